@@ -1,0 +1,1 @@
+"""From atomic files to augmented atomic files: encode, generate, filter, insert, profile."""

@@ -1,0 +1,85 @@
+"""The command line: arguments in, one clear line and exit code 2 for what the user can mend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from recbole_edt.config import parse_overrides
+from recbole_edt.errors import ConfigError, EDTError
+from recbole_edt.quick_start import run_recbole_edt
+
+RUN_HELP = """\
+usage: run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]
+
+Train a model and test it under the leak-free protocol.
+
+  --model=LLMEDT              a model of the plugin, or any sequential model of RecBole (SASRec, ...)
+  --dataset=cloth_sport       a folder in dataset/, dataset_atomic/ or --data_path
+  --data_path=DIR             folder that holds the dataset's folder
+  --preset=paper              property set with every key as the paper prints it
+  --config_files="a.yaml b.yaml"
+  --eval_args.mode=uni100     full, uni100 or uni999
+  --report_modes="['full']"   further protocols to test the same model under
+  --result_file=out.json      where to write the results
+  --seed=42
+  --resume                    go on behind the last whole epoch of the same run
+  --KEY=VALUE                 any other key of RecBole or of the property files
+"""
+
+HELP = """\
+usage: recbole-edt COMMAND [arguments]
+
+  run      train and test one model   (recbole-edt run --help)
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one training as the command line asks for it.
+
+    Raises
+    ------
+    EDTError
+        For anything the user has to mend.
+    """
+    overrides = parse_overrides(arguments)
+    names = {}
+    for key in ("model", "dataset"):
+        if not isinstance(overrides.get(key), str):
+            raise ConfigError(f"--{key}=NAME is missing")
+        names[key] = overrides.pop(key)
+    files = str(overrides.pop("config_files", "") or "").split()
+    run_recbole_edt(**names, config_file_list=files, config_dict=overrides)
+
+
+def guarded(command: Callable[[Sequence[str]], None], arguments: Sequence[str], help_: str) -> int:
+    """Run a command; an :class:`EDTError` becomes one line on standard error and exit code 2."""
+    if "--help" in arguments or "-h" in arguments:
+        print(help_, end="")
+        return 0
+    try:
+        command(arguments)
+    except EDTError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: --resume goes on behind the last whole epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_main() -> None:
+    """Entry point of ``run_recbole_edt.py``."""
+    sys.exit(guarded(run, sys.argv[1:], RUN_HELP))
+
+
+def main() -> None:
+    """Entry point of the console script ``recbole-edt``."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h"):
+        print(HELP, end="")
+        sys.exit(0)
+    if arguments[0] != "run":
+        print(f"error: unknown command '{arguments[0]}' (known: run)", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(guarded(run, arguments[1:], RUN_HELP))

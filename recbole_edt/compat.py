@@ -1,0 +1,413 @@
+"""The one room that knows what RecBole 1.2.1 does not: today's numpy, pandas, torch, and a machine without ray.
+
+RecBole 1.2.1 was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6. :func:`heal` makes it run, with the
+results it had there, on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3 and torch up to 2.13:
+
+===========================  ======================================  =========================================
+what broke                   how it showed                           what is done
+===========================  ======================================  =========================================
+numpy 2 dropped old aliases  ``Config`` cannot be built              the missing names are set again
+pandas 3 copies on write     missing sequences crash, missing        missing values are filled by assignment
+                             numbers stay NaN without a word
+pandas 3 ``Series.agg``      ``agg(len)`` is one number, so token    ``len`` counts row by row in the three
+                             and float sequences cannot be loaded    dataset modules that rely on it
+torch 2.6 ``torch.load``     no checkpoint can be read               an allow-list that RecBole's files pass
+no ray for this Python       ``recbole.quick_start`` cannot be       a stand-in that is there for that one
+                             imported                                import and says so when it is used
+===========================  ======================================  =========================================
+
+Nothing is imported early for this: each RecBole module is mended at the moment somebody imports it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import importlib
+import importlib.util
+import pickle
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from enum import Enum
+from importlib.abc import Loader, MetaPathFinder
+from typing import Any
+
+from recbole_edt.errors import CheckpointError, EDTError
+
+__all__ = ["DependencyError", "heal", "load_checkpoint"]
+
+
+class DependencyError(EDTError, ImportError):
+    """A package that is needed for what was asked is not installed."""
+
+
+@functools.cache
+def heal() -> None:
+    """Let RecBole 1.2.1 run on this Python, numpy, pandas and torch; a second call changes nothing.
+
+    Raises
+    ------
+    DependencyError
+        RecBole is not installed.
+    """
+    if importlib.util.find_spec("recbole") is None:
+        raise DependencyError(
+            "RecBole is not installed: run `pip install --no-deps recbole==1.2.1`."
+        )
+    _restore_numpy_names()
+    _silence_recbole_deprecations()
+    sys.meta_path.insert(0, _HealingFinder())
+    for name, healer in _HEALERS.items():
+        if name in sys.modules:  # imported before us: mend it where it stands
+            with healer(sys.modules[name]):
+                pass
+
+
+# --- numpy and warnings ---------------------------------------------------------------------------------------
+
+
+def _restore_numpy_names() -> None:
+    """Set the aliases that numpy 2 removed and that RecBole's ``Config`` (``bool8``: ray.tune) reads."""
+    import numpy as np
+
+    aliases = {
+        "float_": np.float64,
+        "complex_": np.complex128,
+        "unicode_": np.str_,
+        "bool8": np.bool_,
+    }
+    with warnings.catch_warnings():  # numpy 1.26 still has `bool8`, and warns when asked
+        warnings.simplefilter("ignore", DeprecationWarning)
+        missing = [name for name in aliases if not hasattr(np, name)]
+    for name in missing:
+        setattr(np, name, aliases[name])
+
+
+def _silence_recbole_deprecations() -> None:
+    """Hide warnings about lines of RecBole itself: whoever reads them cannot change those lines."""
+    from pandas.errors import ChainedAssignmentError
+
+    for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
+        # The only chained assignments in RecBole are the three `fillna` that `_healed_dataset` replaces.
+        warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
+    # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making a tensor of
+    # it, so nobody else looks at that memory.
+    warnings.filterwarnings(
+        "ignore", "The given NumPy array is not writable", module=r"recbole\.data\."
+    )
+
+
+# --- mending a module when it is imported ---------------------------------------------------------------------
+
+
+class _HealingFinder(MetaPathFinder):
+    """Finds exactly the modules of ``_HEALERS``, where they really are, and has them mended as they load."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname not in _HEALERS:
+            return None
+        for finder in sys.meta_path:
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None and spec.loader is not None:
+                    spec.loader = _HealingLoader(spec.loader, _HEALERS[fullname])
+                    return spec
+        return None
+
+
+class _HealingLoader(Loader):
+    """Runs a module inside its healer, then leaves the module's own loader in its place."""
+
+    def __init__(self, loader: Any, healer: Healer) -> None:
+        self._loader = loader
+        self._healer = healer
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        with self._healer(module):
+            self._loader.exec_module(module)
+
+
+class _Overlay(types.ModuleType):
+    """A module as one RecBole module sees it: some names changed, every other one the module's own."""
+
+    def __init__(self, module: types.ModuleType, **changes: Any) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        self.__dict__.update(changes)
+        self.__dict__["_module"] = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+# --- pandas ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _healed_dataset(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.data.dataset.dataset``: missing values and sequence columns under pandas 3."""
+    yield
+    vars(module)["pd"] = _Overlay(module.pd, read_csv=_read_atomic)
+    vars(module)["len"] = _row_lengths
+    dataset_class = module.Dataset
+    original = dataset_class._fill_nan
+    types_of_field = module.FeatureType
+
+    @functools.wraps(original)
+    def _fill_nan(self: Any) -> None:
+        for feat in (getattr(self, name) for name in self.feat_name_list):
+            for field in feat:
+                if self.field2type[field] == types_of_field.TOKEN:
+                    feat[field] = feat[field].fillna(0)
+                elif self.field2type[field] == types_of_field.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+        original(self)  # finds only missing sequences left to fill
+
+    dataset_class._fill_nan = _fill_nan
+
+
+@contextlib.contextmanager
+def _healed_row_lengths(module: types.ModuleType) -> Iterator[None]:
+    yield
+    vars(module)["len"] = _row_lengths
+
+
+def _read_atomic(*args: Any, **kwargs: Any) -> Any:
+    """``pandas.read_csv`` with text as plain objects and a missing sequence as the empty text."""
+    import pandas as pd
+
+    frame = pd.read_csv(*args, **kwargs)
+    for column in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[column].dtype):
+            text = frame[column].astype(object)
+            # the header of an atomic file says `name:token_seq`
+            frame[column] = text.fillna("") if column.endswith("_seq") else text
+    return frame
+
+
+def _row_lengths(obj: Any) -> Any:
+    """``len``, except that a column gives the length of each of its rows.
+
+    ``column.agg(len)`` called ``len`` row by row up to pandas 2; pandas 3 calls it once, with the column.
+    """
+    import pandas as pd
+
+    return obj.map(len) if isinstance(obj, pd.Series) else len(obj)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+#
+# `torch.load` reads with `weights_only=True` since torch 2.6. `torch.serialization.add_safe_globals` cannot make
+# it read RecBole's checkpoints: they are written with pickle protocol 4, whose opcodes its reader does not know.
+# Nor would it be safe to allow `Config` there: its constructor evaluates strings. So RecBole's own reads go
+# through the ordinary unpickler with an allow-list as strict: nothing but the names below, RecBole's enums, layers
+# and models, and a `Config` that is filled with its saved state but never constructed.
+
+_CHECKPOINT_GLOBALS = {
+    ("_codecs", "encode"),
+    ("builtins", "frozenset"),
+    ("builtins", "set"),
+    ("collections", "Counter"),
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    ("logging", "getLogger"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_sparse_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch.serialization", "_get_layout"),
+    ("yaml.loader", "FullLoader"),
+}
+
+
+def _blank(real: type) -> type:
+    """Give a class whose only instance-to-be is an empty ``real``, ready for its saved state.
+
+    A pickle may call any class that it names with arguments of its choice; this one takes none.
+    """
+    return type(real.__name__, (), {"__new__": lambda cls: object.__new__(real)})
+
+
+class _CheckpointUnpickler(pickle.Unpickler):
+    """An unpickler that knows what RecBole's checkpoints are made of, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _CHECKPOINT_GLOBALS:
+            return super().find_class(module, name)
+        # Only modules of RecBole and of this plugin are imported because a file names them.
+        if module in sys.modules or module.startswith(("recbole.", "recbole_edt.")):
+            found = self._admit(super().find_class(module, name))
+            if found is not None:
+                return found
+        raise CheckpointError(
+            f"The checkpoint names {module}.{name}, which no RecBole checkpoint contains: it is not read."
+        )
+
+    @staticmethod
+    def _admit(found: Any) -> Any:
+        import torch
+        from recbole.model.abstract_recommender import AbstractRecommender
+
+        if isinstance(found, torch.dtype):
+            return found
+        if not isinstance(found, type):
+            return None
+        if issubclass(found, AbstractRecommender):
+            return found  # `Config` keeps its model class: as a value, never to be built here
+        if issubclass(found, Enum):
+            return found if found.__module__.startswith("recbole.") else None
+        # SASRecF and others save a whole layer, which holds the dataset it was made for.
+        saved_whole = ("recbole.config.", "recbole.data.", "recbole.model.", "recbole_edt.", "torch.nn.modules.")
+        return _blank(found) if found.__module__.startswith(saved_whole) else None
+
+
+_checkpoint_pickle = types.ModuleType("recbole_checkpoint_pickle")  # what `torch.load` takes for `pickle`
+vars(_checkpoint_pickle).update(
+    Unpickler=_CheckpointUnpickler,
+    load=lambda file, **kwargs: _CheckpointUnpickler(file, **kwargs).load(),
+)
+
+
+def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
+    """Read a checkpoint that a RecBole trainer wrote.
+
+    Parameters
+    ----------
+    path
+        The file, as for ``torch.load``.
+    map_location
+        Where the tensors go, as for ``torch.load``.
+    **kwargs
+        Further arguments of ``torch.load``; if one of them is ``weights_only`` or ``pickle_module``, the file
+        is left to ``torch.load``.
+
+    Returns
+    -------
+    Any
+        The saved state: a dict with ``config``, ``state_dict``, ``optimizer``, ``epoch`` and the like.
+
+    Raises
+    ------
+    CheckpointError
+        The file refers to something that is no part of a RecBole checkpoint.
+    """
+    import torch
+
+    if not kwargs.keys() & {"weights_only", "pickle_module"}:
+        kwargs.update(weights_only=False, pickle_module=_checkpoint_pickle)
+    # `torch.load` under the name that nobody exchanges: it may be this very function just now, see below.
+    return torch.serialization.load(path, map_location, **kwargs)
+
+
+@contextlib.contextmanager
+def _healed_checkpoint_reader(module: types.ModuleType) -> Iterator[None]:
+    """A RecBole module whose ``torch.load`` reads checkpoints: the name ``torch`` of that module only."""
+    yield
+    vars(module)["torch"] = _Overlay(module.torch, load=load_checkpoint)
+
+
+# --- ray ------------------------------------------------------------------------------------------------------
+
+
+class _RayStandIn(types.ModuleType):
+    """Lets ``from ray import tune`` pass where there is no ray; using it raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # questions that Python itself asks of any module
+            raise AttributeError(name)
+        raise DependencyError(
+            "Hyper-parameter tuning through RecBole needs the real ray, which cannot be imported here: "
+            "install `ray[tune]<=2.6.3`."
+        )
+
+
+@contextlib.contextmanager
+def _ray_or_stand_in() -> Iterator[None]:
+    """Keep a stand-in in ``sys.modules`` for the length of the block, if the real ray cannot be imported."""
+    try:
+        importlib.import_module("ray.tune")
+    except Exception:  # absent, or present and broken: for RecBole it is the same
+        pass
+    else:
+        yield
+        return
+    stand_ins = {"ray": _RayStandIn("ray"), "ray.tune": _RayStandIn("ray.tune")}
+    vars(stand_ins["ray"])["tune"] = stand_ins["ray.tune"]
+    before = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@contextlib.contextmanager
+def _healed_quick_start(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.quick_start.quick_start``: importable without ray, and able to read its own checkpoints."""
+    with _ray_or_stand_in():
+        yield
+    changed = {"load_data_and_model": _reading_checkpoints(module.load_data_and_model)}
+    if isinstance(module.tune, _RayStandIn):
+        changed["objective_function"] = _failing_early(module.objective_function, module.tune)
+    package = sys.modules.get("recbole.quick_start")
+    for name, function in changed.items():
+        if package is not None and hasattr(package, name):
+            setattr(package, name, function)
+        setattr(module, name, function)
+
+
+def _reading_checkpoints(load_data_and_model: Callable[..., Any]) -> Callable[..., Any]:
+    """The function imports torch within its own body, so ``torch.load`` itself is exchanged while it runs."""
+
+    @functools.wraps(load_data_and_model)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        original = torch.load
+        torch.load = load_checkpoint  # type: ignore[assignment]
+        try:
+            return load_data_and_model(*args, **kwargs)
+        finally:
+            torch.load = original
+
+    return wrapper
+
+
+def _failing_early(objective_function: Callable[..., Any], tune: Any) -> Callable[..., Any]:
+    """RecBole reports to ray once a trial is over: fail before the training instead of after it."""
+
+    @functools.wraps(objective_function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        tune.report  # noqa: B018 - asking for it raises
+        return objective_function(*args, **kwargs)
+
+    return wrapper
+
+
+Healer = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
+
+_HEALERS: dict[str, Healer] = {
+    "recbole.data.dataset.dataset": _healed_dataset,
+    "recbole.data.dataset.kg_dataset": _healed_row_lengths,
+    "recbole.data.dataset.sequential_dataset": _healed_row_lengths,
+    "recbole.model.sequential_recommender.s3rec": _healed_checkpoint_reader,
+    "recbole.trainer.trainer": _healed_checkpoint_reader,
+    "recbole.quick_start.quick_start": _healed_quick_start,
+}

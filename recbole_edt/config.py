@@ -1,0 +1,243 @@
+"""Configuration: RecBole's own, with the plugin's property files, presets and checks on top."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.config import Config
+
+from recbole_edt.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent
+_NESTED = ("eval_args", "train_neg_sample_args", "load_col")
+_ALWAYS_KNOWN = {
+    "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank",
+    "encoding", "benchmark_filename", "train_neg_sample_args", "numerical_features",
+    "selected_features", "pooling_mode", "single_spec", "domains", "clip_grad_norm",
+}  # fmt: skip
+
+
+def properties_dir() -> Path:
+    """Folder of the property files: inside an installed package, beside it in a checkout."""
+    for folder in (_PACKAGE / "properties", _PACKAGE.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise ConfigError("the property files of recbole_edt are not installed")
+
+
+def find_data_root(dataset: str) -> str:
+    """Folder that holds the dataset: ``dataset/`` before the bundled ``dataset_atomic/``.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the dataset.
+
+    Returns
+    -------
+    str
+        The first of the working folder's and the checkout's data folders that holds it;
+        ``dataset`` when none does, so that the error names the expected place.
+    """
+    for root in (Path.cwd(), _PACKAGE.parent):
+        for folder in ("dataset", "dataset_atomic"):
+            if (root / folder / dataset).is_dir():
+                return str(root / folder)
+    return "dataset"
+
+
+def plugin_property_files(model: str, dataset: str, preset: str | None = None) -> list[Path]:
+    """Property files of the plugin for a model and a dataset, in the order they are laid.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no such preset.
+    """
+    root = properties_dir()
+    files = [root / "overall.yaml", root / "model" / f"{model}.yaml"]
+    if preset:
+        path = root / "model" / f"{model}-{preset}.yaml"
+        if not path.is_file():
+            known = sorted(
+                file.stem.removeprefix(f"{model}-")
+                for file in (root / "model").glob(f"{model}-*.yaml")
+            )
+            raise ConfigError(
+                f"{model} has no preset '{preset}'"
+                + (f" (it has: {', '.join(known)})" if known else " (it has none)")
+            )
+        files.append(path)
+    files.append(root / "dataset" / f"{dataset}.yaml")
+    return [file for file in files if file.is_file()]
+
+
+def lay_properties(config: Config, model: str, dataset: str) -> None:
+    """Lay the plugin's property files over RecBole's internal ones.
+
+    ``dataset/<D>.yaml`` may hold a section ``per_model: {<M>: {...}}`` that applies to one model;
+    a preset stays as printed and takes none of it.
+    """
+    preset = config.external_config_dict.get("preset")
+    for file in plugin_property_files(model, dataset, preset):
+        config._update_internal_config_dict(str(file))
+    per_model = config.internal_config_dict.pop("per_model", None) or {}
+    if not preset:
+        config.internal_config_dict.update(per_model.get(model, {}))
+    config.internal_config_dict["data_path"] = find_data_root(dataset)
+
+
+class EDTConfig(Config):
+    """RecBole's configuration for a run of this plugin, for its own models and the built-in ones.
+
+    Reads nothing from the process' command line: pass overrides explicitly. Unknown models and
+    keys are refused with the nearest known name.
+
+    Parameters
+    ----------
+    model, dataset : str
+        Names, as in RecBole.
+    config_file_list : list of str, optional
+        Further YAML files.
+    config_dict : dict, optional
+        Overrides; nested keys may be dotted (``eval_args.mode``).
+
+    Raises
+    ------
+    ConfigError
+        For anything the user has to mend.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dataset: str,
+        config_file_list: Sequence[str] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        overrides = nest(config_dict or {})
+        check_files_exist(config_file_list or [])
+        try:
+            super().__init__(model, dataset, list(config_file_list or []), overrides)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ConfigError(str(error).strip().splitlines()[0]) from error
+
+    def _load_cmd_line(self):
+        return {}
+
+    def _convert_config_dict(self, config_dict):
+        return config_dict
+
+    def _get_model_and_dataset(self, model, dataset):
+        if isinstance(model, str):
+            check_model(model)
+        return super()._get_model_and_dataset(model, dataset)
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        super()._load_internal_config_dict(model, model_class, dataset)
+        self._check_keys()
+
+    def _check_keys(self):
+        known = set(self.internal_config_dict) | _ALWAYS_KNOWN
+        known.update(*self.parameters.values())
+        for key in self.external_config_dict:
+            if key not in known:
+                raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+
+    def _get_final_config_dict(self):
+        final = dict(self.internal_config_dict)
+        for key, value in self.external_config_dict.items():
+            if key in _NESTED and isinstance(value, dict) and isinstance(final.get(key), dict):
+                value = {**final[key], **value}
+            final[key] = value
+        return final
+
+
+def check_files_exist(files: Iterable[str]) -> None:
+    """Refuse configuration files that are missing or are no YAML mapping."""
+    for file in files:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"configuration file {file} cannot be read") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"configuration file {file} is not valid YAML") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that neither the plugin nor RecBole's sequential models have."""
+    from recbole_edt.registry import known_models
+
+    known = known_models()
+    if model not in known:
+        raise ConfigError(f"unknown model '{model}'{nearest(model, known)}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Phrase a suggestion: ", did you mean 'x'?", or nothing."""
+    lowered = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    return f", did you mean '{lowered[close[0]]}'?" if close else ""
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into nested dictionaries."""
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"'{key}' and '{parents[0]}' cannot both be set")
+        node[leaf] = value
+    return out
+
+
+def parse_value(text: str) -> Any:
+    """Read a command-line value as a Python literal, true/false/none, or plain text."""
+    words = {"true": True, "false": False, "none": None, "null": None, "~": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parse ``--key=value`` and bare ``--key`` (true) arguments.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, and for a key given twice.
+    """
+    out: dict[str, Any] = {}
+    for argument in arguments:
+        if not argument.startswith("--") or len(argument) == 2:
+            raise ConfigError(f"'{argument}' is not of the form --key=value")
+        key, equals, value = argument[2:].partition("=")
+        if key in out:
+            raise ConfigError(f"--{key} is given twice")
+        out[key] = parse_value(value) if equals else True
+    return out
+
+
+def set_threads(config: Config) -> None:
+    """Apply the configured number of compute threads (``threads``; empty = the machine's)."""
+    if config["threads"]:
+        import torch
+
+        torch.set_num_threads(int(config["threads"]))
+        os.environ["OMP_NUM_THREADS"] = str(config["threads"])

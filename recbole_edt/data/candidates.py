@@ -1,0 +1,139 @@
+"""Candidates of the evaluation: the same for every model, every seed of training, every run.
+
+Candidates are the raw items of the target's own domain (specification, section 3). They depend on
+the tokens in the raw data and on ``candidate_seed`` alone: not on the model, and not on whether the
+data was augmented.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from recbole_edt.errors import ConfigError, ProtocolError
+
+_SAMPLED = re.compile(r"uni(\d+)")
+
+
+def sample_size(mode: str) -> int | None:
+    """Number of sampled candidates of an ``eval_args.mode``: None for ``full``, N for ``uniN``.
+
+    Raises
+    ------
+    ConfigError
+        For any other mode.
+    """
+    if mode == "full":
+        return None
+    match = _SAMPLED.fullmatch(str(mode))
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(f"eval_args.mode '{mode}' is not one of full, uni100, uni999 (uniN)")
+    return int(match[1])
+
+
+def sample_candidates(
+    target_domains: np.ndarray,
+    pools: list[np.ndarray],
+    history_offsets: np.ndarray,
+    history_items: np.ndarray,
+    n_candidates: int,
+    rng: np.random.Generator,
+    chunk: int = 4096,
+) -> np.ndarray:
+    """Sample distinct items uniformly from the target's domain, outside the user's raw history.
+
+    Parameters
+    ----------
+    target_domains : np.ndarray
+        int64 [n]; domain of each target.
+    pools : list of np.ndarray
+        Per domain the ids of its raw items, in an order that depends on the tokens alone.
+    history_offsets, history_items : np.ndarray
+        The WHOLE raw history (held-out rows included) of each target's user, in row form.
+    n_candidates : int
+        Candidates per target.
+    rng : np.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    np.ndarray
+        int64 [n, n_candidates].
+
+    Raises
+    ------
+    ProtocolError
+        If a domain has too few items outside somebody's history.
+    """
+    out = np.empty((len(target_domains), n_candidates), dtype=np.int64)
+    n_items = 1 + max(int(pool.max()) if len(pool) else 0 for pool in pools)
+    for domain, pool in enumerate(pools):
+        rows = np.flatnonzero(target_domains == domain)
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            keys = _history_keys(part, history_offsets, history_items, n_items)
+            out[part] = _sample_block(pool, keys, len(part), n_candidates, n_items, rng)
+    return out
+
+
+def _history_keys(
+    rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, n_items: int
+) -> np.ndarray:
+    """Sorted keys ``local_row * n_items + item`` of the histories of ``rows``."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    local = np.repeat(np.arange(len(rows)), lengths)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.unique(local * n_items + items[np.repeat(offsets[rows], lengths) + within])
+
+
+def _sample_block(
+    pool: np.ndarray,
+    history: np.ndarray,
+    n_rows: int,
+    n_candidates: int,
+    n_items: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw with replacement, keep the first distinct ones; finish rare short rows exactly."""
+    n_draws = int(n_candidates * 1.2) + 16
+    if n_draws * 2 > len(pool):
+        n_draws = 0  # a small pool: permute it instead
+    draws = pool[rng.integers(0, len(pool), size=(n_rows, n_draws))] if n_draws else None
+    out = np.empty((n_rows, n_candidates), dtype=np.int64)
+    short = np.arange(n_rows)
+    if draws is not None:
+        good = ~_is_member(draws, history, n_items) & _first_occurrence(draws)
+        rank = np.cumsum(good, axis=1)
+        full = rank[:, -1] >= n_candidates
+        take = good & (rank <= n_candidates) & full[:, None]
+        out[full] = draws[take].reshape(-1, n_candidates)
+        short = np.flatnonzero(~full)
+    for row in short:
+        allowed = pool[~np.isin(row * n_items + pool, history, assume_unique=True)]
+        if len(allowed) < n_candidates:
+            raise ProtocolError(
+                f"uni{n_candidates} needs {n_candidates} items outside a user's history, but a "
+                f"domain offers only {len(allowed)}: use a smaller sample or mode full"
+            )
+        out[row] = rng.permutation(allowed)[:n_candidates]
+    return out
+
+
+def _is_member(draws: np.ndarray, history: np.ndarray, n_items: int) -> np.ndarray:
+    if not len(history):
+        return np.zeros(draws.shape, dtype=bool)
+    keys = np.arange(len(draws))[:, None] * n_items + draws
+    at = np.searchsorted(history, keys)
+    return history[np.minimum(at, len(history) - 1)] == keys
+
+
+def _first_occurrence(draws: np.ndarray) -> np.ndarray:
+    """Mark, per row, the first occurrence of each value."""
+    order = np.argsort(draws, axis=1, kind="stable")
+    ordered = np.take_along_axis(draws, order, axis=1)
+    first = np.ones(draws.shape, dtype=bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    out = np.empty_like(first)
+    np.put_along_axis(out, order, first, axis=1)
+    return out

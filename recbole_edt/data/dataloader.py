@@ -1,0 +1,180 @@
+"""Loaders: whole sequences for training, one row per target for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from logging import getLogger
+
+import numpy as np
+import torch
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.data.negatives import NegativeSampler
+from recbole_edt.data.sequences import in_domain_index
+from recbole_edt.errors import ConfigError
+
+SEQUENCE = "sequence"
+"""Batch field: items of a window and, last, its final target; [batch, length + 1], 0 = padding."""
+
+OWNED = "owned"
+"""Batch field prefix: which shared negatives of a domain a user owns; [batch, n]."""
+
+NEGATIVES = "negatives"
+"""Batch field prefix: one negative per target [batch, length], or a domain's shared ones [n]."""
+
+
+def domain_sequence_fields(domain: int) -> tuple[str, str]:
+    """Fields of a domain's sub-sequence and of each target's place in it (-1 = other domain)."""
+    return f"sequence_{domain}", f"place_{domain}"
+
+
+class SequenceLoader(AbstractDataLoader):
+    """Yields users' whole training sequences: every position is supervised in one pass.
+
+    Windows of similar length share a batch, so that little is padded; which windows meet, and in
+    which order the batches come, is drawn anew each epoch from (seed, epoch) alone.
+
+    A batch holds ``user_id`` [B]; ``sequence`` [B, L + 1], whose columns ``:-1`` are inputs and
+    ``1:`` targets; negatives of the targets' own domains, as the configured ``loss`` needs them;
+    per domain ``sequence_<d>`` [B, L_d], the domain's own sub-sequence up to the last target, and
+    ``place_<d>`` [B, L], where in it each target of that domain stands; and ``last`` [B], which is
+    True where the window ends the user's sequence.
+    """
+
+    def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
+        self.logger = getLogger()
+        self.sample_size = len(dataset.windows())
+        if not self.sample_size:
+            raise ConfigError("no user has two training rows: there is nothing to train on")
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self.epoch = 0
+        self.device = torch.device(config["device"])
+        self.seed = int(config["seed"])
+        self.n_shared = int(config["n_negatives"]) if config["loss"] == "softmax" else 0
+        self._place_on_device(dataset)
+
+    def _init_batch_size_and_step(self):
+        self.step = int(self.config["train_batch_size"])
+        self.set_batch_size(self.step)
+
+    def _place_on_device(self, dataset: CrossDomainDataset) -> None:
+        def tensor(array):
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+        rows, windows = dataset.train_sequences, dataset.windows()
+        self.users, self.starts, self.stops = map(
+            tensor, (windows.users, windows.starts, windows.stops)
+        )
+        self.lengths = self.stops - self.starts
+        self.first = tensor(rows.offsets[windows.users])
+        self.final = tensor(rows.offsets[windows.users + 1] - 1)
+        self.items = tensor(rows.items)
+        self.item_domain = tensor(dataset.item_domain)
+        self.domain_index, self.domain_items = [], []
+        for domain in range(len(dataset.domains)):
+            self.domain_index.append(tensor(in_domain_index(rows, dataset.item_domain, domain)))
+            inside = dataset.item_domain[rows.items] == domain
+            self.domain_items.append(tensor(rows.items[inside]))
+        self.negatives = NegativeSampler(self.item_domain, tensor(rows.offsets), self.items)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return -(-self.sample_size // self.step)
+
+    def __iter__(self) -> Iterator[Interaction]:
+        """Iterate over the batches of the chosen epoch."""
+        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        for rows in self._batches(generator):
+            yield self._collate(rows, generator)
+
+    def _batches(self, generator: torch.Generator) -> list[Tensor]:
+        n = self.sample_size
+        if not self.shuffle:
+            return list(torch.arange(n, device=self.device).split(self.step))
+        shuffled = torch.randperm(n, generator=generator, device=self.device)
+        by_length = shuffled[torch.argsort(self.lengths[shuffled], stable=True)]
+        batches = by_length.split(self.step)
+        order = torch.randperm(len(batches), generator=generator, device=self.device)
+        return [batches[i] for i in order.tolist()]
+
+    def _collate(self, rows: Tensor, generator: torch.Generator) -> Interaction:
+        users, starts, stops = self.users[rows], self.starts[rows], self.stops[rows]
+        sequence = self._gather(self.items, starts, stops + 1)
+        fields = {
+            self._dataset.uid_field: users,
+            SEQUENCE: sequence,
+            "last": stops == self.final[rows],
+        }
+        fields.update(self._draw(users, sequence[:, 1:], generator))
+        for domain in range(len(self.domain_items)):
+            fields.update(self._domain_fields(domain, rows, sequence[:, 1:]))
+        return Interaction(fields)
+
+    def _gather(self, values: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
+        width = max(int((stops - starts).max()), 1)
+        index = starts[:, None] + torch.arange(width, device=values.device)
+        inside = index < stops[:, None]
+        if not len(values):
+            return torch.zeros(index.shape, dtype=torch.int64, device=index.device)
+        return values[index.clamp_(max=len(values) - 1)] * inside
+
+    def _draw(self, users: Tensor, targets: Tensor, generator: torch.Generator) -> dict:
+        if not self.n_shared:
+            real = targets > 0
+            owner = users[:, None].expand_as(targets)
+            negatives = torch.zeros_like(targets)
+            negatives[real] = self.negatives.per_position(owner[real], targets[real], generator)
+            return {NEGATIVES: negatives}
+        fields = {}
+        for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
+            fields[f"{NEGATIVES}_{domain}"] = shared
+            fields[f"{OWNED}_{domain}"] = self.negatives.owned_mask(users, shared)
+        return fields
+
+    def _domain_fields(self, domain: int, rows: Tensor, targets: Tensor) -> dict:
+        """Cut the domain's own sub-sequence up to the window's last target (eq. 2)."""
+        index = self.domain_index[domain]
+        stops = index[self.stops[rows] + 1]
+        width = int(self._dataset.max_item_list_len) + 1
+        starts = torch.maximum(index[self.first[rows]], stops - width)
+        sequence_field, place_field = domain_sequence_fields(domain)
+        steps = torch.arange(targets.shape[1], device=index.device)
+        target_rows = (self.starts[rows][:, None] + 1 + steps).clamp_(max=len(index) - 1)
+        place = index[target_rows] - starts[:, None]
+        inside = (targets > 0) & (self.item_domain[targets] == domain)
+        return {
+            sequence_field: self._gather(self.domain_items[domain], starts, stops),
+            place_field: torch.where(inside, place, -1),
+        }
+
+
+class EvaluationLoader(AbstractDataLoader):
+    """Yields evaluation rows with their indices into ``dataset.split.users``.
+
+    Rows of similar length share a batch; each batch is ``(interaction, rows)``.
+    """
+
+    def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=False):
+        self.logger = getLogger()
+        self.phase = sampler.phase if sampler is not None else "test"
+        self.sample_size = len(dataset)
+        super().__init__(config, dataset, sampler, shuffle=False)
+        lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()
+        self.order = np.argsort(lengths, kind="stable")
+
+    def _init_batch_size_and_step(self):
+        self.step = int(self.config["eval_batch_size"])
+        self.set_batch_size(self.step)
+
+    def collate_fn(self, index):
+        """Return the rows at these places of the length order: ``(interaction, rows)``."""
+        rows = self.order[np.asarray(index)]
+        return self._dataset[rows], rows

@@ -1,0 +1,101 @@
+"""Negative items for training: from the positive's own domain, never one of the user's items."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_edt.errors import DataError
+
+
+class NegativeSampler:
+    """Draws negatives for whole batches at once, on the device where the batch lies.
+
+    "The user's items" are his training rows: excluding held-out rows as well would tell the model
+    which items they are.
+
+    Parameters
+    ----------
+    item_domain : Tensor
+        int64 [n_items]; domain of each item, -1 for the padding item.
+    user_offsets, user_items : Tensor
+        Training rows of all users in row form, int64 [n_users + 1] and [n_rows].
+    """
+
+    def __init__(self, item_domain: Tensor, user_offsets: Tensor, user_items: Tensor) -> None:
+        self.item_domain = item_domain
+        self.n_items = len(item_domain)
+        self.n_domains = int(item_domain.max()) + 1
+        # items sorted by domain: the pool of domain d is by_domain[first[d]:first[d] + size[d]]
+        self.by_domain = torch.argsort(item_domain, stable=True)
+        counts = torch.bincount(item_domain + 1, minlength=self.n_domains + 1)
+        self.first = counts.cumsum(0)[:-1]
+        self.size = counts[1:]
+        self.user_offsets, self.user_items = user_offsets, user_items
+        rows = user_offsets.diff()
+        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
+        self.keys = torch.unique(owner * self.n_items + user_items)  # sorted
+        self._check(owner)
+
+    def _check(self, owner: Tensor) -> None:
+        distinct_items = self.keys % self.n_items
+        distinct_users = self.keys // self.n_items
+        for domain in range(self.n_domains):
+            mine = self.item_domain[distinct_items] == domain
+            most = int(torch.bincount(distinct_users[mine]).max()) if bool(mine.any()) else 0
+            if int(self.size[domain]) <= most:
+                raise DataError(
+                    f"domain {domain} has {int(self.size[domain])} items and a user who has them "
+                    "all: no negative can be drawn"
+                )
+
+    def _owned(self, users: Tensor, items: Tensor) -> Tensor:
+        keys = users * self.n_items + items
+        at = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
+        return self.keys[at] == keys
+
+    def _draw(self, domains: Tensor, generator: torch.Generator) -> Tensor:
+        share = torch.rand(domains.shape, generator=generator, device=domains.device)
+        size = self.size[domains]
+        index = (share.double() * size).long().clamp_(max=size - 1)
+        return self.by_domain[self.first[domains] + index]
+
+    def per_position(
+        self, users: Tensor, positives: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Draw one negative per positive (eqs. 9, 12).
+
+        Parameters
+        ----------
+        users, positives : Tensor
+            int64, same shape [n]; the owner and the positive item of each position.
+
+        Returns
+        -------
+        Tensor
+            int64 [n].
+        """
+        domains = self.item_domain[positives]
+        negatives = self._draw(domains, generator)
+        redo = torch.nonzero(self._owned(users, negatives)).squeeze(-1)
+        while len(redo):
+            negatives[redo] = self._draw(domains[redo], generator)
+            redo = redo[self._owned(users[redo], negatives[redo])]
+        return negatives
+
+    def shared(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Draw, per domain, up to ``n`` distinct items that a whole batch shares.
+
+        A sampled softmax takes its denominator from them; entries that a user owns are masked
+        with :meth:`owned_mask`.
+        """
+        pools = []
+        for domain in range(self.n_domains):
+            first, size = int(self.first[domain]), int(self.size[domain])
+            order = torch.randperm(size, generator=generator, device=self.by_domain.device)
+            pools.append(self.by_domain[first + order[:n]])
+        return pools
+
+    def owned_mask(self, users: Tensor, negatives: Tensor) -> Tensor:
+        """Tell which shared negatives each user owns: bool [n_users_in_batch, n_negatives]."""
+        return self._owned(users[:, None], negatives[None, :])

@@ -1,0 +1,247 @@
+"""User sequences as flat arrays, and everything the protocol derives from them.
+
+All arrays are plain numpy; nothing here knows of RecBole, files or networks. A *row* is one
+interaction; rows are sorted by (user, position), so the rows of user ``u`` are
+``offsets[u]:offsets[u + 1]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_edt.errors import DataError, ProtocolError
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Interaction sequences of all users in compressed row form.
+
+    Attributes
+    ----------
+    offsets : np.ndarray
+        int64 [n_users + 1]; rows of user ``u`` are ``offsets[u]:offsets[u + 1]``.
+    items : np.ndarray
+        int64 [n_rows]; item ids in the order of ``position``.
+    augmented : np.ndarray
+        bool [n_rows]; rows that preprocessing inserted (eq. 1).
+    timestamps : np.ndarray
+        float64 [n_rows]; Unix seconds, as read.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    augmented: np.ndarray
+    timestamps: np.ndarray
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, including those without rows (and the padding id 0)."""
+        return len(self.offsets) - 1
+
+    @property
+    def users(self) -> np.ndarray:
+        """User id of every row, int64 [n_rows]."""
+        return np.repeat(np.arange(self.n_users), np.diff(self.offsets))
+
+    def keep(self, mask: np.ndarray) -> Sequences:
+        """Return the sequences restricted to the rows where ``mask`` (bool [n_rows]) holds."""
+        counts = np.concatenate([[0], np.cumsum(mask)])
+        return Sequences(
+            counts[self.offsets], self.items[mask], self.augmented[mask], self.timestamps[mask]
+        )
+
+    def pad(self, starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
+        """Gather row ranges into a right-padded matrix.
+
+        Parameters
+        ----------
+        starts, stops : np.ndarray
+            int64 [n]; half-open row ranges, each at most ``width`` long.
+        width : int
+            Number of columns.
+
+        Returns
+        -------
+        np.ndarray
+            int64 [n, width]; item ids, 0 = padding.
+        """
+        return gather_padded(self.items, starts, stops, width)
+
+
+def gather_padded(
+    values: np.ndarray, starts: np.ndarray, stops: np.ndarray, width: int
+) -> np.ndarray:
+    """Gather ``values[start:stop]`` of many ranges into a right-padded (zero) matrix [n, width]."""
+    lengths = stops - starts
+    columns = np.arange(width)
+    valid = columns < lengths[:, None]  # [n, width]
+    out = np.zeros((len(starts), width), dtype=values.dtype)
+    out[valid] = values[(starts[:, None] + columns)[valid]]
+    return out
+
+
+def build_sequences(
+    users: np.ndarray,
+    items: np.ndarray,
+    positions: np.ndarray,
+    augmented: np.ndarray,
+    timestamps: np.ndarray,
+    n_users: int,
+) -> Sequences:
+    """Sort interactions by (user, position).
+
+    Raises
+    ------
+    DataError
+        If a user has two rows at the same position.
+    """
+    order = np.lexsort((positions, users))
+    users, positions = users[order], positions[order]
+    same = (users[1:] == users[:-1]) & (positions[1:] == positions[:-1])
+    if same.any():
+        raise DataError(f"{int(same.sum())} rows repeat a (user_id, position) of another row")
+    offsets = np.searchsorted(users, np.arange(n_users + 1))
+    return Sequences(offsets, items[order], augmented[order], timestamps[order])
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Leave-one-out over the RAW rows of each user: last = test, second last = validation.
+
+    Attributes
+    ----------
+    users : np.ndarray
+        int64 [n_eval]; users with at least three raw rows, ascending.
+    valid_rows, test_rows : np.ndarray
+        int64 [n_eval]; row index of the two held-out rows of each of these users.
+    train_stops : np.ndarray
+        int64 [n_users]; rows ``offsets[u]:train_stops[u]`` are the training rows of user ``u``.
+    """
+
+    users: np.ndarray
+    valid_rows: np.ndarray
+    test_rows: np.ndarray
+    train_stops: np.ndarray
+
+    def training(self, sequences: Sequences) -> Sequences:
+        """Return the training rows alone."""
+        rows = np.arange(len(sequences.items))
+        return sequences.keep(rows < self.train_stops[sequences.users])
+
+
+MIN_RAW_ROWS = 3
+"""Users with fewer raw rows are only trained on (specification, section 3)."""
+
+
+def leave_one_out(sequences: Sequences) -> LeaveOneOut:
+    """Split every user's raw rows; augmented rows may only stand among the training rows.
+
+    Raises
+    ------
+    ProtocolError
+        If an augmented row stands behind a held-out row: preprocessing saw more than the
+        training rows.
+    """
+    raw_rows = np.flatnonzero(~sequences.augmented)
+    raw = sequences.keep(~sequences.augmented)
+    counts = np.diff(raw.offsets)
+    users = np.flatnonzero(counts >= MIN_RAW_ROWS)
+    test_rows = raw_rows[raw.offsets[users + 1] - 1]
+    valid_rows = raw_rows[raw.offsets[users + 1] - 2]
+    train_stops = sequences.offsets[1:].copy()
+    train_stops[users] = valid_rows
+    split = LeaveOneOut(users, valid_rows, test_rows, train_stops)
+    check_split(sequences, split)
+    return split
+
+
+def check_split(sequences: Sequences, split: LeaveOneOut) -> None:
+    """Refuse a split that leaks.
+
+    Raises
+    ------
+    ProtocolError
+        If a held-out target is a generated row, or if any row other than the validation and the
+        test row stands at or behind a user's validation row.
+    """
+    held_out = np.concatenate([split.valid_rows, split.test_rows])
+    if sequences.augmented[held_out].any():
+        raise ProtocolError("a generated row is held out as a target")
+    behind = sequences.offsets[split.users + 1] - split.train_stops[split.users]
+    leaking = (behind != 2) | (split.test_rows != split.valid_rows + 1)
+    if leaking.any():
+        raise ProtocolError(
+            f"{int(leaking.sum())} users have augmented rows behind their validation row: "
+            "preprocessing may only see and extend the training rows"
+        )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Row ranges of training inputs; the targets are the same ranges shifted by one row.
+
+    Attributes
+    ----------
+    users, starts, stops : np.ndarray
+        int64 [n_windows]; inputs are rows ``starts:stops``, targets ``starts + 1:stops + 1``.
+    """
+
+    users: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.users)
+
+
+def training_windows(sequences: Sequences, max_length: int) -> Windows:
+    """Cut sequences into windows so that every row but a user's first is a target exactly once.
+
+    A user with at most ``max_length + 1`` rows gets one window; longer ones are cut from the end.
+    """
+    starts, stops = sequences.offsets[:-1], sequences.offsets[1:] - 1
+    users = np.arange(sequences.n_users)
+    pieces = []
+    while True:
+        open_ = stops > starts
+        users, starts, stops = users[open_], starts[open_], stops[open_]
+        if not len(users):
+            break
+        cuts = np.maximum(starts, stops - max_length)
+        pieces.append((users, cuts, stops))
+        stops = cuts
+    if not pieces:
+        empty = np.zeros(0, dtype=np.int64)
+        return Windows(empty, empty, empty)
+    users, starts, stops = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    order = np.lexsort((starts, users))
+    return Windows(users[order], starts[order], stops[order])
+
+
+def prefix_rows(sequences: Sequences, max_length: int) -> Windows:
+    """Expand every sequence into all its prefixes, the form RecBole's built-in models train on.
+
+    Returns
+    -------
+    Windows
+        One entry per target row ``stops``; its input is the (at most ``max_length``) rows
+        ``starts:stops`` before it.
+    """
+    first = sequences.offsets[:-1][sequences.users]
+    rows = np.arange(len(sequences.items))
+    targets = rows[rows > first]
+    starts = np.maximum(first[targets], targets - max_length)
+    return Windows(sequences.users[targets], starts, targets)
+
+
+def in_domain_index(sequences: Sequences, item_domain: np.ndarray, domain: int) -> np.ndarray:
+    """Count, for every row, the rows of ``domain`` before it among all rows: int64 [n_rows + 1].
+
+    With it, rows ``start:stop`` map onto the domain's own sub-sequence (eq. 2) as
+    ``index[start]:index[stop]``.
+    """
+    inside = item_domain[sequences.items] == domain
+    return np.concatenate([[0], np.cumsum(inside)])

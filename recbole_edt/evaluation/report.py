@@ -1,0 +1,50 @@
+"""What a run shows and leaves behind: a table, and a results file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from texttable import Texttable
+
+
+def table(report: Mapping[str, Any], title: str) -> str:
+    """Lay a report out as text: one row per domain and one overall.
+
+    Parameters
+    ----------
+    report : mapping
+        ``{"overall": {...}, "domains": {name: {...}}}``.
+    title : str
+        Head of the first column.
+
+    Returns
+    -------
+    str
+        The table.
+    """
+    names = [name for name in report["overall"] if name != "n"]
+    out = Texttable(max_width=0)
+    out.set_deco(Texttable.HEADER)
+    out.set_cols_align(["l", "r", *["r"] * len(names)])
+    out.set_cols_dtype(["t", "i", *["t"] * len(names)])
+    rows = [*report["domains"].items(), ("overall", report["overall"])]
+    out.header([title, "users", *names])
+    for label, values in rows:
+        out.add_row([label, values["n"], *[f"{values[name]:.4f}" for name in names]])
+    return out.draw()
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a results file so that it is whole or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Models: networks and losses, nothing of files or loops."""

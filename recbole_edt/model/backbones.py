@@ -1,0 +1,116 @@
+"""Sequence backbones (table 10): SASRec, GRU4Rec and BERT4Rec, on right-padded sequences.
+
+A backbone maps item vectors [batch, length, d] to states of the same shape. In a causal one the
+state at step t has seen the items up to t and predicts the item at t + 1; in a bidirectional one
+the state at a masked step predicts the item that was there.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TransformerLayer(nn.Module):
+    """One pre-norm self-attention block.
+
+    Right padding needs no mask in causal attention: padding stands behind every real step.
+    """
+
+    def __init__(
+        self, hidden_size: int, n_heads: int, inner_size: int, dropout: float, causal: bool
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.dropout, self.causal = n_heads, dropout, causal
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.out = nn.Linear(hidden_size, hidden_size)
+        self.inner_norm = nn.LayerNorm(hidden_size)
+        self.inner = nn.Linear(hidden_size, inner_size)
+        self.outer = nn.Linear(inner_size, hidden_size)
+
+    def forward(self, states: Tensor, valid: Tensor) -> Tensor:
+        """Map [B, L, d] to [B, L, d]; ``valid`` is bool [B, L]."""
+        batch, length, size = states.shape
+        qkv = self.qkv(self.attention_norm(states))
+        qkv = qkv.view(batch, length, 3, self.n_heads, size // self.n_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
+        mask = None if self.causal else valid[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=self.causal
+        )
+        mixed = self.out(mixed.transpose(1, 2).reshape(batch, length, size))
+        states = states + F.dropout(mixed, self.dropout, self.training)
+        inner = F.gelu(self.inner(self.inner_norm(states)))
+        return states + F.dropout(self.outer(inner), self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """SASRec's (causal) or BERT4Rec's (bidirectional) stack of self-attention blocks."""
+
+    def __init__(self, config, causal: bool) -> None:
+        super().__init__()
+        size, self.causal = config["hidden_size"], causal
+        self.dropout = config["dropout"]
+        self.layers = nn.ModuleList(
+            TransformerLayer(size, config["n_heads"], config["inner_size"], self.dropout, causal)
+            for _ in range(config["n_layers"])
+        )
+        self.input_norm = nn.LayerNorm(size)
+        self.output_norm = nn.LayerNorm(size)
+        self.mask_vector = None if causal else nn.Parameter(torch.randn(size) * 0.02)
+
+    def forward(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Encode item vectors.
+
+        Parameters
+        ----------
+        vectors : Tensor
+            [B, L, d].
+        positions : Tensor
+            [L, d]; position embeddings.
+        valid : Tensor
+            bool [B, L]; False on padding.
+
+        Returns
+        -------
+        Tensor
+            [B, L, d].
+        """
+        states = self.input_norm(vectors + positions)
+        states = F.dropout(states, self.dropout, self.training)
+        for layer in self.layers:
+            states = layer(states, valid)
+        return self.output_norm(states)
+
+
+class GRU4Rec(nn.Module):
+    """GRU4Rec's recurrent stack; it knows order by itself, positions are added all the same."""
+
+    causal = True
+    mask_vector = None
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        size, self.dropout = config["hidden_size"], config["dropout"]
+        self.gru = nn.GRU(size, size, num_layers=config["n_layers"], batch_first=True)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Encode item vectors [B, L, d] into states [B, L, d]."""
+        inputs = F.dropout(vectors + positions, self.dropout, self.training)
+        return self.output(self.gru(inputs)[0])
+
+
+def make_backbone(config) -> nn.Module:
+    """Build the configured backbone.
+
+    Raises
+    ------
+    KeyError
+        Never for a checked configuration: ``backbone`` is one of sasrec, gru4rec, bert4rec.
+    """
+    if config["backbone"] == "gru4rec":
+        return GRU4Rec(config)
+    return Transformer(config, causal=config["backbone"] == "sasrec")

@@ -1,0 +1,194 @@
+"""Parts that the models share: adapters, the item embedding and the losses."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LinearAdapter(nn.Module):
+    """Two linear layers with nothing between them: ``W1 (W2 e + b2) + b1`` (eqs. 7, 10).
+
+    Being linear, the two layers are one matrix: they are folded into it before they meet the
+    data, which changes neither parameters nor gradients.
+
+    Parameters
+    ----------
+    n_in, n_hidden, n_out : int
+        Sizes of input, bottleneck and output.
+    zero : bool
+        Start as the zero map (``W1`` and both biases zero).
+    """
+
+    def __init__(self, n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Linear(n_in, n_hidden)
+        self.outer = nn.Linear(n_hidden, n_out)
+        if zero:
+            for parameter in (self.inner.bias, self.outer.weight, self.outer.bias):
+                nn.init.zeros_(parameter)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [..., n_in] to [..., n_out]."""
+        weight = self.outer.weight @ self.inner.weight  # [n_out, n_in]
+        bias = self.outer.weight @ self.inner.bias + self.outer.bias
+        return F.linear(inputs, weight, bias)
+
+
+class ResidualAdapter(nn.Module):
+    """Bottleneck with activation and residual: ``h + W ReLU(W h)`` (specification, section 8)."""
+
+    def __init__(self, n_in: int, n_hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(n_in, n_hidden)
+        self.outer = nn.Linear(n_hidden, n_in)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [..., n_in] to [..., n_in]."""
+        return inputs + self.outer(torch.relu(self.inner(inputs)))
+
+
+class ItemEmbedding(nn.Module):
+    """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
+
+    Parameters
+    ----------
+    kind : {"text", "id", "both"}
+        ``text`` is the paper.
+    n_items, hidden_size : int
+        Size of the table and of its vectors.
+    text : Tensor, optional
+        float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
+    """
+
+    def __init__(self, kind: str, n_items: int, hidden_size: int, text: Tensor | None) -> None:
+        super().__init__()
+        self.text: Tensor | None
+        self.register_buffer("text", text, persistent=False)
+        self.adapter = None
+        if text is not None:
+            self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)
+        self.table = None
+        if kind != "text":
+            self.table = nn.Embedding(n_items, hidden_size)
+            nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Embed item ids of any shape [...] into [..., hidden_size]."""
+        out = 0
+        if self.adapter is not None:
+            out = self.adapter(F.embedding(items, self.text))
+        if self.table is not None:
+            out = out + self.table(items)
+        return out
+
+
+class ItemLookup:
+    """Vectors of just the items a batch needs, each computed once.
+
+    Parameters
+    ----------
+    embedding : ItemEmbedding
+        Computes them.
+    n_items : int
+        Size of the item table.
+    *items : Tensor
+        All ids the batch will ask for.
+    """
+
+    def __init__(self, embedding: ItemEmbedding, n_items: int, *items: Tensor) -> None:
+        wanted = torch.zeros(n_items, dtype=torch.bool, device=items[0].device)
+        wanted[0] = True  # padding is always asked for
+        for ids in items:
+            wanted[ids.reshape(-1)] = True
+        distinct = torch.nonzero(wanted).squeeze(1)
+        self.slot = torch.cumsum(wanted, 0) - 1
+        self.vectors = embedding(distinct)
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Look ids [...] up: [..., hidden_size]."""
+        return F.embedding(self.slot[items], self.vectors)
+
+
+def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
+    """Mean of ``-log sigmoid(positive - negative)`` over positions (eqs. 9, 12).
+
+    The paper sums; the mean differs by a constant that Adam does not see.
+
+    Parameters
+    ----------
+    positive_scores, negative_scores : Tensor
+        [n].
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    return -F.logsigmoid(positive_scores - negative_scores).mean()
+
+
+def softmax_losses(
+    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor, n_pool: int
+) -> Tensor:
+    """Sampled-softmax losses over the positive and shared uniform negatives of its domain.
+
+    Each negative stands for ``n_pool / n`` items of the domain, so that the denominator estimates
+    the full softmax over the domain (it is the full one when all items are drawn).
+
+    Parameters
+    ----------
+    states, positives : Tensor
+        [n, d]; user states and the vectors of their targets.
+    negatives : Tensor
+        [m, d]; vectors of the shared negatives.
+    owned : Tensor
+        bool [n, m]; negatives that the user has, which do not count.
+    n_pool : int
+        Number of items of the domain.
+
+    Returns
+    -------
+    Tensor
+        [n]; one loss per position.
+    """
+    positive_scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
+    negative_scores = states @ negatives.T + math.log(max(n_pool / max(len(negatives), 1), 1.0))
+    negative_scores = negative_scores.masked_fill(owned, -torch.inf)
+    logits = torch.cat([positive_scores, negative_scores], dim=1).float()
+    return torch.logsumexp(logits, dim=1) - logits[:, 0]
+
+
+def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce: bool) -> Tensor:
+    """Contrastive alignment of user vectors and profiles, both directions summed (eq. 13).
+
+    Parameters
+    ----------
+    users, profiles : Tensor
+        [n, d]; row i of both belongs to the same user.
+    temperature : float
+        The paper's tau.
+    infonce : bool
+        Whether the positive stands in the denominator too; as printed it does not.
+
+    Returns
+    -------
+    Tensor
+        Scalar; zero for fewer than two users, who have no negatives.
+    """
+    if len(users) < 2:
+        return users.sum() * 0.0
+    cosine = F.normalize(users.float(), dim=-1) @ F.normalize(profiles.float(), dim=-1).T
+    logits = cosine / temperature
+    positives = logits.diagonal()
+    if not infonce:
+        itself = torch.eye(len(users), dtype=torch.bool, device=users.device)
+        logits = logits.masked_fill(itself, -torch.inf)
+    one_side = torch.logsumexp(logits, dim=1) - positives
+    other_side = torch.logsumexp(logits, dim=0) - positives
+    return one_side.mean() + other_side.mean()

@@ -1,0 +1,155 @@
+"""Train and test one model: the plugin's or RecBole's, same protocol, same table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import recbole.data
+from recbole.data.utils import create_samplers
+from recbole.utils import get_model, get_trainer, init_logger, init_seed
+
+from recbole_edt.config import EDTConfig, set_threads
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.evaluation.report import table, write_json
+from recbole_edt.trainer import checkpoint, trainer_class
+
+
+def run_recbole_edt(
+    model: str,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+) -> dict[str, Any]:
+    """Train a model, test its best epoch, print the per-domain table, write the results file.
+
+    Parameters
+    ----------
+    model : str
+        A model of the plugin or a built-in sequential model of RecBole.
+    dataset : str
+        Name of a dataset in ``dataset/``, ``dataset_atomic/`` or ``data_path``.
+    config_file_list : list of str, optional
+        Further YAML files.
+    config_dict : dict, optional
+        Overrides; nested keys may be dotted (``eval_args.mode``).
+    saved : bool
+        Whether to keep checkpoints; without them the last epoch is tested, not the best.
+
+    Returns
+    -------
+    dict
+        The content of the results file (specification, section 1).
+
+    Raises
+    ------
+    EDTError
+        For anything the user has to mend.
+    """
+    start = perf_counter()
+    config = EDTConfig(model, dataset, config_file_list, config_dict)
+    set_threads(config)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logger = getLogger()
+    logger.info(sys.argv)
+    logger.info(config)
+
+    data = CrossDomainDataset(config)
+    logger.info(describe(data))
+    train_data, valid_data, test_data = make_loaders(config, data)
+    init_seed(config["seed"], config["reproducibility"])
+    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    base = get_trainer(config["MODEL_TYPE"], config["model"])
+    trainer = trainer_class(config["model"], base)(config, network)
+    logger.info(network)
+    trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
+    if saved:
+        trainer.load_best()
+
+    results = report(config, data, trainer, valid_data, test_data)
+    results["timing"]["total_s"] = round(perf_counter() - start, 2)
+    print_results(results, data)
+    if config["result_file"]:
+        write_json(config["result_file"], results)
+    return results
+
+
+def make_loaders(config, dataset: CrossDomainDataset):
+    """Make training, validation and test loaders, RecBole's or the plugin's as the model needs."""
+    views = dataset.build()
+    samplers = create_samplers(config, dataset, views)
+    return tuple(
+        recbole.data.utils.get_dataloader(config, phase)(
+            config, view, sampler, shuffle=phase == "train" and config["shuffle"]
+        )
+        for phase, view, sampler in zip(("train", "valid", "test"), views, samplers, strict=True)
+    )
+
+
+def report(config, data, trainer, valid_data, test_data) -> dict[str, Any]:
+    """Evaluate validation and test under every wanted protocol and gather the results."""
+    modes = [config["eval_args"]["mode"]["test"], *(config["report_modes"] or [])]
+    protocols: dict[str, Any] = {}
+    test_s = 0.0
+    for mode in dict.fromkeys(modes):
+        part = {}
+        for phase, loader in (("valid", valid_data), ("test", test_data)):
+            start = perf_counter()
+            trainer.evaluate(loader, load_best_model=False, mode=mode)
+            test_s = perf_counter() - start if mode == modes[0] else test_s
+            part[phase] = trainer.reports[phase]
+        protocols[mode] = part
+    parameters = list(trainer.model.parameters())
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "protocol": modes[0],
+        "preset": config["preset"],
+        "params": checkpoint.settings(config),
+        "test": protocols[modes[0]]["test"],
+        "valid": protocols[modes[0]]["valid"],
+        "protocols": protocols,
+        "stages": checkpoint.plain(trainer.stages),
+        "timing": {
+            "train_s": round(sum(s["train_s"] for s in trainer.stages.values()), 2),
+            "valid_s": round(sum(s["valid_s"] for s in trainer.stages.values()), 2),
+            "epochs": sum(s["epochs"] for s in trainer.stages.values()),
+            "test_s": round(test_s, 3),
+        },
+        "parameters": {
+            "total": sum(p.numel() for p in parameters),
+            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        },
+    }
+
+
+def describe(data: CrossDomainDataset) -> str:
+    """Describe a dataset in one line: users, items per domain, rows, what is evaluated."""
+    sizes = [int((data.item_domain == domain).sum()) for domain in range(len(data.domains))]
+    items = " + ".join(
+        f"{size:,} {name}" for size, name in zip(sizes, data.domains, strict=True)
+    )
+    rows = data.sequences
+    inserted = int(rows.augmented.sum())
+    return (
+        f"{data.dataset_name}: {data.user_num - 1:,} users, {items} items, "
+        f"{len(rows.items) - inserted:,} rows + {inserted:,} augmented; "
+        f"{len(data.split.users):,} users are evaluated"
+    )
+
+
+def print_results(results: Mapping[str, Any], data: CrossDomainDataset) -> None:
+    """Print one table per protocol, and say where data are simulated."""
+    for mode, part in results["protocols"].items():
+        print(table(part["test"], f"{results['model']} test, {mode}"), flush=True)
+        print()
+    note = Path(data.dataset_path) / "SIMULATED"
+    if note.is_file():
+        print(note.read_text(encoding="utf-8").strip(), flush=True)

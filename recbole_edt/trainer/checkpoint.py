@@ -1,0 +1,114 @@
+"""Checkpoints: plain tensors and settings, written atomically, refused when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_edt.errors import CheckpointError
+
+FORMAT = "recbole-edt/1"
+_NOT_SETTINGS = {
+    "resume", "result_file", "show_progress", "state", "checkpoint_dir", "device", "gpu_id",
+    "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
+    "threads", "pretrained_path", "worker",
+}  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """Reduce a setting to what a checkpoint may hold: numbers, text, None, lists, dictionaries."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def settings(config) -> dict[str, Any]:
+    """Return the settings that decide a run's result, without places and display."""
+    final = config.final_config_dict
+    return {key: plain(final[key]) for key in sorted(final) if key not in _NOT_SETTINGS}
+
+
+def digest(value: Any) -> str:
+    """Hash of plain settings, ten hexadecimal digits."""
+    return hashlib.sha256(repr(plain(value)).encode()).hexdigest()[:10]
+
+
+def dataset_fingerprint(dataset) -> dict[str, Any]:
+    """Return what identifies a dataset: its domains, sizes and a hash of its ids in order."""
+    tokens = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        tokens.update("\n".join(map(str, dataset.field2id_token[field])).encode())
+    tokens.update(dataset.train_sequences.items.tobytes())
+    return {
+        "name": dataset.dataset_name,
+        "domains": list(dataset.domains),
+        "users": int(dataset.user_num),
+        "items": int(dataset.item_num),
+        "hash": tokens.hexdigest()[:16],
+    }
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint so that at every moment the old or the new one is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, damaged, or none of this plugin's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise CheckpointError(f"checkpoint {path} is damaged")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged archive makes its readers raise
+        raise CheckpointError(f"checkpoint {path} is damaged or is no checkpoint") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of recbole_edt")
+    return content
+
+
+def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:
+    """Refuse a checkpoint that was trained on other data.
+
+    Raises
+    ------
+    CheckpointError
+        If the fingerprints differ.
+    """
+    mine, theirs = dataset_fingerprint(dataset), content["dataset"]
+    if mine != theirs:
+        raise CheckpointError(
+            f"checkpoint {path} belongs to another dataset: {theirs['name']} "
+            f"({theirs['users']} users, {theirs['items']} items), not {mine['name']} "
+            f"({mine['users']} users, {mine['items']} items)"
+        )

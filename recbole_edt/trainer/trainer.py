@@ -1,0 +1,365 @@
+"""Training on RecBole's Trainer, with the plugin's evaluation, safe checkpoints and resuming."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import lru_cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import set_color
+from tqdm import tqdm
+
+from recbole_edt.data.dataloader import EvaluationLoader
+from recbole_edt.errors import CheckpointError
+from recbole_edt.evaluation.metrics import metric_names, summarise
+from recbole_edt.evaluation.ranking import Ranking
+from recbole_edt.trainer import checkpoint
+
+
+class CrossDomainMixin:
+    """What the plugin changes in any of RecBole's trainers.
+
+    Evaluation follows the leak-free protocol (specification, section 3); every epoch draws from
+    random numbers of its own, so that a resumed run repeats an unbroken one; checkpoints are plain
+    and written atomically.
+    """
+
+    stage = 1
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.run_name = (
+            f"{config['model']}-{config['dataset']}-{config['seed']}-"
+            f"{checkpoint.digest(checkpoint.settings(config))}"
+        )
+        self.saved_model_file = f"{self.checkpoint_dir}/{self.run_name}.pth"
+        self.last_file = f"{self.checkpoint_dir}/{self.run_name}.last.pth"
+        self.metric_names = metric_names(config["metrics"], config["topk"])
+        if self.valid_metric not in self.metric_names:
+            self.metric_names.append(self.valid_metric)
+        if self.device.type == "cuda":
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+        self.rankings: dict[tuple[str, str], Ranking] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.timing = new_timing()
+        self.stages: dict[int, dict[str, Any]] = {}
+        self.fingerprint: dict[str, Any] | None = None
+
+    # -- training -------------------------------------------------------------------------------
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        draw = np.random.SeedSequence([int(self.config["seed"]), self.stage, epoch_idx])
+        seed = int(draw.generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        if hasattr(train_data, "set_epoch"):
+            train_data.set_epoch(self.stage * 1_000_000 + epoch_idx)
+        else:
+            train_data.generator.manual_seed(seed)
+        start = perf_counter()
+        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        self.timing["train_s"] += perf_counter() - start
+        self.timing["epochs"] += 1
+        return loss
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        start = perf_counter()
+        out = super()._valid_epoch(valid_data, show_progress)
+        self.timing["valid_s"] += perf_counter() - start
+        return out
+
+    def fit(
+        self,
+        train_data,
+        valid_data=None,
+        verbose=True,
+        saved=True,
+        show_progress=False,
+        callback_fn=None,
+    ):
+        """Train with early stopping, as RecBole does; afterwards every epoch can be resumed.
+
+        With ``resume`` a run that was killed goes on behind its last whole epoch.
+
+        Returns
+        -------
+        tuple
+            Best validation score and best validation result.
+        """
+        self._begin(train_data._dataset, saved)
+        self._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        return self.best_valid_score, self.best_valid_result
+
+    def _begin(self, dataset, saved: bool) -> None:
+        self.fingerprint = checkpoint.dataset_fingerprint(dataset)
+        if saved and self.config["resume"]:
+            self._resume(dataset)
+
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+        def after_epoch(epoch_idx, score):
+            if callback_fn:
+                callback_fn(epoch_idx, score)
+            if saved:
+                self._save_checkpoint(epoch_idx, verbose=False, saved_model_file=self.last_file)
+
+        if self.start_epoch < self.epochs and not self._stopped():
+            super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        self.stages[self.stage] = {"valid": self.best_valid_result, **self.timing}
+
+    def _stopped(self) -> bool:
+        return self.cur_step > self.stopping_step
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        checkpoint.save(
+            path,
+            {
+                "model": self.config["model"],
+                "settings": checkpoint.settings(self.config),
+                "dataset": self.fingerprint,
+                "stage": self.stage,
+                "epoch": epoch,
+                "cur_step": self.cur_step,
+                "best_valid_score": float(self.best_valid_score),
+                "best_valid_result": checkpoint.plain(self.best_valid_result),
+                "timing": dict(self.timing),
+                "stages": checkpoint.plain(self.stages),
+                "state_dict": self.model.state_dict(),
+                "other_parameter": checkpoint.plain(self.model.other_parameter()),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def _resume(self, dataset) -> None:
+        try:
+            content = checkpoint.load(self.last_file, self.device)
+        except CheckpointError as error:
+            if "there is no" in str(error):
+                self.logger.info("Nothing to resume: starting from the beginning")
+                return
+            raise
+        checkpoint.check_dataset(content, dataset, self.last_file)
+        self._take(content)
+        self.logger.info(f"Resuming stage {self.stage} behind epoch {content['epoch']}")
+
+    def _take(self, content: dict[str, Any]) -> None:
+        self.model.load_state_dict(content["state_dict"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.start_epoch = content["epoch"] + 1
+        self.cur_step = content["cur_step"]
+        self.best_valid_score = content["best_valid_score"]
+        self.best_valid_result = content["best_valid_result"]
+        self.timing = dict(content["timing"])
+        self.stages = {int(stage): values for stage, values in content["stages"].items()}
+
+    def resume_checkpoint(self, resume_file):
+        """Continue from a checkpoint file (RecBole's name for it)."""
+        content = checkpoint.load(resume_file, self.device)
+        self._take(content)
+
+    def load_best(self, model_file=None) -> None:
+        """Load the parameters of the best epoch, or of a given checkpoint."""
+        content = checkpoint.load(model_file or self.saved_model_file, self.device)
+        self.model.load_state_dict(content["state_dict"])
+
+    # -- evaluation -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_data: EvaluationLoader,
+        load_best_model=True,
+        model_file=None,
+        show_progress=False,
+        mode: str | None = None,
+    ):
+        """Rank every target among its candidates.
+
+        Parameters
+        ----------
+        eval_data : EvaluationLoader
+            The targets.
+        load_best_model, model_file, show_progress
+            As in RecBole.
+        mode : str, optional
+            ``full`` or ``uniN``; by default the configured ``eval_args.mode`` of the phase.
+
+        Returns
+        -------
+        OrderedDict
+            Metrics overall, and per domain as ``<domain>/<metric>``. The same as a nested report
+            stands in ``self.reports[phase]``.
+        """
+        if not eval_data:
+            return None
+        if load_best_model:
+            self.load_best(model_file)
+        ranks = self.ranks(eval_data, mode, show_progress)
+        ranking = self._ranking(eval_data, mode)
+        report = {"overall": summarise(ranks, self.metric_names), "domains": {}}
+        for domain, name in enumerate(ranking.domains):
+            mine = ranks[ranking.target_domains == domain]
+            report["domains"][name] = summarise(mine, self.metric_names)
+        self.reports[eval_data.phase] = report
+        flat = OrderedDict((k, v) for k, v in report["overall"].items() if k != "n")
+        for name, values in report["domains"].items():
+            flat.update((f"{name}/{k}", v) for k, v in values.items() if k != "n")
+        return flat
+
+    def _ranking(self, eval_data, mode: str | None) -> Ranking:
+        phase = eval_data.phase
+        mode = mode or self.config["eval_args"]["mode"][phase]
+        if (phase, mode) not in self.rankings:
+            self.rankings[phase, mode] = Ranking(eval_data._dataset, phase, mode, self.device)
+        return self.rankings[phase, mode]
+
+    @torch.no_grad()
+    def ranks(
+        self, eval_data: EvaluationLoader, mode: str | None = None, show_progress=False
+    ) -> np.ndarray:
+        """Rank of every target, int64 [n_eval], in the order of ``dataset.split.users``."""
+        self.model.eval()
+        ranking = self._ranking(eval_data, mode)
+        out = np.zeros(len(ranking.targets), dtype=np.int64)
+        batches = eval_data
+        if show_progress:
+            label = set_color("Evaluate   ", "pink")
+            batches = tqdm(eval_data, total=len(eval_data), ncols=100, desc=label)
+        for interaction, rows in batches:
+            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                scores = self._all_scores(interaction.to(self.device), len(rows))
+            out[rows] = ranking.ranks(scores.float(), rows).cpu().numpy()
+        return out
+
+    def _all_scores(self, interaction, n_rows: int):
+        """Scores of all items, [n_rows, n_items], from RecBole's own predict calls."""
+        try:
+            return self.model.full_sort_predict(interaction).view(n_rows, -1)
+        except NotImplementedError:
+            pass
+        iid, n_items = self.config["ITEM_ID_FIELD"], self.model.n_items
+        columns = []
+        for item in range(n_items):
+            interaction.update(
+                type(interaction)({iid: torch.full((n_rows,), item, device=self.device)})
+            )
+            columns.append(self.model.predict(interaction))
+        return torch.stack(columns, dim=1)
+
+
+class CrossDomainTrainer(CrossDomainMixin, Trainer):
+    """RecBole's Trainer under the plugin's protocol: for stage 1 or stage 2 alone."""
+
+
+class FinetuneTrainer(CrossDomainTrainer):
+    """Stage 2 on a pre-trained model (``pretrained_path``)."""
+
+    stage = 2
+
+    def _begin(self, dataset, saved):
+        path = self.config["pretrained_path"]
+        if not path:
+            raise CheckpointError("LLMEDTFinetune needs --pretrained_path=<checkpoint of stage 1>")
+        content = checkpoint.load(path, self.device)
+        checkpoint.check_dataset(content, dataset, path)
+        self.model.load_pretrained(content["state_dict"])
+        self._tune_adapters()
+        super()._begin(dataset, saved)
+
+    def _tune_adapters(self) -> None:
+        """Turn the optimizer to the parameters that stage 2 trains."""
+        self.epochs = self.config["finetune_epochs"]
+        self.eval_step = min(self.config["eval_step"], self.epochs)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = self._build_optimizer(
+            params=trainable, learning_rate=self.config["finetune_learning_rate"]
+        )
+
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+        """Count the untrained start of stage 2 as an epoch that can be the best one."""
+        if self.start_epoch == 0 and valid_data:
+            self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
+            if saved:
+                self._save_checkpoint(-1, verbose=False)
+        super()._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+
+class TwoStageTrainer(FinetuneTrainer):
+    """Global pre-training, then domain fine-tuning from its best epoch (section 3.5.1)."""
+
+    stage = 1
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.final_file = self.saved_model_file
+        self.saved_model_file = f"{self.checkpoint_dir}/{self.run_name}.stage1.pth"
+
+    def _begin(self, dataset, saved):
+        CrossDomainMixin._begin(self, dataset, saved)
+
+    def _take(self, content):
+        if content["stage"] == 2 and self.stage == 1:
+            self._enter_stage_2()
+        super()._take(content)
+
+    def _enter_stage_2(self) -> None:
+        self.model.begin_finetuning()
+        self.stage, self.saved_model_file = 2, self.final_file
+        self.start_epoch = self.cur_step = 0
+        self.timing = new_timing()
+        self._tune_adapters()
+
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+        rest = (train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        if self.stage == 1:
+            CrossDomainMixin._fit_stage(self, *rest)
+            if saved:
+                self.load_best()
+            self._enter_stage_2()
+        super()._fit_stage(*rest)
+
+    def load_best(self, model_file=None):
+        """Load the best epoch of the current stage, or a checkpoint of either stage."""
+        content = checkpoint.load(model_file or self.saved_model_file, self.device)
+        if content["stage"] == 2 and self.stage == 1:
+            self._enter_stage_2()
+        self.model.load_state_dict(content["state_dict"])
+
+
+def new_timing() -> dict[str, float]:
+    """Return fresh counters of a stage: seconds of training and validation, epochs."""
+    return {"train_s": 0.0, "valid_s": 0.0, "epochs": 0}
+
+
+@lru_cache
+def trainer_class(model_name: str, base: type[Trainer] = Trainer) -> type:
+    """Trainer for a model: its stages if it is the plugin's, else RecBole's own under the protocol.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of the model.
+    base : type
+        RecBole's trainer for it.
+
+    Returns
+    -------
+    type
+        A trainer class.
+    """
+    own = {"LLMEDT": TwoStageTrainer, "LLMEDTFinetune": FinetuneTrainer}
+    if model_name in own:
+        return own[model_name]
+    if base is Trainer:
+        return CrossDomainTrainer
+    return type(f"CrossDomain{base.__name__}", (CrossDomainMixin, base), {})

@@ -1,0 +1,148 @@
+"""Item text and the embedded LSA encoder."""
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from recbole_edt.augment.encode import LsaEncoder, encode_items, item_text
+from recbole_edt.errors import DataError
+
+FULL = {
+    "domain": "sport",
+    "title": "Trail Tent",
+    "brand": "Tarnavel",
+    "price": "140.5",
+    "categories": "Sports & Outdoors | Camping",
+    "description": "Keeps the rain out.",
+}
+CORPUS = [
+    f"{size} {colour} {thing}"
+    for size in ("large", "small", "tiny")
+    for colour in ("red", "green", "blue", "black")
+    for thing in ("tent", "boot", "golf glove", "ski helmet")
+]
+
+
+def test_text_names_every_attribute() -> None:
+    text = item_text(FULL)
+    for part in ("sport", "Trail Tent", "Tarnavel", "140.50", "Sports & Outdoors, Camping"):
+        assert part in text
+    assert text.endswith("Keeps the rain out.")
+
+
+@pytest.mark.parametrize("key", ["title", "brand", "price", "categories", "description"])
+@pytest.mark.parametrize("missing", [None, "", "  ", math.nan])
+def test_text_leaves_out_what_is_missing(key: str, missing: object) -> None:
+    text = item_text({**FULL, key: missing})
+    without = {k: v for k, v in FULL.items() if k != key}
+    assert text == item_text(without)
+    assert len(text) < len(item_text(FULL))
+    assert "nan" not in text
+    assert "None" not in text
+
+
+def test_text_of_an_item_of_which_nothing_is_known_names_its_domain() -> None:
+    assert "cloth" in item_text({"domain": "cloth"})
+
+
+def test_text_stays_on_one_line() -> None:
+    assert "\n" not in item_text({**FULL, "description": "one\n two\tthree"})
+
+
+def test_rows_have_the_length_one_and_the_wanted_size() -> None:
+    vectors = LsaEncoder(dim=8).encode(CORPUS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(CORPUS), 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
+
+
+def test_texts_that_share_words_are_close() -> None:
+    texts = ["waterproof hiking boot", "leather hiking boot", "golf ball", "golf glove", "ski"]
+    vectors = LsaEncoder(dim=4).encode(texts)
+    similar = vectors @ vectors.T
+    assert similar[0, 1] > similar[0, 2] + 0.1
+    assert similar[2, 3] > similar[2, 0] + 0.1
+
+
+def test_same_bytes_again_and_with_any_number_of_threads() -> None:
+    made = []
+    for threads in (1, 2, 2):
+        with threadpool_limits(threads):
+            made.append(LsaEncoder(dim=8).encode(CORPUS).astype(np.float16).tobytes())
+    assert len(set(made)) == 1
+
+
+def test_the_start_vector_does_not_matter() -> None:
+    texts = [text + " " + word for text in CORPUS for word in ("", "warm", "warm light")]
+    # Sizes past the distinct singular values would leave a free rotation; 3 is safely below.
+    one, other = (LsaEncoder(dim=3, seed=seed).encode(texts) for seed in (1, 2))
+    np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-5)
+
+
+def test_order_of_rows_is_the_order_of_texts() -> None:
+    vectors = LsaEncoder(dim=3).encode(["red tent", "blue boot", "red tent", "green boot"])
+    np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
+    assert vectors[1] @ vectors[3] > vectors[1] @ vectors[0]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@example(["ww ww", "ww ww"])
+@given(
+    st.lists(st.text("qw xyz", max_size=12), min_size=1, max_size=6).filter(
+        lambda texts: any(len(word) > 1 for text in texts for word in text.split())
+    )
+)
+def test_small_corpora_lower_the_size_without_a_warning(texts: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vectors = LsaEncoder(dim=128).encode(texts)
+    assert len(vectors) == len(texts)
+    assert 1 <= vectors.shape[1] <= max(1, len(texts) - 1)
+    assert np.isfinite(vectors).all()
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert (np.isclose(lengths, 1.0, atol=1e-5) | (lengths == 0.0)).all()
+
+
+def test_text_without_words_has_no_direction() -> None:
+    vectors = LsaEncoder(dim=2).encode(["red tent", "", "blue boot", "red boot"])
+    np.testing.assert_array_equal(vectors[1], 0.0)
+
+
+def test_corpus_without_words_is_an_error() -> None:
+    with pytest.raises(DataError, match="no word"):
+        LsaEncoder().encode(["", "1 2"])
+
+
+class Recorder:
+    """Encoder that keeps what it was given."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        self.texts = texts
+        return np.arange(len(texts) * 2, dtype=np.float32).reshape(-1, 2)
+
+
+def test_encode_items_writes_one_row_per_line(tmp_path: Path) -> None:
+    (tmp_path / "d.item").write_text(
+        "item_id:token\tdomain:token\ttitle:token_seq\n7\tcloth\tNA\n3\tsport\t\n", encoding="utf-8"
+    )
+    encoder = Recorder()
+    path = encode_items(tmp_path, "d", encoder)
+    vectors = np.load(path, mmap_mode="r")
+    assert path == tmp_path / "d.item_emb.npy"
+    assert vectors.dtype == np.float16
+    np.testing.assert_array_equal(vectors, [[0, 1], [2, 3]])
+    assert "NA" in encoder.texts[0]
+    assert encoder.texts[1] == item_text({"domain": "sport"})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["d.item", "d.item_emb.npy"]
+
+
+def test_encode_items_needs_the_item_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="missing"):
+        encode_items(tmp_path, "d", Recorder())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,212 @@
+"""The simulated shop: same bytes for a seed, the data contract, the imbalance, a signal."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_edt.errors import ConfigError
+from recbole_edt.prepare.files import read_table, replacing
+from recbole_edt.prepare.simulate import SimulatedShop, main, simulate, write_atomic
+
+ROOT = Path(__file__).parents[2]
+BUNDLED = ROOT / "dataset_atomic" / "cloth_sport"
+
+
+@pytest.fixture(scope="module")
+def shop() -> SimulatedShop:
+    return simulate()
+
+
+def ratios(shop: SimulatedShop) -> np.ndarray:
+    """r = |nA - nB| / (nA + nB) of every user."""
+    rows = shop.interactions.merge(shop.items[["item_id", "domain"]])
+    counts = rows.pivot_table(index="user_id", columns="domain", aggfunc="size", fill_value=0)
+    return ((counts["cloth"] - counts["sport"]).abs() / counts.sum(axis="columns")).to_numpy()
+
+
+def test_command_regenerates_the_bundled_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recbole_edt.prepare.simulate", "--output", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=ROOT)
+    for suffix in ("inter", "item"):
+        made = (tmp_path / f"cloth_sport.{suffix}").read_bytes()
+        assert made == (BUNDLED / f"cloth_sport.{suffix}").read_bytes()
+    made, bundled = (np.load(d / "cloth_sport.item_emb.npy") for d in (tmp_path, BUNDLED))
+    assert made.dtype == bundled.dtype == np.float16
+    np.testing.assert_allclose(made.astype(float), bundled.astype(float), atol=2e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cloth_sport.inter",
+        "cloth_sport.item",
+        "cloth_sport.item_emb.npy",
+    ]
+
+
+def test_bundled_files_stay_small() -> None:
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 3_000_000
+
+
+def test_headers_name_the_types() -> None:
+    inter, item = (
+        (BUNDLED / f"cloth_sport.{suffix}").open(encoding="utf-8").readline().rstrip("\n")
+        for suffix in ("inter", "item")
+    )
+    assert inter.split("\t") == [
+        "user_id:token",
+        "item_id:token",
+        "timestamp:float",
+        "position:float",
+    ]
+    assert item.split("\t") == [
+        "item_id:token",
+        "domain:token",
+        "title:token_seq",
+        "brand:token_seq",
+        "price:float",
+        "categories:token_seq",
+        "description:token_seq",
+        "generated:token",
+    ]
+
+
+def test_files_hold_no_quote_and_no_carriage_return() -> None:
+    for suffix in ("inter", "item"):
+        text = (BUNDLED / f"cloth_sport.{suffix}").read_bytes()
+        assert b'"' not in text
+        assert b"\r" not in text
+
+
+def test_rows_read_back_as_they_were_made(shop: SimulatedShop) -> None:
+    items = read_table(BUNDLED / "cloth_sport.item")
+    for column in ("item_id", "domain", "title", "brand", "categories", "description"):
+        assert items[column].tolist() == shop.items[column].tolist()
+    np.testing.assert_array_equal(items["price"].astype(float), shop.items["price"])
+    assert (items["generated"] == "0").all()
+
+
+def test_another_seed_gives_another_shop() -> None:
+    first, again, other = (simulate(200, seed) for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(first.interactions, again.interactions)
+    pd.testing.assert_frame_equal(first.items, again.items)
+    assert not first.interactions.equals(other.interactions)
+
+
+@pytest.mark.parametrize("seed", [2026, 7])
+def test_interactions_keep_the_contract(seed: int) -> None:
+    shop = simulate(400, seed)
+    rows = shop.interactions
+    by_user = rows.groupby("user_id")
+    assert not rows.isna().any(axis=None)
+    assert (rows["position"] == by_user.cumcount() + 1).all()
+    assert (by_user["timestamp"].diff().dropna() >= 0).all()
+    assert not rows.duplicated(["user_id", "item_id"]).any()
+    assert set(rows["item_id"]) == set(shop.items["item_id"])
+    assert rows.groupby("item_id").size().min() >= 3
+
+
+def test_items_are_distinct_and_described(shop: SimulatedShop) -> None:
+    items = shop.items
+    assert items["item_id"].is_unique
+    assert items["title"].is_unique
+    assert (items["title"].str.len() > 0).all()
+    assert (items["price"] > 0).all()
+    roots = items.groupby("domain")["categories"].agg(
+        lambda c: set(c.str.split(" | ", regex=False).str[0])
+    )
+    assert roots.to_dict() == {
+        "cloth": {"Clothing, Shoes & Jewelry"},
+        "sport": {"Sports & Outdoors"},
+    }
+    for optional in ("brand", "description"):
+        assert 0.01 < (items[optional] == "").mean() < 0.2
+
+
+def test_shop_has_the_intended_size(shop: SimulatedShop) -> None:
+    counts = shop.items["domain"].value_counts()
+    lengths = shop.interactions.groupby("user_id").size()
+    assert 600 <= counts["cloth"] <= 900
+    assert 500 <= counts["sport"] <= 700
+    assert abs(len(lengths) - 2000) <= 10
+    assert 9 <= lengths.mean() <= 11
+    assert 50 <= lengths.max() <= 60
+    assert 0.005 <= (lengths < 3).mean() <= 0.02
+    assert (lengths >= 5).mean() >= 0.95
+
+
+def test_most_users_live_in_one_domain(shop: SimulatedShop) -> None:
+    imbalance = ratios(shop)
+    assert 0.70 <= (imbalance >= 0.9).mean() <= 0.80
+    spread = np.histogram(imbalance[imbalance < 0.9], bins=9, range=(0.0, 0.9))[0]
+    assert (spread > 0).all()
+
+
+def hit_rates(shop: SimulatedShop) -> tuple[float, float]:
+    """Hit@10 of popularity and of a first-order Markov chain, last item against 100 negatives."""
+    items = shop.items
+    number = pd.Series(np.arange(len(items)), index=items["item_id"])
+    domain = items["domain"].to_numpy()
+    users = [number[rows].to_numpy() for _, rows in shop.interactions.groupby("user_id")["item_id"]]
+    users = [user for user in users if len(user) >= 3]
+    popularity, follows = np.zeros(len(items)), np.zeros((len(items), len(items)))
+    for user in users:
+        np.add.at(popularity, user[:-2], 1)
+        np.add.at(follows, (user[:-3], user[1:-2]), 1)
+    rng, hits = np.random.default_rng(0), []
+    for user in users:
+        target = user[-1]
+        others = np.setdiff1d(np.flatnonzero(domain == domain[target]), user)
+        negatives = rng.choice(others, 100, replace=False)
+        fading = 0.7 ** np.arange(len(user) - 1)[::-1]
+        chain = fading @ follows[user[:-1]] + 1e-6 * popularity
+        hits.append([(s[negatives] >= s[target]).sum() < 10 for s in (popularity, chain)])
+    popular, markov = np.mean(hits, axis=0)
+    return popular, markov
+
+
+def test_sequences_tell_more_than_popularity(shop: SimulatedShop) -> None:
+    popular, markov = hit_rates(shop)
+    assert 0.2 <= popular <= 0.4
+    assert popular + 0.12 <= markov <= 0.8
+
+
+def test_price_follows_the_brand(shop: SimulatedShop) -> None:
+    items = shop.items[shop.items["brand"] != ""]
+    kind = items["categories"].str.split(" | ", regex=False).str[-1]
+    relative = np.log(items["price"]) - np.log(items["price"]).groupby(kind).transform("mean")
+    between = relative.groupby(items["brand"]).transform("mean")
+    assert between.var() > 0.3 * relative.var()
+
+
+def test_old_embeddings_do_not_outlive_their_items(tmp_path: Path) -> None:
+    stale = tmp_path / "tiny.item_emb.npy"
+    stale.write_bytes(b"of other items")
+    write_atomic(simulate(200, 3), tmp_path, "tiny")
+    assert not stale.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.inter"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_arguments_exit_with_two_and_write_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--output", str(tmp_path / "new"), "--users", "10"]) == 2
+    assert "at least 200 users" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match="negative"):
+        simulate(200, -1)
+
+
+def test_embeddings_can_be_left_out(tmp_path: Path) -> None:
+    arguments = ["--output", str(tmp_path), "--users", "200", "--name", "mine", "--no-embeddings"]
+    assert main(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.inter", "mine.item"]
