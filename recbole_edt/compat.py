@@ -1,27 +1,26 @@
-"""The one room that knows what RecBole 1.2.1 does not: today's numpy, pandas, torch, and a machine without ray.
+"""The one room that knows what RecBole 1.2.1 does not: today's numpy, pandas and torch, and no ray.
 
-RecBole 1.2.1 was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6. :func:`heal` makes it run, with the
-results it had there, on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3 and torch up to 2.13:
+RecBole 1.2.1 was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6. :func:`heal` makes it
+run, with the results it had there, on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3 and
+torch up to 2.13. What is broken there, how it shows, and what is done:
 
-===========================  ======================================  =========================================
-what broke                   how it showed                           what is done
-===========================  ======================================  =========================================
-numpy 2 dropped old aliases  ``Config`` cannot be built              the missing names are set again
-pandas 3 copies on write     missing sequences crash, missing        missing values are filled by assignment
-                             numbers stay NaN without a word
-pandas 3 ``Series.agg``      ``agg(len)`` is one number, so token    ``len`` counts row by row in the three
-                             and float sequences cannot be loaded    dataset modules that rely on it
-torch 2.6 ``torch.load``     no checkpoint can be read               an allow-list that RecBole's files pass
-no ray for this Python       ``recbole.quick_start`` cannot be       a stand-in that is there for that one
-                             imported                                import and says so when it is used
-===========================  ======================================  =========================================
+- numpy 2 dropped old aliases: ``Config`` cannot be built. The missing names are set again.
+- pandas 3 copies on write: missing sequences crash, missing numbers stay NaN without a word.
+  Missing values are filled by assignment.
+- pandas 3 changed ``Series.agg``: ``agg(len)`` is one number, so that sequence fields cannot be
+  loaded. ``len`` counts row by row in the three dataset modules that rely on it.
+- torch 2.6 changed ``torch.load``: no checkpoint can be read. RecBole's own reads go through an
+  allow-list.
+- RecBole's ``sine`` module, which every look-up of a sequential model imports, switches torch's
+  anomaly detection on for the whole process: every model trains slower. It is switched back.
+- ray 2.6 does not exist for every Python: ``recbole.quick_start`` cannot be imported. A stand-in
+  is there for the length of that import, and says so when it is used.
 
-Nothing is imported early for this: each RecBole module is mended at the moment somebody imports it.
+Nothing is imported early for this: a RecBole module is mended when somebody imports it.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import importlib
@@ -66,11 +65,11 @@ def heal() -> None:
                 pass
 
 
-# --- numpy and warnings ---------------------------------------------------------------------------------------
+# --- numpy and warnings ---------------------------------------------------------------------------
 
 
 def _restore_numpy_names() -> None:
-    """Set the aliases that numpy 2 removed and that RecBole's ``Config`` (``bool8``: ray.tune) reads."""
+    """Set the aliases without which ``Config`` (``bool8``: ray.tune) fails on numpy 2."""
     import numpy as np
 
     aliases = {
@@ -91,20 +90,20 @@ def _silence_recbole_deprecations() -> None:
     from pandas.errors import ChainedAssignmentError
 
     for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
-        # The only chained assignments in RecBole are the three `fillna` that `_healed_dataset` replaces.
+        # RecBole's only chained assignments are the `fillna` that `_healed_dataset` replaces.
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
-    # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making a tensor of
-    # it, so nobody else looks at that memory.
+    # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making
+    # a tensor of it, so nobody else looks at that memory.
     warnings.filterwarnings(
         "ignore", "The given NumPy array is not writable", module=r"recbole\.data\."
     )
 
 
-# --- mending a module when it is imported ---------------------------------------------------------------------
+# --- mending a module when it is imported ---------------------------------------------------------
 
 
 class _HealingFinder(MetaPathFinder):
-    """Finds exactly the modules of ``_HEALERS``, where they really are, and has them mended as they load."""
+    """Finds the modules of ``_HEALERS``, and only them, and has them mended as they load."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname not in _HEALERS:
@@ -137,7 +136,7 @@ class _HealingLoader(Loader):
 
 
 class _Overlay(types.ModuleType):
-    """A module as one RecBole module sees it: some names changed, every other one the module's own."""
+    """A module as one RecBole module sees it: some names changed, all others its own."""
 
     def __init__(self, module: types.ModuleType, **changes: Any) -> None:
         super().__init__(module.__name__, module.__doc__)
@@ -148,7 +147,7 @@ class _Overlay(types.ModuleType):
         return getattr(self._module, name)
 
 
-# --- pandas ---------------------------------------------------------------------------------------------------
+# --- pandas ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -180,6 +179,17 @@ def _healed_row_lengths(module: types.ModuleType) -> Iterator[None]:
     vars(module)["len"] = _row_lengths
 
 
+@contextlib.contextmanager
+def _healed_anomaly_detection(module: types.ModuleType) -> Iterator[None]:
+    """``sine``: torch's anomaly detection stays as the process had it."""
+    import torch
+
+    before = torch.is_anomaly_enabled()
+    already = hasattr(module, "SINE")  # imported before us: what it had is lost, off is usual
+    yield
+    torch.autograd.set_detect_anomaly(before and not already)
+
+
 def _read_atomic(*args: Any, **kwargs: Any) -> Any:
     """``pandas.read_csv`` with text as plain objects and a missing sequence as the empty text."""
     import pandas as pd
@@ -196,20 +206,22 @@ def _read_atomic(*args: Any, **kwargs: Any) -> Any:
 def _row_lengths(obj: Any) -> Any:
     """``len``, except that a column gives the length of each of its rows.
 
-    ``column.agg(len)`` called ``len`` row by row up to pandas 2; pandas 3 calls it once, with the column.
+    ``column.agg(len)`` called ``len`` for each row up to pandas 2; pandas 3 calls it once, with
+    the column.
     """
     import pandas as pd
 
     return obj.map(len) if isinstance(obj, pd.Series) else len(obj)
 
 
-# --- checkpoints ----------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 #
-# `torch.load` reads with `weights_only=True` since torch 2.6. `torch.serialization.add_safe_globals` cannot make
-# it read RecBole's checkpoints: they are written with pickle protocol 4, whose opcodes its reader does not know.
-# Nor would it be safe to allow `Config` there: its constructor evaluates strings. So RecBole's own reads go
-# through the ordinary unpickler with an allow-list as strict: nothing but the names below, RecBole's enums, layers
-# and models, and a `Config` that is filled with its saved state but never constructed.
+# `torch.load` reads with `weights_only=True` since torch 2.6. `add_safe_globals` cannot make it
+# read RecBole's checkpoints: they are written with pickle protocol 4, whose opcodes its reader does
+# not know. Nor would it be safe to allow `Config` there: its constructor evaluates strings. So what
+# RecBole reads itself goes through the ordinary unpickler with an allow-list as strict: nothing but
+# the names below and the classes of RecBole and of this plugin, whose objects are filled with their
+# saved state and never constructed.
 
 _CHECKPOINT_GLOBALS = {
     ("_codecs", "encode"),
@@ -235,6 +247,16 @@ _CHECKPOINT_GLOBALS = {
 }
 
 
+# `Config`, and what SASRecF and others save: a whole layer with the dataset that it was made for.
+_SAVED_WHOLE = (
+    "recbole.config.",
+    "recbole.data.",
+    "recbole.model.",
+    "recbole_edt.",
+    "torch.nn.modules.",
+)
+
+
 def _blank(real: type) -> type:
     """Give a class whose only instance-to-be is an empty ``real``, ready for its saved state.
 
@@ -255,7 +277,7 @@ class _CheckpointUnpickler(pickle.Unpickler):
             if found is not None:
                 return found
         raise CheckpointError(
-            f"The checkpoint names {module}.{name}, which no RecBole checkpoint contains: it is not read."
+            f"The checkpoint is not read: it names {module}.{name}, which RecBole does not save."
         )
 
     @staticmethod
@@ -268,15 +290,14 @@ class _CheckpointUnpickler(pickle.Unpickler):
         if not isinstance(found, type):
             return None
         if issubclass(found, AbstractRecommender):
-            return found  # `Config` keeps its model class: as a value, never to be built here
+            return found  # itself: `Config` keeps its model class as a value
         if issubclass(found, Enum):
             return found if found.__module__.startswith("recbole.") else None
-        # SASRecF and others save a whole layer, which holds the dataset it was made for.
-        saved_whole = ("recbole.config.", "recbole.data.", "recbole.model.", "recbole_edt.", "torch.nn.modules.")
-        return _blank(found) if found.__module__.startswith(saved_whole) else None
+        return _blank(found) if found.__module__.startswith(_SAVED_WHOLE) else None
 
 
-_checkpoint_pickle = types.ModuleType("recbole_checkpoint_pickle")  # what `torch.load` takes for `pickle`
+# What `torch.load` takes for the module `pickle`.
+_checkpoint_pickle = types.ModuleType("recbole_checkpoint_pickle")
 vars(_checkpoint_pickle).update(
     Unpickler=_CheckpointUnpickler,
     load=lambda file, **kwargs: _CheckpointUnpickler(file, **kwargs).load(),
@@ -293,13 +314,13 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
     map_location
         Where the tensors go, as for ``torch.load``.
     **kwargs
-        Further arguments of ``torch.load``; if one of them is ``weights_only`` or ``pickle_module``, the file
-        is left to ``torch.load``.
+        Further arguments of ``torch.load``; if one of them is ``weights_only`` or
+        ``pickle_module``, the file is left to ``torch.load``.
 
     Returns
     -------
     Any
-        The saved state: a dict with ``config``, ``state_dict``, ``optimizer``, ``epoch`` and the like.
+        The saved state: a dict with ``config``, ``state_dict``, ``optimizer``, ``epoch`` and so on.
 
     Raises
     ------
@@ -310,18 +331,18 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
 
     if not kwargs.keys() & {"weights_only", "pickle_module"}:
         kwargs.update(weights_only=False, pickle_module=_checkpoint_pickle)
-    # `torch.load` under the name that nobody exchanges: it may be this very function just now, see below.
+    # The name that nobody exchanges: `torch.load` may be this function just now, see below.
     return torch.serialization.load(path, map_location, **kwargs)
 
 
 @contextlib.contextmanager
 def _healed_checkpoint_reader(module: types.ModuleType) -> Iterator[None]:
-    """A RecBole module whose ``torch.load`` reads checkpoints: the name ``torch`` of that module only."""
+    """A RecBole module that reads checkpoints: ``torch.load`` is ours in that module only."""
     yield
     vars(module)["torch"] = _Overlay(module.torch, load=load_checkpoint)
 
 
-# --- ray ------------------------------------------------------------------------------------------------------
+# --- ray ------------------------------------------------------------------------------------------
 
 
 class _RayStandIn(types.ModuleType):
@@ -331,14 +352,14 @@ class _RayStandIn(types.ModuleType):
         if name.startswith("__"):  # questions that Python itself asks of any module
             raise AttributeError(name)
         raise DependencyError(
-            "Hyper-parameter tuning through RecBole needs the real ray, which cannot be imported here: "
-            "install `ray[tune]<=2.6.3`."
+            "Hyper-parameter tuning through RecBole needs the real ray, which cannot be imported "
+            "here: install `ray[tune]<=2.6.3`."
         )
 
 
 @contextlib.contextmanager
 def _ray_or_stand_in() -> Iterator[None]:
-    """Keep a stand-in in ``sys.modules`` for the length of the block, if the real ray cannot be imported."""
+    """If ray cannot be imported, keep a stand-in in ``sys.modules`` for the length of the block."""
     try:
         importlib.import_module("ray.tune")
     except Exception:  # absent, or present and broken: for RecBole it is the same
@@ -360,7 +381,7 @@ def _ray_or_stand_in() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _healed_quick_start(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.quick_start.quick_start``: importable without ray, and able to read its own checkpoints."""
+    """``recbole.quick_start.quick_start``: imports without ray and reads its own checkpoints."""
     with _ray_or_stand_in():
         yield
     changed = {"load_data_and_model": _reading_checkpoints(module.load_data_and_model)}
@@ -374,7 +395,7 @@ def _healed_quick_start(module: types.ModuleType) -> Iterator[None]:
 
 
 def _reading_checkpoints(load_data_and_model: Callable[..., Any]) -> Callable[..., Any]:
-    """The function imports torch within its own body, so ``torch.load`` itself is exchanged while it runs."""
+    """Exchange ``torch.load`` while the function runs: it imports torch within its own body."""
 
     @functools.wraps(load_data_and_model)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -408,6 +429,7 @@ _HEALERS: dict[str, Healer] = {
     "recbole.data.dataset.kg_dataset": _healed_row_lengths,
     "recbole.data.dataset.sequential_dataset": _healed_row_lengths,
     "recbole.model.sequential_recommender.s3rec": _healed_checkpoint_reader,
+    "recbole.model.sequential_recommender.sine": _healed_anomaly_detection,
     "recbole.trainer.trainer": _healed_checkpoint_reader,
     "recbole.quick_start.quick_start": _healed_quick_start,
 }

@@ -13,6 +13,7 @@ import yaml
 from recbole.config import Config
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.registry import PROPERTIES, known_models
 
 _PACKAGE = Path(__file__).resolve().parent
 _NESTED = ("eval_args", "train_neg_sample_args", "load_col")
@@ -61,6 +62,7 @@ def plugin_property_files(model: str, dataset: str, preset: str | None = None) -
         If the model has no such preset.
     """
     root = properties_dir()
+    model = PROPERTIES.get(model, model)
     files = [root / "overall.yaml", root / "model" / f"{model}.yaml"]
     if preset:
         path = root / "model" / f"{model}-{preset}.yaml"
@@ -176,8 +178,6 @@ def check_files_exist(files: Iterable[str]) -> None:
 
 def check_model(model: str) -> None:
     """Refuse a model that neither the plugin nor RecBole's sequential models have."""
-    from recbole_edt.registry import known_models
-
     known = known_models()
     if model not in known:
         raise ConfigError(f"unknown model '{model}'{nearest(model, known)}")

@@ -77,6 +77,18 @@ class Ranking:
             return 1 + count_not_below(scores.gather(1, candidates), target_scores)
         return 1 + self._count_full(scores, target_scores, rows)
 
+    def with_target(self, rows: np.ndarray) -> Tensor:
+        """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_candidates]."""
+        assert self.candidates is not None
+        index = torch.from_numpy(rows)
+        candidates = self.candidates[index].to(self.targets.device)
+        return torch.cat([self.targets[index.to(self.targets.device)][:, None], candidates], dim=1)
+
+    @staticmethod
+    def ranks_of_candidates(scores: Tensor) -> Tensor:
+        """Rank targets by the scores of what :meth:`with_target` returned, int64 [n]."""
+        return 1 + count_not_below(scores[:, 1:], scores[:, 0])
+
     def _count_full(self, scores: Tensor, target_scores: Tensor, rows: np.ndarray) -> Tensor:
         counts = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
         for domain, pool in enumerate(self.pools):

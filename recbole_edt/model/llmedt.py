@@ -337,6 +337,24 @@ class LLMEDTPretrain(SequentialRecommender):
                 scores[:, items] = by_domain[domain] @ vectors[items].T
         return scores
 
+    def candidate_scores(self, interaction, candidates: Tensor) -> Tensor:
+        """Scores of given items per row (eqs. 8, 11), where scoring all would be a waste.
+
+        Parameters
+        ----------
+        candidates : Tensor
+            int64 [B, n]; in each row items of one domain.
+
+        Returns
+        -------
+        Tensor
+            [B, n].
+        """
+        users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
+        rows = torch.arange(len(candidates), device=candidates.device)
+        mine = users[self.item_domain[candidates[:, 0]], rows]
+        return torch.einsum("bd,bnd->bn", mine, self.item_vectors()[candidates])
+
     def predict(self, interaction) -> Tensor:
         """Scores of one item per row (eqs. 8, 11), [B]."""
         items = interaction[self.ITEM_ID]

@@ -20,6 +20,10 @@ from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.trainer import checkpoint
 
 
+_SPARSE = 16
+"""Candidates are scored one by one where they are fewer than one item in this many."""
+
+
 class CrossDomainMixin:
     """What the plugin changes in any of RecBole's trainers.
 
@@ -235,26 +239,24 @@ class CrossDomainMixin:
         if show_progress:
             label = set_color("Evaluate   ", "pink")
             batches = tqdm(eval_data, total=len(eval_data), ncols=100, desc=label)
+        self.tot_item_num = eval_data._dataset.item_num
+        if self.item_tensor is None:  # RecBole asks for it when a model only scores single items
+            self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
             with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
-                scores = self._all_scores(interaction.to(self.device), len(rows))
-            out[rows] = ranking.ranks(scores.float(), rows).cpu().numpy()
+                out[rows] = self._batch_ranks(interaction.to(self.device), rows, ranking)
         return out
 
-    def _all_scores(self, interaction, n_rows: int):
-        """Scores of all items, [n_rows, n_items], from RecBole's own predict calls."""
-        try:
-            return self.model.full_sort_predict(interaction).view(n_rows, -1)
-        except NotImplementedError:
-            pass
-        iid, n_items = self.config["ITEM_ID_FIELD"], self.model.n_items
-        columns = []
-        for item in range(n_items):
-            interaction.update(
-                type(interaction)({iid: torch.full((n_rows,), item, device=self.device)})
-            )
-            columns.append(self.model.predict(interaction))
-        return torch.stack(columns, dim=1)
+
+    def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
+        few = ranking.candidates is not None and (
+            _SPARSE * ranking.candidates.shape[1] < self.tot_item_num
+        )
+        if few and hasattr(self.model, "candidate_scores"):
+            scores = self.model.candidate_scores(interaction, ranking.with_target(rows))
+            return ranking.ranks_of_candidates(scores.float()).cpu().numpy()
+        _, scores, _, _ = self._full_sort_batch_eval((interaction, None, None, None))
+        return ranking.ranks(scores.float(), rows).cpu().numpy()
 
 
 class CrossDomainTrainer(CrossDomainMixin, Trainer):
@@ -360,6 +362,8 @@ def trainer_class(model_name: str, base: type[Trainer] = Trainer) -> type:
     own = {"LLMEDT": TwoStageTrainer, "LLMEDTFinetune": FinetuneTrainer}
     if model_name in own:
         return own[model_name]
+    if issubclass(base, CrossDomainMixin):
+        return base
     if base is Trainer:
         return CrossDomainTrainer
     return type(f"CrossDomain{base.__name__}", (CrossDomainMixin, base), {})

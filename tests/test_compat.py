@@ -1,0 +1,358 @@
+"""Stock RecBole 1.2.1 runs on this Python, numpy, pandas and torch, and without ray."""
+
+import importlib.util
+import os
+import pickle
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_edt import compat
+from recbole_edt.errors import CheckpointError, EDTError
+
+compat.heal()
+
+ROOT = Path(__file__).resolve().parent.parent
+USERS, ITEMS, LENGTH = 40, 30, 8
+
+
+@pytest.fixture(scope="module")
+def atomic(tmp_path_factory):
+    """Atomic files with every field type, and with missing values in each of them."""
+    rng = random.Random(0)
+    folder = tmp_path_factory.mktemp("atomic")
+    (folder / "tiny").mkdir()
+    inter = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(USERS):
+        for time, item in enumerate(rng.sample(range(ITEMS), LENGTH)):
+            inter.append(f"u{user}\ti{item}\t{time}")
+    # i0 is complete, i1 has nothing but its id; the last two items have no row at all
+    item = ["item_id:token\tdomain:token\ttitle:token_seq\tprice:float\tvec:float_seq"]
+    item += ["i0\tA\tred wool hat\t10\t0.5 0.25", "i1\t\t\t\t", "i2\tB\that\t20\t1"]
+    item += [f"i{i}\tB\tblue\t30\t2 3" for i in range(3, ITEMS - 2)]
+    for suffix, lines in {"inter": inter, "item": item}.items():
+        (folder / "tiny" / f"tiny.{suffix}").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def config_of(atomic, tmp_path, monkeypatch):
+    """Build the ``Config`` of a stock model; whatever it writes goes below ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["test"])
+
+    def build(model, **changes):
+        from recbole.config import Config
+
+        load_col = {"inter": ["user_id", "item_id", "timestamp"]}
+        options = {
+            "data_path": str(atomic),
+            "load_col": load_col,
+            "checkpoint_dir": str(tmp_path / "saved"),
+            "epochs": 1,
+            "use_gpu": False,
+            "train_neg_sample_args": None,
+            "hidden_size": 16,
+            "inner_size": 16,
+            "embedding_size": 16,
+            "show_progress": False,
+            "state": "ERROR",
+        }
+        return Config(model=model, dataset="tiny", config_dict=options | changes)
+
+    return build
+
+
+def trained(config):
+    """Train and return (trainer, test data)."""
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    init_seed(1, True)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    model = get_model(config["model"])(config, train.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.fit(train, valid, verbose=False, show_progress=False)
+    return trainer, test
+
+
+def python(code, cwd, **env):
+    """Run code in a fresh interpreter, with only ``compat`` of the package imported."""
+    # The package's own __init__ imports far more than `heal`: an empty package of its name, at its
+    # place, lets the test see what `heal` imports.
+    alone = f"""
+        import sys, types
+        package = types.ModuleType("recbole_edt")
+        package.__path__ = [{str(ROOT / "recbole_edt")!r}]
+        sys.modules["recbole_edt"] = package
+        from recbole_edt.compat import heal
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(alone) + textwrap.dedent(code)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+# --- what heal does, and what it leaves alone -----------------------------------------------------
+
+
+def test_heal_imports_neither_ray_nor_recbole(tmp_path):
+    result = python(
+        """
+        heal(); heal()
+        unwanted = {"ray", "ray.tune", "torch", "recbole", "recbole.quick_start"}
+        print(sorted(unwanted & set(sys.modules)))
+        print(sum(type(finder).__name__ == "_HealingFinder" for finder in sys.meta_path))
+        """,
+        tmp_path,
+    )
+    assert result.stdout.split("\n")[:2] == ["[]", "1"], result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*bool8.*:DeprecationWarning")
+def test_numpy_has_the_names_that_config_reads():
+    assert np.float_ is np.float64
+    assert np.complex_ is np.complex128
+    assert np.unicode_ is np.str_
+    assert np.bool8 is np.bool_
+
+
+def test_missing_recbole_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install --no-deps recbole==1\.2\.1") as caught:
+        compat.heal.__wrapped__()
+    assert isinstance(caught.value, EDTError)
+    assert "\n" not in str(caught.value)
+
+
+def test_mended_modules_keep_their_own_loader():
+    import recbole.trainer.trainer as trainer
+
+    assert type(trainer.__loader__).__name__ == "SourceFileLoader"
+    assert trainer.__spec__.loader is trainer.__loader__
+
+
+def test_modules_imported_before_heal_are_mended_where_they_stand(tmp_path):
+    result = python(
+        """
+        import recbole.data.dataset.dataset as dataset, recbole.trainer.trainer as trainer
+        heal()
+        print(dataset.pd.read_csv.__name__, trainer.torch.load.__name__)
+        """,
+        tmp_path,
+    )
+    assert result.stdout.split() == ["_read_atomic", "load_checkpoint"], result.stderr
+
+
+# --- ray ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_recbole_outside(atomic, tmp_path_factory):
+    """RecBole's own ``run_recbole`` in a process that has done no more than heal."""
+    cwd = tmp_path_factory.mktemp("run")
+    options = {
+        "data_path": str(atomic),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "epochs": 1,
+        "use_gpu": False,
+        "train_neg_sample_args": None,
+        "hidden_size": 16,
+        "inner_size": 16,
+        "show_progress": False,
+    }
+    first = python(
+        f"""
+        heal()
+        from recbole.quick_start import objective_function, run_recbole
+        print("left behind:", [name for name in sys.modules if name.split(".")[0] == "ray"])
+        try:
+            objective_function({options!r} | {{"model": "SASRec", "dataset": "tiny"}})
+        except ImportError as error:
+            print("tuning:", error)
+        result = run_recbole(model="SASRec", dataset="tiny", config_dict={options!r})
+        print("hit:", float(result["test_result"]["hit@10"]))
+        """,
+        cwd,
+    )
+    return cwd, first
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
+def test_quick_start_works_without_ray_and_tuning_says_what_is_missing(run_recbole_outside):
+    _, first = run_recbole_outside
+    assert "left behind: []" in first.stdout, first.stderr
+    assert "tuning: Hyper-parameter tuning through RecBole needs the real ray" in first.stdout
+    assert "hit: 0." in first.stdout, first.stderr
+
+
+def test_stock_run_is_free_of_deprecation_noise(run_recbole_outside):
+    _, first = run_recbole_outside
+    assert first.returncode == 0, first.stderr
+    assert "Warning" not in first.stderr
+
+
+def test_saved_run_is_loaded_in_a_fresh_process(run_recbole_outside):
+    cwd, _ = run_recbole_outside
+    second = python(
+        """
+        heal()
+        from pathlib import Path
+        from recbole.quick_start import load_data_and_model
+        import torch
+        load = torch.load
+        (saved,) = Path("saved").glob("SASRec*.pth")
+        model = load_data_and_model(str(saved))[1]
+        print(type(model).__name__, torch.load is load)
+        """,
+        cwd,
+    )
+    assert second.stdout.split("\n")[-2] == "SASRec True", second.stderr
+
+
+# --- training, evaluation and checkpoints ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec"])
+def test_stock_model_trains_and_its_checkpoint_gives_the_same_result(config_of, model):
+    trainer, test = trained(config_of(model))
+    trained_weights = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    expected = trainer.evaluate(test, load_best_model=False)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight.zero_()
+    assert trainer.evaluate(test, load_best_model=True) == expected
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, trained_weights[name])
+    trainer.resume_checkpoint(trainer.saved_model_file)
+    assert trainer.start_epoch == 1
+
+
+def test_checkpoint_that_holds_a_whole_layer_and_its_dataset_is_read(config_of):
+    load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "domain"]}
+    trainer, test = trained(config_of("SASRecF", load_col=load_col, selected_features=["domain"]))
+    expected = trainer.evaluate(test, load_best_model=False)
+    assert trainer.evaluate(test, load_best_model=True) == expected
+
+
+def test_checkpoint_config_survives(config_of, tmp_path):
+    from recbole.config import Config
+    from recbole.model.sequential_recommender import SASRec
+
+    config = config_of("SASRec")
+    torch.save({"config": config, "best": np.float64(0.5)}, tmp_path / "c.pth", pickle_protocol=4)
+    state = compat.load_checkpoint(tmp_path / "c.pth")
+    assert type(state["config"]) is Config
+    assert state["config"].model_class is SASRec
+    assert state["config"].final_config_dict == config.final_config_dict
+    assert state["best"] == 0.5
+
+
+class Calls:
+    """Pickles as a call of ``function(*args)``."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path):
+    for protocol in (2, 4):
+        torch.save({"x": Calls(os.getcwd)}, tmp_path / "bad.pth", pickle_protocol=protocol)
+        with pytest.raises(CheckpointError, match="getcwd"):
+            compat.load_checkpoint(tmp_path / "bad.pth")
+
+
+def test_checkpoint_cannot_construct_a_config(tmp_path):
+    from recbole.config import Config
+
+    # Config evaluates the strings it is given: calling it would be running code.
+    torch.save({"x": Calls(Config, "SASRec", "tiny")}, tmp_path / "bad.pth", pickle_protocol=4)
+    with pytest.raises(TypeError):
+        compat.load_checkpoint(tmp_path / "bad.pth")
+
+
+def test_torch_load_outside_recbole_stays_strict(tmp_path, config_of):
+    import recbole.trainer.trainer as trainer
+
+    torch.save({"config": config_of("SASRec")}, tmp_path / "c.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "c.pth")
+    assert trainer.torch.load is compat.load_checkpoint
+    assert trainer.torch.Tensor is torch.Tensor
+
+
+# --- missing values and sequence fields -----------------------------------------------------------
+
+
+@pytest.fixture
+def items(config_of):
+    """The item features after loading, by item token."""
+    from recbole.data import create_dataset
+
+    dataset = create_dataset(config_of("SASRec", load_col=None, filter_inter_by_user_or_item=False))
+    features = dataset.item_feat
+    return dataset, {
+        token: features.iloc[dataset.token2id("item_id", token)]
+        for token in dataset.field2id_token["item_id"]
+    }
+
+
+def test_missing_numbers_become_the_mean(items):
+    _, rows = items
+    present = [10, 20] + [30] * (ITEMS - 5)
+    assert rows["i0"]["price"] == 10
+    assert rows["i1"]["price"] == pytest.approx(np.mean(present))
+    assert rows[f"i{ITEMS - 1}"]["price"] == pytest.approx(
+        np.mean(present)
+    )  # an item without a row
+
+
+def test_missing_tokens_become_padding(items):
+    dataset, rows = items
+    assert dataset.id2token("domain", int(rows["i0"]["domain"])) == "A"
+    assert rows["i1"]["domain"] == 0
+    assert rows[f"i{ITEMS - 1}"]["domain"] == 0
+
+
+def test_sequences_keep_their_rows_and_missing_ones_are_empty(items):
+    dataset, rows = items
+    assert list(dataset.id2token("title", rows["i0"]["title"])) == ["red", "wool", "hat"]
+    assert list(dataset.id2token("title", rows["i2"]["title"])) == ["hat"]
+    assert len(rows["i1"]["title"]) == 0
+    assert len(rows[f"i{ITEMS - 1}"]["title"]) == 0
+    assert list(rows["i0"]["vec"]) == [0.5, 0.25]
+    assert len(rows["i1"]["vec"]) == 0
+
+
+def test_features_become_finite_tensors(config_of):
+    from recbole.data import create_dataset, data_preparation
+
+    config = config_of("SASRec", load_col=None, normalize_all=True)
+    dataset = create_dataset(config)
+    train, _, _ = data_preparation(config, dataset)
+    features = train.dataset.item_feat
+    assert features["title"].shape == (dataset.item_num, 3)
+    for field in ("price", "vec"):
+        assert torch.isfinite(features[field]).all()
+        assert features[field].max() == 1.0
+
+
+def test_looking_models_up_leaves_anomaly_detection_off():
+    code = (
+        "import torch, recbole_edt; from recbole.utils import get_model; get_model('SASRec');"
+        "assert not torch.is_anomaly_enabled()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
