@@ -14,7 +14,7 @@ usage: run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]
 
 Train a model and test it under the leak-free protocol.
 
-  --model=LLMEDT              a model of the plugin, or any sequential model of RecBole (SASRec, ...)
+  --model=LLMEDT              a model of the plugin, or a sequential one of RecBole (SASRec, ...)
   --dataset=cloth_sport       a folder in dataset/, dataset_atomic/ or --data_path
   --data_path=DIR             folder that holds the dataset's folder
   --preset=paper              property set with every key as the paper prints it
@@ -53,14 +53,18 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def guarded(command: Callable[[Sequence[str]], None], arguments: Sequence[str], help_: str) -> int:
-    """Run a command; an :class:`EDTError` becomes one line on standard error and exit code 2."""
+    """Run a command and return its exit code.
+
+    What the user can mend (an :class:`EDTError`, or a file or disk that fails) becomes one line on
+    standard error and exit code 2.
+    """
     if "--help" in arguments or "-h" in arguments:
         print(help_, end="")
         return 0
     try:
         command(arguments)
-    except EDTError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (EDTError, OSError) as error:
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: --resume goes on behind the last whole epoch", file=sys.stderr)

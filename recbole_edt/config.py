@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import yaml
 from recbole.config import Config
 
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import ConfigError, refusing
 from recbole_edt.registry import PROPERTIES, known_models
+from recbole_edt.values import NESTED, check_values, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
-_NESTED = ("eval_args", "train_neg_sample_args", "load_col")
 _ALWAYS_KNOWN = {
     "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank",
     "encoding", "benchmark_filename", "train_neg_sample_args", "numerical_features",
@@ -91,7 +90,8 @@ def lay_properties(config: Config, model: str, dataset: str) -> None:
         config._update_internal_config_dict(str(file))
     per_model = config.internal_config_dict.pop("per_model", None) or {}
     if not preset:
-        config.internal_config_dict.update(per_model.get(model, {}))
+        for name in dict.fromkeys((PROPERTIES.get(model, model), model)):
+            config.internal_config_dict.update(per_model.get(name, {}))
     config.internal_config_dict["data_path"] = find_data_root(dataset)
 
 
@@ -125,12 +125,17 @@ class EDTConfig(Config):
     ) -> None:
         overrides = nest(config_dict or {})
         check_files_exist(config_file_list or [])
-        try:
+        with refusing("configuration"):
             super().__init__(model, dataset, list(config_file_list or []), overrides)
-        except ConfigError:
-            raise
-        except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise ConfigError(str(error).strip().splitlines()[0]) from error
+
+    def _load_config_files(self, file_list):
+        merged: dict[str, Any] = {}
+        for file in file_list:
+            merged = merge(merged, nest(super()._load_config_files([file])))
+        return merged
+
+    def _merge_external_config_dict(self):
+        self.external_config_dict = merge(self.file_config_dict, self.variable_config_dict)
 
     def _load_cmd_line(self):
         return {}
@@ -152,15 +157,25 @@ class EDTConfig(Config):
         known.update(*self.parameters.values())
         for key in self.external_config_dict:
             if key not in known:
-                raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+                raise ConfigError(f"unknown key '{key}'{nearest(str(key), known)}")
 
     def _get_final_config_dict(self):
-        final = dict(self.internal_config_dict)
-        for key, value in self.external_config_dict.items():
-            if key in _NESTED and isinstance(value, dict) and isinstance(final.get(key), dict):
-                value = {**final[key], **value}
-            final[key] = value
+        given = {
+            key: list(value) if isinstance(value, tuple) and key != "gpu_id" else value
+            for key, value in self.external_config_dict.items()
+        }
+        check_values(given, self.internal_config_dict)
+        final = merge(self.internal_config_dict, given)
+        if isinstance(final["report_modes"], str):
+            final["report_modes"] = [final["report_modes"]]
+        if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
+            final["train_neg_sample_args"] = None  # a softmax over all items samples none
         return final
+
+    def _init_device(self):
+        if not self.final_config_dict["use_gpu"]:
+            self.final_config_dict["gpu_id"] = ""  # RecBole decides by this key alone
+        super()._init_device()
 
 
 def check_files_exist(files: Iterable[str]) -> None:
@@ -170,7 +185,7 @@ def check_files_exist(files: Iterable[str]) -> None:
             content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"configuration file {file} cannot be read") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration file {file} is not valid YAML") from error
         if not isinstance(content, dict):
             raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
@@ -183,24 +198,35 @@ def check_model(model: str) -> None:
         raise ConfigError(f"unknown model '{model}'{nearest(model, known)}")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Phrase a suggestion: ", did you mean 'x'?", or nothing."""
-    lowered = {name.lower(): name for name in sorted(known)}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
-    return f", did you mean '{lowered[close[0]]}'?" if close else ""
-
-
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested dictionaries."""
+    """Turn dotted keys into nested dictionaries.
+
+    Raises
+    ------
+    ConfigError
+        If the same key is set as a whole and in part.
+    """
     out: dict[str, Any] = {}
     for key, value in flat.items():
-        *parents, leaf = key.split(".")
+        *parents, leaf = str(key).split(".")
         node = out
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"'{key}' and '{parents[0]}' cannot both be set")
-        node[leaf] = value
+        if leaf in node:
+            raise ConfigError(f"'{key}' is set twice")
+        node[leaf] = dict(value) if isinstance(value, Mapping) else value
+    return out
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over others; of nested ones only the named parts change."""
+    out = dict(below)
+    for key, value in above.items():
+        if key in NESTED and isinstance(value, dict) and isinstance(out.get(key), dict):
+            value = {**out[key], **value}
+        out[key] = value
     return out
 
 
@@ -225,7 +251,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for argument in arguments:
-        if not argument.startswith("--") or len(argument) == 2:
+        if not argument.startswith("--") or argument[2:3] in ("", "="):
             raise ConfigError(f"'{argument}' is not of the form --key=value")
         key, equals, value = argument[2:].partition("=")
         if key in out:

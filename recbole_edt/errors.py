@@ -1,4 +1,9 @@
-"""The plugin's own exceptions: one clear sentence each; the command line turns them into exit code 2."""
+"""The plugin's own exceptions: one clear sentence each, which the command line exits with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class EDTError(Exception):
@@ -19,3 +24,22 @@ class ProtocolError(EDTError):
 
 class CheckpointError(EDTError):
     """A checkpoint that is missing, damaged or belongs to something else."""
+
+
+class TrainingError(EDTError):
+    """A training that cannot go on, such as one whose loss is no longer a number."""
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn what RecBole or torch raise about a setting into a :class:`ConfigError` of one line."""
+    try:
+        yield
+    except EDTError:
+        raise
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
+        RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ConfigError(f"{what}: {reason}") from error

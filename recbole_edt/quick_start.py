@@ -11,11 +11,14 @@ from typing import Any
 
 import recbole.data
 from recbole.data.utils import create_samplers
-from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_edt.config import EDTConfig, set_threads
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.evaluation.report import table, write_json
+from recbole_edt.errors import refusing
+from recbole_edt.evaluation.ranking import Ranking
+from recbole_edt.evaluation.report import check_writable, table, write_json
+from recbole_edt.log import FILE_ONLY, open_log
 from recbole_edt.trainer import checkpoint, trainer_class
 
 
@@ -54,21 +57,27 @@ def run_recbole_edt(
     start = perf_counter()
     config = EDTConfig(model, dataset, config_file_list, config_dict)
     set_threads(config)
+    check_outputs(config, saved)
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
-    logger = getLogger()
-    logger.info(sys.argv)
-    logger.info(config)
+    with refusing(f"dataset {dataset}"):
+        data = CrossDomainDataset(config)
+        train_data, valid_data, test_data = make_loaders(config, data)
+    init_seed(config["seed"], config["reproducibility"])
+    with refusing(f"model {model}"):
+        network = get_model(model)(config, train_data._dataset).to(config["device"])
+    trainer_type: Any = trainer_class(model, get_trainer(config["MODEL_TYPE"], model))
+    trainer_type.check(config, network, data)
+    rankings = make_rankings(config, data)
 
-    data = CrossDomainDataset(config)
+    open_log(config)  # from here on the run writes: all that can be refused has been
+    logger = getLogger()
+    for part in (sys.argv, config, network):
+        logger.info(part, extra=FILE_ONLY)
     logger.info(describe(data))
-    train_data, valid_data, test_data = make_loaders(config, data)
-    init_seed(config["seed"], config["reproducibility"])
-    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    base = get_trainer(config["MODEL_TYPE"], config["model"])
-    trainer = trainer_class(config["model"], base)(config, network)
-    logger.info(network)
-    trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
+    trainer = trainer_type(config, network)
+    trainer.rankings = rankings
+    show_progress = config["show_progress"] and sys.stderr.isatty()
+    trainer.fit(train_data, valid_data, saved=saved, show_progress=show_progress)
     if saved:
         trainer.load_best()
 
@@ -78,6 +87,14 @@ def run_recbole_edt(
     if config["result_file"]:
         write_json(config["result_file"], results)
     return results
+
+
+def check_outputs(config, saved: bool) -> None:
+    """Refuse places that a run could not write to, before it has spent any time."""
+    if config["result_file"]:
+        check_writable("result_file", config["result_file"])
+    if saved:
+        check_writable("checkpoint_dir", Path(config["checkpoint_dir"]) / "checkpoint.pth")
 
 
 def make_loaders(config, dataset: CrossDomainDataset):
@@ -92,12 +109,29 @@ def make_loaders(config, dataset: CrossDomainDataset):
     )
 
 
+def reported_modes(config) -> list[str]:
+    """Protocols of the results, the main one first."""
+    return list(
+        dict.fromkeys([config["eval_args"]["mode"]["test"], *(config["report_modes"] or [])])
+    )
+
+
+def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ranking]:
+    """Draw the candidates of every protocol the run will need: too few items show at once."""
+    modes = dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)])
+    return {
+        (phase, mode): Ranking(data, phase, mode, config["device"])
+        for mode in modes
+        for phase in ("valid", "test")
+    }
+
+
 def report(config, data, trainer, valid_data, test_data) -> dict[str, Any]:
     """Evaluate validation and test under every wanted protocol and gather the results."""
-    modes = [config["eval_args"]["mode"]["test"], *(config["report_modes"] or [])]
+    modes = reported_modes(config)
     protocols: dict[str, Any] = {}
     test_s = 0.0
-    for mode in dict.fromkeys(modes):
+    for mode in modes:
         part = {}
         for phase, loader in (("valid", valid_data), ("test", test_data)):
             start = perf_counter()
@@ -133,9 +167,7 @@ def report(config, data, trainer, valid_data, test_data) -> dict[str, Any]:
 def describe(data: CrossDomainDataset) -> str:
     """Describe a dataset in one line: users, items per domain, rows, what is evaluated."""
     sizes = [int((data.item_domain == domain).sum()) for domain in range(len(data.domains))]
-    items = " + ".join(
-        f"{size:,} {name}" for size, name in zip(sizes, data.domains, strict=True)
-    )
+    items = " + ".join(f"{size:,} {name}" for size, name in zip(sizes, data.domains, strict=True))
     rows = data.sequences
     inserted = int(rows.augmented.sum())
     return (

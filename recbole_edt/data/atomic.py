@@ -59,7 +59,8 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, s
     Raises
     ------
     DataError
-        If a column is not of the form ``name:type`` with one of RecBole's four types.
+        If a column is not of the form ``name:type`` with one of RecBole's four types, or a wanted
+        name stands twice.
     """
     with Path(path).open(encoding="utf-8") as file:
         header = file.readline().rstrip("\r\n").split("\t")
@@ -68,6 +69,8 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, s
         name, _, ftype = column.rpartition(":")
         if not name or ftype not in ("token", "float", "token_seq", "float_seq"):
             raise DataError(f"{path}: column '{column}' is not of the form name:type")
+        if any(name == known for known, _ in columns):
+            raise DataError(f"{path} has two columns '{name}'")
         if wanted is None or name in wanted:
             columns.append((name, ftype))
     return columns
@@ -162,6 +165,8 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is damaged or is no .npy file") from error
+    if not isinstance(matrix, np.ndarray):
+        raise DataError(f"{path} is an archive of arrays, not one .npy array")
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
         raise DataError(f"{path} must hold a float matrix, not {matrix.dtype} {matrix.shape}")
     if len(matrix) != n_rows:

@@ -34,8 +34,7 @@ def domain_sequence_fields(domain: int) -> tuple[str, str]:
 class SequenceLoader(AbstractDataLoader):
     """Yields users' whole training sequences: every position is supervised in one pass.
 
-    Windows of similar length share a batch, so that little is padded; which windows meet, and in
-    which order the batches come, is drawn anew each epoch from (seed, epoch) alone.
+    Which windows share a batch is drawn anew each epoch from (seed, epoch) alone.
 
     A batch holds ``user_id`` [B]; ``sequence`` [B, L + 1], whose columns ``:-1`` are inputs and
     ``1:`` targets; negatives of the targets' own domains, as the configured ``loss`` needs them;
@@ -100,10 +99,7 @@ class SequenceLoader(AbstractDataLoader):
         if not self.shuffle:
             return list(torch.arange(n, device=self.device).split(self.step))
         shuffled = torch.randperm(n, generator=generator, device=self.device)
-        by_length = shuffled[torch.argsort(self.lengths[shuffled], stable=True)]
-        batches = by_length.split(self.step)
-        order = torch.randperm(len(batches), generator=generator, device=self.device)
-        return [batches[i] for i in order.tolist()]
+        return list(shuffled.split(self.step))
 
     def _collate(self, rows: Tensor, generator: torch.Generator) -> Interaction:
         users, starts, stops = self.users[rows], self.starts[rows], self.stops[rows]

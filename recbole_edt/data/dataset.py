@@ -106,7 +106,10 @@ class CrossDomainDataset(SequentialDataset):
                 },
                 quoting=csv.QUOTE_NONE,
                 keep_default_na=False,
-                na_values=[""],
+                na_values={
+                    f"{name}:{ftype}": ["", "nan", "NaN"] if ftype == "float" else [""]
+                    for name, ftype in columns
+                },
                 encoding="utf-8",
             )
         except (ValueError, pd.errors.ParserError) as error:
@@ -327,9 +330,12 @@ class CrossDomainDataset(SequentialDataset):
         gathered = items[
             np.repeat(starts - by_token[:-1], lengths) + np.arange(by_token[-1])
         ]
+        # domains in the order of their names too: which one is called A plays no part either
+        by_name = np.argsort(self.domains, kind="stable")
+        pools = self.candidate_pools()
         sampled = sample_candidates(
-            self.item_domain[self.sequences.items[targets]][order],
-            self.candidate_pools(),
+            np.argsort(by_name)[self.item_domain[self.sequences.items[targets]]][order],
+            [pools[domain] for domain in by_name],
             by_token,
             gathered,
             size,

@@ -169,8 +169,12 @@ def check_split(sequences: Sequences, split: LeaveOneOut) -> None:
     held_out = np.concatenate([split.valid_rows, split.test_rows])
     if sequences.augmented[held_out].any():
         raise ProtocolError("a generated row is held out as a target")
-    behind = sequences.offsets[split.users + 1] - split.train_stops[split.users]
-    leaking = (behind != 2) | (split.test_rows != split.valid_rows + 1)
+    ends = sequences.offsets[split.users + 1]
+    leaking = (
+        (split.train_stops[split.users] != ends - 2)
+        | (split.valid_rows != ends - 2)
+        | (split.test_rows != ends - 1)
+    )
     if leaking.any():
         raise ProtocolError(
             f"{int(leaking.sum())} users have augmented rows behind their validation row: "

@@ -10,6 +10,8 @@ from typing import Any
 
 from texttable import Texttable
 
+from recbole_edt.errors import ConfigError
+
 
 def table(report: Mapping[str, Any], title: str) -> str:
     """Lay a report out as text: one row per domain and one overall.
@@ -36,6 +38,23 @@ def table(report: Mapping[str, Any], title: str) -> str:
     for label, values in rows:
         out.add_row([label, values["n"], *[f"{values[name]:.4f}" for name in names]])
     return out.draw()
+
+
+def check_writable(key: str, path: str | Path) -> None:
+    """Refuse a file that could not be written later; nothing is made yet.
+
+    Raises
+    ------
+    ConfigError
+        If the path is a folder, or its nearest existing parent takes no new file.
+    """
+    if os.path.isdir(path):
+        raise ConfigError(f"{key} {path} is a folder")
+    folder = Path(path).absolute().parent
+    while not os.path.exists(folder):
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key} {path} cannot be written: {folder} takes no new file")
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

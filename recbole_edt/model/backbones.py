@@ -12,8 +12,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Packing:
+    """Where the real steps of a padded batch lie, so that padding costs next to nothing.
+
+    Everything that treats steps alone runs on the packed real steps [n_real, d]; only attention,
+    which needs them side by side, sees the padded batch.
+
+    Parameters
+    ----------
+    valid : Tensor
+        bool [B, L]; False on padding.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        self.shape = valid.shape
+        self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)  # [n_real]
+
+    @property
+    def steps(self) -> Tensor:
+        """Step of each real entry in its sequence, int64 [n_real]."""
+        return self.index % self.shape[1]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, L, d] -> [n_real, d]."""
+        return padded.reshape(-1, padded.shape[-1]).index_select(0, self.index)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[n_real, d] -> [B, L, d], zero on padding."""
+        batch, length = self.shape
+        flat = packed.new_zeros(batch * length, packed.shape[-1])
+        return flat.index_copy(0, self.index, packed).view(batch, length, -1)
+
+
 class TransformerLayer(nn.Module):
-    """One pre-norm self-attention block.
+    """One pre-norm self-attention block on packed steps.
 
     Right padding needs no mask in causal attention: padding stands behind every real step.
     """
@@ -30,17 +62,17 @@ class TransformerLayer(nn.Module):
         self.inner = nn.Linear(hidden_size, inner_size)
         self.outer = nn.Linear(inner_size, hidden_size)
 
-    def forward(self, states: Tensor, valid: Tensor) -> Tensor:
-        """Map [B, L, d] to [B, L, d]; ``valid`` is bool [B, L]."""
-        batch, length, size = states.shape
-        qkv = self.qkv(self.attention_norm(states))
-        qkv = qkv.view(batch, length, 3, self.n_heads, size // self.n_heads)
+    def forward(self, states: Tensor, packing: Packing, valid: Tensor) -> Tensor:
+        """Map [n_real, d] to [n_real, d]; ``valid`` is bool [B, L]."""
+        batch, length = packing.shape
+        qkv = packing.pad(self.qkv(self.attention_norm(states)))  # [B, L, 3 d]
+        qkv = qkv.view(batch, length, 3, self.n_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
         mask = None if self.causal else valid[:, None, None, :]
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=self.causal
         )
-        mixed = self.out(mixed.transpose(1, 2).reshape(batch, length, size))
+        mixed = self.out(packing.pack(mixed.transpose(1, 2).reshape(batch, length, -1)))
         states = states + F.dropout(mixed, self.dropout, self.training)
         inner = F.gelu(self.inner(self.inner_norm(states)))
         return states + F.dropout(self.outer(inner), self.dropout, self.training)
@@ -76,13 +108,14 @@ class Transformer(nn.Module):
         Returns
         -------
         Tensor
-            [B, L, d].
+            [B, L, d]; zero on padding.
         """
-        states = self.input_norm(vectors + positions)
-        states = F.dropout(states, self.dropout, self.training)
+        packing = Packing(valid)
+        states = packing.pack(vectors) + positions[packing.steps]
+        states = F.dropout(self.input_norm(states), self.dropout, self.training)
         for layer in self.layers:
-            states = layer(states, valid)
-        return self.output_norm(states)
+            states = layer(states, packing, valid)
+        return packing.pad(self.output_norm(states))
 
 
 class GRU4Rec(nn.Module):
@@ -96,6 +129,15 @@ class GRU4Rec(nn.Module):
         size, self.dropout = config["hidden_size"], config["dropout"]
         self.gru = nn.GRU(size, size, num_layers=config["n_layers"], batch_first=True)
         self.output = nn.Linear(size, size)
+
+    def train(self, mode: bool = True):
+        """Switch the mode; the GRU, without dropout of its own, stays in training mode.
+
+        Gradients pass through the frozen backbone in stage 2, and cuDNN refuses them outside it.
+        """
+        super().train(mode)
+        self.gru.train()
+        return self
 
     def forward(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Encode item vectors [B, L, d] into states [B, L, d]."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,12 +132,11 @@ def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
 
 
 def softmax_losses(
-    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor, n_pool: int
+    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor
 ) -> Tensor:
     """Sampled-softmax losses over the positive and shared uniform negatives of its domain.
 
-    Each negative stands for ``n_pool / n`` items of the domain, so that the denominator estimates
-    the full softmax over the domain (it is the full one when all items are drawn).
+    It is the full softmax over the domain when all of its items are drawn.
 
     Parameters
     ----------
@@ -149,8 +146,6 @@ def softmax_losses(
         [m, d]; vectors of the shared negatives.
     owned : Tensor
         bool [n, m]; negatives that the user has, which do not count.
-    n_pool : int
-        Number of items of the domain.
 
     Returns
     -------
@@ -158,8 +153,7 @@ def softmax_losses(
         [n]; one loss per position.
     """
     positive_scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
-    negative_scores = states @ negatives.T + math.log(max(n_pool / max(len(negatives), 1), 1.0))
-    negative_scores = negative_scores.masked_fill(owned, -torch.inf)
+    negative_scores = (states @ negatives.T).masked_fill(owned, -torch.inf)
     logits = torch.cat([positive_scores, negative_scores], dim=1).float()
     return torch.logsumexp(logits, dim=1) - logits[:, 0]
 

@@ -64,10 +64,10 @@ class LLMEDTPretrain(SequentialRecommender):
         self.infonce = config["align_loss"] == "infonce"
         self.all_sequences = config["pretrain_sequences"] == "all"
         self.mask_ratio = config["mask_ratio"]
+        self.item_dropout = config["item_dropout"]
         self.n_domains = len(dataset.domains)
         item_domain = torch.from_numpy(dataset.item_domain)
         self.register_buffer("item_domain", item_domain, persistent=False)
-        self.pool_sizes = [int((item_domain == d).sum()) for d in range(self.n_domains)]
 
         size = config["hidden_size"]
         kind = config["item_embedding"]
@@ -114,9 +114,19 @@ class LLMEDTPretrain(SequentialRecommender):
         """
         if self.backbone.causal:
             inputs = sequence[:, :-1]
-            return self.backbone(lookup(inputs), positions[: inputs.shape[1]], inputs > 0)
+            vectors = self.drop_items(lookup(inputs))
+            return self.backbone(vectors, positions[: inputs.shape[1]], inputs > 0)
         vectors = torch.where(masked[..., None], self.backbone.mask_vector, lookup(sequence))
-        return self.backbone(vectors, positions[: sequence.shape[1]], sequence > 0)[:, 1:]
+        valid = sequence > 0
+        valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
+        return self.backbone(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
+
+    def drop_items(self, vectors: Tensor) -> Tensor:
+        """Blank whole items of the input at random, so that no single one is leant on."""
+        if not (self.backbone.training and self.item_dropout):
+            return vectors
+        kept = torch.rand(vectors.shape[:-1], device=vectors.device) >= self.item_dropout
+        return vectors * kept[..., None]
 
     def last_state(self, lookup, sequence: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
         """State after the last item of each sequence: the user vector of eq. 8.
@@ -199,7 +209,6 @@ class LLMEDTPretrain(SequentialRecommender):
                     lookup(targets[mine]),
                     lookup(batch[f"{NEGATIVES}_{domain}"]),
                     batch[f"{OWNED}_{domain}"][mine[0]],
-                    self.pool_sizes[domain],
                 )
             )
         all_losses = torch.cat(losses)
@@ -404,7 +413,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
         CheckpointError
             If it does not fit.
         """
-        own = LLMEDTPretrain.state_names(self)
+        own = self.state_names()
         try:
             missing, _ = self.load_state_dict(
                 {name: value for name, value in state.items() if name in own}, strict=False
@@ -413,6 +422,9 @@ class LLMEDTFinetune(LLMEDTPretrain):
             raise CheckpointError("the pre-trained model has other sizes than this one") from error
         if own & set(missing):
             raise CheckpointError("the pre-trained model lacks parts of this one")
+        foreign = [n for n in state if not n.startswith(("domain_", "profile_adapter."))]
+        if not own.issuperset(foreign):
+            raise CheckpointError("the pre-trained model has parts that this one lacks")
         self.begin_finetuning()
 
     def state_names(self) -> set[str]:

@@ -26,9 +26,13 @@ from numpy.random import PCG64, Generator
 
 from recbole_edt.errors import ConfigError, EDTError
 from recbole_edt.prepare import shop_vocabulary as words
-from recbole_edt.prepare.files import write_table
+from recbole_edt.prepare.files import replacing, write_table
 
 DOMAINS = ("cloth", "sport")
+NOTE = (
+    "simulated data: figures on it show that the code works, not how models compare; for Amazon "
+    "data put atomic files into dataset/cloth_sport/, which is read instead (README, Data)\n"
+)
 INTER_COLUMNS = {
     "user_id": "token",
     "item_id": "token",
@@ -157,6 +161,8 @@ def write_atomic(shop: SimulatedShop, directory: str | Path, name: str) -> None:
     (directory / f"{name}.item_emb.npy").unlink(missing_ok=True)
     write_table(shop.items, ITEM_COLUMNS, directory / f"{name}.item")
     write_table(shop.interactions, INTER_COLUMNS, directory / f"{name}.inter")
+    with replacing(directory / "SIMULATED") as temporary:
+        temporary.write_text(NOTE, encoding="utf-8")
 
 
 # Draws. Only Generator.random is used: NumPy may change its other distributions between versions.

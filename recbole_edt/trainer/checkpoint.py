@@ -16,7 +16,7 @@ FORMAT = "recbole-edt/1"
 _NOT_SETTINGS = {
     "resume", "result_file", "show_progress", "state", "checkpoint_dir", "device", "gpu_id",
     "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
-    "threads", "pretrained_path", "worker",
+    "threads", "worker",
 }  # fmt: skip
 
 
@@ -95,6 +95,20 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of recbole_edt")
     return content
+
+
+def load_state(model: torch.nn.Module, content: dict[str, Any], path: str | Path) -> None:
+    """Give a model the parameters of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If they are another model's, or have other sizes.
+    """
+    try:
+        model.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {path} does not fit this model") from error
 
 
 def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:

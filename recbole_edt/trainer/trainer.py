@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,14 +13,14 @@ import numpy as np
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import set_color
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recbole_edt.data.dataloader import EvaluationLoader
-from recbole_edt.errors import CheckpointError
+from recbole_edt.errors import CheckpointError, TrainingError
 from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.trainer import checkpoint
-
 
 _SPARSE = 16
 """Candidates are scored one by one where they are fewer than one item in this many."""
@@ -36,12 +38,8 @@ class CrossDomainMixin:
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        self.run_name = (
-            f"{config['model']}-{config['dataset']}-{config['seed']}-"
-            f"{checkpoint.digest(checkpoint.settings(config))}"
-        )
-        self.saved_model_file = f"{self.checkpoint_dir}/{self.run_name}.pth"
-        self.last_file = f"{self.checkpoint_dir}/{self.run_name}.last.pth"
+        self.saved_model_file = run_file(config)
+        self.last_file = run_file(config, "last")
         self.metric_names = metric_names(config["metrics"], config["topk"])
         if self.valid_metric not in self.metric_names:
             self.metric_names.append(self.valid_metric)
@@ -53,6 +51,19 @@ class CrossDomainMixin:
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
 
+    @classmethod
+    def check(cls, config, model, dataset) -> None:
+        """Refuse the checkpoints that a run would start from, before it writes anything.
+
+        Raises
+        ------
+        CheckpointError
+            If one is damaged, or belongs to another dataset.
+        """
+        path = run_file(config, "last")
+        if config["resume"] and Path(path).exists():
+            checkpoint.check_dataset(checkpoint.load(path), dataset, path)
+
     # -- training -------------------------------------------------------------------------------
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
@@ -60,6 +71,7 @@ class CrossDomainMixin:
         seed = int(draw.generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)
+        random.seed(seed)  # RecBole's own masking of sequences
         if hasattr(train_data, "set_epoch"):
             train_data.set_epoch(self.stage * 1_000_000 + epoch_idx)
         else:
@@ -69,6 +81,12 @@ class CrossDomainMixin:
         self.timing["train_s"] += perf_counter() - start
         self.timing["epochs"] += 1
         return loss
+
+    def _check_nan(self, loss):
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                "the training loss is no longer a finite number: a lower learning rate may help"
+            )
 
     def _valid_epoch(self, valid_data, show_progress=False):
         start = perf_counter()
@@ -95,13 +113,18 @@ class CrossDomainMixin:
             Best validation score and best validation result.
         """
         self._begin(train_data._dataset, saved)
-        self._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        try:
+            self._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        finally:
+            self.tensorboard.close()
         return self.best_valid_score, self.best_valid_result
 
     def _begin(self, dataset, saved: bool) -> None:
         self.fingerprint = checkpoint.dataset_fingerprint(dataset)
         if saved and self.config["resume"]:
             self._resume(dataset)
+        elif saved:  # this run's best epochs will not fit where an earlier one stopped
+            Path(self.last_file).unlink(missing_ok=True)
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         def after_epoch(epoch_idx, score):
@@ -137,7 +160,6 @@ class CrossDomainMixin:
                 "timing": dict(self.timing),
                 "stages": checkpoint.plain(self.stages),
                 "state_dict": self.model.state_dict(),
-                "other_parameter": checkpoint.plain(self.model.other_parameter()),
                 "optimizer": self.optimizer.state_dict(),
             },
         )
@@ -145,19 +167,16 @@ class CrossDomainMixin:
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
     def _resume(self, dataset) -> None:
-        try:
-            content = checkpoint.load(self.last_file, self.device)
-        except CheckpointError as error:
-            if "there is no" in str(error):
-                self.logger.info("Nothing to resume: starting from the beginning")
-                return
-            raise
+        if not Path(self.last_file).exists():
+            self.logger.info("Nothing to resume: starting from the beginning")
+            return
+        content = checkpoint.load(self.last_file, self.device)
         checkpoint.check_dataset(content, dataset, self.last_file)
-        self._take(content)
+        self._take(content, self.last_file)
         self.logger.info(f"Resuming stage {self.stage} behind epoch {content['epoch']}")
 
-    def _take(self, content: dict[str, Any]) -> None:
-        self.model.load_state_dict(content["state_dict"])
+    def _take(self, content: dict[str, Any], path: str) -> None:
+        checkpoint.load_state(self.model, content, path)
         self.optimizer.load_state_dict(content["optimizer"])
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
@@ -168,13 +187,12 @@ class CrossDomainMixin:
 
     def resume_checkpoint(self, resume_file):
         """Continue from a checkpoint file (RecBole's name for it)."""
-        content = checkpoint.load(resume_file, self.device)
-        self._take(content)
+        self._take(checkpoint.load(resume_file, self.device), resume_file)
 
     def load_best(self, model_file=None) -> None:
         """Load the parameters of the best epoch, or of a given checkpoint."""
-        content = checkpoint.load(model_file or self.saved_model_file, self.device)
-        self.model.load_state_dict(content["state_dict"])
+        path = model_file or self.saved_model_file
+        checkpoint.load_state(self.model, checkpoint.load(path, self.device), path)
 
     # -- evaluation -----------------------------------------------------------------------------
 
@@ -247,7 +265,6 @@ class CrossDomainMixin:
                 out[rows] = self._batch_ranks(interaction.to(self.device), rows, ranking)
         return out
 
-
     def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
         few = ranking.candidates is not None and (
             _SPARSE * ranking.candidates.shape[1] < self.tot_item_num
@@ -268,13 +285,23 @@ class FinetuneTrainer(CrossDomainTrainer):
 
     stage = 2
 
-    def _begin(self, dataset, saved):
-        path = self.config["pretrained_path"]
+    @classmethod
+    def check(cls, config, model, dataset):
+        """Refuse a missing, damaged or unfitting model of stage 1, too."""
+        cls._load_pretrained(config, model, dataset)
+        super().check(config, model, dataset)
+
+    @staticmethod
+    def _load_pretrained(config, model, dataset) -> None:
+        path = config["pretrained_path"]
         if not path:
             raise CheckpointError("LLMEDTFinetune needs --pretrained_path=<checkpoint of stage 1>")
-        content = checkpoint.load(path, self.device)
+        content = checkpoint.load(path, config["device"])
         checkpoint.check_dataset(content, dataset, path)
-        self.model.load_pretrained(content["state_dict"])
+        model.load_pretrained(content["state_dict"])
+
+    def _begin(self, dataset, saved):
+        self._load_pretrained(self.config, self.model, dataset)
         self._tune_adapters()
         super()._begin(dataset, saved)
 
@@ -304,15 +331,20 @@ class TwoStageTrainer(FinetuneTrainer):
     def __init__(self, config, model):
         super().__init__(config, model)
         self.final_file = self.saved_model_file
-        self.saved_model_file = f"{self.checkpoint_dir}/{self.run_name}.stage1.pth"
+        self.saved_model_file = run_file(config, "stage1")
+
+    @classmethod
+    def check(cls, config, model, dataset):
+        """Refuse what the first stage alone would refuse: it makes its own pre-trained model."""
+        super(FinetuneTrainer, cls).check(config, model, dataset)
 
     def _begin(self, dataset, saved):
         CrossDomainMixin._begin(self, dataset, saved)
 
-    def _take(self, content):
+    def _take(self, content, path):
         if content["stage"] == 2 and self.stage == 1:
             self._enter_stage_2()
-        super()._take(content)
+        super()._take(content, path)
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()
@@ -320,6 +352,8 @@ class TwoStageTrainer(FinetuneTrainer):
         self.start_epoch = self.cur_step = 0
         self.timing = new_timing()
         self._tune_adapters()
+        self.tensorboard.close()  # its steps are epochs, and those start again
+        self.tensorboard = SummaryWriter(f"{self.tensorboard.log_dir}/stage2")
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         rest = (train_data, valid_data, verbose, saved, show_progress, callback_fn)
@@ -332,10 +366,18 @@ class TwoStageTrainer(FinetuneTrainer):
 
     def load_best(self, model_file=None):
         """Load the best epoch of the current stage, or a checkpoint of either stage."""
-        content = checkpoint.load(model_file or self.saved_model_file, self.device)
+        path = model_file or self.saved_model_file
+        content = checkpoint.load(path, self.device)
         if content["stage"] == 2 and self.stage == 1:
             self._enter_stage_2()
-        self.model.load_state_dict(content["state_dict"])
+        checkpoint.load_state(self.model, content, path)
+
+
+def run_file(config, part: str = "") -> str:
+    """Path of a run's checkpoint: of its best epoch, or of a part such as ``last``."""
+    digest = checkpoint.digest(checkpoint.settings(config))
+    name = f"{config['model']}-{config['dataset']}-{config['seed']}-{digest}"
+    return f"{config['checkpoint_dir']}/{name}{'.' if part else ''}{part}.pth"
 
 
 def new_timing() -> dict[str, float]:

@@ -1,0 +1,174 @@
+"""What all tests share: a working folder of their own, small atomic datasets, the real data."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import recbole_edt  # noqa: F401 - mends and extends RecBole before any test imports it
+from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataset import CrossDomainDataset
+
+settings.register_profile("edt", deadline=None, database=None, derandomize=True)
+settings.load_profile("edt")
+
+INTER = ("user_id:token", "item_id:token", "timestamp:float", "position:float", "augmented:token")
+ITEM = ("item_id:token", "domain:token", "generated:token")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work below ``tmp_path``: RecBole writes ``log/`` and ``saved/`` into the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real datasets; tests that need it skip themselves without it."""
+    folder = os.environ.get("RECBOLE_EDT_DATA")
+    if not folder:
+        pytest.skip("set RECBOLE_EDT_DATA to the folder that holds cloth_sport to run this")
+    return Path(folder)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The rows of a small dataset, in the order in which its files hold them.
+
+    ``rows`` are (user, item, timestamp, position, augmented), ``items`` (item, domain, generated);
+    the last column may be left out of all of them.
+    """
+
+    rows: Sequence[tuple]
+    items: Sequence[tuple]
+
+    def raw_sequences(self) -> dict[str, list[str]]:
+        """Raw items of every user in the order of position: the slow, obvious way."""
+        out: dict[str, list[tuple[float, str]]] = {}
+        for user, item, _, position, *augmented in self.rows:
+            if augmented in ([], ["0"]):
+                out.setdefault(user, []).append((float(position), item))
+        return {user: [item for _, item in sorted(rows)] for user, rows in out.items()}
+
+    def domain_of(self) -> dict[str, str]:
+        """Domain of every item."""
+        return {item: domain for item, domain, *_ in self.items}
+
+
+@pytest.fixture(scope="session")
+def make_shop() -> Callable[..., Shop]:
+    """Make a random shop: ``make_shop(seed, n_users, n_items, lengths)``.
+
+    Users have between 1 and 9 rows unless ``lengths`` says otherwise; timestamps are noise, so that
+    whatever reads them fails; the files' order is random.
+    """
+
+    def make(seed=0, n_users=40, n_items=(25, 30), lengths=(1, 9), distinct=False) -> Shop:
+        rng = random.Random(seed)
+        items = [(f"{d}{i}", d) for d, n in zip(("art", "bike"), n_items, strict=True)
+                 for i in range(n)]  # fmt: skip
+        rng.shuffle(items)
+        rows, fresh = [], iter(items)
+        for user in range(n_users):
+            for place in range(rng.randint(*lengths)):
+                item = next(fresh) if distinct else rng.choice(items)
+                rows.append((f"u{user}", item[0], rng.randint(0, 10**9), place))
+        rng.shuffle(rows)
+        return Shop(rows, items)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def augmented_shop() -> Callable[[Shop, int], Shop]:
+    """Add to a shop what preprocessing would: generated items, and rows among the training rows."""
+
+    def augment(shop: Shop, seed: int = 0) -> Shop:
+        rng = random.Random(seed)
+        generated = [(f"a{d}{i}", d, "1") for d in ("art", "bike") for i in range(4)]
+        names = [item for item, *_ in [*generated, *shop.items]]
+        rows = [(*row, "0") for row in shop.rows]
+        for user, sequence in shop.raw_sequences().items():
+            held_out = 2 if len(sequence) >= 3 else 0
+            for place in range(len(sequence) - held_out):
+                if rng.random() < 0.5:
+                    rows.append((user, rng.choice(names), 0, place + 0.5, "1"))
+        rng.shuffle(rows)
+        return Shop(rows, [*generated, *((*item, "0") for item in shop.items)])
+
+    return augment
+
+
+@pytest.fixture(scope="session")
+def write_dataset(make_shop) -> Callable[..., Path]:
+    """Write atomic files: ``write_dataset(folder, shop)`` gives the folder back, for ``data_path``.
+
+    ``shop`` is a :class:`Shop` (a random one by default); ``rows=`` and ``items=`` replace its
+    parts; ``item_emb=`` and ``user_emb=`` are arrays, ``users=`` the lines of ``.user``.
+    """
+
+    def write(
+        folder: Path,
+        shop: Shop | None = None,
+        *,
+        rows=None,
+        items=None,
+        users=None,
+        item_emb=None,
+        user_emb=None,
+        name="tiny",
+    ) -> Path:
+        shop = shop or make_shop()
+        rows, items = rows or shop.rows, items or shop.items
+        target = Path(folder) / name
+        target.mkdir(parents=True, exist_ok=True)
+        _write_table(target / f"{name}.inter", INTER, rows)
+        _write_table(target / f"{name}.item", ITEM, items)
+        if users is not None:
+            _write_table(target / f"{name}.user", ("user_id:token",), [(user,) for user in users])
+        for what, matrix in (("item", item_emb), ("user", user_emb)):
+            if matrix is not None:
+                np.save(target / f"{name}.{what}_emb.npy", matrix)
+        return Path(folder)
+
+    return write
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[tuple]) -> None:
+    header = columns[: len(rows[0])] if rows else columns
+    lines = ["\t".join(map(str, row)) for row in [header, *rows]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def config_for() -> Callable[..., EDTConfig]:
+    """Make the configuration of a run: ``config_for(data_path, model="LLMEDT", **overrides)``."""
+
+    def make(data_path: Path, model="LLMEDT", dataset="tiny", **overrides) -> EDTConfig:
+        settled = {
+            "data_path": str(data_path),
+            "use_gpu": False,
+            "show_progress": False,
+            "state": "ERROR",
+            "train_neg_sample_args": None,
+        }
+        return EDTConfig(model, dataset, None, settled | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load(config_for) -> Callable[..., CrossDomainDataset]:
+    """Read a dataset: ``load(data_path, model="LLMEDT", **overrides)``."""
+
+    def read(data_path: Path, model="LLMEDT", **overrides) -> CrossDomainDataset:
+        return CrossDomainDataset(config_for(data_path, model, **overrides))
+
+    return read

@@ -1,0 +1,223 @@
+"""The data contract: what is wrong with a file is said in one line that names it."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_edt.data.atomic import (
+    check_files,
+    check_frames,
+    domain_names,
+    flag_column,
+    load_embeddings,
+    read_columns,
+)
+from recbole_edt.errors import DataError
+
+
+@pytest.fixture
+def folder(write_dataset, tmp_path):
+    """Folder of a sound dataset ``tiny``."""
+    return write_dataset(tmp_path) / "tiny"
+
+
+def refused(match: str):
+    """Expect one line, from a pattern in which dots stand for themselves."""
+    return pytest.raises(DataError, match=r"\A[^\n]*" + re.escape(match) + r"[^\n]*\Z")
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_sound_files_pass(folder):
+    check_files(folder, "tiny")
+
+
+def test_a_missing_folder(tmp_path):
+    with refused("there is no dataset 'tiny'"):
+        check_files(tmp_path / "elsewhere", "tiny")
+
+
+@pytest.mark.parametrize("suffix", ["inter", "item"])
+def test_broken_files(folder, suffix):
+    path = folder / f"tiny.{suffix}"
+    header, *rows = path.read_text().splitlines()
+    first, *others = header.split("\t")
+
+    path.write_text("\t".join(others) + "\n" + rows[0])
+    with refused(f"tiny.{suffix} has no column '{first}'"):
+        check_files(folder, "tiny")
+    path.write_text(header.replace(":token", "", 1) + "\n" + rows[0])
+    with refused(f"tiny.{suffix} has no column '{first}'"):
+        check_files(folder, "tiny")
+    path.write_text(header + "\n")
+    with refused(f"tiny.{suffix} has no rows"):
+        check_files(folder, "tiny")
+    path.write_text("")
+    with refused(f"tiny.{suffix} is empty"):
+        check_files(folder, "tiny")
+    path.write_bytes(b"\xff\xfe\x00\x80\n")
+    with refused(f"tiny.{suffix} is not UTF-8"):
+        check_files(folder, "tiny")
+    path.unlink()
+    with refused(f"tiny.{suffix} is missing"):
+        check_files(folder, "tiny")
+
+
+def test_the_user_file_may_be_missing_but_not_broken(folder):
+    (folder / "tiny.user").write_text("name:token\nx\n")
+    with refused("tiny.user has no column 'user_id:token'"):
+        check_files(folder, "tiny")
+
+
+def test_columns_are_read_by_name(folder):
+    path = folder / "tiny.inter"
+    assert read_columns(path, {"position", "item_id"}) == [
+        ("item_id", "token"),
+        ("position", "float"),
+    ]
+    path.write_text("item_id:token\tsome:thing:float\n")
+    assert read_columns(path, None) == [("item_id", "token"), ("some:thing", "float")]
+
+
+@pytest.mark.parametrize("column", ["price", "price:number", ":float", ""])
+def test_columns_without_a_type(folder, column):
+    (folder / "tiny.item").write_text(f"item_id:token\t{column}\n")
+    with refused(f"column '{column}' is not of the form name:type"):
+        read_columns(folder / "tiny.item", None)
+
+
+def test_a_column_twice(folder):
+    (folder / "tiny.item").write_text("item_id:token\tdomain:token\tdomain:token\n")
+    with refused("two columns 'domain'"):
+        read_columns(folder / "tiny.item", {"domain"})
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+    inter = pd.DataFrame(
+        {
+            "user_id": ["u", "u", "v"],
+            "item_id": ["a", "b", "a"],
+            "timestamp": [1.0, 2.0, 3.0],
+            "position": [0.0, 1.0, 0.0],
+        }
+    )
+    return inter, pd.DataFrame({"item_id": ["a", "b"], "domain": ["x", "y"]})
+
+
+def test_sound_frames_pass():
+    check_frames(*frames(), 2, "tiny")
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp", "position"])
+def test_missing_values(column):
+    inter, item = frames()
+    inter.loc[1, column] = None
+    with refused(f"tiny.inter: 1 rows have no {column}"):
+        check_frames(inter, item, 2, "tiny")
+
+
+@pytest.mark.parametrize("column", ["timestamp", "position"])
+def test_infinite_values(column):
+    inter, item = frames()
+    inter.loc[1, column] = np.inf
+    with refused(f"a {column} is not finite"):
+        check_frames(inter, item, 2, "tiny")
+
+
+@pytest.mark.parametrize("column", ["item_id", "domain"])
+def test_items_without_id_or_domain(column):
+    inter, item = frames()
+    item.loc[1, column] = None
+    with refused("a row has no item_id or no domain"):
+        check_frames(inter, item, 2, "tiny")
+
+
+def test_unlisted_items():
+    inter, item = frames()
+    with refused("2 rows name items that tiny.item does not list (such as 'a')"):
+        check_frames(inter, item[1:], 1, "tiny")
+
+
+def test_repeated_items():
+    with refused("3 rows repeat an item_id"):
+        check_frames(*frames(), 5, "tiny")
+
+
+def test_domains():
+    item = frames()[1]
+    assert domain_names(item, None, "tiny") == ["x", "y"]
+    assert domain_names(item, ["y", "x"], "tiny") == ["y", "x"]
+    with refused("unknown domain 'z': tiny.item has x and y"):
+        domain_names(item, ["x", "z"], "tiny")
+    with refused("must name both x and y"):
+        domain_names(item, ["x", "x"], "tiny")
+    with refused("names 1 domains (x); exactly two"):
+        domain_names(item[:1], None, "tiny")
+    three = pd.DataFrame({"domain": ["x", "y", "z"]})
+    with refused("names 3 domains (x, y, z); exactly two"):
+        domain_names(three, ["x", "y"], "tiny")
+
+
+def test_flags():
+    frame = pd.DataFrame({"augmented": ["0", "1"], "other": ["0", "2"]})
+    assert flag_column(frame, "augmented", "tiny").tolist() == [False, True]
+    assert flag_column(frame, "generated", "tiny").tolist() == [False, False]
+    with refused("column 'other' holds values other than 0 and 1"):
+        flag_column(frame, "other", "tiny")
+
+
+# --- embeddings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_embeddings_of_any_float_type_are_mapped(tmp_path, dtype):
+    matrix = np.arange(6, dtype=dtype).reshape(3, 2)
+    np.save(tmp_path / "e.npy", matrix)
+    found = load_embeddings(tmp_path / "e.npy", 3, "item")
+    assert isinstance(found, np.memmap) and (found == matrix).all()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.ones((4, 2)), "has 4 rows, but there are 3 items"),
+        (np.ones((2, 2)), "has 2 rows, but there are 3 items"),
+        (np.ones((3, 2), dtype=np.int64), "must hold a float matrix, not int64 (3, 2)"),
+        (np.ones(3), "must hold a float matrix, not float64 (3,)"),
+        (np.array([[1.0], [np.nan], [1.0]]), "holds values that are not finite"),
+        (np.array([[1.0], [1.0], [np.inf]], dtype=np.float16), "holds values that are not finite"),
+        (np.array([{}, {}, {}]), "is damaged or is no .npy file"),
+    ],
+    ids=["more", "fewer", "integers", "one axis", "NaN", "infinite", "pickled"],
+)
+def test_embeddings_that_do_not_match(tmp_path, matrix, message):
+    np.save(tmp_path / "e.npy", matrix, allow_pickle=True)
+    with refused(message):
+        load_embeddings(tmp_path / "e.npy", 3, "item")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, 130, -1])
+def test_truncated_embeddings(tmp_path, keep):
+    path = tmp_path / "e.npy"
+    np.save(path, np.ones((3, 2)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with refused("e.npy is damaged or is no .npy file"):
+        load_embeddings(path, 3, "item")
+
+
+def test_missing_embeddings(tmp_path):
+    with refused("e.npy is missing: it holds the item embeddings"):
+        load_embeddings(tmp_path / "e.npy", 3, "item")
+
+
+def test_an_archive_is_no_matrix(tmp_path):
+    with (tmp_path / "e.npy").open("wb") as file:
+        np.savez(file, item=np.ones((3, 2)))
+    with refused("e.npy is an archive"):
+        load_embeddings(tmp_path / "e.npy", 3, "item")

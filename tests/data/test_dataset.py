@@ -1,0 +1,334 @@
+"""The dataset: atomic files in, leak-free views out, RecBole's own form of them."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from recbole_edt.data.dataset import TARGET_DOMAIN, CrossDomainDataset, domain_fields
+from recbole_edt.errors import DataError, ProtocolError
+
+
+def sequences_of(dataset: CrossDomainDataset) -> dict[str, list[str]]:
+    """All rows of every user, as tokens."""
+    rows, out = dataset.sequences, {}
+    items = dataset.id2token(dataset.iid_field, rows.items).tolist()
+    for user in range(1, dataset.user_num):
+        token = str(dataset.id2token(dataset.uid_field, user))
+        out[token] = items[rows.offsets[user] : rows.offsets[user + 1]]
+    return out
+
+
+def view_rows(dataset, view, list_field="item_id_list", length_field="item_length") -> list:
+    """Rows of a view as (user, input items, target item) in tokens."""
+    feat, out = view.inter_feat, []
+    columns = (feat["user_id"], feat[list_field], feat[length_field], feat["item_id"])
+    for user, items, length, target in zip(*(column.tolist() for column in columns), strict=True):
+        assert not any(items[length:])  # padded on the right with zeros
+        out.append(
+            (
+                str(dataset.id2token("user_id", user)),
+                tuple(map(str, dataset.id2token("item_id", items[:length]))),
+                str(dataset.id2token("item_id", target)),
+            )
+        )
+    return out
+
+
+@pytest.fixture(scope="module")
+def shop(make_shop):
+    return make_shop(seed=11)
+
+
+@pytest.fixture(scope="module")
+def raw(shop, write_dataset, tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("raw"), shop)
+
+
+@pytest.fixture(scope="module")
+def more(shop, augmented_shop):
+    return augmented_shop(shop)
+
+
+@pytest.fixture(scope="module")
+def augmented(more, write_dataset, tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("augmented"), more)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_sequences_follow_position(shop, raw, load):
+    assert sequences_of(load(raw)) == shop.raw_sequences()
+
+
+def test_positions_are_read_in_double_precision(write_dataset, load, tmp_path):
+    """As float32, 2^24 and 2^24 + 1 are one number, and so are all these timestamps."""
+    large = 2**24
+    rows = [("u", item, 1_400_000_000 + 9 - at, large + at) for at, item in enumerate("abcd")]
+    items = [(item, domain) for item, domain in zip("abcd", "xyxy", strict=True)]
+    dataset = load(write_dataset(tmp_path, rows=rows[::-1], items=items))
+    assert sequences_of(dataset) == {"u": ["a", "b", "c", "d"]}
+
+
+def test_domains_are_alphabetical_or_as_configured(shop, raw, load):
+    dataset, swapped = load(raw), load(raw, domains=["bike", "art"])
+    assert (dataset.domains, swapped.domains) == (["art", "bike"], ["bike", "art"])
+    domain_of = shop.domain_of()
+    for one in (dataset, swapped):
+        assert one.item_domain[0] == -1
+        for item in range(1, one.item_num):
+            token = one.id2token("item_id", item)
+            assert one.domains[one.item_domain[item]] == domain_of[token]
+
+
+def test_without_augmentation_the_data_are_the_raw_data(shop, augmented, load):
+    dataset = load(augmented, augmentation=False)
+    assert sequences_of(dataset) == shop.raw_sequences()
+    assert dataset.item_num == 1 + len(shop.items)
+    assert not dataset.item_generated.any() and not dataset.sequences.augmented.any()
+
+
+def test_with_augmentation_inserted_rows_are_trained_on(shop, more, augmented, load):
+    dataset = load(augmented, augmentation=True)
+    inserted = [row for row in more.rows if row[4] == "1"]
+    assert dataset.sequences.augmented.sum() == len(inserted) > 20
+    assert dataset.train_sequences.augmented.sum() == len(inserted)
+    generated = {item for item, _, flag in more.items if flag == "1"}
+    found = dataset.id2token("item_id", np.flatnonzero(dataset.item_generated))
+    assert set(found) == generated
+    rows = sorted((row for row in more.rows if row[0] == "u3"), key=lambda row: row[3])
+    assert sequences_of(dataset)["u3"] == [row[1] for row in rows]
+
+
+def test_plain_models_train_on_raw_rows_unless_asked(augmented, load):
+    assert not load(augmented, "SASRec").sequences.augmented.any()
+    assert load(augmented, "SASRec", augmentation=True).sequences.augmented.any()
+
+
+def test_quotation_marks_and_na_survive_in_tokens(write_dataset, load, tmp_path):
+    tokens = ['"quoted"', "NA", "nan", "null", "'tis", 'inch"', "None", "1.0", "01", "1"]
+    items = [(token, ("N/A", '"b"')[at % 2]) for at, token in enumerate(tokens)]
+    rows = [("NA", token, 0, at) for at, token in enumerate(tokens)]
+    rows += [('"', token, 0, at) for at, token in enumerate(tokens[::-1])]
+    dataset = load(write_dataset(tmp_path, rows=rows, items=items))
+    assert sequences_of(dataset) == {"NA": tokens, '"': tokens[::-1]}
+    assert dataset.domains == ['"b"', "N/A"]
+
+
+# --- refusing -------------------------------------------------------------------------------------
+
+
+def changed(rows, at, **values):
+    """Copy rows, with values of one row changed by the name of their column."""
+    columns = ("user", "item", "timestamp", "position", "augmented")
+    row = tuple(values.get(name, old) for name, old in zip(columns, rows[at], strict=False))
+    return [*rows[:at], row, *rows[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"user": ""}, "1 rows have no user_id"),
+        ({"item": ""}, "1 rows have no item_id"),
+        ({"timestamp": ""}, "1 rows have no timestamp"),
+        ({"position": "nan"}, "1 rows have no position"),
+        ({"position": "inf"}, "a position is not finite"),
+        ({"timestamp": "-inf"}, "a timestamp is not finite"),
+        ({"position": "third"}, "could not convert string to float: 'third'"),
+        ({"item": "unheard-of"}, r"does not list \(such as 'unheard-of'\)"),
+    ],
+    ids=str,
+)
+def test_rows_that_break_the_contract(shop, write_dataset, load, tmp_path, change, message):
+    folder = write_dataset(tmp_path, shop, rows=changed(shop.rows, 5, **change))
+    with pytest.raises(DataError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_rows_at_one_position(shop, write_dataset, load, tmp_path):
+    user, _, time, position = shop.rows[0]
+    other = ("art0", "art1")[shop.rows[0][1] == "art0"]
+    folder = write_dataset(tmp_path, shop, rows=[*shop.rows, (user, other, time + 1, position)])
+    with pytest.raises(DataError, match=r"1 rows repeat a \(user_id, position\)"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (("", "art"), "no item_id or no domain"),
+        (("new", ""), "no item_id or no domain"),
+        (("new", "car"), r"3 domains \(art, bike, car\); exactly two"),
+        (("art0", "art"), "1 rows repeat an item_id"),
+    ],
+    ids=str,
+)
+def test_items_that_break_the_contract(shop, write_dataset, load, tmp_path, item, message):
+    folder = write_dataset(tmp_path, shop, items=[*shop.items, item])
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
+def test_an_unknown_domain_in_the_configuration(raw, load):
+    with pytest.raises(DataError, match=r"unknown domain 'boat': tiny\.item has art and bike"):
+        load(raw, domains=["art", "boat"])
+
+
+def test_nobody_to_evaluate_on(write_dataset, load, tmp_path):
+    rows = [("u", "a", 0, 0), ("u", "b", 0, 1), ("v", "b", 0, 0)]
+    folder = write_dataset(tmp_path, rows=rows, items=[("a", "x"), ("b", "y")])
+    with pytest.raises(DataError, match="no user has three raw rows"):
+        load(folder)
+
+
+def test_a_column_twice(raw, shop, write_dataset, load, tmp_path):
+    file = write_dataset(tmp_path, shop) / "tiny" / "tiny.inter"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line + "\t" + line.split("\t")[-1] for line in lines))
+    with pytest.raises(DataError, match="two columns 'position'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["between", "behind"])
+def test_a_planted_row_behind_the_validation_row_is_refused(
+    shop, more, write_dataset, load, tmp_path, place
+):
+    user = next(user for user, items in shop.raw_sequences().items() if len(items) >= 3)
+    last = len(shop.raw_sequences()[user]) - 1
+    planted = (user, "art0", 0, last - 0.5 if place == "between" else last + 1, "1")
+    folder = write_dataset(tmp_path, more, rows=[*more.rows, planted])
+    with pytest.raises(ProtocolError, match="1 users have augmented rows behind"):
+        load(folder)
+    assert sequences_of(load(folder, augmentation=False)) == shop.raw_sequences()
+
+
+def test_a_generated_item_cannot_be_a_target(shop, more, write_dataset, load, tmp_path):
+    """As a raw last row it would be one; marked as augmented it would stand behind."""
+    user = next(user for user, items in shop.raw_sequences().items() if len(items) >= 3)
+    for flag, error in (("0", DataError), ("1", ProtocolError)):
+        row = (user, "aart0", 0, 99, flag)
+        folder = write_dataset(tmp_path / flag, more, rows=[*more.rows, row])
+        with pytest.raises(error):
+            load(folder)
+
+
+# --- embeddings -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def embedded(more, write_dataset, tmp_path):
+    """An augmented dataset whose embeddings count the lines of its files from 1."""
+    lines = np.arange(1, len(more.items) + 1, dtype=np.float16)
+    users = ["u5", "u1", "stranger", "u2"]
+    user_emb = np.array([[5.0], [1.0], [-1.0], [2.0]])
+    return write_dataset(
+        tmp_path / "embedded",
+        more,
+        users=users,
+        item_emb=np.stack([lines, -lines], axis=1),
+        user_emb=user_emb,
+    )
+
+
+@pytest.mark.parametrize("augmentation", [True, False])
+def test_an_item_gets_the_row_of_its_line(more, embedded, load, augmentation):
+    dataset = load(embedded, augmentation=augmentation)
+    matrix = dataset.item_embeddings()
+    assert matrix.dtype == np.float32 and matrix.shape == (dataset.item_num, 2)
+    assert not matrix[0].any()
+    line_of = {item: line for line, (item, *_) in enumerate(more.items, start=1)}
+    for item in range(1, dataset.item_num):  # generated ones too, where they are loaded
+        line = line_of[dataset.id2token("item_id", item)]
+        assert matrix[item].tolist() == [line, -line]
+
+
+def test_a_user_gets_his_profile_and_others_zeros(embedded, load):
+    dataset = load(embedded)
+    matrix = dataset.user_embeddings()
+    assert matrix.dtype == np.float32 and matrix.shape == (dataset.user_num, 1)
+    known = {"u5": 5.0, "u1": 1.0, "u2": 2.0, "stranger": -1.0}
+    tokens = dataset.id2token("user_id", np.arange(dataset.user_num))
+    assert matrix[:, 0].tolist() == [known.get(token, 0.0) for token in tokens]
+
+
+def test_no_profiles_are_no_error(raw, load):
+    assert load(raw).user_embeddings() is None
+
+
+def test_profiles_without_their_users_are_one(raw, shop, write_dataset, load, tmp_path):
+    folder = write_dataset(tmp_path, shop, user_emb=np.ones((3, 2)))
+    with pytest.raises(DataError, match=r"no tiny\.user beside it"):
+        load(folder).user_embeddings()
+
+
+def test_embeddings_of_other_items_are_refused(embedded, load):
+    path = embedded / "tiny" / "tiny.item_emb.npy"
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(DataError, match="rows, but there are"):
+        load(embedded).item_embeddings()
+
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [3, 50])
+def test_views_are_what_the_sequences_say(shop, raw, load, width):
+    dataset = load(raw, "SASRec", MAX_ITEM_LIST_LENGTH=width)
+    train, valid, test = dataset.build()
+    expected = {"train": [], "valid": [], "test": []}
+    for user, items in shop.raw_sequences().items():
+        n = len(items)
+        stops = range(1, n - 2 if n >= 3 else n)
+        expected["train"] += [(user, tuple(items[max(0, s - width) : s]), items[s]) for s in stops]
+        if n >= 3:
+            for phase, stop in (("valid", n - 2), ("test", n - 1)):
+                inputs = tuple(items[max(0, stop - width) : stop])
+                expected[phase].append((user, inputs, items[stop]))
+    for phase, view in (("train", train), ("valid", valid), ("test", test)):
+        assert sorted(view_rows(dataset, view)) == sorted(expected[phase])
+
+
+@pytest.mark.parametrize("width", [3, 50])
+def test_evaluation_rows_carry_both_domain_sequences(shop, raw, load, width):
+    dataset = load(raw, MAX_ITEM_LIST_LENGTH=width)
+    domain_of = shop.domain_of()
+    for stop, view in zip((-2, -1), dataset.build()[1:], strict=True):
+        feat = view.inter_feat
+        for domain, name in enumerate(dataset.domains):
+            for user, found, target in view_rows(dataset, view, *domain_fields(domain)):
+                items = shop.raw_sequences()[user][:stop]
+                assert list(found) == [item for item in items if domain_of[item] == name][-width:]
+                assert target == shop.raw_sequences()[user][stop]
+        targets = feat["item_id"].numpy()
+        assert feat[TARGET_DOMAIN].tolist() == dataset.item_domain[targets].tolist()
+
+
+@pytest.mark.parametrize("width", [4, 50])
+def test_views_are_those_of_recboles_own_dataset(
+    make_shop, write_dataset, load, tmp_path, monkeypatch, width
+):
+    """Stock RecBole, told to sort by position, splits and expands the same raw rows alike."""
+    from recbole.config import Config
+    from recbole.data.dataset import SequentialDataset
+
+    shop = make_shop(seed=2, lengths=(4, 9))  # RecBole tests, but never validates, on three rows
+    write_dataset(tmp_path, shop)
+    monkeypatch.setattr(sys, "argv", ["test"])
+    options = {
+        "data_path": str(tmp_path),
+        "load_col": {"inter": ["user_id", "item_id", "position"], "item": ["item_id", "domain"]},
+        "TIME_FIELD": "position",
+        "MAX_ITEM_LIST_LENGTH": width,
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
+        "train_neg_sample_args": None,
+        "use_gpu": False,
+    }
+    stock = SequentialDataset(Config(model="SASRec", dataset="tiny", config_dict=options))
+    ours = load(tmp_path, "SASRec", MAX_ITEM_LIST_LENGTH=width)
+    for theirs, view in zip(stock.build(), ours.build(), strict=True):
+        rows = view_rows(ours, view)
+        assert len(rows) > 0 and sorted(view_rows(stock, theirs)) == sorted(rows)
+        shapes = [one.inter_feat["item_id_list"].shape for one in (theirs, view)]
+        assert shapes[0] == shapes[1]

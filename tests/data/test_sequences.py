@@ -1,0 +1,287 @@
+"""Sequences, the leave-one-out split, windows and prefixes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_edt.data.sequences import (
+    LeaveOneOut,
+    Sequences,
+    build_sequences,
+    check_split,
+    gather_padded,
+    in_domain_index,
+    leave_one_out,
+    prefix_rows,
+    training_windows,
+)
+from recbole_edt.errors import DataError, ProtocolError
+
+LENGTHS = st.lists(st.integers(0, 14), min_size=1, max_size=8)
+
+
+def build(rows: list[tuple], n_users: int = 3) -> Sequences:
+    """Rows are (user, item, position, timestamp, augmented); the last two may be left out."""
+    users, items, positions, times, augmented = zip(
+        *((*row, 0, False)[:5] if len(row) == 3 else row for row in rows), strict=True
+    )
+    return build_sequences(
+        np.array(users),
+        np.array(items),
+        np.array(positions, dtype=np.float64),
+        np.array(augmented, dtype=bool),
+        np.array(times, dtype=np.float64),
+        n_users,
+    )
+
+
+def of_lengths(lengths: list[int], augmented: list[bool] | None = None) -> Sequences:
+    """Sequences whose every row has an item of its own: the number of the row, from 1."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    n = int(offsets[-1])
+    flags = np.zeros(n, dtype=bool) if augmented is None else np.array(augmented, dtype=bool)
+    return Sequences(offsets, np.arange(1, n + 1), flags, np.zeros(n))
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def test_rows_are_ordered_by_position_whatever_the_timestamps_say():
+    rows = build([(1, 30, 2.0, 100, False), (1, 10, 0.0, 300, False), (1, 20, 1.0, 200, False)])
+    assert rows.items.tolist() == [10, 20, 30]
+    assert rows.timestamps.tolist() == [300, 200, 100]
+
+
+def test_an_inserted_row_stands_between_its_neighbours():
+    rows = build([(1, 10, 0, 5, False), (1, 20, 1, 6, False), (1, 15, 0.5, 0, True)])
+    assert rows.items.tolist() == [10, 15, 20]
+    assert rows.augmented.tolist() == [False, True, False]
+
+
+def test_positions_that_float32_cannot_tell_apart_keep_their_order():
+    large = 2.0**24
+    rows = build([(1, 10, large + 1), (1, 20, large), (1, 30, large + 1.5)])
+    assert rows.items.tolist() == [20, 10, 30]
+
+
+def test_a_position_used_twice_by_one_user_is_refused():
+    build([(1, 10, 0), (2, 10, 0)])  # by two users: fine
+    with pytest.raises(DataError, match=r"1 rows repeat a \(user_id, position\)"):
+        build([(1, 10, 0), (2, 10, 0), (1, 20, 0)])
+
+
+def test_users_without_rows_have_empty_ranges():
+    rows = build([(2, 10, 0), (2, 11, 1)], n_users=4)
+    assert rows.offsets.tolist() == [0, 0, 0, 2, 2]
+    assert rows.users.tolist() == [2, 2]
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 50)), unique=True), st.randoms())
+def test_the_order_of_the_file_does_not_matter(keys, random):
+    rows = [(user, 1000 * user + position, position) for user, position in keys]
+    if not rows:
+        return
+    shuffled = random.sample(rows, len(rows))
+    one, other = build(rows, 5), build(shuffled, 5)
+    assert one.items.tolist() == other.items.tolist() == [item for _, item, _ in sorted(rows)]
+    assert one.offsets.tolist() == other.offsets.tolist()
+
+
+# --- leave-one-out --------------------------------------------------------------------------------
+
+
+def test_last_row_is_test_and_second_last_is_validation():
+    split = leave_one_out(of_lengths([0, 4, 3]))
+    assert split.users.tolist() == [1, 2]
+    assert split.test_rows.tolist() == [3, 6]
+    assert split.valid_rows.tolist() == [2, 5]
+    assert split.train_stops.tolist() == [0, 2, 5]
+
+
+def test_users_with_fewer_than_three_raw_rows_train_only():
+    rows = of_lengths([2, 4, 1], [False, False, False, True, False, True, False])
+    split = leave_one_out(rows)  # user 1 has two raw rows and two inserted ones
+    assert not len(split.users)
+    assert split.training(rows).items.tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_inserted_rows_do_not_count_as_last_rows():
+    rows = of_lengths([5], [False, True, True, False, False])
+    split = leave_one_out(rows)
+    assert (split.valid_rows.tolist(), split.test_rows.tolist()) == ([3], [4])
+    assert split.training(rows).items.tolist() == [1, 2, 3]
+
+
+@given(LENGTHS, st.randoms())
+def test_the_split_is_that_of_the_raw_rows(lengths, random):
+    """Insert rows anywhere before the validation row: targets and raw training rows stay."""
+    augmented, raw_users = [], []
+    for user, length in enumerate(lengths):
+        held_out = 2 if length >= 3 else 0
+        for place in range(length):
+            if place <= length - held_out:  # may also stand right before the validation row
+                extra = random.randint(0, 2)
+                augmented += [True] * extra
+                raw_users += [user] * extra
+            augmented.append(False)
+            raw_users.append(user)
+    counts = np.bincount(raw_users, minlength=len(lengths)).tolist() if raw_users else lengths
+    rows = of_lengths(counts, augmented)
+    raw = rows.keep(~rows.augmented)
+    assert np.diff(raw.offsets).tolist() == lengths
+
+    split, plain = leave_one_out(rows), leave_one_out(raw)
+    assert split.users.tolist() == plain.users.tolist()
+    assert rows.items[split.test_rows].tolist() == raw.items[plain.test_rows].tolist()
+    assert rows.items[split.valid_rows].tolist() == raw.items[plain.valid_rows].tolist()
+    training = split.training(rows)
+    assert training.items[~training.augmented].tolist() == plain.training(raw).items.tolist()
+
+
+# --- planted leaks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "augmented",
+    [
+        pytest.param([0, 0, 0, 1, 0], id="between the held-out rows"),
+        pytest.param([0, 0, 0, 0, 1], id="behind the test row"),
+    ],
+)
+def test_an_inserted_row_behind_the_validation_row_is_a_leak(augmented):
+    with pytest.raises(ProtocolError, match="1 users have augmented rows behind"):
+        leave_one_out(of_lengths([3, 5], [False] * 3 + [bool(flag) for flag in augmented]))
+
+
+@pytest.mark.parametrize("field", ["valid_rows", "test_rows"])
+def test_a_generated_row_is_never_a_target(field):
+    rows = of_lengths([5])
+    split = leave_one_out(rows)
+    flags = np.zeros(5, dtype=bool)
+    flags[getattr(split, field)] = True
+    with pytest.raises(ProtocolError, match="generated row is held out"):
+        check_split(replace(rows, augmented=flags), split)
+
+
+def tampered(split: LeaveOneOut, **shifts: int) -> LeaveOneOut:
+    """Shift fields of the split for its first evaluated user."""
+    fields = {}
+    for name, shift in shifts.items():
+        values = getattr(split, name).copy()
+        values[split.users[0] if name == "train_stops" else 0] += shift
+        fields[name] = values
+    return replace(split, **fields)
+
+
+@pytest.mark.parametrize(
+    "shifts",
+    [
+        {"train_stops": 1},
+        {"train_stops": 2},
+        {"train_stops": -1},
+        {"valid_rows": -1},
+        {"test_rows": -1},
+        {"valid_rows": -1, "test_rows": -1},
+        {"valid_rows": 1, "test_rows": 1},
+        {"valid_rows": 1, "test_rows": -1},
+    ],
+    ids=str,
+)
+def test_a_split_that_was_tampered_with_is_refused(shifts):
+    rows = of_lengths([1, 6, 5])
+    split = leave_one_out(rows)
+    check_split(rows, split)
+    with pytest.raises(ProtocolError):
+        check_split(rows, tampered(split, **shifts))
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def test_windows_of_a_hand_computed_case():
+    # rows 0..5 of user 0, row 6 of user 1; the longest input is 2
+    windows = training_windows(of_lengths([6, 1]), 2)
+    assert windows.users.tolist() == [0, 0, 0]
+    assert list(zip(windows.starts, windows.stops, strict=True)) == [(0, 1), (1, 3), (3, 5)]
+
+
+def test_no_windows_without_two_rows():
+    assert len(training_windows(of_lengths([1, 0, 1]), 5)) == 0
+
+
+@given(LENGTHS, st.integers(1, 6))
+def test_every_row_but_the_first_is_a_target_exactly_once(lengths, max_length):
+    rows = of_lengths(lengths)
+    windows = training_windows(rows, max_length)
+    targets: list[int] = []
+    for user, start, stop in zip(windows.users, windows.starts, windows.stops, strict=True):
+        assert 1 <= stop - start <= max_length
+        assert rows.offsets[user] <= start and stop < rows.offsets[user + 1]  # one user's rows
+        targets += range(start + 1, stop + 1)
+    expected = [r for u in range(rows.n_users) for r in range(*rows.offsets[u : u + 2])[1:]]
+    assert sorted(targets) == expected
+
+
+@given(LENGTHS, st.integers(1, 6))
+def test_only_the_oldest_window_of_a_user_is_shorter(lengths, max_length):
+    windows = training_windows(of_lengths(lengths), max_length)
+    later = windows.users[1:] == windows.users[:-1]
+    assert ((windows.stops - windows.starts)[1:][later] == max_length).all()
+
+
+# --- prefixes -------------------------------------------------------------------------------------
+
+
+def recbole_prefixes(rows: Sequences, max_length: int) -> list[tuple[int, list[int], int]]:
+    """Expand as RecBole documents it: u, <i1> | i2; u, <i1, i2> | i3; ..."""
+    out = []
+    for user in range(rows.n_users):
+        items = rows.items[rows.offsets[user] : rows.offsets[user + 1]].tolist()
+        for target in range(1, len(items)):
+            out.append((user, items[max(0, target - max_length) : target], items[target]))
+    return out
+
+
+@given(LENGTHS, st.integers(1, 6))
+def test_prefixes_are_those_of_recbole(lengths, max_length):
+    rows = of_lengths(lengths)
+    prefixes = prefix_rows(rows, max_length)
+    found = [
+        (int(user), rows.items[start:stop].tolist(), int(rows.items[stop]))
+        for user, start, stop in zip(prefixes.users, prefixes.starts, prefixes.stops, strict=True)
+    ]
+    assert found == recbole_prefixes(rows, max_length)
+
+
+# --- gathering ------------------------------------------------------------------------------------
+
+
+def test_ranges_are_padded_on_the_right():
+    values = np.array([7, 8, 9, 10])
+    padded = gather_padded(values, np.array([0, 1, 4]), np.array([3, 2, 4]), 4)
+    assert padded.tolist() == [[7, 8, 9, 0], [8, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@given(LENGTHS, st.randoms())
+def test_the_domain_index_cuts_out_the_sub_sequence(lengths, random):
+    rows = of_lengths(lengths)
+    item_domain = np.array([-1] + [random.randint(0, 1) for _ in rows.items])
+    for domain in (0, 1):
+        index = in_domain_index(rows, item_domain, domain)
+        sub_sequence = rows.items[item_domain[rows.items] == domain]
+        start = random.randint(0, len(rows.items))
+        stop = random.randint(start, len(rows.items))
+        expected = [item for item in rows.items[start:stop] if item_domain[item] == domain]
+        assert sub_sequence[index[start] : index[stop]].tolist() == expected
+
+
+@given(LENGTHS, st.randoms())
+def test_keeping_rows_keeps_their_owners(lengths, random):
+    rows = of_lengths(lengths)
+    mask = np.array([random.random() < 0.5 for _ in rows.items], dtype=bool)
+    kept = rows.keep(mask)
+    assert kept.items.tolist() == rows.items[mask].tolist()
+    assert kept.users.tolist() == rows.users[mask].tolist()

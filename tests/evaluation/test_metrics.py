@@ -1,0 +1,81 @@
+"""Metrics: hand-computed values; ties and NaN never win."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_edt.errors import ConfigError
+from recbole_edt.evaluation.metrics import count_not_below, metric_names, summarise
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("target", "candidates", "count"),
+    [
+        (2.0, [1.0, 0.0, -1.0], 0),
+        (2.0, [3.0, 0.0, 2.5], 2),
+        (2.0, [2.0, 2.0, 1.0], 2),  # ties
+        (2.0, [NAN, 1.0, 1.0], 1),  # a candidate without a score
+        (NAN, [0.0, -INF, INF], 3),  # a target without one
+        (NAN, [NAN, NAN, NAN], 3),
+        (INF, [INF, 0.0, 0.0], 1),
+        (-INF, [-INF, 0.0, -5.0], 3),
+        (0.0, [-0.0, -1.0, -1.0], 1),
+    ],
+)
+def test_ties_and_nan_never_win(target, candidates, count):
+    assert count_not_below(torch.tensor([candidates]), torch.tensor([target])).tolist() == [count]
+
+
+def test_values_computed_by_hand():
+    # ranks 1, 2, 10, 11: the last is beyond the cut
+    values = summarise(np.array([1, 2, 10, 11]), metric_names(["Hit", "NDCG", "MRR"], [1, 10]))
+    assert values["hit@1"] == 0.25
+    assert values["hit@10"] == 0.75
+    assert values["ndcg@1"] == 0.25
+    assert values["ndcg@10"] == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 4)
+    assert values["mrr@10"] == pytest.approx((1 + 1 / 2 + 1 / 10) / 4)
+    assert values["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 11) / 4)
+    assert values["n"] == 4
+
+
+def test_nobody_scores_zero():
+    assert summarise(np.zeros(0, dtype=np.int64), ["hit@10", "mrr"]) == {
+        "hit@10": 0.0,
+        "mrr": 0.0,
+        "n": 0,
+    }
+
+
+def test_names():
+    assert metric_names(["Hit", "ndcg"], [5, 10]) == ["hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"]
+    with pytest.raises(ConfigError, match=r"unknown metric 'AUC' \(known: hit, ndcg, mrr\)"):
+        metric_names(["AUC"], [10])
+
+
+RANKS = st.lists(st.integers(1, 101), min_size=1, max_size=60)
+
+
+@given(RANKS, RANKS)
+def test_the_overall_value_weighs_domains_by_their_users(one, other):
+    names = metric_names(["hit", "ndcg", "mrr"], [10])
+    parts = [summarise(np.array(ranks), names) for ranks in (one, other)]
+    overall = summarise(np.array(one + other), names)
+    assert overall["n"] == parts[0]["n"] + parts[1]["n"]
+    for name in names:
+        weighted = sum(part[name] * part["n"] for part in parts) / overall["n"]
+        assert overall[name] == pytest.approx(weighted)
+
+
+@given(RANKS, st.integers(0, 59))
+def test_a_worse_rank_is_never_worth_more(ranks, at):
+    names = metric_names(["hit", "ndcg", "mrr"], [10])
+    worse = list(ranks)
+    worse[at % len(ranks)] += 1
+    before, after = (summarise(np.array(values), names) for values in (ranks, worse))
+    assert all(after[name] <= before[name] for name in names)

@@ -1,0 +1,155 @@
+"""Ranks, against a slow reference that knows only the raw rows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_edt.evaluation.metrics import metric_names, summarise
+from recbole_edt.evaluation.ranking import Ranking
+from recbole_edt.trainer import trainer_class
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def shop(make_shop):
+    return make_shop(seed=21, n_users=30)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["raw", "augmented"])
+def dataset(request, shop, augmented_shop, write_dataset, load, tmp_path_factory):
+    """The same raw shop, also with generated items and inserted rows."""
+    folder = write_dataset(tmp_path_factory.mktemp("shop"), augmented_shop(shop))
+    return load(folder, augmentation=request.param)
+
+
+def reference_candidates(shop, dataset, phase, mode) -> list[set[str]]:
+    """Candidates of each target as tokens: for ``full`` the slow way, from the raw rows alone."""
+    domain_of, out = shop.domain_of(), []
+    sampled = dataset.sampled_candidates(phase, mode)
+    for at, user in enumerate(dataset.id2token("user_id", dataset.split.users)):
+        if sampled is not None:
+            out.append(set(dataset.id2token("item_id", sampled[at])))
+            continue
+        items = shop.raw_sequences()[user]
+        stop = len(items) - (1 if phase == "test" else 2)
+        mine = {item for item, domain in domain_of.items() if domain == domain_of[items[stop]]}
+        out.append(mine - set(items[: stop + 1]))
+    return out
+
+
+PHASES = pytest.mark.parametrize("phase", ["valid", "test"])
+MODES = pytest.mark.parametrize("mode", ["full", "uni5"])
+
+
+@PHASES
+@MODES
+def test_what_outscores_the_target_costs_a_place_if_it_is_a_candidate(shop, dataset, phase, mode):
+    """So the candidates are exactly those of the reference: no generated item, no history."""
+    ranking = Ranking(dataset, phase, mode, CPU)
+    expected = reference_candidates(shop, dataset, phase, mode)
+    rows = np.arange(len(dataset.split.users))
+    target = ranking.targets
+    found: list[set[str]] = [set() for _ in rows]
+    for item in range(dataset.item_num):
+        scores = torch.zeros(len(rows), dataset.item_num)
+        scores[:, item] = 2.0
+        scores[torch.arange(len(rows)), target] = 1.0
+        for row in np.flatnonzero(ranking.ranks(scores, rows).numpy() > 1):
+            found[row].add(str(dataset.id2token("item_id", item)))
+    assert found == expected
+
+
+def brute_force(scores: np.ndarray, target: int, candidates: list[int]) -> int:
+    """Place of the target when everything that does not score below it stands before it."""
+    return 1 + sum(not scores[item] < scores[target] for item in candidates)
+
+
+@pytest.fixture(scope="module")
+def ranked(shop, dataset):
+    """Rankings of all phases and modes, with their candidates as ids."""
+    out = []
+    for phase in ("valid", "test"):
+        for mode in ("full", "uni5"):
+            known = dataset.field2token_id["item_id"]
+            candidates = [
+                [known[token] for token in sorted(tokens)]
+                for tokens in reference_candidates(shop, dataset, phase, mode)
+            ]
+            out.append((Ranking(dataset, phase, mode, CPU), candidates))
+    return out
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**31),
+    levels=st.sampled_from(
+        [[0.0], [0.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0], [0.0, float("nan")],
+         [-float("inf"), 0.0, float("inf"), float("nan")]]
+    ),
+)  # fmt: skip
+def test_ranks_equal_a_brute_force_reference(ranked, seed, levels):
+    """Scores of few levels: nearly everything ties."""
+    rng = np.random.default_rng(seed)
+    for ranking, candidates in ranked:
+        n_items = 1 + max(int(ranking.targets.max()), max(max(items) for items in candidates))
+        rows = rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]
+        scores = rng.choice(np.array(levels, dtype=np.float32), size=(len(rows), n_items + 9))
+        ranks = ranking.ranks(torch.from_numpy(scores), rows).tolist()
+        targets = ranking.targets.tolist()
+        assert ranks == [
+            brute_force(scores[at], targets[row], candidates[row]) for at, row in enumerate(rows)
+        ]
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**31), levels=st.integers(1, 6))
+def test_scoring_the_candidates_alone_gives_the_same_ranks(ranked, seed, levels):
+    rng = np.random.default_rng(seed)
+    for ranking, candidates in ranked:
+        if ranking.candidates is None:
+            continue
+        rows = rng.permutation(len(candidates))[:11]
+        scores = torch.from_numpy(rng.integers(0, levels, size=(len(rows), 100)).astype("float32"))
+        items = ranking.with_target(rows)
+        assert items[:, 0].tolist() == ranking.targets[torch.from_numpy(rows)].tolist()
+        few = ranking.ranks_of_candidates(scores.gather(1, items))
+        assert few.tolist() == ranking.ranks(scores, rows).tolist()
+
+
+@PHASES
+@MODES
+def test_a_model_that_scores_everything_alike_ranks_last(shop, dataset, phase, mode):
+    ranking = Ranking(dataset, phase, mode, CPU)
+    rows = np.arange(len(dataset.split.users))
+    last = [1 + len(items) for items in reference_candidates(shop, dataset, phase, mode)]
+    for constant in (0.0, float("nan"), float("inf")):
+        scores = torch.full((len(rows), dataset.item_num), constant)
+        assert ranking.ranks(scores, rows).tolist() == last
+
+
+def test_domains_are_reported_apart_and_weighed_by_their_users(dataset):
+    trainer = object.__new__(trainer_class("SASRec"))  # its evaluation, without a model
+    ranking = Ranking(dataset, "test", "uni5", CPU)
+    ranks = np.random.default_rng(0).integers(1, 7, size=len(ranking.targets))
+    names = metric_names(["Hit", "NDCG"], [3])
+    trainer.metric_names, trainer.reports, trainer.device = names, {}, CPU
+    trainer.rankings = {("test", "uni5"): ranking}
+    trainer.ranks = lambda *_: ranks
+
+    class Loader:
+        phase = "test"
+
+    flat = trainer.evaluate(Loader(), load_best_model=False, mode="uni5")
+    report = trainer.reports["test"]
+    assert list(report["domains"]) == ["art", "bike"]
+    assert report["overall"] == summarise(ranks, names)
+    total = 0
+    for domain, name in enumerate(dataset.domains):
+        mine = dataset.item_domain[ranking.targets.numpy()] == domain
+        assert report["domains"][name] == summarise(ranks[mine], names)
+        assert flat[f"{name}/hit@3"] == report["domains"][name]["hit@3"]
+        total += report["domains"][name]["hit@3"] * report["domains"][name]["n"]
+    assert report["overall"]["hit@3"] == pytest.approx(total / report["overall"]["n"])

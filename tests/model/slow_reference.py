@@ -1,0 +1,272 @@
+"""A tiny shop, and LLM-EDT's equations done slowly: one user, one position, one pair at a time.
+
+Nothing here uses the package's batches, lookups, adapters or losses. States come from the model's
+backbone run on one unpadded sequence; `test_backbones.py` holds the backbones themselves against
+numpy.
+"""
+
+import numpy as np
+import torch
+
+from recbole_edt.data.sequences import build_sequences, training_windows
+
+TEXT_SIZE, PROFILE_SIZE, SIZE, MAX_LENGTH = 6, 4, 8, 8
+N_ITEMS, FIRST_OF_B = 13, 6  # items 1..5 are of domain 0, items 6..12 of domain 1
+
+SEQUENCES = {
+    1: [1, 6, 2, 7, 3],
+    2: [8, 9],  # nothing of domain 0
+    3: [4, 1, 5],  # nothing of domain 1
+    4: [10, 2, 11, 12, 3, 6, 1],
+    5: [9, 5, 7, 4],
+}
+NO_PROFILE = 3
+
+CONFIG = {
+    "USER_ID_FIELD": "user_id",
+    "ITEM_ID_FIELD": "item_id",
+    "LIST_SUFFIX": "_list",
+    "ITEM_LIST_LENGTH_FIELD": "item_length",
+    "NEG_PREFIX": "neg_",
+    "MAX_ITEM_LIST_LENGTH": MAX_LENGTH,
+    "device": torch.device("cpu"),
+    "seed": 1,
+    "single_spec": True,
+    "worker": 0,
+    "transform": None,
+    "MODEL_TYPE": None,
+    "train_batch_size": 3,
+    "n_negatives": 4,
+    "item_embedding": "text",
+    "backbone": "sasrec",
+    "hidden_size": SIZE,
+    "n_layers": 2,
+    "n_heads": 2,
+    "inner_size": 12,
+    "dropout": 0.5,
+    "item_dropout": 0.0,
+    "mask_ratio": 0.5,
+    "pretrain_sequences": "mixed",
+    "loss": "bpr",
+    "align_weight": 0.0,
+    "align_temperature": 0.2,
+    "align_loss": "paper",
+    "adapter": "paper",
+    "adapter_size": 4,
+}
+
+
+def domain_of(item: int) -> int:
+    return int(item >= FIRST_OF_B)
+
+
+def items_of(domain: int) -> list[int]:
+    return [item for item in range(1, N_ITEMS) if domain_of(item) == domain]
+
+
+class TinyShop:
+    """Stands in for the dataset: what models and loaders ask one for."""
+
+    domains = ("a", "b")
+    uid_field = "user_id"
+
+    def __init__(self, max_length: int = MAX_LENGTH, profiles: bool = True) -> None:
+        self.max_item_list_len = max_length
+        self.profiles = profiles
+        self.item_domain = np.array([-1] + [domain_of(item) for item in range(1, N_ITEMS)])
+        rows = [(user, item, step) for user, s in SEQUENCES.items() for step, item in enumerate(s)]
+        users, items, steps = (np.array(column) for column in zip(*rows, strict=True))
+        self.train_sequences = build_sequences(
+            users, items, steps, np.zeros(len(users), bool), steps, max(SEQUENCES) + 1
+        )
+
+    def num(self, field: str) -> int:
+        return {"item_id": N_ITEMS, "user_id": max(SEQUENCES) + 1}[field]
+
+    def windows(self):
+        return training_windows(self.train_sequences, self.max_item_list_len)
+
+    def item_embeddings(self) -> np.ndarray:
+        out = np.random.default_rng(5).normal(size=(N_ITEMS, TEXT_SIZE)).astype(np.float32)
+        out[0] = 0
+        return out
+
+    def user_embeddings(self) -> np.ndarray | None:
+        if not self.profiles:
+            return None
+        out = np.random.default_rng(6).normal(size=(max(SEQUENCES) + 1, PROFILE_SIZE))
+        out[[0, NO_PROFILE]] = 0
+        return out.astype(np.float32)
+
+
+def build(model_class, seed: int = 0, shop: TinyShop | None = None, **options):
+    """Make a model in float64, whose parameters are all random and far from their start."""
+    torch.manual_seed(seed)
+    model = model_class({**CONFIG, **options}, shop or TinyShop()).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
+    return model.eval()
+
+
+# -- batches, cut by hand -------------------------------------------------------------------------
+
+
+def right_padded(rows: list[list[int]], width: int, value: int = 0) -> torch.Tensor:
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def training_batch(users=tuple(SEQUENCES), extra: int = 0, sequences=None) -> dict:
+    """Batch of whole sequences, with ``extra`` columns of padding and fixed negatives."""
+    sequences = [(sequences or SEQUENCES)[user] for user in users]
+    width = max(map(len, sequences)) + extra
+    negatives = [[negative_of(u, t) for t in s[1:]] for u, s in zip(users, sequences, strict=True)]
+    batch = {
+        "user_id": torch.tensor(users),
+        "sequence": right_padded(sequences, width),
+        "last": torch.ones(len(users), dtype=torch.bool),
+        "negatives": right_padded(negatives, width - 1),
+    }
+    for domain in (0, 1):
+        own = [[item for item in s if domain_of(item) == domain] for s in sequences]
+        places = [
+            [own_s.index(t) if domain_of(t) == domain else -1 for t in s[1:]]
+            for s, own_s in zip(sequences, own, strict=True)
+        ]
+        shared = SHARED[domain]
+        batch[f"sequence_{domain}"] = right_padded(own, max(max(map(len, own)), 1) + extra)
+        batch[f"place_{domain}"] = right_padded(places, width - 1, -1)
+        batch[f"negatives_{domain}"] = torch.tensor(shared)
+        batch[f"owned_{domain}"] = torch.tensor([[n in s for n in shared] for s in sequences])
+    return batch
+
+
+SHARED = ([2, 5, 3], [12, 7, 8, 6])
+
+
+def negative_of(user: int, target: int) -> int:
+    """Choose some item of the target's domain that the user does not have."""
+    free = [i for i in items_of(domain_of(target)) if i not in SEQUENCES[user]]
+    return free[(user + target) % len(free)]
+
+
+def evaluation_batch(users=tuple(SEQUENCES), extra: int = 0) -> dict:
+    """Evaluation rows: the whole sequences as history."""
+    histories = {"": [SEQUENCES[user] for user in users]}
+    for domain in (0, 1):
+        histories[domain] = [[i for i in s if domain_of(i) == domain] for s in histories[""]]
+    batch = {"user_id": torch.tensor(users)}
+    for key, rows in histories.items():
+        names = ("item_id_list", "item_length")
+        if key != "":
+            names = (f"item_id_list_{key}", f"item_length_{key}")
+        batch[names[0]] = right_padded(rows, max(max(map(len, rows)), 1) + extra)
+        batch[names[1]] = torch.tensor([len(row) for row in rows])
+    return batch
+
+
+# -- the equations, slowly ------------------------------------------------------------------------
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
+
+
+def two_layers(adapter, vector: np.ndarray) -> np.ndarray:
+    """W1 (W2 e + b2) + b1, one layer after the other (eqs. 7, 10)."""
+    inner, outer = adapter.inner, adapter.outer
+    hidden = array(inner.weight) @ vector + array(inner.bias)
+    return array(outer.weight) @ hidden + array(outer.bias)
+
+
+def item_vector(model, item: int) -> np.ndarray:
+    embedding = model.item_embedding
+    out = np.zeros(SIZE)
+    if embedding.text is not None:
+        out = out + two_layers(embedding.adapter, array(embedding.text)[item])
+    if embedding.table is not None:
+        out = out + array(embedding.table.weight)[item]
+    return out
+
+
+def run_alone(model, items: list[int | None], table) -> np.ndarray:
+    """Backbone states of one unpadded sequence; None stands for the mask."""
+    vectors = [
+        array(model.backbone.mask_vector) if item is None else item_vector(model, item)
+        for item in items
+    ]
+    inputs = torch.from_numpy(np.stack(vectors))[None]
+    valid = torch.ones(1, len(items), dtype=torch.bool)
+    return array(model.backbone(inputs, table.weight[: len(items)], valid))[0]
+
+
+def user_vector(model, history: list[int], table) -> np.ndarray:
+    """u of eq. 8: the state that predicts what follows the history."""
+    if model.backbone.causal:
+        return run_alone(model, history, table)[-1]
+    return run_alone(model, [*history, None], table)[-1]
+
+
+def adapted(model, domain: int, state: np.ndarray) -> np.ndarray:
+    """u^A of eq. 10."""
+    adapter = model.domain_adapters[domain]
+    if hasattr(adapter, "forward") and type(adapter).__name__ == "LinearAdapter":
+        return two_layers(adapter, state)
+    hidden = np.maximum(array(adapter.inner.weight) @ state + array(adapter.inner.bias), 0)
+    return state + array(adapter.outer.weight) @ hidden + array(adapter.outer.bias)
+
+
+def summed_vector(model, history: list[int], domain: int) -> np.ndarray:
+    """What eq. 11 multiplies with a candidate of the domain: u^A + u, or u without history."""
+    own = [item for item in history if domain_of(item) == domain]
+    out = user_vector(model, history, model.positions)
+    if own:
+        state = user_vector(model, own, model.domain_positions[domain])
+        out = out + adapted(model, domain, state)
+    return out
+
+
+def log_sigmoid_gap(state: np.ndarray, model, positive: int, negative: int) -> float:
+    """-log sigmoid(P(v+) - P(v-)), the inside of eqs. 9 and 12."""
+    gap = state @ item_vector(model, positive) - state @ item_vector(model, negative)
+    return float(np.log1p(np.exp(-gap)))
+
+
+def softmax_term(state, model, positive: int, owned: list[int]) -> float:
+    """Sampled softmax over the shared negatives that the user has not."""
+    shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
+    top = np.exp(state @ item_vector(model, positive))
+    rest = sum(np.exp(state @ item_vector(model, n)) for n in shared)
+    return float(-np.log(top / (top + rest)))
+
+
+def prefixes():
+    """Yield every training target: its user, the history before it, the target."""
+    for user, items in SEQUENCES.items():
+        for step in range(1, len(items)):
+            yield user, items[:step], items[step]
+
+
+def one_side(left: np.ndarray, right: np.ndarray, temperature: float, infonce: bool) -> float:
+    """One side of eq. 13 as printed, pair by pair."""
+
+    def cosine(a, b):
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+
+    total = 0.0
+    for i in range(len(left)):
+        top = np.exp(cosine(left[i], right[i]) / temperature)
+        bottom = sum(
+            np.exp(cosine(left[i], right[j]) / temperature)
+            for j in range(len(left))
+            if j != i or infonce
+        )
+        total -= np.log(top / bottom)
+    return total / len(left)
+
+
+def alignment(users: np.ndarray, profiles: np.ndarray, temperature: float, infonce=False) -> float:
+    """Both sides of eq. 13."""
+    return one_side(users, profiles, temperature, infonce) + one_side(
+        profiles, users, temperature, infonce
+    )

@@ -1,0 +1,214 @@
+"""Backbones against plain numpy, and what they may and may not see."""
+
+import numpy as np
+import pytest
+import torch
+from slow_reference import CONFIG, SIZE, array
+
+from recbole_edt.model.backbones import GRU4Rec, Transformer, make_backbone
+
+CAUSAL = ("sasrec", "gru4rec")
+ALL = (*CAUSAL, "bert4rec")
+
+
+def backbone_of(name: str, seed: int = 0, **options):
+    torch.manual_seed(seed)
+    backbone = make_backbone({**CONFIG, "backbone": name, **options}).double()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
+    return backbone.eval()
+
+
+def some_inputs(batch: int, length: int, seed: int = 1):
+    torch.manual_seed(seed)
+    return (
+        torch.randn(batch, length, SIZE, dtype=torch.float64),
+        torch.randn(length, SIZE, dtype=torch.float64),
+    )
+
+
+def valid_mask(lengths: list[int], width: int) -> torch.Tensor:
+    return torch.arange(width) < torch.tensor(lengths)[:, None]
+
+
+# -- references -----------------------------------------------------------------------------------
+
+
+def linear(layer, vector):
+    return array(layer.weight) @ vector + array(layer.bias)
+
+
+def layer_norm(layer, vector):
+    centred = vector - vector.mean()
+    scaled = centred / np.sqrt((centred**2).mean() + layer.eps)
+    return scaled * array(layer.weight) + array(layer.bias)
+
+
+def gelu(x):
+    return np.array([0.5 * v * (1 + float(torch.erf(torch.tensor(v / 2**0.5)))) for v in x])
+
+
+def slow_transformer(backbone, vectors: np.ndarray, positions: np.ndarray, causal: bool):
+    """One unpadded sequence, one step and one head at a time."""
+    states = [
+        layer_norm(backbone.input_norm, v + p) for v, p in zip(vectors, positions, strict=True)
+    ]
+    for layer in backbone.layers:
+        size = SIZE // layer.n_heads
+        qkv = [
+            linear(layer.qkv, layer_norm(layer.attention_norm, s)).reshape(3, -1) for s in states
+        ]
+        mixed = []
+        for t in range(len(states)):
+            seen = range(t + 1) if causal else range(len(states))
+            heads = []
+            for head in range(layer.n_heads):
+                part = slice(head * size, (head + 1) * size)
+                weights = np.array(
+                    [np.exp(qkv[t][0][part] @ qkv[s][1][part] / np.sqrt(size)) for s in seen]
+                )
+                weights = weights / weights.sum()
+                heads.append(sum(w * qkv[s][2][part] for w, s in zip(weights, seen, strict=True)))
+            mixed.append(states[t] + linear(layer.out, np.concatenate(heads)))
+        states = [
+            s + linear(layer.outer, gelu(linear(layer.inner, layer_norm(layer.inner_norm, s))))
+            for s in mixed
+        ]
+    return np.stack([layer_norm(backbone.output_norm, s) for s in states])
+
+
+def slow_gru(backbone, vectors: np.ndarray, positions: np.ndarray):
+    """One unpadded sequence through the gates, step by step."""
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    inputs = list(vectors + positions)
+    for k in range(backbone.gru.num_layers):
+        w_in, w_state, b_in, b_state = (
+            array(getattr(backbone.gru, f"{name}_l{k}"))
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        state, outputs = np.zeros(SIZE), []
+        for x in inputs:
+            a, b = (w_in @ x + b_in).reshape(3, -1), (w_state @ state + b_state).reshape(3, -1)
+            reset, update = sigmoid(a[0] + b[0]), sigmoid(a[1] + b[1])
+            state = (1 - update) * np.tanh(a[2] + reset * b[2]) + update * state
+            outputs.append(state)
+        inputs = outputs
+    return np.stack([linear(backbone.output, state) for state in inputs])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_backbone_equals_numpy_on_every_sequence_of_a_padded_batch(name) -> None:
+    backbone = backbone_of(name)
+    vectors, positions = some_inputs(3, 5)
+    lengths = [5, 2, 1]
+    states = backbone(vectors, positions, valid_mask(lengths, 5))
+    for row, length in enumerate(lengths):
+        mine, places = array(vectors)[row, :length], array(positions)[:length]
+        if name == "gru4rec":
+            expected = slow_gru(backbone, mine, places)
+        else:
+            expected = slow_transformer(backbone, mine, places, causal=name == "sasrec")
+        assert np.allclose(array(states)[row, :length], expected)
+
+
+def test_names_make_the_backbones_of_table_10() -> None:
+    kinds = {name: backbone_of(name) for name in ALL}
+    assert isinstance(kinds["gru4rec"], GRU4Rec)
+    assert all(isinstance(kinds[name], Transformer) for name in ("sasrec", "bert4rec"))
+    assert {name: kind.causal for name, kind in kinds.items()} == {
+        "sasrec": True,
+        "gru4rec": True,
+        "bert4rec": False,
+    }
+    assert [kinds[name].mask_vector is None for name in ALL] == [True, True, False]
+
+
+# -- who sees what --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_states_never_see_what_comes_later(name, step) -> None:
+    backbone = backbone_of(name)
+    vectors, positions = some_inputs(2, 5)
+    valid = valid_mask([5, 5], 5)
+    changed = vectors.clone()
+    changed[:, step:] = torch.randn(changed[:, step:].shape, dtype=torch.float64) * 9
+    before, after = backbone(vectors, positions, valid), backbone(changed, positions, valid)
+    assert torch.allclose(before[:, :step], after[:, :step], atol=1e-12)
+    moved = (before - after).abs().amax(-1)
+    assert (moved[:, step:] > 1e-6).all()  # and every later state has seen it
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_states_have_no_gradient_from_what_comes_later(name) -> None:
+    backbone = backbone_of(name)
+    vectors, positions = some_inputs(1, 4)
+    vectors.requires_grad_()
+    states = backbone(vectors, positions, valid_mask([4], 4))
+    for step in range(4):
+        (seen,) = torch.autograd.grad(states[0, step].sin().sum(), vectors, retain_graph=True)
+        assert seen[0].abs().amax(-1).gt(0).tolist() == [s <= step for s in range(4)]
+
+
+def test_bidirectional_states_see_both_sides_but_no_padding() -> None:
+    backbone = backbone_of("bert4rec")
+    vectors, positions = some_inputs(1, 5)
+    vectors.requires_grad_()
+    states = backbone(vectors, positions, valid_mask([3], 5))
+    for step in range(3):
+        (seen,) = torch.autograd.grad(states[0, step].sin().sum(), vectors, retain_graph=True)
+        assert seen[0].abs().amax(-1).gt(0).tolist() == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_padding_and_batch_composition_do_not_matter(name) -> None:
+    backbone = backbone_of(name)
+    vectors, positions = some_inputs(3, 6)
+    lengths = [3, 6, 1]
+    together = backbone(vectors, positions, valid_mask(lengths, 6))
+    for row, length in enumerate(lengths):
+        for width in range(length, 7):
+            alone = backbone(
+                vectors[row : row + 1, :width], positions[:width], valid_mask([length], width)
+            )
+            assert torch.allclose(alone[0, :length], together[row, :length], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_positions_matter(name) -> None:
+    backbone = backbone_of(name)
+    vectors, positions = some_inputs(1, 4)
+    valid = valid_mask([4], 4)
+    before = backbone(vectors, positions, valid)
+    after = backbone(vectors, positions.flip(0), valid)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+# -- modes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_dropout_acts_in_training_alone(name) -> None:
+    backbone = backbone_of(name)
+    vectors, positions = some_inputs(1, 4)
+    valid = valid_mask([4], 4)
+    quiet = [backbone(vectors, positions, valid) for _ in range(2)]
+    assert torch.equal(*quiet)
+    backbone.train()
+    noisy = [backbone(vectors, positions, valid) for _ in range(2)]
+    assert not torch.allclose(*noisy)
+    backbone.eval()
+    assert torch.equal(backbone(vectors, positions, valid), quiet[0])
+
+
+def test_gru_stays_open_for_gradients_while_frozen() -> None:
+    """cuDNN passes no gradient through a GRU in evaluation mode, and stage 2 needs one."""
+    backbone = backbone_of("gru4rec").eval()
+    assert backbone.gru.training
+    assert backbone.gru.dropout == 0
+    assert not backbone.training

@@ -1,0 +1,250 @@
+"""Shared parts of the models: adapters, item embedding, losses; hand-computed or by brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from slow_reference import alignment
+from torch import nn
+
+from recbole_edt.model.layers import (
+    ItemEmbedding,
+    ItemLookup,
+    LinearAdapter,
+    ResidualAdapter,
+    alignment_loss,
+    bpr_loss,
+    softmax_losses,
+)
+
+
+def set_layer(layer: nn.Linear, weight, bias) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+        layer.bias.copy_(torch.tensor(bias))
+
+
+# -- eqs. 7 and 10: adapters ----------------------------------------------------------------------
+
+
+def test_eq7_hand_computed() -> None:
+    adapter = LinearAdapter(2, 1, 2)
+    set_layer(adapter.inner, [[2.0, -1.0]], [3.0])
+    set_layer(adapter.outer, [[1.0], [-2.0]], [0.5, 4.0])
+    # W2 e + b2 = 2 * 1 - 1 * 4 + 3 = 1;  W1 1 + b1 = [1.5, 2]
+    assert adapter(torch.tensor([1.0, 4.0])).tolist() == [1.5, 2.0]
+
+
+def test_folded_adapter_is_the_two_step_map_with_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    adapter = LinearAdapter(6, 3, 4).double()
+    inputs = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 5, 4, dtype=torch.float64)
+    wanted = (*adapter.parameters(), inputs)
+    assert len(wanted) == 5  # W2, b2, W1, b1 and the inputs
+
+    folded = adapter(inputs)
+    two_step = adapter.outer(adapter.inner(inputs))
+    assert torch.allclose(folded, two_step)
+    mine = torch.autograd.grad((folded.sin() * weights).sum(), wanted)
+    theirs = torch.autograd.grad((two_step.sin() * weights).sum(), wanted)
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.abs().max() > 0
+        assert torch.allclose(one, other)
+
+
+def test_eq10_zero_start_adds_nothing_and_can_leave_it() -> None:
+    adapter = LinearAdapter(4, 2, 4, zero=True)
+    inputs = torch.randn(3, 4)
+    assert not adapter(inputs).any()
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
+    before = [parameter.clone() for parameter in adapter.parameters()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        (adapter(inputs) - 1).square().sum().backward()
+        optimizer.step()
+    for old, new in zip(before, adapter.parameters(), strict=True):
+        assert not torch.equal(old, new)
+
+
+def test_residual_adapter_hand_computed() -> None:
+    adapter = ResidualAdapter(2, 2)
+    inputs = torch.tensor([1.0, -2.0])
+    assert adapter(inputs).tolist() == [1.0, -2.0]  # starts as the identity
+    set_layer(adapter.inner, [[1.0, 1.0], [0.0, -1.0]], [0.0, 1.0])
+    set_layer(adapter.outer, [[5.0, 1.0], [7.0, 2.0]], [0.5, 0.0])
+    # W h = [-1, 3] -> ReLU [0, 3] -> [3.5, 6] -> plus h
+    assert adapter(inputs).tolist() == [4.5, 4.0]
+
+
+# -- item embedding -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("text", {"adapter.inner", "adapter.outer"}),
+        ("id", {"table"}),
+        ("both", {"adapter.inner", "adapter.outer", "table"}),
+    ],
+)
+def test_kinds_of_item_embedding_and_their_parameters(kind, names) -> None:
+    text = None if kind == "id" else torch.randn(5, 6)
+    embedding = ItemEmbedding(kind, 5, 4, text)
+    assert {name.rpartition(".")[0] for name, _ in embedding.named_parameters()} == names
+    assert {name.rpartition(".")[0] for name in embedding.state_dict()} == names
+    items = torch.tensor([[3, 1], [0, 3]])
+    expected = torch.zeros(2, 2, 4)
+    if kind != "id":
+        expected = expected + embedding.adapter.outer(embedding.adapter.inner(text[items]))
+    if kind != "text":
+        expected = expected + embedding.table.weight[items]
+    assert torch.allclose(embedding(items), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["text", "both"])
+def test_text_is_frozen_and_moves_with_the_model_but_is_not_saved(kind) -> None:
+    text = torch.randn(5, 6)
+    before = text.clone()
+    embedding = ItemEmbedding(kind, 5, 4, text)
+    assert "text" in dict(embedding.named_buffers())
+    assert "text" not in embedding.state_dict()
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=1.0)
+    embedding(torch.arange(5)).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(embedding.text, before)
+    assert embedding.text.grad is None
+
+
+def test_lookup_computes_each_distinct_item_once() -> None:
+    embedding = ItemEmbedding("both", 9, 4, torch.randn(9, 6))
+    asked = []
+    embedding.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].tolist()))
+    first, second = torch.tensor([[7, 2, 0], [2, 2, 7]]), torch.tensor([5, 7])
+    lookup = ItemLookup(embedding, 9, first, second)
+    found = lookup(first), lookup(second)
+    assert asked == [[0, 2, 5, 7]]
+    assert found[0].shape == (2, 3, 4)
+    for items, vectors in zip((first, second), found, strict=True):
+        assert torch.allclose(vectors, embedding(items), atol=1e-6)
+
+
+def test_lookup_passes_gradients_of_every_use() -> None:
+    embedding = ItemEmbedding("id", 4, 2, None)
+    items = torch.tensor([2, 3, 2])
+    ItemLookup(embedding, 4, items)(items).sum().backward()
+    assert embedding.table.weight.grad.tolist() == [[0, 0], [0, 0], [2, 2], [1, 1]]
+
+
+# -- eqs. 9 and 12: next-item losses --------------------------------------------------------------
+
+
+def test_bpr_hand_computed() -> None:
+    loss = bpr_loss(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 3.0]))
+    expected = [math.log(1 + math.exp(-gap)) for gap in (2.0, 0.0, -3.0)]
+    assert float(loss) == pytest.approx(sum(expected) / 3, rel=1e-6)
+
+
+def test_bpr_is_finite_for_hopeless_scores() -> None:
+    scores = torch.tensor([-1e4], requires_grad=True)
+    loss = bpr_loss(scores, torch.tensor([1e4]))
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4)
+    assert scores.grad.tolist() == [-1.0]
+
+
+def test_softmax_over_all_items_is_the_full_softmax() -> None:
+    """All items drawn, none owned but the target, which is counted as the positive already."""
+    rng = np.random.default_rng(0)
+    states, items = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
+    targets = [5, 0, 0, 2]
+    owned = np.arange(6) == np.array(targets)[:, None]
+    losses = softmax_losses(*map(torch.from_numpy, (states, items[targets], items, owned)))
+    for row, target in enumerate(targets):
+        scores = [math.exp(states[row] @ item) for item in items]
+        expected = -math.log(scores[target] / sum(scores))
+        assert float(losses[row]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_softmax_hand_computed_with_owned_negatives() -> None:
+    states = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    positives = torch.tensor([[1.0, 5.0], [3.0, 0.5]])  # scores 1 and 1
+    negatives = torch.tensor([[0.0, 1.0], [2.0, -1.0]])  # scores [0, 2] and [2, -2]
+    owned = torch.tensor([[False, True], [False, False]])
+    losses = softmax_losses(states, positives, negatives, owned)
+    first = math.log(math.e + 1) - 1
+    second = math.log(math.e + math.exp(2) + math.exp(-2)) - 1
+    assert losses.tolist() == pytest.approx([first, second], rel=1e-6)
+
+
+def test_softmax_where_every_negative_is_owned_loses_nothing() -> None:
+    states = torch.randn(1, 2, requires_grad=True)
+    owned = torch.ones(1, 3, dtype=torch.bool)
+    loss = softmax_losses(states, torch.randn(1, 2), torch.randn(3, 2), owned)
+    loss.sum().backward()
+    assert loss.tolist() == [0.0]
+    assert states.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_softmax_gives_owned_negatives_no_gradient() -> None:
+    negatives = torch.randn(3, 2, requires_grad=True)
+    owned = torch.tensor([[False, True, False]])
+    softmax_losses(torch.randn(1, 2), torch.randn(1, 2), negatives, owned).sum().backward()
+    assert negatives.grad.abs().sum(1).gt(0).tolist() == [True, False, True]
+
+
+# -- eq. 13: alignment ----------------------------------------------------------------------------
+
+
+def test_eq13_two_users_hand_computed() -> None:
+    users = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    profiles = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    # cosines: u1 to (p1, p2) = (.6, 0), u2 to (p1, p2) = (.8, 1); temperature .5 doubles them
+    printed = (-1.2 + 0.0) + (-2.0 + 1.6)  # users to profiles: the one negative over the positive
+    other_side = (-1.2 + 1.6) + (-2.0 + 0.0)  # profiles to users
+    assert float(alignment_loss(users, profiles, 0.5, infonce=False)) == pytest.approx(
+        (printed + other_side) / 2, rel=1e-5
+    )
+    e = math.exp
+    infonce = (
+        -math.log(e(1.2) / (e(1.2) + e(0.0)))
+        - math.log(e(2.0) / (e(1.6) + e(2.0)))
+        - math.log(e(1.2) / (e(1.2) + e(1.6)))
+        - math.log(e(2.0) / (e(0.0) + e(2.0)))
+    ) / 2
+    assert float(alignment_loss(users, profiles, 0.5, infonce=True)) == pytest.approx(
+        infonce, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("infonce", [False, True])
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_eq13_equals_pair_by_pair(n, infonce) -> None:
+    rng = np.random.default_rng(n)
+    users, profiles = rng.normal(size=(2, n, 5))
+    loss = alignment_loss(torch.from_numpy(users), torch.from_numpy(profiles), 0.3, infonce)
+    assert float(loss) == pytest.approx(alignment(users, profiles, 0.3, infonce), rel=1e-5)
+
+
+@pytest.mark.parametrize("infonce", [False, True])
+def test_eq13_is_symmetric_and_blind_to_length_and_order(infonce) -> None:
+    torch.manual_seed(0)
+    users, profiles = torch.randn(2, 5, 4)
+    loss = float(alignment_loss(users, profiles, 0.2, infonce))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    for other in (
+        alignment_loss(profiles, users, 0.2, infonce),
+        alignment_loss(users * 7, profiles * 0.1, 0.2, infonce),
+        alignment_loss(users[order], profiles[order], 0.2, infonce),
+    ):
+        assert float(other) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_eq13_without_negatives_is_zero_and_harmless(n) -> None:
+    users = torch.randn(n, 4, requires_grad=True)
+    loss = alignment_loss(users, torch.randn(n, 4), 0.1, infonce=False)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not users.grad.any()

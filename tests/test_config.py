@@ -1,0 +1,359 @@
+"""What a run's configuration accepts, where it looks, and how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_edt.config import (
+    EDTConfig,
+    check_files_exist,
+    find_data_root,
+    lay_properties,
+    nest,
+    parse_overrides,
+    parse_value,
+    properties_dir,
+)
+from recbole_edt.errors import ConfigError
+from recbole_edt.values import nearest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def config(model="LLMEDT", files=(), dataset="cloth_sport", **changes) -> EDTConfig:
+    return EDTConfig(model, dataset, list(files), changes)
+
+
+def dotted(key, value) -> dict:
+    return {key: value}
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("LLMED", "LLMEDT"), ("llmedt", "LLMEDT"), ("SASrek", "SASRec")]
+)
+def test_unknown_model_names_the_nearest(wrong, meant):
+    with pytest.raises(ConfigError, match=f"unknown model '{wrong}', did you mean '{meant}'"):
+        config(wrong)
+
+
+def test_model_that_is_not_sequential_is_unknown():
+    with pytest.raises(ConfigError, match="unknown model 'LightGCN'"):
+        config("LightGCN")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("learning_rat", "learning_rate"), ("Epochs", "epochs"), ("hiden_size", "hidden_size")],
+)
+def test_unknown_key_names_the_nearest(wrong, meant):
+    with pytest.raises(ConfigError, match=f"unknown key '{wrong}', did you mean '{meant}'"):
+        config(**{wrong: 1})
+
+
+def test_unknown_key_unlike_any_other_suggests_nothing():
+    with pytest.raises(ConfigError, match=r"unknown key 'qqqq'$"):
+        config(qqqq=1)
+
+
+def test_key_of_another_model_is_unknown():
+    with pytest.raises(ConfigError, match="unknown key 'adapter_size'"):
+        config("SASRec", adapter_size=8)
+
+
+def test_nearest_ignores_case_and_finds_nothing_far_away():
+    assert nearest("ndcg", ["NDCG"]) == ", did you mean 'NDCG'?"
+    assert nearest("x", ["NDCG"]) == ""
+
+
+# --- what lies over what --------------------------------------------------------------------------
+
+
+def test_later_layers_win(tmp_path):
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text("epochs: 3\nseed: 1\nhidden_size: 32\n")
+    second.write_text("epochs: 4\nseed: 2\n")
+    made = config(files=[first, second], epochs=5)
+    assert [made[key] for key in ("epochs", "seed", "hidden_size")] == [5, 2, 32]
+    assert made["n_heads"] == config()["n_heads"]
+
+
+@pytest.mark.parametrize("key", ["eval_args.mode", "eval_args"])
+def test_nested_settings_change_only_what_they_name(key):
+    given = "full" if "." in key else {"mode": "full"}
+    made = config(**{key: given})["eval_args"]
+    assert made["mode"] == {"valid": "full", "test": "full"}
+    assert (made["split"], made["order"]) == ({"LS": "valid_and_test"}, "TO")
+
+
+def test_nested_settings_of_files_and_overrides_are_merged(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("eval_args.mode: uni7\n")
+    made = config(files=[file], **{"eval_args.order": "TO"})
+    assert made["eval_args"]["mode"] == {"valid": "uni7", "test": "uni7"}
+
+
+def test_modes_of_the_two_phases_can_differ():
+    made = config(**{"eval_args.mode": {"valid": "uni5", "test": "full"}})
+    assert made["eval_args"]["mode"] == {"valid": "uni5", "test": "full"}
+
+
+def test_overrides_of_the_caller_are_not_changed():
+    mine = {"eval_args": {"mode": "full"}, "eval_args.order": "TO"}
+    EDTConfig("LLMEDT", "cloth_sport", None, mine)
+    assert mine == {"eval_args": {"mode": "full"}, "eval_args.order": "TO"}
+
+
+def test_preset_has_the_papers_values():
+    printed = yaml.safe_load((properties_dir() / "model" / "LLMEDT-paper.yaml").read_text())
+    made = config(preset="paper")
+    assert {key: made[key] for key in printed} == printed
+    assert (made["item_embedding"], made["loss"], made["adapter"]) == ("text", "bpr", "paper")
+    assert config(preset="paper", loss="softmax")["loss"] == "softmax"
+
+
+@pytest.mark.parametrize("preset", ["papr", True, ""])
+def test_unknown_preset_names_those_there_are(preset):
+    if preset == "":
+        with pytest.raises(ConfigError, match="preset must be"):
+            config(preset=preset)
+        return
+    with pytest.raises(ConfigError, match=f"LLMEDT has no preset '{preset}' .*paper"):
+        config(preset=preset)
+
+
+def test_stages_share_the_presets_of_the_whole_model():
+    assert config("LLMEDTPretrain", preset="paper")["loss"] == "bpr"
+    with pytest.raises(ConfigError, match=r"SASRec has no preset 'paper' \(it has none\)"):
+        config("SASRec", preset="paper")
+
+
+def test_dataset_file_sets_values_for_single_models_but_never_for_a_preset(tmp_path, monkeypatch):
+    import recbole_edt.config as module
+
+    for folder in ("model", "dataset"):
+        (tmp_path / folder).mkdir()
+    for file in properties_dir().rglob("*.yaml"):
+        (tmp_path / file.relative_to(properties_dir())).write_text(file.read_text())
+    (tmp_path / "dataset" / "tiny.yaml").write_text(
+        "seed: 7\nper_model:\n  LLMEDT: {dropout: 0.45}\n  SASRec: {n_layers: 3}\n"
+    )
+    monkeypatch.setattr(module, "properties_dir", lambda: tmp_path)
+    for model in ("LLMEDT", "LLMEDTPretrain", "LLMEDTFinetune"):
+        assert config(model, dataset="tiny")["dropout"] == 0.45
+    assert config("SASRec", dataset="tiny")["n_layers"] == 3
+    assert config(dataset="tiny", preset="paper")["dropout"] != 0.45
+    assert config(dataset="tiny", dropout=0.1)["dropout"] == 0.1
+    assert config(dataset="tiny")["per_model"] is None
+    assert config(dataset="other")["seed"] == 42
+    assert lay_properties.__doc__
+
+
+def test_process_arguments_are_not_read(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", "--epochs=9999", "--nonsense=1"])
+    assert config()["epochs"] != 9999
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec", "NARM"])
+def test_built_in_models_with_a_softmax_sample_no_negatives(model):
+    assert config(model)["train_neg_sample_args"]["distribution"] == "none"
+
+
+def test_built_in_models_with_a_pairwise_loss_sample_one():
+    made = config("SASRec", loss_type="BPR", train_neg_sample_args={"sample_num": 1})
+    assert made["train_neg_sample_args"]["distribution"] == "uniform"
+
+
+def test_use_gpu_false_is_obeyed():
+    assert str(config(use_gpu=False)["device"]) == "cpu"
+
+
+def test_tuples_of_the_command_line_are_lists():
+    assert config(topk=(5, 10))["topk"] == [5, 10]
+
+
+def test_a_single_report_mode_may_stand_alone():
+    assert config(report_modes="full")["report_modes"] == ["full"]
+
+
+# --- where the data are ---------------------------------------------------------------------------
+
+
+def test_dataset_folder_comes_before_the_bundled_one():
+    assert find_data_root("tiny") == "dataset"
+    for folder in ("dataset_atomic", "dataset"):
+        (Path(folder) / "tiny").mkdir(parents=True)
+        assert find_data_root("tiny") == str(Path.cwd() / folder)
+    assert config(dataset="tiny")["data_path"] == str(Path.cwd() / "dataset" / "tiny")
+
+
+def test_bundled_data_of_the_checkout_are_found_from_anywhere():
+    assert find_data_root("cloth_sport") == str(ROOT / "dataset_atomic")
+
+
+def test_data_path_overrides_both():
+    (Path("dataset") / "tiny").mkdir(parents=True)
+    assert config(dataset="tiny", data_path="/else/where")["data_path"] == "/else/where/tiny"
+
+
+# --- configuration files --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1, 2", "is not valid YAML"),
+        (b"a: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
+        (b"- 1\n- 2", "holds no 'key: value' lines"),
+        (b"", "holds no 'key: value' lines"),
+    ],
+)
+def test_bad_configuration_file(content, message):
+    Path("c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        config(files=["c.yaml"])
+
+
+def test_missing_configuration_file():
+    for file in ("none.yaml", "."):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            check_files_exist([file])
+
+
+def test_unknown_key_in_a_file():
+    Path("c.yaml").write_text("learning_rat: 1\n")
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        config(files=["c.yaml"])
+    Path("c.yaml").write_text("1: 1\n")
+    with pytest.raises(ConfigError, match="unknown key '1'"):
+        config(files=["c.yaml"])
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+WRONG = [
+    ("epochs", -1), ("epochs", 0), ("epochs", 1.5), ("epochs", "abc"), ("epochs", True),
+    ("epochs", None), ("learning_rate", "abc"), ("learning_rate", 0), ("learning_rate", -0.1),
+    ("learning_rate", float("nan")), ("learning_rate", float("inf")), ("hidden_size", "abc"),
+    ("hidden_size", 0), ("hidden_size", {"x": 1}), ("MAX_ITEM_LIST_LENGTH", 0), ("topk", 0),
+    ("topk", []), ("topk", [5, 0]), ("topk", True), ("topk", "ten"), ("metrics", "Foo"),
+    ("metrics", []), ("metrics", ["Hit", "Recall"]), ("metrics", 3), ("valid_metric", "Foo@10"),
+    ("valid_metric", "NDCG@x"), ("valid_metric", "NDCG"), ("valid_metric", 3),
+    ("eval_args.mode", "foo"), ("eval_args.mode", "uni0"), ("eval_args.mode", "pop100"),
+    ("eval_args.mode", "labeled"), ("eval_args.mode", 100), ("eval_args.mode", {"test": "foo"}),
+    ("report_modes", "foo"), ("report_modes", ["full", "uni"]), ("gpu_id", "abc"), ("gpu_id", -1),
+    ("use_gpu", "maybe"), ("seed", -1), ("seed", "x"), ("dropout", 1), ("dropout", -0.1),
+    ("train_batch_size", 0), ("eval_batch_size", "big"), ("stopping_step", -1),
+    ("finetune_epochs", -1), ("adapter_size", 0), ("align_weight", -1), ("align_temperature", 0),
+    ("mask_ratio", 0), ("threads", 0), ("threads", "all"), ("domains", "cloth"),
+    ("domains", ["cloth"]), ("result_file", True), ("pretrained_path", 5), ("data_path", None),
+    ("augmentation", "yes"), ("resume", 1), ("learner", "adamm"), ("state", "loud"),
+    ("clip_grad_norm", 1), ("backbone", 3), ("weight_decay", "a"), ("load_col", "all"),
+    ("train_neg_sample_args", "uniform"), ("show_progress", "no"), ("shuffle", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_wrong_value_names_key_and_value_in_one_line(key, value):
+    with pytest.raises(ConfigError, match=rf"^{key.replace('.', '[.]')} must be .*not ") as caught:
+        config(**{key: value})
+    assert "\n" not in str(caught.value)
+    if not isinstance(value, dict):
+        assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 1), ("learning_rate", 1), ("dropout", 0), ("weight_decay", 0), ("topk", 5),
+        ("metrics", "hit"), ("valid_metric", "mrr"), ("valid_metric", "HIT@5"), ("gpu_id", 0),
+        ("gpu_id", (0, 1)), ("gpu_id", "0,1"), ("gpu_id", ""), ("eval_args.mode", "uni3"),
+        ("threads", None), ("threads", 1), ("domains", ["sport", "cloth"]), ("stopping_step", 0),
+        ("finetune_epochs", 0), ("eval_step", 0), ("clip_grad_norm", {"max_norm": 1.0}),
+        ("train_neg_sample_args", None), ("align_weight", 0), ("state", "debug"),
+    ],
+)  # fmt: skip
+def test_right_value_is_taken(key, value):
+    config(**{key: value})
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+def test_property_files_pass_their_own_checks(preset):
+    made = config(preset=preset)
+    given = {key: made.internal_config_dict[key] for key in made.internal_config_dict}
+    given.pop("MODEL_TYPE")
+    EDTConfig("LLMEDT", "cloth_sport", None, given)
+
+
+@pytest.mark.parametrize("key", ["split", "order", "group_by"])
+def test_protocol_cannot_be_changed(key):
+    with pytest.raises(ConfigError, match=rf"eval_args[.]{key} is fixed by the protocol"):
+        config(**{f"eval_args.{key}": "RO"})
+
+
+def test_unknown_nested_key():
+    with pytest.raises(ConfigError, match=r"unknown key 'eval_args.mod', did you mean 'mode'"):
+        config(**{"eval_args.mod": "full"})
+    with pytest.raises(ConfigError, match="eval_args must be a mapping"):
+        config(eval_args="full")
+
+
+def test_what_recbole_itself_refuses_is_one_line():
+    with pytest.raises(ConfigError, match="repeatable") as caught:
+        config(repeatable=False)
+    assert "\n" not in str(caught.value)
+
+
+# --- the command line's words ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("1e-4", 1e-4), ("true", True), ("False", False), ("none", None), ("~", None),
+        ("['full']", ["full"]), ("5,10", (5, 10)), ("{'a': 1}", {"a": 1}), ("cloth", "cloth"),
+        ("", ""), ("a=b", "a=b"), ("__import__('os')", "__import__('os')"),
+    ],
+)  # fmt: skip
+def test_values_are_literals_or_text(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+def test_overrides_of_the_command_line():
+    assert parse_overrides(["--epochs=3", "--resume", "--eval_args.mode=full", "--a=b=c"]) == {
+        "epochs": 3, "resume": True, "eval_args.mode": "full", "a": "b=c",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epochs=3"], "'epochs=3' is not of the form --key=value"),
+        (["-e=3"], "is not of the form"),
+        (["--"], "is not of the form"),
+        (["--=3"], "is not of the form"),
+        (["--epochs=3", "--epochs=3"], "--epochs is given twice"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_overrides(arguments)
+
+
+def test_dotted_keys_are_nested():
+    assert nest({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+
+
+@pytest.mark.parametrize(
+    "flat", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a": {"b": 1}, "a.b": 2}]
+)
+def test_key_set_as_a_whole_and_in_part(flat):
+    with pytest.raises(ConfigError, match=r"cannot both be set|is set twice"):
+        nest(flat)

@@ -1,0 +1,144 @@
+"""One call trains, tests and reports, and refuses before it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import recbole_edt
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.errors import ConfigError, EDTError, TrainingError
+from recbole_edt.evaluation.report import check_writable, write_json
+from recbole_edt.quick_start import describe, make_rankings, reported_modes
+
+SMALL = {
+    "epochs": 1,
+    "hidden_size": 16,
+    "eval_args.mode": "uni5",
+    "topk": [3],
+    "valid_metric": "NDCG@3",
+    "use_gpu": False,
+    "state": "ERROR",
+}
+OWN = {"inner_size": 16, "finetune_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
+    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
+    vectors = np.random.default_rng(0).normal(size=(26, 6))
+    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
+
+
+@pytest.fixture
+def run(data_path):
+    def call(model="LLMEDT", saved=True, **changes):
+        own = OWN if model.startswith("LLMEDT") else {}
+        settings = {"data_path": data_path, **SMALL, **own, **changes}
+        return recbole_edt.run_recbole_edt(model, "tiny", None, settings, saved)
+
+    return call
+
+
+def test_same_call_gives_the_same_results(run):
+    one, other = run(), run()
+    for part in ("timing", "stages"):
+        assert one.pop(part).keys() == other.pop(part).keys()
+    assert one == other
+
+
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
+def test_unsaved_run_leaves_no_checkpoint(run, model):
+    assert run(model, saved=False)["test"]["overall"]["n"] == 20
+    assert not list(Path("saved").iterdir())
+
+
+def test_further_protocols_are_reported_beside_the_main_one(run, capsys):
+    results = run(report_modes=["full", "uni5"])
+    assert list(results["protocols"]) == ["uni5", "full"]
+    assert results["test"] == results["protocols"]["uni5"]["test"]
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("LLMEDT")]
+    assert [title.split()[2] for title in titles] == ["uni5", "full"]
+
+
+def test_single_further_protocol_needs_no_list(run):
+    assert list(run("SASRec", report_modes="full")["protocols"]) == ["uni5", "full"]
+
+
+def test_valid_metric_that_is_not_reported_otherwise_is_reported_too(run):
+    assert "hit@7" in run("SASRec", valid_metric="Hit@7")["valid"]["overall"]
+
+
+def test_interrupted_training_leaves_no_results(run, monkeypatch):
+    from recbole_edt.trainer.trainer import TwoStageTrainer
+
+    monkeypatch.setattr(
+        TwoStageTrainer, "_enter_stage_2", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(result_file="r.json")
+    monkeypatch.undo()
+    assert not Path("r.json").exists()
+    assert run(result_file="r.json", resume=True)["timing"]["epochs"] == 2
+
+
+def test_training_that_diverges_leaves_no_results(run):
+    with pytest.raises(TrainingError):
+        run("SASRec", learning_rate=1e30, train_batch_size=4, result_file="r.json")
+    assert not Path("r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [("LLMEDT", {"n_heads": 3}), ("SASRec", {"hidden_act": "x"}), ("SASRec", {"loss_type": "x"})],
+)
+def test_model_that_cannot_be_built_is_refused_before_anything_is_written(run, model, change):
+    with pytest.raises(EDTError):
+        run(model, result_file="r.json", **change)
+    assert not list(Path().iterdir())
+
+
+def test_error_of_recbole_stays_attached(run):
+    with pytest.raises(ConfigError, match="model SASRec: ") as caught:
+        run("SASRec", hidden_act="x")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_candidates_are_drawn_for_every_protocol_and_phase(data_path, config_for):
+    config = config_for(data_path, report_modes=["full", "uni3"], **{"eval_args.mode": "uni3"})
+    assert reported_modes(config) == ["uni3", "full"]
+    rankings = make_rankings(config, CrossDomainDataset(config))
+    assert set(rankings) == {(p, m) for p in ("valid", "test") for m in ("uni3", "full")}
+
+
+def test_dataset_is_described_in_one_line(make_shop, augmented_shop, write_dataset, load, tmp_path):
+    shop = augmented_shop(make_shop(n_users=15, lengths=(4, 6)))
+    data = load(write_dataset(tmp_path, shop), augmentation=True)
+    raw = sum(row[-1] == "0" for row in shop.rows)
+    assert describe(data) == (
+        f"tiny: 15 users, 29 art + 34 bike items, {raw} rows + {len(shop.rows) - raw} augmented; "
+        "15 users are evaluated"
+    )
+
+
+# --- files of results -----------------------------------------------------------------------------
+
+
+def test_results_file_is_written_whole_or_not_at_all():
+    write_json("deep/er/r.json", {"a": 1})
+    assert json.loads(Path("deep/er/r.json").read_text()) == {"a": 1}
+    with pytest.raises(TypeError):
+        write_json("deep/er/r.json", {"a": object()})
+    assert json.loads(Path("deep/er/r.json").read_text()) == {"a": 1}
+    assert [file.name for file in Path("deep/er").iterdir()] == ["r.json"]
+
+
+def test_writable_places_are_left_untouched():
+    check_writable("result_file", "deep/er/r.json")
+    check_writable("result_file", Path.cwd() / "r.json")
+    assert not list(Path().iterdir())
+    with pytest.raises(ConfigError, match=r"result_file \. is a folder"):
+        check_writable("result_file", ".")

@@ -1,0 +1,323 @@
+"""Two stages, early stopping, repeatability, and resuming after a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.trainer import Trainer
+
+from recbole_edt.errors import CheckpointError, TrainingError
+from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scores_by_epoch(trainer, values):
+    """Let the validation of a trainer return these scores, one per call."""
+    remaining = iter(values)
+
+    def valid_epoch(valid_data, show_progress=False):
+        score = next(remaining)
+        return score, {trainer.valid_metric: score}
+
+    trainer._valid_epoch = valid_epoch
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def test_both_stages_run_and_the_second_trains_adapters_alone(run):
+    done = run().fit()
+    assert {stage: part["epochs"] for stage, part in done.trainer.stages.items()} == {1: 3, 2: 2}
+    stage_1 = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
+    last = torch.load(done.trainer.last_file)
+    assert (stage_1["stage"], last["stage"]) == (1, 2)
+    changed = {
+        name.split(".")[0]
+        for name, value in last["state_dict"].items()
+        if not torch.equal(value, stage_1["state_dict"][name])
+    }
+    assert changed == {"domain_adapters", "domain_positions"}
+
+
+def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
+    done = run(finetune_epochs=0).fit()
+    best = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
+    start = torch.load(done.trainer.saved_model_file)
+    assert start["epoch"] == -1
+    for name, value in best["state_dict"].items():
+        if not name.startswith("domain_"):
+            assert torch.equal(value, start["state_dict"][name]), name
+    assert done.result()[0]["stages"][1] == done.result()[0]["stages"][2]
+
+
+def test_start_of_stage_2_is_kept_when_no_epoch_of_it_is_better(run):
+    now = run()
+    #                                stage 1        start  stage 2
+    scores_by_epoch(now.trainer, [0.1, 0.3, 0.2, 0.3, 0.25, 0.29])
+    now.fit()
+    assert torch.load(now.trainer.saved_model_file)["epoch"] == -1
+    assert now.trainer.best_valid_score == 0.3
+    assert now.trainer.stages[2]["valid"] == {"ndcg@3": 0.3}
+
+
+def test_each_stage_stops_early_by_itself(run):
+    now = run(epochs=9, finetune_epochs=9, stopping_step=1)
+    scores_by_epoch(now.trainer, [0.1, 0.5, 0.4, 0.4, 0.5, 0.4, 0.6, 0.5, 0.5])
+    now.fit()
+    assert {stage: part["epochs"] for stage, part in now.trainer.stages.items()} == {1: 4, 2: 4}
+    assert torch.load(now.trainer.saved_model_file.replace(".pth", ".stage1.pth"))["epoch"] == 1
+    assert torch.load(now.trainer.saved_model_file)["epoch"] == 1
+
+
+def test_two_single_stage_runs_equal_one_of_both(run, same_result):
+    both = run().fit().result()
+    first = run("LLMEDTPretrain").fit()
+    second = run("LLMEDTFinetune", pretrained_path=first.trainer.saved_model_file).fit()
+    metrics, state = second.result()
+    assert first.result()[0]["stages"][1] == both[0]["stages"][1]
+    metrics["stages"][1] = both[0]["stages"][1]
+    same_result(both, (metrics, state))
+
+
+def test_stage_2_also_starts_from_a_run_of_both_stages(run):
+    both = run().fit()
+    second = run("LLMEDTFinetune", pretrained_path=both.trainer.saved_model_file).fit()
+    assert second.trainer.stages[2]["valid"] == both.trainer.stages[2]["valid"]
+
+
+def test_without_saving_the_last_epoch_is_what_remains(run):
+    done = run().fit(saved=False)
+    assert {stage: part["epochs"] for stage, part in done.trainer.stages.items()} == {1: 3, 2: 2}
+    assert not list(Path("saved").iterdir())
+
+
+def test_loss_that_is_no_number_is_one_clear_error(run):
+    with pytest.raises(TrainingError, match="no longer a finite number"):
+        run("LLMEDTPretrain", learning_rate=1e30).fit()
+
+
+def test_other_models_keep_the_training_of_their_recbole_trainer():
+    class Special(Trainer):
+        pass
+
+    mixed = trainer_class("Special", Special)
+    assert mixed.__mro__[1:3] == (CrossDomainMixin, Special)
+    assert trainer_class("Special", Special) is mixed
+    assert trainer_class("Special", mixed) is mixed
+
+
+# --- repeatability --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec", "BERT4Rec"])
+def test_a_seed_decides_every_bit(run, same_result, model):
+    first = run(model).fit().result()
+    same_result(first, run(model).fit().result())
+    other = run(model, seed=43).fit().result()
+    assert any(not torch.equal(value, other[1][name]) for name, value in first[1].items())
+
+
+def test_what_was_drawn_before_plays_no_part(run, same_result):
+    first = run().fit().result()
+    now = run()
+    torch.rand(100)
+    same_result(first, now.fit().result())
+
+
+def test_bfloat16_autocast_trains_on_the_cpu(run):
+    seen = set()
+    now = run(enable_amp=True)
+    loss = now.trainer.model.calculate_loss
+
+    def spy(batch):
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return loss(batch)
+
+    now.trainer.model.calculate_loss = spy
+    metrics, _ = now.fit().result()
+    assert seen == {torch.bfloat16}
+    assert all(0 <= value <= 1 for value in metrics["test"].values())
+
+
+# --- killed and resumed ---------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no handler of the training may swallow."""
+
+
+def kill_at_save(monkeypatch, number, before):
+    """Die just before or just after the given write of a checkpoint (from 0)."""
+    write, count = checkpoint.save, iter(range(1000))
+
+    def save(path, content):
+        mine = next(count) == number
+        if mine and before:
+            raise Killed
+        write(path, content)
+        if mine:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", save)
+
+
+@pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTFinetune", "SASRec", "BERT4Rec"])
+def test_killed_at_any_write_and_resumed_it_ends_as_if_unbroken(
+    run, same_result, monkeypatch, tmp_path, model
+):
+    changes = {"epochs": 2, "finetune_epochs": 1}
+    if model == "LLMEDTFinetune":
+        changes["pretrained_path"] = run("LLMEDTPretrain", epochs=1).fit().trainer.saved_model_file
+    changes = changes if model.startswith("LLMEDT") else {"epochs": 2}
+    unbroken = run(model, **changes).fit().result()
+    kills = 0
+    while True:
+        for before in (True, False):
+            place = {"checkpoint_dir": str(tmp_path / f"{kills}{before}")}
+            with monkeypatch.context() as patch:
+                kill_at_save(patch, kills, before)
+                try:
+                    run(model, **changes, **place).fit()
+                except Killed:
+                    pass
+                else:
+                    assert kills >= 3
+                    return
+            again = run(model, **changes, **place, resume=True).fit()
+            same_result(unbroken, again.result())
+        kills += 1
+
+
+def test_killed_run_repeats_no_whole_epoch(run, monkeypatch):
+    def die(epoch, score):
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run().fit(callback_fn=die)
+    trained = []
+    again = run(resume=True)
+    again.fit(callback_fn=lambda epoch, score: trained.append((again.trainer.stage, epoch)))
+    assert trained == [(1, 2), (2, 0), (2, 1)]
+
+
+def test_stopped_early_then_killed_does_not_train_on(run, monkeypatch):
+    first = run(epochs=9, stopping_step=0)
+    scores_by_epoch(first.trainer, [0.5, 0.4])
+    monkeypatch.setattr(first.trainer, "_enter_stage_2", lambda: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        first.fit()
+    again = run(epochs=9, stopping_step=0, resume=True)
+    scores_by_epoch(again.trainer, [0.5, 0.4])  # the start of stage 2, and its first epoch
+    again.fit()
+    assert {stage: part["epochs"] for stage, part in again.trainer.stages.items()} == {1: 2, 2: 1}
+
+
+def test_finished_run_resumed_only_reports_again(run, same_result):
+    first = run().fit().result()
+    again = run(resume=True)
+    again.fit(callback_fn=lambda epoch, score: pytest.fail("an epoch was trained"))
+    same_result(first, again.result())
+
+
+def test_nothing_to_resume_is_a_fresh_start(run, same_result):
+    same_result(run().fit().result(), run(resume=True, checkpoint_dir="elsewhere").fit().result())
+
+
+def test_fresh_run_forgets_where_an_earlier_one_stopped(run, monkeypatch, same_result):
+    first = run().fit().result()
+    with monkeypatch.context() as patch:
+        kill_at_save(patch, 0, before=False)  # the best epoch is new, the last one is not yet
+        with pytest.raises(Killed):
+            run().fit()
+    same_result(first, run(resume=True).fit().result())
+
+
+def test_other_settings_are_another_run(run):
+    files = {run().trainer.last_file, run(seed=43).trainer.last_file}
+    files |= {run(dropout=0.1).trainer.last_file, run("LLMEDTPretrain").trainer.last_file}
+    assert len(files) == 4
+    for place in ({"checkpoint_dir": "saved/"}, {"resume": True}, {"result_file": "r.json"}):
+        assert Path(run(**place).trainer.last_file).name == Path(run().trainer.last_file).name
+
+
+def test_killed_by_the_system_and_resumed(small, run, same_result):
+    program = f"""
+import os, signal
+from recbole_edt import run_recbole_edt
+from recbole_edt.trainer.trainer import TwoStageTrainer
+original = TwoStageTrainer._train_epoch
+def train_epoch(self, data, epoch, *rest):
+    if (self.stage, epoch) == (2, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, data, epoch, *rest)
+TwoStageTrainer._train_epoch = train_epoch
+run_recbole_edt("LLMEDT", "tiny", None, {small()!r})
+"""
+    died = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert not list(Path().rglob("*.tmp"))
+    resumed = run(resume=True)
+    resumed.fit(callback_fn=lambda epoch, score: epoch == 1 or pytest.fail("repeats an epoch"))
+    same_result(run(checkpoint_dir="fresh").fit().result(), resumed.result())
+
+
+# --- what a run leaves ----------------------------------------------------------------------------
+
+
+def test_tensorboard_files_hold_the_curves_of_both_stages(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = run().trainer
+    folder = Path(trainer.tensorboard.log_dir)
+    again = run()
+    again.trainer.tensorboard = trainer.tensorboard
+    again.fit()
+    for part, epochs in ((folder, 3), (folder / "stage2", 2)):
+        events = EventAccumulator(str(part)).Reload()
+        assert len(events.Scalars("Loss/Train")) == epochs
+        assert len(events.Scalars("Vaild_score")) == epochs
+
+
+def test_results_file_has_the_promised_structure(small):
+    settings = small(report_modes="full", result_file="out/r.json")
+    returned = run_recbole_edt("LLMEDT", "tiny", None, settings)
+    text = Path("out/r.json").read_text()
+    results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the file"))
+    assert results == json.loads(json.dumps(returned))
+    assert (results["model"], results["dataset"], results["seed"]) == ("LLMEDT", "tiny", 42)
+    assert results["protocol"] == "uni5"
+    assert results["params"]["hidden_size"] == 16
+    names = {"hit@3", "ndcg@3", "mrr", "n"}
+    for part in (results["test"], results["valid"], results["protocols"]["full"]["test"]):
+        assert part["overall"].keys() == names
+        assert part["domains"].keys() == {"art", "bike"}
+        assert all(domain.keys() == names for domain in part["domains"].values())
+        assert sum(domain["n"] for domain in part["domains"].values()) == part["overall"]["n"] == 20
+        for name in names - {"n"}:
+            mean = sum(d[name] * d["n"] for d in part["domains"].values()) / 20
+            assert math.isclose(part["overall"][name], mean)
+    assert results["timing"].keys() == {"train_s", "valid_s", "epochs", "test_s", "total_s"}
+    assert results["timing"]["epochs"] == 5
+    assert 0 < results["parameters"]["trainable"] < results["parameters"]["total"]
+    assert results["stages"].keys() == {"1", "2"}
+
+
+def test_missing_checkpoint_of_stage_1_is_refused_by_the_trainer_too(run):
+    with pytest.raises(CheckpointError, match="needs --pretrained_path"):
+        run("LLMEDTFinetune").fit()
