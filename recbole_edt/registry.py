@@ -27,6 +27,7 @@ PROPERTIES = {"LLMEDTPretrain": "LLMEDT", "LLMEDTFinetune": "LLMEDT"}
 def known_models() -> list[str]:
     """Names of the plugin's models and of RecBole's built-in sequential models."""
     import recbole.model.sequential_recommender as builtin
+
     names = [name for name in vars(builtin) if name[0].isupper()]
     modules = {module.name for module in pkgutil.iter_modules(builtin.__path__)}
     return sorted({name for name in names if name.lower() in modules} | set(PLUGIN_MODELS))

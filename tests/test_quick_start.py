@@ -75,12 +75,12 @@ def test_valid_metric_that_is_not_reported_otherwise_is_reported_too(run):
 def test_interrupted_training_leaves_no_results(run, monkeypatch):
     from recbole_edt.trainer.trainer import TwoStageTrainer
 
-    monkeypatch.setattr(
-        TwoStageTrainer, "_enter_stage_2", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        run(result_file="r.json")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            TwoStageTrainer, "_enter_stage_2", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run(result_file="r.json")
     assert not Path("r.json").exists()
     assert run(result_file="r.json", resume=True)["timing"]["epochs"] == 2
 

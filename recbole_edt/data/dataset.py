@@ -125,6 +125,10 @@ class CrossDomainDataset(SequentialDataset):
                 self.field2seqlen[name] = max(map(len, frame[name]))
         return frame
 
+    def _get_remap_list(self, field_list):
+        """Number items and users by the lines of their own files: held-out rows play no part."""
+        return super()._get_remap_list(field_list)[::-1]
+
     def _drop_augmentation(self):
         """Forget everything preprocessing added: the data are then the raw data exactly."""
         inserted = flag_column(self.inter_feat, "augmented", "inter")

@@ -98,4 +98,13 @@ class NegativeSampler:
 
     def owned_mask(self, users: Tensor, negatives: Tensor) -> Tensor:
         """Tell which shared negatives each user owns: bool [n_users_in_batch, n_negatives]."""
-        return self._owned(users[:, None], negatives[None, :])
+        slot = torch.full((self.n_items,), -1, dtype=torch.int64, device=users.device)
+        slot[negatives] = torch.arange(len(negatives), device=users.device)
+        first, counts = self.user_offsets[users], self.user_offsets[users + 1]
+        counts = counts - first
+        owner = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
+        step = torch.arange(len(owner), device=users.device) - (counts.cumsum(0) - counts)[owner]
+        place = slot[self.user_items[first[owner] + step]]
+        mask = torch.zeros(len(users), len(negatives), dtype=torch.bool, device=users.device)
+        mask[owner[place >= 0], place[place >= 0]] = True
+        return mask

@@ -131,10 +131,50 @@ def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
     return -F.logsigmoid(positive_scores - negative_scores).mean()
 
 
-def softmax_losses(
-    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor
+_ROWS = {"cpu": 512}
+"""Positions whose logits exist at a time; elsewhere than on a CPU, as many as fit (8192)."""
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Loss and gradients of the sampled softmax, a block of positions at a time.
+
+    The logits of a block stay in the processor's cache: they are turned into probabilities and
+    those into gradients before the next block is touched, and none are kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, states, positives, negatives, owned, owners):
+        rows = _ROWS.get(states.device.type, 8192)
+        grad_states, grad_positives = torch.empty_like(states), torch.empty_like(positives)
+        grad_negatives = torch.zeros_like(negatives)
+        total = states.new_zeros(())
+        for start in range(0, len(states), rows):
+            block = slice(start, start + rows)
+            state, positive = states[block], positives[block]
+            score = (state * positive).sum(-1, keepdim=True)  # [rows, 1]
+            logits = (state @ negatives.T).masked_fill_(owned[owners[block]], -torch.inf)
+            highest = torch.maximum(logits.amax(1, keepdim=True), score)
+            weights = logits.sub_(highest).exp_()
+            own = (score - highest).exp()
+            whole = weights.sum(1, keepdim=True) + own
+            total += (whole.log() + highest - score).sum()
+            weights.div_(whole)  # the negatives' probabilities
+            excess = own / whole - 1.0  # the positive's probability minus one
+            grad_states[block] = weights @ negatives + excess * positive
+            grad_positives[block] = excess * state
+            grad_negatives += weights.T @ state
+        ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(grad * saved for saved in ctx.saved_tensors), None, None
+
+
+def softmax_loss(
+    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor, owners: Tensor
 ) -> Tensor:
-    """Sampled-softmax losses over the positive and shared uniform negatives of its domain.
+    """Sampled softmax over each positive and the shared negatives of its domain, summed.
 
     It is the full softmax over the domain when all of its items are drawn.
 
@@ -145,17 +185,19 @@ def softmax_losses(
     negatives : Tensor
         [m, d]; vectors of the shared negatives.
     owned : Tensor
-        bool [n, m]; negatives that the user has, which do not count.
+        bool [B, m]; negatives that a user of the batch has, which do not count.
+    owners : Tensor
+        int64 [n]; whose position it is, a row of ``owned``.
 
     Returns
     -------
     Tensor
-        [n]; one loss per position.
+        Scalar; the sum over positions of ``-log p(positive)``.
     """
-    positive_scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
-    negative_scores = (states @ negatives.T).masked_fill(owned, -torch.inf)
-    logits = torch.cat([positive_scores, negative_scores], dim=1).float()
-    return torch.logsumexp(logits, dim=1) - logits[:, 0]
+    with torch.autocast(device_type=states.device.type, enabled=False):
+        return _SoftmaxLoss.apply(
+            states.float(), positives.float(), negatives.float(), owned, owners
+        )
 
 
 def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce: bool) -> Tensor:

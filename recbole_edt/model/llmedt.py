@@ -22,7 +22,7 @@ from recbole_edt.model.layers import (
     ResidualAdapter,
     alignment_loss,
     bpr_loss,
-    softmax_losses,
+    softmax_loss,
 )
 
 _CHOICES = {
@@ -200,19 +200,17 @@ class LLMEDTPretrain(SequentialRecommender):
         targets = batch[SEQUENCE][:, 1:]
         if self.loss_name == "bpr":
             return self._bpr(batch, lookup, states[chosen], targets, chosen)
-        losses = []
+        total = states.new_zeros(())
         for domain in range(self.n_domains):
             mine = torch.nonzero(chosen & (self.item_domain[targets] == domain), as_tuple=True)
-            losses.append(
-                softmax_losses(
-                    states[mine],
-                    lookup(targets[mine]),
-                    lookup(batch[f"{NEGATIVES}_{domain}"]),
-                    batch[f"{OWNED}_{domain}"][mine[0]],
-                )
+            total = total + softmax_loss(
+                states[mine],
+                lookup(targets[mine]),
+                lookup(batch[f"{NEGATIVES}_{domain}"]),
+                batch[f"{OWNED}_{domain}"],
+                mine[0],
             )
-        all_losses = torch.cat(losses)
-        return all_losses.sum() / max(len(all_losses), 1)
+        return total / chosen.sum().clamp(min=1)
 
     def _bpr(self, batch, lookup, states, targets, chosen):
         if not len(states):

@@ -8,6 +8,7 @@ import torch
 from slow_reference import alignment
 from torch import nn
 
+from recbole_edt.model import layers
 from recbole_edt.model.layers import (
     ItemEmbedding,
     ItemLookup,
@@ -15,7 +16,7 @@ from recbole_edt.model.layers import (
     ResidualAdapter,
     alignment_loss,
     bpr_loss,
-    softmax_losses,
+    softmax_loss,
 )
 
 
@@ -160,11 +161,32 @@ def test_softmax_over_all_items_is_the_full_softmax() -> None:
     states, items = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
     targets = [5, 0, 0, 2]
     owned = np.arange(6) == np.array(targets)[:, None]
-    losses = softmax_losses(*map(torch.from_numpy, (states, items[targets], items, owned)))
+    arrays = (states, items[targets], items, owned, np.arange(4))
+    loss = softmax_loss(*map(torch.from_numpy, arrays))
+    expected = 0.0
     for row, target in enumerate(targets):
         scores = [math.exp(states[row] @ item) for item in items]
-        expected = -math.log(scores[target] / sum(scores))
-        assert float(losses[row]) == pytest.approx(expected, rel=1e-5)
+        expected -= math.log(scores[target] / sum(scores))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 100])
+def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkeypatch) -> None:
+    monkeypatch.setitem(layers._ROWS, "cpu", rows)
+    torch.manual_seed(0)
+    inputs = [torch.randn(n, 4, requires_grad=True) for n in (7, 7, 5)]
+    owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+
+    def plain(states, positives, negatives):
+        own = (states * positives).sum(-1, keepdim=True)
+        others = (states @ negatives.T).masked_fill(owned[owners], -torch.inf)
+        return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).sum()
+
+    ours, slow = softmax_loss(*inputs, owned, owners), plain(*inputs)
+    assert float(ours) == pytest.approx(float(slow), rel=1e-5)
+    gradients = torch.autograd.grad(2.5 * ours, inputs)
+    for mine, reference in zip(gradients, torch.autograd.grad(2.5 * slow, inputs), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_softmax_hand_computed_with_owned_negatives() -> None:
@@ -172,25 +194,26 @@ def test_softmax_hand_computed_with_owned_negatives() -> None:
     positives = torch.tensor([[1.0, 5.0], [3.0, 0.5]])  # scores 1 and 1
     negatives = torch.tensor([[0.0, 1.0], [2.0, -1.0]])  # scores [0, 2] and [2, -2]
     owned = torch.tensor([[False, True], [False, False]])
-    losses = softmax_losses(states, positives, negatives, owned)
+    loss = softmax_loss(states, positives, negatives, owned, torch.arange(2))
     first = math.log(math.e + 1) - 1
     second = math.log(math.e + math.exp(2) + math.exp(-2)) - 1
-    assert losses.tolist() == pytest.approx([first, second], rel=1e-6)
+    assert float(loss) == pytest.approx(first + second, rel=1e-6)
 
 
 def test_softmax_where_every_negative_is_owned_loses_nothing() -> None:
     states = torch.randn(1, 2, requires_grad=True)
     owned = torch.ones(1, 3, dtype=torch.bool)
-    loss = softmax_losses(states, torch.randn(1, 2), torch.randn(3, 2), owned)
-    loss.sum().backward()
-    assert loss.tolist() == [0.0]
+    loss = softmax_loss(states, torch.randn(1, 2), torch.randn(3, 2), owned, torch.tensor([0]))
+    loss.backward()
+    assert float(loss) == 0.0
     assert states.grad.tolist() == [[0.0, 0.0]]
 
 
 def test_softmax_gives_owned_negatives_no_gradient() -> None:
     negatives = torch.randn(3, 2, requires_grad=True)
     owned = torch.tensor([[False, True, False]])
-    softmax_losses(torch.randn(1, 2), torch.randn(1, 2), negatives, owned).sum().backward()
+    row = torch.tensor([0])
+    softmax_loss(torch.randn(1, 2), torch.randn(1, 2), negatives, owned, row).backward()
     assert negatives.grad.abs().sum(1).gt(0).tolist() == [True, False, True]
 
 
