@@ -140,10 +140,12 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     The logits of a block stay in the processor's cache: they are turned into probabilities and
     those into gradients before the next block is touched, and none are kept for the backward pass.
+    The three matrix products run in ``dtype``, everything else in float32.
     """
 
     @staticmethod
-    def forward(ctx, states, positives, negatives, owned, owners):
+    def forward(ctx, states, positives, negatives, owned, owners, dtype):
+        others = negatives.to(dtype)
         rows = _ROWS.get(states.device.type, 8192)
         grad_states, grad_positives = torch.empty_like(states), torch.empty_like(positives)
         grad_negatives = torch.zeros_like(negatives)
@@ -152,23 +154,24 @@ class _SoftmaxLoss(torch.autograd.Function):
             block = slice(start, start + rows)
             state, positive = states[block], positives[block]
             score = (state * positive).sum(-1, keepdim=True)  # [rows, 1]
-            logits = (state @ negatives.T).masked_fill_(owned[owners[block]], -torch.inf)
+            logits = (state.to(dtype) @ others.T).float()
+            logits.masked_fill_(owned[owners[block]], -torch.inf)
             highest = torch.maximum(logits.amax(1, keepdim=True), score)
             weights = logits.sub_(highest).exp_()
             own = (score - highest).exp()
             whole = weights.sum(1, keepdim=True) + own
             total += (whole.log() + highest - score).sum()
-            weights.div_(whole)  # the negatives' probabilities
+            weights = weights.div_(whole).to(dtype)  # the negatives' probabilities
             excess = own / whole - 1.0  # the positive's probability minus one
-            grad_states[block] = weights @ negatives + excess * positive
+            grad_states[block] = (weights @ others).float() + excess * positive
             grad_positives[block] = excess * state
-            grad_negatives += weights.T @ state
+            grad_negatives += (weights.T @ state.to(dtype)).float()
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
         return total
 
     @staticmethod
     def backward(ctx, grad):
-        return *(grad * saved for saved in ctx.saved_tensors), None, None
+        return *(grad * saved for saved in ctx.saved_tensors), None, None, None
 
 
 def softmax_loss(
@@ -194,9 +197,12 @@ def softmax_loss(
     Tensor
         Scalar; the sum over positions of ``-log p(positive)``.
     """
-    with torch.autocast(device_type=states.device.type, enabled=False):
+    device = states.device.type
+    lowered = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if lowered else torch.float32
+    with torch.autocast(device_type=device, enabled=False):
         return _SoftmaxLoss.apply(
-            states.float(), positives.float(), negatives.float(), owned, owners
+            states.float(), positives.float(), negatives.float(), owned, owners, dtype
         )
 
 

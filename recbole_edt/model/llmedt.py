@@ -35,6 +35,10 @@ _CHOICES = {
 }
 
 
+_UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
+"""Parts that are stage 2's own, or that no score needs any more."""
+
+
 def check_choices(config) -> None:
     """Refuse values of the model's keys that are none of their choices.
 
@@ -315,12 +319,12 @@ class LLMEDTPretrain(SequentialRecommender):
 
     def item_vectors(self) -> Tensor:
         """Vectors of all items (eq. 7), [n_items, d]; computed once per evaluation."""
-        if self.training or torch.is_grad_enabled():
-            return self.item_embedding(torch.arange(self.n_items, device=self.positions.weight.device))
-        if self._item_vectors is None:
-            everything = torch.arange(self.n_items, device=self.positions.weight.device)
-            self._item_vectors = self.item_embedding(everything)
-        return self._item_vectors
+        if self._item_vectors is not None and not torch.is_grad_enabled():
+            return self._item_vectors
+        vectors = self.item_embedding(torch.arange(self.n_items, device=self.item_domain.device))
+        if not self.training and not torch.is_grad_enabled():
+            self._item_vectors = vectors
+        return vectors
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """User vectors [B, d] that items of each domain are scored with."""
@@ -420,14 +424,13 @@ class LLMEDTFinetune(LLMEDTPretrain):
             raise CheckpointError("the pre-trained model has other sizes than this one") from error
         if own & set(missing):
             raise CheckpointError("the pre-trained model lacks parts of this one")
-        foreign = [n for n in state if not n.startswith(("domain_", "profile_adapter."))]
-        if not own.issuperset(foreign):
+        if not own.issuperset(name for name in state if not name.startswith(_UNUSED_IN_STAGE_2)):
             raise CheckpointError("the pre-trained model has parts that this one lacks")
         self.begin_finetuning()
 
     def state_names(self) -> set[str]:
-        """Names of the parameters that stage 1 trains."""
-        return {name for name in self.state_dict() if not name.startswith("domain_")}
+        """Names of the parameters that stage 2 takes from stage 1."""
+        return {name for name in self.state_dict() if not name.startswith(_UNUSED_IN_STAGE_2)}
 
     def adapt(self, domain: int, states: Tensor) -> Tensor:
         """Apply a domain's adapter (eq. 10), [..., d] -> [..., d]."""

@@ -85,7 +85,8 @@ class CrossDomainMixin:
     def _check_nan(self, loss):
         if not torch.isfinite(loss):
             raise TrainingError(
-                "the training loss is no longer a finite number: a lower learning rate may help"
+                "the training loss is no longer a finite number: "
+                "try a lower learning_rate or another train_batch_size"
             )
 
     def _valid_epoch(self, valid_data, show_progress=False):
