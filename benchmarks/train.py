@@ -1,9 +1,9 @@
 """How much faster is an epoch here than in stock RecBole, and what does an evaluation cost?
 
 Both train on the same training rows and supervise the same positions: stock RecBole SASRec on
-every prefix of every sequence, LLM-EDT's stage 1 on all positions of a sequence in one pass; d = 128,
-2 layers, length 50. A stock epoch is extrapolated from a few of its batches. All figures come from
-one process in which the contestants take turns; ratios of medians count, not seconds.
+every prefix of every sequence, LLM-EDT's stage 1 on all positions of a sequence in one pass;
+d = 128, 2 layers, length 50. A stock epoch is extrapolated from a few of its batches. All figures
+come from one process in which the contestants take turns; ratios of medians count, not seconds.
 
     python benchmarks/train.py --data_path DIR --datasets food_kitchen cloth_sport
 """

@@ -56,6 +56,13 @@ def test_unsaved_run_leaves_no_checkpoint(run, model):
     assert not list(Path("saved").iterdir())
 
 
+def test_model_that_asks_the_dataset_how_long_its_lists_are_trains(data_path):
+    settings = {"data_path": data_path, **SMALL, "embedding_size": SMALL["hidden_size"]}
+    del settings["hidden_size"]  # CORE calls it the other name
+    results = recbole_edt.run_recbole_edt("CORE", "tiny", None, settings)
+    assert results["timing"]["epochs"] == 1
+
+
 def test_further_protocols_are_reported_beside_the_main_one(run, capsys):
     results = run(report_modes=["full", "uni5"])
     assert list(results["protocols"]) == ["uni5", "full"]

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recbole_edt.errors import DataError
-from recbole_edt.prepare.files import read_table, replacing
+from recbole_edt.files import read_table, replacing
 
 
 class TextEncoder(Protocol):

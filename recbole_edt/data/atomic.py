@@ -1,4 +1,4 @@
-"""The data contract of the atomic files, checked before RecBole reads a byte of meaning into them."""
+"""The data contract of the atomic files, checked before RecBole reads any meaning into them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, s
     """
     with Path(path).open(encoding="utf-8") as file:
         header = file.readline().rstrip("\r\n").split("\t")
-    columns = []
+    columns: list[tuple[str, str]] = []
     for column in header:
         name, _, ftype = column.rpartition(":")
         if not name or ftype not in ("token", "float", "token_seq", "float_seq"):
@@ -76,9 +76,7 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, s
     return columns
 
 
-def check_frames(
-    inter: pd.DataFrame, item: pd.DataFrame, item_lines: int, name: str
-) -> None:
+def check_frames(inter: pd.DataFrame, item: pd.DataFrame, item_lines: int, name: str) -> None:
     """Check the rows of ``.inter`` and ``.item`` against the contract.
 
     Parameters

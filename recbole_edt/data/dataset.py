@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,9 @@ class CrossDomainDataset(SequentialDataset):
     ProtocolError
         If augmented rows stand where only held-out rows may.
     """
+
+    inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
+    item_feat: Any
 
     def _load_data(self, token, dataset_path):
         check_files(dataset_path, token)
@@ -175,6 +179,7 @@ class CrossDomainDataset(SequentialDataset):
 
     def _change_feat_format(self):
         Dataset._change_feat_format(self)  # tensors, but no prefix rows: `build` makes them
+        self._aug_presets()  # names, types and lengths of the list fields: some models ask
 
     # -- embeddings -----------------------------------------------------------------------------
 
@@ -331,9 +336,7 @@ class CrossDomainDataset(SequentialDataset):
         lengths = np.diff(offsets)[order]
         starts = offsets[:-1][order]
         by_token = np.concatenate([[0], np.cumsum(lengths)])
-        gathered = items[
-            np.repeat(starts - by_token[:-1], lengths) + np.arange(by_token[-1])
-        ]
+        gathered = items[np.repeat(starts - by_token[:-1], lengths) + np.arange(by_token[-1])]
         # domains in the order of their names too: which one is called A plays no part either
         by_name = np.argsort(self.domains, kind="stable")
         pools = self.candidate_pools()

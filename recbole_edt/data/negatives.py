@@ -60,9 +60,7 @@ class NegativeSampler:
         index = (share.double() * size).long().clamp_(max=size - 1)
         return self.by_domain[self.first[domains] + index]
 
-    def per_position(
-        self, users: Tensor, positives: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def per_position(self, users: Tensor, positives: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one negative per positive (eqs. 9, 12).
 
         Parameters

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from recbole_edt.errors import ConfigError
 
-_METRICS = {
+_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hit": np.ones_like,
     "ndcg": lambda ranks: 1.0 / np.log2(ranks + 1.0),
     "mrr": lambda ranks: 1.0 / ranks,

@@ -41,7 +41,7 @@ class Ranking:
             self._exclude(dataset, rows, device)
 
     def _exclude(self, dataset: CrossDomainDataset, rows: np.ndarray, device) -> None:
-        """Collect, per target, what its domain's pool holds but is no candidate: history, itself."""
+        """Collect what a target's domain pool holds but is no candidate: history, the target."""
         offsets, items = dataset.raw_history(rows)
         n_items = dataset.item_num
         owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
@@ -78,7 +78,7 @@ class Ranking:
         return 1 + self._count_full(scores, target_scores, rows)
 
     def with_target(self, rows: np.ndarray) -> Tensor:
-        """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_candidates]."""
+        """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_sampled]."""
         assert self.candidates is not None
         index = torch.from_numpy(rows)
         candidates = self.candidates[index].to(self.targets.device)

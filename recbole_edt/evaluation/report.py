@@ -11,6 +11,7 @@ from typing import Any
 from texttable import Texttable
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.files import replacing
 
 
 def table(report: Mapping[str, Any], title: str) -> str:
@@ -59,11 +60,5 @@ def check_writable(key: str, path: str | Path) -> None:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a results file so that it is whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ class GRU4Rec(nn.Module):
         return self.output(self.gru(inputs)[0])
 
 
-def make_backbone(config) -> nn.Module:
+def make_backbone(config) -> Transformer | GRU4Rec:
     """Build the configured backbone.
 
     Raises

@@ -78,12 +78,13 @@ class ItemEmbedding(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """Embed item ids of any shape [...] into [..., hidden_size]."""
-        out = 0
-        if self.adapter is not None:
-            out = self.adapter(F.embedding(items, self.text))
+        parts: list[Tensor] = []
+        if self.adapter is not None and self.text is not None:
+            parts.append(self.adapter(F.embedding(items, self.text)))
         if self.table is not None:
-            out = out + self.table(items)
-        return out
+            parts.append(self.table(items))
+        first, *rest = parts
+        return sum(rest, start=first)
 
 
 class ItemLookup:

@@ -120,6 +120,7 @@ class LLMEDTPretrain(SequentialRecommender):
             inputs = sequence[:, :-1]
             vectors = self.drop_items(lookup(inputs))
             return self.backbone(vectors, positions[: inputs.shape[1]], inputs > 0)
+        assert self.backbone.mask_vector is not None
         vectors = torch.where(masked[..., None], self.backbone.mask_vector, lookup(sequence))
         valid = sequence > 0
         valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
@@ -381,13 +382,12 @@ class LLMEDTFinetune(LLMEDTPretrain):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         size, bottleneck = config["hidden_size"], config["adapter_size"]
-        if config["adapter"] == "paper":
-            adapters = [
-                LinearAdapter(size, bottleneck, size, zero=True) for _ in range(self.n_domains)
-            ]
-        else:
-            adapters = [ResidualAdapter(size, bottleneck) for _ in range(self.n_domains)]
-        self.domain_adapters = nn.ModuleList(adapters)
+        self.domain_adapters = nn.ModuleList(
+            LinearAdapter(size, bottleneck, size, zero=True)
+            if config["adapter"] == "paper"
+            else ResidualAdapter(size, bottleneck)
+            for _ in range(self.n_domains)
+        )
         self.domain_positions = nn.ModuleList(
             nn.Embedding(self.max_seq_length + 1, size) for _ in range(self.n_domains)
         )
@@ -399,8 +399,12 @@ class LLMEDTFinetune(LLMEDTPretrain):
         for module in (*self.domain_adapters, *self.domain_positions):
             module.requires_grad_(True)
         with torch.no_grad():
-            for positions in self.domain_positions:
-                positions.weight.copy_(self.positions.weight)
+            for positions in self.own_positions():
+                positions.copy_(self.positions.weight)
+
+    def own_positions(self) -> list[Tensor]:
+        """Position embeddings of each domain, [L + 1, d]."""
+        return [table.get_parameter("weight") for table in self.domain_positions]
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take the parameters of stage 1 and begin fine-tuning.
@@ -454,8 +458,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
         with torch.no_grad():
             lookup = self.batch_lookup(batch)
             states = self.states_before_targets(lookup, sequence, self.positions.weight, chosen)
-        positions = [table.weight for table in self.domain_positions]
-        domain_states, has = self.domain_states(batch, lookup, positions, chosen)
+        domain_states, has = self.domain_states(batch, lookup, self.own_positions(), chosen)
         return self.next_item_loss(batch, lookup, states + domain_states, has & chosen[:, 1:])
 
     def user_vectors(self, interaction) -> list[Tensor]:
@@ -466,12 +469,11 @@ class LLMEDTFinetune(LLMEDTPretrain):
             return F.embedding(ids, vectors)
 
         out = []
+        positions = self.own_positions()
         for domain, state in enumerate(super().user_vectors(interaction)):
             list_field, length_field = domain_fields(domain)
             lengths = interaction[length_field]
-            own = self.last_state(
-                lookup, interaction[list_field], lengths, self.domain_positions[domain].weight
-            )
+            own = self.last_state(lookup, interaction[list_field], lengths, positions[domain])
             out.append(state + self.adapt(domain, own) * (lengths > 0)[:, None])
         return out
 

@@ -25,8 +25,8 @@ import pandas as pd
 from numpy.random import PCG64, Generator
 
 from recbole_edt.errors import ConfigError, EDTError
+from recbole_edt.files import replacing, write_table
 from recbole_edt.prepare import shop_vocabulary as words
-from recbole_edt.prepare.files import replacing, write_table
 
 DOMAINS = ("cloth", "sport")
 NOTE = (

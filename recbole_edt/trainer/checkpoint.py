@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from recbole_edt.errors import CheckpointError
+from recbole_edt.files import replacing
 
 FORMAT = "recbole-edt/1"
 _NOT_SETTINGS = {
@@ -59,17 +59,8 @@ def dataset_fingerprint(dataset) -> dict[str, Any]:
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that at every moment the old or the new one is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)  # a path would leave its name in it
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

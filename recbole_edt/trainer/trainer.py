@@ -7,7 +7,7 @@ from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,11 +22,16 @@ from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.trainer import checkpoint
 
+if TYPE_CHECKING:  # the mixin stands before one of RecBole's trainers, and builds on it
+    from recbole.trainer import Trainer as TrainerBehind
+else:
+    TrainerBehind = object
+
 _SPARSE = 16
 """Candidates are scored one by one where they are fewer than one item in this many."""
 
 
-class CrossDomainMixin:
+class CrossDomainMixin(TrainerBehind):
     """What the plugin changes in any of RecBole's trainers.
 
     Evaluation follows the leak-free protocol (specification, section 3); every epoch draws from
@@ -35,6 +40,8 @@ class CrossDomainMixin:
     """
 
     stage = 1
+    tensorboard: SummaryWriter
+    item_tensor: Any
 
     def __init__(self, config, model):
         super().__init__(config, model)
@@ -229,7 +236,7 @@ class CrossDomainMixin:
             self.load_best(model_file)
         ranks = self.ranks(eval_data, mode, show_progress)
         ranking = self._ranking(eval_data, mode)
-        report = {"overall": summarise(ranks, self.metric_names), "domains": {}}
+        report: dict[str, Any] = {"overall": summarise(ranks, self.metric_names), "domains": {}}
         for domain, name in enumerate(ranking.domains):
             mine = ranks[ranking.target_domains == domain]
             report["domains"][name] = summarise(mine, self.metric_names)

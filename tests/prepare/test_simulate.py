@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.prepare.files import read_table, replacing
+from recbole_edt.files import read_table, replacing
 from recbole_edt.prepare.simulate import SimulatedShop, main, simulate, write_atomic
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,9 @@ def test_command_regenerates_the_bundled_files(tmp_path: Path) -> None:
     made, bundled = (np.load(d / "cloth_sport.item_emb.npy") for d in (tmp_path, BUNDLED))
     assert made.dtype == bundled.dtype == np.float16
     np.testing.assert_allclose(made.astype(float), bundled.astype(float), atol=2e-3)
+    assert (tmp_path / "SIMULATED").read_bytes() == (BUNDLED / "SIMULATED").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "SIMULATED",
         "cloth_sport.inter",
         "cloth_sport.item",
         "cloth_sport.item_emb.npy",
@@ -209,4 +211,5 @@ def test_bad_arguments_exit_with_two_and_write_nothing(
 def test_embeddings_can_be_left_out(tmp_path: Path) -> None:
     arguments = ["--output", str(tmp_path), "--users", "200", "--name", "mine", "--no-embeddings"]
     assert main(arguments) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.inter", "mine.item"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["SIMULATED", "mine.inter", "mine.item"]

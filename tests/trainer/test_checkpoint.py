@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 import random
@@ -97,7 +98,7 @@ def test_write_that_fails_half_way_leaves_the_old_file(saved, monkeypatch):
 
 
 def test_first_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("gone")))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(OSError, match="gone"):
         checkpoint.save(tmp_path / "run.pth", CONTENT)
     assert not list(tmp_path.iterdir())

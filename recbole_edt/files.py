@@ -1,4 +1,7 @@
-"""RecBole's atomic files: tab-separated, typed header, no quoting, replaced in one step."""
+"""Files that are replaced in one step, and RecBole's atomic files among them.
+
+Atomic files are tab-separated with a typed header and no quoting.
+"""
 
 import csv
 import os
@@ -13,14 +16,14 @@ from recbole_edt.errors import DataError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path`` that takes its place when the block ends well.
 
     Killed or failed half-way, the block leaves what stood at ``path`` untouched.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The file to write; its folder is made if missing.
 
     Yields
@@ -28,6 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Path
         An empty file in the same folder, to be written by the block.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
         temporary = Path(handle.name)
