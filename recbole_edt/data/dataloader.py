@@ -67,7 +67,6 @@ class SequenceLoader(AbstractDataLoader):
         self.users, self.starts, self.stops = map(
             tensor, (windows.users, windows.starts, windows.stops)
         )
-        self.lengths = self.stops - self.starts
         self.first = tensor(rows.offsets[windows.users])
         self.final = tensor(rows.offsets[windows.users + 1] - 1)
         self.items = tensor(rows.items)

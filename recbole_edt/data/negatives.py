@@ -35,9 +35,9 @@ class NegativeSampler:
         rows = user_offsets.diff()
         owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
         self.keys = torch.unique(owner * self.n_items + user_items)  # sorted
-        self._check(owner)
+        self._check()
 
-    def _check(self, owner: Tensor) -> None:
+    def _check(self) -> None:
         distinct_items = self.keys % self.n_items
         distinct_users = self.keys // self.n_items
         for domain in range(self.n_domains):
