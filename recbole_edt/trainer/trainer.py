@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -261,7 +262,7 @@ class CrossDomainMixin(TrainerBehind):
         self.model.eval()
         ranking = self._ranking(eval_data, mode)
         out = np.zeros(len(ranking.targets), dtype=np.int64)
-        batches = eval_data
+        batches: Iterable[Any] = eval_data
         if show_progress:
             label = set_color("Evaluate   ", "pink")
             batches = tqdm(eval_data, total=len(eval_data), ncols=100, desc=label)
