@@ -50,7 +50,7 @@ def test_both_stages_run_and_the_second_trains_adapters_alone(run):
 
 
 def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
-    done = run(finetune_epochs=0).fit()
+    done = run(finetune_epochs=0, adapter="paper").fit()  # its adapters start as the zero map
     best = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
     start = torch.load(done.trainer.saved_model_file)
     assert start["epoch"] == -1
