@@ -72,7 +72,8 @@ class Contestant:
 def measure(dataset: str, data_path: str, rounds: int, stock_batches: int) -> None:
     """Print the ratios for one dataset."""
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Contestant("LLMEDTPretrain", dataset, data_path, scratch)
+        same_positions = {"pretrain_sequences": "mixed"}
+        ours = Contestant("LLMEDTPretrain", dataset, data_path, scratch, **same_positions)
         stock = Contestant("SASRec", dataset, data_path, scratch, train_batch_size=2048)
         ours.seconds_of_epoch()
         stock.seconds_of_batches(1)
