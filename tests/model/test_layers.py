@@ -183,7 +183,7 @@ def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkey
         return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).sum()
 
     ours, slow = softmax_loss(*inputs, owned, owners), plain(*inputs)
-    assert float(ours) == pytest.approx(float(slow), rel=1e-5)
+    assert ours.item() == pytest.approx(slow.item(), rel=1e-5)
     gradients = torch.autograd.grad(2.5 * ours, inputs)
     for mine, reference in zip(gradients, torch.autograd.grad(2.5 * slow, inputs), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
