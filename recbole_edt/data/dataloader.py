@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.negatives import NegativeSampler
-from recbole_edt.data.sequences import in_domain_index
+from recbole_edt.data.sequences import Windows, in_domain_index
 from recbole_edt.errors import ConfigError
 
 SEQUENCE = "sequence"
@@ -45,7 +45,8 @@ class SequenceLoader(AbstractDataLoader):
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
         self.logger = getLogger()
-        self.sample_size = len(dataset.windows())
+        windows = dataset.windows()
+        self.sample_size = len(windows)
         if not self.sample_size:
             raise ConfigError("no user has two training rows: there is nothing to train on")
         super().__init__(config, dataset, sampler, shuffle=shuffle)
@@ -53,17 +54,17 @@ class SequenceLoader(AbstractDataLoader):
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
         self.n_shared = int(config["n_negatives"]) if config["loss"] == "softmax" else 0
-        self._place_on_device(dataset)
+        self._place_on_device(dataset, windows)
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["train_batch_size"])
         self.set_batch_size(self.step)
 
-    def _place_on_device(self, dataset: CrossDomainDataset) -> None:
+    def _place_on_device(self, dataset: CrossDomainDataset, windows: Windows) -> None:
         def tensor(array):
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-        rows, windows = dataset.train_sequences, dataset.windows()
+        rows = dataset.train_sequences
         self.users, self.starts, self.stops = map(
             tensor, (windows.users, windows.starts, windows.stops)
         )
