@@ -1,0 +1,147 @@
+"""Every answer that was paid for, on disk: safe to kill at any moment, asked for in bulk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_edt.augment.llm.costs import Usage
+from recbole_edt.errors import DataError
+
+_VERSION = 1
+_PER_QUERY = 500
+_TABLES = """
+CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE paid (
+    stage TEXT PRIMARY KEY, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL
+) WITHOUT ROWID;
+"""
+_PAY = """
+INSERT INTO paid VALUES (?, ?, ?, ?, ?) ON CONFLICT (stage) DO UPDATE SET
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    dollars = dollars + excluded.dollars
+"""
+
+
+def content_key(content: Mapping[str, Any]) -> bytes:
+    """Address of what a request asks for: SHA-256 of its JSON, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).digest()
+
+
+class AnswerCache:
+    """An SQLite file of answers and vectors by content key, and of what each stage has cost.
+
+    Each answer is committed together with its price as it comes, in write-ahead mode: a killed
+    process loses nothing that it was given. One process at a time holds the file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made, with its folder, if missing.
+
+    Raises
+    ------
+    DataError
+        If it is not such a file, is damaged, or another process holds it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The event loop may live in another thread than the caller (see the client); never in two.
+        self._base = sqlite3.connect(
+            self.path, timeout=1, isolation_level=None, check_same_thread=False
+        )
+        try:
+            with self._readable():
+                self._open()
+        except DataError:
+            self._base.close()
+            raise
+
+    def _open(self) -> None:
+        execute = self._base.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
+        execute("BEGIN EXCLUSIVE")
+        (version,) = execute("PRAGMA user_version").fetchone()
+        (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and tables == 0:
+            for statement in _TABLES.split(";"):
+                execute(statement)
+            execute(f"PRAGMA user_version = {_VERSION}")
+        elif version != _VERSION:
+            execute("ROLLBACK")
+            raise DataError(f"{self.path} is no LLM cache of this version: name another file")
+        execute("COMMIT")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say in one line what is wrong with the file."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise DataError(f"the LLM cache {self.path} is in use by another run") from error
+            raise DataError(f"the LLM cache {self.path} cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._base.close()
+
+    def answers(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """Look up answers in bulk."""
+        return dict(self._rows("SELECT key, answer FROM answers", keys))
+
+    def vectors(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Look up vectors in bulk; float32 each."""
+        rows = self._rows("SELECT key, vector FROM vectors", keys)
+        return {key: np.frombuffer(vector, dtype="<f4") for key, vector in rows}
+
+    def _rows(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
+        with self._readable():
+            for start in range(0, len(keys), _PER_QUERY):
+                part = keys[start : start + _PER_QUERY]
+                marks = ",".join("?" * len(part))
+                yield from self._base.execute(f"{query} WHERE key IN ({marks})", part)
+
+    def keep_answer(self, stage: str, usage: Usage, key: bytes, answer: str) -> None:
+        """Store an answer and what it cost."""
+        query = "INSERT OR REPLACE INTO answers VALUES (?, ?)"
+        self._keep(stage, usage, query, [(key, answer)])
+
+    def keep_vectors(self, stage: str, usage: Usage, vectors: Mapping[bytes, np.ndarray]) -> None:
+        """Store the vectors of one call and what it cost."""
+        rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
+        self._keep(stage, usage, "INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+
+    def keep_usage(self, stage: str, usage: Usage) -> None:
+        """Store what a call cost whose answer is of no use."""
+        self._keep(stage, usage, "", [])
+
+    def _keep(self, stage: str, usage: Usage, query: str, rows: list[tuple]) -> None:
+        paid = (stage, usage.prompt, usage.cached, usage.completion, usage.dollars)
+        with self._readable(), self._base:
+            self._base.execute("BEGIN")
+            if rows:
+                self._base.executemany(query, rows)
+            self._base.execute(_PAY, paid)
+
+    def paid(self) -> dict[str, Usage]:
+        """All that was ever paid, by stage."""
+        with self._readable():
+            rows = self._base.execute("SELECT * FROM paid ORDER BY stage").fetchall()
+        return {stage: Usage(*counts) for stage, *counts in rows}

@@ -1,0 +1,545 @@
+"""The one door to language models: asks many things at once, and each of them once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from logging import getLogger
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from recbole_edt.augment.llm.cache import AnswerCache, content_key
+from recbole_edt.augment.llm.costs import (
+    Budget,
+    StageCounts,
+    Usage,
+    estimated_tokens,
+    most_tokens,
+)
+from recbole_edt.augment.llm.reading import read_answer
+from recbole_edt.augment.llm.requests import Answer, ChatRequest
+from recbole_edt.augment.llm.schema import Mismatch
+from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, LLMSettings
+from recbole_edt.augment.llm.transport import BadResponse, Caller, CallFailed, Run, opened
+from recbole_edt.errors import ConfigError
+
+T = TypeVar("T")
+Messages = list[dict[str, str]]
+
+_SHOWN = 4000
+"""Characters of a bad answer that the model gets to see again."""
+
+
+@dataclass
+class _Question:
+    """One distinct chat request: its content key, its messages, and its body without them."""
+
+    key: bytes
+    request: ChatRequest
+    messages: Messages
+    body: dict[str, Any]
+    max_tokens: int
+
+
+@dataclass
+class _Vectors:
+    """What embedding distinct texts has come to so far."""
+
+    found: dict[bytes, np.ndarray] = field(default_factory=dict)
+    lost: dict[bytes, str] = field(default_factory=dict)
+
+
+class LLMClient:
+    """Asks chat and embedding models, many requests at a time, and never the same one twice.
+
+    Use it as a context manager. Nothing that the caller did wrong or the model did badly is an
+    exception: such a request comes back with its reason. What no request can get past is one: a
+    wrong key, no credit, no such model, ``max_cost``. All answers so far are then in the cache.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+        Endpoints, patience and limits.
+    cache : str or Path
+        SQLite file of the answers; made if missing. One run at a time can hold it.
+
+    Raises
+    ------
+    DataError
+        If the cache is damaged or held by another run.
+    """
+
+    def __init__(self, settings: LLMSettings, cache: str | Path) -> None:
+        self.settings = settings
+        self._cache = AnswerCache(cache)
+        self._stages: dict[str, StageCounts] = {}
+        self._logger = getLogger(__name__)
+
+    def __enter__(self) -> LLMClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the cache back."""
+        self._cache.close()
+
+    # -- chat ---------------------------------------------------------------------------------
+
+    def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
+        """Have all requests answered; blocks until that is done.
+
+        Parameters
+        ----------
+        requests : sequence of ChatRequest
+            Equal ones are asked once.
+        stage : str
+            Under which the costs are kept.
+
+        Returns
+        -------
+        list of Answer
+            One per request, in their order.
+
+        Raises
+        ------
+        ConfigError, CostLimitError, EndpointError
+            If the run cannot go on; all answers so far are kept.
+        """
+        endpoint, counts = self._chat_endpoint(), self._counts(stage)
+        keys, questions = _distinct_questions(requests, endpoint)
+        answers = self._remembered(questions)
+        to_ask = [question for key, question in questions.items() if key not in answers]
+        known = frozenset(answers)
+        try:
+            if to_ask:
+                _block_on(self._ask_all(to_ask, endpoint, stage, len(questions), answers))
+        finally:
+            done = [answers[key] for key in keys if key in answers]
+            self._count(counts, [a.error for a in done], sum(key in known for key in keys))
+        self._warn(stage, [answer.error for answer in done if answer.error])
+        return done
+
+    def _remembered(self, questions: Mapping[bytes, _Question]) -> dict[bytes, Answer]:
+        out = {}
+        for key, text in self._cache.answers(list(questions)).items():
+            try:
+                value = read_answer(text, questions[key].request.schema)
+            except Mismatch:  # kept by a version that read answers in another way
+                continue
+            out[key] = Answer(value, cached=True)
+        return out
+
+    async def _ask_all(
+        self,
+        questions: Sequence[_Question],
+        endpoint: ChatEndpoint,
+        stage: str,
+        total: int,
+        answers: dict[bytes, Answer],
+    ) -> None:
+        run = self._new_run()
+        with _bar(stage, total, total - len(questions)) as bar:
+            async with opened(endpoint, self.settings, run) as caller:
+
+                async def answer(question: _Question) -> None:
+                    try:
+                        answers[question.key] = await self._ask(question, caller, run, stage)
+                    except CallFailed as failure:
+                        answers[question.key] = Answer(error=str(failure))
+                    bar.update()
+
+                try:
+                    await run.work_through(questions, answer, self.settings.concurrency)
+                finally:
+                    self._counts(stage).retries += run.retries
+
+    async def _ask(self, question: _Question, caller: Caller, run: Run, stage: str) -> Answer:
+        """Ask, and once more with the reason where the answer cannot be used; then afresh."""
+        reason = ""
+        for _ in range(self.settings.asks):
+            messages = question.messages
+            for is_reask in (False, True):
+                self._counts(stage).reasks += is_reask
+                text, usage, cut = await self._complete(question, messages, caller, run, stage)
+                try:
+                    value = read_answer(text, question.request.schema)
+                except Mismatch as mismatch:
+                    self._cache.keep_usage(stage, usage)
+                    reason = f"{mismatch}{' (cut off at max_tokens)' if cut else ''}"
+                    messages = [*question.messages, *_reask(text, str(mismatch), cut)]
+                else:
+                    self._cache.keep_answer(stage, usage, question.key, text)
+                    return Answer(value)
+        return Answer(error=f"no answer that can be used: {reason}")
+
+    async def _complete(
+        self, question: _Question, messages: Messages, caller: Caller, run: Run, stage: str
+    ) -> tuple[str, Usage, bool]:
+        """Make one completion: what was written, its cost, and whether it was cut off."""
+        endpoint = self._chat_endpoint()
+        asked = "".join(message["content"] for message in messages)
+
+        def read(payload: Any) -> tuple[str, Usage, bool]:
+            text, finish = _written(payload)
+            usage = Usage.reported(payload, endpoint.prices, asked, text)
+            self._pay(run, stage, usage)
+            if not text.strip():
+                self._cache.keep_usage(stage, usage)
+                if finish in ("length", "content_filter"):
+                    raise CallFailed(f"the model wrote nothing (finish_reason: {finish})")
+                raise BadResponse("the response holds no answer")
+            return caller.redact(text), usage, finish == "length"
+
+        most = endpoint.prices.dollars(most_tokens(asked), 0, question.max_tokens)
+        body = {**question.body, "messages": messages}
+        return await caller.post("/chat/completions", body, most, read)
+
+    # -- embeddings ---------------------------------------------------------------------------
+
+    def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
+        """Turn texts into vectors; blocks until that is done.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Equal ones are sent once.
+        stage : str
+            Under which the costs are kept.
+
+        Returns
+        -------
+        vectors : ndarray
+            float32 [texts, d]; the row of a text that failed is all zeros. Where none succeeded,
+            d is ``dimensions``, or 0 if that is not set.
+        failures : dict
+            Index of each text that failed -> one line that says why.
+
+        Raises
+        ------
+        ConfigError, CostLimitError, EndpointError
+            If the run cannot go on; all vectors so far are kept.
+        """
+        endpoint, counts = self._embedding_endpoint(), self._counts(stage)
+        keys = [_text_key(text, endpoint) for text in texts]
+        distinct = dict(zip(keys, texts, strict=True))
+        state = _Vectors(found=self._cache.vectors(list(distinct)))
+        known = frozenset(state.found)
+        state.lost = {
+            key: "the text is empty" for key, text in distinct.items() if not text.strip()
+        }
+        to_embed = [key for key in distinct if key not in state.found and key not in state.lost]
+        try:
+            if to_embed:
+                missing = {key: distinct[key] for key in to_embed}
+                _block_on(self._embed_all(missing, endpoint, stage, state))
+        finally:
+            done = [state.lost.get(key) for key in keys if key in state.found or key in state.lost]
+            self._count(counts, done, sum(key in known for key in keys))
+        failures = {n: state.lost[key] for n, key in enumerate(keys) if key in state.lost}
+        self._warn(stage, list(failures.values()))
+        return _stacked(keys, state.found, endpoint.dimensions), failures
+
+    async def _embed_all(
+        self, texts: Mapping[bytes, str], endpoint: EmbeddingEndpoint, stage: str, state: _Vectors
+    ) -> None:
+        run, keys, size = self._new_run(), list(texts), endpoint.batch_size
+        batches = (keys[start : start + size] for start in range(0, len(keys), size))
+        known = len(state.found) + len(state.lost)
+        with _bar(stage, known + len(texts), known) as bar:
+            async with opened(endpoint, self.settings, run) as caller:
+
+                async def embed(batch: list[bytes]) -> None:
+                    await self._embed(batch, texts, caller, run, stage, state)
+                    bar.update(len(batch))
+
+                try:
+                    await run.work_through(batches, embed, self.settings.concurrency)
+                finally:
+                    self._counts(stage).retries += run.retries
+
+    async def _embed(
+        self,
+        batch: list[bytes],
+        texts: Mapping[bytes, str],
+        caller: Caller,
+        run: Run,
+        stage: str,
+        state: _Vectors,
+    ) -> None:
+        """Embed a batch; one that fails is halved, so that a text that cannot be read fails alone."""
+        endpoint = self._embedding_endpoint()
+        asked = [texts[key] for key in batch]
+        size = next((len(vector) for vector in state.found.values()), endpoint.dimensions)
+
+        def read(payload: Any) -> tuple[np.ndarray, Usage]:
+            usage = Usage.reported(payload, endpoint.prices, "".join(asked), "")
+            self._pay(run, stage, usage)
+            try:
+                return _vectors(payload, len(batch), size), usage
+            except BadResponse:
+                self._cache.keep_usage(stage, usage)
+                raise
+
+        most = endpoint.prices.dollars(sum(map(most_tokens, asked)))
+        try:
+            body = _embedding_body(asked, endpoint)
+            rows, usage = await caller.post("/embeddings", body, most, read)
+        except CallFailed as failure:
+            if len(batch) == 1:
+                state.lost[batch[0]] = str(failure)
+                return
+            for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                await self._embed(part, texts, caller, run, stage, state)
+        else:
+            vectors = dict(zip(batch, rows, strict=True))
+            self._cache.keep_vectors(stage, usage, vectors)
+            state.found.update(vectors)
+
+    # -- costs --------------------------------------------------------------------------------
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """What each stage came to.
+
+        Returns
+        -------
+        dict
+            Stage -> ``requests`` = ``answered`` + ``failed``; of the answered ones
+            ``from_cache``; ``retries`` and ``reasks``; ``prompt_tokens`` (of which
+            ``cached_tokens`` at the vendor), ``completion_tokens`` and ``dollars`` paid through
+            this client; ``total_dollars`` ever paid into this cache. For embeddings a request is
+            a text.
+        """
+        ever = self._cache.paid()
+        stages = [*self._stages, *(stage for stage in ever if stage not in self._stages)]
+        return {
+            stage: self._stages.get(stage, StageCounts()).report(ever.get(stage, Usage()))
+            for stage in stages
+        }
+
+    def estimate_chat(self, requests: Sequence[ChatRequest], stage: str) -> dict[str, Any]:
+        """Say about what :meth:`chat` would cost, without the network.
+
+        Returns
+        -------
+        dict
+            ``stage``, ``requests``, ``from_cache``, ``calls`` to make, ``prompt_tokens``,
+            ``completion_tokens`` (as if every answer filled ``max_tokens``) and ``dollars``.
+        """
+        endpoint = self._chat_endpoint()
+        keys, questions = _distinct_questions(requests, endpoint)
+        known = self._remembered(questions)
+        to_ask = [question for key, question in questions.items() if key not in known]
+        prompt = sum(
+            estimated_tokens(question.request.system + question.request.user) for question in to_ask
+        )
+        completion = sum(question.max_tokens for question in to_ask)
+        return {
+            "stage": stage,
+            "requests": len(keys),
+            "from_cache": sum(key in known for key in keys),
+            "calls": len(to_ask),
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "dollars": endpoint.prices.dollars(prompt, 0, completion),
+        }
+
+    def estimate_embed(self, texts: Sequence[str], stage: str) -> dict[str, Any]:
+        """Say about what :meth:`embed` would cost, without the network.
+
+        Returns
+        -------
+        dict
+            As for :meth:`estimate_chat`.
+        """
+        endpoint = self._embedding_endpoint()
+        keys = [_text_key(text, endpoint) for text in texts]
+        distinct = {key: text for key, text in zip(keys, texts, strict=True) if text.strip()}
+        known = self._cache.vectors(list(distinct))
+        missing = [text for key, text in distinct.items() if key not in known]
+        prompt = sum(map(estimated_tokens, missing))
+        return {
+            "stage": stage,
+            "requests": len(keys),
+            "from_cache": sum(key in known for key in keys),
+            "calls": -(-len(missing) // endpoint.batch_size),
+            "prompt_tokens": prompt,
+            "completion_tokens": 0,
+            "dollars": endpoint.prices.dollars(prompt),
+        }
+
+    # -- shared -------------------------------------------------------------------------------
+
+    def _chat_endpoint(self) -> ChatEndpoint:
+        if self.settings.chat is None:
+            raise ConfigError("the LLM settings name no chat endpoint")
+        return self.settings.chat
+
+    def _embedding_endpoint(self) -> EmbeddingEndpoint:
+        if self.settings.embedding is None:
+            raise ConfigError("the LLM settings name no embedding endpoint")
+        return self.settings.embedding
+
+    def _counts(self, stage: str) -> StageCounts:
+        return self._stages.setdefault(stage, StageCounts())
+
+    def _new_run(self) -> Run:
+        spent = sum(counts.paid.dollars for counts in self._stages.values())
+        return Run(Budget(self.settings.max_cost, spent))
+
+    def _pay(self, run: Run, stage: str, usage: Usage) -> None:
+        counts = self._counts(stage)
+        counts.paid += usage
+        run.budget.spent += usage.dollars
+
+    @staticmethod
+    def _count(counts: StageCounts, errors: Sequence[str | None], from_cache: int) -> None:
+        failed = sum(error is not None for error in errors)
+        counts.requests += len(errors)
+        counts.failed += failed
+        counts.answered += len(errors) - failed
+        counts.from_cache += from_cache
+
+    def _warn(self, stage: str, reasons: Sequence[str]) -> None:
+        if reasons:
+            self._logger.warning(
+                "%s: %d requests got no answer, the first: %s", stage, len(reasons), reasons[0]
+            )
+
+
+def _bar(stage: str, total: int, done: int) -> tqdm:
+    return tqdm(total=total, initial=done, desc=stage, unit="req", disable=None, smoothing=0.05)
+
+
+def _block_on(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, from within a notebook's running event loop too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        aside.submit(asyncio.run, work).result()
+
+
+def _distinct_questions(
+    requests: Iterable[ChatRequest], endpoint: ChatEndpoint
+) -> tuple[list[bytes], dict[bytes, _Question]]:
+    """The content key of every request, and the distinct ones among them."""
+    keys, questions = [], {}
+    for request in requests:
+        question = _question(request, endpoint)
+        keys.append(question.key)
+        questions.setdefault(question.key, question)
+    return keys, questions
+
+
+def _question(request: ChatRequest, endpoint: ChatEndpoint) -> _Question:
+    max_tokens = request.max_tokens or endpoint.max_tokens
+    messages = [
+        {"role": role, "content": content}
+        for role, content in (("system", request.system), ("user", request.user))
+        if content
+    ]
+    body: dict[str, Any] = {"model": endpoint.model, endpoint.max_tokens_key: max_tokens}
+    if endpoint.temperature is not None:
+        body["temperature"] = endpoint.temperature
+    if endpoint.json_mode:
+        body["response_format"] = {"type": "json_object"}
+    body |= endpoint.extra
+    content = {"base_url": endpoint.base_url, "body": body, "messages": messages}
+    key = content_key(content | {"schema": request.schema})
+    return _Question(key, request, messages, body, max_tokens)
+
+
+def _reask(text: str, mismatch: str, cut: bool) -> Messages:
+    """Tell the model what was wrong with its answer."""
+    shorter = " It was cut off because it was too long: write less." if cut else ""
+    return [
+        {"role": "assistant", "content": text[:_SHOWN]},
+        {
+            "role": "user",
+            "content": f"This answer cannot be used: {mismatch}.{shorter} "
+            "Answer again with the whole JSON object in the form asked for, and nothing else.",
+        },
+    ]
+
+
+def _written(payload: Any) -> tuple[str, str | None]:
+    """Text of a completion, empty where there is none, and why it ended."""
+    try:
+        choice = payload["choices"][0]
+        text = choice["message"]["content"]
+        finish = choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        if not isinstance(payload, Mapping):
+            raise BadResponse("the response is not the JSON of a completion") from None
+        return "", None
+    text = text if isinstance(text, str) else ""
+    return text.encode("utf-8", "replace").decode(), finish
+
+
+def _text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
+    body = _embedding_body([text], endpoint)
+    return content_key({"base_url": endpoint.base_url, "body": body})
+
+
+def _embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        "input": list(texts),
+        "encoding_format": "base64",  # exact, and a quarter of the size of figures
+    }
+    if endpoint.dimensions is not None:
+        body["dimensions"] = endpoint.dimensions
+    return body | endpoint.extra
+
+
+def _vectors(payload: Any, n: int, size: int | None) -> np.ndarray:
+    """Read the vectors of a response, in the order of its texts: float32 [n, d].
+
+    Raises
+    ------
+    BadResponse
+        If they are not n finite vectors of one size.
+    """
+    try:
+        entries = {int(entry["index"]): entry["embedding"] for entry in payload["data"]}
+        rows = [_vector(entries[index]) for index in range(n)]
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise BadResponse("the response does not hold one vector for each text") from error
+    sizes = {len(row) for row in rows}
+    if len(sizes) != 1 or 0 in sizes or len(entries) != n:
+        raise BadResponse("the response does not hold one vector for each text")
+    if size is not None and sizes != {size}:
+        raise BadResponse(f"the vectors have {sizes.pop()} dimensions, not {size}")
+    stacked = np.stack(rows)  # [n, d]
+    if not np.isfinite(stacked).all():
+        raise BadResponse("the vectors hold values that are not numbers")
+    return stacked
+
+
+def _vector(entry: Any) -> np.ndarray:
+    if isinstance(entry, str):
+        return np.frombuffer(base64.b64decode(entry, validate=True), dtype="<f4")
+    return np.asarray(entry, dtype=np.float32).reshape(-1)
+
+
+def _stacked(
+    keys: Sequence[bytes], found: Mapping[bytes, np.ndarray], size: int | None
+) -> np.ndarray:
+    """One row per key; zeros where there is none."""
+    size = next((len(vector) for vector in found.values()), size or 0)
+    out = np.zeros((len(keys), size), dtype=np.float32)
+    for n, key in enumerate(keys):
+        if key in found:
+            out[n] = found[key]
+    return out
