@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from recbole_edt.augment.llm.costs import (
     most_tokens,
 )
 from recbole_edt.augment.llm.reading import read_answer
-from recbole_edt.augment.llm.requests import Answer, ChatRequest
+from recbole_edt.augment.llm.requests import Answer, ChatRequest, well_formed
 from recbole_edt.augment.llm.schema import Mismatch
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, LLMSettings
 from recbole_edt.augment.llm.transport import BadResponse, Caller, CallFailed, Run, opened
@@ -275,7 +274,7 @@ class LLMClient:
         stage: str,
         state: _Vectors,
     ) -> None:
-        """Embed a batch; one that fails is halved, so that a text that cannot be read fails alone."""
+        """Embed a batch; one that is refused is halved, so that a bad text fails alone."""
         endpoint = self._embedding_endpoint()
         asked = [texts[key] for key in batch]
         size = next((len(vector) for vector in state.found.values()), endpoint.dimensions)
@@ -294,8 +293,8 @@ class LLMClient:
             body = _embedding_body(asked, endpoint)
             rows, usage = await caller.post("/embeddings", body, most, read)
         except CallFailed as failure:
-            if len(batch) == 1:
-                state.lost[batch[0]] = str(failure)
+            if len(batch) == 1 or not failure.refused:
+                state.lost.update(dict.fromkeys(batch, str(failure)))
                 return
             for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                 await self._embed(part, texts, caller, run, stage, state)
@@ -434,7 +433,8 @@ def _distinct_questions(
     requests: Iterable[ChatRequest], endpoint: ChatEndpoint
 ) -> tuple[list[bytes], dict[bytes, _Question]]:
     """The content key of every request, and the distinct ones among them."""
-    keys, questions = [], {}
+    keys: list[bytes] = []
+    questions: dict[bytes, _Question] = {}
     for request in requests:
         question = _question(request, endpoint)
         keys.append(question.key)
@@ -445,7 +445,7 @@ def _distinct_questions(
 def _question(request: ChatRequest, endpoint: ChatEndpoint) -> _Question:
     max_tokens = request.max_tokens or endpoint.max_tokens
     messages = [
-        {"role": role, "content": content}
+        {"role": role, "content": well_formed(content)}
         for role, content in (("system", request.system), ("user", request.user))
         if content
     ]
@@ -484,7 +484,7 @@ def _written(payload: Any) -> tuple[str, str | None]:
             raise BadResponse("the response is not the JSON of a completion") from None
         return "", None
     text = text if isinstance(text, str) else ""
-    return text.encode("utf-8", "replace").decode(), finish
+    return well_formed(text), finish
 
 
 def _text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
@@ -495,7 +495,7 @@ def _text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
 def _embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": endpoint.model,
-        "input": list(texts),
+        "input": [well_formed(text) for text in texts],
         "encoding_format": "base64",  # exact, and a quarter of the size of figures
     }
     if endpoint.dimensions is not None:
@@ -512,9 +512,12 @@ def _vectors(payload: Any, n: int, size: int | None) -> np.ndarray:
         If they are not n finite vectors of one size.
     """
     try:
-        entries = {int(entry["index"]): entry["embedding"] for entry in payload["data"]}
+        entries = {
+            int(entry.get("index", n)): entry["embedding"]
+            for n, entry in enumerate(payload["data"])
+        }
         rows = [_vector(entries[index]) for index in range(n)]
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadResponse("the response does not hold one vector for each text") from error
     sizes = {len(row) for row in rows}
     if len(sizes) != 1 or 0 in sizes or len(entries) != n:

@@ -44,3 +44,8 @@ class Answer:
     value: Any | None = None
     error: str | None = None
     cached: bool = False
+
+
+def well_formed(text: str) -> str:
+    """Replace what no UTF-8 can carry, such as half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

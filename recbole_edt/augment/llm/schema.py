@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_edt.augment.llm.requests import well_formed
+
 
 class Mismatch(Exception):
     """A value that does not keep its schema; the message says where and why."""
@@ -90,7 +92,7 @@ def _as_array(value: Any, schema: Mapping[str, Any]) -> list | None:
 
 def _as_text(value: Any, schema: Mapping[str, Any]) -> str | None:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no text
+        return well_formed(value)
     if value is None and not schema.get("minLength"):
         return ""
     is_figure = isinstance(value, int | float) and not isinstance(value, bool)

@@ -27,9 +27,9 @@ class _Strict(BaseModel):
 class Prices(_Strict):
     """Dollars per million tokens; ``cached`` is the price of prompt tokens the vendor had seen."""
 
-    prompt: float = Field(0.0, ge=0)
-    cached: float | None = Field(None, ge=0)
-    completion: float = Field(0.0, ge=0)
+    prompt: float = Field(default=0.0, ge=0)
+    cached: float | None = Field(default=None, ge=0)
+    completion: float = Field(default=0.0, ge=0)
 
     def dollars(self, prompt: int, cached: int = 0, completion: int = 0) -> float:
         """Price of a call whose ``prompt`` tokens include ``cached`` ones."""
@@ -60,7 +60,7 @@ class Endpoint(_Strict):
     base_url: str
     model: str = Field(min_length=1)
     key_env: str = ""
-    timeout_s: float = Field(120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0)
     extra: dict[str, Any] = {}
     prices: Prices = Prices()
 
@@ -109,9 +109,9 @@ class ChatEndpoint(Endpoint):
         Ask the server to write nothing but a JSON object.
     """
 
-    temperature: float | None = Field(0.0, ge=0)
-    max_tokens: int = Field(1024, ge=1)
-    max_tokens_key: str = Field("max_tokens", min_length=1)
+    temperature: float | None = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens_key: str = Field(default="max_tokens", min_length=1)
     json_mode: bool = True
 
 
@@ -126,8 +126,8 @@ class EmbeddingEndpoint(Endpoint):
         Size of the vectors, for models that can shorten them; None takes what comes.
     """
 
-    batch_size: int = Field(64, ge=1)
-    dimensions: int | None = Field(None, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    dimensions: int | None = Field(default=None, ge=1)
 
 
 class LLMSettings(_Strict):
@@ -155,12 +155,12 @@ class LLMSettings(_Strict):
 
     chat: ChatEndpoint | None = None
     embedding: EmbeddingEndpoint | None = None
-    concurrency: int = Field(64, ge=1, le=1000)
-    retries: int = Field(7, ge=0)
-    asks: int = Field(3, ge=1)
-    backoff_s: float = Field(0.5, ge=0)
-    max_wait_s: float = Field(120.0, ge=0)
-    max_cost: float | None = Field(None, ge=0)
+    concurrency: int = Field(default=64, ge=1, le=1000)
+    retries: int = Field(default=7, ge=0)
+    asks: int = Field(default=3, ge=1)
+    backoff_s: float = Field(default=0.5, ge=0)
+    max_wait_s: float = Field(default=120.0, ge=0)
+    max_cost: float | None = Field(default=None, ge=0)
 
     @classmethod
     def load(
@@ -212,8 +212,9 @@ def _lay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(below)
     for key, value in above.items():
         lower = out.get(key)
-        both = isinstance(value, Mapping) and isinstance(lower, Mapping)
-        out[key] = _lay(lower, value) if both else value
+        if isinstance(value, Mapping) and isinstance(lower, Mapping):
+            value = _lay(lower, value)
+        out[key] = value
     return out
 
 

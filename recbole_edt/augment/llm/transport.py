@@ -30,7 +30,19 @@ _TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
 class CallFailed(Exception):
-    """A request that failed for good, or in a way that a repeat does not mend; one line."""
+    """A request that failed for good; one line.
+
+    Parameters
+    ----------
+    reason : str
+        Why.
+    refused : bool
+        The endpoint took offence at this very request, so that another one may pass.
+    """
+
+    def __init__(self, reason: str, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
 
 
 class BadResponse(Exception):
@@ -187,9 +199,9 @@ class Caller:
         """
         attempt = 0
         while True:
-            self._run.check()
             try:
                 async with self._run.budget.room_for(most_dollars):
+                    self._run.check()
                     out = read(await self._once(path, body))
                 self._run.succeeded()
                 return out
@@ -199,7 +211,7 @@ class Caller:
                 wait = self._wait(error, attempt)
                 if not _is_transient(error) or attempt >= self._settings.retries:
                     self._run.lost(reason)
-                    raise CallFailed(reason) from None
+                    raise CallFailed(reason, refused=not _is_transient(error)) from None
             attempt += 1
             self._run.retries += 1
             await self._run.sleep(wait)

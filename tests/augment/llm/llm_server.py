@@ -1,0 +1,392 @@
+"""A server that speaks the OpenAI chat and embedding API over HTTP, and misbehaves on request.
+
+Good answers depend on nothing but the question (the first system and user message, or the text to
+embed), so that two runs can be compared byte for byte. In a process of its own:
+
+    python tests/augment/llm/llm_server.py --latency 0.2 --share 0.2
+
+prints its URL; ``GET <url>/tally`` tells what it has served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import json
+import math
+import random
+import re
+import struct
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+KINDS = (
+    "fence", "prose", "trailing_comma", "truncated", "wrong_fields", "plain_text", "no_choices",
+    "rate_limit", "server_error", "html", "slow", "cut",
+)  # fmt: skip
+MENDED = ("good", "fence", "prose", "trailing_comma", "truncated")
+"""Outcomes that answer a question; the others have to be asked again."""
+DIMENSIONS = 64
+
+
+@dataclass
+class Call:
+    """What was asked and what came of it."""
+
+    path: str
+    body: str
+    question: str
+    outcome: str
+    answers: bool
+    texts: Sequence[str] = ()
+
+
+@dataclass
+class LLMServer:
+    """The server and its moods; all of them can be changed while it runs.
+
+    ``refuse`` is a status and a message with which everything is refused; ``retry_after`` is what
+    429 asks for, in seconds or as a date; ``unreadable`` texts are refused with 400.
+    """
+
+    latency_s: float = 0.0
+    slow_s: float = 1.0
+    retry_after: str = "0.02"
+    refuse: tuple[int, str] | None = None
+    unreadable: str | None = None
+    echo_key: bool = False
+    share: float = 0.0
+    kinds: Sequence[str] = KINDS
+    seed: int = 0
+    port: int = 0
+    log: list[Call] = field(default_factory=list)
+    most_at_once: int = 0
+    at_once: int = 0
+
+    def __post_init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def misbehave(self, share: float, kinds: Sequence[str] = KINDS, seed: int = 0) -> None:
+        """Let this share of all calls fail, in one of these ways each."""
+        self.share, self.kinds, self.seed = share, tuple(kinds), seed
+
+    def tally(self) -> dict:
+        """What was served: answers per question and per text, outcomes, most calls at once."""
+        answered = [call for call in self.log if call.answers]
+        return {
+            "calls": len(self.log),
+            "questions": Counter(call.question for call in answered if call.question),
+            "texts": Counter(text for call in answered for text in call.texts),
+            "outcomes": Counter(call.outcome for call in self.log),
+            "most_at_once": self.most_at_once,
+        }
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def listen(self) -> asyncio.Server:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    def start(self) -> LLMServer:
+        """Serve from a thread."""
+        ready = threading.Event()
+
+        def serve() -> None:
+            asyncio.set_event_loop(self._loop)
+            server = self._loop.run_until_complete(self.listen())
+            self._loop.call_soon(ready.set)
+            self._loop.run_forever()
+            server.close()
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.close()
+
+        self._thread = threading.Thread(target=serve, daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def outcome_of(self, body: str, question: str, good: str) -> str:
+        """Decide how this call goes; the same calls in the same order go the same way.
+
+        What is truncated within a list stays so for a question, whichever call asks it: the
+        client keeps what is whole, and that must not depend on which of its calls got through.
+        """
+        lasting = random.Random(f"{self.seed}:{question}")
+        if lasting.random() < self.share and lasting.choice(self.kinds) == "truncated":
+            if question and _can_lose_an_item(good):
+                return "truncated"
+        self._seen[body] += 1
+        mood = random.Random(f"{self.seed}:{body}:{self._seen[body]}")
+        if mood.random() >= self.share:
+            return "good"
+        kind = mood.choice(self.kinds)
+        return "cut_text" if kind == "truncated" else kind
+
+
+def _can_lose_an_item(good: str) -> bool:
+    return len(json.loads(good).get("items", ())) > 1 if good else False
+
+
+class _Connection(asyncio.Protocol):
+    """One kept-alive connection: a request, its response, the next request."""
+
+    def __init__(self, server: LLMServer) -> None:
+        self.server = server
+        self.buffer = b""
+        self.closed = False
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc) -> None:
+        self.closed = True
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head, end, rest = self.buffer.partition(b"\r\n\r\n")
+        if not end:
+            return
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {
+            k.strip().lower(): v.strip() for k, _, v in (h.partition(":") for h in lines[1:])
+        }
+        length = int(headers.get("content-length", 0))
+        if len(rest) < length:
+            return
+        self.buffer = rest[length:]
+        _, path, _ = lines[0].split(" ", 2)
+        self.task = asyncio.ensure_future(self.serve(path, headers, rest[:length]))
+
+    async def serve(self, path: str, headers: dict, raw: bytes) -> None:
+        server = self.server
+        if path.endswith("/tally"):
+            self.send(200, json.dumps(server.tally()))
+            return
+        server.at_once += 1
+        server.most_at_once = max(server.most_at_once, server.at_once)
+        try:
+            if server.latency_s:
+                await asyncio.sleep(server.latency_s)
+            if server.refuse is not None:
+                status, message = server.refuse
+                self.send(status, _error(f"{message} {headers.get('authorization', '')}"))
+                server.log.append(Call(path, "", "", f"refused {status}", False))
+            elif path.endswith("/chat/completions"):
+                await self.chat(path, raw, headers)
+            elif path.endswith("/embeddings"):
+                await self.embed(path, raw)
+            else:
+                self.send(404, _error("no such path"))
+        finally:
+            server.at_once -= 1
+
+    async def chat(self, path: str, raw: bytes, headers: dict) -> None:
+        server, body = self.server, json.loads(raw)
+        question = _digest(json.dumps([body["model"], body["messages"][:2]]).encode())
+        good = good_answer(body["messages"][:2], question)
+        if server.unreadable and server.unreadable in raw.decode():
+            self.send(400, _error("this cannot be read"))
+            server.log.append(Call(path, _digest(raw), question, "unreadable", False))
+            return
+        if server.echo_key:
+            good = json.dumps({"text": f"I was sent {headers['authorization']}."})
+        outcome = server.outcome_of(_digest(raw), question, good)
+        said = json.dumps(_completion(_spoiled(good, outcome), raw, outcome))
+        delivered = await self.deliver(outcome, said)
+        answers = delivered and outcome in MENDED
+        server.log.append(Call(path, _digest(raw), question, outcome, answers))
+
+    async def embed(self, path: str, raw: bytes) -> None:
+        server, body = self.server, json.loads(raw)
+        texts = body["input"]
+        if server.unreadable and any(server.unreadable in text for text in texts):
+            self.send(400, _error("a text cannot be read"))
+            server.log.append(Call(path, _digest(raw), "", "unreadable", False))
+            return
+        outcome = server.outcome_of(_digest(raw), "", "")
+        data = [
+            {"index": n, "embedding": _base64(embedding(text, body.get("dimensions", DIMENSIONS)))}
+            for n, text in enumerate(texts)
+        ]
+        if outcome in ("no_choices", "plain_text"):
+            data = []
+        if outcome == "wrong_fields":
+            data = data[1:]
+        random.Random(len(raw)).shuffle(data)
+        payload = {"data": data, "usage": {"prompt_tokens": sum(len(t.split()) for t in texts)}}
+        said = json.dumps(payload)
+        if outcome == "cut_text":
+            said = said[: len(said) // 2]
+        delivered = await self.deliver(outcome, said)
+        answers = delivered and outcome in MENDED
+        server.log.append(Call(path, _digest(raw), "", outcome, answers, texts))
+
+    async def deliver(self, outcome: str, said: str) -> bool:
+        """Send a response the way this call goes; false if it did not get through."""
+        if outcome == "rate_limit":
+            self.send(429, _error("too fast"), {"retry-after": self.server.retry_after})
+        elif outcome == "server_error":
+            self.send(random.Random(said).choice((500, 502, 503)), _error("out of order"))
+        elif outcome == "html":
+            self.send(200, "<html>Please wait.</html>", {"content-type": "text/html"})
+        elif outcome == "cut":
+            self.send(200, said, cut=True)
+        else:
+            if outcome == "slow":
+                await asyncio.sleep(self.server.slow_s)
+            self.send(200, said)
+        return not self.closed
+
+    def send(self, status: int, text: str, headers: dict | None = None, cut: bool = False) -> None:
+        if self.closed:
+            return
+        body = text.encode()
+        lines = {"content-type": "application/json", "content-length": len(body)} | (headers or {})
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        response = f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + body
+        self.transport.write(response[: len(response) // 2] if cut else response)
+        if cut:
+            self.transport.close()
+
+
+# -- what a good model would say ----------------------------------------------------------------
+
+
+def good_answer(messages: Sequence[dict], question: str) -> str:
+    """JSON for a prompt: items made of words of its samples, or a text about them."""
+    prompt = messages[-1]["content"]
+    words = _sample_words(prompt)
+    chance = random.Random(question)
+    if '"items"' not in prompt:
+        chosen = ", ".join(chance.choice(words) for _ in range(6))
+        return json.dumps({"text": f"I like {chosen}, and whatever goes with them."})
+    wanted = re.search(r"exactly (\d+) new", prompt)
+    n = int(wanted[1]) if wanted else 3
+    return json.dumps({"items": [_item(words, chance) for _ in range(n)]})
+
+
+def _item(words: Sequence[str], chance: random.Random) -> dict:
+    some = [chance.choice(words) for _ in range(9)]
+    return {
+        "title": " ".join(some[:4]).title(),
+        "brand": some[4].title(),
+        "price": round(chance.uniform(5, 90), 2),
+        "categories": [some[5].title(), some[6].title()],
+        "description": f"A {some[7]} {some[8]} to go with {some[0]}.",
+    }
+
+
+def _sample_words(prompt: str) -> list[str]:
+    """Words of the blocks that follow a line ending in a colon: there the samples are."""
+    blocks = re.findall(r":\n((?:.+\n?)+)", prompt.split('{"')[0]) or [prompt]
+    return re.findall(r"[^\W\d_]{4,}", " ".join(blocks).lower()) or ["thing"]
+
+
+def embedding(text: str, size: int = DIMENSIONS) -> list[float]:
+    """A hashed bag of words of length 1: texts that share words are similar."""
+    out = [0.0] * size
+    for word in re.findall(r"\w+", text.lower()):
+        place = zlib.crc32(word.encode())
+        out[place % size] += 1.0 if place & 0x40000000 else -1.0
+    norm = math.sqrt(sum(value * value for value in out))
+    return [value / norm for value in out] if norm else [1.0, *out[1:]]
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _spoiled(good: str, outcome: str) -> str:
+    """What is written in place of the good answer."""
+    if outcome == "fence":
+        return f"```json\n{good}\n```"
+    if outcome == "prose":
+        return f"Here is what you {{asked}} for:\n{good}\nAnything else?"
+    if outcome == "trailing_comma":
+        return f"{good[:-2]}{good[-2]},}}"
+    if outcome == "truncated":
+        return good[: good.rindex('"description"') + 5]
+    if outcome == "cut_text":
+        return good[: len(good) // 3].rstrip('"}]')
+    if outcome == "wrong_fields":
+        return re.sub(r'"(title|text)"', '"name"', good)
+    if outcome == "plain_text":
+        return "I would rather talk about the weather."
+    return good
+
+
+def _completion(text: str, raw: bytes, outcome: str) -> dict:
+    finish = "length" if outcome in ("truncated", "cut_text") else "stop"
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": finish,
+    }
+    return {
+        "object": "chat.completion",
+        "choices": [] if outcome == "no_choices" else [choice],
+        "usage": {
+            "prompt_tokens": len(raw) // 4,
+            "completion_tokens": 0 if outcome == "no_choices" else len(text) // 4,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+    }
+
+
+def _error(message: str) -> str:
+    return json.dumps({"error": {"message": message, "type": "error", "code": None}})
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+async def _serve_forever(server: LLMServer) -> None:
+    listening = await server.listen()
+    print(server.url, flush=True)
+    async with listening:
+        await listening.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0, help="0 = any free one")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds per answer")
+    parser.add_argument("--slow", type=float, default=1.0, help="seconds that a slow answer takes")
+    parser.add_argument("--share", type=float, default=0.0, help="share of calls that fail")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    server = LLMServer(latency_s=given.latency, slow_s=given.slow, port=given.port)
+    server.misbehave(given.share, given.kinds, given.seed)
+    try:
+        asyncio.run(_serve_forever(server))
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()
