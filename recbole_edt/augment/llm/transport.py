@@ -7,7 +7,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -20,6 +20,10 @@ from recbole_edt.errors import ConfigError, EDTError
 
 T = TypeVar("T")
 
+_STAGGER_S = 0.002
+"""Between the starts of two workers. Calls that start together end together, and each then waits
+for all the others to be read: spread out, 64 calls of 200 ms run at 0.94 instead of 0.91 of the
+ideal rate."""
 LOST_IN_A_ROW = 50
 """So many requests lost one after the other, with no success between, end the run."""
 _TRANSIENT = {408, 409, 425, 429}
@@ -106,7 +110,7 @@ class Run:
         raise Halted
 
     async def work_through(
-        self, jobs: Iterable[T], do: Callable[[T], Awaitable[None]], workers: int
+        self, jobs: Sequence[T], do: Callable[[T], Awaitable[None]], workers: int
     ) -> None:
         """Do all jobs, so many at a time; after an error those under way still come to their end.
 
@@ -117,7 +121,8 @@ class Run:
         """
         waiting = iter(jobs)
 
-        async def work() -> None:
+        async def work(number: int) -> None:
+            await asyncio.sleep(number * _STAGGER_S)
             for job in waiting:
                 try:
                     self.check()
@@ -128,7 +133,7 @@ class Run:
                     self._reason = self._reason or error
                     self._halted.set()
 
-        await asyncio.gather(*(work() for _ in range(workers)))
+        await asyncio.gather(*(work(n) for n in range(min(workers, len(jobs)))))
         if self._reason is not None:
             raise self._reason
 
@@ -259,11 +264,16 @@ class Caller:
             return f"no answer within {self._endpoint.timeout_s:g} s"
         if isinstance(error, openai.APIConnectionError):
             return f"the connection to {self._endpoint.base_url} failed"
-        said = error.message if isinstance(error, openai.APIError) else str(error)
-        if isinstance(error, ValueError):
-            said = "the response is not JSON"
+        said = "the response is not JSON" if isinstance(error, ValueError) else _said(error)
         line = _KEYLIKE.sub("[key]", self.redact(" ".join(said.split())))[:300]
         return f"HTTP {status}: {line}" if status else line
+
+
+def _said(error: Exception) -> str:
+    """What the server gives as its reason, where it gives one in the usual place."""
+    body = error.body if isinstance(error, openai.APIError) else None
+    message = body.get("message") if isinstance(body, Mapping) else None
+    return message if isinstance(message, str) and message else str(error)
 
 
 def _is_transient(error: Exception) -> bool:

@@ -50,7 +50,8 @@ class Call:
 class LLMServer:
     """The server and its moods; all of them can be changed while it runs.
 
-    ``refuse`` is a status and a message with which everything is refused; ``retry_after`` is what
+    ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
+    refused; ``retry_after`` is what
     429 asks for, in seconds or as a date; ``unreadable`` texts are refused with 400.
     """
 
@@ -58,6 +59,7 @@ class LLMServer:
     slow_s: float = 1.0
     retry_after: str = "0.02"
     refuse: tuple[int, str] | None = None
+    refuse_after: int = 0
     unreadable: str | None = None
     echo_key: bool = False
     share: float = 0.0
@@ -67,6 +69,7 @@ class LLMServer:
     log: list[Call] = field(default_factory=list)
     most_at_once: int = 0
     at_once: int = 0
+    arrived: int = 0
 
     def __post_init__(self) -> None:
         self._seen: Counter[str] = Counter()
@@ -185,29 +188,30 @@ class _Connection(asyncio.Protocol):
         if path.endswith("/tally"):
             self.send(200, json.dumps(server.tally()))
             return
+        server.arrived += 1
         server.at_once += 1
         server.most_at_once = max(server.most_at_once, server.at_once)
+        due = asyncio.get_running_loop().time() + server.latency_s
         try:
-            if server.latency_s:
-                await asyncio.sleep(server.latency_s)
-            if server.refuse is not None:
+            if server.refuse is not None and server.arrived > server.refuse_after:
                 status, message = server.refuse
-                self.send(status, _error(f"{message} {headers.get('authorization', '')}"))
+                said = f"{message} {headers.get('authorization', '')}"
+                self.send(status, _error(said, message))
                 server.log.append(Call(path, "", "", f"refused {status}", False))
             elif path.endswith("/chat/completions"):
-                await self.chat(path, raw, headers)
+                await self.chat(path, raw, headers, due)
             elif path.endswith("/embeddings"):
-                await self.embed(path, raw)
+                await self.embed(path, raw, due)
             else:
                 self.send(404, _error("no such path"))
         finally:
             server.at_once -= 1
 
-    async def chat(self, path: str, raw: bytes, headers: dict) -> None:
+    async def chat(self, path: str, raw: bytes, headers: dict, due: float) -> None:
         server, body = self.server, json.loads(raw)
         question = _digest(json.dumps([body["model"], body["messages"][:2]]).encode())
         good = good_answer(body["messages"][:2], question)
-        if server.unreadable and server.unreadable in raw.decode():
+        if server.unreadable and server.unreadable in body["messages"][-1]["content"]:
             self.send(400, _error("this cannot be read"))
             server.log.append(Call(path, _digest(raw), question, "unreadable", False))
             return
@@ -215,11 +219,11 @@ class _Connection(asyncio.Protocol):
             good = json.dumps({"text": f"I was sent {headers['authorization']}."})
         outcome = server.outcome_of(_digest(raw), question, good)
         said = json.dumps(_completion(_spoiled(good, outcome), raw, outcome))
-        delivered = await self.deliver(outcome, said)
+        delivered = await self.deliver(outcome, said, due)
         answers = delivered and outcome in MENDED
         server.log.append(Call(path, _digest(raw), question, outcome, answers))
 
-    async def embed(self, path: str, raw: bytes) -> None:
+    async def embed(self, path: str, raw: bytes, due: float) -> None:
         server, body = self.server, json.loads(raw)
         texts = body["input"]
         if server.unreadable and any(server.unreadable in text for text in texts):
@@ -240,12 +244,13 @@ class _Connection(asyncio.Protocol):
         said = json.dumps(payload)
         if outcome == "cut_text":
             said = said[: len(said) // 2]
-        delivered = await self.deliver(outcome, said)
+        delivered = await self.deliver(outcome, said, due)
         answers = delivered and outcome in MENDED
         server.log.append(Call(path, _digest(raw), "", outcome, answers, texts))
 
-    async def deliver(self, outcome: str, said: str) -> bool:
-        """Send a response the way this call goes; false if it did not get through."""
+    async def deliver(self, outcome: str, said: str, due: float) -> bool:
+        """Send a response when it is due, the way this call goes; false if it did not arrive."""
+        await asyncio.sleep(due - asyncio.get_running_loop().time())
         if outcome == "rate_limit":
             self.send(429, _error("too fast"), {"retry-after": self.server.retry_after})
         elif outcome == "server_error":
@@ -330,7 +335,7 @@ def _spoiled(good: str, outcome: str) -> str:
     if outcome == "truncated":
         return good[: good.rindex('"description"') + 5]
     if outcome == "cut_text":
-        return good[: len(good) // 3].rstrip('"}]')
+        return good[:20]  # in the first item or in the text: nothing is left to keep
     if outcome == "wrong_fields":
         return re.sub(r'"(title|text)"', '"name"', good)
     if outcome == "plain_text":
@@ -356,8 +361,8 @@ def _completion(text: str, raw: bytes, outcome: str) -> dict:
     }
 
 
-def _error(message: str) -> str:
-    return json.dumps({"error": {"message": message, "type": "error", "code": None}})
+def _error(message: str, code: str | None = None) -> str:
+    return json.dumps({"error": {"message": message, "type": "error", "code": code}})
 
 
 def _digest(raw: bytes) -> str:

@@ -1,0 +1,464 @@
+"""The LLM client against a server over real HTTP that misbehaves."""
+
+import asyncio
+import sqlite3
+import time
+from email.utils import formatdate
+
+import numpy as np
+import pytest
+from llm_server import KINDS, LLMServer, embedding
+
+from recbole_edt.augment.llm import (
+    ChatRequest,
+    CostLimitError,
+    EndpointError,
+    LLMClient,
+    LLMSettings,
+)
+from recbole_edt.augment.llm import transport as transport_room
+from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, TEXT_SCHEMA, prompt
+from recbole_edt.errors import ConfigError, DataError
+
+KEY = "test-key-0123456789abcdef"
+TRANSIENT = ["no_choices", "rate_limit", "server_error", "html", "slow", "cut"]
+
+
+def items_of(user, num=3):
+    text = prompt(
+        "generate",
+        user=user,
+        num=num,
+        source_domain="cloth",
+        target_domain="sport",
+        attributes="title, brand and price",
+        source_samples=f"- red cotton shirt {user}\n- woollen socks",
+        target_samples="- yoga mat\n- trail running shoes",
+    )
+    return ChatRequest(prompt("system"), text, GENERATED_ITEMS_SCHEMA)
+
+
+def profile_of(user):
+    samples = f"- red cotton shirt {user}\n- woollen socks"
+    text = prompt("summarise", domain="cloth", attributes="title", samples=samples)
+    return ChatRequest(prompt("system"), text, TEXT_SCHEMA)
+
+
+def mixed(n):
+    return [make(user) for user in range(n // 2) for make in (items_of, profile_of)]
+
+
+def values(answers):
+    assert [answer.error for answer in answers] == [None] * len(answers)
+    return [answer.value for answer in answers]
+
+
+@pytest.fixture
+def good_values(llm_servers, llm_settings, tmp_path):
+    """What a server that never fails makes of requests."""
+
+    def ask(requests):
+        settings = llm_settings(llm_servers())
+        with LLMClient(settings, tmp_path / "good.sqlite") as client:
+            return values(client.chat(requests, "generate"))
+
+    return ask
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+def test_answers_come_in_the_order_of_the_requests(llm_server, llm_client):
+    requests = mixed(40)
+    answers = values(llm_client(llm_server).chat(requests, "generate"))
+    assert [set(value) for value in answers] == [{"items"}, {"text"}] * 20
+    assert len({str(value) for value in answers}) == 40
+
+
+@pytest.mark.parametrize("kind", ["fence", "prose", "trailing_comma"])
+def test_an_answer_that_can_be_mended_is_asked_for_once(llm_server, llm_client, good_values, kind):
+    requests = mixed(6)
+    llm_server.misbehave(1.0, [kind])
+    client = llm_client(llm_server)
+    assert values(client.chat(requests, "generate")) == good_values(requests)
+    assert len(llm_server.log) == 6
+    assert client.costs()["generate"]["reasks"] == 0
+
+
+def test_a_truncated_list_keeps_its_whole_elements(llm_server, llm_client, good_values):
+    llm_server.misbehave(1.0, ["truncated"])
+    (value,) = values(llm_client(llm_server).chat([items_of(1, num=4)], "generate"))
+    (whole,) = good_values([items_of(1, num=4)])
+    assert value["items"] == whole["items"][:3]
+    assert len(llm_server.log) == 1
+
+
+@pytest.mark.parametrize("kind", [*TRANSIENT, "wrong_fields", "plain_text", "truncated"])
+def test_a_failure_that_passes_is_got_over(llm_server, llm_client, good_values, kind):
+    requests = [profile_of(user) for user in range(12)]
+    llm_server.misbehave(0.4, [kind], seed=1)
+    assert values(llm_client(llm_server).chat(requests, "profile")) == good_values(requests)
+    assert len(llm_server.log) > 12
+    assert set(llm_server.tally()["questions"].values()) == {1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failure_that_stays_is_reported_for_each_request_alone(llm_server, llm_client, kind):
+    llm_server.misbehave(1.0, [kind])
+    overrides = {"retries": 1, "asks": 1, "chat.timeout_s": 0.2}
+    client = llm_client(llm_server, **overrides)
+    answers = client.chat([profile_of(1), profile_of(2)], "profile")
+    if kind in ("fence", "prose", "trailing_comma"):
+        assert all(answer.value for answer in answers)
+    else:
+        assert all(answer.value is None for answer in answers)
+        assert all(answer.error and "\n" not in answer.error for answer in answers)
+        assert client.costs()["profile"]["failed"] == 2
+
+
+def test_a_fifth_of_all_calls_failing_loses_nothing(llm_server, llm_client, good_values):
+    requests = mixed(300)
+    llm_server.slow_s = 0.7
+    llm_server.misbehave(0.2, [kind for kind in KINDS if kind != "truncated"], seed=3)
+    client = llm_client(llm_server)
+    assert values(client.chat(requests, "generate")) == good_values(requests)
+    served = llm_server.tally()
+    assert len(served["questions"]) == 300
+    assert set(served["questions"].values()) == {1}
+    assert client.costs()["generate"]["answered"] == 300
+    assert client.costs()["generate"]["retries"] > 0
+    assert client.costs()["generate"]["reasks"] > 0
+
+
+def test_the_reask_says_what_was_wrong(llm_servers, llm_client):
+    """A stage whose answers never fit: what was asked the second time is in the server's log."""
+    server = llm_servers()
+    asked = []
+    whole = server.outcome_of
+    server.outcome_of = lambda *call: (asked.append(call), whole(*call))[1]
+    wrong = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    client = llm_client(server, asks=1)
+    (answer,) = client.chat([ChatRequest("s", "u", wrong)], "profile")
+    assert answer.error == "no answer that can be used: the answer lacks 'age'"
+    assert len(asked) == 2
+    assert asked[0][0] != asked[1][0] and asked[0][1] == asked[1][1]
+
+
+def test_retry_after_is_waited_for(llm_servers, llm_client):
+    server = llm_servers(retry_after="0.4")
+    server.misbehave(1.0, ["rate_limit"])
+    client = llm_client(server, retries=1)
+    start = time.monotonic()
+    client.chat([profile_of(1)], "profile")
+    assert time.monotonic() - start >= 0.4
+
+
+def test_retry_after_may_be_a_date(llm_servers, llm_client):
+    server = llm_servers(retry_after=formatdate(time.time() + 3600, usegmt=True))
+    server.misbehave(1.0, ["rate_limit"])
+    with pytest.raises(EndpointError, match=r"asks to wait (3600|3599) s, longer than max_wait_s"):
+        llm_client(server).chat([profile_of(1)], "profile")
+
+
+def test_no_more_calls_are_under_way_than_allowed(llm_servers, llm_client):
+    server = llm_servers(latency_s=0.05)
+    llm_client(server, concurrency=7).chat(mixed(60), "generate")
+    assert server.most_at_once == 7
+
+
+def test_equal_requests_are_asked_once(llm_server, llm_client):
+    answers = llm_client(llm_server).chat([profile_of(1), profile_of(2), profile_of(1)], "profile")
+    assert len(llm_server.log) == 2
+    assert answers[0] == answers[2] != answers[1]
+
+
+def test_it_works_inside_a_running_event_loop(llm_server, llm_client):
+    client = llm_client(llm_server)
+
+    async def notebook():
+        return client.chat([profile_of(1)], "profile")
+
+    assert values(asyncio.run(notebook()))
+
+
+def test_text_that_no_utf8_can_carry_is_no_obstacle(llm_server, llm_client):
+    client = llm_client(llm_server)
+    answers = client.chat([ChatRequest("", "half a pair: \ud83d", TEXT_SCHEMA)], "profile")
+    vectors, failures = client.embed(["half a pair: \ud83d"], "encode")
+    assert values(answers)
+    assert not failures and vectors.any()
+
+
+# -- what ends a run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        (401, ConfigError, "refuses the key in EDT_TEST_KEY"),
+        (403, ConfigError, "refuses the key in EDT_TEST_KEY"),
+        (404, ConfigError, "knows no model"),
+        (402, EndpointError, "no credit left"),
+        (429, EndpointError, "no credit left"),
+    ],
+)
+def test_what_no_request_can_get_past_ends_the_run(
+    llm_servers, llm_client, monkeypatch, status, error, said
+):
+    monkeypatch.setenv("EDT_TEST_KEY", KEY)
+    server = llm_servers(refuse=(status, "insufficient_quota"))
+    client = llm_client(server, **{"chat.key_env": "EDT_TEST_KEY", "concurrency": 4})
+    with pytest.raises(error, match=said) as caught:
+        client.chat(mixed(100), "generate")
+    assert KEY not in str(caught.value)  # the server says it back
+    assert "\n" not in str(caught.value)
+    assert len(server.log) <= 4
+
+
+def test_a_run_that_ends_keeps_the_answers_under_way(llm_servers, llm_client):
+    """The key is withdrawn while other calls are still under way: what they bring is kept."""
+    server = llm_servers(refuse=(401, "withdrawn"), refuse_after=20, latency_s=0.1)
+    requests = mixed(60)
+    with llm_client(server, concurrency=12) as client:
+        with pytest.raises(ConfigError):
+            client.chat(requests, "generate")
+        assert client.costs()["generate"]["answered"] == 20
+    server.refuse = None
+    with llm_client(server) as client:
+        answers = client.chat(requests, "generate")
+    assert sum(answer.cached for answer in answers) == 20
+    assert values(answers)
+    assert set(server.tally()["questions"].values()) == {1}
+
+
+def test_a_server_that_is_not_there_ends_the_run(llm_client, monkeypatch):
+    monkeypatch.setattr(transport_room, "LOST_IN_A_ROW", 5)
+    nowhere = LLMServer(port=9)
+    client = llm_client(nowhere, retries=1)
+    with pytest.raises(EndpointError, match="5 requests in a row were lost"):
+        client.chat(mixed(40), "generate")
+
+
+def test_a_key_is_missed_only_when_it_is_needed(llm_server, llm_client, monkeypatch):
+    monkeypatch.delenv("EDT_TEST_KEY", raising=False)
+    needs_key = {"chat.key_env": "EDT_TEST_KEY"}
+    client = llm_client(llm_server, **needs_key)
+    with pytest.raises(ConfigError, match="EDT_TEST_KEY holds no key"):
+        client.chat([profile_of(1)], "profile")
+    client.close()
+    first = llm_client(llm_server)
+    first.chat([profile_of(1)], "profile")
+    first.close()
+    assert values(llm_client(llm_server, **needs_key).chat([profile_of(1)], "profile"))
+
+
+# -- the cache ------------------------------------------------------------------------------------
+
+
+def test_a_second_client_pays_nothing(llm_server, llm_client):
+    llm_server.misbehave(0.3, seed=2)
+    requests, texts = mixed(60), [f"shoe {n}" for n in range(50)]
+    with llm_client(llm_server) as client:
+        first, (vectors, _) = client.chat(requests, "generate"), client.embed(texts, "encode")
+        paid = client.costs()
+    calls = len(llm_server.log)
+    with llm_client(llm_server) as client:
+        second, (again, _) = client.chat(requests, "generate"), client.embed(texts, "encode")
+        costs = client.costs()
+    assert len(llm_server.log) == calls
+    assert values(second) == values(first)
+    assert all(answer.cached for answer in second)
+    assert again.tobytes() == vectors.tobytes()
+    for stage, n in (("generate", 60), ("encode", 50)):
+        assert costs[stage]["from_cache"] == costs[stage]["answered"] == n
+        assert costs[stage]["dollars"] == 0
+        assert costs[stage]["total_dollars"] == pytest.approx(paid[stage]["dollars"]) != 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chat.model": "other"}, {"chat.temperature": 0.7}, {"chat.max_tokens": 77},
+        {"chat.json_mode": False}, {"chat.extra": {"seed": 1}},
+    ],
+)  # fmt: skip
+def test_another_setting_is_another_request(llm_server, llm_client, change):
+    with llm_client(llm_server) as client:
+        client.chat([profile_of(1)], "profile")
+    with llm_client(llm_server, **change) as client:
+        (answer,) = client.chat([profile_of(1)], "profile")
+    assert not answer.cached
+    assert len(llm_server.log) == 2
+
+
+def test_a_bad_answer_is_not_cached(llm_server, llm_client):
+    llm_server.misbehave(1.0, ["wrong_fields"])
+    with llm_client(llm_server, asks=1) as client:
+        assert client.chat([profile_of(1)], "profile")[0].error
+        assert client.costs()["profile"]["dollars"] > 0
+    llm_server.misbehave(0.0)
+    with llm_client(llm_server) as client:
+        (answer,) = client.chat([profile_of(1)], "profile")
+    assert answer.value and not answer.cached
+
+
+def test_the_answer_to_a_reask_is_kept_as_the_answer(llm_server, llm_client):
+    server = llm_server
+    whole, calls = server.outcome_of, []
+    server.outcome_of = lambda *call: (
+        calls.append(call) or ("plain_text" if len(calls) == 1 else whole(*call))
+    )
+    with llm_client(server) as client:
+        values(client.chat([profile_of(1)], "profile"))
+    with llm_client(server) as client:
+        assert client.chat([profile_of(1)], "profile")[0].cached
+    assert len(calls) == 2
+
+
+def test_one_run_at_a_time_holds_the_cache(llm_server, llm_client):
+    with llm_client(llm_server), pytest.raises(DataError, match="in use by another run"):
+        llm_client(llm_server)
+
+
+@pytest.mark.parametrize("content", [b"no database at all, " * 200, None])
+def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path, llm_settings, content):
+    path = tmp_path / "llm.sqlite"
+    if content is None:
+        base = sqlite3.connect(path)
+        base.execute("CREATE TABLE mine (x)")
+        base.commit()
+        base.close()
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"llm\.sqlite"):
+        LLMClient(LLMSettings.load("local"), path)
+    assert content is None or path.read_bytes() == before
+
+
+# -- embeddings -----------------------------------------------------------------------------------
+
+
+def test_vectors_are_those_of_their_texts(llm_server, llm_client):
+    llm_server.misbehave(0.3, seed=5)
+    texts = [f"shoe number {n}" for n in range(100)] + ["shoe number 3"]
+    vectors, failures = llm_client(llm_server).embed(texts, "encode")
+    assert failures == {}
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.float32([embedding(text) for text in texts]))
+    assert set(llm_server.tally()["texts"].values()) == {1}
+
+
+def test_a_text_that_is_refused_fails_alone(llm_servers, llm_client):
+    server = llm_servers(unreadable="poison")
+    texts = [f"shoe {n}" for n in range(40)]
+    texts[13] = "poison"
+    texts[21] = "  "
+    vectors, failures = llm_client(server).embed(texts, "encode")
+    assert failures == {13: "HTTP 400: a text cannot be read", 21: "the text is empty"}
+    assert [n for n, row in enumerate(vectors) if not row.any()] == [13, 21]
+
+
+def test_batches_may_differ_between_runs(llm_server, llm_client):
+    with llm_client(llm_server) as client:
+        client.embed([f"shoe {n}" for n in range(20)], "encode")
+    with llm_client(llm_server, **{"embedding.batch_size": 3}) as client:
+        client.embed([f"shoe {n}" for n in range(25)], "encode")
+        assert client.costs()["encode"]["from_cache"] == 20
+    assert sorted(llm_server.tally()["texts"].values()) == [1] * 25
+
+
+def test_the_size_of_vectors_can_be_set(llm_server, llm_client):
+    vectors, _ = llm_client(llm_server, **{"embedding.dimensions": 8}).embed(["shoe"], "encode")
+    assert vectors.shape == (1, 8)
+
+
+# -- costs ----------------------------------------------------------------------------------------
+
+
+def test_costs_are_what_the_server_reports(llm_server, llm_client):
+    client = llm_client(llm_server)
+    client.chat([profile_of(1), profile_of(2)], "profile")
+    client.embed(["one two", "three"], "encode")
+    costs = client.costs()
+    chat = costs["profile"]
+    assert chat["dollars"] == pytest.approx(
+        (chat["prompt_tokens"] * 1.0 + chat["completion_tokens"] * 2.0) / 1e6
+    )
+    assert (chat["requests"], chat["answered"], chat["failed"]) == (2, 2, 0)
+    assert costs["encode"]["prompt_tokens"] == 3
+    assert costs["encode"]["dollars"] == pytest.approx(3 * 0.5 / 1e6)
+
+
+def test_a_dry_run_counts_what_is_not_cached_and_calls_nobody(llm_server, llm_client):
+    requests, texts = mixed(20), [f"shoe {n}" for n in range(40)]
+    with llm_client(llm_server) as client:
+        client.chat(requests[:5], "generate")
+        client.embed(texts[:8], "encode")
+    calls = len(llm_server.log)
+    client = llm_client(llm_server)
+    chat = client.estimate_chat([*requests, requests[-1]], "generate")
+    encode = client.estimate_embed(texts, "encode")
+    assert len(llm_server.log) == calls
+    assert (chat["requests"], chat["from_cache"], chat["calls"]) == (21, 5, 15)
+    assert (encode["requests"], encode["from_cache"], encode["calls"]) == (40, 8, 2)
+    before = client.costs()["generate"]["total_dollars"]
+    client.chat(requests, "generate")
+    paid = client.costs()["generate"]
+    assert chat["dollars"] >= paid["total_dollars"] - before
+    assert chat["prompt_tokens"] == pytest.approx(paid["prompt_tokens"], rel=0.3)
+
+
+def test_max_cost_stops_before_the_request_that_could_pass_it(llm_server, llm_client):
+    requests = mixed(200)
+    with llm_client(llm_server, max_cost=0.02, concurrency=16) as client:
+        with pytest.raises(CostLimitError, match=r"of 0\.0200 dollars.*raise max_cost to go on"):
+            client.chat(requests, "generate")
+        spent = client.costs()["generate"]["dollars"]
+        answered = client.costs()["generate"]["answered"]
+    assert 0 < spent <= 0.02
+    assert 0 < answered == len(llm_server.log) < 200
+    with llm_client(llm_server) as client:
+        assert sum(answer.cached for answer in client.chat(requests, "generate")) == answered
+    assert set(llm_server.tally()["questions"].values()) == {1}
+
+
+def test_max_cost_is_for_all_stages_together(llm_server, llm_client):
+    client = llm_client(llm_server, max_cost=0.01, **{"chat.max_tokens": 300})
+    client.chat([items_of(user) for user in range(8)], "generate")
+    with pytest.raises(CostLimitError):
+        client.chat([profile_of(user) for user in range(40)], "profile")
+    assert sum(stage["dollars"] for stage in client.costs().values()) <= 0.01
+
+
+# -- secrets --------------------------------------------------------------------------------------
+
+
+def test_the_key_is_nowhere_to_be_found(llm_servers, llm_client, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("EDT_TEST_KEY", KEY)
+    caplog.set_level("DEBUG")
+    keyed = {"chat.key_env": "EDT_TEST_KEY", "embedding.key_env": "EDT_TEST_KEY"}
+    server = llm_servers(echo_key=True, unreadable="shirt 3\n")
+    client = llm_client(server, asks=1, retries=1, **keyed)
+    shown = [repr(client), repr(client.settings), repr(client.chat(mixed(10), "generate"))]
+    server.refuse = (400, f"you sent {KEY} and")
+    shown.append(repr(client.chat([profile_of(99)], "profile")))
+    shown.append(repr(client.embed(["shoe"], "encode")))
+    shown.append(repr(client.costs()))
+    client.close()
+    assert "[key]" in "".join(shown)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert tmp_path / "llm.sqlite" in files
+    assert all(KEY not in text for text in (*shown, caplog.text))
+    assert all(KEY.encode() not in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize("key", ["two words", "ключ", "line\nbreak"])
+def test_what_cannot_be_a_key_is_refused_without_showing_it(
+    llm_server, llm_client, monkeypatch, key
+):
+    monkeypatch.setenv("EDT_TEST_KEY", key)
+    client = llm_client(llm_server, **{"chat.key_env": "EDT_TEST_KEY"})
+    with pytest.raises(ConfigError, match="EDT_TEST_KEY holds is no key") as caught:
+        client.chat([profile_of(1)], "profile")
+    assert key not in str(caught.value)

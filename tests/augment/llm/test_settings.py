@@ -1,0 +1,91 @@
+"""The LLM settings: profiles, what is laid over them, what is refused."""
+
+import pytest
+
+from recbole_edt.augment.llm import LLMSettings
+from recbole_edt.augment.llm.costs import Usage
+from recbole_edt.augment.llm.settings import Prices
+from recbole_edt.errors import ConfigError
+
+
+@pytest.mark.parametrize("profile", ["deepseek", "openai", "local"])
+def test_a_profile_names_both_endpoints(profile):
+    settings = LLMSettings.load(profile)
+    assert settings.chat is not None and settings.embedding is not None
+    assert bool(settings.chat.key_env) == (profile != "local")
+
+
+def test_overrides_change_only_what_they_name():
+    before = LLMSettings.load("deepseek")
+    after = LLMSettings.load(
+        "deepseek", {"chat": {"model": "m", "prices": {"prompt": 9}}, "embedding.batch_size": 3}
+    )
+    assert after.chat is not None and before.chat is not None and after.embedding is not None
+    assert after.chat.model == "m"
+    assert after.chat.prices == Prices(prompt=9, cached=0.028, completion=0.42)
+    assert after.chat.base_url == before.chat.base_url
+    assert after.embedding.batch_size == 3
+
+
+def test_a_profile_can_be_a_file_with_one_endpoint(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("chat: {base_url: 'http://h:1/v1/', model: m}")
+    settings = LLMSettings.load(path)
+    assert settings.chat is not None and settings.chat.base_url == "http://h:1/v1"
+    assert settings.embedding is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "said"),
+    [
+        ("deepsek", {}, "no LLM profile or file 'deepsek', did you mean 'deepseek'"),
+        ("local", {"retrys": 1}, "unknown key 'retrys', did you mean 'retries'"),
+        ("local", {"chat.modle": "m"}, "unknown key 'chat.modle', did you mean 'model'"),
+        ("local", {"chat.prices.promt": 1}, "unknown key 'chat.prices.promt', .* 'prompt'"),
+        ("local", {"concurrency": 0}, "concurrency: input should be greater"),
+        ("local", {"chat.base_url": "localhost"}, "chat.base_url: must be an http"),
+        ("local", {"max_cost": -1}, "max_cost: input should be greater"),
+    ],
+)
+def test_what_is_not_known_is_refused_in_one_line(profile, overrides, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        LLMSettings.load(profile, overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://user:SECRET@h/v1", "https://h/v1?key=SECRET"])
+def test_a_key_in_the_address_is_refused_and_not_shown(url):
+    with pytest.raises(ConfigError, match="name a variable in key_env instead") as caught:
+        LLMSettings.load("local", {"chat.base_url": url})
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\x00"])
+def test_a_file_that_is_no_profile_is_refused(tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        LLMSettings.load(path)
+
+
+def test_tokens_that_the_vendor_had_seen_have_their_own_price():
+    """(1000 - 400) * 2 + 400 * 0.5 + 100 * 8 = 2200 dollars per million tokens."""
+    prices = Prices(prompt=2.0, cached=0.5, completion=8.0)
+    assert prices.dollars(1000, 400, 100) == pytest.approx(2200 / 1e6)
+    assert Prices(prompt=2.0).dollars(1000, 400) == pytest.approx(2000 / 1e6)
+
+
+@pytest.mark.parametrize(
+    "details", [{"prompt_cache_hit_tokens": 400}, {"prompt_tokens_details": {"cached_tokens": 400}}]
+)
+def test_usage_is_read_as_each_vendor_writes_it(details):
+    payload = {"usage": {"prompt_tokens": 1000, "completion_tokens": 100, **details}}
+    prices = Prices(prompt=2.0, cached=0.5, completion=8.0)
+    assert Usage.reported(payload, prices, "", "") == Usage(1000, 400, 100, pytest.approx(0.0022))
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}, "many", [1]])
+def test_usage_that_is_not_reported_is_estimated(usage):
+    """Four bytes to a token and 16 tokens around: 40 bytes are 26 tokens, 8 are 18."""
+    found = Usage.reported({"usage": usage}, Prices(), "x" * 40, "x" * 8)
+    assert (found.prompt, found.cached, found.completion) == (26, 0, 18)
