@@ -188,7 +188,7 @@ class LLMClient:
         endpoint = self._chat_endpoint()
         asked = "".join(message["content"] for message in messages)
 
-        def read(payload: Any) -> tuple[str, Usage, bool]:
+        def read(payload: dict) -> tuple[str, Usage, bool]:
             text, finish = _written(payload)
             usage = Usage.reported(payload, endpoint.prices, asked, text)
             self._pay(run, stage, usage)
@@ -280,7 +280,7 @@ class LLMClient:
         asked = [texts[key] for key in batch]
         size = next((len(vector) for vector in state.found.values()), endpoint.dimensions)
 
-        def read(payload: Any) -> tuple[np.ndarray, Usage]:
+        def read(payload: dict) -> tuple[np.ndarray, Usage]:
             usage = Usage.reported(payload, endpoint.prices, "".join(asked), "")
             self._pay(run, stage, usage)
             try:
@@ -481,15 +481,13 @@ def _reask(text: str, mismatch: str, cut: bool) -> Messages:
     ]
 
 
-def _written(payload: Any) -> tuple[str, str | None]:
+def _written(payload: dict) -> tuple[str, str | None]:
     """Text of a completion, empty where there is none, and why it ended."""
     try:
         choice = payload["choices"][0]
         text = choice["message"]["content"]
         finish = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
-        if not isinstance(payload, Mapping):
-            raise BadResponse("the response is not the JSON of a completion") from None
         return "", None
     text = text if isinstance(text, str) else ""
     return well_formed(text), finish
@@ -511,7 +509,7 @@ def _embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[s
     return body | endpoint.extra
 
 
-def _vectors(payload: Any, n: int, size: int | None) -> np.ndarray:
+def _vectors(payload: dict, n: int, size: int | None) -> np.ndarray:
     """Read the vectors of a response, in the order of its texts: float32 [n, d].
 
     Raises
@@ -525,7 +523,7 @@ def _vectors(payload: Any, n: int, size: int | None) -> np.ndarray:
             for n, entry in enumerate(payload["data"])
         }
         rows = [_vector(entries[index]) for index in range(n)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BadResponse("the response does not hold one vector for each text") from error
     sizes = {len(row) for row in rows}
     if len(sizes) != 1 or 0 in sizes or len(entries) != n:

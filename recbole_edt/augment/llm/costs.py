@@ -60,7 +60,8 @@ class Usage:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    """A number of tokens that can be one."""
+    return value if isinstance(value, int) and 0 <= value < 2**32 else None
 
 
 def estimated_tokens(text: str) -> int:

@@ -180,7 +180,7 @@ class Caller:
         return text
 
     async def post(
-        self, path: str, body: Mapping[str, Any], most_dollars: float, read: Callable[[Any], T]
+        self, path: str, body: Mapping[str, Any], most_dollars: float, read: Callable[[dict], T]
     ) -> T:
         """Make a call, and repeat it while that may help.
 
@@ -221,9 +221,12 @@ class Caller:
             self._run.retries += 1
             await self._run.sleep(wait)
 
-    async def _once(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def _once(self, path: str, body: Mapping[str, Any]) -> dict:
         call = self._client.post(path, cast_to=object, body=dict(body))
-        return await asyncio.wait_for(call, self._endpoint.timeout_s)
+        payload = await asyncio.wait_for(call, self._endpoint.timeout_s)
+        if not isinstance(payload, dict):  # a page of a gateway, for one
+            raise BadResponse("the response is no JSON object")
+        return payload
 
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds to wait before the next attempt.

@@ -52,7 +52,8 @@ class LLMServer:
 
     ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
     refused; ``retry_after`` is what
-    429 asks for, in seconds or as a date; ``unreadable`` texts are refused with 400.
+    429 asks for, in seconds or as a date; ``unreadable`` texts are refused with 400; ``payload`` is
+    said in place of everything else.
     """
 
     latency_s: float = 0.0
@@ -61,6 +62,7 @@ class LLMServer:
     refuse: tuple[int, str] | None = None
     refuse_after: int = 0
     unreadable: str | None = None
+    payload: str | None = None
     echo_key: bool = False
     share: float = 0.0
     kinds: Sequence[str] = KINDS
@@ -198,6 +200,9 @@ class _Connection(asyncio.Protocol):
                 said = f"{message} {headers.get('authorization', '')}"
                 self.send(status, _error(said, message))
                 server.log.append(Call(path, "", "", f"refused {status}", False))
+            elif server.payload is not None:
+                self.send(200, server.payload)
+                server.log.append(Call(path, "", "", "payload", False))
             elif path.endswith("/chat/completions"):
                 await self.chat(path, raw, headers, due)
             elif path.endswith("/embeddings"):

@@ -116,6 +116,42 @@ def test_a_failure_that_stays_is_reported_for_each_request_alone(llm_server, llm
         assert client.costs()["profile"]["failed"] == 2
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "null", "[]", '"text"', "{", "", "{}", '{"choices": null}', '{"choices": {}}',
+        '{"choices": [null]}', '{"choices": ["x"]}', '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": {"content": null}}]}',
+        '{"choices": [{"message": {"content": ["x"]}, "finish_reason": []}]}',
+        '{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}',
+        '{"choices": [{"message": {"content": "\\ud83d"}}], "usage": {"prompt_tokens": 1e99}}',
+        '{"choices": [], "usage": {"prompt_tokens": 99999999999999999999999}}',
+        '{"data": null}', '{"data": [null]}', '{"data": [{"index": 0}]}', '{"data": "x"}',
+        '{"data": [{"index": Infinity, "embedding": [1]}]}',
+        '{"data": [{"index": 0, "embedding": null}]}', '{"data": [{"embedding": "???"}]}',
+        '{"data": [{"index": 0, "embedding": []}]}', '{"data": [{"embedding": [1, [2]]}]}',
+        '{"data": [{"index": 0, "embedding": [NaN]}]}', '{"data": [{"embedding": {"a": 1}}]}',
+        '{"error": {"message": "busy"}}',
+    ],
+)  # fmt: skip
+def test_no_response_is_worse_than_a_failed_request(llm_servers, llm_client, payload):
+    server = llm_servers(payload=payload)
+    client = llm_client(server, asks=1, retries=1)
+    (answer,) = client.chat([profile_of(1)], "profile")
+    vectors, failures = client.embed(["shoe"], "encode")
+    assert answer.value is None and answer.error and "\n" not in answer.error
+    assert list(failures) == [0] and not vectors.any()
+    assert client.costs()["profile"]["failed"] == client.costs()["encode"]["failed"] == 1
+
+
+def test_vectors_may_be_plain_figures_without_an_index(llm_servers, llm_client):
+    """As some local servers send them."""
+    server = llm_servers(payload='{"data": [{"embedding": [1, 0.5]}, {"embedding": [0, 2]}]}')
+    vectors, failures = llm_client(server).embed(["a", "b"], "encode")
+    assert not failures
+    assert vectors.tolist() == [[1, 0.5], [0, 2]]
+
+
 def test_a_fifth_of_all_calls_failing_loses_nothing(llm_server, llm_client, good_values):
     requests = mixed(300)
     llm_server.slow_s = 0.7
