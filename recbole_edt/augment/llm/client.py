@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from recbole_edt.augment.llm.cache import AnswerCache, content_key
+from recbole_edt.augment.llm.cache import AnswerCache
 from recbole_edt.augment.llm.costs import (
     Budget,
     StageCounts,
@@ -24,34 +23,28 @@ from recbole_edt.augment.llm.costs import (
     most_tokens,
 )
 from recbole_edt.augment.llm.reading import read_answer
-from recbole_edt.augment.llm.requests import Answer, ChatRequest, well_formed
+from recbole_edt.augment.llm.requests import Answer, ChatRequest
 from recbole_edt.augment.llm.schema import Mismatch
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, LLMSettings
 from recbole_edt.augment.llm.transport import BadResponse, Caller, CallFailed, Run, opened
-from recbole_edt.errors import ConfigError
-
-T = TypeVar("T")
-Messages = list[dict[str, str]]
-
-_SHOWN = 4000
-"""Characters of a bad answer that the model gets to see again."""
-
-
-@dataclass
-class _Question:
-    """One distinct chat request: its content key, its messages, and its body without them."""
-
-    key: bytes
-    request: ChatRequest
-    messages: Messages
-    body: dict[str, Any]
-    max_tokens: int
+from recbole_edt.augment.llm.wire import (
+    Messages,
+    Question,
+    distinct_questions,
+    embedding_body,
+    read_vectors,
+    reask,
+    text_key,
+    written,
+)
+from recbole_edt.errors import ConfigError, DataError
 
 
 @dataclass
 class _Vectors:
-    """What embedding distinct texts has come to so far."""
+    """What embedding distinct texts has come to so far; all vectors are of one size."""
 
+    size: int | None
     found: dict[bytes, np.ndarray] = field(default_factory=dict)
     lost: dict[bytes, str] = field(default_factory=dict)
 
@@ -115,7 +108,7 @@ class LLMClient:
             If the run cannot go on; all answers so far are kept.
         """
         endpoint, counts = self._chat_endpoint(), self._counts(stage)
-        keys, questions = _distinct_questions(requests, endpoint)
+        keys, questions = distinct_questions(requests, endpoint)
         answers = self._remembered(questions)
         to_ask = [question for key, question in questions.items() if key not in answers]
         known = frozenset(answers)
@@ -128,7 +121,7 @@ class LLMClient:
         self._warn(stage, [answer.error for answer in done if answer.error])
         return done
 
-    def _remembered(self, questions: Mapping[bytes, _Question]) -> dict[bytes, Answer]:
+    def _remembered(self, questions: Mapping[bytes, Question]) -> dict[bytes, Answer]:
         out = {}
         for key, text in self._cache.answers(list(questions)).items():
             try:
@@ -140,7 +133,7 @@ class LLMClient:
 
     async def _ask_all(
         self,
-        questions: Sequence[_Question],
+        questions: Sequence[Question],
         endpoint: ChatEndpoint,
         stage: str,
         total: int,
@@ -150,7 +143,7 @@ class LLMClient:
         with _bar(stage, total, total - len(questions)) as bar:
             async with opened(endpoint, self.settings, run) as caller:
 
-                async def answer(question: _Question) -> None:
+                async def answer(question: Question) -> None:
                     try:
                         answers[question.key] = await self._ask(question, caller, run, stage)
                     except CallFailed as failure:
@@ -162,7 +155,7 @@ class LLMClient:
                 finally:
                     self._counts(stage).retries += run.retries
 
-    async def _ask(self, question: _Question, caller: Caller, run: Run, stage: str) -> Answer:
+    async def _ask(self, question: Question, caller: Caller, run: Run, stage: str) -> Answer:
         """Ask, and once more with the reason where the answer cannot be used; then afresh."""
         reason = ""
         for _ in range(self.settings.asks):
@@ -175,21 +168,21 @@ class LLMClient:
                 except Mismatch as mismatch:
                     self._cache.keep_usage(stage, usage)
                     reason = f"{mismatch}{' (cut off at max_tokens)' if cut else ''}"
-                    messages = [*question.messages, *_reask(text, str(mismatch), cut)]
+                    messages = [*question.messages, *reask(text, str(mismatch), cut)]
                 else:
                     self._cache.keep_answer(stage, usage, question.key, text)
                     return Answer(value)
         return Answer(error=f"no answer that can be used: {reason}")
 
     async def _complete(
-        self, question: _Question, messages: Messages, caller: Caller, run: Run, stage: str
+        self, question: Question, messages: Messages, caller: Caller, run: Run, stage: str
     ) -> tuple[str, Usage, bool]:
         """Make one completion: what was written, its cost, and whether it was cut off."""
         endpoint = self._chat_endpoint()
         asked = "".join(message["content"] for message in messages)
 
         def read(payload: dict) -> tuple[str, Usage, bool]:
-            text, finish = _written(payload)
+            text, finish = written(payload)
             usage = Usage.reported(payload, endpoint.prices, asked, text)
             self._pay(run, stage, usage)
             if not text.strip():
@@ -227,11 +220,13 @@ class LLMClient:
         ------
         ConfigError, CostLimitError, EndpointError
             If the run cannot go on; all vectors so far are kept.
+        DataError
+            If the cache holds vectors of another size under the model's name.
         """
         endpoint, counts = self._embedding_endpoint(), self._counts(stage)
-        keys = [_text_key(text, endpoint) for text in texts]
+        keys = [text_key(text, endpoint) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
-        state = _Vectors(found=self._cache.vectors(list(distinct)))
+        state = self._remembered_vectors(list(distinct), endpoint)
         known = frozenset(state.found)
         state.lost = {
             key: "the text is empty" for key, text in distinct.items() if not text.strip()
@@ -246,7 +241,17 @@ class LLMClient:
             self._count(counts, done, sum(key in known for key in keys))
         failures = {n: state.lost[key] for n, key in enumerate(keys) if key in state.lost}
         self._warn(stage, list(failures.values()))
-        return _stacked(keys, state.found, endpoint.dimensions), failures
+        return _stacked(keys, state.found, state.size or 0), failures
+
+    def _remembered_vectors(self, keys: list[bytes], endpoint: EmbeddingEndpoint) -> _Vectors:
+        found = self._cache.vectors(keys)
+        sizes = {len(vector) for vector in found.values()}
+        if len(sizes) > 1:
+            raise DataError(
+                f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
+                f"'{endpoint.model}': give each model a name of its own, or name another file"
+            )
+        return _Vectors(sizes.pop() if sizes else endpoint.dimensions, found)
 
     async def _embed_all(
         self, texts: Mapping[bytes, str], endpoint: EmbeddingEndpoint, stage: str, state: _Vectors
@@ -278,20 +283,21 @@ class LLMClient:
         """Embed a batch; one that is refused is halved, so that a bad text fails alone."""
         endpoint = self._embedding_endpoint()
         asked = [texts[key] for key in batch]
-        size = next((len(vector) for vector in state.found.values()), endpoint.dimensions)
 
         def read(payload: dict) -> tuple[np.ndarray, Usage]:
             usage = Usage.reported(payload, endpoint.prices, "".join(asked), "")
             self._pay(run, stage, usage)
             try:
-                return _vectors(payload, len(batch), size), usage
+                rows = read_vectors(payload, len(batch), state.size)
             except BadResponse:
                 self._cache.keep_usage(stage, usage)
                 raise
+            state.size = rows.shape[1]
+            return rows, usage
 
         most = endpoint.prices.dollars(sum(map(most_tokens, asked)))
         try:
-            body = _embedding_body(asked, endpoint)
+            body = embedding_body(asked, endpoint)
             rows, usage = await caller.post("/embeddings", body, most, read)
         except CallFailed as failure:
             if len(batch) == 1 or not failure.refused:
@@ -335,7 +341,7 @@ class LLMClient:
             ``completion_tokens`` (as if every answer filled ``max_tokens``) and ``dollars``.
         """
         endpoint = self._chat_endpoint()
-        keys, questions = _distinct_questions(requests, endpoint)
+        keys, questions = distinct_questions(requests, endpoint)
         known = self._remembered(questions)
         to_ask = [question for key, question in questions.items() if key not in known]
         prompt = sum(
@@ -361,7 +367,7 @@ class LLMClient:
             As for :meth:`estimate_chat`.
         """
         endpoint = self._embedding_endpoint()
-        keys = [_text_key(text, endpoint) for text in texts]
+        keys = [text_key(text, endpoint) for text in texts]
         distinct = {key: text for key, text in zip(keys, texts, strict=True) if text.strip()}
         known = self._cache.vectors(list(distinct))
         missing = [text for key, text in distinct.items() if key not in known]
@@ -437,116 +443,8 @@ def _block_on(work: Coroutine[Any, Any, None]) -> None:
         gc.unfreeze()
 
 
-def _distinct_questions(
-    requests: Iterable[ChatRequest], endpoint: ChatEndpoint
-) -> tuple[list[bytes], dict[bytes, _Question]]:
-    """The content key of every request, and the distinct ones among them."""
-    keys: list[bytes] = []
-    questions: dict[bytes, _Question] = {}
-    for request in requests:
-        question = _question(request, endpoint)
-        keys.append(question.key)
-        questions.setdefault(question.key, question)
-    return keys, questions
-
-
-def _question(request: ChatRequest, endpoint: ChatEndpoint) -> _Question:
-    max_tokens = request.max_tokens or endpoint.max_tokens
-    messages = [
-        {"role": role, "content": well_formed(content)}
-        for role, content in (("system", request.system), ("user", request.user))
-        if content
-    ]
-    body: dict[str, Any] = {"model": endpoint.model, endpoint.max_tokens_key: max_tokens}
-    if endpoint.temperature is not None:
-        body["temperature"] = endpoint.temperature
-    if endpoint.json_mode:
-        body["response_format"] = {"type": "json_object"}
-    body |= endpoint.extra
-    content = {"base_url": endpoint.base_url, "body": body, "messages": messages}
-    key = content_key(content | {"schema": request.schema})
-    return _Question(key, request, messages, body, max_tokens)
-
-
-def _reask(text: str, mismatch: str, cut: bool) -> Messages:
-    """Tell the model what was wrong with its answer."""
-    shorter = " It was cut off because it was too long: write less." if cut else ""
-    return [
-        {"role": "assistant", "content": text[:_SHOWN]},
-        {
-            "role": "user",
-            "content": f"This answer cannot be used: {mismatch}.{shorter} "
-            "Answer again with the whole JSON object in the form asked for, and nothing else.",
-        },
-    ]
-
-
-def _written(payload: dict) -> tuple[str, str | None]:
-    """Text of a completion, empty where there is none, and why it ended."""
-    try:
-        choice = payload["choices"][0]
-        text = choice["message"]["content"]
-        finish = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return "", None
-    text = text if isinstance(text, str) else ""
-    return well_formed(text), finish
-
-
-def _text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
-    body = _embedding_body([text], endpoint)
-    return content_key({"base_url": endpoint.base_url, "body": body})
-
-
-def _embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": endpoint.model,
-        "input": [well_formed(text) for text in texts],
-        "encoding_format": "base64",  # exact, and a quarter of the size of figures
-    }
-    if endpoint.dimensions is not None:
-        body["dimensions"] = endpoint.dimensions
-    return body | endpoint.extra
-
-
-def _vectors(payload: dict, n: int, size: int | None) -> np.ndarray:
-    """Read the vectors of a response, in the order of its texts: float32 [n, d].
-
-    Raises
-    ------
-    BadResponse
-        If they are not n finite vectors of one size.
-    """
-    try:
-        entries = {
-            int(entry.get("index", n)): entry["embedding"]
-            for n, entry in enumerate(payload["data"])
-        }
-        rows = [_vector(entries[index]) for index in range(n)]
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise BadResponse("the response does not hold one vector for each text") from error
-    sizes = {len(row) for row in rows}
-    if len(sizes) != 1 or 0 in sizes or len(entries) != n:
-        raise BadResponse("the response does not hold one vector for each text")
-    if size is not None and sizes != {size}:
-        raise BadResponse(f"the vectors have {sizes.pop()} dimensions, not {size}")
-    stacked = np.stack(rows)  # [n, d]
-    if not np.isfinite(stacked).all():
-        raise BadResponse("the vectors hold values that are not numbers")
-    return stacked
-
-
-def _vector(entry: Any) -> np.ndarray:
-    if isinstance(entry, str):
-        return np.frombuffer(base64.b64decode(entry, validate=True), dtype="<f4")
-    return np.asarray(entry, dtype=np.float32).reshape(-1)
-
-
-def _stacked(
-    keys: Sequence[bytes], found: Mapping[bytes, np.ndarray], size: int | None
-) -> np.ndarray:
+def _stacked(keys: Sequence[bytes], found: Mapping[bytes, np.ndarray], size: int) -> np.ndarray:
     """One row per key; zeros where there is none."""
-    size = next((len(vector) for vector in found.values()), size or 0)
     out = np.zeros((len(keys), size), dtype=np.float32)
     for n, key in enumerate(keys):
         if key in found:

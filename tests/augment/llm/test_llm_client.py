@@ -409,6 +409,21 @@ def test_the_size_of_vectors_can_be_set(llm_server, llm_client):
     assert vectors.shape == (1, 8)
 
 
+def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
+    """A local server that was restarted with another model under the same name."""
+    small = '{"data": [{"embedding": [1, 2]}]}'
+    server = llm_servers(payload=small)
+    with llm_client(server, retries=0) as client:
+        client.embed(["a"], "encode")
+        server.payload = '{"data": [{"embedding": [1, 2, 3]}]}'
+        vectors, failures = client.embed(["a", "b"], "encode")
+        assert vectors.tolist() == [[1, 2], [0, 0]]
+        assert failures == {1: "the vectors have 3 dimensions, not 2"}
+        client.embed(["b"], "encode")
+        with pytest.raises(DataError, match="vectors of several sizes under the name"):
+            client.embed(["a", "b"], "encode")
+
+
 # -- costs ----------------------------------------------------------------------------------------
 
 
