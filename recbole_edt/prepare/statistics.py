@@ -1,0 +1,91 @@
+"""Statistics of a data set as the paper's table 7 and figure 1 give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+BUCKETS = tuple(f"{10 * tenth}%-{10 * tenth + 10}%" for tenth in range(10))
+"""Names of the ten ranges of r (figure 1); each holds its lower bound, the last 100% as well."""
+
+
+def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any]:
+    """Count users, items and rows, and how users share their rows between the domains.
+
+    Parameters
+    ----------
+    inter : DataFrame
+        One row per interaction, with ``user_id`` and ``item_id``; ``augmented`` (0/1, of any type)
+        where rows were inserted.
+    item : DataFrame
+        One row per item, with ``item_id`` and ``domain``; ``generated`` (0/1) where items were
+        made.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``users``, ``users_of_both_domains``, ``rows``, ``augmented_rows``,
+        ``generated_items``, ``average_length`` (rows per user); by domain ``items`` (all that
+        ``item`` lists), ``rows_per_domain``, ``users_per_domain``; and ``imbalance``, the share
+        of users by r = |nA - nB| / (nA + nB) in tenths, largest r last.
+    """
+    domains = sorted(item["domain"].astype(str).unique())
+    domain_of = pd.Series(item["domain"].astype(str).to_numpy(), index=item["item_id"].to_numpy())
+    row_domain = pd.Categorical(inter["item_id"].map(domain_of), categories=domains).codes
+    users, names = pd.factorize(inter["user_id"])
+    counts = np.zeros((len(names), len(domains)), dtype=np.int64)  # [users, domains]
+    np.add.at(counts, (users, row_domain), 1)
+    present = counts > 0
+    return {
+        "users": len(names),
+        "users_of_both_domains": int((present.sum(axis=1) > 1).sum()),
+        "users_per_domain": _by_name(domains, present.sum(axis=0)),
+        "items": _by_name(domains, [(item["domain"].astype(str) == d).sum() for d in domains]),
+        "generated_items": _flags(item, "generated"),
+        "rows": len(inter),
+        "rows_per_domain": _by_name(domains, counts.sum(axis=0)),
+        "augmented_rows": _flags(inter, "augmented"),
+        "average_length": round(len(inter) / len(names), 4) if len(names) else 0.0,
+        "imbalance": _imbalance(counts),
+    }
+
+
+def _by_name(domains: list[str], values) -> dict[str, int]:
+    return {domain: int(value) for domain, value in zip(domains, values, strict=True)}
+
+
+def _flags(frame: pd.DataFrame, column: str) -> int:
+    if column not in frame:
+        return 0
+    return int((pd.to_numeric(frame[column]) == 1).sum())
+
+
+def _imbalance(counts: np.ndarray) -> dict[str, float]:
+    """Share of users in each tenth of r, counted in whole numbers: 0.9 itself is not below 0.9."""
+    rows = counts.sum(axis=1)
+    difference = 2 * counts.max(axis=1, initial=0) - rows  # of two domains: |nA - nB|
+    tenths = np.minimum(10 * difference // np.maximum(rows, 1), len(BUCKETS) - 1)
+    shares = np.bincount(tenths, minlength=len(BUCKETS)) / max(len(rows), 1)
+    return {name: round(float(share), 6) for name, share in zip(BUCKETS, shares, strict=True)}
+
+
+def statistics_lines(name: str, statistics: dict[str, Any]) -> list[str]:
+    """Say the statistics in a few lines for the screen.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+    statistics : dict
+        What :func:`dataset_statistics` returned.
+    """
+    items, rows = statistics["items"], statistics["rows_per_domain"]
+    lines = [
+        f"{name}: {statistics['users']:,} users ({statistics['users_of_both_domains']:,} of both "
+        f"domains), {statistics['rows']:,} rows, {statistics['average_length']:.2f} per user"
+    ]
+    lines += [f"  {domain}: {items[domain]:,} items, {rows[domain]:,} rows" for domain in items]
+    shares = [f"{bucket} {share:.1%}" for bucket, share in statistics["imbalance"].items() if share]
+    return [*lines, f"  users by r = |nA - nB| / (nA + nB): {', '.join(shares)}"]
