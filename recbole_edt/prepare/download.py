@@ -60,7 +60,7 @@ class Patience:
 
 
 class _Retry(Exception):
-    """One try that failed, while the next may not; ``wait`` is what the server asks for, in seconds."""
+    """One try that failed; ``wait`` is how many seconds the server asks for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)

@@ -1,0 +1,290 @@
+"""The whole way from raw files to a data set that trains."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from amazon_upstream import asin, cut_at, raw_lines, raw_paths, review_line
+
+from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.errors import ConfigError, DataError, EDTError
+from recbole_edt.files import read_table
+from recbole_edt.prepare import amazon
+from recbole_edt.prepare.command import HELP, parse, prepare
+from recbole_edt.prepare.sources import default_options, pair_names, pair_source
+
+INTER = Path("dataset/cloth_sport/cloth_sport.inter")
+ITEM = Path("dataset/cloth_sport/cloth_sport.item")
+STATISTICS = Path("dataset/cloth_sport/cloth_sport.statistics.json")
+
+
+def outputs() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(INTER.parent.iterdir())}
+
+
+@pytest.mark.parametrize("edition", ["2014", "2018"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_raw_files_become_atomic_files(write_raw, edition, zipped, capsys):
+    source = write_raw(edition, zipped)
+    prepare(["cloth_sport", f"--edition={edition}", "--source", str(source)])
+    inter, item = read_table(INTER), read_table(ITEM)
+    assert item["item_id"].tolist() == [
+        *(asin("cloth", n) for n in range(4)), asin("unlisted", 0),
+        *(asin("sport", n) for n in range(4)), asin("unlisted", 1),
+    ]  # fmt: skip
+    assert item["domain"].tolist() == ["cloth"] * 5 + ["sport"] * 5
+    first = item.iloc[0].to_dict()
+    assert first["title"] == "Thing B00C000000 5'' & more"
+    assert first["price"] == "12.99"
+    assert first["categories"].startswith("Clothing, Shoes & Jewelry | Women | Skirts")
+    assert item.iloc[4][["title", "price", "categories"]].tolist() == ["", "", ""]
+    assert (item["generated"] == "0").all()
+    assert inter["user_id"].nunique() == 12
+    one = inter[inter["user_id"] == "u0000001"]
+    assert one["position"].tolist() == [str(n) for n in range(1, 11)]
+    assert one["timestamp"].astype(int).is_monotonic_increasing
+    assert one["item_id"].tolist()[:2] == [asin("cloth", 0), asin("sport", 0)]
+    assert "12 users (12 of both domains), 120 rows" in capsys.readouterr().out
+
+
+def test_headers_carry_the_types(write_raw):
+    prepare(["cloth_sport", f"--source={write_raw()}"])
+    assert INTER.read_text().splitlines()[0].split("\t") == [
+        "user_id:token", "item_id:token", "timestamp:float", "position:float",
+    ]  # fmt: skip
+    assert ITEM.read_text(encoding="utf-8").splitlines()[0].split("\t") == [
+        "item_id:token", "domain:token", "title:token_seq", "brand:token_seq", "price:float",
+        "categories:token_seq", "description:token_seq", "generated:token",
+    ]  # fmt: skip
+
+
+def test_statistics_say_what_was_done(write_raw):
+    prepare(["cloth_sport", f"--source={write_raw()}"])
+    found = json.loads(STATISTICS.read_text())
+    assert found["items"] == {"cloth": 5, "sport": 5}
+    assert found["imbalance"]["0%-10%"] == 1.0
+    assert found["prepared"]["settings"]["min_user_rows"] == 5
+    assert found["prepared"]["rows_after"] == {
+        "read": 160, "cross-listed items dropped": 124, "filtered": 120,
+    }  # fmt: skip
+    assert found["prepared"]["items_without_metadata"] == 2
+    assert set(found["prepared"]["raw_files"]) == {Path(name).name for name in raw_lines("2014")}
+
+
+def test_metadata_can_be_left_out_of_the_question_what_is_cross_listed(write_raw):
+    prepare(["cloth_sport", f"--source={write_raw()}", "--cross_listed=reviewed"])
+    assert asin("m", 1) in set(read_table(ITEM)["item_id"])
+    assert asin("r", 1) not in set(read_table(ITEM)["item_id"])
+
+
+def test_the_same_raw_rows_give_the_same_bytes_in_any_order(write_raw):
+    prepare(["cloth_sport", f"--source={write_raw()}"])
+    first = outputs()
+    turned = {name: lines[::-1] for name, lines in raw_lines("2014").items()}
+    prepare(["cloth_sport", f"--source={write_raw(lines=turned)}", "--output_path=dataset/again"])
+    again = Path("dataset/again/cloth_sport")
+    for name in ("cloth_sport.inter", "cloth_sport.item"):
+        assert (again / name).read_bytes() == first[name]
+
+
+def test_a_prepared_data_set_loads(write_raw):
+    prepare(["cloth_sport", f"--source={write_raw()}"])
+    config = EDTConfig("LLMEDT", "cloth_sport", None, {"use_gpu": False, "data_path": "dataset"})
+    dataset = CrossDomainDataset(config)
+    assert dataset.domains == ["cloth", "sport"]
+    assert np.bincount(dataset.item_domain[1:]).tolist() == [5, 5]
+    train, valid, test = dataset.build()
+    assert len(valid.inter_feat) == len(test.inter_feat) == 12
+    assert len(train.inter_feat) == 12 * 7
+
+
+def test_downloaded_files_give_what_local_ones_give(write_raw, shelf):
+    source = write_raw()
+    prepare(["cloth_sport", f"--source={source}", "--output_path=local"])
+    shelf.files = {name: (source / name).read_bytes() for name in raw_lines("2014")}
+    shelf.behave = [cut_at(50), None, cut_at(50)]
+    prepare(["cloth_sport", f"--base_url={shelf.url}/"])
+    for file in ("cloth_sport.inter", "cloth_sport.item"):
+        assert (INTER.parent / file).read_bytes() == (Path("local/cloth_sport") / file).read_bytes()
+    asked = len(shelf.log)
+    for file in INTER.parent.iterdir():
+        file.unlink()
+    prepare(["cloth_sport", f"--base_url={shelf.url}"])
+    assert len(shelf.log) == asked  # the downloads are still there
+
+
+def test_what_was_prepared_before_is_left_alone(write_raw, capsys):
+    source = write_raw()
+    prepare(["cloth_sport", f"--source={source}"])
+    before, times = outputs(), [path.stat().st_mtime_ns for path in INTER.parent.iterdir()]
+    capsys.readouterr()
+    prepare(["cloth_sport", f"--source={source}"])
+    assert "was prepared before" in capsys.readouterr().out
+    assert outputs() == before
+    assert [path.stat().st_mtime_ns for path in INTER.parent.iterdir()] == times
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda: None, ["--users=both"], "prepared with other options"),
+        (lambda: INTER.write_text("mine"), [], "changed since"),
+        (STATISTICS.unlink, [], "not made by prepare"),
+    ],
+)
+def test_nothing_else_is_ever_replaced(write_raw, spoil, options, message):
+    source = write_raw()
+    prepare(["cloth_sport", f"--source={source}"])
+    spoil()
+    before = outputs() if INTER.exists() else {}
+    with pytest.raises(DataError, match=message):
+        prepare(["cloth_sport", f"--source={source}", *options])
+    assert outputs() == before
+
+
+def test_a_failure_at_any_moment_leaves_no_half_data_set(write_raw, monkeypatch):
+    source = write_raw()
+    for name in (
+        "read_reviews",
+        "read_catalogue",
+        "write_table",
+        "dataset_statistics",
+        "os.rename",
+    ):
+        with monkeypatch.context() as patch:
+            owner, _, attribute = f"amazon.{name}".rpartition(".")
+            patch.setattr(f"recbole_edt.prepare.{owner}.{attribute}", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(["cloth_sport", f"--source={source}"])
+        assert not INTER.parent.exists()
+        assert list(Path("dataset").iterdir() if Path("dataset").exists() else []) == []
+    prepare(["cloth_sport", f"--source={source}"])
+    assert sorted(outputs()) == [INTER.name, ITEM.name, STATISTICS.name]
+
+
+def _killed(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_what_a_killed_run_has_left_is_cleared_away(write_raw):
+    Path("dataset/.cloth_sport.partial").mkdir(parents=True)
+    Path("dataset/.cloth_sport.partial/cloth_sport.inter").write_text("half")
+    prepare(["cloth_sport", f"--source={write_raw()}"])
+    assert [path.name for path in Path("dataset").iterdir()] == ["cloth_sport"]
+    assert len(outputs()) == 3
+
+
+def test_unreadable_lines_are_counted_and_left_out(write_raw, capsys):
+    lines = raw_lines("2014")
+    lines[raw_paths("2014", "cloth")[0]].insert(2, '{"reviewerID": "A0')
+    prepare(["cloth_sport", f"--source={write_raw(lines=lines)}", "--max_malformed=0.05"])
+    shown = capsys.readouterr()
+    assert "1 of 87 lines are unreadable and left out; the first is line 3" in (
+        shown.out + shown.err
+    )
+    assert len(read_table(INTER)) == 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name the pair to prepare: cloth_sport"),
+        (["cloth_sprot"], "unknown pair 'cloth_sprot' .* did you mean 'cloth_sport'"),
+        (["cloth_sport", "--edition=2023"], "unknown edition '2023' .*2014, 2018"),
+        (["cloth_sport", "--min_user_row=3"], "unknown argument .* did you mean 'min_user_rows'"),
+        (["cloth_sport", "--max_rows=-1"], "max_rows"),
+        (["cloth_sport", "--max_rows=many"], "whole number of at least 0"),
+        (["cloth_sport", "--max_malformed=2"], "from 0 to below 1"),
+        (["cloth_sport", "--users=some"], "users"),
+        (["cloth_sport", "--base_url=ftp://x"], "must start with http"),
+        (["cloth_sport", "--base_url=http://x", "--source=y"], "cannot both be set"),
+        (["cloth_sport", "--source=nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(arguments, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        prepare(arguments)
+    assert "\n" not in str(caught.value)
+    assert not Path("dataset").exists()
+
+
+def test_bad_raw_files_are_one_clear_line_and_nothing_is_written(write_raw):
+    reviews, metadata = raw_paths("2014", "sport")
+    source = write_raw()
+    cases: list[tuple[str, bytes | None, str]] = [
+        (reviews, None, f"holds neither {reviews}"),
+        (metadata, b"", "is empty"),
+        (reviews, b"", "is empty"),
+        (reviews, gzip.compress(b"<html>\n"), "1 of 1 lines are unreadable"),
+        (metadata, gzip.compress(b"<html>\n"), "1 of 1 lines are unreadable"),
+        (reviews, (source / reviews).read_bytes()[:-9], "damaged gzip file"),
+        (reviews, review_line("A", "B000000001", 5).encode(), "leave only domain A"),
+    ]
+    for name, content, message in cases:
+        good = (source / name).read_bytes()
+        (source / name).unlink()
+        if content is not None:
+            (source / name).write_bytes(content)
+        with pytest.raises(EDTError, match=message) as caught:
+            prepare(["cloth_sport", f"--source={source}"])
+        assert "\n" not in str(caught.value)
+        assert not INTER.parent.exists()
+        (source / name).write_bytes(good)
+
+
+def test_filters_that_leave_nothing_are_refused(write_raw):
+    with pytest.raises(DataError, match="the filters leave nothing"):
+        prepare(["cloth_sport", f"--source={write_raw()}", "--min_item_rows=50"])
+
+
+def test_help_names_every_option_with_its_default():
+    for name, value in default_options().items():
+        assert f"--{name}={value}" in HELP
+    for pair in pair_names():
+        assert pair in HELP
+
+
+def test_defaults_of_the_code_are_those_of_the_property_file():
+    recipe = parse(["food_kitchen"])
+    plain = amazon.Recipe(pair_source("food_kitchen", "2014"), Path("dataset"))
+    assert recipe == plain
+
+
+def test_every_pair_and_edition_has_its_addresses():
+    for pair in pair_names():
+        for edition in ("2014", "2018"):
+            source = pair_source(pair, edition)
+            assert pair == "_".join(domain.domain for domain in source.domains)
+            for domain in source.domains:
+                assert domain.reviews.name.endswith("_5.json.gz")
+                assert domain.items.name.startswith("meta_")
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path):
+    """60 MB of reviews cost far less than 60 MB."""
+    script = (
+        "import resource, sys; from pathlib import Path;"
+        "from recbole_edt.prepare.reviews import read_reviews;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "paths = [Path(p) for p in sys.argv[1:]];"
+        "read_reviews([paths[0]], 0.0); before = peak();"
+        "read_reviews(paths[1:], 0.0); print(peak() - before)"
+    )
+    text = "words " * 1_000
+    small, big = tmp_path / "small.gz", tmp_path / "big.gz"
+    for path, number in ((small, 10), (big, 5_000)):
+        with gzip.open(path, "wt", compresslevel=1) as file:
+            for row in range(number):
+                line = review_line(f"A{row % 500}", asin("cloth", row % 300), row)
+                file.write(line.replace("Nice.", text) + "\n")
+    command = [sys.executable, "-c", script, str(small), str(big), str(big)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 15_000_000

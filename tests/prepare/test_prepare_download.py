@@ -1,0 +1,210 @@
+"""Downloads: whole, resumed, retried, never trusted blindly."""
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import random
+import socket
+from pathlib import Path
+
+import pytest
+from amazon_upstream import cut_at, status
+
+from recbole_edt.prepare import download
+from recbole_edt.prepare.download import DownloadError, Patience, fetch
+
+CONTENT = gzip.compress(random.Random(5).randbytes(300_000), mtime=0)
+OTHER = gzip.compress(random.Random(6).randbytes(300_000), mtime=0)
+QUICK = Patience(attempts=3, backoff=0.001, longest=0.01, timeout=5.0)
+
+
+@pytest.fixture
+def get(shelf, tmp_path):
+    """Fetch ``big.gz``; gives the path."""
+    shelf.files["big.gz"] = CONTENT
+
+    def run(sha256=None, patience=QUICK) -> Path:
+        path = tmp_path / "downloads" / "big.gz"
+        fetch(f"{shelf.url}/big.gz", path, sha256, patience)
+        return path
+
+    return run
+
+
+def left(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_a_file_arrives_whole_with_its_checksum_beside_it(get, shelf):
+    path = get()
+    assert path.read_bytes() == CONTENT
+    record = json.loads((path.parent / "big.gz.json").read_text())
+    assert record == {
+        "url": f"{shelf.url}/big.gz",
+        "bytes": len(CONTENT),
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+    }
+    assert left(path) == ["big.gz", "big.gz.json"]
+
+
+def test_a_complete_file_is_not_fetched_again(get, shelf):
+    get()
+    get()
+    assert len(shelf.log) == 1
+
+
+def test_a_file_put_there_by_hand_is_checked_and_kept(get, shelf, tmp_path):
+    path = tmp_path / "downloads" / "big.gz"
+    path.parent.mkdir()
+    path.write_bytes(OTHER)
+    assert get().read_bytes() == OTHER
+    assert shelf.log == []
+
+
+def test_a_file_that_was_changed_on_disk_is_fetched_again(get):
+    path = get()
+    path.write_bytes(OTHER)
+    assert get().read_bytes() == CONTENT
+
+
+def test_cut_connections_are_resumed_where_they_broke(get, shelf):
+    shelf.behave = [cut_at(100_000), cut_at(200_000)]
+    assert get().read_bytes() == CONTENT
+    assert [asked for _, asked in shelf.log] == [None, "bytes=100000-", "bytes=200000-"]
+
+
+def test_a_later_process_resumes_what_an_earlier_one_left(get, shelf, tmp_path):
+    shelf.behave = [cut_at(100_000), status(503), status(503), status(503)]
+    with pytest.raises(DownloadError, match="503"):
+        get()
+    assert not (tmp_path / "downloads" / "big.gz").exists()
+    assert get().read_bytes() == CONTENT
+    assert shelf.log[-1][1] == "bytes=100000-"
+
+
+def test_a_server_without_ranges_starts_from_zero(get, shelf):
+    shelf.ranges = False
+    shelf.behave = [cut_at(100_000)]
+    assert get().read_bytes() == CONTENT
+
+
+def test_nothing_is_resumed_without_a_validator(get, shelf):
+    shelf.etag = None
+    shelf.behave = [cut_at(100_000)]
+    assert get().read_bytes() == CONTENT
+    assert [asked for _, asked in shelf.log] == [None, None]
+
+
+def test_a_file_that_changed_on_the_server_starts_from_zero(get, shelf):
+    def cut_and_change(handler, body):
+        handler.serve(body, 100_000)
+        shelf.files["big.gz"], shelf.etag = OTHER, '"two"'
+
+    shelf.behave = [cut_and_change]
+    assert get().read_bytes() == OTHER
+
+
+def test_a_server_that_ignores_if_range_is_found_out(get, shelf):
+    def rest_of_another(handler, body):
+        shelf.etag = '"two"'
+        span = f"bytes 100000-{len(OTHER) - 1}/{len(OTHER)}"
+        handler.head(206, **{"Content-Range": span, "Content-Length": str(len(OTHER) - 100_000)})
+        handler.wfile.write(OTHER[100_000:])
+        shelf.files["big.gz"] = OTHER
+
+    shelf.behave = [cut_at(100_000), rest_of_another]
+    assert get().read_bytes() == OTHER
+
+
+def test_what_had_arrived_completely_needs_no_more_bytes(get, shelf, tmp_path):
+    part = tmp_path / "downloads" / "big.gz.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT)
+    part.with_name("big.gz.part.json").write_text('{"validator": "\\"one\\""}')
+    assert get().read_bytes() == CONTENT
+    assert len(shelf.log) == 1
+
+
+def test_busy_servers_are_asked_again(get, shelf):
+    shelf.behave = [status(503), status(429, **{"Retry-After": "0"})]
+    assert get().read_bytes() == CONTENT
+
+
+def test_progress_renews_patience(get, shelf):
+    shelf.behave = [cut_at(stop) for stop in range(50_000, 300_000, 50_000)]
+    assert len(shelf.behave) > QUICK.attempts
+    assert get().read_bytes() == CONTENT
+
+
+def test_a_damaged_file_is_fetched_once_more(get, shelf):
+    def damaged(handler, body):
+        handler.serve(body[:5_000] + b"\0\0\0\0" + body[5_004:])
+
+    shelf.behave = [damaged]
+    assert get().read_bytes() == CONTENT
+
+
+def test_a_length_that_is_too_small_is_found_out(get, shelf, tmp_path):
+    def lie(handler, body):
+        handler.head(200, **{"Content-Length": "1000"})
+        handler.wfile.write(body[:1000])
+
+    shelf.behave = [lie, lie]
+    with pytest.raises(DownloadError, match="damaged twice"):
+        get()
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+def test_a_length_that_is_too_great_is_a_cut_connection(get, shelf):
+    def lie(handler, body):
+        handler.head(200, **{"Content-Length": str(len(body) + 7)})
+        handler.wfile.write(body)
+
+    shelf.behave = [lie] * 9
+    with pytest.raises(DownloadError, match="cannot be fetched"):
+        get()
+
+
+def test_a_known_checksum_must_fit(get):
+    assert get(hashlib.sha256(CONTENT).hexdigest()).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match="its sha256 is"):
+        get("0" * 64)
+
+
+def test_a_missing_file_is_one_clear_line(get, shelf):
+    shelf.files.clear()
+    with pytest.raises(DownloadError, match=r"no such file: http://.*big.gz answers 404"):
+        get()
+    assert len(shelf.log) == 1
+
+
+def test_no_network_is_one_clear_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/big.gz"
+        with pytest.raises(DownloadError, match="no connection") as caught:
+            fetch(url, tmp_path / "big.gz", patience=QUICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_silent_server_is_not_waited_for_forever(get, shelf):
+    def stall(handler, body):
+        handler.head(200, **{"Content-Length": str(len(body))})
+        handler.wfile.write(body[:1000])
+        handler.connection.recv(1)  # until the client hangs up
+
+    shelf.behave = [stall]
+    quick = Patience(attempts=3, backoff=0.001, timeout=0.2)
+    assert get(patience=quick).read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_one_clear_line(get, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download.os, "fsync", full)
+    monkeypatch.setattr(download, "_write_json", lambda path, content: None)
+    with pytest.raises(DownloadError, match="the disk is full"):
+        get()

@@ -1,0 +1,165 @@
+"""Lines of the upstream files, clean and dirty."""
+
+import gzip
+import string
+from pathlib import Path
+
+import pytest
+from amazon_upstream import item_line, review_line
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_edt.errors import DataError
+from recbole_edt.prepare import records
+from recbole_edt.prepare.records import (
+    LineCheck,
+    Malformed,
+    asin_to_number,
+    clean,
+    named_asins,
+    number_to_asin,
+    parse_json,
+    parse_literal,
+    parse_review,
+    read_item,
+    read_lines,
+    shorten,
+)
+
+ROOT = "Clothing_Shoes_and_Jewelry"
+
+
+@given(st.text(string.digits + string.ascii_uppercase, min_size=10, max_size=10))
+def test_an_asin_is_a_number_and_back(asin):
+    number = asin_to_number(asin)
+    assert 0 <= number < 2**63
+    assert number_to_asin(number) == asin
+
+
+def test_a_review_gives_user_item_and_time():
+    line = review_line("A1", "616719923X", 1404604800).encode()
+    assert parse_review(line) == ("A1", "616719923X", 1404604800)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{'asin': 'B000000001'}", "not JSON"),
+        (b"[1]", "no JSON object"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"asin": "B000000001", "unixReviewTime": 5}', "no reviewerID"),
+        (b'{"reviewerID": "A", "asin": "b1", "unixReviewTime": 5}', "no asin"),
+        (b'{"reviewerID": "A", "asin": "B000000001", "unixReviewTime": "5"}', "no unixReviewTime"),
+        (b'{"reviewerID": "A", "asin": "B000000001", "unixReviewTime": -5}', "no unixReviewTime"),
+    ],
+)
+def test_a_line_that_is_no_review_says_why(line, reason):
+    with pytest.raises(Malformed, match=reason):
+        parse_review(line)
+
+
+@pytest.mark.parametrize(("edition", "parse"), [("2014", parse_literal), ("2018", parse_json)])
+def test_both_editions_give_the_same_attributes(edition, parse):
+    line = item_line(edition, "cloth", "B000000001").encode()
+    assert named_asins(line) == [b"B000000001"]
+    item = read_item(parse(line), ROOT, 100)
+    assert item.asin == "B000000001"
+    assert item.title == "Thing B000000001 5'' & more"
+    assert item.brand == "Café Noir"
+    assert item.price == 12.99
+    assert item.categories.startswith("Clothing, Shoes & Jewelry | Women | Skirts")
+    assert "Imported" not in item.categories
+    assert item.description == "It's good and cheap"
+
+
+def test_metadata_is_parsed_but_never_run(tmp_path):
+    line = f"{{'asin': 'B000000001', 'title': open({str(tmp_path / 'x')!r}, 'w')}}".encode()
+    with pytest.raises(Malformed, match="no Python literal"):
+        parse_literal(line)
+    assert not (tmp_path / "x").exists()
+
+
+def test_missing_attributes_are_empty():
+    item = read_item({"asin": "B000000001", "title": None, "price": ""}, ROOT, 100)
+    assert item == ("B000000001", "", "", None, "", "")
+
+
+def test_a_script_for_a_title_says_nothing():
+    record = {"asin": "B000000001", "title": "var aPageStart = (new Date()).getTime();"}
+    assert read_item(record, ROOT, 100).title == ""
+
+
+def test_the_line_by_is_not_part_of_a_brand():
+    record = {"asin": "B000000001", "brand": "\n\n\n   by\n    \n    Outers"}
+    assert read_item(record, ROOT, 100).brand == "Outers"
+    record["brand"] = "by Malene Birger"
+    assert read_item(record, ROOT, 100).brand == "by Malene Birger"
+
+
+@pytest.mark.parametrize(
+    ("price", "read"),
+    [
+        ("$12.99", 12.99),
+        ("$1,299.00", 1299.0),
+        ("$9.99 - $19.99", 9.99),
+        (7, 7.0),
+        (0.0, None),
+        (float("nan"), None),
+        (True, None),
+        (".a-box-inner{background-color:#fff}", None),
+        (None, None),
+    ],
+)
+def test_prices(price, read):
+    assert read_item({"asin": "B000000001", "price": price}, ROOT, 100).price == read
+
+
+@given(st.text())
+def test_clean_text_fits_one_cell(text):
+    cell = clean(text)
+    assert cell == " ".join(cell.split())
+    assert not set(cell) & set('"\t\r\n\0\x85\u2028')
+    assert clean(cell) == clean(clean(cell))
+    cell.encode("utf-8")
+
+
+def test_clean_removes_markup_and_keeps_comparisons():
+    assert clean("a &amp;lt;3 <br/>b<!-- no --> <script>x()</script>c 1 < 2") == "a <3 b c 1 < 2"
+    assert clean("soft\u200bhyphen \ud83d") == "softhyphen"
+
+
+def test_descriptions_end_behind_a_word():
+    assert shorten("one two three", 9) == "one two"
+    assert shorten("one two", 7) == "one two"
+    assert shorten("onetwothree", 5) == "onetw"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_lines_of_plain_and_zipped_files(tmp_path: Path, zipped, monkeypatch):
+    monkeypatch.setattr(records, "LONGEST_LINE", 8)
+    data = b"one\n\n" + b"x" * 30 + b"\nseven77\ntwo"
+    path = tmp_path / "f"
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    assert list(read_lines(path)) == [b"one\n", b"\0", b"seven77\n", b"two"]
+
+
+def test_a_damaged_gzip_file_is_one_clear_line(tmp_path: Path):
+    path = tmp_path / "f.gz"
+    path.write_bytes(gzip.compress(b"line\n" * 10_000)[:-20])
+    with pytest.raises(DataError, match="damaged gzip file"):
+        list(read_lines(path))
+
+
+def test_too_many_unreadable_lines_are_refused():
+    check = LineCheck(Path("f"), 0.1)
+    for number in range(10):
+        check.lines += 1
+        if number == 4:
+            check.reject(Malformed("not JSON"))
+    check.close()
+    check.reject(Malformed("no asin"))
+    with pytest.raises(DataError, match=r"2 of 10 lines .* first is line 5: not JSON"):
+        check.close()
+    with pytest.raises(DataError, match="is empty"):
+        LineCheck(Path("f"), 0.1).close()
