@@ -80,7 +80,7 @@ def raw_lines(edition: str) -> dict[str, list[str]]:
         unlisted, both_listed, both_reviewed = asin("unlisted", place), asin("m", 1), asin("r", 1)
         users = [f"A{number:03d}USER" for number in range(12)]
         rows = [
-            (user, item, 86_400 * (10 * n + place))
+            (user, item, 86_400 * 10 * n)  # the same days in both domains
             for user in users
             for n, item in enumerate([*items, unlisted, both_listed, both_reviewed])
             if item != both_listed or not place

@@ -33,6 +33,10 @@ def get(shelf, tmp_path):
     return run
 
 
+def damaged(handler, body):
+    handler.serve(body[:5_000] + b"\0\0\0\0" + body[5_004:])
+
+
 def left(path: Path) -> list[str]:
     return sorted(p.name for p in path.parent.iterdir())
 
@@ -104,6 +108,7 @@ def test_a_file_that_changed_on_the_server_starts_from_zero(get, shelf):
 
     shelf.behave = [cut_and_change]
     assert get().read_bytes() == OTHER
+    assert len(shelf.log) == 2  # the server was told what the bytes belong to
 
 
 def test_a_server_that_ignores_if_range_is_found_out(get, shelf):
@@ -114,7 +119,8 @@ def test_a_server_that_ignores_if_range_is_found_out(get, shelf):
         handler.wfile.write(OTHER[100_000:])
         shelf.files["big.gz"] = OTHER
 
-    shelf.behave = [cut_at(100_000), rest_of_another]
+    # a mixture of both would be noticed only at the end, as the first of two damaged files
+    shelf.behave = [cut_at(100_000), rest_of_another, damaged]
     assert get().read_bytes() == OTHER
 
 
@@ -139,9 +145,6 @@ def test_progress_renews_patience(get, shelf):
 
 
 def test_a_damaged_file_is_fetched_once_more(get, shelf):
-    def damaged(handler, body):
-        handler.serve(body[:5_000] + b"\0\0\0\0" + body[5_004:])
-
     shelf.behave = [damaged]
     assert get().read_bytes() == CONTENT
 
