@@ -51,6 +51,63 @@ class ResidualAdapter(nn.Module):
         return inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
+@torch.no_grad()
+def standardise_(text: Tensor, fitted: Tensor) -> Tensor:
+    """Centre text embeddings and give their entries unit root mean square, in place.
+
+    Sentence vectors share one large common part and have entries far below one, which Adam's
+    steps of fixed size follow slowly. The outcome depends on which items are fitted: it belongs to
+    one dataset.
+
+    Parameters
+    ----------
+    text : Tensor
+        float32 [n_items, d_L]; row 0 (padding) stays as it is.
+    fitted : Tensor
+        bool [n_items]; rows that centre and spread are taken from.
+
+    Returns
+    -------
+    Tensor
+        Scalar; the root mean square before. Zero if fitted rows are all alike: nothing is scaled.
+    """
+    weights = fitted.to(text.dtype) / fitted.sum()
+    text[1:].sub_(weights @ text)
+    lengths = torch.linalg.vector_norm(text, dim=1)
+    spread = (weights @ lengths.square() / text.shape[1]).sqrt()
+    if spread > 0:
+        text[1:].div_(spread)
+    return spread
+
+
+_START_SCALE = 0.25
+"""Scale of a principal start; 0.1 ranked whole domains worse (validation, cloth_sport)."""
+
+
+@torch.no_grad()
+def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
+    """Let an adapter start as the projection onto the principal directions of its inputs.
+
+    Items alike in their text then start alike, more exactly than under a random projection.
+
+    Parameters
+    ----------
+    adapter : LinearAdapter
+        [d_L] -> [d]; its weights are overwritten.
+    text : Tensor
+        [n, d_L]; centred.
+    """
+    _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
+    directions = directions.flip(1)
+    # the sign of a direction is the solver's whim: its largest entry shall be positive
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    directions = directions * largest.sign()
+    nn.init.zeros_(adapter.inner.bias)
+    nn.init.zeros_(adapter.outer.bias)
+    adapter.inner.weight.copy_(directions[:, : adapter.inner.out_features].T)
+    nn.init.eye_(adapter.outer.weight).mul_(_START_SCALE)
+
+
 class ItemEmbedding(nn.Module):
     """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
 
@@ -62,12 +119,23 @@ class ItemEmbedding(nn.Module):
         Size of the table and of its vectors.
     text : Tensor, optional
         float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
+    text_spread : Tensor, optional
+        Scalar; what ``text`` was divided by if it was standardised. It is saved, so that the
+        weights of standardised text do not fit a model of text as it is, nor the reverse.
     """
 
-    def __init__(self, kind: str, n_items: int, hidden_size: int, text: Tensor | None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        n_items: int,
+        hidden_size: int,
+        text: Tensor | None,
+        text_spread: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.text: Tensor | None
         self.register_buffer("text", text, persistent=False)
+        self.register_buffer("text_spread", text_spread)
         self.adapter = None
         if text is not None:
             self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)

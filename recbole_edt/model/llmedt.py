@@ -23,10 +23,13 @@ from recbole_edt.model.layers import (
     alignment_loss,
     bpr_loss,
     softmax_loss,
+    standardise_,
+    start_principal_,
 )
 
 _CHOICES = {
     "item_embedding": ("text", "id", "both"),
+    "text_start": ("random", "principal"),
     "backbone": ("sasrec", "gru4rec", "bert4rec"),
     "adapter": ("paper", "residual"),
     "loss": ("bpr", "softmax"),
@@ -34,6 +37,8 @@ _CHOICES = {
     "pretrain_sequences": ("mixed", "all"),
 }
 
+_TEXT_SPREAD = "item_embedding.text_spread"
+"""Saved by models of standardised text alone."""
 
 _UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
 """Parts that are stage 2's own, or that no score needs any more."""
@@ -74,14 +79,26 @@ class LLMEDTPretrain(SequentialRecommender):
         self.register_buffer("item_domain", item_domain, persistent=False)
 
         size = config["hidden_size"]
-        kind = config["item_embedding"]
-        text = None if kind == "id" else torch.from_numpy(dataset.item_embeddings())
-        self.item_embedding = ItemEmbedding(kind, self.n_items, size, text)
+        self.item_embedding = self._embed_items(config, dataset, size)
         self.backbone = make_backbone(config)
         self.positions = nn.Embedding(self.max_seq_length + 1, size)
         nn.init.normal_(self.positions.weight, std=0.02)
         self._add_profiles(dataset, size)
         self._item_vectors: Tensor | None = None
+
+    def _embed_items(self, config, dataset, size: int) -> ItemEmbedding:
+        kind = config["item_embedding"]
+        if kind == "id":
+            return ItemEmbedding(kind, self.n_items, size, None)
+        text = torch.from_numpy(dataset.item_embeddings())
+        if config["text_start"] == "random":
+            return ItemEmbedding(kind, self.n_items, size, text)
+        raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
+        spread = standardise_(text, raw)
+        embedding = ItemEmbedding(kind, self.n_items, size, text, spread)
+        assert embedding.adapter is not None
+        start_principal_(embedding.adapter, text[raw])
+        return embedding
 
     def _add_profiles(self, dataset, size: int) -> None:
         profiles = dataset.user_embeddings() if self.align_weight else None
@@ -420,6 +437,9 @@ class LLMEDTFinetune(LLMEDTPretrain):
             If it does not fit.
         """
         own = self.state_names()
+        theirs = {name for name in state if not name.startswith(_UNUSED_IN_STAGE_2)}
+        if own ^ theirs == {_TEXT_SPREAD}:
+            raise CheckpointError("the pre-trained model has another text_start than this one")
         try:
             missing, _ = self.load_state_dict(
                 {name: value for name, value in state.items() if name in own}, strict=False
@@ -428,7 +448,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
             raise CheckpointError("the pre-trained model has other sizes than this one") from error
         if own & set(missing):
             raise CheckpointError("the pre-trained model lacks parts of this one")
-        if not own.issuperset(name for name in state if not name.startswith(_UNUSED_IN_STAGE_2)):
+        if theirs - own:
             raise CheckpointError("the pre-trained model has parts that this one lacks")
         self.begin_finetuning()
 

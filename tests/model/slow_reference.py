@@ -38,6 +38,7 @@ CONFIG = {
     "train_batch_size": 3,
     "n_negatives": 4,
     "item_embedding": "text",
+    "text_start": "random",
     "backbone": "sasrec",
     "hidden_size": SIZE,
     "n_layers": 2,
@@ -74,6 +75,7 @@ class TinyShop:
         self.max_item_list_len = max_length
         self.profiles = profiles
         self.item_domain = np.array([-1] + [domain_of(item) for item in range(1, N_ITEMS)])
+        self.item_generated = np.zeros(N_ITEMS, dtype=bool)
         rows = [(user, item, step) for user, s in SEQUENCES.items() for step, item in enumerate(s)]
         users, items, steps = (np.array(column) for column in zip(*rows, strict=True))
         self.train_sequences = build_sequences(

@@ -17,6 +17,8 @@ from recbole_edt.model.layers import (
     alignment_loss,
     bpr_loss,
     softmax_loss,
+    standardise_,
+    start_principal_,
 )
 
 
@@ -116,6 +118,38 @@ def test_text_is_frozen_and_moves_with_the_model_but_is_not_saved(kind) -> None:
     optimizer.step()
     assert torch.equal(embedding.text, before)
     assert embedding.text.grad is None
+
+
+def test_standardising_hand_computed() -> None:
+    text = torch.tensor([[0.0, 0.0], [3.0, 1.0], [-1.0, 1.0], [5.0, 9.0]])
+    spread = standardise_(text, torch.tensor([False, True, True, False]))
+    # centre (1, 1); entries +-2, 0 of the fitted rows: mean square 2; padding stays zero
+    root = math.sqrt(2)
+    expected = torch.tensor([[0, 0], [root, 0], [-root, 0], [4 / root, 8 / root]])
+    assert torch.allclose(text, expected)
+    assert spread.item() == pytest.approx(root)
+
+
+def test_standardising_survives_a_constant_text() -> None:
+    text = torch.tensor([[0.0], [2.0], [2.0]])
+    standardise_(text, torch.tensor([False, True, True]))
+    assert text.tolist() == [[0], [0], [0]]
+
+
+def test_principal_start_keeps_the_directions_that_vary_most() -> None:
+    adapter = LinearAdapter(3, 2, 1)
+    text = torch.tensor([[0.0, 4, 0], [0, -4, 0], [2, 0, 0], [-2, 0, 0], [0, 0, 1], [0, 0, -1]])
+    start_principal_(adapter, text)
+    assert torch.allclose(adapter.inner.weight, torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
+    assert torch.allclose(adapter(text).squeeze(1), torch.tensor([1.0, -1, 0, 0, 0, 0]))
+
+
+def test_principal_start_fits_adapters_wider_than_their_input() -> None:
+    adapter = LinearAdapter(4, 2, 6)
+    text = torch.randn(20, 4)
+    start_principal_(adapter, text)
+    assert torch.isfinite(adapter(text)).all()
+    assert adapter(text)[:, 2:].abs().max() == 0
 
 
 def test_lookup_computes_each_distinct_item_once() -> None:

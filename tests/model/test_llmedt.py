@@ -31,6 +31,7 @@ from slow_reference import (
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.errors import CheckpointError, ConfigError
 from recbole_edt.model.llmedt import LLMEDT, LLMEDTFinetune, LLMEDTPretrain
+from recbole_edt.trainer.checkpoint import load_state
 
 CAUSAL = ("sasrec", "gru4rec")
 ALL = (*CAUSAL, "bert4rec")
@@ -55,6 +56,27 @@ def next_item_loss(model, batch) -> float:
 
 
 # -- eq. 7: item embedding ------------------------------------------------------------------------
+
+
+def test_a_principal_start_is_taken_from_raw_items_alone() -> None:
+    class Generated(TinyShop):
+        def __init__(self, text: float) -> None:
+            super().__init__()
+            self.text = text
+            self.item_generated[-1] = True
+
+        def item_embeddings(self) -> np.ndarray:
+            out = super().item_embeddings()
+            out[-1] = self.text
+            return out
+
+    config = {**CONFIG, "text_start": "principal"}
+    one, other = (LLMEDTPretrain(config, Generated(text)).item_embedding for text in (1.0, 90.0))
+    assert torch.equal(one.adapter.inner.weight, other.adapter.inner.weight)
+    assert torch.equal(one.text[:-1], other.text[:-1])
+    assert not one.text[0].any()
+    assert torch.allclose(one.text[1:-1].mean(0), torch.zeros(one.text.shape[1]), atol=1e-6)
+    assert torch.allclose(one.text[1:-1].square().mean(), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("kind", ["text", "id", "both"])
@@ -607,6 +629,9 @@ def test_finetune_model_needs_no_profiles_of_the_checkpoint() -> None:
         ({"n_layers": 3}, {}, "parts that this one lacks"),
         ({"backbone": "gru4rec"}, {}, "lacks parts"),
         ({"backbone": "bert4rec"}, {}, "parts that this one lacks"),
+        ({}, {"text_start": "principal"}, "another text_start"),
+        ({"text_start": "principal"}, {}, "another text_start"),
+        ({"item_embedding": "id"}, {"text_start": "principal"}, "lacks parts"),
     ],
 )
 def test_checkpoint_of_another_configuration_is_refused_in_one_line(theirs, mine, said) -> None:
@@ -614,6 +639,21 @@ def test_checkpoint_of_another_configuration_is_refused_in_one_line(theirs, mine
     with pytest.raises(CheckpointError, match=said) as caught:
         build(LLMEDTFinetune, **mine).load_pretrained(state)
     assert "\n" not in str(caught.value)
+
+
+def test_finetune_model_takes_a_principal_stage_1() -> None:
+    pretrained = build(LLMEDT, seed=1, text_start="principal")
+    model = build(LLMEDTFinetune, seed=2, text_start="principal")
+    model.load_pretrained(pretrained.state_dict())
+    items = torch.arange(N_ITEMS)
+    assert torch.equal(model.item_embedding(items), pretrained.item_embedding(items))
+
+
+@pytest.mark.parametrize("starts", [("random", "principal"), ("principal", "random")])
+def test_checkpoint_of_another_text_start_does_not_fit(starts) -> None:
+    theirs, mine = (build(LLMEDT, text_start=start) for start in starts)
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        load_state(mine, {"state_dict": theirs.state_dict()}, "run.pth")
 
 
 # -- BERT4Rec -------------------------------------------------------------------------------------
