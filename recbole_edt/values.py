@@ -83,7 +83,8 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("learning_rate", "finetune_learning_rate", "align_temperature"), _ABOVE_0),
     **dict.fromkeys(("weight_decay", "align_weight"), _FROM_0),
     **dict.fromkeys(
-        ("dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"), _SHARE
+        ("dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"),
+        _SHARE,
     ),
     **dict.fromkeys(("data_path", "checkpoint_dir"), (_is_text, "a path")),
     **dict.fromkeys(("result_file", "pretrained_path"), _PATH),

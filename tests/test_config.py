@@ -249,6 +249,7 @@ WRONG = [
     ("eval_args.mode", "labeled"), ("eval_args.mode", 100), ("eval_args.mode", {"test": "foo"}),
     ("report_modes", "foo"), ("report_modes", ["full", "uni"]), ("gpu_id", "abc"), ("gpu_id", -1),
     ("use_gpu", "maybe"), ("seed", -1), ("seed", "x"), ("dropout", 1), ("dropout", -0.1),
+    ("item_dropout", 1), ("item_dropout", -0.1), ("item_dropout", "some"),
     ("train_batch_size", 0), ("eval_batch_size", "big"), ("stopping_step", -1),
     ("finetune_epochs", -1), ("adapter_size", 0), ("align_weight", -1), ("align_temperature", 0),
     ("mask_ratio", 0), ("threads", 0), ("threads", "all"), ("domains", "cloth"),
