@@ -260,6 +260,17 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return out
 
 
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Join ``--key value`` into ``--key=value``, the form :func:`parse_overrides` reads."""
+    out: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("--") and out and "=" not in out[-1]:
+            out[-1] += f"={argument}"
+        else:
+            out.append(argument)
+    return out
+
+
 def set_threads(config: Config) -> None:
     """Apply the configured number of compute threads (``threads``; empty = the machine's)."""
     if config["threads"]:

@@ -12,7 +12,9 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from recbole_edt.errors import DataError
+from recbole_edt.augment.llm import LLMClient
+from recbole_edt.data.atomic import load_embeddings
+from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.files import read_table, replacing
 
 
@@ -80,7 +82,7 @@ class LsaEncoder:
         self.seed = seed
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode a corpus; the vectors of one call share a space, those of two calls do not.
+        """Fit a corpus and encode it; further texts join its space by :meth:`encode_more`.
 
         Parameters
         ----------
@@ -97,27 +99,120 @@ class LsaEncoder:
         DataError
             If no text holds a word.
         """
-        vectorizer = TfidfVectorizer(
+        self.vectorizer = TfidfVectorizer(
             ngram_range=(1, 2),
             sublinear_tf=True,
             stop_words="english",
             token_pattern=r"(?u)\b[^\W\d_]{2,}\b",  # figures, such as a price, are no words
         )
         try:
-            weights = vectorizer.fit_transform(texts)  # [texts, terms]
+            weights = self.vectorizer.fit_transform(texts)  # [texts, terms]
         except ValueError as error:
             raise DataError("there is no word in the texts to encode") from error
         dim = min(self.dim, min(weights.shape) - 1)
         if dim < 1:  # a single text or term: all texts point the same way
-            return normalize(np.asarray(weights.sum(axis=1))).astype(np.float32)
+            self.axes = np.ones((1, weights.shape[1]))
+            return self._project(weights)
         svd = TruncatedSVD(dim, algorithm="arpack", random_state=self.seed)
         with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
             svd.fit(weights)
         axes = svd.components_  # [dim, terms]
         peaks = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
-        vectors = weights @ (axes * np.sign(peaks)).T  # [texts, dim]
+        self.axes = axes * np.sign(peaks)
+        return self._project(weights)
+
+    def encode_more(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts into the space of the corpus that :meth:`encode` saw.
+
+        Words that the corpus lacks do not count.
+
+        Returns
+        -------
+        ndarray
+            float32 [texts, dim].
+        """
+        return self._project(self.vectorizer.transform(texts))
+
+    def _project(self, weights) -> np.ndarray:
+        vectors = np.asarray(weights @ self.axes.T)  # [texts, dim]
         vectors[np.linalg.norm(vectors, axis=1) < 1e-9] = 0.0  # nothing but rounding noise
         return normalize(vectors).astype(np.float32)
+
+
+class FileEncoder:
+    """Vectors that are there already, one per line of ``.item``; it can encode nothing else.
+
+    Parameters
+    ----------
+    path : Path
+        A float matrix, [n_items, d_L].
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the file's rows; there must be one per text."""
+        return np.asarray(load_embeddings(self.path, len(texts), "item"), dtype=np.float32)
+
+
+class EndpointEncoder:
+    """An embedding endpoint that speaks OpenAI's interface.
+
+    Parameters
+    ----------
+    client : LLMClient
+        Where to ask.
+    """
+
+    def __init__(self, client: LLMClient) -> None:
+        self.client = client
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode the items; all of them are needed.
+
+        Raises
+        ------
+        DataError
+            If a text could not be encoded.
+        """
+        vectors, failures = self.client.embed(texts, "encode")
+        if failures:
+            reason = next(iter(failures.values()))
+            raise DataError(f"{len(failures)} items could not be embedded ({reason}): run it again")
+        return vectors
+
+    def encode_more(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode further texts, under the same terms."""
+        return self.encode(texts)
+
+
+class SentenceEncoder:
+    """A local model of ``sentence-transformers`` (extra ``[sentence]``).
+
+    Parameters
+    ----------
+    model : str
+        Name or folder of the model.
+    """
+
+    def __init__(self, model: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ConfigError(
+                "encoder sentence-transformers needs: pip install 'recbole-edt[sentence]'"
+            ) from error
+        self.model = SentenceTransformer(model)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts, float32 [texts, dim], rows of length 1."""
+        vectors = self.model.encode(list(texts), normalize_embeddings=True)
+        return np.asarray(vectors, dtype=np.float32)
+
+    def encode_more(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode further texts."""
+        return self.encode(texts)
 
 
 def encode_items(directory: str | Path, name: str, encoder: TextEncoder) -> Path:

@@ -1,0 +1,109 @@
+"""K-means over a domain's items, and the items that stand for a user's history (3.2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+
+from recbole_edt.augment.histories import Histories
+
+_SAMPLES = 20_000
+"""Above this many items, mini-batches fit the centroids: the cost stays linear and small."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of the items of both domains.
+
+    Attributes
+    ----------
+    label : np.ndarray
+        int64 [n_items]; cluster of each item within its domain.
+    distance : np.ndarray
+        float64 [n_items]; distance to the centroid.
+    medoids : tuple of np.ndarray
+        Per domain the item line nearest to each centroid, int64 [<= K].
+    """
+
+    label: np.ndarray
+    distance: np.ndarray
+    medoids: tuple[np.ndarray, np.ndarray]
+
+
+def cluster_items(
+    vectors: np.ndarray, item_domain: np.ndarray, k: int, seed: int = 2026
+) -> Clusters:
+    """Cluster each domain's item embeddings (unit length, so Euclid orders as cosine does).
+
+    Parameters
+    ----------
+    vectors : np.ndarray
+        Any float type [n_items, d_L].
+    item_domain : np.ndarray
+        int64 [n_items]; 0 or 1.
+    k : int
+        Number of clusters; fewer where a domain has fewer items.
+    seed : int
+        Seed of the start.
+
+    Returns
+    -------
+    Clusters
+    """
+    label = np.zeros(len(vectors), dtype=np.int64)
+    distance = np.zeros(len(vectors))
+    medoids = []
+    for domain in (0, 1):
+        lines = np.flatnonzero(item_domain == domain)
+        units = normalize(np.asarray(vectors[lines], dtype=np.float64))
+        n = min(k, len(np.unique(units, axis=0)))
+        method = KMeans if len(lines) <= _SAMPLES else MiniBatchKMeans
+        with threadpool_limits(1):  # the order of sums must not depend on the machine's cores
+            model = method(n, n_init=1, random_state=seed).fit(units)
+        label[lines] = model.labels_
+        distance[lines] = np.linalg.norm(units - model.cluster_centers_[model.labels_], axis=1)
+        order = lines[np.lexsort((lines, np.round(distance[lines], 9), label[lines]))]
+        medoids.append(order[np.unique(label[order], return_index=True)[1]])
+    return Clusters(label, distance, (medoids[0], medoids[1]))
+
+
+@dataclass(frozen=True)
+class Representatives:
+    """Per user and domain one item for each cluster he touched, in the order of his rows.
+
+    Attributes
+    ----------
+    offsets : np.ndarray
+        int64 [2 * n_users + 1]; those of user ``u`` in domain ``d`` are
+        ``offsets[2 * u + d]:offsets[2 * u + d + 1]``.
+    places : np.ndarray
+        int64 [n]; their training rows.
+    """
+
+    offsets: np.ndarray
+    places: np.ndarray
+
+    def of(self, user: int, domain: int) -> np.ndarray:
+        """Return the training rows that stand for a user's history in a domain."""
+        slot = 2 * user + domain
+        return self.places[self.offsets[slot] : self.offsets[slot + 1]]
+
+
+def representatives(histories: Histories, clusters: Clusters) -> Representatives:
+    """Choose per user, domain and touched cluster the item nearest to the centroid.
+
+    Of equally near rows (the same item bought twice) the last one stands for the cluster.
+    """
+    rows, owners = histories.rows, histories.owners
+    slot = 2 * owners + histories.item_domain[rows]
+    key = slot * (int(clusters.label.max()) + 1) + clusters.label[rows]
+    places = np.arange(len(rows))
+    order = np.lexsort((-places, np.round(clusters.distance[rows], 9), key))
+    chosen = order[np.unique(key[order], return_index=True)[1]]
+    chosen = chosen[np.lexsort((chosen, slot[chosen]))]
+    counts = np.bincount(slot[chosen], minlength=2 * len(histories.users))
+    return Representatives(np.concatenate([[0], np.cumsum(counts)]), chosen)

@@ -1,0 +1,248 @@
+"""Stage *generate* (eq. 4): items of one domain proposed for users of the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from sklearn.preprocessing import normalize
+
+from recbole_edt.augment.clusters import Clusters, Representatives
+from recbole_edt.augment.encode import item_text
+from recbole_edt.augment.histories import Histories
+from recbole_edt.augment.llm import ChatRequest, LLMClient
+from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, prompt
+
+
+class Task(NamedTuple):
+    """One call of eq. 4: a user, and the domain that new items are wanted in."""
+
+    user: int
+    target: int
+
+
+@dataclass
+class Generated:
+    """What was proposed.
+
+    Attributes
+    ----------
+    items : list of np.ndarray
+        Per task the item lines proposed, best first; lines from ``len(histories.items)`` on are
+        new items.
+    new_items : list of dict
+        Attributes of the new items, each listed once.
+    failures : dict
+        User token -> why nothing could be generated for him, one line.
+    """
+
+    items: list[np.ndarray]
+    new_items: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class Generator(Protocol):
+    """Anything that proposes items of one domain to users of the other."""
+
+    def generate(self, tasks: Sequence[Task]) -> Generated:
+        """Propose items for each task."""
+        ...
+
+
+class RetrievalGenerator:
+    """Proposes existing items of the other domain by embedding similarity. No model, no network.
+
+    For each item the nearest items of the other domain are found once; a user is offered those of
+    his representatives, the most similar first, without what he has.
+
+    Parameters
+    ----------
+    histories : Histories
+        Training rows.
+    vectors : np.ndarray
+        Any float type [n_items, d_L]; item embeddings.
+    chosen : Representatives
+        What stands for each user's history.
+    num : int
+        Most items to propose for a task.
+    """
+
+    def __init__(
+        self, histories: Histories, vectors: np.ndarray, chosen: Representatives, num: int
+    ) -> None:
+        self.histories = histories
+        self.units = normalize(np.asarray(vectors, dtype=np.float32))
+        self.chosen = chosen
+        self.num = num
+
+    def generate(self, tasks: Sequence[Task]) -> Generated:
+        """Propose up to ``num`` items for each task, best first."""
+        items: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(tasks)
+        for target in (0, 1):
+            mine = [place for place, task in enumerate(tasks) if task.target == target]
+            sources = [self.chosen.of(tasks[place].user, 1 - target) for place in mine]
+            if not sources:
+                continue
+            lines = [self.histories.rows[rows] for rows in sources]
+            asked = np.unique(np.concatenate(lines))
+            near, scores = self._nearest(asked, target)
+            for place, source in zip(mine, lines, strict=True):
+                at = np.searchsorted(asked, source)
+                items[place] = self._best(tasks[place].user, near[at], scores[at])
+        return Generated(items)
+
+    def _nearest(self, asked: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest items of the target domain of each asked item, [asked, n], best first."""
+        pool = np.flatnonzero(self.histories.item_domain == target)
+        n = min(2 * self.num, len(pool))
+        near, scores = [], []
+        for start in range(0, len(asked), 1024):
+            block = self.units[asked[start : start + 1024]] @ self.units[pool].T
+            block = np.round(block, 5)  # the last bits of a product depend on the machine
+            top = np.argpartition(-block, n - 1, axis=1)[:, :n]
+            least = np.take_along_axis(block, top, 1).min(axis=1, keepdims=True)
+            for row, floor in zip(block, least, strict=True):
+                over = np.flatnonzero(row >= floor)  # ties at the end: the first lines stay
+                best = over[np.argsort(-row[over], kind="stable")[:n]]
+                near.append(pool[best])
+                scores.append(row[best])
+        return np.array(near), np.array(scores)
+
+    def _best(self, user: int, near: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        offsets = self.histories.offsets
+        owned = self.histories.rows[offsets[user] : offsets[user + 1]]
+        flat, score = near.reshape(-1), scores.reshape(-1)
+        order = np.lexsort((flat, -score))
+        ranked = flat[order]
+        ranked = ranked[~np.isin(ranked, owned)]
+        first = np.sort(np.unique(ranked, return_index=True)[1])
+        return ranked[first[: self.num]]
+
+
+class LLMGenerator:
+    """Asks a chat model for items (appendix A.1).
+
+    Parameters
+    ----------
+    histories, clusters, chosen
+        Training rows, clusters, and what stands for each user's history.
+    client : LLMClient
+        Where to ask.
+    num : int
+        How many items to ask for.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        clusters: Clusters,
+        chosen: Representatives,
+        client: LLMClient,
+        num: int,
+    ) -> None:
+        self.histories, self.clusters, self.chosen = histories, clusters, chosen
+        self.client, self.num = client, num
+        self.records = histories.items.to_dict("records")
+
+    def requests(self, tasks: Sequence[Task]) -> list[ChatRequest]:
+        """Write the prompt of each task."""
+        system = prompt("system")
+        return [ChatRequest(system, self._prompt(task), GENERATED_ITEMS_SCHEMA) for task in tasks]
+
+    def _prompt(self, task: Task) -> str:
+        rows, domains = self.histories.rows, self.histories.domains
+        own = rows[self.chosen.of(task.user, task.target)]
+        other = rows[self.chosen.of(task.user, 1 - task.target)]
+        return prompt(
+            "generate",
+            attributes="title, brand, price, categories and description, where known",
+            source_domain=domains[1 - task.target],
+            target_domain=domains[task.target],
+            user=self.histories.users[task.user],
+            source_samples=self._samples(other),
+            target_samples=self._samples(own if len(own) else self.clusters.medoids[task.target]),
+            num=self.num,
+        )
+
+    def _samples(self, lines: np.ndarray) -> str:
+        return "\n".join(f"- {item_text(self.records[line])}" for line in lines)
+
+    def generate(self, tasks: Sequence[Task]) -> Generated:
+        """Ask for each task; a user whose call failed is named in ``failures``."""
+        answers = self.client.chat(self.requests(tasks), stage="generate")
+        catalogue = Catalogue(self.histories.items, self.histories.domains)
+        out = Generated([])
+        for task, answer in zip(tasks, answers, strict=True):
+            if answer.error is not None or answer.value is None:
+                out.failures[str(self.histories.users[task.user])] = str(answer.error)
+                out.items.append(np.zeros(0, dtype=np.int64))
+                continue
+            lines = [catalogue.line(item, task.target) for item in answer.value["items"]]
+            offsets = self.histories.offsets
+            owned = self.histories.rows[offsets[task.user] : offsets[task.user + 1]]
+            new = [line for line in dict.fromkeys(lines) if line not in owned]
+            out.items.append(np.array(new[: self.num], dtype=np.int64))
+        out.new_items = catalogue.new_items
+        return out
+
+
+class Catalogue:
+    """Items by what they are called, so that the same thing is one item for everybody.
+
+    Two items are the same when domain, title and brand agree but for case, spaces and punctuation;
+    a model that names no brand means the first item of that title.
+    """
+
+    def __init__(self, items: pd.DataFrame, domains: Sequence[str]) -> None:
+        self.domains = domains
+        self.size = len(items)
+        self.new_items: list[dict[str, Any]] = []
+        self.lines: dict[tuple[str, str, str], int] = {}
+        for line, record in enumerate(items.to_dict("records")):
+            if record.get("title"):
+                self._enter(str(record["domain"]), record, line)
+
+    def _enter(self, domain: str, record: dict[str, Any], line: int) -> None:
+        title, brand = _plain(record.get("title")), _plain(record.get("brand"))
+        for known in {brand, ""}:
+            self.lines.setdefault((domain, title, known), line)
+
+    def line(self, item: dict[str, Any], domain: int) -> int:
+        """Line of an item that a model described: the catalogue's, or a new one."""
+        name = self.domains[domain]
+        title, brand = _plain(item["title"]), _plain(item["brand"])
+        found = self.lines.get((name, title, brand))
+        if found is None:
+            found = self.size + len(self.new_items)
+            record = _record(item, name)
+            self.new_items.append(record)
+            self._enter(name, record, found)
+        return found
+
+
+def _plain(text: object) -> str:
+    """Reduce a name to its words."""
+    return " ".join(re.findall(r"\w+", str(text or "").casefold()))
+
+
+def _record(item: dict[str, Any], domain: str) -> dict[str, Any]:
+    """Attributes of a generated item as ``.item`` holds them."""
+    price = item.get("price")
+    return {
+        "domain": domain,
+        "title": _line(item["title"]),
+        "brand": _line(item["brand"]),
+        "price": "" if price is None else f"{float(price):.2f}",
+        "categories": " | ".join(_line(part) for part in item["categories"]),
+        "description": _line(item["description"]),
+    }
+
+
+def _line(text: object) -> str:
+    """Bring a text onto one line, as an atomic file needs it; control characters go."""
+    kept = (c if c.isprintable() else " " for c in str(text or ""))
+    return " ".join("".join(kept).replace('"', "''").split())

@@ -1,0 +1,121 @@
+"""What preprocessing may see: items, and every user's training rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recbole_edt.data.atomic import check_files, check_frames, domain_names, flag_column
+from recbole_edt.data.sequences import build_sequences, leave_one_out
+from recbole_edt.errors import ConfigError
+from recbole_edt.files import read_table
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The raw rows of a data set, and which of them preprocessing sees.
+
+    Attributes
+    ----------
+    items : DataFrame
+        Lines of ``.item`` as text.
+    domains : list of str
+        Names of domain A and B.
+    item_domain : np.ndarray
+        int64 [n_items]; 0 or 1 by line of ``.item``.
+    users : np.ndarray
+        str [n_users]; tokens, ascending.
+    offsets : np.ndarray
+        int64 [n_users + 1]; training rows of user ``u`` are ``offsets[u]:offsets[u + 1]``.
+    rows : np.ndarray
+        int64 [n_rows]; item line of every training row, in the order of ``position``.
+    inter : DataFrame
+        All raw rows, by user and position: ``user_id``, ``item_id``, ``timestamp`` and
+        ``position``, which is renumbered 1, 2, ... within each user.
+    held_out : np.ndarray
+        bool [len(inter)]; validation and test rows, which only the writer of the files sees.
+    """
+
+    items: pd.DataFrame
+    domains: list[str]
+    item_domain: np.ndarray
+    users: np.ndarray
+    offsets: np.ndarray
+    rows: np.ndarray
+    inter: pd.DataFrame
+    held_out: np.ndarray
+
+    @property
+    def owners(self) -> np.ndarray:
+        """User of every training row, int64 [n_rows]."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+
+    def domain_counts(self) -> np.ndarray:
+        """Training rows of each user in each domain, int64 [n_users, 2]."""
+        key = self.owners * 2 + self.item_domain[self.rows]
+        return np.bincount(key, minlength=2 * len(self.users)).reshape(-1, 2)
+
+
+def read_histories(directory: str | Path, name: str, domains: list[str] | None = None) -> Histories:
+    """Read a raw data set and set the held-out rows apart.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Folder of the data set.
+    name : str
+        Its name.
+    domains : list of str, optional
+        Names of domain A and B; alphabetical by default.
+
+    Raises
+    ------
+    DataError
+        If the files break the data contract.
+    ConfigError
+        If the data set is augmented already.
+    """
+    directory = Path(directory)
+    check_files(directory, name)
+    items, inter = (read_table(directory / f"{name}.{what}") for what in ("item", "inter"))
+    for column in ("timestamp", "position"):
+        inter[column] = pd.to_numeric(inter[column], errors="coerce")
+    for frame in (items, inter):
+        frame.replace("", np.nan, inplace=True)
+    unique = items.drop_duplicates("item_id")
+    check_frames(inter, unique, len(items), name)
+    items = items.fillna("")
+    if flag_column(inter, "augmented", name).any() or flag_column(items, "generated", name).any():
+        raise ConfigError(f"{directory} is augmented already: give the raw data set")
+    names = domain_names(items, domains, name)
+    line = pd.Series(np.arange(len(items)), index=items["item_id"].to_numpy())
+    users, owner = np.unique(inter["user_id"].to_numpy(dtype=str), return_inverse=True)
+    order = np.lexsort((inter["position"], owner))
+    inter, owner = inter.iloc[order].reset_index(drop=True), owner[order]
+    rows = line[inter["item_id"]].to_numpy(dtype=np.int64)
+    sequences = build_sequences(
+        owner,
+        rows,
+        inter["position"].to_numpy(dtype=np.float64),
+        np.zeros(len(rows), dtype=bool),
+        inter["timestamp"].to_numpy(dtype=np.float64),
+        len(users),
+    )
+    split = leave_one_out(sequences)
+    held_out = np.zeros(len(rows), dtype=bool)
+    held_out[np.concatenate([split.valid_rows, split.test_rows])] = True
+    counts = np.concatenate([[0], np.cumsum(~held_out)])
+    inter["position"] = np.arange(len(rows)) - sequences.offsets[owner] + 1
+    return Histories(
+        items=items,
+        domains=names,
+        item_domain=(items["domain"] == names[1]).to_numpy(dtype=np.int64),
+        users=users,
+        offsets=counts[sequences.offsets],
+        rows=rows[~held_out],
+        inter=inter[["user_id", "item_id", "timestamp", "position"]],
+        held_out=held_out,
+    )
