@@ -30,8 +30,13 @@ Train a model and test it under the leak-free protocol.
 HELP = """\
 usage: recbole-edt COMMAND [arguments]
 
-  run      train and test one model   (recbole-edt run --help)
+  prepare  public Amazon files -> atomic files      (recbole-edt prepare --help)
+  augment  atomic files -> augmented atomic files   (recbole-edt augment --help)
+  run      train and test one model                 (recbole-edt run --help)
 """
+
+
+Command = Callable[[Sequence[str]], None]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -52,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
     run_recbole_edt(**names, config_file_list=files, config_dict=overrides)
 
 
-def guarded(command: Callable[[Sequence[str]], None], arguments: Sequence[str], help_: str) -> int:
+def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
     """Run a command and return its exit code.
 
     What the user can mend (an :class:`EDTError`, or a file or disk that fails) becomes one line on
@@ -67,9 +72,29 @@ def guarded(command: Callable[[Sequence[str]], None], arguments: Sequence[str], 
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: --resume goes on behind the last whole epoch", file=sys.stderr)
+        print("interrupted: the same command goes on (run: with --resume)", file=sys.stderr)
         return 130
     return 0
+
+
+def _prepare() -> tuple[Command, str]:
+    from recbole_edt.prepare import command
+
+    return command.prepare, command.HELP
+
+
+def _augment() -> tuple[Command, str]:
+    from recbole_edt.augment import command
+
+    return command.augment, command.HELP
+
+
+COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
+    "prepare": _prepare,
+    "augment": _augment,
+    "run": lambda: (run, RUN_HELP),
+}
+"""Name of each command -> what runs it, and its help; imported when it is asked for."""
 
 
 def run_main() -> None:
@@ -83,7 +108,9 @@ def main() -> None:
     if not arguments or arguments[0] in ("--help", "-h"):
         print(HELP, end="")
         sys.exit(0)
-    if arguments[0] != "run":
-        print(f"error: unknown command '{arguments[0]}' (known: run)", file=sys.stderr)
+    if arguments[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: unknown command '{arguments[0]}' (known: {known})", file=sys.stderr)
         sys.exit(2)
-    sys.exit(guarded(run, arguments[1:], RUN_HELP))
+    command, help_ = COMMANDS[arguments[0]]()
+    sys.exit(guarded(command, arguments[1:], help_))
