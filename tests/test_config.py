@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,14 +137,12 @@ def test_stages_share_the_presets_of_the_whole_model():
 def test_dataset_file_sets_values_for_single_models_but_never_for_a_preset(tmp_path, monkeypatch):
     import recbole_edt.config as module
 
-    for folder in ("model", "dataset"):
-        (tmp_path / folder).mkdir()
-    for file in properties_dir().rglob("*.yaml"):
-        (tmp_path / file.relative_to(properties_dir())).write_text(file.read_text())
-    (tmp_path / "dataset" / "tiny.yaml").write_text(
+    copied = tmp_path / "properties"
+    shutil.copytree(properties_dir(), copied)
+    (copied / "dataset" / "tiny.yaml").write_text(
         "seed: 7\nper_model:\n  LLMEDT: {dropout: 0.45}\n  SASRec: {n_layers: 3}\n"
     )
-    monkeypatch.setattr(module, "properties_dir", lambda: tmp_path)
+    monkeypatch.setattr(module, "properties_dir", lambda: copied)
     for model in ("LLMEDT", "LLMEDTPretrain", "LLMEDTFinetune"):
         assert config(model, dataset="tiny")["dropout"] == 0.45
     assert config("SASRec", dataset="tiny")["n_layers"] == 3
