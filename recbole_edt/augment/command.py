@@ -1,0 +1,78 @@
+"""``recbole-edt augment``: arguments in, augmented atomic files and what they cost out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.config import find_data_root, joined, parse_overrides
+from recbole_edt.errors import ConfigError
+from recbole_edt.prepare.statistics import statistics_lines
+
+HELP = """\
+usage: recbole-edt augment --dataset=D --output_path=OUT [--key=value ...]
+
+Give users who live in one domain items of the other, and write everybody's profile:
+raw atomic files in, augmented atomic files out. Sees the training rows only.
+
+  --dataset=D                 name of the data set
+  --data_path=IN              folder that holds D/ (default: dataset/, then dataset_atomic/)
+  --output_path=OUT           receives D/, augmented; train on it with --data_path=OUT
+  --encoder=lsa               lsa, file, openai, sentence-transformers
+  --generator=retrieval       retrieval (no network), openai, none
+  --profiler=extractive       extractive (no network), openai, none
+  --llm=deepseek              endpoints: deepseek, openai, local, or a YAML file
+  --dry_run                   say what generating would cost, call nothing, write nothing
+  --max_cost=DOLLARS          stop before more is spent; what was paid for is kept
+
+Ablations and parameters (properties/augment.yaml says more):
+  --filter=similarity|none    --insert=anchor|end|random     --profile=sra|naive|none
+  --inject_ratio=1.0          --tau=0.9, or --tau_quantile=0.5
+  --k=10  --num=10  --clusters=10  --min_ratio=0.9  --seed=2026
+"""
+
+
+def augment(arguments: Sequence[str]) -> None:
+    """Augment a data set as the command line asks for it, and print what came out.
+
+    Raises
+    ------
+    EDTError
+        For anything the user has to mend.
+    """
+    given = parse_overrides(joined(arguments))
+    for key in ("dataset", "output_path"):
+        if not isinstance(given.get(key), str):
+            raise ConfigError(f"--{key} is missing")
+    name, output = given.pop("dataset"), given.pop("output_path")
+    source = str(given.pop("data_path", None) or find_data_root(name))
+    pipeline = Pipeline(name, Path(source), Path(output), augment_settings(given))
+    report = pipeline.run()
+    if "dry_run" in report:
+        _print_estimate(report["dry_run"])
+        return
+    for when in ("before", "after"):
+        print(f"-- {when} augmentation")
+        for line in statistics_lines(name, report["statistics"][when]):
+            print(line)
+    _print_failures(report["failures"])
+    print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
+    print(f"written: {pipeline.target}")
+
+
+def _print_estimate(estimate: dict[str, Any]) -> None:
+    if not estimate:
+        print("dry run: no stage calls an LLM; nothing was written")
+        return
+    print("dry run (generation only; profiles depend on its answers); nothing was written")
+    for key, value in estimate.items():
+        print(f"  {key}: {value}")
+
+
+def _print_failures(failures: dict[str, dict[str, str]]) -> None:
+    for stage, users in failures.items():
+        if users:
+            user, reason = next(iter(users.items()))
+            print(f"{stage}: {len(users)} users were left as they are (such as {user}: {reason})")

@@ -1,0 +1,575 @@
+"""The stages in their order: encode, generate, filter, insert, profile, encode, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from sklearn.preprocessing import normalize
+
+from recbole_edt.augment.clusters import Clusters, Representatives, cluster_items, representatives
+from recbole_edt.augment.encode import (
+    EndpointEncoder,
+    FileEncoder,
+    LsaEncoder,
+    SentenceEncoder,
+    TextEncoder,
+    item_text,
+)
+from recbole_edt.augment.generate import (
+    Generated,
+    Generator,
+    LLMGenerator,
+    RetrievalGenerator,
+    Task,
+)
+from recbole_edt.augment.histories import Histories, read_histories
+from recbole_edt.augment.insert import (
+    Balance,
+    Insertions,
+    amounts,
+    balancing_tasks,
+    filter_items,
+    insert,
+    match,
+)
+from recbole_edt.augment.llm import LLMClient, LLMSettings
+from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, Profiler, UserGroups
+from recbole_edt.config import properties_dir
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.files import replacing, write_table
+from recbole_edt.prepare.statistics import dataset_statistics
+from recbole_edt.values import nearest
+
+CHOICES = {
+    "encoder": ("lsa", "file", "openai", "sentence-transformers"),
+    "generator": ("retrieval", "openai", "none"),
+    "filter": ("similarity", "none"),
+    "insert": ("anchor", "end", "random"),
+    "profiler": ("extractive", "openai", "none"),
+    "profile": ("sra", "naive", "none"),
+}
+_COUNTS = ("lsa_dim", "clusters", "num", "k")
+_SHARES = ("inject_ratio", "min_ratio", "tau_quantile")
+
+
+def augment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over the defaults of ``properties/augment.yaml`` and check them.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key, or a value that makes no sense.
+    """
+    defaults = yaml.safe_load((properties_dir() / "augment.yaml").read_text(encoding="utf-8"))
+    for key in given:
+        if key not in defaults:
+            raise ConfigError(f"unknown key '{key}'{nearest(str(key), defaults)}")
+    settings = defaults | dict(given)
+    if given.get("tau") is not None and "tau_quantile" not in given:
+        settings["tau_quantile"] = None
+    for key, choices in CHOICES.items():
+        if settings[key] is None:
+            settings[key] = "none"  # what `none` reads as on the command line
+        if settings[key] not in choices:
+            raise ConfigError(f"{key} '{settings[key]}' is not one of {', '.join(choices)}")
+    for key in _COUNTS:
+        if type(settings[key]) is not int or settings[key] < 1:
+            raise ConfigError(f"{key} must be a whole number of at least 1, not '{settings[key]}'")
+    for key in _SHARES:
+        value = settings[key]
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
+            raise ConfigError(f"{key} must be a number from 0 to 1, not '{value}'")
+    if (settings["tau"] is None) == (settings["tau_quantile"] is None):
+        raise ConfigError("the filter needs either tau or tau_quantile")
+    return settings
+
+
+class StageCache:
+    """Results of stages on disk, by what went into them; each is written whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they lie; made if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def matrix(self, stage: str, inputs: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return a matrix from disk, or make and keep it."""
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
+        path = self.folder / f"{stage}-{digest}.npy"
+        if path.is_file():
+            try:
+                return np.load(path, allow_pickle=False)
+            except (ValueError, OSError, EOFError):
+                path.unlink()  # damaged: made again
+        made = make()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, made)
+        return made
+
+
+@dataclass
+class Augmentation:
+    """Everything that goes into the augmented files."""
+
+    histories: Histories
+    vectors: np.ndarray  # [items + new items, d_L]
+    new_items: list[dict[str, Any]]
+    insertions: Insertions
+    profiles: list[str] | None
+    user_vectors: np.ndarray | None
+    failures: dict[str, dict[str, str]]
+
+
+class Pipeline:
+    """One augmentation of one data set.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+    source : Path
+        Folder that holds the raw data set's folder.
+    output : Path
+        Folder that receives the augmented one's, under the same name.
+    settings : mapping
+        As :func:`augment_settings` returns them.
+    """
+
+    def __init__(self, name: str, source: Path, output: Path, settings: Mapping[str, Any]) -> None:
+        self.name, self.settings = name, dict(settings)
+        self.raw, self.target = Path(source) / name, Path(output) / name
+        if self.raw.resolve() == self.target.resolve():
+            raise ConfigError("--output_path is --data_path: the raw data would be lost")
+        self.cache = StageCache(Path(output) / ".augment" / name)
+        self.client = self._client()
+        self.seconds: dict[str, float] = {}
+
+    def _client(self) -> LLMClient | None:
+        if "openai" not in (self.settings[key] for key in ("encoder", "generator", "profiler")):
+            return None
+        limits = (
+            {} if self.settings["max_cost"] is None else {"max_cost": self.settings["max_cost"]}
+        )
+        self.cache.folder.mkdir(parents=True, exist_ok=True)
+        return LLMClient(
+            LLMSettings.load(self.settings["llm"], limits), self.cache.folder / "llm.sqlite"
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage and write the augmented data set.
+
+        Returns
+        -------
+        dict
+            The report that is also written as ``augmentation.json``.
+
+        Raises
+        ------
+        EDTError
+            For anything the user has to mend.
+        """
+        if self.client is None:
+            return self._run()
+        with self.client:
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
+        histories = self._timed("read", lambda: read_histories(
+            self.raw, self.name, self.settings["domains"]))  # fmt: skip
+        encoder = self._encoder()
+        texts = [item_text(row) for row in histories.items.to_dict("records")]
+        vectors = self._timed("encode", lambda: self._encode(encoder, texts))
+        k, seed = self.settings["clusters"], self.settings["seed"]
+        clusters = self._timed(
+            "cluster", lambda: cluster_items(vectors, histories.item_domain, k, seed)
+        )
+        chosen = representatives(histories, clusters)
+        tasks = self._tasks(histories)
+        if self.settings["dry_run"]:
+            return self._estimate(histories, clusters, chosen, tasks)
+        generated = self._timed("generate", lambda: self._generate(
+            histories, vectors, clusters, chosen, tasks))  # fmt: skip
+        if generated.new_items:
+            more = [item_text(item) for item in generated.new_items]
+            vectors = np.concatenate([vectors, encode_more(encoder, more)])
+        insertions = self._timed("insert", lambda: self._insert(
+            histories, vectors, clusters, chosen, tasks, generated))  # fmt: skip
+        made = Augmentation(
+            histories, vectors, generated.new_items, insertions, None, None,
+            {"generate": generated.failures},
+        )  # fmt: skip
+        self._timed("profile", lambda: self._profile(made, clusters, encoder))
+        drop_unused(made)
+        return self._timed("write", lambda: self._write(made))
+
+    def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
+        start = perf_counter()
+        try:
+            return work()
+        finally:
+            self.seconds[stage] = round(perf_counter() - start, 3)
+
+    # -- encode ---------------------------------------------------------------------------------
+
+    def _encoder(self) -> TextEncoder:
+        kind = self.settings["encoder"]
+        if kind == "lsa":
+            return LsaEncoder(self.settings["lsa_dim"])
+        if kind == "file":
+            if self.settings["generator"] == "openai":
+                raise ConfigError("encoder 'file' has no vectors for the items an LLM writes")
+            return FileEncoder(self.raw / f"{self.name}.item_emb.npy")
+        if kind == "openai":
+            assert self.client is not None
+            return EndpointEncoder(self.client)
+        return SentenceEncoder(self.settings["sentence_model"])
+
+    def _encode(self, encoder: TextEncoder, texts: list[str]) -> np.ndarray:
+        if not isinstance(encoder, SentenceEncoder):  # files, the client's cache, or a fit to keep
+            return np.asarray(encoder.encode(texts), dtype=np.float32)
+        key = [self.settings["sentence_model"], texts]
+        return self.cache.matrix("encode", key, lambda: encoder.encode(texts))
+
+    # -- generate, filter, insert ---------------------------------------------------------------
+
+    def _tasks(self, histories: Histories) -> list[Task]:
+        if self.settings["generator"] == "none":
+            return []
+        return balancing_tasks(histories.domain_counts(), self._balance())
+
+    def _balance(self) -> Balance:
+        return Balance(self.settings["min_ratio"], self.settings["inject_ratio"])
+
+    def _generate(
+        self,
+        histories: Histories,
+        vectors: np.ndarray,
+        clusters: Clusters,
+        chosen: Representatives,
+        tasks: Sequence[Task],
+    ) -> Generated:
+        num = self.settings["num"]
+        generator: Generator
+        if self.settings["generator"] == "openai":
+            assert self.client is not None
+            generator = LLMGenerator(histories, clusters, chosen, self.client, num)
+        else:
+            generator = RetrievalGenerator(histories, vectors, chosen, num)
+        return generator.generate(tasks)
+
+    def _insert(self, histories, vectors, clusters, chosen, tasks, generated) -> Insertions:
+        matches = [
+            match(task, items, vectors, histories, chosen, clusters)
+            for task, items in zip(tasks, generated.items, strict=True)
+        ]
+        if self.settings["filter"] == "none":
+            kept = [np.arange(len(items)) for items in generated.items]
+        else:
+            kept = filter_items(
+                matches, self.settings["k"], self.settings["tau"], self.settings["tau_quantile"]
+            )
+        counts = amounts(
+            histories.domain_counts(), tasks, [len(places) for places in kept], self._balance()
+        )
+        return insert(
+            histories, tasks, generated.items, matches, kept, counts,
+            self.settings["insert"], self.settings["seed"],
+        )  # fmt: skip
+
+    def _estimate(self, histories, clusters, chosen, tasks) -> dict[str, Any]:
+        """Say what generation would cost; profiles need its answers, so they are not in it."""
+        if self.client is None or self.settings["generator"] != "openai":
+            return {"dry_run": {}}
+        generator = LLMGenerator(histories, clusters, chosen, self.client, self.settings["num"])
+        return {"dry_run": self.client.estimate_chat(generator.requests(tasks), "generate")}
+
+    # -- profile --------------------------------------------------------------------------------
+
+    def _profile(self, made: Augmentation, clusters: Clusters, encoder: TextEncoder) -> None:
+        if "none" in (self.settings["profiler"], self.settings["profile"]):
+            return
+        table = all_items(made)
+        labels = assign(made.vectors, made.histories, clusters)
+        users = user_groups(made, labels)
+        profiler: Profiler
+        if self.settings["profiler"] == "openai":
+            assert self.client is not None
+            profiler = LLMProfiler(
+                table, made.histories.domains, self.client, self.settings["profile"]
+            )
+        else:
+            profiler = ExtractiveProfiler(
+                table, made.histories.domains, made.vectors, self.settings["profile"]
+            )
+        profiles = profiler.write(users)
+        made.failures["profile"] = profiles.failures
+        made.profiles = profiles.texts
+        if isinstance(encoder, FileEncoder):
+            if self.settings["profiler"] == "openai":
+                raise ConfigError("encoder 'file' has no vectors for the profiles an LLM writes")
+            made.user_vectors = mean_vectors(users, made.vectors)
+        else:
+            made.user_vectors = encode_profiles(encoder, profiles.texts)
+
+    # -- write ----------------------------------------------------------------------------------
+
+    def _write(self, made: Augmentation) -> dict[str, Any]:
+        inter, items = augmented_rows(made), all_items(made)
+        report = self._report(made, inter, items)
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(prefix=f".{self.name}.", dir=self.target.parent))
+        try:
+            self._write_files(folder, made, inter, items, report)
+            folder.chmod(0o755)
+            swap(folder, self.target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return report
+
+    def _write_files(self, folder, made, inter, items, report) -> None:
+        kinds = {"timestamp": "float", "position": "float"}
+        columns = ("user_id", "item_id", "timestamp", "position", "augmented")
+        write_table(
+            inter, {c: kinds.get(c, "token") for c in columns}, folder / f"{self.name}.inter"
+        )
+        kinds = {"item_id": "token", "domain": "token", "generated": "token", "price": "float"}
+        write_table(
+            items,
+            {c: kinds.get(c, "token_seq") for c in items.columns},
+            folder / f"{self.name}.item",
+        )
+        save(folder / f"{self.name}.item_emb.npy", made.vectors)
+        if made.profiles is not None:
+            users = pd.DataFrame({"user_id": made.histories.users, "profile": made.profiles})
+            write_table(
+                users, {"user_id": "token", "profile": "token_seq"}, folder / f"{self.name}.user"
+            )
+            save(folder / f"{self.name}.user_emb.npy", made.user_vectors)
+        note = self.raw / "SIMULATED"
+        if note.is_file():
+            shutil.copyfile(note, folder / "SIMULATED")
+        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        (folder / "augmentation.json").write_text(text, encoding="utf-8")
+
+    def _report(self, made: Augmentation, inter, items) -> dict[str, Any]:
+        raw = inter[inter["augmented"] == "0"]
+        train = ~np.isin(np.arange(len(inter)), held_out_places(made, inter))
+        return {
+            "settings": self.settings,
+            "statistics": {
+                "before": dataset_statistics(raw, items[items["generated"] == "0"]),
+                "after": dataset_statistics(inter, items),
+                "training_before": dataset_statistics(raw[~made.histories.held_out], items),
+                "training_after": dataset_statistics(inter[train], items),
+            },
+            "similarity": {
+                f"{round(100 * share)}%": similarity(made, share) for share in (0.3, 0.6, 1.0)
+            },
+            "cost": {} if self.client is None else self.client.costs(),
+            "failures": made.failures,
+        }
+
+
+def encode_more(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts that came after the items.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder only knows the items.
+    """
+    further = getattr(encoder, "encode_more", None)
+    if further is None:
+        raise ConfigError("encoder 'file' can encode nothing but the items it was made for")
+    return np.asarray(further(texts), dtype=np.float32)
+
+
+def encode_profiles(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+    """Vectors of profiles, zero where there is no text, float32 [n, d_L]."""
+    has = [place for place, text in enumerate(texts) if text]
+    if not has:
+        raise DataError("no user has a profile: there is nothing to embed")
+    vectors = encode_more(encoder, [texts[place] for place in has])
+    out = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
+    out[has] = vectors
+    return out
+
+
+def mean_vectors(users: Sequence[UserGroups], vectors: np.ndarray) -> np.ndarray:
+    """Stand in for embedded profiles where nothing can be encoded: what they are extracted from.
+
+    The mean over a user's clusters, then over his domains, so that the minor domain has as much
+    weight as the major one; float32 [n_users, d_L], rows of length 1 or zero.
+    """
+    out = np.zeros((len(users), vectors.shape[1]), dtype=np.float32)
+    for place, user in enumerate(users):
+        sides = [
+            np.mean([vectors[lines].mean(axis=0) for lines in groups], axis=0)
+            for groups in user.groups
+            if groups
+        ]
+        if sides:
+            out[place] = np.mean([normalize(side[None])[0] for side in sides], axis=0)
+    return normalize(out)
+
+
+def all_items(made: Augmentation) -> pd.DataFrame:
+    """Lines of ``.item``: the raw ones and the generated ones, all text."""
+    raw = made.histories.items.drop(columns="generated", errors="ignore")
+    new = pd.DataFrame(made.new_items).reindex(columns=raw.columns, fill_value="")
+    width = max(5, len(str(len(new))))
+    new["item_id"] = [f"gen{place:0{width}d}" for place in range(1, len(new) + 1)]
+    taken = set(raw["item_id"]) & set(new["item_id"])
+    if taken:
+        raise DataError(f"item '{min(taken)}' has a name that generated items need")
+    table = pd.concat([raw, new], ignore_index=True)
+    table["generated"] = ["0"] * len(raw) + ["1"] * len(new)
+    return table
+
+
+def assign(vectors: np.ndarray, histories: Histories, clusters: Clusters) -> np.ndarray:
+    """Cluster of every item; a new item joins the cluster of the nearest medoid of its domain."""
+    n = len(histories.items)
+    labels = np.concatenate([clusters.label, np.zeros(len(vectors) - n, dtype=np.int64)])
+    if len(vectors) > n:
+        medoids = np.concatenate(clusters.medoids)
+        nearest_medoid = (normalize(vectors[n:]) @ normalize(vectors[medoids]).T).argmax(axis=1)
+        labels[n:] = clusters.label[medoids[nearest_medoid]]
+    return labels
+
+
+def training_items(made: Augmentation, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Augmented training sequences: item lines and the raw row each belongs to (or follows).
+
+    ``share`` takes that part of the insertions only, the same for the same data.
+    """
+    n = round(share * len(made.insertions.items))
+    some = np.sort(np.random.default_rng(0).permutation(len(made.insertions.items))[:n])
+    anchors = np.concatenate([np.arange(len(made.histories.rows)), made.insertions.anchors[some]])
+    lines = np.concatenate([made.histories.rows, made.insertions.items[some]])
+    order = np.argsort(anchors, kind="stable")
+    return lines[order], anchors[order]
+
+
+def item_domains(made: Augmentation) -> np.ndarray:
+    """Domain of every item, generated ones included, int64."""
+    new = [made.histories.domains.index(item["domain"]) for item in made.new_items]
+    return np.concatenate([made.histories.item_domain, np.array(new, dtype=np.int64)])
+
+
+def user_groups(made: Augmentation, labels: np.ndarray) -> list[UserGroups]:
+    """Each user's augmented training items by domain and cluster (3.4.1), large clusters first."""
+    lines, anchors = training_items(made)
+    domain = item_domains(made)
+    bounds = np.searchsorted(anchors, made.histories.offsets)
+    out = []
+    for place, user in enumerate(made.histories.users):
+        mine = lines[bounds[place] : bounds[place + 1]]
+        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for side in (0, 1):
+            own = mine[domain[mine] == side]
+            groups = [own[labels[own] == label] for label in dict.fromkeys(labels[own].tolist())]
+            sides[side].extend(sorted(groups, key=len, reverse=True))
+        out.append(UserGroups(str(user), sides))
+    return out
+
+
+def similarity(made: Augmentation, share: float) -> float:
+    """Mean cosine of augmented users' mean item vectors before and after injection (table 3).
+
+    1.0 where nobody is augmented.
+    """
+    owners = made.histories.owners
+    touched = np.unique(owners[made.insertions.anchors])
+    if not len(touched):
+        return 1.0
+    lines, anchors = training_items(made, share)
+    before = user_means(made.vectors, made.histories.rows, owners, len(made.histories.users))
+    after = user_means(made.vectors, lines, owners[anchors], len(made.histories.users))
+    cosine = (normalize(before[touched]) * normalize(after[touched])).sum(axis=1)
+    return round(float(cosine.mean()), 6)
+
+
+def user_means(vectors, lines, owners, n_users: int) -> np.ndarray:
+    """Mean unit vector of each user's items, float64 [n_users, d_L]; the scale does not matter."""
+    units = normalize(np.asarray(vectors, dtype=np.float64))
+    out = np.zeros((n_users, units.shape[1]))
+    for start in range(0, len(lines), 65536):
+        part = slice(start, start + 65536)
+        np.add.at(out, owners[part], units[lines[part]])
+    return out
+
+
+def drop_unused(made: Augmentation) -> None:
+    """Forget new items that no sequence holds after filtering."""
+    n = len(made.histories.items)
+    used = np.unique(made.insertions.items[made.insertions.items >= n])
+    line = np.arange(n + len(made.new_items))
+    line[used] = n + np.arange(len(used))
+    made.insertions = Insertions(made.insertions.anchors, line[made.insertions.items])
+    made.vectors = np.concatenate([made.vectors[:n], made.vectors[used]])
+    made.new_items = [made.new_items[place - n] for place in used]
+
+
+def augmented_rows(made: Augmentation) -> pd.DataFrame:
+    """Lines of ``.inter``: raw rows and inserted ones, by user and position.
+
+    Inserted rows share the gap behind their anchor evenly and take its timestamp.
+    """
+    histories, inserted = made.histories, made.insertions
+    raw = histories.inter.assign(augmented="0")
+    training = raw[~histories.held_out].reset_index(drop=True)
+    rank = np.arange(len(inserted.anchors)) - np.searchsorted(inserted.anchors, inserted.anchors)
+    behind = np.bincount(inserted.anchors, minlength=len(training) + 1)[inserted.anchors]
+    new = training.iloc[inserted.anchors].copy()
+    new["item_id"] = all_items(made)["item_id"].to_numpy()[inserted.items]
+    step = (rank + 1) / (behind + 1)
+    raw["key"], new["key"] = raw["position"].astype(float), new["position"] + step
+    raw["position"] = [str(place) for place in raw["position"]]
+    new["position"] = [f"{key:.6f}".rstrip("0") for key in new["key"]]
+    new["augmented"] = "1"
+    both = pd.concat([raw, new], ignore_index=True)
+    order = np.lexsort((both["key"], both["user_id"].to_numpy(dtype=str)))
+    both = both.iloc[order].reset_index(drop=True)
+    both["timestamp"] = [f"{time:.15g}" for time in both["timestamp"]]
+    return both.drop(columns="key")
+
+
+def held_out_places(made: Augmentation, inter: pd.DataFrame) -> np.ndarray:
+    """Places of the held-out rows among all rows."""
+    return np.flatnonzero(inter["augmented"] == "0")[made.histories.held_out]
+
+
+def save(path: Path, matrix: np.ndarray | None) -> None:
+    """Write a matrix as float16, the form of all embedding files."""
+    with path.open("wb") as file:
+        np.save(file, np.asarray(matrix, dtype=np.float16))
+
+
+def swap(folder: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    if target.exists():
+        if not (target / "augmentation.json").is_file():
+            raise ConfigError(f"{target} is there and was not made by augment: move it away")
+        old = folder.with_name(folder.name + ".old")
+        os.replace(target, old)
+        os.replace(folder, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(folder, target)

@@ -1,0 +1,331 @@
+"""From raw atomic files to augmented ones: who is augmented, with what, where, and what is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_edt.augment.clusters import cluster_items, representatives
+from recbole_edt.augment.command import augment
+from recbole_edt.augment.generate import Catalogue, LLMGenerator, RetrievalGenerator, Task
+from recbole_edt.augment.histories import Histories, read_histories
+from recbole_edt.augment.insert import (
+    Balance,
+    Matches,
+    amounts,
+    balancing_tasks,
+    filter_items,
+    insert,
+)
+from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.files import read_table
+from recbole_edt.prepare.simulate import simulate, write_atomic
+
+NAME = "mini"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """A simulated shop of 200 users."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_atomic(simulate(200), folder / NAME, NAME)
+    return folder
+
+
+def run(raw: Path, output: Path, **settings) -> dict:
+    return Pipeline(NAME, raw, output, augment_settings(settings)).run()
+
+
+def inter(folder: Path) -> pd.DataFrame:
+    frame = read_table(folder / NAME / f"{NAME}.inter")
+    frame["position"] = frame["position"].astype(float)
+    return frame
+
+
+# Histories
+
+
+def test_only_rows_before_the_last_two_are_seen(raw: Path) -> None:
+    histories = read_histories(raw / NAME, NAME)
+    tokens = histories.items["item_id"].to_numpy()
+    for place, user in enumerate(histories.users):
+        mine = histories.inter[histories.inter["user_id"] == user]["item_id"].tolist()
+        seen = mine[:-2] if len(mine) >= 3 else mine
+        span = slice(histories.offsets[place], histories.offsets[place + 1])
+        assert tokens[histories.rows[span]].tolist() == seen
+
+
+def test_held_out_rows_change_no_augmented_byte(raw: Path, tmp_path: Path) -> None:
+    """The planted leak: other validation and test items, and nothing made of the rest may move."""
+    run(raw, tmp_path / "one")
+    changed = tmp_path / "raw" / NAME
+    changed.mkdir(parents=True)
+    frame = read_table(raw / NAME / f"{NAME}.inter")
+    ahead = frame.groupby("user_id").cumcount(ascending=False)
+    many = frame.groupby("user_id")["item_id"].transform("size") >= 3
+    held_out = (ahead < 2) & many
+    shuffled = frame.loc[held_out, "item_id"].sample(frac=1, random_state=1).to_numpy()
+    assert (shuffled != frame.loc[held_out, "item_id"]).any()
+    frame.loc[held_out, "item_id"] = shuffled
+    frame.columns = ["user_id:token", "item_id:token", "timestamp:float", "position:float"]
+    frame.to_csv(changed / f"{NAME}.inter", sep="\t", index=False)
+    (changed / f"{NAME}.item").write_bytes((raw / NAME / f"{NAME}.item").read_bytes())
+    run(tmp_path / "raw", tmp_path / "two")
+    for what in ("item", "user", "item_emb.npy", "user_emb.npy"):
+        one, two = (tmp_path / n / NAME / f"{NAME}.{what}" for n in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes(), what
+    one, two = (inter(tmp_path / name) for name in ("one", "two"))
+    inserted = one["augmented"] == "1"
+    assert inserted.sum() > 50
+    pd.testing.assert_frame_equal(one[inserted], two[inserted])
+
+
+# Clusters and representatives
+
+
+def test_one_representative_for_each_cluster_a_user_touched() -> None:
+    # Domain A has two clusters on the axes: items 0, 1, 2 near x and 3 near y; B is item 4.
+    vectors = np.array([[1, 0], [1, 0.1], [1, -0.1], [0, 1], [1, 1]], dtype=float)
+    domain = np.array([0, 0, 0, 0, 1])
+    clusters = cluster_items(vectors, domain, 2)
+    assert len(set(clusters.label[:3])) == 1
+    assert clusters.label[3] != clusters.label[0]
+    assert sorted(clusters.medoids[0]) == [0, 3]
+    histories = history([[1, 0, 3, 4], [2]], domain)
+    chosen = representatives(histories, clusters)
+    assert histories.rows[chosen.of(0, 0)].tolist() == [0, 3]  # 0 is nearer the centroid than 1
+    assert histories.rows[chosen.of(0, 1)].tolist() == [4]
+    assert histories.rows[chosen.of(1, 0)].tolist() == [2]
+    assert len(chosen.of(1, 1)) == 0
+
+
+def history(sequences: list[list[int]], domain: np.ndarray) -> Histories:
+    """Histories of training rows alone, with items named 0, 1, 2, ..."""
+    items = pd.DataFrame(
+        {
+            "item_id": [str(n) for n in range(len(domain))],
+            "domain": np.array(["art", "bike"])[domain],
+            "title": [f"thing {n}" for n in range(len(domain))],
+        }
+    )
+    counts = [len(sequence) for sequence in sequences]
+    rows = np.concatenate([np.array(sequence, dtype=np.int64) for sequence in sequences])
+    return Histories(
+        items, ["art", "bike"], domain, np.array([f"u{n}" for n in range(len(sequences))]),
+        np.concatenate([[0], np.cumsum(counts)]), rows, pd.DataFrame(),
+        np.zeros(len(rows), dtype=bool),
+    )  # fmt: skip
+
+
+# Generation
+
+
+def test_retrieval_offers_the_nearest_items_that_the_user_lacks() -> None:
+    domain = np.array([0, 1, 1, 1])
+    vectors = np.array([[1, 0], [1, 0], [0.8, 0.6], [0, 1]], dtype=float)
+    histories = history([[0, 1]], domain)
+    chosen = representatives(histories, cluster_items(vectors, domain, 1))
+    made = RetrievalGenerator(histories, vectors, chosen, num=2).generate([Task(0, 1)])
+    assert made.items[0].tolist() == [2, 3]  # 1 is nearest, but his already
+    assert not made.new_items
+
+
+def test_a_described_item_becomes_the_catalogue_item_of_its_name() -> None:
+    items = pd.DataFrame({"domain": ["art"], "title": ["Red Brush, 2 in."], "brand": ["Ka-Lo"]})
+    catalogue = Catalogue(items, ["art", "bike"])
+    same = {"title": "red  brush 2 IN", "brand": "KA LO", "price": 3, "categories": [],
+            "description": ""}  # fmt: skip
+    assert catalogue.line(same, 0) == 0
+    assert catalogue.line({**same, "brand": None}, 0) == 0
+    assert catalogue.line({**same, "brand": "Other"}, 0) == 1
+    assert catalogue.line(same, 1) == 2  # the other domain
+    assert catalogue.line({**same, "brand": "other "}, 0) == 1  # shared between users
+    assert catalogue.new_items[0]["price"] == "3.00"
+
+
+def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client) -> None:
+    domain = np.array([0, 0, 1, 1])
+    vectors = np.eye(4)
+    histories = history([[0], [1]], domain)
+    clusters = cluster_items(vectors, domain, 2)
+    chosen = representatives(histories, clusters)
+    llm_server.unreadable = "user u1 "
+    with llm_client(llm_server, retries=1, asks=1) as client:
+        made = LLMGenerator(histories, clusters, chosen, client, num=3).generate(
+            [Task(0, 1), Task(1, 1)]
+        )
+    assert list(made.failures) == ["u1"]
+    assert len(made.items[0]) == 3
+    assert len(made.items[1]) == 0
+
+
+# Filter and insertion
+
+
+def test_only_imbalanced_users_are_balanced_towards_what_they_lack() -> None:
+    counts = np.array([[9, 1], [0, 4], [3, 3], [0, 0], [10, 0]])
+    assert balancing_tasks(counts, Balance(0.9, 1.0)) == [Task(1, 0), Task(4, 1)]
+    assert balancing_tasks(counts, Balance(0.0, 1.0)) == [Task(0, 1), Task(1, 0), Task(4, 1)]
+
+
+def test_the_amount_grows_with_imbalance_and_stops_at_balance() -> None:
+    counts = np.array([[9, 1], [3, 0], [20, 0]])
+    tasks = [Task(0, 1), Task(1, 1), Task(2, 1)]
+    # ceil(1 * 0.8 * 4) = 4, at most 8;  ceil(1 * 1 * 10) = 10, at most 3;  10 of 10, at most 20
+    assert amounts(counts, tasks, [4, 10, 10], Balance(0.0, 1.0)).tolist() == [4, 3, 10]
+    assert amounts(counts, tasks, [4, 10, 10], Balance(0.0, 0.3)).tolist() == [1, 3, 3]
+    assert amounts(counts, tasks, [4, 10, 10], Balance(0.0, 0.0)).tolist() == [0, 0, 0]
+
+
+def test_one_quantile_holds_for_all_users() -> None:
+    first = Matches(np.zeros(2, int), np.array([0.1, 0.9]), np.array([0.8, 0.7]))
+    second = Matches(np.zeros(2, int), np.array([0.5, 0.6]), np.array([0.1, 0.2]))
+    kept = filter_items([first, second], k=10, tau=None, quantile=0.5)
+    assert [places.tolist() for places in kept] == [[1, 0], []]  # the source's most similar first
+
+
+@pytest.mark.parametrize(("where", "anchors"), [("anchor", [0, 2]), ("end", [3, 3])])
+def test_items_follow_their_anchor(where: str, anchors: list[int]) -> None:
+    histories = history([[0, 0, 0, 0]], np.array([0, 1, 1]))
+    one = Matches(np.array([2, 0]), np.array([0.9, 0.8]), np.array([1.0, 1.0]))
+    made = insert(
+        histories, [Task(0, 1)], [np.array([1, 2])], [one], [np.array([0, 1])], np.array([2]), where
+    )
+    assert made.anchors.tolist() == anchors
+    assert made.items.tolist() == ([2, 1] if where == "anchor" else [1, 2])
+
+
+def test_random_insertion_stays_within_the_training_rows(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path, insert="random")
+    frame = inter(tmp_path)
+    for _, rows in frame.groupby("user_id"):
+        tail = rows["augmented"].to_numpy()[-2:]
+        if (rows["augmented"] == "0").sum() >= 3:
+            assert (tail == "0").all()
+
+
+# The whole way
+
+
+def test_augmented_files_keep_the_raw_rows_and_train(raw: Path, tmp_path: Path, load) -> None:
+    report = run(raw, tmp_path)
+    before, after = inter(raw), inter(tmp_path)
+    kept = after[after["augmented"] == "0"]
+    for column in ("user_id", "item_id", "position"):
+        assert kept[column].tolist() == before[column].tolist()
+    data = load(tmp_path, "LLMEDT", dataset=NAME, augmentation=True)
+    assert data.sequences.augmented.sum() == (after["augmented"] == "1").sum() > 50
+    assert data.user_embeddings().shape[0] == data.user_num
+    assert report["statistics"]["before"]["augmented_rows"] == 0
+    imbalanced = [report["statistics"][w]["imbalance"]["90%-100%"] for w in ("before", "after")]
+    assert imbalanced[1] < imbalanced[0]
+    assert 0.5 < report["similarity"]["100%"] <= report["similarity"]["30%"] <= 1.0
+    assert json.loads((tmp_path / NAME / "augmentation.json").read_text()) == report
+
+
+def test_an_inserted_row_stands_right_behind_its_anchor(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path)
+    frame = inter(tmp_path)
+    assert not frame.duplicated(["user_id", "position"]).any()
+    items = read_table(raw / NAME / f"{NAME}.item").set_index("item_id")["domain"]
+    inserted = frame.index[frame["augmented"] == "1"]
+    for place in inserted:
+        raw_before = place - 1
+        while frame["augmented"][raw_before] == "1":
+            raw_before -= 1
+        assert frame["user_id"][raw_before] == frame["user_id"][place]
+        assert items[frame["item_id"][raw_before]] != items[frame["item_id"][place]]
+        assert 0 < frame["position"][place] - frame["position"][raw_before] < 1
+
+
+def test_the_same_run_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run(raw, tmp_path / name)
+    files = sorted((tmp_path / "one" / NAME).iterdir())
+    assert len(files) == 7
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / NAME / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("missing", ["generator", "profiler"])
+def test_a_stage_can_be_left_out(raw: Path, tmp_path: Path, missing: str) -> None:
+    run(raw, tmp_path, **{missing: "none"})
+    inserted = (inter(tmp_path)["augmented"] == "1").sum()
+    assert (inserted == 0) == (missing == "generator")
+    assert (tmp_path / NAME / f"{NAME}.user").is_file() == (missing == "generator")
+
+
+def test_an_llm_writes_items_and_profiles(
+    raw: Path, tmp_path: Path, llm_server, llm_settings, monkeypatch
+) -> None:
+    settings = llm_settings(llm_server)
+    monkeypatch.setattr("recbole_edt.augment.pipeline.LLMSettings.load", lambda *_: settings)
+    keys = {"generator": "openai", "profiler": "openai", "encoder": "openai", "tau_quantile": 0.0}
+    report = run(raw, tmp_path / "one", **keys)
+    asked = len(llm_server.log)
+    items = read_table(tmp_path / "one" / NAME / f"{NAME}.item")
+    assert (items["generated"] == "1").sum() > 10
+    assert set(report["cost"]) >= {"generate", "encode", "summarise", "reform", "analyse"}
+    again = Pipeline(NAME, raw, tmp_path / "one", augment_settings(keys)).run()
+    assert len(llm_server.log) == asked  # everything came from the cache
+    assert again["statistics"] == report["statistics"]
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encodr": "lsa"}, "did you mean 'encoder'"),
+        ({"insert": "middle"}, "anchor, end, random"),
+        ({"k": 0}, "k must be"),
+        ({"inject_ratio": 30}, "from 0 to 1"),
+        ({"tau_quantile": None}, "either tau or tau_quantile"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        augment_settings(settings)
+
+
+def test_raw_data_are_never_overwritten(raw: Path) -> None:
+    with pytest.raises(ConfigError, match="would be lost"):
+        run(raw, raw)
+
+
+def test_augmented_data_are_not_augmented_again(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path / "one")
+    with pytest.raises(ConfigError, match="augmented already"):
+        run(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_folder_of_other_origin_is_not_replaced(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "precious").write_text("mine")
+    with pytest.raises(ConfigError, match="move it away"):
+        run(raw, tmp_path)
+    assert (tmp_path / NAME / "precious").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".augment"] == [NAME]
+
+
+def test_a_file_encoder_cannot_encode_what_an_llm_writes(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no vectors"):
+        run(raw, tmp_path, encoder="file", generator="openai", llm="local")
+
+
+def test_missing_embeddings_are_named(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="item_emb"):
+        run(raw, tmp_path, encoder="file")
+
+
+def test_command_takes_both_forms_of_arguments(raw: Path, tmp_path: Path, capsys) -> None:
+    augment(["--dataset", NAME, f"--data_path={raw}", "--output_path", str(tmp_path), "--k", "3"])
+    assert "after augmentation" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--output_path is missing"):
+        augment([f"--dataset={NAME}"])

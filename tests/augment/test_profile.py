@@ -1,0 +1,100 @@
+"""Profiles: what is extracted, what is asked, and who is named when a call fails."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, UserGroups
+
+ITEMS = pd.DataFrame(
+    {
+        "item_id": list("abcdef"),
+        "domain": ["art"] * 4 + ["bike"] * 2,
+        "title": ["Red brush", "Blue brush", "Oil paint", "", "Bell", "Saddle"],
+        "brand": ["Kalo", "Kalo", "Oily", "", "Ding", ""],
+        "categories": ["Art | Brushes", "Art | Brushes", "Art | Paint", "Art | Paper", "Parts", ""],
+    }
+)
+DOMAINS = ["art", "bike"]
+VECTORS = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 1], [1, 1], [1, -1]], dtype=float)
+
+
+def groups(*sides) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    first, second = ([np.array(group) for group in side] for side in sides)
+    return first, second
+
+
+USERS = [
+    UserGroups("ann", groups([[0, 1], [2]], [[4]])),
+    UserGroups("bob", groups([], [[5, 4]])),
+    UserGroups("cid", groups([], [])),
+]
+
+
+def test_both_domains_get_as_much_room() -> None:
+    ann, _, _ = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write(USERS).texts
+    assert "art, " in ann
+    assert "bike, " in ann
+    assert "Brushes" in ann
+    assert "Kalo" in ann
+    assert "Bell" in ann
+    assert "Oil paint" not in ann  # the second cluster of art: bike has but one
+
+
+def test_the_most_central_item_speaks_for_a_cluster() -> None:
+    user = UserGroups("dan", groups([[0, 1, 2]], []))
+    text = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write([user]).texts[0]
+    # mean (1.9.., 1.1..)/3 points to (0.86, 0.5): the blue brush (0.99, 0.11) is nearest
+    assert "Blue brush" in text
+    assert "Red brush" not in text
+
+
+def test_the_text_of_imbalance_follows_the_counts() -> None:
+    write = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write
+    one_sided = write([UserGroups("eve", groups([[0]], []))]).texts[0]
+    balanced = write([UserGroups("eve", groups([[0]], [[4]]))]).texts[0]
+    extent = one_sided.split(":")[0]
+    assert extent not in balanced
+
+
+@pytest.mark.parametrize("pipeline", ["sra", "naive"])
+def test_a_user_without_items_has_no_profile(pipeline: str) -> None:
+    made = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, pipeline).write(USERS)
+    assert made.texts[2] == ""
+    assert all(made.texts[:2])
+    assert made == ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, pipeline).write(USERS)
+
+
+def test_summaries_are_reformed_and_then_analysed(llm_server, llm_client) -> None:
+    with llm_client(llm_server) as client:
+        made = LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS)
+        costs = client.costs()
+    assert all(made.texts[:2])
+    assert made.texts[2] == ""
+    assert not made.failures
+    # ann: two clusters of art and one of bike; bob: one of bike; cid: nothing to ask
+    asked = {stage: costs[stage]["requests"] for stage in ("summarise", "reform", "analyse")}
+    assert asked == {"summarise": 4, "reform": 3, "analyse": 2}
+
+
+def test_naive_profiles_ask_once_per_user(llm_server, llm_client) -> None:
+    with llm_client(llm_server) as client:
+        made = LLMProfiler(ITEMS, DOMAINS, client, "naive").write(USERS)
+        assert {stage: cost["requests"] for stage, cost in client.costs().items()} == {"naive": 2}
+    assert all(made.texts[:2])
+
+
+def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
+    llm_server, llm_client
+) -> None:
+    llm_server.unreadable = "Oil paint"
+    with llm_client(llm_server, retries=1, asks=1) as client:
+        made = LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS)
+    assert list(made.failures) == ["ann"]
+    assert made.texts[0] == ""
+    assert made.texts[1]
+    assert json.dumps(made.failures)
