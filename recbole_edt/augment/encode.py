@@ -15,7 +15,6 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.llm import LLMClient
 from recbole_edt.data.atomic import load_embeddings
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.files import read_table, replacing
 
 
 class TextEncoder(Protocol):
@@ -213,33 +212,3 @@ class SentenceEncoder:
     def encode_more(self, texts: Sequence[str]) -> np.ndarray:
         """Encode further texts."""
         return self.encode(texts)
-
-
-def encode_items(directory: str | Path, name: str, encoder: TextEncoder) -> Path:
-    """Encode every line of ``<name>.item`` into ``<name>.item_emb.npy`` (float16, same order).
-
-    Parameters
-    ----------
-    directory : str or Path
-        Folder of the data set.
-    name : str
-        Name of the data set.
-    encoder : TextEncoder
-        Where the vectors come from.
-
-    Returns
-    -------
-    Path
-        The file written; it is replaced atomically.
-
-    Raises
-    ------
-    DataError
-        If ``.item`` is missing or empty, or holds no text.
-    """
-    items = read_table(Path(directory) / f"{name}.item")
-    vectors = encoder.encode([item_text(row) for row in items.to_dict("records")])
-    path = Path(directory) / f"{name}.item_emb.npy"
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, vectors.astype(np.float16))
-    return path

@@ -241,6 +241,10 @@ class Pipeline:
         return SentenceEncoder(self.settings["sentence_model"])
 
     def _encode(self, encoder: TextEncoder, texts: list[str]) -> np.ndarray:
+        """Encode the items, rounded as they are stored: every stage sees what the reader will."""
+        return self._vectors(encoder, texts).astype(np.float16).astype(np.float32)
+
+    def _vectors(self, encoder: TextEncoder, texts: list[str]) -> np.ndarray:
         if not isinstance(encoder, SentenceEncoder):  # files, the client's cache, or a fit to keep
             return np.asarray(encoder.encode(texts), dtype=np.float32)
         key = [self.settings["sentence_model"], texts]

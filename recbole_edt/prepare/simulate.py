@@ -14,10 +14,12 @@ Run ``python -m recbole_edt.prepare.simulate --output dataset_atomic/cloth_sport
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -163,6 +165,26 @@ def write_atomic(shop: SimulatedShop, directory: str | Path, name: str) -> None:
     write_table(shop.interactions, INTER_COLUMNS, directory / f"{name}.inter")
     with replacing(directory / "SIMULATED") as temporary:
         temporary.write_text(NOTE, encoding="utf-8")
+
+
+def write_augmented(shop: SimulatedShop, directory: str | Path, name: str) -> None:
+    """Write the shop as ``recbole-edt augment`` makes it with its defaults, file by file.
+
+    Parameters
+    ----------
+    shop, directory, name
+        As in :func:`write_atomic`.
+    """
+    # A later stage; imported here so that nothing else of this room depends on it.
+    from recbole_edt.augment.pipeline import Pipeline, augment_settings
+
+    with TemporaryDirectory() as folder:
+        raw, made = Path(folder) / "raw", Path(folder) / "augmented"
+        write_atomic(shop, raw / name, name)
+        Pipeline(name, raw, made, augment_settings({})).run()
+        for file in sorted((made / name).iterdir()):
+            with replacing(Path(directory) / file.name) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 # Draws. Only Generator.random is used: NumPy may change its other distributions between versions.
@@ -472,17 +494,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=2026, help="random seed (%(default)s)")
     parser.add_argument("--users", type=int, default=2000, help="number of users (%(default)s)")
     parser.add_argument(
-        "--no-embeddings", action="store_true", help="leave out <name>.item_emb.npy"
+        "--raw", action="store_true", help="neither augment the data nor add vectors"
     )
     options = parser.parse_args(arguments)
     try:
         shop = simulate(options.users, options.seed)
-        write_atomic(shop, options.output, options.name)
-        if not options.no_embeddings:
-            # A later stage; imported here so that nothing else of this room depends on it.
-            from recbole_edt.augment.encode import LsaEncoder, encode_items
-
-            encode_items(options.output, options.name, LsaEncoder())
+        if options.raw:
+            write_atomic(shop, options.output, options.name)
+        else:
+            write_augmented(shop, options.output, options.name)
     except (EDTError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from recbole_edt.augment.encode import LsaEncoder, encode_items, item_text
+from recbole_edt.augment.encode import EndpointEncoder, FileEncoder, LsaEncoder, item_text
 from recbole_edt.errors import DataError
 
 FULL = {
@@ -119,30 +119,29 @@ def test_corpus_without_words_is_an_error() -> None:
         LsaEncoder().encode(["", "1 2"])
 
 
-class Recorder:
-    """Encoder that keeps what it was given."""
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        self.texts = texts
-        return np.arange(len(texts) * 2, dtype=np.float32).reshape(-1, 2)
-
-
-def test_encode_items_writes_one_row_per_line(tmp_path: Path) -> None:
-    (tmp_path / "d.item").write_text(
-        "item_id:token\tdomain:token\ttitle:token_seq\n7\tcloth\tNA\n3\tsport\t\n", encoding="utf-8"
-    )
-    encoder = Recorder()
-    path = encode_items(tmp_path, "d", encoder)
-    vectors = np.load(path, mmap_mode="r")
-    assert path == tmp_path / "d.item_emb.npy"
-    assert vectors.dtype == np.float16
-    np.testing.assert_array_equal(vectors, [[0, 1], [2, 3]])
-    assert "NA" in encoder.texts[0]
-    assert encoder.texts[1] == item_text({"domain": "sport"})
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["d.item", "d.item_emb.npy"]
+def test_further_texts_join_the_space_of_the_corpus() -> None:
+    encoder = LsaEncoder(dim=8)
+    vectors = encoder.encode(CORPUS)
+    more = encoder.encode_more([CORPUS[3], "a red tent of a kind", "unheard words"])
+    np.testing.assert_allclose(more[0], vectors[3], atol=1e-6)
+    nearest = CORPUS[int((vectors @ more[1]).argmax())]
+    assert "red" in nearest
+    assert "tent" in nearest
+    np.testing.assert_array_equal(more[2], 0.0)  # nothing of it is known
 
 
-def test_encode_items_needs_the_item_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing"):
-        encode_items(tmp_path, "d", Recorder())
-    assert not list(tmp_path.iterdir())
+def test_a_file_holds_one_vector_per_item(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float16))
+    vectors = FileEncoder(tmp_path / "v.npy").encode(["a", "b", "c"])
+    np.testing.assert_array_equal(vectors, np.eye(3))
+    with pytest.raises(DataError, match="3 rows"):
+        FileEncoder(tmp_path / "v.npy").encode(["a", "b"])
+
+
+def test_an_endpoint_that_fails_for_some_texts_is_an_error(llm_server, llm_client) -> None:
+    llm_server.unreadable = "broken"
+    with llm_client(llm_server, retries=1) as client:
+        encoder = EndpointEncoder(client)
+        assert encoder.encode(["red tent", "blue boot"]).shape[0] == 2
+        with pytest.raises(DataError, match="1 items could not be embedded"):
+            encoder.encode(["red tent", "broken"])
