@@ -323,7 +323,8 @@ class Pipeline:
             )
         profiles = profiler.write(users)
         made.failures["profile"] = profiles.failures
-        made.profiles = profiles.texts
+        # RecBole's own reader takes double quotes for marks that enclose a value.
+        made.profiles = [text.replace('"', "''") for text in profiles.texts]
         if isinstance(encoder, FileEncoder):
             if self.settings["profiler"] == "openai":
                 raise ConfigError("encoder 'file' has no vectors for the profiles an LLM writes")

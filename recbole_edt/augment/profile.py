@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -72,7 +73,7 @@ class ExtractiveProfiler:
 
     ``sra`` says for each domain how much of the whole it is and, for its largest clusters, the most
     central item and the commonest brand and category; both domains get as many clusters, so that
-    the minor one has as much room as the major one. ``naive`` lists the latest items of all.
+    the minor one has as much room as the major one. ``naive`` lists items of both domains.
 
     Parameters
     ----------
@@ -127,8 +128,21 @@ class ExtractiveProfiler:
         return ", ".join(dict.fromkeys(word for word in words if word))
 
     def _naive(self, user: UserGroups) -> str:
-        lines = [line for side in user.groups for group in side for line in group[-SAMPLES:]]
-        return "; ".join(dict.fromkeys(self.titles[line] for line in lines[:SAMPLES]))
+        return "; ".join(dict.fromkeys(self.titles[line] for line in sample_both(user)))
+
+
+def sample_both(user: UserGroups) -> list[int]:
+    """Choose up to ``SAMPLES`` items of a user, half of each domain, the clusters taking turns.
+
+    Each cluster gives its latest items first; what one domain lacks the other may fill.
+    """
+    sides = []
+    for groups in user.groups:
+        turns = zip_longest(*(reversed(group.tolist()) for group in groups))
+        sides.append([line for turn in turns for line in turn if line is not None])
+    half = SAMPLES // 2
+    rooms = [max(half, SAMPLES - len(other)) for other in reversed(sides)]
+    return [line for side, room in zip(sides, rooms, strict=True) for line in side[:room]]
 
 
 def _commonest(words) -> str:
@@ -230,7 +244,7 @@ class LLMProfiler:
 
     def _naive(self, users, present, failures) -> dict[int, str]:
         def write(key: tuple[int, ...]) -> str:
-            lines = [line for side in users[key[0]].groups for group in side for line in group]
+            lines = sample_both(users[key[0]])
             return prompt(
                 "naive", attributes=ATTRIBUTES, domain_a=self.domains[0],
                 domain_b=self.domains[1], samples=self._samples(lines),

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, UserGroups
+from recbole_edt.augment.profile import (
+    ExtractiveProfiler,
+    LLMProfiler,
+    UserGroups,
+    sample_both,
+)
+from recbole_edt.augment.prompts import imbalance
 
 ITEMS = pd.DataFrame(
     {
@@ -98,3 +104,40 @@ def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
     assert made.texts[0] == ""
     assert made.texts[1]
     assert json.dumps(made.failures)
+
+
+def test_naive_samples_are_half_of_each_domain_and_of_all_clusters() -> None:
+    first = [np.arange(0, 20), np.arange(20, 24)]
+    user = UserGroups("fay", (first, [np.arange(30, 50)]))
+    assert sample_both(user) == [19, 23, 18, 22, 17, 49, 48, 47, 46, 45]
+    lonely = UserGroups("gus", (first, []))
+    assert sample_both(lonely) == [19, 23, 18, 22, 17, 21, 16, 20, 15, 14]
+    assert sample_both(USERS[1]) == [4, 5]
+
+
+def test_prompts_carry_the_imbalance_and_the_answers_of_the_stage_before(
+    llm_server, llm_client, monkeypatch
+) -> None:
+    asked: dict[str, list[tuple[str, str]]] = {}
+    with llm_client(llm_server) as client:
+        ask = client.chat
+
+        def chat(requests, stage):
+            answers = ask(requests, stage=stage)
+            texts = [answer.value["text"] for answer in answers]
+            asked[stage] = [(r.user, text) for r, text in zip(requests, texts, strict=True)]
+            return answers
+
+        monkeypatch.setattr(client, "chat", chat)
+        LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS[:1])
+    assert list(asked) == ["summarise", "reform", "analyse"]
+    art, bike = (prompt for prompt, _ in asked["reform"])
+    assert imbalance(3, 1) in art
+    assert imbalance(1, 3) in bike
+    summaries = [" ".join(text.split()) for _, text in asked["summarise"]]
+    assert [text in art for text in summaries[:2]] == [True, True]
+    assert summaries[2] in bike
+    analysed = asked["analyse"][0][0]
+    for _, text in asked["reform"]:
+        assert " ".join(text.split()) in analysed
+    assert analysed.index(imbalance(3, 1)) < analysed.index(imbalance(1, 3))
