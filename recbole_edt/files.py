@@ -14,6 +14,26 @@ import pandas as pd
 
 from recbole_edt.errors import DataError
 
+INTER_COLUMNS = {
+    "user_id": "token",
+    "item_id": "token",
+    "timestamp": "float",
+    "position": "float",
+}
+"""Columns of ``.inter`` and their types (specification, section 2); augmentation adds one."""
+
+ITEM_COLUMNS = {
+    "item_id": "token",
+    "domain": "token",
+    "title": "token_seq",
+    "brand": "token_seq",
+    "price": "float",
+    "categories": "token_seq",
+    "description": "token_seq",
+    "generated": "token",
+}
+"""Columns of ``.item`` as the project writes them."""
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.files import replacing, write_table
+from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
 from recbole_edt.prepare.catalogue import MetadataFile, listed_asins, read_catalogue
 from recbole_edt.prepare.download import fetch, file_sha256
 from recbole_edt.prepare.filters import Filters, apply, drop_cross_listed, in_order
@@ -26,23 +26,6 @@ from recbole_edt.prepare.records import Item, number_to_asin
 from recbole_edt.prepare.reviews import Reviews, read_reviews
 from recbole_edt.prepare.sources import PairSource, RawFile, local_file
 from recbole_edt.prepare.statistics import dataset_statistics
-
-INTER_COLUMNS = {
-    "user_id": "token",
-    "item_id": "token",
-    "timestamp": "float",
-    "position": "float",
-}
-ITEM_COLUMNS = {
-    "item_id": "token",
-    "domain": "token",
-    "title": "token_seq",
-    "brand": "token_seq",
-    "price": "float",
-    "categories": "token_seq",
-    "description": "token_seq",
-    "generated": "token",
-}
 
 
 @dataclass(frozen=True)

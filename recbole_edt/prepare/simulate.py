@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.random import PCG64, Generator
 
 from recbole_edt.errors import ConfigError, EDTError
-from recbole_edt.files import replacing, write_table
+from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
 from recbole_edt.prepare import shop_vocabulary as words
 
 DOMAINS = ("cloth", "sport")
@@ -35,22 +35,6 @@ NOTE = (
     "simulated data: figures on it show that the code works, not how models compare; for Amazon "
     "data put atomic files into dataset/cloth_sport/, which is read instead (README, Data)\n"
 )
-INTER_COLUMNS = {
-    "user_id": "token",
-    "item_id": "token",
-    "timestamp": "float",
-    "position": "float",
-}
-ITEM_COLUMNS = {
-    "item_id": "token",
-    "domain": "token",
-    "title": "token_seq",
-    "brand": "token_seq",
-    "price": "float",
-    "categories": "token_seq",
-    "description": "token_seq",
-    "generated": "token",
-}
 
 MIN_USERS = 200  # below this the catalogue is smaller than the longest sequence
 MIN_ITEM_ROWS = 3  # rarer items leave the shop, as the public data sets are filtered
