@@ -48,7 +48,7 @@ from recbole_edt.augment.llm import LLMClient, LLMSettings
 from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, Profiler, UserGroups
 from recbole_edt.config import properties_dir
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.files import replacing, write_table
+from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
 from recbole_edt.prepare.statistics import dataset_statistics
 from recbole_edt.values import nearest
 
@@ -232,8 +232,13 @@ class Pipeline:
         if kind == "lsa":
             return LsaEncoder(self.settings["lsa_dim"])
         if kind == "file":
-            if self.settings["generator"] == "openai":
-                raise ConfigError("encoder 'file' has no vectors for the items an LLM writes")
+            writes = {
+                "items": self.settings["generator"] == "openai",
+                "profiles": self._profiles_wanted() and self.settings["profiler"] == "openai",
+            }
+            for what, by_llm in writes.items():
+                if by_llm:  # said before anything is paid for
+                    raise ConfigError(f"encoder 'file' has no vectors for the {what} an LLM writes")
             return FileEncoder(self.raw / f"{self.name}.item_emb.npy")
         if kind == "openai":
             assert self.client is not None
@@ -305,8 +310,11 @@ class Pipeline:
 
     # -- profile --------------------------------------------------------------------------------
 
+    def _profiles_wanted(self) -> bool:
+        return "none" not in (self.settings["profiler"], self.settings["profile"])
+
     def _profile(self, made: Augmentation, clusters: Clusters, encoder: TextEncoder) -> None:
-        if "none" in (self.settings["profiler"], self.settings["profile"]):
+        if not self._profiles_wanted():
             return
         table = all_items(made)
         labels = assign(made.vectors, made.histories, clusters)
@@ -326,8 +334,6 @@ class Pipeline:
         # RecBole's own reader takes double quotes for marks that enclose a value.
         made.profiles = [text.replace('"', "''") for text in profiles.texts]
         if isinstance(encoder, FileEncoder):
-            if self.settings["profiler"] == "openai":
-                raise ConfigError("encoder 'file' has no vectors for the profiles an LLM writes")
             made.user_vectors = mean_vectors(users, made.vectors)
         else:
             made.user_vectors = encode_profiles(encoder, profiles.texts)
@@ -335,7 +341,8 @@ class Pipeline:
     # -- write ----------------------------------------------------------------------------------
 
     def _write(self, made: Augmentation) -> dict[str, Any]:
-        inter, items = augmented_rows(made), all_items(made)
+        items = all_items(made)
+        inter = augmented_rows(made, items)
         report = self._report(made, inter, items)
         self.target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(mkdtemp(prefix=f".{self.name}.", dir=self.target.parent))
@@ -348,17 +355,10 @@ class Pipeline:
         return report
 
     def _write_files(self, folder, made, inter, items, report) -> None:
-        kinds = {"timestamp": "float", "position": "float"}
-        columns = ("user_id", "item_id", "timestamp", "position", "augmented")
-        write_table(
-            inter, {c: kinds.get(c, "token") for c in columns}, folder / f"{self.name}.inter"
-        )
-        kinds = {"item_id": "token", "domain": "token", "generated": "token", "price": "float"}
-        write_table(
-            items,
-            {c: kinds.get(c, "token_seq") for c in items.columns},
-            folder / f"{self.name}.item",
-        )
+        columns = INTER_COLUMNS | {"augmented": "token"}
+        write_table(inter, columns, folder / f"{self.name}.inter")
+        columns = {name: ITEM_COLUMNS.get(name, "token_seq") for name in items.columns}
+        write_table(items, columns, folder / f"{self.name}.item")
         save(folder / f"{self.name}.item_emb.npy", made.vectors)
         if made.profiles is not None:
             users = pd.DataFrame({"user_id": made.histories.users, "profile": made.profiles})
@@ -383,9 +383,7 @@ class Pipeline:
                 "training_before": dataset_statistics(raw[~made.histories.held_out], items),
                 "training_after": dataset_statistics(inter[train], items),
             },
-            "similarity": {
-                f"{round(100 * share)}%": similarity(made, share) for share in (0.3, 0.6, 1.0)
-            },
+            "similarity": similarities(made, (0.3, 0.6, 1.0)),
             "cost": {} if self.client is None else self.client.costs(),
             "failures": made.failures,
         }
@@ -495,25 +493,36 @@ def user_groups(made: Augmentation, labels: np.ndarray) -> list[UserGroups]:
     return out
 
 
-def similarity(made: Augmentation, share: float) -> float:
+def similarities(made: Augmentation, shares: Sequence[float]) -> dict[str, float]:
     """Mean cosine of augmented users' mean item vectors before and after injection (table 3).
 
-    1.0 where nobody is augmented.
+    Parameters
+    ----------
+    shares : sequence of float
+        Parts of the insertions to inject.
+
+    Returns
+    -------
+    dict
+        Percentage -> cosine; 1.0 where nobody is augmented.
     """
     owners = made.histories.owners
     touched = np.unique(owners[made.insertions.anchors])
     if not len(touched):
-        return 1.0
-    lines, anchors = training_items(made, share)
-    before = user_means(made.vectors, made.histories.rows, owners, len(made.histories.users))
-    after = user_means(made.vectors, lines, owners[anchors], len(made.histories.users))
-    cosine = (normalize(before[touched]) * normalize(after[touched])).sum(axis=1)
-    return round(float(cosine.mean()), 6)
+        return {f"{share:.0%}": 1.0 for share in shares}
+    units = normalize(np.asarray(made.vectors, dtype=np.float64))
+    n_users = len(made.histories.users)
+    before = normalize(user_sums(units, made.histories.rows, owners, n_users)[touched])
+    out = {}
+    for share in shares:
+        lines, anchors = training_items(made, share)
+        after = normalize(user_sums(units, lines, owners[anchors], n_users)[touched])
+        out[f"{share:.0%}"] = round(float((before * after).sum(axis=1).mean()), 6)
+    return out
 
 
-def user_means(vectors, lines, owners, n_users: int) -> np.ndarray:
-    """Mean unit vector of each user's items, float64 [n_users, d_L]; the scale does not matter."""
-    units = normalize(np.asarray(vectors, dtype=np.float64))
+def user_sums(units: np.ndarray, lines, owners, n_users: int) -> np.ndarray:
+    """Sum of each user's item vectors, float64 [n_users, d_L]."""
     out = np.zeros((n_users, units.shape[1]))
     for start in range(0, len(lines), 65536):
         part = slice(start, start + 65536)
@@ -532,7 +541,7 @@ def drop_unused(made: Augmentation) -> None:
     made.new_items = [made.new_items[place - n] for place in used]
 
 
-def augmented_rows(made: Augmentation) -> pd.DataFrame:
+def augmented_rows(made: Augmentation, items: pd.DataFrame) -> pd.DataFrame:
     """Lines of ``.inter``: raw rows and inserted ones, by user and position.
 
     Inserted rows share the gap behind their anchor evenly and take its timestamp.
@@ -543,7 +552,7 @@ def augmented_rows(made: Augmentation) -> pd.DataFrame:
     rank = np.arange(len(inserted.anchors)) - np.searchsorted(inserted.anchors, inserted.anchors)
     behind = np.bincount(inserted.anchors, minlength=len(training) + 1)[inserted.anchors]
     new = training.iloc[inserted.anchors].copy()
-    new["item_id"] = all_items(made)["item_id"].to_numpy()[inserted.items]
+    new["item_id"] = items["item_id"].to_numpy()[inserted.items]
     step = (rank + 1) / (behind + 1)
     raw["key"], new["key"] = raw["position"].astype(float), new["position"] + step
     raw["position"] = [str(place) for place in raw["position"]]

@@ -314,9 +314,12 @@ def test_a_folder_of_other_origin_is_not_replaced(raw: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir() if path.name != ".augment"] == [NAME]
 
 
-def test_a_file_encoder_cannot_encode_what_an_llm_writes(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["generator", "profiler"])
+def test_a_file_encoder_cannot_encode_what_an_llm_writes(
+    raw: Path, tmp_path: Path, stage: str
+) -> None:
     with pytest.raises(ConfigError, match="no vectors"):
-        run(raw, tmp_path, encoder="file", generator="openai", llm="local")
+        run(raw, tmp_path, encoder="file", llm="local", **{stage: "openai"})
 
 
 def test_missing_embeddings_are_named(raw: Path, tmp_path: Path) -> None:
