@@ -90,7 +90,7 @@ def measure(dataset: str, data_path: str, rounds: int, stock_batches: int) -> No
     supervised = int((ours.train_data.stops - ours.train_data.starts).sum())
     assert rows == supervised, "both must supervise the same positions"
     print(
-        f"{dataset}: {rows:,} supervised positions, {len(ours.network.positions.weight) - 1} long, "
+        f"{dataset}: {rows:,} supervised positions, {ours.network.max_seq_length} long, "
         f"{torch.get_num_threads()} threads, {rounds} rounds\n"
         f"  stock SASRec epoch / LLM-EDT stage-1 epoch   {median['stock'] / median['epoch']:8.1f} x"
         f"   (medians {median['stock']:.1f} s, {median['epoch']:.2f} s)\n"

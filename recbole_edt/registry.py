@@ -20,6 +20,12 @@ PLUGIN_MODELS = {
 }
 """Model name -> module that defines it."""
 
+PLUGIN_TRAINERS: dict[str, str] = {
+    "LLMEDT": "recbole_edt.trainer.stages:TwoStageTrainer",
+    "LLMEDTFinetune": "recbole_edt.trainer.stages:FinetuneTrainer",
+}
+"""Model name -> module and class of its trainer; the others of the plugin train in one stage."""
+
 PROPERTIES = {"LLMEDTPretrain": "LLMEDT", "LLMEDTFinetune": "LLMEDT"}
 """Models that share the property files of another."""
 

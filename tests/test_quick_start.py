@@ -80,7 +80,7 @@ def test_valid_metric_that_is_not_reported_otherwise_is_reported_too(run):
 
 
 def test_interrupted_training_leaves_no_results(run, monkeypatch):
-    from recbole_edt.trainer.trainer import TwoStageTrainer
+    from recbole_edt.trainer.stages import TwoStageTrainer
 
     with monkeypatch.context() as patch:
         patch.setattr(

@@ -26,6 +26,13 @@ NEGATIVES = "negatives"
 """Batch field prefix: one negative per target [batch, length], or a domain's shared ones [n]."""
 
 
+AUGMENTED = "augmented"
+"""Batch field: which items of ``sequence`` are inserted ones, bool [batch, length + 1].
+
+With ``_<domain>`` behind it, the same of the domain's sub-sequence.
+"""
+
+
 def domain_sequence_fields(domain: int) -> tuple[str, str]:
     """Fields of a domain's sub-sequence and of each target's place in it (-1 = other domain)."""
     return f"sequence_{domain}", f"place_{domain}"
@@ -37,8 +44,9 @@ class SequenceLoader(AbstractDataLoader):
     Which windows share a batch is drawn anew each epoch from (seed, epoch) alone.
 
     A batch holds ``user_id`` [B]; ``sequence`` [B, L + 1], whose columns ``:-1`` are inputs and
-    ``1:`` targets; negatives of the targets' own domains, as the configured ``loss`` needs them;
-    per domain ``sequence_<d>`` [B, L_d], the domain's own sub-sequence up to the last target, and
+    ``1:`` targets; ``augmented`` [B, L + 1], which of them preprocessing inserted; negatives of the
+    targets' own domains, as the configured ``loss`` needs them; per domain ``sequence_<d>``
+    [B, L_d], the domain's own sub-sequence up to the last target, ``augmented_<d>`` [B, L_d], and
     ``place_<d>`` [B, L], where in it each target of that domain stands; and ``last`` [B], which is
     True where the window ends the user's sequence.
     """
@@ -71,12 +79,14 @@ class SequenceLoader(AbstractDataLoader):
         self.first = tensor(rows.offsets[windows.users])
         self.final = tensor(rows.offsets[windows.users + 1] - 1)
         self.items = tensor(rows.items)
+        self.augmented = tensor(rows.augmented)
         self.item_domain = tensor(dataset.item_domain)
-        self.domain_index, self.domain_items = [], []
+        self.domain_index, self.domain_items, self.domain_augmented = [], [], []
         for domain in range(len(dataset.domains)):
             self.domain_index.append(tensor(in_domain_index(rows, dataset.item_domain, domain)))
             inside = dataset.item_domain[rows.items] == domain
             self.domain_items.append(tensor(rows.items[inside]))
+            self.domain_augmented.append(tensor(rows.augmented[inside]))
         self.negatives = NegativeSampler(self.item_domain, tensor(rows.offsets), self.items)
 
     def set_epoch(self, epoch: int) -> None:
@@ -107,6 +117,7 @@ class SequenceLoader(AbstractDataLoader):
         fields = {
             self._dataset.uid_field: users,
             SEQUENCE: sequence,
+            AUGMENTED: self._gather(self.augmented, starts, stops + 1),
             "last": stops == self.final[rows],
         }
         fields.update(self._draw(users, sequence[:, 1:], generator))
@@ -119,7 +130,7 @@ class SequenceLoader(AbstractDataLoader):
         index = starts[:, None] + torch.arange(width, device=values.device)
         inside = index < stops[:, None]
         if not len(values):
-            return torch.zeros(index.shape, dtype=torch.int64, device=index.device)
+            return torch.zeros(index.shape, dtype=values.dtype, device=index.device)
         return values[index.clamp_(max=len(values) - 1)] * inside
 
     def _draw(self, users: Tensor, targets: Tensor, generator: torch.Generator) -> dict:
@@ -148,6 +159,7 @@ class SequenceLoader(AbstractDataLoader):
         inside = (targets > 0) & (self.item_domain[targets] == domain)
         return {
             sequence_field: self._gather(self.domain_items[domain], starts, stops),
+            f"{AUGMENTED}_{domain}": self._gather(self.domain_augmented[domain], starts, stops),
             place_field: torch.where(inside, place, -1),
         }
 

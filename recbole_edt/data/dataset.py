@@ -45,6 +45,13 @@ def domain_fields(domain: int) -> tuple[str, str]:
     return f"item_id_list_{domain}", f"item_length_{domain}"
 
 
+AUGMENTED_LIST = "augmented_list"
+"""Field of an evaluation batch: which items of the history preprocessing inserted, bool [B, L].
+
+With ``_<domain>`` behind it, the same of the domain's sub-sequence.
+"""
+
+
 class CrossDomainDataset(SequentialDataset):
     """Sequences of users over two domains, split leave-one-out on raw rows.
 
@@ -247,7 +254,7 @@ class CrossDomainDataset(SequentialDataset):
         for targets in (split.valid_rows, split.test_rows):
             starts = np.maximum(first, targets - width)
             view = self._view(rows, Windows(split.users, starts, targets))
-            self._add_domain_fields(view, targets)
+            self._add_evaluation_fields(view, starts, targets)
             views.append(view)
         self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
         return views
@@ -270,20 +277,30 @@ class CrossDomainDataset(SequentialDataset):
         view.inter_feat = Interaction({name: torch.from_numpy(v) for name, v in fields.items()})
         return view
 
-    def _add_domain_fields(self, view: CrossDomainDataset, targets: np.ndarray) -> None:
-        """Add both domain sub-sequences (eq. 2) and the target's domain to evaluation rows."""
+    def _add_evaluation_fields(
+        self, view: CrossDomainDataset, starts: np.ndarray, targets: np.ndarray
+    ) -> None:
+        """Add both domain sub-sequences (eq. 2), what was inserted, and the target's domain."""
         rows, width = self.sequences, self.max_item_list_len
         first = rows.offsets[self.split.users]
-        fields = {TARGET_DOMAIN: torch.from_numpy(self.item_domain[rows.items[targets]])}
+        fields = {
+            TARGET_DOMAIN: self.item_domain[rows.items[targets]],
+            AUGMENTED_LIST: gather_padded(rows.augmented, starts, targets, width),
+        }
         for domain in range(len(self.domains)):
             index = in_domain_index(rows, self.item_domain, domain)
-            items = rows.items[self.item_domain[rows.items] == domain]
+            inside = self.item_domain[rows.items] == domain
             stops = index[targets]
             starts = np.maximum(index[first], stops - width)
             list_field, length_field = domain_fields(domain)
-            fields[list_field] = torch.from_numpy(gather_padded(items, starts, stops, width))
-            fields[length_field] = torch.from_numpy(stops - starts)
-        view.inter_feat.update(Interaction(fields))
+            fields[list_field] = gather_padded(rows.items[inside], starts, stops, width)
+            fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(
+                rows.augmented[inside], starts, stops, width
+            )
+            fields[length_field] = stops - starts
+        view.inter_feat.update(
+            Interaction({name: torch.from_numpy(values) for name, values in fields.items()})
+        )
 
     def windows(self) -> Windows:
         """Training windows for models that learn from all positions of a sequence in one pass."""

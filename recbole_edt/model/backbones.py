@@ -156,3 +156,115 @@ def make_backbone(config) -> Transformer | GRU4Rec:
     if config["backbone"] == "gru4rec":
         return GRU4Rec(config)
     return Transformer(config, causal=config["backbone"] == "sasrec")
+
+
+class SequenceEncoder(nn.Module):
+    """A backbone with its position embeddings: from item sequences to user states (eq. 8).
+
+    Parameters
+    ----------
+    config : mapping
+        ``backbone`` and its sizes, ``dropout``, ``item_dropout`` (share of input items blanked in
+        training) and ``mask_ratio`` (share of items that a bidirectional backbone hides).
+    max_length : int
+        Longest history.
+    """
+
+    def __init__(self, config, max_length: int) -> None:
+        super().__init__()
+        self.item_dropout, self.mask_ratio = config["item_dropout"], config["mask_ratio"]
+        self.backbone = make_backbone(config)
+        self.positions = nn.Embedding(max_length + 1, config["hidden_size"])
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    @property
+    def causal(self) -> bool:
+        """Whether each state has seen nothing behind its own step."""
+        return self.backbone.causal
+
+    def before_targets(
+        self, lookup, sequence: Tensor, masked: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """User states from which each target of a sequence is predicted (eq. 8).
+
+        Parameters
+        ----------
+        lookup : callable
+            Item ids -> vectors.
+        sequence : Tensor
+            [B, L + 1]; columns ``1:`` are the targets.
+        masked : Tensor
+            bool [B, L + 1]; items hidden from a bidirectional backbone; a causal one ignores it.
+        positions : Tensor, optional
+            [>= L + 1, d]; other position embeddings than the encoder's own.
+
+        Returns
+        -------
+        Tensor
+            [B, L, d]; state t has not seen ``sequence[:, t + 1]``.
+        """
+        positions = self.positions.weight if positions is None else positions
+        if self.causal:
+            inputs = sequence[:, :-1]
+            vectors = self._drop_items(lookup(inputs))
+            return self.backbone(vectors, positions[: inputs.shape[1]], inputs > 0)
+        assert self.backbone.mask_vector is not None
+        vectors = torch.where(masked[..., None], self.backbone.mask_vector, lookup(sequence))
+        valid = sequence > 0
+        valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
+        return self.backbone(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
+
+    def _drop_items(self, vectors: Tensor) -> Tensor:
+        """Blank whole items of the input at random, so that no single one is leant on."""
+        if not (self.training and self.item_dropout):
+            return vectors
+        kept = torch.rand(vectors.shape[:-1], device=vectors.device) >= self.item_dropout
+        return vectors * kept[..., None]
+
+    def last(
+        self, lookup, sequence: Tensor, lengths: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """State after the last item of each sequence: the user vector of eq. 8.
+
+        Parameters
+        ----------
+        lookup : callable
+            Item ids -> vectors.
+        sequence : Tensor
+            [B, L]; right-padded item ids.
+        lengths : Tensor
+            int64 [B]; a user with length 0 gets a state that means nothing.
+        positions : Tensor, optional
+            As in :meth:`before_targets`.
+
+        Returns
+        -------
+        Tensor
+            [B, d].
+        """
+        width = max(int(lengths.max()), 1)
+        sequence = F.pad(sequence[:, :width], (0, 1))
+        steps = torch.arange(width + 1, device=lengths.device)
+        after = steps == lengths[:, None]
+        if not self.causal:
+            sequence = sequence.masked_fill(after, 1)  # any real item: the mask vector hides it
+        states = self.before_targets(lookup, sequence, after, positions)
+        return states[torch.arange(len(lengths), device=lengths.device), (lengths - 1).clamp(min=0)]
+
+    def choose_targets(self, sequence: Tensor) -> Tensor:
+        """Choose the targets to predict: all, or for BERT4Rec a random part and the last one.
+
+        Returns
+        -------
+        Tensor
+            bool, the shape of ``sequence`` [B, L + 1]; never the first item, never padding.
+        """
+        real = sequence > 0
+        chosen = real.clone()
+        chosen[:, 0] = False
+        if self.causal:
+            return chosen
+        lengths = real.sum(1)
+        steps = torch.arange(sequence.shape[1], device=sequence.device)
+        drawn = torch.rand(sequence.shape, device=sequence.device) < self.mask_ratio
+        return chosen & (drawn | (steps == lengths[:, None] - 1))

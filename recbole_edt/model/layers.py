@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -160,15 +162,15 @@ class ItemLookup:
 
     Parameters
     ----------
-    embedding : ItemEmbedding
-        Computes them.
+    embedding : callable
+        Computes them: distinct item ids [n] -> vectors [n, d].
     n_items : int
         Size of the item table.
     *items : Tensor
         All ids the batch will ask for.
     """
 
-    def __init__(self, embedding: ItemEmbedding, n_items: int, *items: Tensor) -> None:
+    def __init__(self, embedding: Callable[[Tensor], Tensor], n_items: int, *items: Tensor) -> None:
         wanted = torch.zeros(n_items, dtype=torch.bool, device=items[0].device)
         wanted[0] = True  # padding is always asked for
         for ids in items:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_edt.data.dataloader import (
+    AUGMENTED,
     NEGATIVES,
     OWNED,
     SEQUENCE,
@@ -17,6 +18,7 @@ from recbole_edt.data.dataloader import (
     SequenceLoader,
     domain_sequence_fields,
 )
+from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.quick_start import make_loaders
 
@@ -180,6 +182,34 @@ def test_a_user_who_owns_a_whole_domain(write_dataset, load, tmp_path):
         make_loaders(dataset.config, dataset)
 
 
+@settings(max_examples=20)
+@given(**OPTIONS)
+def test_inserted_items_are_marked(make_train, seed, length, batch, shuffle):
+    train = make_train(seed, MAX_ITEM_LIST_LENGTH=length, train_batch_size=batch, shuffle=shuffle)
+    rows, item_domain = train.dataset.train_sequences, train.dataset.item_domain
+    assert rows.augmented.any()
+    for fields in train:
+        for at, user in enumerate(fields["user_id"].tolist()):
+            if not fields["last"][at]:
+                continue
+            mine = slice(*rows.offsets[user : user + 2])
+            items, flags = rows.items[mine], rows.augmented[mine]
+            columns = [(fields[SEQUENCE][at], fields[AUGMENTED][at], np.ones(len(items), bool))]
+            for domain in (0, 1):
+                columns.append(
+                    (
+                        fields[domain_sequence_fields(domain)[0]][at],
+                        fields[f"{AUGMENTED}_{domain}"][at],
+                        item_domain[items] == domain,
+                    )
+                )
+            for sequence, marked, kept in columns:
+                n = int((sequence > 0).sum())
+                expected = flags[kept][len(flags[kept]) - n :]
+                assert marked.dtype == torch.bool
+                assert marked.tolist() == expected.tolist() + [False] * (len(marked) - n)
+
+
 # --- evaluation batches ---------------------------------------------------------------------------
 
 
@@ -203,3 +233,28 @@ def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, mode
             lengths += interaction["item_length"].tolist()
         assert sorted(seen) == list(range(len(dataset.split.users)))
         assert lengths == sorted(lengths)
+
+
+def test_inserted_items_of_the_histories_are_marked(
+    make_shop, augmented_shop, write_dataset, load, tmp_path
+):
+    shop = augmented_shop(make_shop(3, n_users=30, lengths=(3, 14)), 3)
+    dataset = load(write_dataset(tmp_path, shop), MAX_ITEM_LIST_LENGTH=6)
+    rows = dataset.sequences
+    views = dataset.build()[1:]
+    targets_of = (dataset.split.valid_rows, dataset.split.test_rows)
+    n_marked = 0
+    for view, targets in zip(views, targets_of, strict=True):
+        for at, (user, target) in enumerate(zip(dataset.split.users, targets, strict=True)):
+            history = slice(rows.offsets[user], target)
+            items, flags = rows.items[history], rows.augmented[history]
+            cuts = [("", "item_id_list", np.ones(len(items), bool))]
+            for domain in (0, 1):
+                kept = dataset.item_domain[items] == domain
+                cuts.append((f"_{domain}", domain_fields(domain)[0], kept))
+            for suffix, list_field, kept in cuts:
+                filled = int((view.inter_feat[list_field][at] > 0).sum())
+                marked = view.inter_feat[f"{AUGMENTED_LIST}{suffix}"][at].tolist()
+                assert marked == flags[kept][-6:].tolist() + [False] * (6 - filled)
+                n_marked += sum(marked)
+    assert n_marked

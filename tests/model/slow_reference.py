@@ -194,17 +194,17 @@ def item_vector(model, item: int) -> np.ndarray:
 def run_alone(model, items: list[int | None], table) -> np.ndarray:
     """Backbone states of one unpadded sequence; None stands for the mask."""
     vectors = [
-        array(model.backbone.mask_vector) if item is None else item_vector(model, item)
+        array(model.encoder.backbone.mask_vector) if item is None else item_vector(model, item)
         for item in items
     ]
     inputs = torch.from_numpy(np.stack(vectors))[None]
     valid = torch.ones(1, len(items), dtype=torch.bool)
-    return array(model.backbone(inputs, table.weight[: len(items)], valid))[0]
+    return array(model.encoder.backbone(inputs, table.weight[: len(items)], valid))[0]
 
 
 def user_vector(model, history: list[int], table) -> np.ndarray:
     """u of eq. 8: the state that predicts what follows the history."""
-    if model.backbone.causal:
+    if model.encoder.backbone.causal:
         return run_alone(model, history, table)[-1]
     return run_alone(model, [*history, None], table)[-1]
 
@@ -221,7 +221,7 @@ def adapted(model, domain: int, state: np.ndarray) -> np.ndarray:
 def summed_vector(model, history: list[int], domain: int) -> np.ndarray:
     """What eq. 11 multiplies with a candidate of the domain: u^A + u, or u without history."""
     own = [item for item in history if domain_of(item) == domain]
-    out = user_vector(model, history, model.positions)
+    out = user_vector(model, history, model.encoder.positions)
     if own:
         state = user_vector(model, own, model.domain_positions[domain])
         out = out + adapted(model, domain, state)

@@ -113,7 +113,10 @@ def test_eq9_all_positions_at_once_equal_a_loop_over_prefixes(name, kind) -> Non
     model = build(LLMEDTPretrain, backbone=name, item_embedding=kind)
     terms = [
         log_sigmoid_gap(
-            user_vector(model, history, model.positions), model, target, negative_of(user, target)
+            user_vector(model, history, model.encoder.positions),
+            model,
+            target,
+            negative_of(user, target),
         )
         for user, history, target in prefixes()
     ]
@@ -125,7 +128,9 @@ def test_eq9_all_positions_at_once_equal_a_loop_over_prefixes(name, kind) -> Non
 def test_eq9_softmax_equals_a_loop_over_prefixes(name) -> None:
     model = build(LLMEDTPretrain, backbone=name, loss="softmax")
     terms = [
-        softmax_term(user_vector(model, history, model.positions), model, target, SEQUENCES[user])
+        softmax_term(
+            user_vector(model, history, model.encoder.positions), model, target, SEQUENCES[user]
+        )
         for user, history, target in prefixes()
     ]
     assert next_item_loss(model, training_batch()) == pytest.approx(np.mean(terms), rel=1e-5)
@@ -136,12 +141,12 @@ def test_eq9_bidirectional_equals_a_loop_over_masked_targets(loss) -> None:
     model = build(LLMEDTPretrain, backbone="bert4rec", loss=loss)
     batch = training_batch()
     torch.manual_seed(3)
-    chosen = model.choose_masked(batch["sequence"])
+    chosen = model.encoder.choose_targets(batch["sequence"])
     terms = []
     for row, items in enumerate(SEQUENCES.values()):
         hidden = [bool(chosen[row, step]) for step in range(len(items))]
         seen = [None if h else item for item, h in zip(items, hidden, strict=True)]
-        states = run_alone(model, seen, model.positions)
+        states = run_alone(model, seen, model.encoder.positions)
         for step in np.flatnonzero(hidden):
             user, target = USERS[row], items[step]
             if loss == "bpr":
@@ -160,11 +165,11 @@ def test_pretraining_on_all_sequences_adds_each_targets_domain_sub_sequence(name
     mixed, own = [], []
     for user, history, target in prefixes():
         negative = negative_of(user, target)
-        state = user_vector(model, history, model.positions)
+        state = user_vector(model, history, model.encoder.positions)
         mixed.append(log_sigmoid_gap(state, model, target, negative))
         alike = [item for item in history if domain_of(item) == domain_of(target)]
         if alike:
-            state = user_vector(model, alike, model.positions)
+            state = user_vector(model, alike, model.encoder.positions)
             own.append(log_sigmoid_gap(state, model, target, negative))
     assert 0 < len(own) < len(mixed)
     expected = np.mean(mixed) + np.mean(own)
@@ -207,7 +212,7 @@ def test_real_loader_and_its_windows_give_the_same_loss_as_a_loop(name) -> None:
             user, items = int(batch["user_id"][row]), [item for item in sequence if item]
             for step in range(1, len(items)):
                 seen.append((user, items[step]))
-                state = user_vector(model, items[:step], model.positions)
+                state = user_vector(model, items[:step], model.encoder.positions)
                 negative = int(batch["negatives"][row, step - 1])
                 terms.append(log_sigmoid_gap(state, model, items[step], negative))
         assert next_item_loss(model, batch) == pytest.approx(np.mean(terms), rel=1e-6)
@@ -224,13 +229,13 @@ def test_eq14_adds_alpha_times_the_alignment_of_users_with_a_profile(loss_name) 
     users, profiles = [], []
     for user, items in SEQUENCES.items():
         if user != NO_PROFILE:
-            users.append(user_vector(model, items[:-1], model.positions))
+            users.append(user_vector(model, items[:-1], model.encoder.positions))
             profiles.append(two_layers(model.profile_adapter, texts[user]))
     temperature = CONFIG["align_temperature"]
     align = alignment(np.stack(users), np.stack(profiles), temperature, loss_name == "infonce")
     batch = training_batch()
     pre = np.mean([
-        log_sigmoid_gap(user_vector(model, h, model.positions), model, t, negative_of(u, t))
+        log_sigmoid_gap(user_vector(model, h, model.encoder.positions), model, t, negative_of(u, t))
         for u, h, t in prefixes()
     ])  # fmt: skip
     assert next_item_loss(model, batch) == pytest.approx(pre + 0.7 * align, rel=1e-5)
@@ -245,7 +250,7 @@ def test_eq13_skips_windows_that_do_not_end_a_sequence() -> None:
     plain = build(LLMEDTPretrain, align_weight=0.0)
     plain.load_state_dict(model.state_dict(), strict=False)
     align = next_item_loss(model, batch) - next_item_loss(plain, batch)
-    users = [user_vector(model, SEQUENCES[u][:-1], model.positions) for u in (1, 5)]
+    users = [user_vector(model, SEQUENCES[u][:-1], model.encoder.positions) for u in (1, 5)]
     texts = TinyShop().user_embeddings().astype(np.float64)
     profiles = [two_layers(model.profile_adapter, texts[u]) for u in (1, 5)]
     expected = alignment(np.stack(users), np.stack(profiles), CONFIG["align_temperature"])
@@ -276,7 +281,9 @@ def test_bidirectional_user_vector_has_not_seen_the_last_target() -> None:
     heard = []
     model.profile_loss = lambda users, vectors: heard.append(vectors) or vectors.sum() * 0
     next_item_loss(model, training_batch())
-    expected = [user_vector(model, items[:-1], model.positions) for items in SEQUENCES.values()]
+    expected = [
+        user_vector(model, items[:-1], model.encoder.positions) for items in SEQUENCES.values()
+    ]
     assert np.allclose(array(heard[0]), np.stack(expected))
 
 
@@ -306,7 +313,7 @@ def check_scores(model, vector_of) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_eq8_scores(name, kind) -> None:
     model = build(LLMEDT, backbone=name, item_embedding=kind)
-    check_scores(model, lambda history, _: user_vector(model, history, model.positions))
+    check_scores(model, lambda history, _: user_vector(model, history, model.encoder.positions))
 
 
 @pytest.mark.parametrize("model_class", [LLMEDTFinetune, LLMEDT])
@@ -425,7 +432,7 @@ def test_eq12_with_windows_keeps_the_whole_domain_history() -> None:
             upto_end = [i for i in SEQUENCES[user][: end + 1] if domain_of(i) == domain][-4:]
             own = upto_end[: upto_end.index(target)]
             if own:
-                state = user_vector(model, items[:step], model.positions)
+                state = user_vector(model, items[:step], model.encoder.positions)
                 domain_state = user_vector(model, own, model.domain_positions[domain])
                 state = state + adapted(model, domain, domain_state)
                 negative = int(batch["negatives"][0, step - 1])
@@ -438,12 +445,12 @@ def test_eq12_bidirectional_equals_a_loop_over_masked_targets() -> None:
     model = finetuned(backbone="bert4rec")
     batch = training_batch()
     torch.manual_seed(3)
-    chosen = model.choose_masked(batch["sequence"])
+    chosen = model.encoder.choose_targets(batch["sequence"])
     terms = []
     for row, (user, items) in enumerate(SEQUENCES.items()):
         hidden = chosen[row].tolist()
         shown = [None if h else i for i, h in zip(items, hidden, strict=False)]
-        states = run_alone(model, shown, model.positions)
+        states = run_alone(model, shown, model.encoder.positions)
         for step, target in enumerate(items):
             domain = domain_of(target)
             own = [s for s, item in enumerate(items) if domain_of(item) == domain]
@@ -526,11 +533,11 @@ def test_fine_tuning_descends_from_the_true_start(name) -> None:
 
 def test_domain_positions_start_as_the_global_ones() -> None:
     model = build(LLMEDT)
-    assert not torch.equal(model.domain_positions[0].weight, model.positions.weight)
+    assert not torch.equal(model.domain_positions[0].weight, model.encoder.positions.weight)
     model.begin_finetuning()
     for table in model.domain_positions:
-        assert torch.equal(table.weight, model.positions.weight)
-        assert table.weight.data_ptr() != model.positions.weight.data_ptr()
+        assert torch.equal(table.weight, model.encoder.positions.weight)
+        assert table.weight.data_ptr() != model.encoder.positions.weight.data_ptr()
 
 
 def test_fine_tuning_with_the_paper_adapter_starts_from_the_global_scores() -> None:
@@ -555,7 +562,7 @@ def test_frozen_part_has_no_dropout(name, model_class) -> None:
     model.begin_finetuning()
     model.train()
     assert model.training
-    assert not model.backbone.training
+    assert not model.encoder.backbone.training
     training = model.calculate_loss(batch).item()
     assert training == model.calculate_loss(batch).item()
     assert training == model.eval().calculate_loss(batch).item()
@@ -568,7 +575,9 @@ def test_frozen_part_has_no_dropout(name, model_class) -> None:
 def test_item_dropout_blanks_whole_items_of_the_input_in_stage_1_alone(name) -> None:
     model = build(LLMEDT, backbone=name, dropout=0.0, item_dropout=0.4)
     heard = []
-    model.backbone.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].detach()))
+    model.encoder.backbone.register_forward_pre_hook(
+        lambda _, inputs: heard.append(inputs[0].detach())
+    )
     batch = training_batch()
     real = batch["sequence"][:, :-1]
     whole = model.item_embedding(real).detach()
@@ -608,15 +617,15 @@ def test_finetune_model_takes_what_stage_1_learned(pretrained_class) -> None:
     for n, value in model.domain_adapters.state_dict().items():
         assert torch.equal(value, own[n])
     for table in model.domain_positions:
-        assert torch.equal(table.weight, pretrained.positions.weight)
-    assert not model.positions.weight.requires_grad
+        assert torch.equal(table.weight, pretrained.encoder.positions.weight)
+    assert not model.encoder.positions.weight.requires_grad
 
 
 def test_finetune_model_needs_no_profiles_of_the_checkpoint() -> None:
     pretrained = build(LLMEDTPretrain, seed=1, align_weight=0.5)
     model = build(LLMEDTFinetune, seed=2, align_weight=0.0)
     model.load_pretrained(pretrained.state_dict())
-    assert torch.equal(model.positions.weight, pretrained.positions.weight)
+    assert torch.equal(model.encoder.positions.weight, pretrained.encoder.positions.weight)
 
 
 @pytest.mark.parametrize(
@@ -663,7 +672,7 @@ def test_checkpoint_of_another_text_start_does_not_fit(starts) -> None:
 def test_causal_backbones_predict_every_item_but_the_first(name) -> None:
     model = build(LLMEDTPretrain, backbone=name)
     sequence = torch.tensor([[4, 2, 3, 0], [5, 1, 0, 0]])
-    assert model.choose_masked(sequence).int().tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
+    assert model.encoder.choose_targets(sequence).int().tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -673,13 +682,13 @@ def test_causal_backbones_predict_every_item_but_the_first(name) -> None:
 def test_bidirectional_hides_the_last_item_and_a_share_of_the_rest(ratio, expected) -> None:
     model = build(LLMEDTPretrain, backbone="bert4rec", mask_ratio=ratio)
     sequence = torch.tensor([[4, 2, 3, 0], [5, 1, 0, 0]])
-    assert model.choose_masked(sequence).int().tolist() == expected
+    assert model.encoder.choose_targets(sequence).int().tolist() == expected
 
 
 def test_bidirectional_hides_the_configured_share() -> None:
     model = build(LLMEDTPretrain, backbone="bert4rec", mask_ratio=0.3)
     torch.manual_seed(0)
-    chosen = model.choose_masked(torch.ones(400, 52, dtype=torch.int64))
+    chosen = model.encoder.choose_targets(torch.ones(400, 52, dtype=torch.int64))
     assert not chosen[:, 0].any()
     assert chosen[:, -1].all()
     assert chosen[:, 1:-1].float().mean().item() == pytest.approx(0.3, abs=0.015)
@@ -695,7 +704,7 @@ def test_hidden_target_never_influences_its_own_prediction(finetune) -> None:
     )
     batch = training_batch()
     torch.manual_seed(3)
-    chosen = model.choose_masked(batch["sequence"])
+    chosen = model.encoder.choose_targets(batch["sequence"])
     changed = {user: list(items) for user, items in SEQUENCES.items()}
     for row, user in enumerate(USERS):
         for step in torch.nonzero(chosen[row]).squeeze(1).tolist():
@@ -725,13 +734,13 @@ def changed_sequences(changed: dict, batch: dict) -> dict:
 def test_causal_states_before_a_target_have_not_seen_it(name) -> None:
     model = build(LLMEDTPretrain, backbone=name)
     sequence = torch.tensor([[4, 2, 8, 9, 1]])
-    masked = model.choose_masked(sequence)
-    lookup, table = model.item_embedding, model.positions.weight
-    before = model.states_before_targets(lookup, sequence, table, masked)
+    masked = model.encoder.choose_targets(sequence)
+    lookup = model.item_embedding
+    before = model.encoder.before_targets(lookup, sequence, masked)
     for step in range(1, 5):
         other = sequence.clone()
         other[0, step:] = 7
-        after = model.states_before_targets(lookup, other, table, masked)
+        after = model.encoder.before_targets(lookup, other, masked)
         assert torch.allclose(before[:, :step], after[:, :step], atol=1e-12)
 
 
@@ -740,14 +749,14 @@ def test_bidirectional_scores_come_from_a_mask_behind_the_history() -> None:
     rows = evaluation_batch()
     (state, _) = model.user_vectors(rows)
     for row, history in enumerate(SEQUENCES.values()):
-        expected = run_alone(model, [*history, None], model.positions)[-1]
+        expected = run_alone(model, [*history, None], model.encoder.positions)[-1]
         assert np.allclose(array(state)[row], expected)
 
 
 def test_mask_vector_is_learned() -> None:
     model = build(LLMEDTPretrain, backbone="bert4rec")
     model.train().calculate_loss(training_batch()).backward()
-    assert model.backbone.mask_vector.grad.any()
+    assert model.encoder.backbone.mask_vector.grad.any()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -763,7 +772,7 @@ def test_no_row_of_attention_is_empty() -> None:
     """A softmax over nothing is NaN in older versions of torch."""
     model = build(LLMEDT, backbone="bert4rec", pretrain_sequences="all")
     seen = []
-    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    model.encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
     model.calculate_loss(training_batch((2, 3)))
     assert len(seen) == 3
     assert all(valid.any(1).all() for valid in seen)

@@ -258,7 +258,7 @@ def test_killed_by_the_system_and_resumed(small, run, same_result):
     program = f"""
 import os, signal
 from recbole_edt import run_recbole_edt
-from recbole_edt.trainer.trainer import TwoStageTrainer
+from recbole_edt.trainer.stages import TwoStageTrainer
 original = TwoStageTrainer._train_epoch
 def train_epoch(self, data, epoch, **rest):
     if (self.stage, epoch) == (2, 1):

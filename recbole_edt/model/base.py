@@ -1,0 +1,234 @@
+"""What every model of the plugin shares: losses over all positions, and scores by dot product.
+
+A model gives each item one vector and each user one vector per domain; an item's score is the dot
+product of its vector with the user's vector of the item's domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.layers import ItemLookup, bpr_loss, softmax_loss
+
+
+class CrossDomainModel(SequentialRecommender):
+    """Base of the plugin's models: subclasses say what vectors items and users have.
+
+    They define :meth:`embed`, :meth:`user_vectors` and ``calculate_loss``.
+
+    Attributes
+    ----------
+    choices : mapping
+        Config key -> the values it can take; others are refused.
+    n_domains : int
+        Always two.
+    item_domain : Tensor
+        int64 [n_items]; 0 or 1, and -1 for the padding item.
+    """
+
+    input_type = InputType.POINTWISE
+    choices: Mapping[str, tuple] = {
+        "backbone": ("sasrec", "gru4rec", "bert4rec"),
+        "loss": ("bpr", "softmax"),
+    }
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self._check_choices(config)
+        self.loss_name = config["loss"]
+        self.n_domains = len(dataset.domains)
+        item_domain = torch.from_numpy(dataset.item_domain)
+        self.item_domain: Tensor
+        self.register_buffer("item_domain", item_domain, persistent=False)
+        self._item_vectors: Tensor | None = None
+
+    def _check_choices(self, config) -> None:
+        for key, choices in self.choices.items():
+            if config[key] not in choices:
+                raise ConfigError(f"{key} '{config[key]}' is not one of {', '.join(choices)}")
+        if config["hidden_size"] % config["n_heads"]:
+            raise ConfigError("hidden_size must be a multiple of n_heads")
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors that user vectors are multiplied with, for item ids [...]: [..., d]."""
+        raise NotImplementedError
+
+    # -- losses ---------------------------------------------------------------------------------
+
+    def batch_lookup(self, batch, embed: Callable[[Tensor], Tensor] | None = None) -> ItemLookup:
+        """Vectors of all items of a batch, each computed once.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        embed : callable, optional
+            Distinct item ids [n] -> vectors [n, d]; by default :meth:`embed`.
+        """
+        wanted = [batch[SEQUENCE]]
+        wanted += [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
+        if self.loss_name == "bpr":
+            wanted.append(batch[NEGATIVES])
+        else:
+            wanted += [batch[f"{NEGATIVES}_{d}"] for d in range(self.n_domains)]
+        return ItemLookup(embed or self.embed, self.n_items, *wanted)
+
+    def next_item_loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
+        """Next-item loss, averaged over the chosen positions (LLM-EDT's eqs. 9, 12).
+
+        ``loss: bpr`` is one sampled negative per position, ``softmax`` a softmax over the positive
+        and the negatives that the batch shares; both from the positive's own domain.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        lookup : callable
+            Item ids -> vectors that states are multiplied with.
+        states : Tensor
+            [B, L, d]; state t predicts ``sequence[:, t + 1]``.
+        chosen : Tensor
+            bool [B, L]; which targets count.
+
+        Returns
+        -------
+        Tensor
+            Scalar; zero when no target counts.
+        """
+        targets = batch[SEQUENCE][:, 1:]
+        if self.loss_name == "bpr":
+            return self._bpr(batch, lookup, states[chosen], targets, chosen)
+        total = states.new_zeros(())
+        for domain in range(self.n_domains):
+            mine = torch.nonzero(chosen & (self.item_domain[targets] == domain), as_tuple=True)
+            total = total + softmax_loss(
+                states[mine],
+                lookup(targets[mine]),
+                lookup(batch[f"{NEGATIVES}_{domain}"]),
+                batch[f"{OWNED}_{domain}"],
+                mine[0],
+            )
+        return total / chosen.sum().clamp(min=1)
+
+    def _bpr(self, batch, lookup, states, targets, chosen):
+        if not len(states):
+            return states.sum()
+        positive = (states * lookup(targets[chosen])).sum(-1)
+        negative = (states * lookup(batch[NEGATIVES][chosen])).sum(-1)
+        return bpr_loss(positive, negative)
+
+    def states_in_own_domain(
+        self,
+        batch,
+        encode: Callable[[int, Tensor, Tensor], Tensor],
+        chosen: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """States of each target's own domain sub-sequence before it, in the target's place.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        encode : callable
+            ``encode(domain, sequence [B, M], masked [B, M]) -> states [B, M - 1, d]``: state t has
+            not seen item t + 1 of the domain's sub-sequence.
+        chosen : Tensor, optional
+            bool [B, L + 1]; the targets, which a bidirectional encoder must not see (``masked``);
+            a causal one needs no such help.
+
+        Returns
+        -------
+        states : Tensor
+            [B, L, d]; zero where the target is the first of its domain.
+        has : Tensor
+            bool [B, L]; where there is domain history.
+        """
+        total, has_any = None, None
+        for domain in range(self.n_domains):
+            sequence_field, place_field = domain_sequence_fields(domain)
+            sequence, place = batch[sequence_field], batch[place_field]
+            has = place >= 1
+            if sequence.shape[1] < 2:
+                sequence = F.pad(sequence, (0, 1))
+            masked = torch.zeros_like(sequence, dtype=torch.bool)
+            if chosen is not None:
+                hidden = torch.nonzero(chosen[:, 1:] & (place >= 0), as_tuple=True)
+                masked[hidden[0], place[hidden]] = True
+            states = encode(domain, sequence, masked)
+            rows = torch.arange(len(place), device=place.device)[:, None]
+            mine = states[rows, (place - 1).clamp(min=0)] * has[..., None]  # [B, L, d]
+            total = mine if total is None else total + mine
+            has_any = has if has_any is None else has_any | has
+        assert total is not None and has_any is not None
+        return total, has_any
+
+    # -- inference ------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True):
+        """Switch the mode; item vectors cached for inference are forgotten."""
+        self._item_vectors = None
+        return super().train(mode)
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, [n_items, d]; computed once per evaluation."""
+        if self._item_vectors is not None and not torch.is_grad_enabled():
+            return self._item_vectors
+        vectors = self.embed(torch.arange(self.n_items, device=self.item_domain.device))
+        if not self.training and not torch.is_grad_enabled():
+            self._item_vectors = vectors
+        return vectors
+
+    def look_up(self, items: Tensor) -> Tensor:
+        """Vectors of items [...], taken from those of all items: [..., d]."""
+        return F.embedding(items, self.item_vectors())
+
+    def user_vectors(self, interaction) -> list[Tensor]:
+        """User vectors [B, d] that items of each domain are scored with."""
+        raise NotImplementedError
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Scores of all items, [B, n_items]."""
+        vectors = self.item_vectors()
+        by_domain = self.user_vectors(interaction)
+        scores = by_domain[0] @ vectors.T
+        for domain in range(1, self.n_domains):
+            if by_domain[domain] is not by_domain[0]:
+                items = torch.nonzero(self.item_domain == domain).squeeze(1)
+                scores[:, items] = by_domain[domain] @ vectors[items].T
+        return scores
+
+    def candidate_scores(self, interaction, candidates: Tensor) -> Tensor:
+        """Scores of given items per row, where scoring all would be a waste.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            Evaluation rows.
+        candidates : Tensor
+            int64 [B, n]; in each row items of one domain.
+
+        Returns
+        -------
+        Tensor
+            [B, n].
+        """
+        users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
+        rows = torch.arange(len(candidates), device=candidates.device)
+        mine = users[self.item_domain[candidates[:, 0]], rows]
+        return torch.einsum("bd,bnd->bn", mine, self.item_vectors()[candidates])
+
+    def predict(self, interaction) -> Tensor:
+        """Scores of one item per row, [B]."""
+        items = interaction[self.ITEM_ID]
+        users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
+        rows = torch.arange(len(items), device=items.device)
+        mine = users[self.item_domain[items].clamp(min=0), rows]
+        return (mine * self.item_vectors()[items]).sum(-1)

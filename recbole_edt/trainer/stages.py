@@ -1,0 +1,102 @@
+"""LLM-EDT's two stages: global pre-training, then domain fine-tuning (section 3.5.1)."""
+
+from __future__ import annotations
+
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_edt.errors import CheckpointError
+from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer.trainer import CrossDomainMixin, CrossDomainTrainer, new_timing, run_file
+
+
+class FinetuneTrainer(CrossDomainTrainer):
+    """Stage 2 on a pre-trained model (``pretrained_path``)."""
+
+    stage = 2
+
+    @classmethod
+    def check(cls, config, model, dataset):
+        """Refuse a missing, damaged or unfitting model of stage 1, too."""
+        cls._load_pretrained(config, model, dataset)
+        super().check(config, model, dataset)
+
+    @staticmethod
+    def _load_pretrained(config, model, dataset) -> None:
+        path = config["pretrained_path"]
+        if not path:
+            raise CheckpointError("LLMEDTFinetune needs --pretrained_path=<checkpoint of stage 1>")
+        content = checkpoint.load(path, config["device"])
+        checkpoint.check_dataset(content, dataset, path)
+        model.load_pretrained(content["state_dict"])
+
+    def _begin(self, dataset, saved):
+        self._load_pretrained(self.config, self.model, dataset)
+        self._tune_adapters()
+        super()._begin(dataset, saved)
+
+    def _tune_adapters(self) -> None:
+        """Turn the optimizer to the parameters that stage 2 trains."""
+        self.epochs = self.config["finetune_epochs"]
+        self.eval_step = min(self.config["eval_step"], self.epochs)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = self._build_optimizer(
+            params=trainable, learning_rate=self.config["finetune_learning_rate"]
+        )
+
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+        """Count the untrained start of stage 2 as an epoch that can be the best one."""
+        if self.start_epoch == 0 and valid_data:
+            self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
+            if saved:
+                self._save_checkpoint(-1, verbose=False)
+        super()._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+
+class TwoStageTrainer(FinetuneTrainer):
+    """Global pre-training, then domain fine-tuning from its best epoch (section 3.5.1)."""
+
+    stage = 1
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.final_file = self.saved_model_file
+        self.saved_model_file = run_file(config, "stage1")
+
+    @classmethod
+    def check(cls, config, model, dataset):
+        """Refuse what the first stage alone would refuse: it makes its own pre-trained model."""
+        super(FinetuneTrainer, cls).check(config, model, dataset)
+
+    def _begin(self, dataset, saved):
+        CrossDomainMixin._begin(self, dataset, saved)
+
+    def _take(self, content, path):
+        if content["stage"] == 2 and self.stage == 1:
+            self._enter_stage_2()
+        super()._take(content, path)
+
+    def _enter_stage_2(self) -> None:
+        self.model.begin_finetuning()
+        self.stage, self.saved_model_file = 2, self.final_file
+        self.start_epoch = self.cur_step = 0
+        self.timing = new_timing()
+        self._tune_adapters()
+        self.tensorboard.close()  # its steps are epochs, and those start again
+        self.tensorboard = SummaryWriter(f"{self.tensorboard.log_dir}/stage2")
+
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+        rest = (train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        if self.stage == 1:
+            CrossDomainMixin._fit_stage(self, *rest)
+            if saved:
+                self.load_best()
+            self._enter_stage_2()
+        super()._fit_stage(*rest)
+
+    def load_best(self, model_file=None):
+        """Load the best epoch of the current stage, or a checkpoint of either stage."""
+        path = model_file or self.saved_model_file
+        content = checkpoint.load(path, self.device)
+        if content["stage"] == 2 and self.stage == 1:
+            self._enter_stage_2()
+        checkpoint.load_state(self.model, content, path)
