@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import recbole.data
 from recbole.data.utils import create_samplers
 from recbole.utils import get_model, get_trainer, init_seed
@@ -17,7 +18,7 @@ from recbole_edt.config import EDTConfig, set_threads
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import refusing
 from recbole_edt.evaluation.ranking import Ranking
-from recbole_edt.evaluation.report import check_writable, table, write_json
+from recbole_edt.evaluation.report import check_writable, table, write_json, write_ranks
 from recbole_edt.log import FILE_ONLY, open_log
 from recbole_edt.trainer import checkpoint, trainer_class
 
@@ -81,18 +82,21 @@ def run_recbole_edt(
     if saved:
         trainer.load_best()
 
-    results = report(config, data, trainer, valid_data, test_data)
+    results, ranks = report(config, data, trainer, valid_data, test_data)
     results["timing"]["total_s"] = round(perf_counter() - start, 2)
     print_results(results, data)
     if config["result_file"]:
         write_json(config["result_file"], results)
+    if config["ranks_file"]:
+        write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
     return results
 
 
 def check_outputs(config, saved: bool) -> None:
     """Refuse places that a run could not write to, before it has spent any time."""
-    if config["result_file"]:
-        check_writable("result_file", config["result_file"])
+    for key in ("result_file", "ranks_file"):
+        if config[key]:
+            check_writable(key, config[key])
     if saved:
         check_writable("checkpoint_dir", Path(config["checkpoint_dir"]) / "checkpoint.pth")
 
@@ -126,10 +130,31 @@ def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ran
     }
 
 
-def report(config, data, trainer, valid_data, test_data) -> dict[str, Any]:
-    """Evaluate validation and test under every wanted protocol and gather the results."""
+def describe_targets(data: CrossDomainDataset) -> dict[str, np.ndarray]:
+    """Return whose targets the ranks belong to, and their domains, in the order of the ranks."""
+    split, items = data.split, data.sequences.items
+    return {
+        "users": data.id2token(data.uid_field, split.users).astype(str),
+        "valid_domains": data.item_domain[items[split.valid_rows]].astype(np.int8),
+        "test_domains": data.item_domain[items[split.test_rows]].astype(np.int8),
+    }
+
+
+def report(
+    config, data, trainer, valid_data, test_data
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Evaluate validation and test under every wanted protocol.
+
+    Returns
+    -------
+    results : dict
+        The content of the results file.
+    ranks : dict
+        ``<phase>_<mode>`` -> int32 [n_eval]; the rank of every target.
+    """
     modes = reported_modes(config)
     protocols: dict[str, Any] = {}
+    ranks = {}
     test_s = 0.0
     for mode in modes:
         part = {}
@@ -138,9 +163,10 @@ def report(config, data, trainer, valid_data, test_data) -> dict[str, Any]:
             trainer.evaluate(loader, load_best_model=False, mode=mode)
             test_s = perf_counter() - start if mode == modes[0] else test_s
             part[phase] = trainer.reports[phase]
+            ranks[f"{phase}_{mode}"] = trainer.last_ranks[phase].astype(np.int32)
         protocols[mode] = part
     parameters = list(trainer.model.parameters())
-    return {
+    results = {
         "model": config["model"],
         "dataset": config["dataset"],
         "seed": config["seed"],
@@ -162,6 +188,7 @@ def report(config, data, trainer, valid_data, test_data) -> dict[str, Any]:
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         },
     }
+    return results, ranks
 
 
 def describe(data: CrossDomainDataset) -> str:

@@ -71,6 +71,23 @@ def test_further_protocols_are_reported_beside_the_main_one(run, capsys):
     assert [title.split()[2] for title in titles] == ["uni5", "full"]
 
 
+def test_ranks_of_every_user_are_written_and_give_the_reported_figures(run, data_path, config_for):
+    results = run(report_modes=["full"], ranks_file="ranks.npz")
+    data = CrossDomainDataset(config_for(data_path))
+    targets = data.sequences.items[data.split.test_rows]
+    with np.load("ranks.npz") as ranks:
+        assert ranks["users"].tolist() == data.id2token("user_id", data.split.users).tolist()
+        assert ranks["test_domains"].tolist() == data.item_domain[targets].tolist()
+        assert len(ranks) == 3 + 4
+        for mode, part in results["protocols"].items():
+            for phase in ("valid", "test"):
+                mine = ranks[f"{phase}_{mode}"]
+                assert (mine <= 3).mean() == part[phase]["overall"]["hit@3"]
+                for domain, name in enumerate(data.domains):
+                    of_domain = mine[ranks[f"{phase}_domains"] == domain]
+                    assert (1 / of_domain).mean() == part[phase]["domains"][name]["mrr"]
+
+
 def test_single_further_protocol_needs_no_list(run):
     assert list(run("SASRec", report_modes="full")["protocols"]) == ["uni5", "full"]
 

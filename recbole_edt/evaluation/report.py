@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from texttable import Texttable
 
 from recbole_edt.errors import ConfigError
@@ -62,3 +63,19 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a results file so that it is whole or absent."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
+
+
+def write_ranks(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write ranks so that the file is whole or absent.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ``.npz`` file.
+    arrays : mapping
+        ``users`` (str [n_eval]), ``valid_domains`` and ``test_domains`` (int8 [n_eval]; domain of
+        each target), and per protocol ``<phase>_<mode>`` (int32 [n_eval]; rank of the target,
+        from 1).
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

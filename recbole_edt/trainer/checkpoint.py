@@ -14,8 +14,8 @@ from recbole_edt.files import replacing
 
 FORMAT = "recbole-edt/1"
 _NOT_SETTINGS = {
-    "resume", "result_file", "show_progress", "state", "checkpoint_dir", "device", "gpu_id",
-    "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
+    "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
+    "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
     "threads", "worker",
 }  # fmt: skip
 

@@ -34,6 +34,10 @@ _SPARSE = 16
 """Candidates are scored one by one where they are fewer than one item in this many."""
 
 
+class _TimeIsUpError(Exception):
+    """Ends RecBole's loop over epochs: it has no other door."""
+
+
 class CrossDomainMixin(TrainerBehind):
     """What the plugin changes in any of RecBole's trainers.
 
@@ -57,6 +61,7 @@ class CrossDomainMixin(TrainerBehind):
             torch.set_autocast_dtype("cuda", torch.bfloat16)
         self.rankings: dict[tuple[str, str], Ranking] = {}
         self.reports: dict[str, dict[str, Any]] = {}
+        self.last_ranks: dict[str, np.ndarray] = {}
         self.timing = new_timing()
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
@@ -143,13 +148,22 @@ class CrossDomainMixin(TrainerBehind):
                 callback_fn(epoch_idx, score)
             if saved:
                 self._save_checkpoint(epoch_idx, verbose=False, saved_model_file=self.last_file)
+            if self._time_is_up():
+                raise _TimeIsUpError
 
         if self.start_epoch < self.epochs and not self._stopped():
-            super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+            try:
+                super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+            except _TimeIsUpError:
+                self.logger.info(f"Training stops after {self.config['time_limit']} s (time_limit)")
         self.stages[self.stage] = {"valid": self.best_valid_result, **self.timing}
 
     def _stopped(self) -> bool:
-        return self.cur_step > self.stopping_step
+        return self.cur_step > self.stopping_step or self._time_is_up()
+
+    def _time_is_up(self) -> bool:
+        limit = self.config["time_limit"]
+        return limit is not None and self.timing["train_s"] >= limit
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -231,7 +245,7 @@ class CrossDomainMixin(TrainerBehind):
         -------
         OrderedDict
             Metrics overall, and per domain as ``<domain>/<metric>``. The same as a nested report
-            stands in ``self.reports[phase]``.
+            stands in ``self.reports[phase]``, the ranks in ``self.last_ranks[phase]``.
         """
         if not eval_data:
             return None
@@ -244,6 +258,7 @@ class CrossDomainMixin(TrainerBehind):
             mine = ranks[ranking.target_domains == domain]
             report["domains"][name] = summarise(mine, self.metric_names)
         self.reports[eval_data.phase] = report
+        self.last_ranks[eval_data.phase] = ranks
         flat = OrderedDict((k, v) for k, v in report["overall"].items() if k != "n")
         for name, values in report["domains"].items():
             flat.update((f"{name}/{k}", v) for k, v in values.items() if k != "n")

@@ -324,3 +324,25 @@ def test_results_file_has_the_promised_structure(small):
 def test_missing_checkpoint_of_stage_1_is_refused_by_the_trainer_too(run):
     with pytest.raises(CheckpointError, match="needs --pretrained_path"):
         run("LLMEDTFinetune").fit()
+
+
+# --- a limit of time ------------------------------------------------------------------------------
+
+
+def test_no_epoch_begins_once_the_time_is_up(run, monkeypatch):
+    now = run(epochs=9, finetune_epochs=9, time_limit=25.0)
+    clock = iter(range(0, 100_000, 10))  # every look at the clock comes ten seconds later
+    monkeypatch.setattr("recbole_edt.trainer.trainer.perf_counter", lambda: next(clock))
+    now.fit()
+    epochs = {stage: part["epochs"] for stage, part in now.trainer.stages.items()}
+    assert epochs == {1: 3, 2: 3}  # 10, 20 and 30 seconds of training: the third passes the limit
+    assert now.result()[0]["valid"]
+
+
+def test_a_run_whose_time_was_up_is_not_trained_again_when_resumed(run, same_result):
+    keys = {"epochs": 9, "finetune_epochs": 2, "time_limit": 1e-9}
+    first = run(**keys).fit()
+    assert {stage: part["epochs"] for stage, part in first.trainer.stages.items()} == {1: 1, 2: 1}
+    again = run(**keys, resume=True).fit()
+    assert again.trainer.stages == first.trainer.stages
+    same_result(again.result(), first.result())
