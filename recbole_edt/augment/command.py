@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ raw atomic files in, augmented atomic files out. Sees the training rows only.
   --generator=retrieval       retrieval (no network), openai, none
   --profiler=extractive       extractive (no network), openai, none
   --llm=deepseek              endpoints: deepseek, openai, local, or a YAML file
-  --dry_run                   say what generating would cost, call nothing, write nothing
+  --dry_run                   say what each stage would cost, call nothing, write nothing
   --max_cost=DOLLARS          stop before more is spent; what was paid for is kept
 
 Ablations and parameters (properties/augment.yaml says more):
@@ -32,6 +32,12 @@ Ablations and parameters (properties/augment.yaml says more):
   --inject_ratio=1.0          --tau=0.9, or --tau_quantile=0.5
   --k=10  --num=10  --clusters=10  --min_ratio=0.9  --seed=2026
 """
+
+
+_ESTIMATE = """\
+  An estimate: a token is four bytes; an answer is as long as its prompt asks for; what is sent is
+  an estimate, too, where it builds on answers to come (each generated item is then taken for a new
+  one). Calls that fail and are made again come on top."""
 
 
 def augment(arguments: Sequence[str]) -> None:
@@ -42,7 +48,9 @@ def augment(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    given = parse_overrides(joined(arguments))
+    given = {
+        key.replace("-", "_"): value for key, value in parse_overrides(joined(arguments)).items()
+    }
     for key in ("dataset", "output_path"):
         if not isinstance(given.get(key), str):
             raise ConfigError(f"--{key} is missing")
@@ -51,7 +59,7 @@ def augment(arguments: Sequence[str]) -> None:
     pipeline = Pipeline(name, Path(source), Path(output), augment_settings(given))
     report = pipeline.run()
     if "dry_run" in report:
-        _print_estimate(report["dry_run"])
+        _print_estimate(report["dry_run"], pipeline.settings["max_cost"])
         return
     for when in ("before", "after"):
         print(f"-- {when} augmentation")
@@ -62,13 +70,24 @@ def augment(arguments: Sequence[str]) -> None:
     print(f"written: {pipeline.target}")
 
 
-def _print_estimate(estimate: dict[str, Any]) -> None:
-    if not estimate:
-        print("dry run: no stage calls an LLM; nothing was written")
+def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) -> None:
+    """Say what a run would cost, one line for each stage in the order in which they ask."""
+    if not calls:
+        print("dry run: no stage asks a model behind an endpoint; nothing was written")
         return
-    print("dry run (generation only; profiles depend on its answers); nothing was written")
-    for key, value in estimate.items():
-        print(f"  {key}: {value}")
+    print("dry run: nothing was asked, nothing was written")
+    print(f"  {'stage':<10} {'requests':>9} {'cached':>9} {'calls':>7} {'tokens in':>11} "
+          f"{'out':>10} {'dollars':>10}  what is sent")  # fmt: skip
+    for call in calls:
+        print(
+            f"  {call['stage']:<10} {call['requests']:>9,} {call['from_cache']:>9,} "
+            f"{call['calls']:>7,} {call['prompt_tokens']:>11,} {call['completion_tokens']:>10,} "
+            f"{call['dollars']:>10.4f}  {call['prompts']}"
+        )
+    dollars = sum(call["dollars"] for call in calls)
+    print(f"  about {dollars:.4f} dollars in all\n{_ESTIMATE}")
+    if max_cost is not None and dollars > max_cost:
+        print(f"  That is more than max_cost ({max_cost:g}), at which the run would stop.")
 
 
 def _print_failures(failures: dict[str, dict[str, str]]) -> None:

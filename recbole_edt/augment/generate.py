@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -151,7 +152,22 @@ class LLMGenerator:
     def requests(self, tasks: Sequence[Task]) -> list[ChatRequest]:
         """Write the prompt of each task."""
         system = prompt("system")
-        return [ChatRequest(system, self._prompt(task), GENERATED_ITEMS_SCHEMA) for task in tasks]
+        return [
+            ChatRequest(
+                system,
+                self._prompt(task),
+                GENERATED_ITEMS_SCHEMA,
+                likely=partial(self._likely, task),
+            )
+            for task in tasks
+        ]
+
+    def _likely(self, task: Task) -> dict[str, Any]:
+        """Make up an answer for estimates: as many items like the domain's, under new names."""
+        medoids = self.clusters.medoids[task.target]
+        some = [self.records[medoids[n % len(medoids)]] for n in range(self.num)]
+        new = [f"{item.get('title', '')} {task.user} {n}" for n, item in enumerate(some)]
+        return {"items": [_described(item, title) for item, title in zip(some, new, strict=True)]}
 
     def _prompt(self, task: Task) -> str:
         rows, domains = self.histories.rows, self.histories.domains
@@ -239,6 +255,17 @@ def _record(item: dict[str, Any], domain: str) -> dict[str, Any]:
         "price": "" if price is None else f"{float(price):.2f}",
         "categories": " | ".join(_line(part) for part in item["categories"]),
         "description": _line(item["description"]),
+    }
+
+
+def _described(item: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """Say of a line of ``.item`` what a model says of the items it writes."""
+    return {
+        "title": title,
+        "brand": item.get("brand", ""),
+        "price": float(item["price"]) if item.get("price") else None,
+        "categories": str(item.get("categories", "")).split(" | "),
+        "description": item.get("description", ""),
     }
 
 

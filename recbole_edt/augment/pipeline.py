@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -44,11 +45,12 @@ from recbole_edt.augment.insert import (
     insert,
     match,
 )
-from recbole_edt.augment.llm import LLMClient, LLMSettings
+from recbole_edt.augment.llm import LLMClient, LLMSettings, Rehearsal
 from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, Profiler, UserGroups
 from recbole_edt.config import properties_dir
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
+from recbole_edt.lock import sole_user
 from recbole_edt.prepare.statistics import dataset_statistics
 from recbole_edt.values import nearest
 
@@ -166,8 +168,8 @@ class Pipeline:
         limits = (
             {} if self.settings["max_cost"] is None else {"max_cost": self.settings["max_cost"]}
         )
-        self.cache.folder.mkdir(parents=True, exist_ok=True)
-        return LLMClient(
+        kind = Rehearsal if self.settings["dry_run"] else LLMClient
+        return kind(
             LLMSettings.load(self.settings["llm"], limits), self.cache.folder / "llm.sqlite"
         )
 
@@ -177,19 +179,29 @@ class Pipeline:
         Returns
         -------
         dict
-            The report that is also written as ``augmentation.json``.
+            The report that is also written as ``augmentation.json``; of a dry run nothing but
+            ``dry_run``: the :attr:`Rehearsal.estimates`, empty where nothing is asked of an LLM.
 
         Raises
         ------
         EDTError
             For anything the user has to mend.
         """
-        if self.client is None:
-            return self._run()
-        with self.client:
-            return self._run()
+        if self.settings["dry_run"]:
+            return {"dry_run": self._rehearse()}
+        with sole_user(self.cache.folder), self.client or nullcontext():
+            made = self._make()
+            return self._timed("write", lambda: self._write(made))
 
-    def _run(self) -> dict[str, Any]:
+    def _rehearse(self) -> list[dict[str, Any]]:
+        if not isinstance(self.client, Rehearsal):
+            return []
+        with self.client:
+            self.settings |= {"tau": None, "tau_quantile": 0.0}  # made-up vectors have no scale
+            self._make()
+        return self.client.estimates
+
+    def _make(self) -> Augmentation:
         histories = self._timed("read", lambda: read_histories(
             self.raw, self.name, self.settings["domains"]))  # fmt: skip
         encoder = self._encoder()
@@ -201,8 +213,6 @@ class Pipeline:
         )
         chosen = representatives(histories, clusters)
         tasks = self._tasks(histories)
-        if self.settings["dry_run"]:
-            return self._estimate(histories, clusters, chosen, tasks)
         generated = self._timed("generate", lambda: self._generate(
             histories, vectors, clusters, chosen, tasks))  # fmt: skip
         if generated.new_items:
@@ -216,7 +226,7 @@ class Pipeline:
         )  # fmt: skip
         self._timed("profile", lambda: self._profile(made, clusters, encoder))
         drop_unused(made)
-        return self._timed("write", lambda: self._write(made))
+        return made
 
     def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
         start = perf_counter()
@@ -301,13 +311,6 @@ class Pipeline:
             self.settings["insert"], self.settings["seed"],
         )  # fmt: skip
 
-    def _estimate(self, histories, clusters, chosen, tasks) -> dict[str, Any]:
-        """Say what generation would cost; profiles need its answers, so they are not in it."""
-        if self.client is None or self.settings["generator"] != "openai":
-            return {"dry_run": {}}
-        generator = LLMGenerator(histories, clusters, chosen, self.client, self.settings["num"])
-        return {"dry_run": self.client.estimate_chat(generator.requests(tasks), "generate")}
-
     # -- profile --------------------------------------------------------------------------------
 
     def _profiles_wanted(self) -> bool:
@@ -344,12 +347,13 @@ class Pipeline:
         items = all_items(made)
         inter = augmented_rows(made, items)
         report = self._report(made, inter, items)
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(mkdtemp(prefix=f".{self.name}.", dir=self.target.parent))
+        folder = Path(mkdtemp(prefix="writing-", dir=self.cache.folder))
         try:
             self._write_files(folder, made, inter, items, report)
             folder.chmod(0o755)
             swap(folder, self.target)
+            for left in self.cache.folder.glob("writing-*"):  # by runs that were killed
+                shutil.rmtree(left, ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return report

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,15 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.encode import item_text
 from recbole_edt.augment.llm import ChatRequest, LLMClient
 from recbole_edt.augment.prompts import TEXT_SCHEMA, imbalance, prompt
+from recbole_edt.errors import ConfigError
+
+T = TypeVar("T")
 
 SAMPLES = 10
 """Most items of a cluster that a text looks at: its latest ones."""
+
+WORDS = {"summarise": 50, "reform": 50, "analyse": 100, "naive": 100}
+"""Most words that each template allows a text, which is what estimates count with."""
 
 ATTRIBUTES = "title, brand, price, categories and description, where known"
 
@@ -71,9 +78,10 @@ class Profiler(Protocol):
 class ExtractiveProfiler:
     """Extracts profiles from the items themselves: a template, no language model, no network.
 
-    ``sra`` says for each domain how much of the whole it is and, for its largest clusters, the most
-    central item and the commonest brand and category; both domains get as many clusters, so that
-    the minor one has as much room as the major one. ``naive`` lists items of both domains.
+    ``sra`` says for each domain how much of the whole it is and, for each of its clusters, the most
+    central items and the commonest brand and category. Both domains may name as many items as the
+    one with more clusters has clusters, so that the minor one gets as much room as the major one.
+    ``naive`` lists items of both domains.
 
     Parameters
     ----------
@@ -92,13 +100,13 @@ class ExtractiveProfiler:
     ) -> None:
         n = len(items)
         self.domains = domains
+        self._one = _chosen(pipeline, sra=self._sra, naive=self._naive)
         self.units = normalize(np.asarray(embeddings, dtype=np.float32))
         self.brands = items["brand"].tolist() if "brand" in items else [""] * n
         paths = items["categories"].tolist() if "categories" in items else [""] * n
         self.kinds = [path.split(" | ")[-1] for path in paths]
         titles = items["title"].tolist() if "title" in items else [""] * n
         self.titles = [title or kind for title, kind in zip(titles, self.kinds, strict=True)]
-        self._one = self._sra if pipeline == "sra" else self._naive
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
         """Write one profile per user."""
@@ -106,22 +114,25 @@ class ExtractiveProfiler:
 
     def _sra(self, user: UserGroups) -> str:
         sizes = user.sizes()
-        room = max(1, min(len(side) for side in user.groups if side))
+        room = max(map(len, user.groups))
         parts = []
         for place, groups in enumerate(user.groups):
             if groups:
                 extent = imbalance(sizes[place], sizes[1 - place])
-                said = "; ".join(self._summary(group) for group in groups[:room])
+                shares = [(room + n) // len(groups) for n in reversed(range(len(groups)))]
+                said = "; ".join(map(self._summary, groups, shares))
                 parts.append(f"{self.domains[place]}, {extent}: {said}.")
         return " ".join(parts)
 
-    def _summary(self, group: np.ndarray) -> str:
-        """Say what is typical of a cluster."""
+    def _summary(self, group: np.ndarray, room: int) -> str:
+        """Say what is typical of a cluster, with up to ``room`` items."""
         latest = group[-SAMPLES:]
         mean = self.units[group].mean(axis=0)
         closeness = np.round(self.units[latest] @ mean, 5)
+        central = latest[np.argsort(-closeness, kind="stable")]
+        titles = dict.fromkeys(self.titles[line] for line in central)
         words = [
-            self.titles[latest[closeness.argmax()]],
+            *list(titles)[:room],
             _commonest(self.kinds[line] for line in group),
             _commonest(self.brands[line] for line in group),
         ]
@@ -145,10 +156,23 @@ def sample_both(user: UserGroups) -> list[int]:
     return [line for side, room in zip(sides, rooms, strict=True) for line in side[:room]]
 
 
+def _chosen(pipeline: str, **ways: Callable[..., T]) -> Callable[..., T]:
+    """Return the way of that name; any other name is refused."""
+    if pipeline not in ways:
+        raise ConfigError(f"profile '{pipeline}' is not one of {', '.join(ways)}")
+    return ways[pipeline]
+
+
 def _commonest(words) -> str:
     """Return the commonest of the words that are there; of equals the first."""
     counts = Counter(word for word in words if word)
     return counts.most_common(1)[0][0] if counts else ""
+
+
+def _likely(stage: str, key: tuple[int, ...]) -> dict[str, Any]:
+    """Make up an answer for estimates: a text of the usual length, and of its own."""
+    words = [stage, *map(str, key)]
+    return {"text": " ".join(words + ["likes"] * (WORDS[stage] - len(words)))}
 
 
 class LLMProfiler:
@@ -175,10 +199,13 @@ class LLMProfiler:
         self.records = items.to_dict("records")
         self.domains = domains
         self.client = client
-        self._write = self._sra if pipeline == "sra" else self._naive
+        self._write = _chosen(pipeline, sra=self._sra, naive=self._naive)
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
-        """Write one profile per user; one with a failed call is named in ``failures``."""
+        """Write one profile per user; one with a failed call is named in ``failures``.
+
+        The reason starts with the stage and, where it belongs to one, the domain.
+        """
         out = Profiles([""] * len(users))
         present = [place for place, user in enumerate(users) if any(user.sizes())]
         for place, text in self._write(users, present, out.failures).items():
@@ -196,11 +223,15 @@ class LLMProfiler:
         """Ask once per key, whose first entry is the user's place; forget users that failed."""
         system = prompt("system")
         asked = [key for key in keys if users[key[0]].user not in failures]
-        requests = [ChatRequest(system, write(key), TEXT_SCHEMA) for key in asked]
+        requests = [
+            ChatRequest(system, write(key), TEXT_SCHEMA, likely=partial(_likely, stage, key))
+            for key in asked
+        ]
         answers: dict[tuple[int, ...], str] = {}
         for key, answer in zip(asked, self.client.chat(requests, stage=stage), strict=True):
             if answer.error is not None or answer.value is None:
-                failures[users[key[0]].user] = str(answer.error)
+                where = " ".join([stage, *(self.domains[side] for side in key[1:2])])
+                failures.setdefault(users[key[0]].user, f"{where}: {answer.error}")
             else:
                 answers[key] = " ".join(str(answer.value["text"]).split())
         return {key: text for key, text in answers.items() if users[key[0]].user not in failures}

@@ -41,14 +41,25 @@ USERS = [
 ]
 
 
-def test_both_domains_get_as_much_room() -> None:
+def test_every_cluster_is_summarised() -> None:
     ann, _, _ = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write(USERS).texts
     assert "art, " in ann
     assert "bike, " in ann
     assert "Brushes" in ann
     assert "Kalo" in ann
     assert "Bell" in ann
-    assert "Oil paint" not in ann  # the second cluster of art: bike has but one
+    assert "Oil paint" in ann
+
+
+def test_the_domain_with_fewer_clusters_says_more_of_each() -> None:
+    """Three clusters of bike leave art's two room for three items: two of the larger, one."""
+    art, bike = [[0, 1, 2], [3]], [[4], [5], [4]]
+    text = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write(
+        [UserGroups("dan", groups(art, bike))]
+    ).texts[0]  # fmt: skip
+    of_art, of_bike = text.split(" bike, ")
+    assert of_art.endswith(": Blue brush, Red brush, Brushes, Kalo; Paper.")
+    assert of_bike.endswith(": Bell, Parts, Ding; Saddle; Bell, Parts, Ding.")
 
 
 def test_the_most_central_item_speaks_for_a_cluster() -> None:

@@ -2,8 +2,17 @@
 
 from recbole_edt.augment.llm.client import LLMClient
 from recbole_edt.augment.llm.costs import CostLimitError
+from recbole_edt.augment.llm.rehearsal import Rehearsal
 from recbole_edt.augment.llm.requests import Answer, ChatRequest
 from recbole_edt.augment.llm.settings import LLMSettings
 from recbole_edt.augment.llm.transport import EndpointError
 
-__all__ = ["Answer", "ChatRequest", "CostLimitError", "EndpointError", "LLMClient", "LLMSettings"]
+__all__ = [
+    "Answer",
+    "ChatRequest",
+    "CostLimitError",
+    "EndpointError",
+    "LLMClient",
+    "LLMSettings",
+    "Rehearsal",
+]

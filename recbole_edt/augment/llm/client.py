@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -338,7 +339,9 @@ class LLMClient:
         -------
         dict
             ``stage``, ``requests``, ``from_cache``, ``calls`` to make, ``prompt_tokens``,
-            ``completion_tokens`` (as if every answer filled ``max_tokens``) and ``dollars``.
+            ``completion_tokens`` (each answer as long as its request's ``likely`` one, or filling
+            ``max_tokens`` where there is none) and ``dollars``. Calls that fail and have to be
+            made again come on top.
         """
         endpoint = self._chat_endpoint()
         keys, questions = distinct_questions(requests, endpoint)
@@ -347,7 +350,7 @@ class LLMClient:
         prompt = sum(
             estimated_tokens(question.request.system + question.request.user) for question in to_ask
         )
-        completion = sum(question.max_tokens for question in to_ask)
+        completion = sum(map(_likely_tokens, to_ask))
         return {
             "stage": stage,
             "requests": len(keys),
@@ -381,6 +384,21 @@ class LLMClient:
             "completion_tokens": 0,
             "dollars": endpoint.prices.dollars(prompt),
         }
+
+    def recall(self, requests: Sequence[ChatRequest]) -> list[Answer | None]:
+        """Look answers up in the cache alone; None where there is none."""
+        keys, questions = distinct_questions(requests, self._chat_endpoint())
+        known = self._remembered(questions)
+        return [known.get(key) for key in keys]
+
+    def recall_vectors(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Look vectors up in the cache alone, float32 [texts, d]; None unless it has them all."""
+        endpoint = self._embedding_endpoint()
+        keys = [text_key(text, endpoint) for text in texts]
+        state = self._remembered_vectors(list(dict.fromkeys(keys)), endpoint)
+        if not state.found.keys() >= set(keys):
+            return None
+        return _stacked(keys, state.found, state.size or 0)
 
     # -- shared -------------------------------------------------------------------------------
 
@@ -419,6 +437,14 @@ class LLMClient:
             self._logger.warning(
                 "%s: %d requests got no answer, the first: %s", stage, len(reasons), reasons[0]
             )
+
+
+def _likely_tokens(question: Question) -> int:
+    """About how long the answer will be."""
+    likely = question.request.likely
+    if likely is None:
+        return question.max_tokens
+    return min(question.max_tokens, estimated_tokens(json.dumps(likely())))
 
 
 def _bar(stage: str, total: int, done: int) -> tqdm:

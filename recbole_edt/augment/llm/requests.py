@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,15 @@ class ChatRequest:
         JSON schema of the answer, in the subset of :func:`recbole_edt.augment.llm.schema.conform`.
     max_tokens : int, optional
         Longest answer; the endpoint's own setting when left out.
+    likely : callable, optional
+        Makes up an answer of the usual length, for estimates; it is never sent.
     """
 
     system: str
     user: str
     schema: Mapping[str, Any]
     max_tokens: int | None = None
+    likely: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)

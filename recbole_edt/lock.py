@@ -1,0 +1,37 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from recbole_edt.errors import DataError
+
+
+@contextmanager
+def sole_user(folder: str | Path) -> Iterator[None]:
+    """Keep other runs out of a folder while the block lasts.
+
+    The operating system holds the lock, so that a killed run leaves none behind; the empty file
+    ``.lock`` stays.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made, with those above it, if missing.
+
+    Raises
+    ------
+    DataError
+        If another run is at work there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise DataError(f"another run is at work in {folder}: wait for its end") from error
