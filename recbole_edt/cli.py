@@ -33,6 +33,7 @@ usage: recbole-edt COMMAND [arguments]
   prepare  public Amazon files -> atomic files      (recbole-edt prepare --help)
   augment  atomic files -> augmented atomic files   (recbole-edt augment --help)
   run      train and test one model                 (recbole-edt run --help)
+  compare  many models over seeds, one table        (recbole-edt compare --help)
 """
 
 
@@ -89,10 +90,17 @@ def _augment() -> tuple[Command, str]:
     return command.augment, command.HELP
 
 
+def _compare() -> tuple[Command, str]:
+    from recbole_edt.experiment import compare
+
+    return compare.compare, compare.HELP
+
+
 COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "prepare": _prepare,
     "augment": _augment,
     "run": lambda: (run, RUN_HELP),
+    "compare": _compare,
 }
 """Name of each command -> what runs it, and its help; imported when it is asked for."""
 

@@ -152,9 +152,14 @@ class EDTConfig(Config):
         super()._load_internal_config_dict(model, model_class, dataset)
         self._check_keys()
 
-    def _check_keys(self):
+    def known_keys(self) -> set[str]:
+        """Keys that a run of this model can be told."""
         known = set(self.internal_config_dict) | _ALWAYS_KNOWN
         known.update(*self.parameters.values())
+        return known
+
+    def _check_keys(self):
+        known = self.known_keys()
         for key in self.external_config_dict:
             if key not in known:
                 raise ConfigError(f"unknown key '{key}'{nearest(str(key), known)}")

@@ -1,0 +1,1 @@
+"""Comparisons and experiments: many runs, resumed, shared, and laid out as tables and figures."""

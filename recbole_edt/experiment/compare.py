@@ -1,0 +1,368 @@
+"""``recbole-edt compare``: models beside each other, the same protocol, one table (table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_edt.config import EDTConfig, find_data_root, joined, parse_overrides
+from recbole_edt.errors import ConfigError
+from recbole_edt.evaluation.report import check_writable
+from recbole_edt.experiment.runs import Run, RunStore, execute, parse_seeds
+from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.experiment.variants import Variants, is_augmented
+from recbole_edt.lock import sole_user
+from recbole_edt.registry import PLUGIN_MODELS, known_models
+from recbole_edt.values import nearest
+
+HELP = """\
+usage: recbole-edt compare --dataset=D [--models=all] [--seeds=42,44,46] [--key=value ...]
+
+Train and test models under one protocol and lay them out in one table, per domain and overall:
+means and deviations over seeds, the best bold, the second underlined, LLMEDT's lead and whether
+it is significant. What is done already is not done again.
+
+  --dataset=D               name of the data set; raw data are augmented first (recbole-edt augment)
+  --data_path=IN            folder that holds D/ (default: dataset/, then dataset_atomic/)
+  --models=all              names with commas between; all: the nine baselines of the paper, LLMEDT,
+                            and SASRec*, GRU4Rec*, BERT4Rec*, which train on all positions at once
+  --seeds=42,44,46
+  --budget=600              seconds of training for each run of RecBole's own models, which train on
+                            every prefix by itself; 0: as long as they like
+  --report_modes="['full']" further protocols beside uni100 (default: full)
+  --output_path=results     receives D/compare.csv, .md, .tex and D/runs/
+  --jobs=N                  trainings at a time
+  --KEY=VALUE               any other key goes to every run that knows it
+"""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A row of the comparison: a model and what it is told.
+
+    Attributes
+    ----------
+    model : str
+        Its name in the registry.
+    keys : mapping
+        Settings that differ from its property file.
+    """
+
+    model: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _all_positions(backbone: str) -> Contestant:
+    """Make RecBole's model of a backbone anew: ids, one sequence, but all positions in one pass."""
+    keys = {
+        "backbone": backbone,
+        "item_embedding": "id",
+        "pretrain_sequences": "mixed",
+        "align_weight": 0.0,
+        "augmentation": False,
+    }
+    return Contestant("LLMEDTPretrain", keys)
+
+
+CONTESTANTS = {
+    "GRU4Rec": Contestant("GRU4Rec"),
+    "BERT4Rec": Contestant("BERT4Rec"),
+    "SASRec": Contestant("SASRec"),
+    "GRU4Rec*": _all_positions("gru4rec"),
+    "BERT4Rec*": _all_positions("bert4rec"),
+    "SASRec*": _all_positions("sasrec"),
+    "C2DSR": Contestant("C2DSR"),
+    "TriCDR": Contestant("TriCDR"),
+    "SyNCRec": Contestant("SyNCRec"),
+    "LLMESR": Contestant("LLMESR"),
+    "LLMCDSR": Contestant("LLMCDSR"),
+    "LLM4CDSR": Contestant("LLM4CDSR"),
+    "LLMEDT": Contestant("LLMEDT"),
+}
+"""Rows of table 1 in its order, and RecBole's three once more without their prefixes (``*``)."""
+
+
+@dataclass
+class Comparison:
+    """What is compared, on what, and where the results go.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    data_path : Path
+        Folder that holds its folder.
+    folder : Path
+        ``<output_path>/<dataset>``.
+    contestants : mapping
+        Row -> contestant.
+    seeds : list of int
+        Of training.
+    budget : float, optional
+        Seconds of training for a run of RecBole's own models; None for no limit.
+    keys : mapping
+        Settings of every run.
+    jobs : int, optional
+        Trainings at a time.
+    """
+
+    dataset: str
+    data_path: Path
+    folder: Path
+    contestants: Mapping[str, Contestant]
+    seeds: Sequence[int]
+    budget: float | None = 600.0
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        self.store = RunStore(self.folder / "runs")
+
+    def augmented(self) -> Path:
+        """Folder of the data that are trained on: augmented first where they are raw."""
+        if is_augmented(self.data_path / self.dataset):
+            return self.data_path
+        return Variants(self.dataset, self.data_path, self.folder / "data").make({})
+
+    def runs(self, data_path: Path) -> dict[str, list[Run]]:
+        """Runs of each row, one per seed."""
+        out = {}
+        known = {row: self._known_keys(one.model) for row, one in self.contestants.items()}
+        for key in self.keys:
+            if not any(key.split(".")[0] in keys for keys in known.values()):
+                raise ConfigError(
+                    f"unknown key '{key}'{nearest(key, set().union(*known.values()))}"
+                )
+        for row, contestant in self.contestants.items():
+            mine = {k: v for k, v in self.keys.items() if k.split(".")[0] in known[row]}
+            keys = {**contestant.keys, **mine}
+            if self.budget and contestant.model not in PLUGIN_MODELS:
+                keys["time_limit"] = self.budget
+            out[row] = [
+                Run(contestant.model, self.dataset, data_path, seed, keys) for seed in self.seeds
+            ]
+        return out
+
+    def _known_keys(self, model: str) -> set[str]:
+        return EDTConfig(model, self.dataset).known_keys()
+
+    def run(self) -> list[Table]:
+        """Do what is not done yet and lay everything out.
+
+        Returns
+        -------
+        list of Table
+            One per protocol, and one of costs; also written to ``<folder>/compare.*``.
+        """
+        for run in everything(self.runs(self.data_path)):
+            self.store.name(run)  # whatever a run would be refused for is refused now
+        runs = self.runs(self.augmented())
+        wanted = everything(runs)
+        failures = execute(self.store, wanted, self.jobs, f"compare {self.dataset}")
+        tables = lay_out(self.dataset, self.store, runs)
+        for run in wanted:
+            reason = failures.get(self.store.name(run))
+            if reason is not None:
+                tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
+        write_tables(self.folder, "compare", tables)
+        return tables
+
+
+def everything(runs: Mapping[str, Sequence[Run]]) -> list[Run]:
+    """All runs of all rows."""
+    return [run for of_row in runs.values() for run in of_row]
+
+
+def results_of(store: RunStore, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Results of those runs that are done, in their order."""
+    return [results for run in runs if (results := store.results(run)) is not None]
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, float]:
+    """Name the figures of a report as the paper's columns: ``cloth H@10``, ``overall N@10``, ...
+
+    The untruncated MRR, which no table of the paper has, stays in the results files.
+    """
+    parts = {**report["domains"], "overall": report["overall"]}
+    return {
+        f"{part} {short_name(metric)}": value
+        for part, values in parts.items()
+        for metric, value in values.items()
+        if metric not in ("n", "mrr")
+    }
+
+
+def short_name(metric: str) -> str:
+    """Name a metric as the paper does: ``hit@10`` -> ``H@10``."""
+    name, at, k = metric.partition("@")
+    return {"hit": "H", "ndcg": "N", "mrr": "MRR"}[name] + at + k
+
+
+def collect(
+    title: str,
+    reports: Mapping[str, Sequence[Mapping[str, Any]]],
+    ours: str | None = None,
+) -> Table:
+    """Make a table of reports.
+
+    Parameters
+    ----------
+    title : str
+        Of the table.
+    reports : mapping
+        Row -> reports over seeds: ``{"overall": {...}, "domains": {name: {...}}}``.
+    ours : str, optional
+        The row whose lead is tested.
+    """
+    by_row = {row: [figures(report) for report in found] for row, found in reports.items()}
+    columns = list(dict.fromkeys(c for found in by_row.values() for one in found for c in one))
+    table = Table(title, columns, ours=ours if by_row.get(ours or "") else None)
+    for row, found in by_row.items():
+        table.cells[row] = {}
+        for column in columns:
+            table.add(row, column, [one[column] for one in found if column in one])
+    return table
+
+
+def lay_out(dataset: str, store: RunStore, runs: Mapping[str, Sequence[Run]]) -> list[Table]:
+    """Make one table per protocol, and one of parameters and time (table 9)."""
+    results = {row: results_of(store, of_row) for row, of_row in runs.items()}
+    modes = dict.fromkeys(
+        m for found in results.values() for one in found for m in one["protocols"]
+    )
+    tables = [
+        collect(
+            f"{dataset}, test, {mode}",
+            {row: [one["protocols"][mode]["test"] for one in found if mode in one["protocols"]]
+             for row, found in results.items()},
+            "LLMEDT",
+        )
+        for mode in modes
+    ]  # fmt: skip
+    costs = costs_table(dataset, results)
+    if tables:
+        tables[0].notes += describe_runs(results)
+    return [*tables, costs]
+
+
+def describe_runs(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Say in notes which seeds there are, and which runs were cut short."""
+    seeds = sorted({one["seed"] for found in results.values() for one in found})
+    notes = [f"Means over seeds {', '.join(map(str, seeds))}; ± sample standard deviation."]
+    for row, found in results.items():
+        limits = {one["params"].get("time_limit") for one in found} - {None}
+        cut = [one for one in found if was_cut(one)]
+        if cut:
+            epochs = ", ".join(str(one["timing"]["epochs"]) for one in cut)
+            notes.append(
+                f"{row}: training ended by its budget of {max(limits):g} s (after {epochs} epochs)."
+            )
+        short = {one["seed"] for one in found}
+        if found and short != set(seeds):
+            notes.append(f"{row}: seeds {', '.join(map(str, sorted(short)))} only.")
+    return notes
+
+
+def was_cut(results: Mapping[str, Any]) -> bool:
+    """Tell whether a stage of a run ended by its ``time_limit``."""
+    limit = results["params"].get("time_limit")
+    return limit is not None and any(
+        stage["train_s"] >= limit for stage in results["stages"].values()
+    )
+
+
+def costs_table(dataset: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Parameters, training and inference time per model (table 9)."""
+    columns = [
+        "parameters (M)", "trained (M)", "epochs", "s / epoch", "ms / 1,000 users",
+    ]  # fmt: skip
+    table = Table(f"{dataset}, costs", columns, digits=3, ranked=False)
+    table.notes.append("Inference: scoring the test users of the first protocol. Times of runs "
+                       "that shared the machine: compare them with care.")  # fmt: skip
+    for row, found in results.items():
+        table.cells[row] = {}
+        table.add(row, columns[0], [one["parameters"]["total"] / 1e6 for one in found])
+        table.add(row, columns[1], [trained(one) / 1e6 for one in found])
+        table.add(row, columns[2], [one["timing"]["epochs"] for one in found])
+        times = [one["timing"] for one in found]
+        table.add(row, columns[3], [t["train_s"] / max(t["epochs"], 1) for t in times])
+        users = [one["test"]["overall"]["n"] for one in found]
+        table.add(
+            row, columns[4], [1e6 * t["test_s"] / n for t, n in zip(times, users, strict=True)]
+        )
+    return table
+
+
+def trained(results: Mapping[str, Any]) -> int:
+    """Parameters that the last stage trained."""
+    return results["parameters"]["trainable"]
+
+
+def choose(names: Any) -> dict[str, Contestant]:
+    """Look up rows by name: ``all``, or names with commas between, of any known model.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name.
+    """
+    if names == "all":
+        return dict(CONTESTANTS)
+    wanted = [name.strip() for name in str(names).split(",") if name.strip()]
+    known = [*CONTESTANTS, *known_models()]
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"unknown model '{name}'{nearest(name, known)}")
+    if not wanted:
+        raise ConfigError("--models names no model")
+    return {name: CONTESTANTS.get(name) or Contestant(name) for name in wanted}
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Compare models as the command line asks for it, and print the tables.
+
+    Raises
+    ------
+    EDTError
+        For anything the user has to mend.
+    """
+    given = parse_overrides(joined(arguments))
+    comparison = read_comparison(given)
+    check_writable("output_path", comparison.folder / "compare.md")
+    with sole_user(comparison.folder):
+        tables = comparison.run()
+    for table in tables:
+        print(to_markdown(table))
+    print(f"written: {comparison.folder}/compare.csv, .md, .tex")
+
+
+def read_comparison(given: dict[str, Any]) -> Comparison:
+    """Turn arguments into what is compared.
+
+    Raises
+    ------
+    ConfigError
+        For anything the user has to mend.
+    """
+    given = dict(given)
+    name = given.pop("dataset", None)
+    if not isinstance(name, str):
+        raise ConfigError("--dataset is missing")
+    budget = given.pop("budget", 600)
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or budget < 0:
+        raise ConfigError(f"budget must be a number of seconds of at least 0, not '{budget}'")
+    jobs = given.pop("jobs", None)
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise ConfigError(f"jobs must be a whole number of at least 1, not '{jobs}'")
+    return Comparison(
+        name,
+        Path(str(given.pop("data_path", None) or find_data_root(name))).absolute(),
+        Path(str(given.pop("output_path", "results"))).absolute() / name,
+        choose(given.pop("models", "all")),
+        parse_seeds(given.pop("seeds", "42,44,46")),
+        budget or None,
+        jobs=jobs,
+        keys={"report_modes": ["full"], **given},
+    )

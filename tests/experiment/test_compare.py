@@ -1,0 +1,223 @@
+"""Comparisons: every row on the same candidates, nothing done twice, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.experiment.compare import CONTESTANTS, choose, compare, read_comparison
+from recbole_edt.experiment.runs import Run, RunStore, execute, parse_seeds
+from recbole_edt.experiment.variants import strip_augmentation
+
+TINY = {
+    "epochs": 1,
+    "finetune_epochs": 1,
+    "hidden_size": 16,
+    "inner_size": 16,
+    "n_negatives": 8,
+    "eval_args.mode": "uni5",
+    "topk": "[3]",
+    "valid_metric": "NDCG@3",
+    "use_gpu": False,
+    "train_batch_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, make_shop, write_dataset) -> Path:
+    shop = make_shop(seed=3, n_users=40, n_items=(12, 14), lengths=(4, 8))
+    vectors = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
+    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+
+
+def arguments(data_path: Path, **changes) -> list[str]:
+    settings = {"dataset": "tiny", "data_path": data_path, "seeds": "1,2", "jobs": 2,
+                **TINY, **changes}  # fmt: skip
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_path) -> Path:
+    """Folder of a comparison of two models over two seeds."""
+    output = tmp_path_factory.mktemp("out")
+    compare(arguments(data_path, models="SASRec,LLMEDT", output_path=output))
+    return output / "tiny"
+
+
+def test_table_holds_the_means_of_the_runs(finished) -> None:
+    frame = pd.read_csv(finished / "compare.csv")
+    mine = frame[(frame["table"] == "tiny, test, uni5") & (frame["row"] == "LLMEDT")]
+    mine = mine.set_index("column")
+    found = [json.loads(path.read_text()) for path in (finished / "runs").glob("LLMEDT-*.json")]
+    assert sorted(one["seed"] for one in found) == [1, 2]
+    for column, part, metric in (("art H@3", "art", "hit@3"), ("bike N@3", "bike", "ndcg@3")):
+        figures = [one["test"]["domains"][part][metric] for one in found]
+        assert mine.loc[column, "mean"] == pytest.approx(np.mean(figures), rel=1e-5)
+        assert mine.loc[column, "n"] == 2
+    titles = ["tiny, test, uni5", "tiny, test, full", "tiny, costs"]
+    assert frame["table"].unique().tolist() == titles
+    costs = frame[(frame["table"] == titles[2]) & (frame["row"] == "LLMEDT")].set_index("column")
+    total = found[0]["parameters"]["total"] / 1e6
+    assert costs.loc["parameters (M)", "mean"] == pytest.approx(total, rel=1e-5)
+
+
+def test_raw_data_are_augmented_first_for_all_rows(finished) -> None:
+    folders = list((finished / "data").glob("augmented-*"))
+    assert len(folders) == 1
+    assert (folders[0] / "tiny" / "augmentation.json").is_file()
+
+
+def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "runs").glob("*.json")}
+    monkeypatch.setattr(subprocess, "Popen", None)
+    compare(arguments(data_path, models="LLMEDT,SASRec", output_path=finished.parent, seeds="2"))
+    assert {path: path.stat().st_mtime_ns for path in (finished / "runs").glob("*.json")} == before
+    frame = pd.read_csv(finished / "compare.csv")
+    assert set(frame["n"]) == {1}
+
+
+def test_only_the_best_checkpoint_of_a_run_stays(finished) -> None:
+    checkpoints = finished / "runs" / "checkpoints"
+    names = [path.name for path in checkpoints.glob("*.pth")]
+    assert len(names) == 4
+    assert not [name for name in names if ".last" in name or ".stage1" in name]
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(data_path, tmp_path, capsys) -> None:
+    # one row per batch: RecBole's BERT4Rec masks nothing in some batch, and its loss is 0 / 0
+    compare(arguments(data_path, models="BERT4Rec,SASRec*", output_path=tmp_path, seeds="1",
+                      train_batch_size=1, epochs=1))  # fmt: skip
+    text = (tmp_path / "tiny" / "compare.md").read_text()
+    assert "BERT4Rec, seed 1, failed: the training loss is no longer a finite number" in text
+    assert "| SASRec* | " in text and "| BERT4Rec | – |" in text
+
+
+def test_killed_and_started_again_it_ends_the_same(finished, data_path, tmp_path) -> None:
+    command = [sys.executable, "-m", "recbole_edt", "compare",
+               *arguments(data_path, models="SASRec,LLMEDT", output_path=tmp_path)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runs = tmp_path / "tiny" / "runs"
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert list(runs.glob("*.json"))
+    compare(arguments(data_path, models="SASRec,LLMEDT", output_path=tmp_path))
+    for path in (finished / "runs").glob("*.json"):
+        one, other = (json.loads(p.read_text()) for p in (path, runs / path.name))
+        assert one["protocols"] == other["protocols"]
+
+
+def test_a_second_comparison_in_the_same_folder_waits(finished, data_path) -> None:
+    from recbole_edt.lock import sole_user
+
+    with sole_user(finished), pytest.raises(DataError, match="another run is at work"):
+        compare(arguments(data_path, models="SASRec", output_path=finished.parent))
+
+
+def test_changed_data_are_another_run(data_path, tmp_path, make_shop, write_dataset) -> None:
+    store = RunStore(tmp_path)
+    run = Run("SASRec", "tiny", data_path, 1)
+    other = write_dataset(tmp_path, make_shop(seed=4, n_users=40))
+    assert store.name(run) != RunStore(tmp_path).name(Run("SASRec", "tiny", other, 1))
+    assert store.name(run) != store.name(Run("SASRec", "tiny", data_path, 1, {"epochs": 7}))
+    assert store.name(run) == RunStore(tmp_path / "x").name(run)
+    with pytest.raises(DataError, match="there is no data set"):
+        store.name(Run("SASRec", "tiny", tmp_path / "nowhere", 1))
+
+
+def test_the_same_run_named_twice_is_done_once(data_path, tmp_path) -> None:
+    store = RunStore(tmp_path)
+    keys = {
+        key: value for key, value in TINY.items() if key in ("epochs", "hidden_size", "use_gpu")
+    }
+    run = Run("SASRec", "tiny", data_path, 1, {**keys, "eval_args.mode": "uni5"})
+    assert execute(store, [run, run], jobs=1) == {}
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    ranks = store.ranks(run)
+    assert len(ranks["test_uni5"]) == len(ranks["users"])
+    store.path(run, ".npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="damaged"):
+        store.ranks(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": "LLMEDT,SASRek"}, "unknown model 'SASRek', did you mean 'SASRec'"),
+        ({"models": ","}, "names no model"),
+        ({"seeds": "1,x"}, "seeds must be whole numbers"),
+        ({"seeds": "1,1"}, "different"),
+        ({"budget": -1}, "budget must be"),
+        ({"jobs": 0}, "jobs must be"),
+        ({"epoch": 3}, "unknown key 'epoch', did you mean 'epochs'"),
+        ({"hidden_size": "many"}, "hidden_size must be"),
+        ({"dataset": "nothing"}, "there is no data set|cannot be read|missing"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_trains(data_path, tmp_path, change, message):
+    settings = {"models": "SASRec,LLMEDT", "output_path": tmp_path, **change}
+    with pytest.raises((ConfigError, DataError), match=message):
+        compare(arguments(data_path, **settings))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_all_rows_of_table_1_are_there() -> None:
+    chosen = choose("all")
+    paper = ["GRU4Rec", "BERT4Rec", "SASRec", "C2DSR", "TriCDR", "SyNCRec", "LLMESR", "LLMCDSR",
+             "LLM4CDSR", "LLMEDT"]  # fmt: skip
+    assert [name for name in chosen if not name.endswith("*")] == paper
+    assert chosen["GRU4Rec*"].keys["item_embedding"] == "id"
+    assert list(choose("SASRec*, GRU4Rec")) == ["SASRec*", "GRU4Rec"]
+    assert CONTESTANTS["SASRec"].keys == {}
+
+
+def test_recboles_own_models_alone_have_a_budget(data_path, tmp_path) -> None:
+    comparison = read_comparison(
+        {
+            "dataset": "tiny",
+            "data_path": str(data_path),
+            "models": "SASRec,LLMEDT",
+            "budget": 5,
+            "output_path": str(tmp_path),
+            "n_negatives": 8,
+        }
+    )
+    runs = comparison.runs(data_path)
+    assert runs["SASRec"][0].keys == {"report_modes": ["full"], "time_limit": 5}
+    assert runs["LLMEDT"][0].keys == {"report_modes": ["full"], "n_negatives": 8}
+    assert [run.seed for run in runs["LLMEDT"]] == [42, 44, 46]
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "1.5", [1, 1]])
+def test_bad_seeds(text) -> None:
+    with pytest.raises(ConfigError):
+        parse_seeds(text)
+
+
+def test_raw_rows_of_bundled_data_are_found_again(tmp_path) -> None:
+    """Stripping what augmentation added gives what the simulator wrote without it."""
+    root = Path(__file__).resolve().parents[2]
+    strip_augmentation(root / "dataset_atomic" / "cloth_sport", tmp_path / "out" / "cloth_sport")
+    command = [sys.executable, "-m", "recbole_edt.prepare.simulate", "--raw", "--output"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    raw = tmp_path / "raw"
+    subprocess.run([*command, str(raw)], check=True, env=environment, stdout=subprocess.DEVNULL)
+    for suffix in (".inter", ".item"):
+        paths = (tmp_path / "out" / "cloth_sport" / f"cloth_sport{suffix}",
+                 next(raw.rglob(f"cloth_sport{suffix}")))  # fmt: skip
+        one, other = (pd.read_csv(path, sep="\t", dtype=str, quoting=3) for path in paths)
+        common = [column for column in other.columns if column in one.columns]
+        assert len(common) >= 4
+        assert (one[common].fillna("") == other[common].fillna("")).all().all()

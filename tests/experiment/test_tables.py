@@ -1,0 +1,113 @@
+"""Means, marks, leads and their significance, in figures and in three formats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_edt.experiment.tables import Table, escape_latex, to_latex, to_markdown, welch
+
+from recbole_edt.experiment.tables import to_frame, write_tables  # isort: skip
+
+
+@pytest.fixture
+def table() -> Table:
+    out = Table("shop_a, test", ["H", "N"], ours="ours")
+    out.add("rival", "H", [0.2, 0.22, 0.24])
+    out.add("rival", "N", [0.5, 0.5, 0.5])
+    out.add("weak", "H", [0.1])
+    out.add("ours", "H", [0.3, 0.33, 0.36])
+    out.add("ours", "N", [0.4, 0.5, 0.45])
+    out.notes.append("A note.")
+    return out
+
+
+def test_welch_by_hand() -> None:
+    ours, theirs = np.array([0.3, 0.33, 0.36]), np.array([0.2, 0.22, 0.24])
+    # means .33 and .22, variances .0009 and .0004: t = .11 / sqrt(.0013 / 3)
+    t = 0.11 / math.sqrt(0.0013 / 3)
+    freedom = (0.0013 / 3) ** 2 / ((0.0009 / 3) ** 2 / 2 + (0.0004 / 3) ** 2 / 2)
+    # one-sided tail of Student's t, by summing its density
+    x = np.linspace(t, t + 4000, 40_000_001)
+    density = (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    assert welch(ours, theirs) == pytest.approx(scale * np.trapezoid(density, x), rel=1e-3)
+    assert welch(theirs, ours) == pytest.approx(1 - welch(ours, theirs))
+
+
+def test_welch_where_there_is_nothing_to_test() -> None:
+    assert math.isnan(welch(np.array([1.0]), np.array([0.1, 0.2])))
+    assert welch(np.array([0.5, 0.5]), np.array([0.4, 0.4])) == 0.0
+    assert welch(np.array([0.4, 0.4]), np.array([0.4, 0.4])) == 1.0
+
+
+def test_lead_over_the_best_other_row(table) -> None:
+    lead = table.lead("H")
+    assert lead.rival == "rival"
+    assert lead.improvement == pytest.approx(0.5)
+    assert lead.significant
+    behind = table.lead("N")
+    assert behind.improvement == pytest.approx(-0.1)
+    assert not behind.significant
+
+
+def test_lower_costs_lead() -> None:
+    costs = Table("costs", ["s"], ours="ours", lower_is_better={"s"})
+    costs.add("rival", "s", [4.0, 4.2])
+    costs.add("ours", "s", [1.0, 1.1])
+    assert costs.order("s") == ["ours", "rival"]
+    assert costs.lead("s").improvement == pytest.approx(3.05 / 4.1)
+    assert costs.lead("s").significant
+
+
+def test_markdown(table) -> None:
+    assert to_markdown(table).splitlines() == [
+        "### shop_a, test",
+        "",
+        "|  | H | N |",
+        "| --- | ---: | ---: |",
+        "| rival | <u>0.2200</u> ± 0.0200 | **0.5000** ± 0.0000 |",
+        "| weak | 0.1000 | – |",
+        "| ours | **0.3300**\\* ± 0.0300 | 0.4500 ± 0.0500 |",
+        "| improvement | +50.00 % | -10.00 % |",
+        "",
+        "\\* p < 0.05 over the best other (one-sided Welch t-test over seeds)",
+        "",
+        "A note.",
+    ]
+
+
+def test_latex(table) -> None:
+    lines = to_latex(table).splitlines()
+    assert "\\caption{shop\\_a, test}" in lines
+    assert (
+        "rival & \\underline{0.2200} $\\pm$ 0.0200 & \\textbf{0.5000} $\\pm$ 0.0000 \\\\" in lines
+    )
+    assert "ours & \\textbf{0.3300}$^{*}$ $\\pm$ 0.0300 & 0.4500 $\\pm$ 0.0500 \\\\" in lines
+    assert lines[lines.index("\\bottomrule") - 2 :][0] == "\\midrule"
+    assert escape_latex("τ = 5 % & more_") == "$\\tau$ = 5 \\% \\& more\\_"
+
+
+def test_an_unranked_table_marks_nothing(table) -> None:
+    table.ours, table.ranked = None, False
+    text = to_markdown(table)
+    assert "**" not in text and "<u>" not in text and "improvement" not in text
+
+
+def test_files_hold_every_table(table, tmp_path) -> None:
+    other = Table("second", ["H"])
+    other.add("rival", "H", [0.25])
+    paths = write_tables(tmp_path / "new", "compare", [table, other])
+    assert [path.name for path in paths] == ["compare.csv", "compare.md", "compare.tex"]
+    frame = pd.read_csv(paths[0])
+    assert frame["table"].unique().tolist() == ["shop_a, test", "second"]
+    line = frame[(frame["row"] == "ours") & (frame["column"] == "H")].iloc[0]
+    assert (line["mean"], line["deviation"], line["n"]) == pytest.approx((0.33, 0.03, 3))
+    assert line["values"] == "0.3 0.33 0.36"
+    assert len(to_frame(table)) == 5
+    text = paths[1].read_text()
+    assert text.count("### ") == 2
+    assert paths[2].read_text().count("\\end{table}") == 2
