@@ -48,10 +48,13 @@ class Contestant:
         Its name in the registry.
     keys : mapping
         Settings that differ from its property file.
+    raw : bool
+        Whether it sees nothing of what augmentation makes: neither inserted rows nor profiles.
     """
 
     model: str
     keys: Mapping[str, Any] = field(default_factory=dict)
+    raw: bool = False
 
 
 def _all_positions(backbone: str) -> Contestant:
@@ -63,19 +66,19 @@ def _all_positions(backbone: str) -> Contestant:
         "align_weight": 0.0,
         "augmentation": False,
     }
-    return Contestant("LLMEDTPretrain", keys)
+    return Contestant("LLMEDTPretrain", keys, raw=True)
 
 
 CONTESTANTS = {
-    "GRU4Rec": Contestant("GRU4Rec"),
-    "BERT4Rec": Contestant("BERT4Rec"),
-    "SASRec": Contestant("SASRec"),
+    "GRU4Rec": Contestant("GRU4Rec", raw=True),
+    "BERT4Rec": Contestant("BERT4Rec", raw=True),
+    "SASRec": Contestant("SASRec", raw=True),
     "GRU4Rec*": _all_positions("gru4rec"),
     "BERT4Rec*": _all_positions("bert4rec"),
     "SASRec*": _all_positions("sasrec"),
-    "C2DSR": Contestant("C2DSR"),
-    "TriCDR": Contestant("TriCDR"),
-    "SyNCRec": Contestant("SyNCRec"),
+    "C2DSR": Contestant("C2DSR", raw=True),
+    "TriCDR": Contestant("TriCDR", raw=True),
+    "SyNCRec": Contestant("SyNCRec", raw=True),
     "LLMESR": Contestant("LLMESR"),
     "LLMCDSR": Contestant("LLMCDSR"),
     "LLM4CDSR": Contestant("LLM4CDSR"),
@@ -121,13 +124,15 @@ class Comparison:
         self.store = RunStore(self.folder / "runs")
 
     def augmented(self) -> Path:
-        """Folder of the data that are trained on: augmented first where they are raw."""
+        """Folder of the augmented data, made first where a row needs them and they are raw."""
+        if all(contestant.raw for contestant in self.contestants.values()):
+            return self.data_path
         if is_augmented(self.data_path / self.dataset):
             return self.data_path
         return Variants(self.dataset, self.data_path, self.folder / "data").make({})
 
-    def runs(self, data_path: Path) -> dict[str, list[Run]]:
-        """Runs of each row, one per seed."""
+    def runs(self, augmented: Path) -> dict[str, list[Run]]:
+        """Runs of each row, one per seed, on the data as given or on their augmented folder."""
         out = {}
         known = {row: self._known_keys(one.model) for row, one in self.contestants.items()}
         for key in self.keys:
@@ -140,6 +145,7 @@ class Comparison:
             keys = {**contestant.keys, **mine}
             if self.budget and contestant.model not in PLUGIN_MODELS:
                 keys["time_limit"] = self.budget
+            data_path = self.data_path if contestant.raw else augmented
             out[row] = [
                 Run(contestant.model, self.dataset, data_path, seed, keys) for seed in self.seeds
             ]
@@ -317,7 +323,10 @@ def choose(names: Any) -> dict[str, Contestant]:
             raise ConfigError(f"unknown model '{name}'{nearest(name, known)}")
     if not wanted:
         raise ConfigError("--models names no model")
-    return {name: CONTESTANTS.get(name) or Contestant(name) for name in wanted}
+    return {
+        name: CONTESTANTS.get(name) or Contestant(name, raw=name not in PLUGIN_MODELS)
+        for name in wanted
+    }
 
 
 def compare(arguments: Sequence[str]) -> None:

@@ -153,7 +153,7 @@ class RunStore:
             "ranks_file": self.path(run, ".npz"),
             "checkpoint_dir": self.checkpoints,
         }
-        settings = {**run.overrides(), **places, "threads": threads}
+        settings = {"threads": threads, **run.overrides(), **places}
         given = [f"--{key}={value}" for key, value in settings.items()]
         names = [f"--model={run.model}", f"--dataset={run.dataset}"]
         quiet = ["--resume", "--show_progress=False", "--state=ERROR"]

@@ -71,10 +71,16 @@ def test_table_holds_the_means_of_the_runs(finished) -> None:
     assert costs.loc["parameters (M)", "mean"] == pytest.approx(total, rel=1e-5)
 
 
-def test_raw_data_are_augmented_first_for_all_rows(finished) -> None:
+def test_raw_data_are_augmented_for_the_rows_that_use_it(finished, data_path) -> None:
     folders = list((finished / "data").glob("augmented-*"))
     assert len(folders) == 1
     assert (folders[0] / "tiny" / "augmentation.json").is_file()
+    given = {"dataset": "tiny", "data_path": str(data_path), "output_path": str(finished.parent)}
+    runs = read_comparison(given | {"models": "SASRec,LLMEDT"}).runs(folders[0])
+    assert {run.data_path for run in runs["LLMEDT"]} == {folders[0]}
+    assert {run.data_path for run in runs["SASRec"]} == {data_path}
+    alone = read_comparison(given | {"models": "SASRec,SASRec*", "output_path": "other"})
+    assert alone.augmented() == data_path
 
 
 def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> None:
