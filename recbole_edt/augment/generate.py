@@ -1,4 +1,4 @@
-"""Stage *generate* (eq. 4): items of one domain proposed for users of the other."""
+"""Stage *generate* (eq. 4): items proposed for a user in one domain, A2B and B2A."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from recbole_edt.augment.encode import item_text
 from recbole_edt.augment.histories import Histories
 from recbole_edt.augment.llm import ChatRequest, LLMClient
 from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, prompt
+
+_MOST_OWNED = 50
+"""Own items that retrieval looks past; a user with more near ones may be offered fewer items."""
 
 
 class Task(NamedTuple):
@@ -47,7 +50,7 @@ class Generated:
 
 
 class Generator(Protocol):
-    """Anything that proposes items of one domain to users of the other."""
+    """Anything that proposes items of a domain to users."""
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Propose items for each task."""
@@ -55,10 +58,11 @@ class Generator(Protocol):
 
 
 class RetrievalGenerator:
-    """Proposes existing items of the other domain by embedding similarity. No model, no network.
+    """Proposes existing items of a domain by embedding similarity. No model, no network.
 
-    For each item the nearest items of the other domain are found once; a user is offered those of
-    his representatives, the most similar first, without what he has.
+    A user is offered the nearest items of those he has in the target domain, which is what eq. 6
+    asks of a transferable item; where he has none there, the nearest ones of his other domain's
+    representatives. He is never offered what he has.
 
     Parameters
     ----------
@@ -85,21 +89,35 @@ class RetrievalGenerator:
         items: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(tasks)
         for target in (0, 1):
             mine = [place for place, task in enumerate(tasks) if task.target == target]
-            sources = [self.chosen.of(tasks[place].user, 1 - target) for place in mine]
-            if not sources:
+            lines = [self._known(tasks[place]) for place in mine]
+            if not lines:
                 continue
-            lines = [self.histories.rows[rows] for rows in sources]
             asked = np.unique(np.concatenate(lines))
-            near, scores = self._nearest(asked, target)
-            for place, source in zip(mine, lines, strict=True):
-                at = np.searchsorted(asked, source)
+            near, scores = self._nearest(asked, target, max(map(len, lines)))
+            for place, known in zip(mine, lines, strict=True):
+                at = np.searchsorted(asked, known)
                 items[place] = self._best(tasks[place].user, near[at], scores[at])
         return Generated(items)
 
-    def _nearest(self, asked: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest items of the target domain of each asked item, [asked, n], best first."""
+    def _owned(self, user: int) -> np.ndarray:
+        offsets = self.histories.offsets
+        return self.histories.rows[offsets[user] : offsets[user + 1]]
+
+    def _known(self, task: Task) -> np.ndarray:
+        """Items whose neighbours are offered: the user's own ones of the target domain, if any."""
+        owned = self._owned(task.user)
+        own = owned[self.histories.item_domain[owned] == task.target]
+        if len(own):
+            return own
+        return self.histories.rows[self.chosen.of(task.user, 1 - task.target)]
+
+    def _nearest(self, asked: np.ndarray, target: int, owned: int) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest items of the target domain of each asked item, [asked, n], best first.
+
+        ``owned`` more than wanted are looked for, within reason: they may be the user's own.
+        """
         pool = np.flatnonzero(self.histories.item_domain == target)
-        n = min(2 * self.num, len(pool))
+        n = min(self.num + min(owned, _MOST_OWNED), len(pool))
         near, scores = [], []
         for start in range(0, len(asked), 1024):
             block = self.units[asked[start : start + 1024]] @ self.units[pool].T
@@ -114,12 +132,10 @@ class RetrievalGenerator:
         return np.array(near), np.array(scores)
 
     def _best(self, user: int, near: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        offsets = self.histories.offsets
-        owned = self.histories.rows[offsets[user] : offsets[user + 1]]
         flat, score = near.reshape(-1), scores.reshape(-1)
         order = np.lexsort((flat, -score))
         ranked = flat[order]
-        ranked = ranked[~np.isin(ranked, owned)]
+        ranked = ranked[~np.isin(ranked, self._owned(user))]
         first = np.sort(np.unique(ranked, return_index=True)[1])
         return ranked[first[: self.num]]
 

@@ -23,14 +23,22 @@ class Balance:
         Least r = |nA - nB| / (nA + nB) of the training rows of a user who is augmented.
     inject_ratio : float
         Share, from 0 to 1, of the filtered items that are inserted (tables 3, 4).
+    directions : {"both", "minor"}
+        A2B and B2A (3.2.1), or items of the domain alone that the user has less of.
+    min_history : int
+        Least training rows that a user has in a domain he gets items of.
     """
 
     min_ratio: float
     inject_ratio: float
+    directions: str
+    min_history: int
 
 
 def balancing_tasks(counts: np.ndarray, balance: Balance) -> list[Task]:
-    """List the users to balance, each with the domain that he has less of.
+    """List the users to balance, each with a domain to insert items of; A before B.
+
+    An item follows one of the other domain (eq. 5), so a user needs a row there.
 
     Parameters
     ----------
@@ -41,9 +49,11 @@ def balancing_tasks(counts: np.ndarray, balance: Balance) -> list[Task]:
     """
     total = counts.sum(1)
     ratio = np.abs(counts[:, 0] - counts[:, 1]) / np.maximum(total, 1)
-    wanted = (total > 0) & (ratio >= balance.min_ratio) & (counts[:, 0] != counts[:, 1])
-    minor = counts.argmin(axis=1)
-    return [Task(int(user), int(minor[user])) for user in np.flatnonzero(wanted)]
+    wanted = (ratio >= balance.min_ratio)[:, None] & (counts >= balance.min_history)
+    wanted &= counts[:, ::-1] > 0
+    if balance.directions == "minor":
+        wanted &= counts < counts[:, ::-1]
+    return [Task(int(user), int(target)) for user, target in np.argwhere(wanted)]
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,10 @@ def filter_items(
 
 
 def amounts(counts: np.ndarray, tasks: Sequence[Task], kept: Sequence[int], balance: Balance):
-    """How many of the kept items each task inserts: it grows with r, and never past balance.
+    """How many of the kept items each task inserts.
+
+    In both directions (n + 2k in eq. 9) the share ``inject_ratio`` of them: r falls because the
+    sequence grows evenly. In the minor one the share also grows with r, and never tips the balance.
 
     Parameters
     ----------
@@ -138,18 +151,25 @@ def amounts(counts: np.ndarray, tasks: Sequence[Task], kept: Sequence[int], bala
     kept : sequence of int
         Items that the filter left of each.
     balance : Balance
-        ``inject_ratio`` scales the amount.
+        How much.
 
     Returns
     -------
     np.ndarray
-        int64 [tasks]; ``ceil(inject_ratio * r * kept)``, at most ``|nA - nB|``.
+        int64 [tasks]; ``ceil(inject_ratio * kept)``, or for ``directions="minor"``
+        ``ceil(inject_ratio * r * kept)``, at most ``|nA - nB|``.
     """
+    wanted = balance.inject_ratio * np.asarray(kept, dtype=np.float64)
+    if balance.directions == "both":
+        return _whole(wanted)
     mine = counts[[task.user for task in tasks]].reshape(-1, 2)
     gap = np.abs(mine[:, 0] - mine[:, 1])
-    ratio = gap / np.maximum(mine.sum(1), 1)
-    wanted = balance.inject_ratio * ratio * np.asarray(kept, dtype=np.float64)
-    return np.minimum(np.ceil(np.round(wanted, 9)), gap).astype(np.int64)
+    return np.minimum(_whole(wanted * gap / np.maximum(mine.sum(1), 1)), gap)
+
+
+def _whole(amount: np.ndarray) -> np.ndarray:
+    """Round up, but not for the last bits of a product."""
+    return np.ceil(np.round(amount, 9)).astype(np.int64)
 
 
 def insert(

@@ -58,11 +58,13 @@ CHOICES = {
     "encoder": ("lsa", "file", "openai", "sentence-transformers"),
     "generator": ("retrieval", "openai", "none"),
     "filter": ("similarity", "none"),
+    "directions": ("both", "minor"),
     "insert": ("anchor", "end", "random"),
     "profiler": ("extractive", "openai", "none"),
     "profile": ("sra", "naive", "none"),
 }
-_COUNTS = ("lsa_dim", "clusters", "num", "k")
+_COUNTS = {"lsa_dim": 1, "clusters": 1, "num": 1, "neighbours": 1, "k": 1, "min_history": 0}
+"""Least value of each whole number."""
 _SHARES = ("inject_ratio", "min_ratio", "tau_quantile")
 
 
@@ -86,9 +88,11 @@ def augment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
             settings[key] = "none"  # what `none` reads as on the command line
         if settings[key] not in choices:
             raise ConfigError(f"{key} '{settings[key]}' is not one of {', '.join(choices)}")
-    for key in _COUNTS:
-        if type(settings[key]) is not int or settings[key] < 1:
-            raise ConfigError(f"{key} must be a whole number of at least 1, not '{settings[key]}'")
+    for key, least in _COUNTS.items():
+        if type(settings[key]) is not int or settings[key] < least:
+            raise ConfigError(
+                f"{key} must be a whole number of at least {least}, not '{settings[key]}'"
+            )
     for key in _SHARES:
         value = settings[key]
         if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
@@ -273,7 +277,8 @@ class Pipeline:
         return balancing_tasks(histories.domain_counts(), self._balance())
 
     def _balance(self) -> Balance:
-        return Balance(self.settings["min_ratio"], self.settings["inject_ratio"])
+        keys = ("min_ratio", "inject_ratio", "directions", "min_history")
+        return Balance(**{key: self.settings[key] for key in keys})
 
     def _generate(
         self,
@@ -283,13 +288,12 @@ class Pipeline:
         chosen: Representatives,
         tasks: Sequence[Task],
     ) -> Generated:
-        num = self.settings["num"]
         generator: Generator
         if self.settings["generator"] == "openai":
             assert self.client is not None
-            generator = LLMGenerator(histories, clusters, chosen, self.client, num)
+            generator = LLMGenerator(histories, clusters, chosen, self.client, self.settings["num"])
         else:
-            generator = RetrievalGenerator(histories, vectors, chosen, num)
+            generator = RetrievalGenerator(histories, vectors, chosen, self.settings["neighbours"])
         return generator.generate(tasks)
 
     def _insert(self, histories, vectors, clusters, chosen, tasks, generated) -> Insertions:

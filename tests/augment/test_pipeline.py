@@ -135,6 +135,37 @@ def test_retrieval_offers_the_nearest_items_that_the_user_lacks() -> None:
     assert not made.new_items
 
 
+def test_retrieval_stays_near_what_the_user_has_in_the_target_domain() -> None:
+    # The user has 0 (domain A, on the x axis) and 1 (domain B, on the y axis); of B's items 2 is
+    # nearest to 0, and 4, then 3 to 1.  Another user has 0 alone.
+    domain = np.array([0, 1, 1, 1, 1])
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [0.6, 0.8], [0.28, 0.96]])
+    histories = history([[0, 1], [0]], domain)
+    chosen = representatives(histories, cluster_items(vectors, domain, 1))
+    made = RetrievalGenerator(histories, vectors, chosen, num=2).generate([Task(0, 1), Task(1, 1)])
+    assert made.items[0].tolist() == [4, 3]  # cosines with 1: 0.96, 0.8
+    assert made.items[1].tolist() == [2, 3]  # cosines with 0: 1, 0.6
+
+
+def test_retrieval_looks_past_what_the_user_has() -> None:
+    """A user who has an item's nearest neighbours is offered the next ones: a slow reference."""
+    draw = np.random.default_rng(0)
+    domain = np.arange(40) % 2
+    vectors = draw.normal(size=(40, 8))
+    sequences = [draw.permutation(40)[:size].tolist() for size in (3, 10, 25)]
+    histories = history(sequences, domain)
+    chosen = representatives(histories, cluster_items(vectors, domain, 3))
+    tasks = [Task(user, target) for user in range(3) for target in (0, 1)]
+    made = RetrievalGenerator(histories, vectors, chosen, num=4).generate(tasks)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for task, items in zip(tasks, made.items, strict=True):
+        owned = sequences[task.user]
+        own = [item for item in owned if domain[item] == task.target]
+        new = [item for item in range(40) if domain[item] == task.target and item not in owned]
+        new.sort(key=lambda item: -max(units[item] @ units[other] for other in own))
+        assert items.tolist() == new[:4]
+
+
 def test_a_described_item_becomes_the_catalogue_item_of_its_name() -> None:
     items = pd.DataFrame({"domain": ["art"], "title": ["Red Brush, 2 in."], "brand": ["Ka-Lo"]})
     catalogue = Catalogue(items, ["art", "bike"])
@@ -169,17 +200,39 @@ def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client)
 
 def test_only_imbalanced_users_are_balanced_towards_what_they_lack() -> None:
     counts = np.array([[9, 1], [0, 4], [3, 3], [0, 0], [10, 0]])
-    assert balancing_tasks(counts, Balance(0.9, 1.0)) == [Task(1, 0), Task(4, 1)]
-    assert balancing_tasks(counts, Balance(0.0, 1.0)) == [Task(0, 1), Task(1, 0), Task(4, 1)]
+    assert balancing_tasks(counts, Balance(0.9, 1.0, "minor", 0)) == [Task(1, 0), Task(4, 1)]
+    everybody = [Task(0, 1), Task(1, 0), Task(4, 1)]
+    assert balancing_tasks(counts, Balance(0.0, 1.0, "minor", 0)) == everybody
+    assert balancing_tasks(counts, Balance(0.0, 1.0, "minor", 1)) == [Task(0, 1)]
+
+
+def test_both_directions_need_a_row_to_start_from() -> None:
+    counts = np.array([[9, 1], [0, 4], [3, 3], [0, 0]])
+    shared = [Task(0, 0), Task(0, 1), Task(2, 0), Task(2, 1)]
+    assert balancing_tasks(counts, Balance(0.0, 1.0, "both", 1)) == shared
+    assert balancing_tasks(counts, Balance(0.0, 1.0, "both", 0)) == [
+        Task(0, 0), Task(0, 1), Task(1, 0), Task(2, 0), Task(2, 1)
+    ]  # fmt: skip
+    assert balancing_tasks(counts, Balance(0.8, 1.0, "both", 2)) == [Task(0, 0)]  # r = 0.8, 1, 0
 
 
 def test_the_amount_grows_with_imbalance_and_stops_at_balance() -> None:
     counts = np.array([[9, 1], [3, 0], [20, 0]])
     tasks = [Task(0, 1), Task(1, 1), Task(2, 1)]
+
+    def inserted(inject_ratio: float) -> list[int]:
+        return amounts(counts, tasks, [4, 10, 10], Balance(0.0, inject_ratio, "minor", 0)).tolist()
+
     # ceil(1 * 0.8 * 4) = 4, at most 8;  ceil(1 * 1 * 10) = 10, at most 3;  10 of 10, at most 20
-    assert amounts(counts, tasks, [4, 10, 10], Balance(0.0, 1.0)).tolist() == [4, 3, 10]
-    assert amounts(counts, tasks, [4, 10, 10], Balance(0.0, 0.3)).tolist() == [1, 3, 3]
-    assert amounts(counts, tasks, [4, 10, 10], Balance(0.0, 0.0)).tolist() == [0, 0, 0]
+    assert inserted(1.0) == [4, 3, 10]
+    assert inserted(0.3) == [1, 3, 3]
+    assert inserted(0.0) == [0, 0, 0]
+
+
+def test_in_both_directions_the_amount_is_a_share_of_what_was_kept() -> None:
+    counts, tasks = np.array([[3, 3]]), [Task(0, 0), Task(0, 1)]
+    assert amounts(counts, tasks, [4, 3], Balance(0.0, 1.0, "both", 1)).tolist() == [4, 3]
+    assert amounts(counts, tasks, [4, 3], Balance(0.0, 0.3, "both", 1)).tolist() == [2, 1]
 
 
 def test_one_quantile_holds_for_all_users() -> None:
@@ -222,10 +275,26 @@ def test_augmented_files_keep_the_raw_rows_and_train(raw: Path, tmp_path: Path, 
     assert data.sequences.augmented.sum() == (after["augmented"] == "1").sum() > 50
     assert data.user_embeddings().shape[0] == data.user_num
     assert report["statistics"]["before"]["augmented_rows"] == 0
-    imbalanced = [report["statistics"][w]["imbalance"]["90%-100%"] for w in ("before", "after")]
-    assert imbalanced[1] < imbalanced[0]
     assert 0.5 < report["similarity"]["100%"] <= report["similarity"]["30%"] <= 1.0
     assert json.loads((tmp_path / NAME / "augmentation.json").read_text()) == report
+
+
+def test_by_default_only_users_of_both_domains_get_items(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path)
+    histories = read_histories(raw / NAME, NAME)
+    shared = set(histories.users[(histories.domain_counts() > 0).all(axis=1)])
+    frame = inter(tmp_path)
+    users = frame.loc[frame["augmented"] == "1", "user_id"]
+    assert len(set(users)) > 20
+    assert set(users) <= shared
+    assert users.value_counts().max() <= 4  # two neighbours in each direction
+
+
+def test_users_of_one_domain_are_balanced_on_demand(raw: Path, tmp_path: Path) -> None:
+    settings = {"directions": "minor", "min_history": 0, "min_ratio": 0.9, "neighbours": 10}
+    report = run(raw, tmp_path, **settings)
+    imbalanced = [report["statistics"][w]["imbalance"]["90%-100%"] for w in ("before", "after")]
+    assert imbalanced[1] < imbalanced[0] - 0.1
 
 
 def test_an_inserted_row_stands_right_behind_its_anchor(raw: Path, tmp_path: Path) -> None:
@@ -285,6 +354,8 @@ def test_an_llm_writes_items_and_profiles(
         ({"encodr": "lsa"}, "did you mean 'encoder'"),
         ({"insert": "middle"}, "anchor, end, random"),
         ({"k": 0}, "k must be"),
+        ({"min_history": -1}, "at least 0"),
+        ({"directions": "A2B"}, "both, minor"),
         ({"inject_ratio": 30}, "from 0 to 1"),
         ({"tau_quantile": None}, "either tau or tau_quantile"),
     ],
