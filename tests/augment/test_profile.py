@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +13,7 @@ from recbole_edt.augment.profile import (
     sample_both,
 )
 from recbole_edt.augment.prompts import imbalance
+from recbole_edt.errors import ConfigError
 
 ITEMS = pd.DataFrame(
     {
@@ -111,10 +110,31 @@ def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
     llm_server.unreadable = "Oil paint"
     with llm_client(llm_server, retries=1, asks=1) as client:
         made = LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS)
-    assert list(made.failures) == ["ann"]
+    assert made.failures == {"ann": "summarise art: HTTP 400: this cannot be read"}
     assert made.texts[0] == ""
     assert made.texts[1]
-    assert json.dumps(made.failures)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "unreadable", "where"),
+    [
+        ("sra", "Of all that you bought in both domains, bike", "reform bike"),
+        ("sra", "Bring all of it together", "analyse"),
+        ("naive", "These items have caught", "naive"),
+    ],
+)
+def test_a_failure_names_its_stage(llm_server, llm_client, pipeline, unreadable, where) -> None:
+    llm_server.unreadable = unreadable
+    with llm_client(llm_server, retries=1, asks=1) as client:
+        made = LLMProfiler(ITEMS, DOMAINS, client, pipeline).write(USERS)
+    reason = f"{where}: HTTP 400: this cannot be read"
+    assert made.failures == {"ann": reason, "bob": reason}
+
+
+@pytest.mark.parametrize("profiler", [ExtractiveProfiler, LLMProfiler])
+def test_an_unknown_pipeline_is_refused(profiler) -> None:
+    with pytest.raises(ConfigError, match="profile 'rsa' is not one of sra, naive"):
+        profiler(ITEMS, DOMAINS, VECTORS, "rsa")
 
 
 def test_naive_samples_are_half_of_each_domain_and_of_all_clusters() -> None:

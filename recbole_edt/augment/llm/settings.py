@@ -70,7 +70,7 @@ class Endpoint(_Strict):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an http or https address")
-        if parts.username or parts.password or parts.query:
+        if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must hold no key or password: name a variable in key_env instead")
         return value.rstrip("/")
 
@@ -198,6 +198,8 @@ def _profile_path(profile: str) -> Path:
     named = folder / f"{profile}.yaml"
     if named.is_file():
         return named
+    if "://" in profile:  # not repeated: an address may hold a key
+        raise ConfigError("an LLM profile is a name or a YAML file with base_url, no address")
     if not Path(profile).is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""A process that starts runs of the client, each in a child that can be killed.
+"""A process that starts runs, each in a child that can be killed.
 
-    python llm_runs.py URL FOLDER REQUESTS
-
-A line on stdin starts a run; its process id is printed, then the child's exit status (negative: the
-signal) when it ends. The imports are done once, so that a run starts within milliseconds.
+A line on stdin, a JSON list, starts a run: ``["client", LOG, URL, FOLDER, REQUESTS]`` of the LLM
+client alone, ``["augment", LOG, ARGUMENT, ...]`` of the whole command. Its process id is printed,
+then the child's exit status (negative: the signal) when it ends; what the run itself prints is
+appended to LOG. The imports are done once, so that a run starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import sys
 from pathlib import Path
 
+from recbole_edt.augment.command import HELP, augment
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
 from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, TEXT_SCHEMA, prompt
+from recbole_edt.cli import guarded
 from recbole_edt.files import replacing
 
 
@@ -48,15 +50,31 @@ def run(url: str, folder: Path, n: int) -> None:
         path.write_text(json.dumps(said, indent=1) + vectors.tobytes().hex(), encoding="utf-8")
 
 
+def work(what: str, log: str, *arguments: str) -> int:
+    """Do one run; its exit status."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if what == "augment":
+        status = guarded(augment, arguments, HELP)
+        sys.stdout.flush()
+        return status
+    url, folder, n = arguments
+    run(url, Path(folder), int(n))
+    return 0
+
+
 def main() -> None:
-    url, folder, n = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         child = os.fork()
         if child == 0:
             sys.stdin.close()
-            run(url, folder, n)
-            os._exit(0)
+            status = 1
+            try:
+                status = work(*json.loads(line))
+            finally:
+                os._exit(status)
         print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

@@ -1,0 +1,268 @@
+"""``recbole-edt augment`` when something is wrong: keys, costs, failed calls, a second run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from recbole_edt.augment.command import HELP, augment
+from recbole_edt.augment.llm import ChatRequest, LLMClient, Rehearsal
+from recbole_edt.augment.profile import WORDS
+from recbole_edt.augment.prompts import TEXT_SCHEMA, _template
+from recbole_edt.cli import guarded
+from recbole_edt.errors import DataError
+from recbole_edt.files import read_table
+from recbole_edt.lock import sole_user
+from recbole_edt.prepare.simulate import simulate, write_atomic
+
+NAME = "shop"
+KEY = "test-key-0123456789abcdef"
+LLM = ("--encoder=openai", "--generator=openai", "--profiler=openai")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """The 16 users of a simulated shop who buy most, and the items they buy."""
+    folder = tmp_path_factory.mktemp("raw")
+    shop = simulate(200)
+    users = shop.interactions["user_id"].value_counts().index[:16]
+    rows = shop.interactions[shop.interactions["user_id"].isin(users)]
+    items = shop.items[shop.items["item_id"].isin(rows["item_id"])]
+    write_atomic(replace(shop, items=items, interactions=rows), folder / NAME, NAME)
+    return folder
+
+
+@pytest.fixture
+def command(raw, tmp_path, monkeypatch):
+    """Run the command against a server: ``command(server, "--k=3", retries=0)``; its exit code."""
+    monkeypatch.setenv("EDT_TEST_KEY", KEY)
+
+    def run(server, *arguments: str, address: str = "", **settings) -> int:
+        endpoint = {
+            "base_url": address or server.url, "model": "m", "key_env": "EDT_TEST_KEY",
+            "timeout_s": 20, "prices": {"prompt": 1.0, "completion": 2.0},
+        }  # fmt: skip
+        profile = {"chat": endpoint, "embedding": endpoint, "backoff_s": 0.01, **settings}
+        path = tmp_path / "llm.yaml"
+        path.write_text(yaml.safe_dump(profile))
+        given = [f"--dataset={NAME}", f"--data_path={raw}", f"--output_path={tmp_path / 'out'}"]
+        given += [
+            "--clusters=2",
+            "--num=2",
+            "--tau_quantile=0",
+            "--min_ratio=0.3",
+            f"--llm={path}",
+            *LLM,
+            *arguments,
+        ]
+        return guarded(augment, list({a.split("=")[0]: a for a in given}.values()), HELP)
+
+    return run
+
+
+def written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "llm.yaml"]
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("moods", "code"),
+    [
+        ({}, 0),
+        ({"echo_key": True}, 0),  # no item can be read, every profile repeats what it was sent
+        ({"refuse": (400, f"you sent {KEY} and"), "refuse_after": 30}, 2),
+        ({"refuse": (400, f"you sent {KEY} and")}, 2),
+        ({"refuse": (401, f"wrong key {KEY}"), "refuse_after": 9}, 2),
+        ({"refuse": (404, f"no model for {KEY}")}, 2),
+        ({"refuse": (429, "insufficient_quota")}, 2),
+        ({"refuse": (500, f"trace: {KEY}")}, 2),
+        ({"payload": json.dumps({"error": {"message": f"key {KEY}"}})}, 2),
+    ],
+)
+def test_the_key_is_in_nothing_that_is_written_or_said(
+    llm_servers, command, tmp_path, capsys, caplog, moods, code
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    server = llm_servers(**moods)
+    assert command(server, retries=1, asks=1) == code
+    assert server.arrived > 0
+    said = capsys.readouterr()
+    assert all(KEY not in text for text in (said.out, said.err, caplog.text))
+    assert not said.err or code == 2
+    files = written(tmp_path)
+    assert tmp_path / "out" / ".augment" / NAME / "llm.sqlite" in files
+    assert (tmp_path / "out" / NAME / "augmentation.json" in files) == (code == 0)
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("address", [f"https://me:{KEY}@h/v1", f"https://h/v1?api_key={KEY}"])
+def test_a_key_in_the_address_is_refused_unseen(command, tmp_path, capsys, address) -> None:
+    assert command(None, address=address) == 2
+    assert command(None, f"--llm={address}", address="http://h") == 2
+    said = capsys.readouterr()
+    assert said.err.count("error: ") == 2
+    assert KEY not in said.out + said.err
+    assert not written(tmp_path)
+
+
+# Costs
+
+
+def stages(out: str) -> list[list[str]]:
+    """Lines of the estimate: stage, requests, cached, calls, tokens in, out, dollars, sent."""
+    rows = [line.replace(",", "").split() for line in out.splitlines()]
+    return [row for row in rows if row and row[-1] in ("exact", "estimate")]
+
+
+def test_a_dry_run_estimates_every_stage_and_calls_nobody(
+    llm_server, command, tmp_path, capsys
+) -> None:
+    assert command(llm_server, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert llm_server.arrived == 0
+    assert not (tmp_path / "out").exists()
+    rows = stages(out)
+    order = ["encode", "generate", "encode", "summarise", "reform", "analyse", "encode"]
+    assert [row[0] for row in rows] == order
+    assert [row[-1] for row in rows] == ["exact", *["estimate"] * 6]
+    assert all(int(row[3]) > 0 and float(row[6]) > 0 for row in rows)
+    total = float(out.split("about ")[1].split()[0])
+    assert total == pytest.approx(sum(float(row[6]) for row in rows), abs=1e-3)
+    assert "dollars in all" in out and "come on top" in out
+
+
+def test_an_estimate_is_near_what_is_paid(llm_server, command, tmp_path, capsys) -> None:
+    assert command(llm_server, "--dry_run") == 0
+    estimated = stages(capsys.readouterr().out)
+    assert command(llm_server) == 0
+    report = json.loads((tmp_path / "out" / NAME / "augmentation.json").read_text())
+    for stage in ("generate", "summarise", "reform", "analyse"):
+        (row,) = (row for row in estimated if row[0] == stage)
+        cost = report["cost"][stage]
+        assert int(row[1]) == pytest.approx(cost["requests"], rel=0.4), stage
+        assert int(row[4]) == pytest.approx(cost["prompt_tokens"], rel=0.5), stage
+    asked = sum(int(row[1]) for row in estimated if row[0] == "encode")
+    assert asked == pytest.approx(report["cost"]["encode"]["requests"], rel=0.4)
+
+    capsys.readouterr()
+    calls = llm_server.arrived
+    assert command(llm_server, "--dry_run") == 0
+    again = stages(capsys.readouterr().out)
+    assert llm_server.arrived == calls
+    assert all(row[-1] == "exact" for row in again[:2])
+    assert [row[3] for row in again[:3]] == ["0"] * 3
+
+
+def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(
+    llm_server, command, capsys
+) -> None:
+    assert command(llm_server, "--dry_run", "--max-cost=0.01") == 0
+    assert "more than max_cost (0.01)" in capsys.readouterr().out
+    assert command(llm_server, "--dry_run", "--max-cost=9") == 0
+    assert "more than max_cost" not in capsys.readouterr().out
+    assert command(llm_server, "--max-cost=0.01") == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "error: " in line)
+    assert "of 0.0100 dollars" in line and "raise max_cost to go on" in line
+    asked = llm_server.arrived
+    assert command(llm_server) == 0
+    assert set(llm_server.tally()["questions"].values()) == {1}
+    assert llm_server.arrived > asked
+
+
+def test_a_dry_run_without_a_model_says_so(command, capsys) -> None:
+    embedded = ("--encoder=lsa", "--generator=retrieval", "--profiler=extractive")
+    assert command(None, "--dry_run", *embedded, address="http://h") == 0
+    assert "no stage asks a model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["summarise", "reform", "analyse", "naive"])
+def test_estimates_count_with_the_words_that_prompts_allow(name) -> None:
+    assert f"at most {WORDS[name]} words" in _template(name)
+
+
+def test_a_rehearsal_answers_from_the_cache_or_with_what_is_likely(
+    llm_server, llm_settings, tmp_path
+) -> None:
+    settings, cache = llm_settings(llm_server), tmp_path / "llm.sqlite"
+    known, likely, unlikely = (
+        ChatRequest("s", f"write {n} as JSON", TEXT_SCHEMA, likely=made)
+        for n, made in enumerate([None, lambda: {"text": "x" * 69}, None])
+    )
+    with LLMClient(settings, cache) as client:
+        (asked,) = client.chat([known], "profile")
+        vectors, _ = client.embed(["shoe"], "encode")
+    calls = llm_server.arrived
+    with Rehearsal(settings, cache) as rehearsal:
+        answers = rehearsal.chat([known, likely, unlikely], "profile")
+        same, _ = rehearsal.embed(["shoe"], "encode")
+        others, failures = rehearsal.embed(["shoe", "sock"], "encode")
+    assert llm_server.arrived == calls
+    assert answers[0].value == asked.value
+    assert answers[1].value == {"text": "x" * 69}
+    assert answers[2].value is None and answers[2].error
+    assert np.array_equal(same, vectors)
+    assert others.shape == (2, vectors.shape[1]) and not failures
+    chat, first, second = rehearsal.estimates
+    # {"text": "xx..."} is 81 bytes: 21 tokens and 16 around it; the other one could fill max_tokens
+    assert chat["completion_tokens"] == 21 + 16 + settings.chat.max_tokens
+    assert [call["calls"] for call in (chat, first, second)] == [2, 0, 1]
+    assert [call["prompts"] for call in (chat, first, second)] == ["exact", "estimate", "estimate"]
+
+
+# Failed calls
+
+
+def test_a_failed_user_is_named_with_the_stage_and_the_others_are_served(
+    llm_servers, command, tmp_path, capsys
+) -> None:
+    assert command(llm_servers()) == 0
+    inter = read_table(tmp_path / "out" / NAME / f"{NAME}.inter")
+    unlucky = inter["user_id"][inter["augmented"] == "1"].iloc[0]
+    capsys.readouterr()
+    server = llm_servers(unreadable=f"What user {unlucky} has picked")
+    assert command(server, f"--output_path={tmp_path / 'other'}") == 0
+    reason = f"(such as {unlucky}: HTTP 400: this cannot be read)"
+    assert f"generate: 1 users were left as they are {reason}" in capsys.readouterr().out
+    inter = read_table(tmp_path / "other" / NAME / f"{NAME}.inter")
+    inserted = inter["user_id"][inter["augmented"] == "1"]
+    assert len(set(inserted)) >= 2 and unlucky not in set(inserted)
+    assert (read_table(tmp_path / "other" / NAME / f"{NAME}.user")["profile"] != "").all()
+
+
+# A second run, and what a killed one left
+
+
+def test_a_second_run_into_the_folder_is_refused(command, llm_server, tmp_path, capsys) -> None:
+    with sole_user(tmp_path / "out" / ".augment" / NAME):
+        assert command(llm_server) == 2
+    assert llm_server.arrived == 0
+    said = capsys.readouterr().err
+    assert said.startswith("error: another run is at work in ") and said.count("\n") == 1
+    assert not (tmp_path / "out" / NAME).exists()
+    assert command(llm_server) == 0
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path) -> None:
+    with pytest.raises(ZeroDivisionError), sole_user(tmp_path):
+        1 / 0  # noqa: B018
+    with sole_user(tmp_path), pytest.raises(DataError), sole_user(tmp_path):
+        pass
+
+
+def test_what_a_killed_run_left_is_cleared_away(command, llm_server, tmp_path) -> None:
+    cache = tmp_path / "out" / ".augment" / NAME
+    (cache / "writing-x1y2").mkdir(parents=True)
+    (cache / "writing-x1y2" / f"{NAME}.inter").write_text("half")
+    assert command(llm_server) == 0
+    assert {path.name for path in cache.iterdir()} == {"llm.sqlite", ".lock"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".augment", NAME}
