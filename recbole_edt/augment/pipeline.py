@@ -193,7 +193,7 @@ class Pipeline:
         """
         if self.settings["dry_run"]:
             return {"dry_run": self._rehearse()}
-        with sole_user(self.cache.folder), self.client or nullcontext():
+        with self.client or nullcontext(), sole_user(self.cache.folder):
             made = self._make()
             return self._timed("write", lambda: self._write(made))
 
