@@ -248,16 +248,26 @@ class CrossDomainDataset(SequentialDataset):
         """
         self._change_feat_format()
         width = self.max_item_list_len
-        split, rows = self.split, self.sequences
+        split = self.split
+        rows, held_out = self._evaluation_rows()
         first = rows.offsets[split.users]
         views = [self._view(self.train_sequences, prefix_rows(self.train_sequences, width))]
-        for targets in (split.valid_rows, split.test_rows):
+        for targets in held_out:
             starts = np.maximum(first, targets - width)
             view = self._view(rows, Windows(split.users, starts, targets))
-            self._add_evaluation_fields(view, starts, targets)
+            self._add_evaluation_fields(view, rows, starts, targets)
             views.append(view)
         self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
         return views
+
+    def _evaluation_rows(self) -> tuple[Sequences, list[np.ndarray]]:
+        """Rows that a user is known by at evaluation, and where in them the targets are."""
+        held_out = [self.split.valid_rows, self.split.test_rows]
+        if self.config["augmented_histories"]:
+            return self.sequences, held_out
+        raw = ~self.sequences.augmented
+        before = np.cumsum(raw) - 1
+        return self.sequences.keep(raw), [before[targets] for targets in held_out]
 
     def _view(self, rows: Sequences, windows: Windows) -> CrossDomainDataset:
         """Return a view with the given rows before each target; the target row is ``stops``."""
@@ -278,10 +288,10 @@ class CrossDomainDataset(SequentialDataset):
         return view
 
     def _add_evaluation_fields(
-        self, view: CrossDomainDataset, starts: np.ndarray, targets: np.ndarray
+        self, view: CrossDomainDataset, rows: Sequences, starts: np.ndarray, targets: np.ndarray
     ) -> None:
         """Add both domain sub-sequences (eq. 2), what was inserted, and the target's domain."""
-        rows, width = self.sequences, self.max_item_list_len
+        width = self.max_item_list_len
         first = rows.offsets[self.split.users]
         fields = {
             TARGET_DOMAIN: self.item_domain[rows.items[targets]],

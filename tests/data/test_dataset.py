@@ -101,6 +101,32 @@ def test_with_augmentation_inserted_rows_are_trained_on(shop, more, augmented, l
     assert sequences_of(dataset)["u3"] == [row[1] for row in rows]
 
 
+def seen_at_evaluation(view) -> dict[str, list]:
+    """Per user the target, its domain, and the tokens of his whole and his domains' histories."""
+    fields = {name: view.inter_feat[name].numpy() for name in view.inter_feat.columns}
+    lists = [name for name in fields if name.startswith("item_id_list")]
+    return {
+        view.id2token("user_id", user): [
+            view.id2token("item_id", fields["item_id"][at]),
+            fields["target_domain"][at],
+            *(view.id2token("item_id", fields[name][at]).tolist() for name in lists),
+            *(fields[name][at] for name in fields if "length" in name),
+        ]
+        for at, user in enumerate(fields["user_id"])
+    }
+
+
+def test_users_may_be_known_by_their_raw_rows_alone(augmented, load):
+    """Then evaluation is that of the raw data, though training is not."""
+    mixed = load(augmented, augmentation=True, augmented_histories=False)
+    assert mixed.train_sequences.augmented.any()
+    _, *views = mixed.build()
+    _, *plain = load(augmented, augmentation=False).build()
+    _, *inserted = load(augmented, augmentation=True, augmented_histories=True).build()
+    for mine, raw, other in zip(views, plain, inserted, strict=True):
+        assert seen_at_evaluation(mine) == seen_at_evaluation(raw) != seen_at_evaluation(other)
+
+
 def test_plain_models_train_on_raw_rows_unless_asked(augmented, load):
     assert not load(augmented, "SASRec").sequences.augmented.any()
     assert load(augmented, "SASRec", augmentation=True).sequences.augmented.any()
