@@ -30,10 +30,11 @@ Train a model and test it under the leak-free protocol.
 HELP = """\
 usage: recbole-edt COMMAND [arguments]
 
-  prepare  public Amazon files -> atomic files      (recbole-edt prepare --help)
-  augment  atomic files -> augmented atomic files   (recbole-edt augment --help)
-  run      train and test one model                 (recbole-edt run --help)
-  compare  many models over seeds, one table        (recbole-edt compare --help)
+  prepare     public Amazon files -> atomic files      (recbole-edt prepare --help)
+  augment     atomic files -> augmented atomic files   (recbole-edt augment --help)
+  run         train and test one model                 (recbole-edt run --help)
+  compare     many models over seeds, one table        (recbole-edt compare --help)
+  experiment  tables and figures of the paper          (recbole-edt experiment --help)
 """
 
 
@@ -96,11 +97,18 @@ def _compare() -> tuple[Command, str]:
     return compare.compare, compare.HELP
 
 
+def _experiment() -> tuple[Command, str]:
+    from recbole_edt.experiment import command
+
+    return command.experiment, command.HELP
+
+
 COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "prepare": _prepare,
     "augment": _augment,
     "run": lambda: (run, RUN_HELP),
     "compare": _compare,
+    "experiment": _experiment,
 }
 """Name of each command -> what runs it, and its help; imported when it is asked for."""
 

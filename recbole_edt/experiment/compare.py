@@ -10,9 +10,9 @@ from typing import Any
 from recbole_edt.config import EDTConfig, find_data_root, joined, parse_overrides
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.experiment.runs import Run, RunStore, execute, parse_seeds
+from recbole_edt.experiment.runs import Run, RunStore, execute, parse_seeds, take_budget, take_jobs
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
-from recbole_edt.experiment.variants import Variants, is_augmented
+from recbole_edt.experiment.variants import Variants
 from recbole_edt.lock import sole_user
 from recbole_edt.registry import PLUGIN_MODELS, known_models
 from recbole_edt.values import nearest
@@ -126,8 +126,6 @@ class Comparison:
     def augmented(self) -> Path:
         """Folder of the augmented data, made first where a row needs them and they are raw."""
         if all(contestant.raw for contestant in self.contestants.values()):
-            return self.data_path
-        if is_augmented(self.data_path / self.dataset):
             return self.data_path
         return Variants(self.dataset, self.data_path, self.folder / "data").make({})
 
@@ -359,19 +357,14 @@ def read_comparison(given: dict[str, Any]) -> Comparison:
     name = given.pop("dataset", None)
     if not isinstance(name, str):
         raise ConfigError("--dataset is missing")
-    budget = given.pop("budget", 600)
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or budget < 0:
-        raise ConfigError(f"budget must be a number of seconds of at least 0, not '{budget}'")
-    jobs = given.pop("jobs", None)
-    if jobs is not None and (type(jobs) is not int or jobs < 1):
-        raise ConfigError(f"jobs must be a whole number of at least 1, not '{jobs}'")
+    budget, jobs = take_budget(given, 600), take_jobs(given)
     return Comparison(
         name,
         Path(str(given.pop("data_path", None) or find_data_root(name))).absolute(),
         Path(str(given.pop("output_path", "results"))).absolute() / name,
         choose(given.pop("models", "all")),
         parse_seeds(given.pop("seeds", "42,44,46")),
-        budget or None,
+        budget,
         jobs=jobs,
         keys={"report_modes": ["full"], **given},
     )

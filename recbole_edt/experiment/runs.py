@@ -300,6 +300,34 @@ def check_failures(failures: Mapping[str, str]) -> None:
         raise TrainingError(f"run {name} failed: {reason}{more}")
 
 
+def take_budget(given: dict[str, Any], default: float) -> float | None:
+    """Take ``budget`` out of arguments: seconds of training, None for no limit.
+
+    Raises
+    ------
+    ConfigError
+        If it is no number of at least 0.
+    """
+    budget = given.pop("budget", default)
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or budget < 0:
+        raise ConfigError(f"budget must be a number of seconds of at least 0, not '{budget}'")
+    return budget or None
+
+
+def take_jobs(given: dict[str, Any]) -> int | None:
+    """Take ``jobs`` out of arguments: trainings at a time, None for as many as fit.
+
+    Raises
+    ------
+    ConfigError
+        If it is no whole number of at least 1.
+    """
+    jobs = given.pop("jobs", None)
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise ConfigError(f"jobs must be a whole number of at least 1, not '{jobs}'")
+    return jobs
+
+
 def parse_seeds(text: Any) -> list[int]:
     """Read ``42,44,46``.
 

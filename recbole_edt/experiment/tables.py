@@ -72,6 +72,12 @@ class Table:
         values = self.values(row, column)
         return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
+    def shown(self, value: float) -> str:
+        """Write a figure with the table's decimals, and a whole number above ten without."""
+        if abs(value) >= 10 and value == round(value):
+            return f"{value:,.0f}"
+        return f"{value:.{self.digits}f}"
+
     def order(self, column: str) -> list[str]:
         """Rows that have the column, best mean first."""
         rows = [row for row in self.cells if len(self.values(row, column))]
@@ -179,7 +185,7 @@ _LATEX = _Marks("\\textbf{{{}}}", "\\underline{{{}}}", " $\\pm$ ", "$^{*}$", "--
 def _cell(table: Table, row: str, column: str, marks: _Marks) -> str:
     if not len(table.values(row, column)):
         return marks.missing
-    text = f"{table.mean(row, column):.{table.digits}f}"
+    text = table.shown(table.mean(row, column))
     order = table.order(column) if table.ranked else []
     if len(order) > 1 and row == order[0]:
         text = marks.best.format(text)
@@ -190,7 +196,7 @@ def _cell(table: Table, row: str, column: str, marks: _Marks) -> str:
         text += marks.star
     deviation = table.deviation(row, column)
     if not math.isnan(deviation):
-        text += f"{marks.plus_minus}{deviation:.{table.digits}f}"
+        text += f"{marks.plus_minus}{table.shown(deviation)}"
     return text
 
 

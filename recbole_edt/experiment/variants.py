@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.errors import DataError
 from recbole_edt.files import INTER_COLUMNS, read_table, replacing, write_table
 
 
@@ -27,17 +28,19 @@ class Variants:
     name : str
         The data set.
     source : Path
-        Folder that holds its folder, raw or augmented; of augmented data the raw rows are taken.
+        Folder that holds its folder, raw or augmented. Of augmented data the raw rows are taken;
+        the settings that they were augmented with are the ones that variants differ from.
     folder : Path
         Receives ``raw/`` (if the source is augmented) and one folder per variant.
     """
 
     def __init__(self, name: str, source: Path, folder: Path) -> None:
         self.name, self.source, self.folder = name, Path(source), Path(folder)
+        self.augmented_source = is_augmented(self.source / name)
 
     def raw(self) -> Path:
         """Folder that holds the data set's folder without anything preprocessing added."""
-        if not is_augmented(self.source / self.name):
+        if not self.augmented_source:
             return self.source
         target = self.folder / "raw"
         done = target / self.name / f"{self.name}.inter"
@@ -45,30 +48,70 @@ class Variants:
             strip_augmentation(self.source / self.name, target / self.name)
         return target
 
-    def make(self, settings: Mapping[str, Any]) -> Path:
+    def make(self, changes: Mapping[str, Any]) -> Path:
         """Return the folder that holds an augmented variant's folder; make it if it is not there.
 
         Parameters
         ----------
-        settings : mapping
-            Keys of ``recbole-edt augment`` that differ from its defaults. Where the raw data have
-            embeddings of their items, ``encoder`` is ``file`` unless it is given.
+        changes : mapping
+            Keys of ``recbole-edt augment`` that differ from how the source was augmented, or from
+            the defaults where it is raw. Without any, augmented data are their own variant.
+
+        Raises
+        ------
+        EDTError
+            For settings that make no sense.
         """
-        settings = dict(settings)
-        raw = self.raw()
-        if (raw / self.name / f"{self.name}.item_emb.npy").is_file():
-            settings.setdefault("encoder", "file")
-        full = augment_settings(settings)
-        digest = sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:12]
+        if self.augmented_source and not changes:
+            return self.source
+        base = self._base()
+        if "tau" in changes:  # it and its quantile exclude each other
+            base.pop("tau_quantile", None)
+        settings = augment_settings({**base, **changes})
+        digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         target = self.folder / f"augmented-{digest}"
         if not is_augmented(target / self.name):
-            Pipeline(self.name, raw, target, full).run()
+            Pipeline(self.name, self.raw(), target, settings).run()
         return target
 
-    def report(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def _base(self) -> dict[str, Any]:
+        if self.augmented_source:
+            return read_report(self.source / self.name)["settings"]
+        vectors = self.source / self.name / f"{self.name}.item_emb.npy"
+        return {"encoder": "file"} if vectors.is_file() else {}
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that the data set's own variant is augmented with."""
+        return augment_settings(self._base())
+
+    def changes(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out of ``wanted`` what the data set's own variant has anyway."""
+        own = self.settings()
+        return {key: value for key, value in wanted.items() if own[key] != value}
+
+    def estimate(self, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Estimate what a variant would cost, stage by stage, and ask nothing."""
+        settings = augment_settings({**self._base(), **changes, "dry_run": True})
+        return Pipeline(self.name, self.raw(), self.folder / "estimate", settings).run()["dry_run"]
+
+    def report(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return what augmenting a variant reported (``augmentation.json``)."""
-        path = self.make(settings) / self.name / "augmentation.json"
+        return read_report(self.make(changes) / self.name)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read what augmenting a data set reported.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged.
+    """
+    path = folder / "augmentation.json"
+    try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged: augment the data again") from error
 
 
 def strip_augmentation(source: Path, target: Path) -> None:
