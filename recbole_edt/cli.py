@@ -35,6 +35,7 @@ usage: recbole-edt COMMAND [arguments]
   run         train and test one model                 (recbole-edt run --help)
   compare     many models over seeds, one table        (recbole-edt compare --help)
   experiment  tables and figures of the paper          (recbole-edt experiment --help)
+  report      all of them in one HTML page             (recbole-edt report --help)
 """
 
 
@@ -103,12 +104,19 @@ def _experiment() -> tuple[Command, str]:
     return command.experiment, command.HELP
 
 
+def _report() -> tuple[Command, str]:
+    from recbole_edt.experiment import report
+
+    return report.report, report.HELP
+
+
 COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "prepare": _prepare,
     "augment": _augment,
     "run": lambda: (run, RUN_HELP),
     "compare": _compare,
     "experiment": _experiment,
+    "report": _report,
 }
 """Name of each command -> what runs it, and its help; imported when it is asked for."""
 
