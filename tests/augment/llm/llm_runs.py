@@ -2,8 +2,9 @@
 
 A line on stdin, a JSON list, starts a run: ``["client", LOG, URL, FOLDER, REQUESTS]`` of the LLM
 client alone, ``["augment", LOG, ARGUMENT, ...]`` of the whole command. Its process id is printed,
-then the child's exit status (negative: the signal) when it ends; what the run itself prints is
-appended to LOG. The imports are done once, so that a run starts within milliseconds.
+then the child's exit status (negative: the signal) when it ends; an empty line then lets go of
+the id. What the run itself prints is appended to LOG. The imports are done once, so that a run
+starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -66,18 +67,20 @@ def work(what: str, log: str, *arguments: str) -> int:
 
 def main() -> None:
     print("ready", flush=True)
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         child = os.fork()
         if child == 0:
-            sys.stdin.close()
             status = 1
             try:
                 status = work(*json.loads(line))
             finally:
                 os._exit(status)
         print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        killed = ended.si_code != os.CLD_EXITED
+        print(-ended.si_status if killed else ended.si_status, flush=True)
+        sys.stdin.readline()  # until told, the child's id is nobody else's: it is safe to kill
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

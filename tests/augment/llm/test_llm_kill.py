@@ -62,7 +62,9 @@ class Runs:
 
     def ended(self):
         """Exit status of the run when it ends."""
-        return int(self.process.stdout.readline())
+        status = int(self.process.stdout.readline())
+        print(file=self.process.stdin, flush=True)
+        return status
 
     def whole(self):
         """Do a run to its end, and without an error; gives its seconds."""
