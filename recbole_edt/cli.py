@@ -36,6 +36,7 @@ usage: recbole-edt COMMAND [arguments]
   compare     many models over seeds, one table        (recbole-edt compare --help)
   experiment  tables and figures of the paper          (recbole-edt experiment --help)
   report      all of them in one HTML page             (recbole-edt report --help)
+  recommend   a trained model at work                  (recbole-edt recommend --help)
 """
 
 
@@ -110,6 +111,12 @@ def _report() -> tuple[Command, str]:
     return report.report, report.HELP
 
 
+def _recommend() -> tuple[Command, str]:
+    from recbole_edt.recommend import command
+
+    return command.recommend, command.HELP
+
+
 COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "prepare": _prepare,
     "augment": _augment,
@@ -117,6 +124,7 @@ COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "compare": _compare,
     "experiment": _experiment,
     "report": _report,
+    "recommend": _recommend,
 }
 """Name of each command -> what runs it, and its help; imported when it is asked for."""
 

@@ -35,6 +35,7 @@ from recbole_edt.data.sequences import (
     training_windows,
 )
 from recbole_edt.errors import DataError
+from recbole_edt.files import read_table
 
 TARGET_DOMAIN = "target_domain"
 """Field of an evaluation batch: the domain (0 or 1) of each target."""
@@ -193,6 +194,13 @@ class CrossDomainDataset(SequentialDataset):
     def _embedding_path(self, what: str) -> Path:
         return Path(self.dataset_path) / f"{self.dataset_name}.{what}_emb.npy"
 
+    def item_titles(self) -> dict[str, str]:
+        """Titles of the items by id, as ``.item`` has them; empty without a column of titles."""
+        frame = read_table(Path(self.dataset_path) / f"{self.dataset_name}.item")
+        if "title" not in frame:
+            return {}
+        return dict(zip(frame["item_id"], frame["title"].str.strip(), strict=True))
+
     def item_embeddings(self) -> np.ndarray:
         """Text embedding of every item in the order of the item ids; row 0 (padding) is zero.
 
@@ -247,20 +255,20 @@ class CrossDomainDataset(SequentialDataset):
             one row per target for validation and test.
         """
         self._change_feat_format()
-        width = self.max_item_list_len
-        split = self.split
-        rows, held_out = self._evaluation_rows()
-        first = rows.offsets[split.users]
-        views = [self._view(self.train_sequences, prefix_rows(self.train_sequences, width))]
+        windows = prefix_rows(self.train_sequences, self.max_item_list_len)
+        known = self._history_fields(self.train_sequences, windows)
+        views = [self._view(self.train_sequences, windows.stops, known)]
+        rows, held_out = self.evaluation_rows()
         for targets in held_out:
-            starts = np.maximum(first, targets - width)
-            view = self._view(rows, Windows(split.users, starts, targets))
-            self._add_evaluation_fields(view, rows, starts, targets)
+            known = self.history_fields(rows, self.split.users, targets)
+            view = self._view(rows, targets, known)
+            domains = torch.from_numpy(self.item_domain[rows.items[targets]])
+            view.inter_feat.update(Interaction({TARGET_DOMAIN: domains}))
             views.append(view)
         self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
         return views
 
-    def _evaluation_rows(self) -> tuple[Sequences, list[np.ndarray]]:
+    def evaluation_rows(self) -> tuple[Sequences, list[np.ndarray]]:
         """Rows that a user is known by at evaluation, and where in them the targets are."""
         held_out = [self.split.valid_rows, self.split.test_rows]
         if self.config["augmented_histories"]:
@@ -269,48 +277,67 @@ class CrossDomainDataset(SequentialDataset):
         before = np.cumsum(raw) - 1
         return self.sequences.keep(raw), [before[targets] for targets in held_out]
 
-    def _view(self, rows: Sequences, windows: Windows) -> CrossDomainDataset:
-        """Return a view with the given rows before each target; the target row is ``stops``."""
-        width = self.max_item_list_len
-        times = gather_padded(rows.timestamps, windows.starts, windows.stops, width)
+    def _view(
+        self, rows: Sequences, targets: np.ndarray, known: dict[str, np.ndarray]
+    ) -> CrossDomainDataset:
+        """Return a view of targets (row numbers) and the fields that their users are known by."""
         fields = {
-            self.uid_field: windows.users,
-            self.iid_field: rows.items[windows.stops],
-            self.time_field: rows.timestamps[windows.stops].astype(np.float32),
-            self.iid_field + self.config["LIST_SUFFIX"]: rows.pad(
-                windows.starts, windows.stops, width
-            ),
-            self.time_field + self.config["LIST_SUFFIX"]: times.astype(np.float32),
-            self.item_list_length_field: windows.stops - windows.starts,
+            self.uid_field: known[self.uid_field],
+            self.iid_field: rows.items[targets],
+            self.time_field: rows.timestamps[targets].astype(np.float32),
+            **known,
         }
         view = copy.copy(self)
         view.inter_feat = Interaction({name: torch.from_numpy(v) for name, v in fields.items()})
         return view
 
-    def _add_evaluation_fields(
-        self, view: CrossDomainDataset, rows: Sequences, starts: np.ndarray, targets: np.ndarray
-    ) -> None:
-        """Add both domain sub-sequences (eq. 2), what was inserted, and the target's domain."""
-        width = self.max_item_list_len
-        first = rows.offsets[self.split.users]
-        fields = {
-            TARGET_DOMAIN: self.item_domain[rows.items[targets]],
-            AUGMENTED_LIST: gather_padded(rows.augmented, starts, targets, width),
-        }
+    def history_fields(
+        self, rows: Sequences, users: np.ndarray, stops: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return the fields that a model knows users by: their last rows before some row.
+
+        Parameters
+        ----------
+        rows : Sequences
+            Where the rows are taken from.
+        users : np.ndarray
+            int64 [n]; users of ``rows``.
+        stops : np.ndarray
+            int64 [n]; the row of each user before which his history ends.
+
+        Returns
+        -------
+        dict
+            Name -> array [n] or [n, longest history]: the mixed sequence, both domains'
+            sub-sequences (eq. 2), their lengths, and what of them preprocessing inserted.
+        """
+        width, first = self.max_item_list_len, rows.offsets[users]
+        windows = Windows(users, np.maximum(first, stops - width), stops)
+        fields = self._history_fields(rows, windows)
+        fields[AUGMENTED_LIST] = gather_padded(rows.augmented, windows.starts, stops, width)
         for domain in range(len(self.domains)):
             index = in_domain_index(rows, self.item_domain, domain)
             inside = self.item_domain[rows.items] == domain
-            stops = index[targets]
-            starts = np.maximum(index[first], stops - width)
+            ends = index[stops]
+            starts = np.maximum(index[first], ends - width)
             list_field, length_field = domain_fields(domain)
-            fields[list_field] = gather_padded(rows.items[inside], starts, stops, width)
+            fields[list_field] = gather_padded(rows.items[inside], starts, ends, width)
             fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(
-                rows.augmented[inside], starts, stops, width
+                rows.augmented[inside], starts, ends, width
             )
-            fields[length_field] = stops - starts
-        view.inter_feat.update(
-            Interaction({name: torch.from_numpy(values) for name, values in fields.items()})
-        )
+            fields[length_field] = ends - starts
+        return fields
+
+    def _history_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
+        """Return the fields that RecBole's own models know users by."""
+        width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
+        times = gather_padded(rows.timestamps, windows.starts, windows.stops, width)
+        return {
+            self.uid_field: windows.users,
+            self.iid_field + suffix: rows.pad(windows.starts, windows.stops, width),
+            self.time_field + suffix: times.astype(np.float32),
+            self.item_list_length_field: windows.stops - windows.starts,
+        }
 
     def windows(self) -> Windows:
         """Training windows for models that learn from all positions of a sequence in one pass."""

@@ -57,6 +57,9 @@ class CrossDomainModel(SequentialRecommender):
         if config["hidden_size"] % config["n_heads"]:
             raise ConfigError("hidden_size must be a multiple of n_heads")
 
+    def enter_stage(self, stage: int) -> None:
+        """Become what a checkpoint of this stage of training holds; most models have one stage."""
+
     def embed(self, items: Tensor) -> Tensor:
         """Vectors that user vectors are multiplied with, for item ids [...]: [..., d]."""
         raise NotImplementedError

@@ -275,6 +275,11 @@ class LLMEDT(LLMEDTFinetune):
         super().begin_finetuning()
         self.finetuning = True
 
+    def enter_stage(self, stage: int) -> None:
+        """Become ``LLMEDTPretrain`` (1) or ``LLMEDTFinetune`` (2)."""
+        if stage == 2 and not self.finetuning:
+            self.begin_finetuning()
+
     @property
     def _stage(self):
         return LLMEDTFinetune if self.finetuning else LLMEDTPretrain

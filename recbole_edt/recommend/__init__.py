@@ -1,0 +1,1 @@
+"""Recommendations of a trained model: for one user with reasons, for all users, as vectors."""
