@@ -239,7 +239,8 @@ def test_inserted_items_of_the_histories_are_marked(
     make_shop, augmented_shop, write_dataset, load, tmp_path
 ):
     shop = augmented_shop(make_shop(3, n_users=30, lengths=(3, 14)), 3)
-    dataset = load(write_dataset(tmp_path, shop), MAX_ITEM_LIST_LENGTH=6)
+    folder = write_dataset(tmp_path, shop)
+    dataset = load(folder, MAX_ITEM_LIST_LENGTH=6, augmented_histories=True)
     rows = dataset.sequences
     views = dataset.build()[1:]
     targets_of = (dataset.split.valid_rows, dataset.split.test_rows)
