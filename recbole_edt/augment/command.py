@@ -14,7 +14,7 @@ from recbole_edt.prepare.statistics import statistics_lines
 HELP = """\
 usage: recbole-edt augment --dataset=D --output_path=OUT [--key=value ...]
 
-Give users who live in one domain items of the other, and write everybody's profile:
+Insert items that an LLM, or retrieval, proposes for users, and write everybody's profile:
 raw atomic files in, augmented atomic files out. Sees the training rows only.
 
   --dataset=D                 name of the data set
@@ -29,8 +29,9 @@ raw atomic files in, augmented atomic files out. Sees the training rows only.
 
 Ablations and parameters (properties/augment.yaml says more):
   --filter=similarity|none    --insert=anchor|end|random     --profile=sra|naive|none
-  --inject_ratio=1.0          --tau=0.9, or --tau_quantile=0.5
-  --k=10  --num=10  --clusters=10  --min_ratio=0.9  --seed=2026
+  --inject_ratio=1.0          --tau=0.9, or --tau_quantile=0.2
+  --directions=both|minor     --min_ratio=0.0     --min_history=1     --neighbours=2
+  --k=10  --num=10  --clusters=10  --seed=2026
 """
 
 

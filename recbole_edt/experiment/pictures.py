@@ -105,7 +105,7 @@ def grouped_bars(tables: Mapping[str, Table], column: str, ylabel: str) -> Figur
 
 
 def lines(table: Table, columns: Sequence[str], xlabel: str, values: Sequence[float]) -> Figure:
-    """Draw one panel per column over a parameter, with deviations.
+    """Draw one panel per column over a parameter, with deviations; its values evenly spaced.
 
     Parameters
     ----------
@@ -119,14 +119,15 @@ def lines(table: Table, columns: Sequence[str], xlabel: str, values: Sequence[fl
         Its values, in the order of the rows.
     """
     figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.2), squeeze=False)
+    places = np.arange(len(values))
     for number, (axis, column) in enumerate(zip(axes[0], columns, strict=True)):
         means = [table.mean(row, column) for row in table.cells]
         deviations = np.nan_to_num([table.deviation(row, column) for row in table.cells])
         axis.errorbar(
-            values, means, yerr=deviations if deviations.any() else None, marker="o", capsize=3,
+            places, means, yerr=deviations if deviations.any() else None, marker="o", capsize=3,
             color=COLOURS[number % 2],
         )  # fmt: skip
-        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.set_xticks(places, [f"{value:g}" for value in values])
         axis.set_xlabel(xlabel)
         axis.set_ylabel(column)
         axis.grid(lw=0.4)
