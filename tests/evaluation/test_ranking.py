@@ -136,6 +136,7 @@ def test_domains_are_reported_apart_and_weighed_by_their_users(dataset):
     ranks = np.random.default_rng(0).integers(1, 7, size=len(ranking.targets))
     names = metric_names(["Hit", "NDCG"], [3])
     trainer.metric_names, trainer.reports, trainer.device = names, {}, CPU
+    trainer.last_ranks = {}
     trainer.rankings = {("test", "uni5"): ranking}
     trainer.ranks = lambda *_: ranks
 
