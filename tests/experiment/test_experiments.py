@@ -1,0 +1,292 @@
+"""Experiments: what they train, what they show of it, and the report that binds them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from recbole_edt.config import properties_dir
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.evaluation.metrics import summarise
+from recbole_edt.evaluation.report import write_ranks
+from recbole_edt.experiment.bench import Bench, paper_table
+from recbole_edt.experiment.command import experiment, make, read_bench
+from recbole_edt.experiment.experiments import (
+    ABLATIONS,
+    EXPERIMENTS,
+    OURS,
+    length_groups,
+    ratio_groups,
+)
+from recbole_edt.experiment.report import report, write_report
+from recbole_edt.quick_start import describe_targets
+
+METRICS = ["hit@10", "ndcg@10", "mrr"]
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, make_shop, write_dataset) -> Path:
+    shop = make_shop(seed=3, n_users=60, n_items=(12, 14), lengths=(3, 24))
+    vectors = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
+    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+
+
+def ranks_of(run, n: int) -> np.ndarray:
+    """Ranks that a run of these settings, seed and data shall have had."""
+    told = f"{run.model} {sorted(run.keys.items(), key=str)} {run.data_path.name}"
+    return np.random.default_rng([run.seed, *told.encode()]).integers(1, 30, n)
+
+
+def pretend(bench: Bench, runs, data: CrossDomainDataset) -> None:
+    """Leave what finished runs would have left: results and ranks that agree."""
+    targets = describe_targets(data)
+    domains = targets["test_domains"]
+    for run in runs:
+        ranks = ranks_of(run, len(domains))
+        part = {
+            "overall": summarise(ranks, METRICS),
+            "domains": {
+                name: summarise(ranks[domains == number], METRICS)
+                for number, name in enumerate(data.domains)
+            },
+        }
+        results = {
+            "model": run.model, "seed": run.seed, "protocol": "uni100", "test": part,
+            "protocols": {"uni100": {"test": part, "valid": part}},
+            "params": {"time_limit": None}, "stages": {"1": {"train_s": 8.0}},
+            "timing": {"train_s": 8.0, "epochs": 4, "test_s": 0.5},
+            "parameters": {"total": 2_000_000, "trainable": 1_000_000},
+        }  # fmt: skip
+        bench.store.folder.mkdir(parents=True, exist_ok=True)
+        bench.store.path(run, ".json").write_text(json.dumps(results))
+        write_ranks(bench.store.path(run, ".npz"), {**targets, "test_uni100": ranks})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_path, load) -> Bench:
+    """A bench on which every experiment was made, of trainings that were only pretended."""
+    output = tmp_path_factory.mktemp("out")
+    bench, _ = read_bench(
+        {"dataset": "tiny", "data_path": str(data_path), "output_path": str(output), "seeds": "1,2"}
+    )
+    data = load(data_path)
+    runs = [
+        run for one in EXPERIMENTS.values() for rows in one.runs(bench).values() for run in rows
+    ]
+    pretend(bench, runs, data)
+    make(bench, list(EXPERIMENTS))
+    return bench
+
+
+def test_every_experiment_of_the_paper_is_there() -> None:
+    sources = " ".join(one.source for one in EXPERIMENTS.values())
+    wanted = ["table 1", "tables 2 and 8", *(f"table {n}" for n in (3, 4, 5, 6, 7, 9, 10, 11, 12)),
+              *(f"figure {n}" for n in (1, 3, 4, 5, 6))]  # fmt: skip
+    assert [source for source in wanted if source not in sources] == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_page_table_and_pictures_are_written(finished, name) -> None:
+    folder = finished.folder / name
+    text = (folder / f"{name}.md").read_text()
+    assert text.startswith("# ")
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (folder / picture).with_suffix(".svg").read_text()[:1000]
+    if name != "case":
+        assert len(pd.read_csv(folder / f"{name}.csv"))
+
+
+def test_ablation_shows_the_means_of_its_runs(finished) -> None:
+    frame = pd.read_csv(finished.folder / "ablation" / "ablation.csv")
+    frame = frame[frame["column"] == "overall H@10"].set_index("row")
+    assert list(frame.index) == list(ABLATIONS)
+    for row, runs in EXPERIMENTS["ablation"].runs(finished).items():
+        found = [finished.store.results(run)["test"]["overall"]["hit@10"] for run in runs]
+        assert frame.loc[row, "mean"] == pytest.approx(np.mean(found), rel=1e-5)
+        assert frame.loc[row, "n"] == 2
+
+
+def test_ablations_differ_from_ours_in_one_thing_each(finished) -> None:
+    runs = {row: of_row[0] for row, of_row in EXPERIMENTS["ablation"].runs(finished).items()}
+    ours = runs[OURS]
+    assert runs["w/o DFT"].model == "LLMEDTPretrain" and runs["w/o DFT"].data_path == ours.data_path
+    assert runs["w/o Profiling"].keys == {**ours.keys, "align_weight": 0.0}
+    changed = {"w/o Aug.": ("generator", "none"), "w/o Filtering": ("filter", "none"),
+               "w/o Inserting": ("insert", "end"), "Random Inserting": ("insert", "random"),
+               "w/o S-R-A": ("profile", "naive")}  # fmt: skip
+
+    def settings(run):
+        path = run.data_path / "tiny" / "augmentation.json"
+        return json.loads(path.read_text())["settings"]
+
+    for row, (key, value) in changed.items():
+        assert runs[row].model == "LLMEDT" and runs[row].keys == ours.keys
+        assert settings(runs[row]) == {**settings(ours), key: value}
+
+
+def test_shared_runs_are_trained_once(finished) -> None:
+    names = {
+        name: {finished.store.name(run) for rows in one.runs(finished).values() for run in rows}
+        for name, one in EXPERIMENTS.items()
+    }
+    for name in ("ablation", "ratio", "length", "case", "k", "alpha"):
+        assert names[name] & names["overall"], name
+    assert names["efficiency"] == names["overall"]
+
+
+def test_users_by_ratio_and_length(finished, load, data_path) -> None:
+    data = load(data_path)
+    by_token = {}
+    for user in range(1, data.user_num):
+        rows = slice(*data.sequences.offsets[user : user + 2])
+        items = data.sequences.items[rows]
+        training = items[: len(items) - 2] if len(items) >= 3 else items
+        n_b = int((data.item_domain[training] == 1).sum())
+        r = abs(len(training) - 2 * n_b) / len(training)
+        by_token[data.id2token("user_id", user)] = (r, len(items))
+    users = finished.histories().users
+    for groups, place in ((ratio_groups(finished), 0), (length_groups(finished), 1)):
+        members = np.stack(list(groups.values()))
+        assert (members.sum(axis=0) == 1).all()  # each user is in one group
+        for name, inside in groups.items():
+            values = [by_token[user][place] for user in users[inside]]
+            low, high = {
+                "r >= 0.95": (0.95, 1), "0.9 <= r < 0.95": (0.9, 0.9499), "r < 0.9": (0, 0.8999),
+                "Very Short (0-5)": (1, 5), "Short (5-10)": (6, 10), "Medium (10-15)": (11, 15),
+                "Long (15-20)": (16, 20), "Very Long (> 20)": (21, 99),
+            }[name]  # fmt: skip
+            assert all(low <= value <= high for value in values), name
+
+
+def test_groups_report_the_ranks_of_their_users(finished) -> None:
+    run = EXPERIMENTS["ratio"].runs(finished)[OURS][0]
+    groups = ratio_groups(finished)
+    reports = finished.grouped([run], groups)
+    ranks = finished.store.ranks(run)
+    members = dict(zip(finished.histories().users, groups["r < 0.9"], strict=True))
+    inside = np.array([members[user] for user in ranks["users"]])
+    mine = ranks["test_uni100"][inside]
+    found = reports["r < 0.9"][0]["overall"]
+    assert found["n"] == inside.sum() > 5
+    assert found["hit@10"] == (mine <= 10).mean()
+    total = sum(of_group[0]["overall"]["n"] for of_group in reports.values())
+    assert total == len(ranks["users"])
+
+
+def test_case_is_the_user_whom_augmentation_helped_most(finished) -> None:
+    text = (finished.folder / "case" / "case.md").read_text()
+    user, ours, without = re.search(
+        r"User (\S+): .* at place (\d+) with augmentation and at place (\d+)", text, re.DOTALL
+    ).groups()
+    runs = EXPERIMENTS["case"].runs(finished)
+    first, other = (finished.store.ranks(runs[row][0]) for row in (OURS, "w/o Aug."))
+    assert first["users"].tolist() == other["users"].tolist()
+    place = first["users"].tolist().index(user)
+    assert int(ours) == first["test_uni100"][place]
+    assert int(without) == other["test_uni100"][place]
+    gains = 1 / first["test_uni100"] - 1 / other["test_uni100"]
+    folder = finished.variants.make({}) / "tiny"
+    inter = pd.read_csv(folder / "tiny.inter", sep="\t", dtype=str)
+    augmented = set(inter.loc[inter["augmented:token"] == "1", "user_id:token"])
+    best = max(g for g, u in zip(gains, first["users"], strict=True) if u in augmented)
+    assert gains[place] == pytest.approx(best)
+
+
+def test_paper_is_shown_beside_ours() -> None:
+    table = paper_table("overall", "cloth_sport")
+    assert table.mean("LLMEDT", "sport N@10") == 0.6848
+    assert np.isnan(paper_table("llm", "cloth_sport").mean("with GPT-3.5", "sport H@10"))
+    assert paper_table("overall", "tiny") is None
+    path = properties_dir() / "experiment" / "paper.yaml"
+    for name, of_dataset in yaml.safe_load(path.read_text()).items():
+        assert name in EXPERIMENTS
+        for printed in of_dataset.values():
+            for values in printed["rows"].values():
+                assert len(values) == len(printed["columns"])
+
+
+def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path, load) -> None:
+    bench, _ = read_bench(
+        {"dataset": "tiny", "data_path": str(data_path), "output_path": str(tmp_path), "seeds": "1"}
+    )
+    runs = EXPERIMENTS["ablation"].runs(bench)
+    pretend(bench, runs[OURS], load(data_path))
+    page = EXPERIMENTS["ablation"].page(bench, runs)
+    assert len(page.tables[0].values(OURS, "overall H@10")) == 1
+    assert not len(page.tables[0].values("w/o Aug.", "overall H@10"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ([], ConfigError, "name an experiment"),
+        (["--dataset=tiny"], ConfigError, "name an experiment"),
+        (["overal", "--dataset=tiny"], ConfigError, "unknown experiment 'overal', did you mean"),
+        (["tau"], ConfigError, "--dataset is missing"),
+        (["tau", "--dataset=nothing"], DataError, "there is no data set"),
+        (["tau", "--dataset=tiny", "--epoch=3"], ConfigError, "unknown key 'epoch'"),
+        (["tau", "--dataset=tiny", "--seeds=a"], ConfigError, "seeds must be"),
+        (["tau", "--dataset=tiny", "--budget=-3"], ConfigError, "budget must be"),
+    ],
+)
+def test_bad_arguments(data_path, arguments, error, message) -> None:
+    with pytest.raises(error, match=message):
+        experiment([*arguments, f"--data_path={data_path}"] if arguments[1:] else arguments)
+
+
+def test_list_names_all(capsys) -> None:
+    experiment(["list"])
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == list(EXPERIMENTS)
+
+
+# -- report ---------------------------------------------------------------------------------------
+
+
+def test_report_holds_every_page_and_needs_nothing_else(finished) -> None:
+    text = write_report(finished.folder, "tiny").read_text()
+    for name in EXPERIMENTS:
+        assert f'<section id="{name}">' in text and f'href="#{name}"' in text
+    sources = re.findall(r'src="(.{30})', text)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in re.sub(r'src="[^"]*"', "", text)
+    assert text.count("<table>") == text.count('<div class="table">') > len(EXPERIMENTS) - 3
+
+
+def test_report_opens_in_a_browser_without_an_error(finished, tmp_path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("install chromium to run this")
+    path = write_report(finished.folder, "tiny")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+
+    def consoles(page: Path) -> tuple[str, list[str]]:
+        done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=90)
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    dom, said = consoles(path)
+    assert 'id="ablation"' in dom
+    assert said == []
+    broken = tmp_path / "broken.html"
+    broken.write_text("<script>undefined_name()</script>")
+    assert consoles(broken)[1]  # an error would have been seen
+
+
+def test_report_without_pages_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match="run an experiment first"):
+        report(["--dataset=tiny", f"--output_path={tmp_path}"])
+    with pytest.raises(ConfigError, match="--dataset is missing"):
+        report([])
+    with pytest.raises(ConfigError, match="unknown key"):
+        report(["--dataset=tiny", "--topk=3"])
