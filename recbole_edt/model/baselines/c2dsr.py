@@ -121,7 +121,9 @@ class Discriminator(nn.Module):
 
     def forward(self, single: Tensor, cross: Tensor) -> Tensor:
         """Judge prototypes [n, d] and [n, d]: [n]."""
-        return self.bilinear(single, cross).squeeze(-1)
+        dtype = self.bilinear.weight.dtype
+        with torch.autocast(device_type=single.device.type, enabled=False):
+            return self.bilinear(single.to(dtype), cross.to(dtype)).squeeze(-1)
 
 
 def prototypes(states: Tensor, where: Tensor) -> Tensor:
@@ -152,11 +154,16 @@ class C2DSR(CrossDomainModel):
         Item vectors and encoder of the mixed sequence.
     domain_graphs, domain_encoders : nn.ModuleList
         The same of each domain's sub-sequence.
-    output : nn.Embedding
-        Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item).
+    output : nn.Embedding or None
+        Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item); None
+        where ``output_vectors`` is ``mixed``: then they are the mixed graph's.
     """
 
-    choices = {**CrossDomainModel.choices, "backbone": ("sasrec", "gru4rec")}
+    choices = {
+        **CrossDomainModel.choices,
+        "backbone": ("sasrec", "gru4rec"),
+        "output_vectors": ("own", "mixed"),
+    }
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -174,15 +181,17 @@ class C2DSR(CrossDomainModel):
         self.domain_encoders = nn.ModuleList(
             SequenceEncoder(config, self.max_seq_length) for _ in nodes
         )
-        self.output = nn.Embedding(self.n_items, size)
-        nn.init.normal_(self.output.weight, std=0.02)
+        self.output = None
+        if config["output_vectors"] == "own":
+            self.output = nn.Embedding(self.n_items, size)
+            nn.init.normal_(self.output.weight, std=0.02)
         self.discriminators = None
         if self.prediction_share < 1:
             self.discriminators = nn.ModuleList(Discriminator(size) for _ in nodes)
 
     def embed(self, items: Tensor) -> Tensor:
         """Output vectors of items, [...] -> [..., d]."""
-        return self.output(items)
+        return self.mixed_inputs()(items) if self.output is None else self.output(items)
 
     def mixed_inputs(self) -> Lookup:
         """Look-up of the vectors that the mixed sequence is encoded from."""
@@ -211,7 +220,8 @@ class C2DSR(CrossDomainModel):
             ``prediction_share``.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
-        outputs, inputs = self.batch_lookup(batch), self.mixed_inputs()
+        inputs = self.mixed_inputs()
+        outputs = self.batch_lookup(batch, self.output or inputs)
         chosen = self.encoder.choose_targets(sequence)
         cross = self.encoder.before_targets(inputs, sequence, chosen)
         single, has = self.single_states(batch)
@@ -265,7 +275,7 @@ class C2DSR(CrossDomainModel):
         total = cross.new_zeros(())
         for domain, discriminator in enumerate(self.discriminators):
             own = has & (domain_of[:, 1:] == domain)
-            other = domain_of[:, :-1] == 1 - domain
+            other = (domain_of[:, :-1] == 1 - domain) & (sequence[:, 1:] > 0)
             users = own.any(1) & other.any(1)
             if not users.any():
                 continue
