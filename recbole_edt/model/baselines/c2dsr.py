@@ -2,7 +2,7 @@
 
 Where each part of the paper's method is:
 
-- graph encoder over directed item transitions: :func:`transition_graph`, :class:`ItemGraph`;
+- graph encoder over directed item transitions: :class:`ItemGraph`;
 - attentive encoders of the mixed sequence and of both domains' own: ``encoder``,
   ``domain_encoders``;
 - sequential training objectives, single- and cross-domain: :meth:`C2DSR.calculate_loss`;
@@ -16,6 +16,11 @@ Departures, and why:
   as in evaluation. The authors train with the state at the domain's previous item and evaluate
   with the last one.
 - Edges are binary, as printed; the authors' code counts repeated transitions.
+- With ``graph_edges: others`` the graphs of a training batch have no edge that only users of the
+  batch made. With all edges, as in the paper, the vector of an item holds the very target that
+  follows it in training, and never in evaluation.
+- ``output_vectors: mixed`` multiplies states with the mixed graph's item vectors in place of a
+  table of their own.
 - Every position is a target; the authors' code takes the last ten. Losses are means over targets
   and users, not sums. A target without history in its domain counts in the cross-domain
   objective alone, and a user without both domains in none of the infomax terms: the authors' code
@@ -29,7 +34,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,68 +48,76 @@ Lookup = Callable[[Tensor], Tensor]
 """Item ids [...] -> vectors [..., d]."""
 
 
-def transition_graph(sequences: Sequences, node_of: np.ndarray) -> sp.csr_matrix:
-    """Directed graph of what followed what, every row summing to one.
-
-    Parameters
-    ----------
-    sequences : Sequences
-        The rows to take transitions from; those of items that are no node are passed over, so
-        that a domain's graph has the transitions of the domain's own sub-sequences.
-    node_of : np.ndarray
-        int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        float32 [n_nodes, n_nodes], node 0 included; entry (i, j) is one over the number of
-        distinct successors of i where j is one of them. Rows without a successor are zero.
-    """
-    rows = sequences.keep(node_of[sequences.items] > 0)
-    nodes, users = node_of[rows.items], rows.users
-    follows = users[1:] == users[:-1]
-    n = int(node_of.max()) + 1
-    edges = np.unique(nodes[:-1][follows] * n + nodes[1:][follows])
-    start, end = np.divmod(edges, n)
-    successors = np.bincount(start, minlength=n)
-    weights = (1.0 / successors[start]).astype(np.float32)
-    return sp.csr_matrix((weights, (start, end)), shape=(n, n))
-
-
 class ItemGraph(nn.Module):
-    """Item vectors, propagated over a graph without weights or activation.
+    """Item vectors, propagated over directed transitions without weights or activation.
 
-    ``G = mean(E, A E, ..., A^L E) + E``: the mean over the layers as the graph gives it, and the
-    vectors themselves once more, which the paper adds against over-smoothing.
+    ``G = mean(E, A E, ..., A^L E) + E``: the mean over the layers, and the vectors themselves once
+    more, which the paper adds against over-smoothing. Row i of A is the mean over the distinct
+    successors of item i; it is zero for an item that nothing followed.
 
     Parameters
     ----------
     config : mapping
         ``hidden_size``, ``graph_layers`` (L) and ``dropout``, which acts on each layer's input.
-    graph : scipy.sparse.csr_matrix
-        float32 [n_nodes, n_nodes]; A.
+    sequences : Sequences
+        The rows to take transitions from; those of items that are no node are passed over, so
+        that a domain's graph has the transitions of the domain's own sub-sequences.
+    node_of : np.ndarray
+        int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
     """
 
-    def __init__(self, config, graph: sp.csr_matrix) -> None:
+    def __init__(self, config, sequences: Sequences, node_of: np.ndarray) -> None:
         super().__init__()
         self.n_layers, self.dropout = config["graph_layers"], config["dropout"]
-        self.table = nn.Embedding(graph.shape[0], config["hidden_size"])
+        self.n_nodes, self.n_users = int(node_of.max()) + 1, sequences.n_users
+        self.table = nn.Embedding(self.n_nodes, config["hidden_size"])
         nn.init.normal_(self.table.weight, std=0.02)
-        coordinates = graph.tocoo()
-        index = torch.from_numpy(np.stack([coordinates.row, coordinates.col]).astype(np.int64))
-        weights = torch.from_numpy(coordinates.data)
-        sparse = torch.sparse_coo_tensor(index, weights, graph.shape, check_invariants=True)
-        self.graph: Tensor
-        self.register_buffer("graph", sparse.coalesce(), persistent=False)
+        rows = sequences.keep(node_of[sequences.items] > 0)
+        nodes, users = node_of[rows.items], rows.users
+        follows = users[1:] == users[:-1]
+        keys = nodes[:-1][follows] * self.n_nodes + nodes[1:][follows]
+        distinct, edge_of = np.unique(keys, return_inverse=True)
+        self.edges: Tensor  # [2, n_edges]; from and to
+        self.edge_of: Tensor  # [n_transitions]; their edges
+        self.user_of: Tensor  # [n_transitions]; who made them
+        buffers = {
+            "edges": np.stack(np.divmod(distinct, self.n_nodes)),
+            "edge_of": edge_of.reshape(-1),
+            "user_of": users[1:][follows],
+        }
+        for name, array in buffers.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
-    def forward(self) -> Tensor:
-        """Return the vectors of all nodes, [n_nodes, d]."""
+    def propagation(self, without: Tensor | None = None) -> Tensor:
+        """Return A, sparse [n_nodes, n_nodes].
+
+        Parameters
+        ----------
+        without : Tensor, optional
+            int64 [n]; users whose transitions do not count.
+        """
+        edge_of = self.edge_of
+        if without is not None:
+            away = torch.zeros(self.n_users, dtype=torch.bool, device=edge_of.device)
+            away[without] = True
+            edge_of = edge_of[~away[self.user_of]]
+        edges = self.edges[:, torch.bincount(edge_of, minlength=self.edges.shape[1]) > 0]
+        successors = torch.bincount(edges[0], minlength=self.n_nodes)
+        weights = 1 / successors[edges[0]].to(self.table.weight.dtype)
+        size = (self.n_nodes, self.n_nodes)
+        return torch.sparse_coo_tensor(
+            edges, weights, size, is_coalesced=True, check_invariants=False
+        )
+
+    def forward(self, without: Tensor | None = None) -> Tensor:
+        """Return the vectors of all nodes, [n_nodes, d]; ``without`` as in :meth:`propagation`."""
         vectors = self.table.weight
         layer = total = vectors
         with torch.autocast(device_type=vectors.device.type, enabled=False):
+            propagation = self.propagation(without)
             for _ in range(self.n_layers):
                 dropped = F.dropout(layer, self.dropout, self.training)
-                layer = torch.sparse.mm(self.graph, dropped)
+                layer = torch.sparse.mm(propagation, dropped)
                 total = total + layer
         return total / (self.n_layers + 1) + vectors
 
@@ -163,6 +175,7 @@ class C2DSR(CrossDomainModel):
         **CrossDomainModel.choices,
         "backbone": ("sasrec", "gru4rec"),
         "output_vectors": ("own", "mixed"),
+        "graph_edges": ("all", "others"),
     }
 
     def __init__(self, config, dataset) -> None:
@@ -171,10 +184,9 @@ class C2DSR(CrossDomainModel):
         size, rows = config["hidden_size"], dataset.train_sequences
         inside = [dataset.item_domain == domain for domain in range(self.n_domains)]
         nodes = [np.where(mine, np.cumsum(mine), 0) for mine in inside]
-        self.mixed_graph = ItemGraph(config, transition_graph(rows, np.arange(self.n_items)))
-        self.domain_graphs = nn.ModuleList(
-            ItemGraph(config, transition_graph(rows, node_of)) for node_of in nodes
-        )
+        self.all_edges = config["graph_edges"] == "all"
+        self.mixed_graph = ItemGraph(config, rows, np.arange(self.n_items))
+        self.domain_graphs = nn.ModuleList(ItemGraph(config, rows, node_of) for node_of in nodes)
         self.node_of: Tensor
         self.register_buffer("node_of", torch.from_numpy(np.stack(nodes)), persistent=False)
         self.encoder = SequenceEncoder(config, self.max_seq_length)
@@ -193,14 +205,20 @@ class C2DSR(CrossDomainModel):
         """Output vectors of items, [...] -> [..., d]."""
         return self.mixed_inputs()(items) if self.output is None else self.output(items)
 
-    def mixed_inputs(self) -> Lookup:
-        """Look-up of the vectors that the mixed sequence is encoded from."""
-        vectors = self.mixed_graph()
+    def mixed_inputs(self, without: Tensor | None = None) -> Lookup:
+        """Look-up of the vectors that the mixed sequence is encoded from.
+
+        Parameters
+        ----------
+        without : Tensor, optional
+            int64 [n]; users whose transitions are left out of the graph.
+        """
+        vectors = self.mixed_graph(without)
         return lambda items: F.embedding(items, vectors)
 
-    def domain_inputs(self, domain: int) -> Lookup:
+    def domain_inputs(self, domain: int, without: Tensor | None = None) -> Lookup:
         """Look-up of the vectors that a domain's own sub-sequence is encoded from."""
-        vectors = self.domain_graphs[domain]()
+        vectors = self.domain_graphs[domain](without)
         return lambda items: F.embedding(self.node_of[domain][items], vectors)
 
     # -- losses ---------------------------------------------------------------------------------
@@ -220,7 +238,7 @@ class C2DSR(CrossDomainModel):
             ``prediction_share``.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
-        inputs = self.mixed_inputs()
+        inputs = self.mixed_inputs(self.left_out(batch))
         outputs = self.batch_lookup(batch, self.output or inputs)
         chosen = self.encoder.choose_targets(sequence)
         cross = self.encoder.before_targets(inputs, sequence, chosen)
@@ -233,11 +251,15 @@ class C2DSR(CrossDomainModel):
             loss = loss + (1 - self.prediction_share) * infomax
         return loss
 
+    def left_out(self, batch) -> Tensor | None:
+        """Users whose transitions the graphs leave out for a training batch."""
+        return None if self.all_edges else batch[self.USER_ID]
+
     def single_states(self, batch) -> tuple[Tensor, Tensor]:
         """Single-domain states before each target, as ``states_in_own_domain`` returns them."""
 
         def encode(domain, sequence, masked):
-            inputs = self.domain_inputs(domain)
+            inputs = self.domain_inputs(domain, self.left_out(batch))
             return self.domain_encoders[domain].before_targets(inputs, sequence, masked)
 
         return self.states_in_own_domain(batch, encode)

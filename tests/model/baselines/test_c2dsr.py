@@ -32,11 +32,15 @@ from recbole_edt.model.baselines.c2dsr import (
     Discriminator,
     ItemGraph,
     prototypes,
-    transition_graph,
 )
 from recbole_edt.trainer import checkpoint
 
-OPTIONS = {"output_vectors": "own", "graph_layers": 1, "prediction_share": 0.7}
+OPTIONS = {
+    "output_vectors": "own",
+    "graph_edges": "all",
+    "graph_layers": 1,
+    "prediction_share": 0.7,
+}
 LAMBDA = 0.7
 BOTH = ("sasrec", "gru4rec")
 
@@ -48,7 +52,7 @@ def make(seed: int = 0, shop: TinyShop | None = None, **options) -> C2DSR:
 # -- slow references ------------------------------------------------------------------------------
 
 
-def slow_vectors(table: np.ndarray, sequences, items: list[int], n_layers: int) -> dict:
+def slow_vectors(table: np.ndarray, sequences, items: list[int], n_layers: int = 1) -> dict:
     """Vectors of some items: mean over the layers plus the vectors themselves, item by item.
 
     ``table[i]`` is the vector of ``items[i]``.
@@ -75,8 +79,9 @@ def slow_vectors(table: np.ndarray, sequences, items: list[int], n_layers: int) 
 class Slow:
     """A model's parts, each applied to one unpadded sequence at a time."""
 
-    def __init__(self, model: C2DSR, n_layers: int = 1) -> None:
-        self.model, sequences = model, list(SEQUENCES.values())
+    def __init__(self, model: C2DSR, n_layers: int = 1, without: tuple[int, ...] = ()) -> None:
+        self.model = model
+        sequences = [items for user, items in SEQUENCES.items() if user not in without]
         self.mixed = slow_vectors(
             array(model.mixed_graph.table.weight)[1:], sequences, list(range(1, N_ITEMS)), n_layers
         )
@@ -183,34 +188,51 @@ def sequences_of(rows: list[list[int]]):
     return build_sequences(users, items, steps, np.zeros(len(users), bool), steps, len(rows))
 
 
+def graph_of(rows: list[list[int]], node_of, **options) -> ItemGraph:
+    config = {"hidden_size": 1, "graph_layers": 1, "dropout": 0.5, **options}
+    return ItemGraph(config, sequences_of(rows), np.array(node_of)).eval()
+
+
+def matrix(graph: ItemGraph, *without) -> np.ndarray:
+    return graph.propagation(*without).to_dense().detach().numpy()
+
+
 def test_graph_rows_are_the_distinct_successors_by_hand() -> None:
-    rows = sequences_of([[1, 2, 1, 3], [1, 2], [3], [2, 1]])
-    graph = transition_graph(rows, np.arange(5)).toarray()
+    graph = graph_of([[1, 2, 1, 3], [1, 2], [3], [2, 1]], range(5))
     expected = np.zeros((5, 5))
     expected[1, [2, 3]] = 0.5  # 1 -> 2 twice, 1 -> 3 once: binary
     expected[2, 1] = 1.0
-    assert np.array_equal(graph, expected)  # directed: 3 -> 1 is no edge; none between users
+    assert np.array_equal(matrix(graph), expected)  # directed, and no edge from user to user
 
 
 def test_domain_graph_has_the_transitions_of_the_domain_alone() -> None:
-    rows = sequences_of([[1, 4, 2], [5, 1, 1], [4, 2, 5]])
-    graph = transition_graph(rows, np.array([0, 1, 2, 0, 0, 0])).toarray()
-    assert np.array_equal(graph, [[0, 0, 0], [0, 0.5, 0.5], [0, 0, 0]])
-    graph = transition_graph(rows, np.array([0, 0, 0, 1, 2, 3])).toarray()
+    rows = [[1, 4, 2], [5, 1, 1], [4, 2, 5]]
+    graph = graph_of(rows, [0, 1, 2, 0, 0, 0])
+    assert np.array_equal(matrix(graph), [[0, 0, 0], [0, 0.5, 0.5], [0, 0, 0]])
     expected = np.zeros((4, 4))
     expected[2, 3] = 1.0
-    assert np.array_equal(graph, expected)
+    assert np.array_equal(matrix(graph_of(rows, [0, 0, 0, 1, 2, 3])), expected)
+
+
+def test_edges_that_only_some_users_made_can_be_left_out_by_hand() -> None:
+    graph = graph_of([[1, 2, 1, 2], [1, 2, 3], [1, 3], [2, 1]], range(4))
+    whole = [[0, 0, 0, 0], [0, 0, 0.5, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 0]]
+    assert np.array_equal(matrix(graph), whole)
+    assert np.array_equal(matrix(graph, torch.tensor([0])), whole)  # others made his edges, too
+    without_1 = [[0, 0, 0, 0], [0, 0, 0.5, 0.5], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert np.array_equal(matrix(graph, torch.tensor([1])), without_1)
+    without_most = [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert np.array_equal(matrix(graph, torch.tensor([1, 0])), without_most)
+    assert not matrix(graph, torch.arange(4)).any()
 
 
 def test_graph_without_transitions_leaves_vectors_as_they_are() -> None:
-    graph = transition_graph(sequences_of([[1], [2]]), np.arange(3))
-    items = ItemGraph({"hidden_size": 2, "graph_layers": 1, "dropout": 0.0}, graph)
+    items = graph_of([[1], [2]], range(3))
     assert torch.allclose(items(), 1.5 * items.table.weight)
 
 
 def test_propagation_by_hand() -> None:
-    graph = transition_graph(sequences_of([[1, 2], [1, 3], [2, 3]]), np.arange(4))
-    items = ItemGraph({"hidden_size": 1, "graph_layers": 2, "dropout": 0.5}, graph).eval()
+    items = graph_of([[1, 2], [1, 3], [2, 3]], range(4), graph_layers=2)
     with torch.no_grad():
         items.table.weight.copy_(torch.tensor([[0.0], [1.0], [2.0], [6.0]]))
     # A E = [0, (2 + 6) / 2, 6, 0]; A A E = [0, (6 + 0) / 2, 0, 0]; the mean of three, plus E
@@ -259,8 +281,8 @@ def test_held_out_rows_are_in_no_graph(make_shop, write_dataset, load, tmp_path)
         model = C2DSR(data.config, data)
         graphs.append([model.mixed_graph, *model.domain_graphs])
     for one, two in zip(*graphs, strict=True):
-        assert one.graph._nnz() > 20
-        assert torch.equal(one.graph.to_dense(), two.graph.to_dense())
+        assert one.edges.shape[1] > 20
+        assert torch.equal(one.edges, two.edges)
 
 
 # -- sequential objectives ------------------------------------------------------------------------
@@ -277,6 +299,23 @@ def test_sequential_objectives_equal_a_loop_over_prefixes(name, loss, output) ->
     term = getattr(slow, loss)
     expected = slow.cross_objective(term) + slow.single_objective(term)
     assert model.calculate_loss(training_batch()).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_batch_is_trained_on_the_edges_of_other_users() -> None:
+    model = make(prediction_share=1.0, graph_edges="others")
+    batch = training_batch(users=(4,))
+    slow = Slow(model, without=(4,))
+    losses = {"cross": [], "single": []}
+    for user, history, target in prefixes():
+        if user == 4:
+            losses["cross"].append(slow.bpr(slow.cross_states(history)[-1], target, user))
+            if any(domain_of(item) == domain_of(target) for item in history):
+                state = slow.user(history, domain_of(target))
+                losses["single"].append(slow.bpr(state, target, user))
+    expected = np.mean(losses["cross"]) + np.mean(losses["single"])
+    assert model.calculate_loss(batch).item() == pytest.approx(expected, rel=1e-6)
+    model.all_edges = True
+    assert model.calculate_loss(batch).item() != pytest.approx(expected, rel=1e-3)
 
 
 def test_padding_changes_no_loss() -> None:
@@ -422,7 +461,7 @@ def test_every_item_of_a_sequence_moves_its_vectors() -> None:
 def test_graphs_and_item_numbers_are_not_saved() -> None:
     names = set(make().state_dict())
     assert "mixed_graph.table.weight" in names
-    assert not [name for name in names if name.endswith((".graph", "node_of"))]
+    assert not [name for name in names if name.endswith(("edges", "_of"))]
 
 
 def test_runs_in_lower_precision() -> None:
@@ -435,7 +474,7 @@ def test_runs_in_lower_precision() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("backbone", "bert4rec"), ("loss", "ce"), ("output_vectors", "both")],
+    [("backbone", "bert4rec"), ("loss", "ce"), ("output_vectors", "both"), ("graph_edges", "none")],
 )
 def test_choices_that_do_not_exist_are_refused(key, value) -> None:
     with pytest.raises(ConfigError, match=key):
@@ -472,12 +511,12 @@ def test_run_trains_and_its_checkpoint_scores_the_same(settings) -> None:
     assert whole["test"]["overall"]["n"] == 20
 
 
-@pytest.mark.parametrize(("preset", "output"), [(None, None), ("paper", "own")])
-def test_property_sets_are_whole(settings, preset, output) -> None:
-    config = EDTConfig("C2DSR", "tiny", None, {**settings, "preset": preset})
+def test_preset_of_the_paper_has_the_parts_of_the_paper(settings) -> None:
+    config = EDTConfig("C2DSR", "tiny", None, {**settings, "preset": "paper"})
     model = C2DSR(config, CrossDomainDataset(config))
     assert model.discriminators is not None
-    assert output is None or model.output is not None
+    assert model.output is not None
+    assert model.all_edges
 
 
 def test_loaded_weights_give_the_same_scores(settings) -> None:
