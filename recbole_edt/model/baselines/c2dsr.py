@@ -323,6 +323,7 @@ class C2DSR(CrossDomainModel):
         cross = self.encoder.last(self.mixed_inputs(), sequence, lengths)
         out = []
         for domain, encoder in enumerate(self.domain_encoders):
+            assert isinstance(encoder, SequenceEncoder)
             list_field, length_field = domain_fields(domain)
             sequence, lengths = interaction[list_field], interaction[length_field]
             single = encoder.last(self.domain_inputs(domain), sequence, lengths)
