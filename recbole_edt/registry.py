@@ -17,6 +17,7 @@ PLUGIN_MODELS = {
     "LLMEDT": "recbole_edt.model.llmedt",
     "LLMEDTPretrain": "recbole_edt.model.llmedt",
     "LLMEDTFinetune": "recbole_edt.model.llmedt",
+    "C2DSR": "recbole_edt.model.baselines.c2dsr",
 }
 """Model name -> module that defines it."""
 

@@ -73,7 +73,7 @@ _PATH: Check = (lambda v: v is None or _is_text(v), "a path")
 _COUNTS = (
     "epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size",
     "inner_size", "embedding_size", "n_layers", "num_layers", "n_heads", "adapter_size",
-    "n_negatives",
+    "n_negatives", "graph_layers",
 )  # fmt: skip
 _AMOUNTS = ("seed", "candidate_seed", "finetune_epochs", "eval_step", "stopping_step", "worker")
 
@@ -89,7 +89,10 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("data_path", "checkpoint_dir"), (_is_text, "a path")),
     **dict.fromkeys(("result_file", "ranks_file", "pretrained_path"), _PATH),
     "time_limit": (lambda v: v is None or _ABOVE_0[0](v), _ABOVE_0[1]),
-    "mask_ratio": (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, up to 1"),
+    **dict.fromkeys(
+        ("mask_ratio", "prediction_share"),
+        (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, up to 1"),
+    ),
     "threads": (lambda v: v is None or (_is_whole(v) and v >= 1), _COUNT[1]),
     "preset": (lambda v: v is None or _is_text(v), "the name of a property set"),
     "gpu_id": (

@@ -1,0 +1,331 @@
+"""C2DSR (Cao et al., CIKM '22): single- and cross-domain states, tied by an infomax objective.
+
+Where each part of the paper's method is:
+
+- graph encoder over directed item transitions: :class:`ItemGraph`;
+- attentive encoders of the mixed sequence and of both domains' own: ``encoder``,
+  ``domain_encoders``;
+- sequential training objectives, single- and cross-domain: :meth:`C2DSR.calculate_loss`;
+- contrastive infomax objective: :class:`Discriminator`, :meth:`C2DSR.infomax_loss`.
+
+Departures, and why:
+
+- The encoders are the plugin's pre-norm blocks, always causal, as for every other model here; item
+  vectors are not scaled by the root of d, since the encoders normalise what they are given.
+- A single-domain target is predicted from the cross-domain state directly before it, in training
+  as in evaluation. The authors train with the state at the domain's previous item and evaluate
+  with the last one.
+- Edges are binary, as printed; the authors' code counts repeated transitions.
+- With ``graph_edges: others`` the graphs of a training batch have no edge that only users of the
+  batch made. With all edges, as in the paper, the vector of an item holds the very target that
+  follows it in training, and never in evaluation.
+- ``output_vectors: mixed`` multiplies states with the mixed graph's item vectors in place of a
+  table of their own.
+- Every position is a target; the authors' code takes the last ten. Losses are means over targets
+  and users, not sums. A target without history in its domain counts in the cross-domain
+  objective alone, and a user without both domains in none of the infomax terms: the authors' code
+  drops his whole sequence.
+- Predictions are softmaxes over the target's own domain. Their output layer has no class for
+  padding, which the authors' code adds, and no bias, which no dot product has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_edt.data.dataloader import SEQUENCE
+from recbole_edt.data.dataset import domain_fields
+from recbole_edt.data.sequences import Sequences
+from recbole_edt.model.backbones import SequenceEncoder
+from recbole_edt.model.base import CrossDomainModel
+
+Lookup = Callable[[Tensor], Tensor]
+"""Item ids [...] -> vectors [..., d]."""
+
+
+class ItemGraph(nn.Module):
+    """Item vectors, propagated over directed transitions without weights or activation.
+
+    ``G = mean(E, A E, ..., A^L E) + E``: the mean over the layers, and the vectors themselves once
+    more, which the paper adds against over-smoothing. Row i of A is the mean over the distinct
+    successors of item i; it is zero for an item that nothing followed.
+
+    Parameters
+    ----------
+    config : mapping
+        ``hidden_size``, ``graph_layers`` (L) and ``dropout``, which acts on each layer's input.
+    sequences : Sequences
+        The rows to take transitions from; those of items that are no node are passed over, so
+        that a domain's graph has the transitions of the domain's own sub-sequences.
+    node_of : np.ndarray
+        int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
+    """
+
+    def __init__(self, config, sequences: Sequences, node_of: np.ndarray) -> None:
+        super().__init__()
+        self.n_layers, self.dropout = config["graph_layers"], config["dropout"]
+        self.n_nodes, self.n_users = int(node_of.max()) + 1, sequences.n_users
+        self.table = nn.Embedding(self.n_nodes, config["hidden_size"])
+        nn.init.normal_(self.table.weight, std=0.02)
+        rows = sequences.keep(node_of[sequences.items] > 0)
+        nodes, users = node_of[rows.items], rows.users
+        follows = users[1:] == users[:-1]
+        keys = nodes[:-1][follows] * self.n_nodes + nodes[1:][follows]
+        distinct, edge_of = np.unique(keys, return_inverse=True)
+        self.edges: Tensor  # [2, n_edges]; from and to
+        self.edge_of: Tensor  # [n_transitions]; their edges
+        self.user_of: Tensor  # [n_transitions]; who made them
+        buffers = {
+            "edges": np.stack(np.divmod(distinct, self.n_nodes)),
+            "edge_of": edge_of.reshape(-1),
+            "user_of": users[1:][follows],
+        }
+        for name, array in buffers.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+
+    def propagation(self, without: Tensor | None = None) -> Tensor:
+        """Return A, sparse [n_nodes, n_nodes].
+
+        Parameters
+        ----------
+        without : Tensor, optional
+            int64 [n]; users whose transitions do not count.
+        """
+        edge_of = self.edge_of
+        if without is not None:
+            away = torch.zeros(self.n_users, dtype=torch.bool, device=edge_of.device)
+            away[without] = True
+            edge_of = edge_of[~away[self.user_of]]
+        edges = self.edges[:, torch.bincount(edge_of, minlength=self.edges.shape[1]) > 0]
+        successors = torch.bincount(edges[0], minlength=self.n_nodes)
+        weights = 1 / successors[edges[0]].to(self.table.weight.dtype)
+        size = (self.n_nodes, self.n_nodes)
+        return torch.sparse_coo_tensor(
+            edges, weights, size, is_coalesced=True, check_invariants=False
+        )
+
+    def forward(self, without: Tensor | None = None) -> Tensor:
+        """Return the vectors of all nodes, [n_nodes, d]; ``without`` as in :meth:`propagation`."""
+        vectors = self.table.weight
+        layer = total = vectors
+        with torch.autocast(device_type=vectors.device.type, enabled=False):
+            propagation = self.propagation(without)
+            for _ in range(self.n_layers):
+                dropped = F.dropout(layer, self.dropout, self.training)
+                layer = torch.sparse.mm(propagation, dropped)
+                total = total + layer
+        return total / (self.n_layers + 1) + vectors
+
+
+class Discriminator(nn.Module):
+    """Logit that two prototypes belong to the same user: bilinear, with a threshold."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.bilinear = nn.Bilinear(size, size, 1)
+        nn.init.xavier_uniform_(self.bilinear.weight)
+        nn.init.zeros_(self.bilinear.bias)
+
+    def forward(self, single: Tensor, cross: Tensor) -> Tensor:
+        """Judge prototypes [n, d] and [n, d]: [n]."""
+        dtype = self.bilinear.weight.dtype
+        with torch.autocast(device_type=single.device.type, enabled=False):
+            return self.bilinear(single.to(dtype), cross.to(dtype)).squeeze(-1)
+
+
+def prototypes(states: Tensor, where: Tensor) -> Tensor:
+    """Mean of each row's states over some of its positions.
+
+    Parameters
+    ----------
+    states : Tensor
+        [B, L, d].
+    where : Tensor
+        bool [B, L].
+
+    Returns
+    -------
+    Tensor
+        [B, d]; zero in rows without such a position.
+    """
+    weights = where / where.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bl,bld->bd", weights.to(states.dtype), states)
+
+
+class C2DSR(CrossDomainModel):
+    """Three item graphs and encoders; predictions from the sum of single- and cross-domain state.
+
+    Attributes
+    ----------
+    mixed_graph, encoder
+        Item vectors and encoder of the mixed sequence.
+    domain_graphs, domain_encoders : nn.ModuleList
+        The same of each domain's sub-sequence.
+    output : nn.Embedding or None
+        Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item); None
+        where ``output_vectors`` is ``mixed``: then they are the mixed graph's.
+    """
+
+    choices = {
+        **CrossDomainModel.choices,
+        "backbone": ("sasrec", "gru4rec"),
+        "output_vectors": ("own", "mixed"),
+        "graph_edges": ("all", "others"),
+    }
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.prediction_share = config["prediction_share"]
+        size, rows = config["hidden_size"], dataset.train_sequences
+        inside = [dataset.item_domain == domain for domain in range(self.n_domains)]
+        nodes = [np.where(mine, np.cumsum(mine), 0) for mine in inside]
+        self.all_edges = config["graph_edges"] == "all"
+        self.mixed_graph = ItemGraph(config, rows, np.arange(self.n_items))
+        self.domain_graphs = nn.ModuleList(ItemGraph(config, rows, node_of) for node_of in nodes)
+        self.node_of: Tensor
+        self.register_buffer("node_of", torch.from_numpy(np.stack(nodes)), persistent=False)
+        self.encoder = SequenceEncoder(config, self.max_seq_length)
+        self.domain_encoders = nn.ModuleList(
+            SequenceEncoder(config, self.max_seq_length) for _ in nodes
+        )
+        self.output = None
+        if config["output_vectors"] == "own":
+            self.output = nn.Embedding(self.n_items, size)
+            nn.init.normal_(self.output.weight, std=0.02)
+        self.discriminators = None
+        if self.prediction_share < 1:
+            self.discriminators = nn.ModuleList(Discriminator(size) for _ in nodes)
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Output vectors of items, [...] -> [..., d]."""
+        return self.mixed_inputs()(items) if self.output is None else self.output(items)
+
+    def mixed_inputs(self, without: Tensor | None = None) -> Lookup:
+        """Look-up of the vectors that the mixed sequence is encoded from.
+
+        Parameters
+        ----------
+        without : Tensor, optional
+            int64 [n]; users whose transitions are left out of the graph.
+        """
+        vectors = self.mixed_graph(without)
+        return lambda items: F.embedding(items, vectors)
+
+    def domain_inputs(self, domain: int, without: Tensor | None = None) -> Lookup:
+        """Look-up of the vectors that a domain's own sub-sequence is encoded from."""
+        vectors = self.domain_graphs[domain](without)
+        return lambda items: F.embedding(self.node_of[domain][items], vectors)
+
+    # -- losses ---------------------------------------------------------------------------------
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Both sequential objectives and the infomax objective, weighted by lambda.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+
+        Returns
+        -------
+        Tensor
+            Scalar: ``lambda (single + cross) + (1 - lambda) infomax``; lambda is
+            ``prediction_share``.
+        """
+        batch, sequence = interaction, interaction[SEQUENCE]
+        inputs = self.mixed_inputs(self.left_out(batch))
+        outputs = self.batch_lookup(batch, self.output or inputs)
+        chosen = self.encoder.choose_targets(sequence)
+        cross = self.encoder.before_targets(inputs, sequence, chosen)
+        single, has = self.single_states(batch)
+        loss = self.next_item_loss(batch, outputs, cross, chosen[:, 1:])
+        loss = loss + self.next_item_loss(batch, outputs, cross + single, has)
+        loss = self.prediction_share * loss
+        if self.discriminators is not None:
+            infomax = self.infomax_loss(sequence, inputs, cross, single, has)
+            loss = loss + (1 - self.prediction_share) * infomax
+        return loss
+
+    def left_out(self, batch) -> Tensor | None:
+        """Users whose transitions the graphs leave out for a training batch."""
+        return None if self.all_edges else batch[self.USER_ID]
+
+    def single_states(self, batch) -> tuple[Tensor, Tensor]:
+        """Single-domain states before each target, as ``states_in_own_domain`` returns them."""
+
+        def encode(domain, sequence, masked):
+            inputs = self.domain_inputs(domain, self.left_out(batch))
+            return self.domain_encoders[domain].before_targets(inputs, sequence, masked)
+
+        return self.states_in_own_domain(batch, encode)
+
+    def infomax_loss(
+        self, sequence: Tensor, inputs: Lookup, cross: Tensor, single: Tensor, has: Tensor
+    ) -> Tensor:
+        """Contrastive infomax objective of both domains, summed.
+
+        A domain's single-domain prototype shall tell the user's cross-domain prototype from that
+        of a corrupted sequence, in which items of the domain are replaced by random ones of it.
+        Cross-domain prototypes are taken where the other domain's items stand: what they know of
+        the domain there came through the mixed sequence.
+
+        Parameters
+        ----------
+        sequence : Tensor
+            int64 [B, L + 1]; the mixed sequence.
+        inputs : callable
+            Item ids -> vectors that it is encoded from.
+        cross, single : Tensor
+            [B, L, d]; states before each target, of the mixed and of the target's own sequence.
+        has : Tensor
+            bool [B, L]; where ``single`` has domain history.
+
+        Returns
+        -------
+        Tensor
+            Scalar; per domain the mean over the users who have both prototypes of
+            ``-log D(z, c) - log(1 - D(z, corrupted c))``.
+        """
+        assert self.discriminators is not None
+        domain_of = self.item_domain[sequence]
+        unmasked = torch.zeros_like(sequence, dtype=torch.bool)
+        total = cross.new_zeros(())
+        for domain, discriminator in enumerate(self.discriminators):
+            own = has & (domain_of[:, 1:] == domain)
+            other = (domain_of[:, :-1] == 1 - domain) & (sequence[:, 1:] > 0)
+            users = own.any(1) & other.any(1)
+            if not users.any():
+                continue
+            corrupted = self.corrupted(sequence[users], domain)
+            false = self.encoder.before_targets(inputs, corrupted, unmasked[users])
+            prototype, other = prototypes(single[users], own[users]), other[users]
+            real_logits = discriminator(prototype, prototypes(cross[users], other))
+            false_logits = discriminator(prototype, prototypes(false, other))
+            total = total - F.logsigmoid(real_logits).mean() - F.logsigmoid(-false_logits).mean()
+        return total
+
+    def corrupted(self, sequence: Tensor, domain: int) -> Tensor:
+        """Replace a domain's items [B, L + 1] by random items of the domain."""
+        pool = torch.nonzero(self.item_domain == domain).squeeze(1)
+        drawn = pool[torch.randint(len(pool), sequence.shape, device=pool.device)]
+        return torch.where(self.item_domain[sequence] == domain, drawn, sequence)
+
+    # -- inference ------------------------------------------------------------------------------
+
+    def user_vectors(self, interaction) -> list[Tensor]:
+        """Cross- plus single-domain state per domain, [B, d]; the former without history."""
+        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        cross = self.encoder.last(self.mixed_inputs(), sequence, lengths)
+        out = []
+        for domain, encoder in enumerate(self.domain_encoders):
+            assert isinstance(encoder, SequenceEncoder)
+            list_field, length_field = domain_fields(domain)
+            sequence, lengths = interaction[list_field], interaction[length_field]
+            single = encoder.last(self.domain_inputs(domain), sequence, lengths)
+            out.append(cross + single * (lengths > 0)[:, None])
+        return out
