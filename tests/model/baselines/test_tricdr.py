@@ -19,6 +19,7 @@ from slow_reference import (
     build,
     domain_of,
     evaluation_batch,
+    items_of,
     negative_of,
     prefixes,
     training_batch,
@@ -390,10 +391,9 @@ def test_fusion_by_hand() -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_joint_loss_equals_a_loop_over_prefixes(backbone, tables, score, loss) -> None:
     model = joint(backbone=backbone, item_tables=tables, score=score, loss=loss)
-    assert loss_of(model, training_batch()) == pytest.approx(joint_reference(model), rel=1e-5)
-    assert loss_of(model, training_batch(extra=1)) == pytest.approx(
-        joint_reference(model), rel=1e-5
-    )
+    expected = joint_reference(model)
+    assert loss_of(model, training_batch()) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(model, training_batch(extra=1)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
@@ -553,13 +553,16 @@ def test_held_out_rows_play_no_part_in_training(make_shop, write_dataset, config
 # -- scores ---------------------------------------------------------------------------------------
 
 
-def check_scores(model, score_of) -> None:
+def check_scores(model, scores_of) -> None:
+    """Hold all ways to score against ``scores_of(history, domain)``: item -> score."""
     rows = evaluation_batch()
     with torch.no_grad():
         everything = array(model.full_sort_predict(rows))
         for row, history in enumerate(SEQUENCES.values()):
-            for item in range(1, N_ITEMS):
-                assert everything[row, item] == pytest.approx(score_of(history, item), rel=1e-8)
+            expected = {**scores_of(history, 0), **scores_of(history, 1)}
+            assert set(expected) == set(range(1, N_ITEMS))
+            for item, score in expected.items():
+                assert everything[row, item] == pytest.approx(score, rel=1e-8)
         mixed = {**rows, "item_id": torch.tensor([3, 9, 6, 1, 12])}
         assert np.allclose(array(model.predict(mixed)), everything[range(5), mixed["item_id"]])
         candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
@@ -578,10 +581,11 @@ def check_scores(model, score_of) -> None:
 def test_scores_after_joint_training(backbone, tables, score) -> None:
     model = joint(backbone=backbone, item_tables=tables, score=score)
 
-    def score_of(history, item):
-        return fused_after(model, history, domain_of(item)) @ row_of(model, item)
+    def scores_of(history, domain):
+        state = fused_after(model, history, domain)
+        return {item: state @ row_of(model, item) for item in items_of(domain)}
 
-    check_scores(model, score_of)
+    check_scores(model, scores_of)
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -590,16 +594,16 @@ def test_scores_after_joint_training(backbone, tables, score) -> None:
 def test_scores_of_pretraining_sum_mixed_and_domain_encoder(backbone, tables, score) -> None:
     model = pretraining(backbone=backbone, item_tables=tables, score=score)
 
-    def score_of(history, item):
+    def scores_of(history, domain):
         state = scaled(model, encoded(model, 2, history)[-1])
-        total = state @ row_of(model, item, mixed=True)
-        before = own(history, domain_of(item))
+        scores = {item: state @ row_of(model, item, mixed=True) for item in items_of(domain)}
+        before = own(history, domain)
         if before:
-            state = scaled(model, encoded(model, domain_of(item), before)[-1])
-            total += state @ row_of(model, item)
-        return total
+            state = scaled(model, encoded(model, domain, before)[-1])
+            scores = {item: score + state @ row_of(model, item) for item, score in scores.items()}
+        return scores
 
-    check_scores(model, score_of)
+    check_scores(model, scores_of)
 
 
 def test_scores_equal_what_the_last_target_was_trained_with() -> None:
