@@ -18,12 +18,14 @@ PLUGIN_MODELS = {
     "LLMEDTPretrain": "recbole_edt.model.llmedt",
     "LLMEDTFinetune": "recbole_edt.model.llmedt",
     "C2DSR": "recbole_edt.model.baselines.c2dsr",
+    "TriCDR": "recbole_edt.model.baselines.tricdr",
 }
 """Model name -> module that defines it."""
 
 PLUGIN_TRAINERS: dict[str, str] = {
     "LLMEDT": "recbole_edt.trainer.stages:TwoStageTrainer",
     "LLMEDTFinetune": "recbole_edt.trainer.stages:FinetuneTrainer",
+    "TriCDR": "recbole_edt.trainer.stages:TwoStageTrainer",
 }
 """Model name -> module and class of its trainer; the others of the plugin train in one stage."""
 

@@ -81,7 +81,9 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(_AMOUNTS, _AMOUNT),
     **dict.fromkeys(("learning_rate", "finetune_learning_rate", "align_temperature"), _ABOVE_0),
+    **dict.fromkeys(("coarse_temperature", "score_scale"), _ABOVE_0),
     **dict.fromkeys(("weight_decay", "align_weight"), _FROM_0),
+    **dict.fromkeys(("coarse_weight", "fine_weight", "fine_margin"), _FROM_0),
     **dict.fromkeys(
         ("dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"),
         _SHARE,
@@ -92,6 +94,10 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(
         ("mask_ratio", "prediction_share"),
         (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, up to 1"),
+    ),
+    "pair_weights": (
+        lambda v: isinstance(v, list) and len(v) == 3 and all(map(_FROM_0[0], v)) and sum(v) > 0,
+        "a list of three numbers of at least 0, not all 0",
     ),
     "threads": (lambda v: v is None or (_is_whole(v) and v >= 1), _COUNT[1]),
     "preset": (lambda v: v is None or _is_text(v), "the name of a property set"),

@@ -1,0 +1,768 @@
+"""Tri-CDR, part by part, against hand-computed numbers and slow loops over users and targets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from slow_reference import (
+    CONFIG,
+    MAX_LENGTH,
+    N_ITEMS,
+    SEQUENCES,
+    SHARED,
+    SIZE,
+    TinyShop,
+    array,
+    build,
+    domain_of,
+    evaluation_batch,
+    items_of,
+    negative_of,
+    prefixes,
+    training_batch,
+)
+
+import recbole_edt
+from recbole_edt.config import EDTConfig, properties_dir
+from recbole_edt.data.dataloader import SequenceLoader
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.baselines.tricdr import (
+    Fusion,
+    TriCDR,
+    TripleAttention,
+    TripleContrast,
+    last_visible,
+    nt_xent_loss,
+    prefix_means,
+    visible_counts,
+)
+from recbole_edt.quick_start import make_loaders
+from recbole_edt.trainer import checkpoint, trainer_class
+
+BACKBONES = ("sasrec", "gru4rec")
+TABLES = ("separate", "shared")
+SCORES = ("cosine", "dot")
+USERS = tuple(SEQUENCES)
+OWN = {
+    "item_tables": "separate",
+    "score": "cosine",
+    "score_scale": 5.0,
+    "coarse_weight": 0.0,
+    "coarse_temperature": 0.3,
+    "pair_weights": [1, 2, 5],
+    "fine_weight": 0.0,
+    "fine_margin": 1.5,
+}
+
+
+def pretraining(**options) -> TriCDR:
+    """Make a model in its first stage."""
+    return build(TriCDR, **{**OWN, **options})
+
+
+def joint(**options) -> TriCDR:
+    """Make a model in joint training."""
+    model = pretraining(**options)
+    model.begin_finetuning()
+    return model
+
+
+def loss_of(model: TriCDR, batch) -> float:
+    return model.eval().calculate_loss(batch).item()
+
+
+# -- slow reference -------------------------------------------------------------------------------
+
+
+def encoded(model: TriCDR, which: int, items: list[int]) -> np.ndarray:
+    """States of one unpadded sequence: which = 0 or 1 a domain's, 2 the mixed one."""
+    if not items:
+        return np.zeros((0, SIZE))
+    encoder = [*model.domain_encoders, model.mixed_encoder][which]
+    table = [model.domain_items, model.domain_items, model.mixed_items][which]
+    vectors = table.weight[torch.tensor(items)][None]
+    valid = torch.ones(1, len(items), dtype=torch.bool)
+    return array(encoder.backbone(vectors, encoder.positions.weight[: len(items)], valid))[0]
+
+
+def dense(layer, inputs: np.ndarray) -> np.ndarray:
+    return array(layer.weight) @ inputs + array(layer.bias)
+
+
+def prelu(layer, inputs: np.ndarray) -> np.ndarray:
+    return np.where(inputs > 0, inputs, array(layer.weight) * inputs)
+
+
+def pooled(attention, query, context, states) -> np.ndarray:
+    """TCA over one sequence, one state at a time."""
+    if not len(states):
+        return np.zeros(SIZE)
+    scores = []
+    for key in states:
+        together = np.concatenate([key, query, key * query, query - key, context])
+        hidden = dense(attention.compare, together)
+        first, second, third, fourth = attention.rest
+        scores.append(dense(fourth, prelu(third, dense(second, prelu(first, hidden))))[0])
+    weights = np.exp(np.array(scores)) / np.exp(scores).sum()
+    return sum(w * state for w, state in zip(weights, states, strict=True))
+
+
+def own(history: list[int], domain: int, limit: int = MAX_LENGTH) -> list[int]:
+    return [item for item in history if domain_of(item) == domain][-limit:]
+
+
+def views(model: TriCDR, mixed: list[int], by_domain: list[list[int]], target: int):
+    """Pooled mixed, source and target sequence before one target."""
+    states = [encoded(model, which, items) for which, items in enumerate([*by_domain, mixed])]
+    query = states[target][-1] if len(states[target]) else np.zeros(SIZE)
+    context = states[2].mean(0)
+    attention = model.attentions[target]
+    return [pooled(attention, query, context, states[w]) for w in (2, 1 - target, target)]
+
+
+def unit(model: TriCDR, vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector) if model.cosine else vector
+
+
+def scaled(model: TriCDR, vector: np.ndarray) -> np.ndarray:
+    return unit(model, vector) * (model.score_scale if model.cosine else 1.0)
+
+
+def fused(model: TriCDR, mixed: list[int], by_domain: list[list[int]], target: int) -> np.ndarray:
+    first, _, second = model.fusions[target]
+    hidden = dense(first, np.concatenate(views(model, mixed, by_domain, target)))
+    return scaled(model, dense(second, np.where(hidden > 0, hidden, 0.01 * hidden)))
+
+
+def fused_after(model: TriCDR, history: list[int], target: int) -> np.ndarray:
+    return fused(model, history, [own(history, 0), own(history, 1)], target)
+
+
+def row_of(model: TriCDR, item: int, mixed: bool = False) -> np.ndarray:
+    table = model.mixed_items if mixed else model.domain_items
+    return unit(model, array(table.weight)[item])
+
+
+def bpr_term(model, state, positive: int, negative: int, mixed: bool = False) -> float:
+    gap = state @ row_of(model, positive, mixed) - state @ row_of(model, negative, mixed)
+    return float(np.log1p(np.exp(-gap)))
+
+
+def softmax_term(model, state, positive: int, owned: list[int], mixed: bool = False) -> float:
+    others = [n for n in SHARED[domain_of(positive)] if n not in owned]
+    logits = [state @ row_of(model, item, mixed) for item in (positive, *others)]
+    return float(np.log(np.exp(logits).sum()) - logits[0])
+
+
+def loss_term(model, state, user: int, target: int, mixed: bool = False) -> float:
+    if model.loss_name == "bpr":
+        return bpr_term(model, state, target, negative_of(user, target), mixed)
+    return softmax_term(model, state, target, SEQUENCES[user], mixed)
+
+
+def joint_reference(model) -> float:
+    return np.mean([
+        loss_term(model, fused_after(model, history, domain_of(target)), user, target)
+        for user, history, target in prefixes()
+    ])  # fmt: skip
+
+
+def nt_xent_reference(first, second, temperature: float) -> float:
+    """Vector by vector, negative by negative."""
+    everything = [v / np.linalg.norm(v) for v in (*first, *second)]
+    n, total = len(first), 0.0
+    for i, vector in enumerate(everything):
+        others = [np.exp(vector @ v / temperature) for j, v in enumerate(everything) if j != i]
+        positive = np.exp(vector @ everything[(i + n) % (2 * n)] / temperature)
+        total -= np.log(positive / sum(others))
+    return total / (2 * n)
+
+
+def contrast_reference(model: TriCDR, target: int, users) -> float:
+    """TCL of one direction: each user at the last target of the domain."""
+    contrast = model.contrasts[target]
+    projected = ([], [], [])
+    for user in users:
+        items = SEQUENCES[user]
+        last = max(i for i, item in enumerate(items) if domain_of(item) == target)
+        history = items[:last]
+        pooled_views = views(model, history, [own(history, 0), own(history, 1)], target)
+        for out, projection, view in zip(
+            projected, contrast.projections, pooled_views, strict=True
+        ):
+            out.append(dense(projection[2], np.maximum(dense(projection[0], view), 0)))
+    mixed, source, own_view = projected
+    pairs = ((mixed, source), (mixed, own_view), (source, own_view))
+    coarse = sum(
+        weight / 8 * nt_xent_reference(*pair, OWN["coarse_temperature"])
+        for weight, pair in zip((1, 2, 5), pairs, strict=True)
+    )
+    fine = np.mean([
+        max(np.linalg.norm(s - m) - np.linalg.norm(s - t) + OWN["fine_margin"], 0)
+        for m, s, t in zip(mixed, source, own_view, strict=True)
+    ])  # fmt: skip
+    return model.contrasts[target].coarse_weight * coarse + contrast.fine_weight * fine
+
+
+# -- what stands before a target ------------------------------------------------------------------
+
+
+def test_visible_counts_by_hand() -> None:
+    items = torch.tensor([[1, 6, 2, 7, 3], [8, 9, 0, 0, 0], [10, 2, 11, 0, 0]])
+    first = (items > 0) & (items < 6)
+    second = items >= 6
+    expected = torch.tensor([[1, 1, 2, 2], [0, 0, 0, 0], [0, 1, 0, 0]])
+    assert torch.equal(visible_counts(items, torch.tensor([3, 0, 1]), first), expected)
+    expected = torch.tensor([[0, 1, 1, 2], [1, 0, 0, 0], [1, 1, 0, 0]])
+    assert torch.equal(visible_counts(items, torch.tensor([2, 2, 2]), second), expected)
+    # a sub-sequence that reaches back behind the window: two more of its items are seen at once
+    assert visible_counts(items[:1], torch.tensor([5]), first[:1]).tolist() == [[3, 3, 4, 4]]
+
+
+def test_prefix_means_and_last_states_by_hand() -> None:
+    states = torch.tensor([[[2.0, 0.0], [4.0, 3.0], [0.0, 9.0]]])
+    counts = torch.tensor([[0, 1, 2, 3]])
+    means = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [3.0, 1.5], [2.0, 4.0]]])
+    assert torch.allclose(prefix_means(states, counts), means)
+    ends = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [4.0, 3.0], [0.0, 9.0]]])
+    assert torch.equal(last_visible(states, counts), ends)
+
+
+# -- triple sequence encoding ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_sequence_has_an_encoder_of_its_own(backbone, tables) -> None:
+    model = joint(backbone=backbone, item_tables=tables)
+    batch = training_batch()
+    by_domain = [batch["sequence_0"], batch["sequence_1"]]
+    states = model.encode_all(batch["sequence"], by_domain)
+    for which in range(3):
+        for row, items in enumerate(SEQUENCES.values()):
+            mine = items if which == 2 else own(items, which)
+            got = array(states[which][row, : len(mine)])
+            assert np.allclose(got, encoded(model, which, mine))
+    encoders = [*model.domain_encoders, model.mixed_encoder]
+    owners = [{id(p) for p in encoder.parameters()} for encoder in encoders]
+    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+    assert (model.mixed_items is model.domain_items) == (tables == "shared")
+
+
+# -- triple cross-domain attention ----------------------------------------------------------------
+
+
+def test_tca_equals_a_loop_over_states() -> None:
+    torch.manual_seed(1)
+    attention = TripleAttention(SIZE).double()
+    queries, context, states = (torch.randn(2, n, SIZE).double() for n in (4, 4, 3))
+    counts = torch.tensor([[0, 1, 3, 2], [3, 2, 0, 1]])
+    got = array(attention(queries, context, states, counts))
+    for row in range(2):
+        for step in range(4):
+            seen = array(states[row, : counts[row, step]])
+            asked = array(queries[row, step]), array(context[row, step])
+            assert np.allclose(got[row, step], pooled(attention, *asked, seen)), (row, step)
+    assert not got[0, 0].any()  # nothing to see
+
+
+def test_tca_weights_by_hand() -> None:
+    """A network that passes on the first entry of k * q: weights are its softmax."""
+    attention = TripleAttention(2).double()
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.zero_()
+        attention.compare.weight[0, 4] = 1.0  # k * q stands at 4 and 5, behind k and q
+        attention.rest[1].weight[0, 0] = 1.0
+        attention.rest[3].weight[0, 0] = 1.0
+    states = torch.tensor([[[np.log(3.0), 8.0], [0.0, 4.0], [5.0, 5.0]]]).double()
+    queries = torch.tensor([[[1.0, 7.0]]]).double()
+    got = attention(queries, queries, states, torch.tensor([[2]]))
+    # weights 3/4 and 1/4; the third state is not to be seen
+    assert array(got)[0, 0] == pytest.approx([0.75 * np.log(3.0), 0.75 * 8 + 0.25 * 4])
+
+
+def test_tca_depends_on_query_and_on_global_preference() -> None:
+    torch.manual_seed(2)
+    attention = TripleAttention(SIZE).double()
+    queries, context, states = (torch.randn(1, 3, SIZE).double() for _ in range(3))
+    counts = torch.tensor([[3, 3, 3]])
+    base = attention(queries, context, states, counts)
+    assert not torch.allclose(attention(queries + 1, context, states, counts), base)
+    assert not torch.allclose(attention(queries, context + 1, states, counts), base)
+
+
+def test_tca_asks_with_the_target_state_and_shows_the_mean_of_the_mixed_ones() -> None:
+    model = joint()
+    history = [10, 2, 11, 12, 3]
+    states = [
+        torch.from_numpy(encoded(model, which, items))[None]
+        for which, items in enumerate([own(history, 0), own(history, 1), history])
+    ]
+    counts = [torch.tensor([[len(s[0])]]) for s in states]
+    for target in (0, 1):
+        got = model.attend(target, states, counts, torch.tensor([[True]]))
+        expected = views(model, history, [own(history, 0), own(history, 1)], target)
+        assert np.allclose([array(view)[0] for view in got], expected)
+
+
+# -- triple contrastive learning ------------------------------------------------------------------
+
+
+def test_coarse_grained_loss_by_hand() -> None:
+    first = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    second = torch.tensor([[5.0, 0.0], [0.0, 3.0]])
+    # cosines: 1 with the partner, 0 with the two others
+    expected = -np.log(np.exp(2.0) / (np.exp(2.0) + 2))
+    assert nt_xent_loss(first, second, 0.5).item() == pytest.approx(expected)
+    assert nt_xent_loss(first[:1], second[:1], 0.5).item() == pytest.approx(0.0)
+
+
+def test_coarse_grained_loss_equals_a_loop() -> None:
+    torch.manual_seed(3)
+    first, second = torch.randn(5, 6), torch.randn(5, 6)
+    expected = nt_xent_reference(first.numpy(), second.numpy(), 0.3)
+    assert nt_xent_loss(first, second, 0.3).item() == pytest.approx(expected, rel=1e-5)
+
+
+def plain_contrast(**options) -> TripleContrast:
+    """TCL whose projections pass positive vectors on."""
+    contrast = TripleContrast({**OWN, "hidden_size": 2, **options})
+    with torch.no_grad():
+        for projection in contrast.projections:
+            for layer in (projection[0], projection[2]):
+                layer.weight.copy_(torch.eye(2))
+                layer.bias.zero_()
+    return contrast
+
+
+def test_fine_grained_loss_by_hand() -> None:
+    contrast = plain_contrast(fine_weight=2.0, fine_margin=2.0)
+    source = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    mixed = torch.tensor([[3.0, 4.0], [1.0, 2.0]])
+    target = torch.tensor([[0.0, 1.0], [1.0, 9.0]])
+    # distances to mixed 5 and 1, to target 1 and 8: 5 - 1 + 2 = 6, and 1 - 8 + 2 < 0
+    assert contrast(mixed, source, target).item() == pytest.approx(2.0 * (6 + 0) / 2, rel=1e-5)
+
+
+def test_pairs_of_the_coarse_grained_loss_are_weighted_in_proportion() -> None:
+    source, mixed, target = torch.eye(2), torch.eye(2), torch.eye(2).flip(0) + 0.01
+    alike = nt_xent_loss(mixed, source, 0.5).item()
+    apart = nt_xent_loss(mixed, target, 0.5).item()
+    assert apart > alike + 1
+    for weights, expected in (
+        ([1, 0, 0], alike),
+        ([0, 3, 0], apart),
+        ([0, 0, 2], apart),
+        ([6, 1, 1], 0.75 * alike + 0.25 * apart),
+    ):
+        contrast = plain_contrast(coarse_weight=3.0, coarse_temperature=0.5, pair_weights=weights)
+        assert contrast(mixed, source, target).item() == pytest.approx(3 * expected, rel=1e-5)
+
+
+def test_each_view_has_a_projection_of_its_own() -> None:
+    contrast = TripleContrast({**OWN, "hidden_size": 2, "coarse_weight": 1.0})
+    view = torch.rand(3, 2)
+    mixed, source, target = (projection(view) for projection in contrast.projections)
+    assert not torch.allclose(mixed, source) and not torch.allclose(source, target)
+
+
+# -- fusion, losses -------------------------------------------------------------------------------
+
+
+def test_fusion_by_hand() -> None:
+    fusion = Fusion(1)
+    with torch.no_grad():
+        fusion[0].weight.copy_(torch.tensor([[1.0, 2.0, -3.0]]))
+        fusion[0].bias.fill_(0.5)
+        fusion[2].weight.fill_(2.0)
+        fusion[2].bias.fill_(1.0)
+    # 1 + 2 - 6 + 0.5 = -2.5, leaky: -0.025
+    assert fusion(torch.tensor([1.0, 1.0, 2.0])).item() == pytest.approx(2 * -0.025 + 1)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_joint_loss_equals_a_loop_over_prefixes(backbone, tables, score, loss) -> None:
+    model = joint(backbone=backbone, item_tables=tables, score=score, loss=loss)
+    expected = joint_reference(model)
+    assert loss_of(model, training_batch()) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(model, training_batch(extra=1)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_pretraining_loss_equals_a_loop_over_prefixes(backbone, tables, score, loss) -> None:
+    model = pretraining(backbone=backbone, item_tables=tables, score=score, loss=loss)
+    mixed, domain = [], []
+    for user, history, target in prefixes():
+        state = scaled(model, encoded(model, 2, history)[-1])
+        mixed.append(loss_term(model, state, user, target, mixed=True))
+        before = own(history, domain_of(target))
+        if before:
+            state = scaled(model, encoded(model, domain_of(target), before)[-1])
+            domain.append(loss_term(model, state, user, target))
+    assert (len(mixed), len(domain)) == (16, 13)
+    expected = np.mean(mixed) + np.mean(domain)
+    assert loss_of(model, training_batch()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_joint_loss_adds_the_contrast_of_both_directions(last) -> None:
+    """Users 2 and 3 have one domain only; a window that ends no sequence is not contrasted."""
+    model = joint(coarse_weight=0.7, fine_weight=0.4)
+    batch = training_batch()
+    users = [1, 4, 5]
+    if not last:
+        batch["last"] = torch.tensor([user != 5 for user in USERS])
+        users = [1, 4]
+    expected = joint_reference(model)
+    expected += sum(contrast_reference(model, target, users) for target in (0, 1))
+    assert loss_of(model, batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_users_without_all_three_sequences_before_the_target_are_not_contrasted() -> None:
+    """User 1's only b before the last b is none at all: direction b leaves that user out."""
+    sequences = {**SEQUENCES, 1: [1, 2, 6, 3]}
+    model = joint(coarse_weight=1.0)
+    heard = {}
+    for target in (0, 1):
+        contrast = model.contrasts[target]
+        contrast.register_forward_hook(
+            lambda _, views, __, target=target: heard.update({target: views})
+        )
+    model.calculate_loss(training_batch((1, 4), sequences=sequences))
+    assert [len(view) for view in heard[0]] == [2, 2, 2]
+    assert [len(view) for view in heard[1]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_nobody_to_contrast_is_harmless(loss) -> None:
+    model = joint(coarse_weight=1.0, fine_weight=1.0, loss=loss, dropout=0.0)
+    batch = training_batch((2, 3))
+    value = model.train().calculate_loss(batch)
+    expected = joint(loss=loss, dropout=0.0).train().calculate_loss(batch)
+    assert value.item() == pytest.approx(expected.item())
+    value.backward()
+    for parameter in model.parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop(backbone) -> None:
+    """Sub-sequences reach back behind a long user's window, up to the window's last target."""
+    shop = TinyShop(max_length=3)
+    model = joint(shop=shop, backbone=backbone, MAX_ITEM_LIST_LENGTH=3)
+    longer = 0
+    for batch in SequenceLoader({**CONFIG, "train_batch_size": 2}, shop):
+        terms = []
+        for row, sequence in enumerate(batch["sequence"].tolist()):
+            user, items = int(batch["user_id"][row]), [item for item in sequence if item]
+            end = SEQUENCES[user].index(items[-1])
+            for step in range(1, len(items)):
+                target = items[step]
+                by_domain = []
+                for domain in (0, 1):
+                    upto_end = own(SEQUENCES[user][: end + 1], domain, limit=4)
+                    later = [i for i in items[step:] if domain_of(i) == domain]
+                    by_domain.append(upto_end[: len(upto_end) - len(later)])
+                longer += sum(map(len, by_domain)) > step
+                state = fused(model, items[:step], by_domain, domain_of(target))
+                negative = int(batch["negatives"][row, step - 1])
+                terms.append(bpr_term(model, state, target, negative))
+        assert loss_of(model, batch) == pytest.approx(np.mean(terms), rel=1e-6)
+    assert longer  # some target saw items of before its window
+
+
+# -- causality ------------------------------------------------------------------------------------
+
+
+def joint_states(model: TriCDR, sequences: dict) -> dict[int, torch.Tensor]:
+    """User vectors at each target of each user."""
+    heard = []
+    model.next_item_loss = lambda batch, lookup, states, chosen: (
+        heard.append(states) or states.sum()
+    )
+    with torch.no_grad():
+        model.calculate_loss(training_batch(sequences=sequences))
+    return dict(zip(sequences, heard[0], strict=True))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_states_have_seen_neither_their_target_nor_what_follows_it(backbone) -> None:
+    model = joint(backbone=backbone)
+    before = joint_states(model, SEQUENCES)
+    other = {1: 2, 2: 3, 3: 4, 4: 5, 5: 1, 6: 8, 7: 9, 8: 10, 9: 12, 10: 7, 11: 6, 12: 11}
+    checked = 0
+    for user, items in SEQUENCES.items():
+        for step in range(1, len(items)):
+            # the target becomes another item of its domain; behind it even the domains change
+            tail = [other[items[step]], *(13 - item for item in items[step + 1 :])]
+            if len(set(items[:step] + tail)) < len(items):
+                tail = [other[items[step]], *reversed(items[step + 1 :])]
+            changed = joint_states(model, {**SEQUENCES, user: items[:step] + tail})
+            assert torch.allclose(changed[user][:step], before[user][:step], atol=1e-12)
+            checked += 1
+            if step < len(items) - 1:
+                assert not torch.allclose(changed[user][step], before[user][step])
+    assert checked == 16
+
+
+def test_source_items_right_before_a_target_are_seen() -> None:
+    """What stands between the last item of the target's domain and the target counts, too."""
+    model = joint()
+    before = joint_states(model, SEQUENCES)
+    changed = joint_states(model, {**SEQUENCES, 1: [1, 6, 2, 8, 3]})  # 8, not 7, before target 3
+    assert not torch.allclose(changed[1][3], before[1][3])
+    assert torch.equal(changed[1][:2], before[1][:2])
+
+
+def test_held_out_rows_play_no_part_in_training(make_shop, write_dataset, config_for) -> None:
+    """Other validation and test items: the same model, batches and losses."""
+    shop = make_shop(seed=3, n_users=12, n_items=(12, 14), lengths=(5, 8))
+    ends = {user: len(items) for user, items in shop.raw_sequences().items()}
+    names = [item for item, *_ in shop.items]
+    rows = [
+        (user, names[(names.index(item) + 5) % len(names)], time, place)
+        if place >= ends[user] - 2
+        else (user, item, time, place)
+        for user, item, time, place, *_ in shop.rows
+    ]
+    losses = []
+    for folder, some in (("one", list(shop.rows)), ("other", rows)):
+        path = write_dataset(Path(folder), shop, rows=some)
+        config = config_for(path, "TriCDR", hidden_size=8, n_negatives=4, train_batch_size=4)
+        torch.manual_seed(0)
+        train, *_ = make_loaders(config, CrossDomainDataset(config))
+        model = TriCDR(config, train._dataset).eval()
+        for _ in range(2):
+            losses.append([loss_of(model, batch) for batch in train])
+            model.begin_finetuning()
+    assert shop.rows != rows and len(losses[0]) > 1
+    assert losses[:2] == losses[2:]
+
+
+# -- scores ---------------------------------------------------------------------------------------
+
+
+def check_scores(model, scores_of) -> None:
+    """Hold all ways to score against ``scores_of(history, domain)``: item -> score."""
+    rows = evaluation_batch()
+    with torch.no_grad():
+        everything = array(model.full_sort_predict(rows))
+        for row, history in enumerate(SEQUENCES.values()):
+            expected = {**scores_of(history, 0), **scores_of(history, 1)}
+            assert set(expected) == set(range(1, N_ITEMS))
+            for item, score in expected.items():
+                assert everything[row, item] == pytest.approx(score, rel=1e-8)
+        mixed = {**rows, "item_id": torch.tensor([3, 9, 6, 1, 12])}
+        assert np.allclose(array(model.predict(mixed)), everything[range(5), mixed["item_id"]])
+        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
+        some = array(model.candidate_scores(rows, candidates))
+        assert np.allclose(some, np.take_along_axis(everything, candidates.numpy(), 1))
+        padded = array(model.full_sort_predict(evaluation_batch(extra=1)))
+        assert np.allclose(padded, everything)
+        for row, user in enumerate(USERS):
+            alone = array(model.full_sort_predict(evaluation_batch([user])))
+            assert np.allclose(alone[0], everything[row])
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_scores_after_joint_training(backbone, tables, score) -> None:
+    model = joint(backbone=backbone, item_tables=tables, score=score)
+
+    def scores_of(history, domain):
+        state = fused_after(model, history, domain)
+        return {item: state @ row_of(model, item) for item in items_of(domain)}
+
+    check_scores(model, scores_of)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_scores_of_pretraining_sum_mixed_and_domain_encoder(backbone, tables, score) -> None:
+    model = pretraining(backbone=backbone, item_tables=tables, score=score)
+
+    def scores_of(history, domain):
+        state = scaled(model, encoded(model, 2, history)[-1])
+        scores = {item: state @ row_of(model, item, mixed=True) for item in items_of(domain)}
+        before = own(history, domain)
+        if before:
+            state = scaled(model, encoded(model, domain, before)[-1])
+            scores = {item: score + state @ row_of(model, item) for item, score in scores.items()}
+        return scores
+
+    check_scores(model, scores_of)
+
+
+def test_scores_equal_what_the_last_target_was_trained_with() -> None:
+    """Training position and evaluation row of the same history have the same user vector."""
+    model = joint()
+    trained = joint_states(model, SEQUENCES)
+    histories = {user: items[:-1] for user, items in SEQUENCES.items()}
+    rows = {}
+    for key, keep in (("", None), ("_0", 0), ("_1", 1)):
+        lists = [h if keep is None else own(h, keep) for h in histories.values()]
+        width = max(map(len, lists))
+        rows[f"item_id_list{key}"] = torch.tensor([h + [0] * (width - len(h)) for h in lists])
+        rows[f"item_length{key}"] = torch.tensor([len(h) for h in lists])
+    with torch.no_grad():
+        vectors = model.user_vectors(rows)
+    for row, (user, items) in enumerate(SEQUENCES.items()):
+        state = trained[user][len(items) - 2]
+        assert torch.allclose(vectors[domain_of(items[-1])][row], state, atol=1e-10)
+
+
+# -- the two stages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_gradients_reach_what_each_stage_trains(backbone, tables) -> None:
+    model = pretraining(
+        backbone=backbone, item_tables=tables, coarse_weight=1.0, fine_weight=1.0,
+        fine_margin=50.0, dropout=0.0,
+    )  # fmt: skip
+    later = ("attentions.", "fusions.", "contrasts.")
+    model.train().calculate_loss(training_batch()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(later), name
+        assert parameter.grad is None or parameter.grad.any(), name
+    model.begin_finetuning()
+    model.zero_grad()
+    model.train().calculate_loss(training_batch()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_pretraining_trains_encoders_with_separate_tables_independently() -> None:
+    one, other = pretraining(dropout=0.0), pretraining(dropout=0.0)
+    with torch.no_grad():
+        for parameter in (*other.mixed_encoder.parameters(), *other.mixed_items.parameters()):
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64))
+    for model in (one, other):
+        model.train().calculate_loss(training_batch()).backward()
+    theirs = dict(other.named_parameters())
+    for name, parameter in one.named_parameters():
+        if name.startswith("domain_"):
+            assert torch.equal(parameter.grad, theirs[name].grad), name
+        elif name.startswith("mixed_"):
+            assert not torch.equal(parameter.grad, theirs[name].grad), name
+
+
+def test_item_vectors_change_their_meaning_with_the_stage() -> None:
+    model = pretraining(score="dot")
+    with torch.no_grad():
+        assert model.item_vectors().shape == (N_ITEMS, 2 * SIZE)
+        model.begin_finetuning()
+        assert torch.equal(model.item_vectors(), model.domain_items.weight)
+
+
+SMALL = {
+    "epochs": 1, "finetune_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_negatives": 8,
+    "train_batch_size": 16, "eval_args.mode": "uni5", "topk": [3], "valid_metric": "NDCG@3",
+    "use_gpu": False, "show_progress": False, "state": "ERROR",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
+    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
+    return str(write_dataset(tmp_path_factory.mktemp("data"), shop))
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+def test_a_run_trains_both_stages_and_its_checkpoint_scores_the_same(data_path, preset) -> None:
+    settings = {**SMALL, "data_path": data_path, "preset": preset, "result_file": "out.json"}
+    results = recbole_edt.run_recbole_edt("TriCDR", "tiny", None, settings)
+    assert results == json.loads(Path("out.json").read_text())
+    assert set(results["stages"]) == {"1", "2"}
+    assert results["test"]["overall"]["n"] == 20
+    config = EDTConfig("TriCDR", "tiny", None, settings)
+    _, valid, test = make_loaders(config, CrossDomainDataset(config))
+    trainer = trainer_class("TriCDR")(config, TriCDR(config, test._dataset))
+    trainer.load_best(next(f for f in Path("saved").glob("*.pth") if f.suffixes == [".pth"]))
+    assert trainer.model.joint
+    for phase, loader in (("valid", valid), ("test", test)):
+        trainer.evaluate(loader, load_best_model=False)
+        assert checkpoint.plain(trainer.reports[phase]) == results[phase]
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(data_path) -> None:
+    def run(folder, **changes):
+        settings = {**SMALL, "data_path": data_path, "checkpoint_dir": folder, **changes}
+        return recbole_edt.run_recbole_edt("TriCDR", "tiny", None, settings)
+
+    class BreakError(Exception):
+        pass
+
+    whole = run("whole", finetune_epochs=3)
+    original = TriCDR.joint_loss
+    calls = []
+
+    def break_off(self, batch):
+        calls.append(1)
+        if len(calls) > 3:  # two batches an epoch: in the second epoch of joint training
+            raise BreakError
+        return original(self, batch)
+
+    TriCDR.joint_loss = break_off
+    try:
+        with pytest.raises(BreakError):
+            run("broken", finetune_epochs=3)
+    finally:
+        TriCDR.joint_loss = original
+    resumed = run("broken", finetune_epochs=3, resume=True)
+    assert (resumed["valid"], resumed["test"]) == (whole["valid"], whole["test"])
+
+
+# -- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pair_weights": [1, 1]},
+        {"pair_weights": [0, 0, 0]},
+        {"pair_weights": [1, -1, 1]},
+        {"coarse_temperature": 0},
+        {"coarse_weight": -1},
+        {"fine_weight": "much"},
+        {"fine_margin": -0.5},
+        {"score_scale": 0},
+    ],
+)
+def test_values_that_make_no_sense_are_refused(wrong) -> None:
+    (key,) = wrong
+    with pytest.raises(ConfigError, match=key):
+        EDTConfig("TriCDR", "cloth_sport", None, wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"backbone": "bert4rec"}, {"item_tables": "none"}, {"score": "l2"}]
+)
+def test_choices_that_do_not_exist_are_refused(wrong) -> None:
+    (key,) = wrong
+    with pytest.raises(ConfigError, match=key):
+        pretraining(**wrong)
+
+
+def test_preset_has_known_keys_alone() -> None:
+    """Every key of the preset is one of the model's or of all models'."""
+    folder = properties_dir()
+    preset = yaml.safe_load((folder / "model" / "TriCDR-paper.yaml").read_text())
+    known = yaml.safe_load((folder / "model" / "TriCDR.yaml").read_text())
+    known |= yaml.safe_load((folder / "overall.yaml").read_text())
+    assert preset.keys() <= known.keys()
+    assert (preset["item_tables"], preset["score"], preset["loss"]) == ("separate", "cosine", "bpr")
