@@ -73,19 +73,23 @@ _PATH: Check = (lambda v: v is None or _is_text(v), "a path")
 _COUNTS = (
     "epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size",
     "inner_size", "embedding_size", "n_layers", "num_layers", "n_heads", "adapter_size",
-    "n_negatives",
+    "n_negatives", "n_cross_experts", "n_single_experts",
+)  # fmt: skip
+_SHARES = (
+    "dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob",
+    "gap_decay",
 )  # fmt: skip
 _AMOUNTS = ("seed", "candidate_seed", "finetune_epochs", "eval_step", "stopping_step", "worker")
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(_AMOUNTS, _AMOUNT),
-    **dict.fromkeys(("learning_rate", "finetune_learning_rate", "align_temperature"), _ABOVE_0),
-    **dict.fromkeys(("weight_decay", "align_weight"), _FROM_0),
     **dict.fromkeys(
-        ("dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"),
-        _SHARE,
+        ("learning_rate", "finetune_learning_rate", "align_temperature", "gap_temperature"),
+        _ABOVE_0,
     ),
+    **dict.fromkeys(("weight_decay", "align_weight", "mim_weight", "gap_rate"), _FROM_0),
+    **dict.fromkeys(_SHARES, _SHARE),
     **dict.fromkeys(("data_path", "checkpoint_dir"), (_is_text, "a path")),
     **dict.fromkeys(("result_file", "ranks_file", "pretrained_path"), _PATH),
     "time_limit": (lambda v: v is None or _ABOVE_0[0](v), _ABOVE_0[1]),
