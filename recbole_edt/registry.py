@@ -19,6 +19,7 @@ PLUGIN_MODELS = {
     "LLMEDTFinetune": "recbole_edt.model.llmedt",
     "C2DSR": "recbole_edt.model.baselines.c2dsr",
     "TriCDR": "recbole_edt.model.baselines.tricdr",
+    "SyNCRec": "recbole_edt.model.baselines.syncrec",
 }
 """Model name -> module that defines it."""
 

@@ -73,21 +73,31 @@ _PATH: Check = (lambda v: v is None or _is_text(v), "a path")
 _COUNTS = (
     "epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size",
     "inner_size", "embedding_size", "n_layers", "num_layers", "n_heads", "adapter_size",
-    "n_negatives", "graph_layers",
+    "n_negatives", "graph_layers", "n_cross_experts", "n_single_experts", "similar_users",
+    "pretrain_epochs", "contrast_items", "n_recalled", "meta_batch_size", "meta_interval",
 )  # fmt: skip
 _AMOUNTS = ("seed", "candidate_seed", "finetune_epochs", "eval_step", "stopping_step", "worker")
+_RATES = (
+    "learning_rate", "finetune_learning_rate", "shadow_learning_rate", "meta_learning_rate",
+    "align_temperature", "coarse_temperature", "gap_temperature", "regularisation_temperature",
+    "contrast_temperature", "score_scale",
+)  # fmt: skip
+_WEIGHTS = (
+    "weight_decay", "align_weight", "coarse_weight", "fine_weight", "fine_margin", "mim_weight",
+    "gap_rate", "distill_weight", "regularisation_weight", "contrast_weight",
+)  # fmt: skip
+_SHARES = (
+    "dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob",
+    "gap_decay",
+)  # fmt: skip
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(_AMOUNTS, _AMOUNT),
-    **dict.fromkeys(("learning_rate", "finetune_learning_rate", "align_temperature"), _ABOVE_0),
-    **dict.fromkeys(("coarse_temperature", "score_scale"), _ABOVE_0),
-    **dict.fromkeys(("weight_decay", "align_weight"), _FROM_0),
-    **dict.fromkeys(("coarse_weight", "fine_weight", "fine_margin"), _FROM_0),
-    **dict.fromkeys(
-        ("dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"),
-        _SHARE,
-    ),
+    **dict.fromkeys(_RATES, _ABOVE_0),
+    **dict.fromkeys(_WEIGHTS, _FROM_0),
+    **dict.fromkeys(_SHARES, _SHARE),
+    "recall_share": (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     **dict.fromkeys(("data_path", "checkpoint_dir"), (_is_text, "a path")),
     **dict.fromkeys(("result_file", "ranks_file", "pretrained_path"), _PATH),
     "time_limit": (lambda v: v is None or _ABOVE_0[0](v), _ABOVE_0[1]),

@@ -158,6 +158,27 @@ def make_backbone(config) -> Transformer | GRU4Rec:
     return Transformer(config, causal=config["backbone"] == "sasrec")
 
 
+def drop_items(vectors: Tensor, share: float) -> Tensor:
+    """Blank whole items of an input at random, so that no single one is leant on.
+
+    Parameters
+    ----------
+    vectors : Tensor
+        [..., d].
+    share : float
+        Probability that an item is blanked.
+
+    Returns
+    -------
+    Tensor
+        [..., d]; unlike dropout, what is kept is not scaled.
+    """
+    if not share:
+        return vectors
+    kept = torch.rand(vectors.shape[:-1], device=vectors.device) >= share
+    return vectors * kept[..., None]
+
+
 class SequenceEncoder(nn.Module):
     """A backbone with its position embeddings: from item sequences to user states (eq. 8).
 
@@ -215,11 +236,7 @@ class SequenceEncoder(nn.Module):
         return self.backbone(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
 
     def _drop_items(self, vectors: Tensor) -> Tensor:
-        """Blank whole items of the input at random, so that no single one is leant on."""
-        if not (self.training and self.item_dropout):
-            return vectors
-        kept = torch.rand(vectors.shape[:-1], device=vectors.device) >= self.item_dropout
-        return vectors * kept[..., None]
+        return drop_items(vectors, self.item_dropout if self.training else 0.0)
 
     def last(
         self, lookup, sequence: Tensor, lengths: Tensor, positions: Tensor | None = None

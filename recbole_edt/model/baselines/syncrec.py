@@ -1,0 +1,364 @@
+"""SyNCRec (SIGIR '24): single- and cross-domain recommendation that learn beside each other.
+
+Park et al., "Pacer and Runner: Cooperative Learning Framework between Single- and Cross-Domain
+Sequential Recommendation". SDSR is the task that sees one domain's sub-sequence, CDSR the one that
+sees the mixed sequence. Where the parts of the paper are:
+
+* shared embedding layer: ``item_embedding`` and ``positions``;
+* ACMoE, the asymmetric cooperative network: :class:`SequentialExperts` (experts and stop-gradient),
+  :class:`Gate` (one per domain and one for CDSR), :class:`Tower` (likewise),
+  :meth:`SyNCRec.run_task`;
+* LC-NTG, loss correction with the negative transfer gap: :meth:`SyNCRec.relative_gaps`,
+  :meth:`SyNCRec.prediction_losses`;
+* SC-MIM, mutual information between both tasks per domain: :func:`mutual_information_loss`,
+  :meth:`SyNCRec.mutual_information`;
+* total loss: :meth:`SyNCRec.calculate_loss`; inference by CDSR alone:
+  :meth:`SyNCRec.user_vectors`.
+
+Departures, each with its reason:
+
+* A gate weighs the experts step by step, from the mean of the inputs up to the step. The paper's
+  gate reads the whole sequence at once and lets each state know what comes after it; at the last
+  step ours reads just as much.
+* Every expert has weights of its own, and the experts are softly gated without noise. In the
+  authors' code all experts are one and the same module.
+* The gap compares the two losses of the same targets. A target that is the first of its domain has
+  no sub-sequence before it (the paper starts one with a token for "start of sequence"): CDSR alone
+  predicts it. Losses are means over positions where the paper sums, so that the temperature does
+  not depend on the size of a batch.
+* The update of the gap (alpha, beta) is fixed. Learned from the loss that it weighs, it would
+  prefer the domain whose targets are easier; in the authors' code no gradient reaches it either.
+* Negatives of SC-MIM are the SDSR states of other users, as printed; each has one, his last.
+* The authors' embedding of an item's domain is left out: the item's own vector contains it.
+* ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy over a target and one
+  negative; negatives are of the target's domain.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_edt.data.dataloader import SEQUENCE
+from recbole_edt.model.backbones import drop_items, make_backbone
+from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.layers import ItemEmbedding
+
+
+class SequentialExperts(nn.Module):
+    """Experts of ACMoE: some learn from CDSR, the others from SDSR; all serve both.
+
+    Parameters
+    ----------
+    config : mapping
+        ``n_cross_experts`` (the paper's j), ``n_single_experts`` (K - j), and what a causal
+        backbone needs.
+    """
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.cross, self.single = (
+            nn.ModuleList(make_backbone(config) for _ in range(config[key]))
+            for key in ("n_cross_experts", "n_single_experts")
+        )
+
+    def __len__(self) -> int:
+        """Return the number of experts, K."""
+        return len(self.cross) + len(self.single)
+
+    def forward(
+        self, vectors: Tensor, positions: Tensor, valid: Tensor, cross: bool
+    ) -> list[Tensor]:
+        """States of all experts; the gradient is stopped at those of the other task.
+
+        Parameters
+        ----------
+        vectors : Tensor
+            [B, L, d]; items.
+        positions : Tensor
+            [L, d]; position embeddings.
+        valid : Tensor
+            bool [B, L]; False on padding.
+        cross : bool
+            Whether the task is CDSR.
+
+        Returns
+        -------
+        list of Tensor
+            K states [B, L, d]; CDSR's experts come first.
+        """
+        states = []
+        for experts, learning in ((self.cross, cross), (self.single, not cross)):
+            for expert in experts:
+                out = expert(vectors, positions, valid)
+                states.append(out if learning else out.detach())
+        return states
+
+
+class Gate(nn.Module):
+    """Weights of the experts for one task, from the inputs up to each step.
+
+    Parameters
+    ----------
+    size : int
+        Size d of the inputs.
+    n_experts : int
+        K.
+    """
+
+    def __init__(self, size: int, n_experts: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size)
+        self.weigh = nn.Linear(size, n_experts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map right-padded inputs [B, L, d] to weights [B, L, K] that sum to one."""
+        steps = torch.arange(1, inputs.shape[1] + 1, device=inputs.device)
+        seen = inputs.cumsum(1) / steps[:, None]
+        return self.weigh(self.norm(seen)).softmax(-1)
+
+
+class Tower(nn.Module):
+    """Feed-forward head of one task: ``LayerNorm(x + W GELU(W x))``.
+
+    Parameters
+    ----------
+    size, inner_size : int
+        Sizes of states and of the hidden layer.
+    dropout : float
+        Of what is added to x.
+    """
+
+    def __init__(self, size: int, inner_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.inner = nn.Linear(size, inner_size)
+        self.outer = nn.Linear(inner_size, size)
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map [..., d] to [..., d]."""
+        added = self.outer(F.gelu(self.inner(states)))
+        return self.norm(states + F.dropout(added, self.dropout, self.training))
+
+
+def mutual_information_loss(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, same: Tensor
+) -> Tensor:
+    """Negative of the InfoNCE bound as SC-MIM prints it: the positive is not in the sum.
+
+    ``mean(log sum_j exp sigmoid(a_i . n_j) - sigmoid(a_i . p_i))``
+
+    Parameters
+    ----------
+    anchors, positives : Tensor
+        [n, d]; row i of both belongs to the same target, and anchors have been multiplied with the
+        discriminator's matrix.
+    negatives : Tensor
+        [m, d].
+    same : Tensor
+        bool [n, m]; negatives of the anchor's own user, which do not count.
+
+    Returns
+    -------
+    Tensor
+        Scalar, over the anchors that have a negative; zero if none has.
+    """
+    has_any = ~same.all(1)
+    if not has_any.any():
+        return anchors.sum() * 0.0
+    anchors, positives, same = anchors[has_any], positives[has_any], same[has_any]
+    against = torch.sigmoid((anchors @ negatives.T).float()).masked_fill(same, -torch.inf)
+    matched = torch.sigmoid((anchors * positives).sum(-1).float())
+    return (torch.logsumexp(against, dim=1) - matched).mean()
+
+
+class SyNCRec(CrossDomainModel):
+    """CDSR and SDSR of both domains in one network; see the module for the paper's parts."""
+
+    choices = {**CrossDomainModel.choices, "backbone": ("sasrec", "gru4rec")}
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        size = config["hidden_size"]
+        self.item_dropout = config["item_dropout"]
+        self.mim_weight = config["mim_weight"]
+        self.gap_decay, self.gap_rate = config["gap_decay"], config["gap_rate"]
+        self.gap_temperature = config["gap_temperature"]
+
+        self.item_embedding = ItemEmbedding("id", self.n_items, size, None)
+        self.positions = nn.Embedding(self.max_seq_length + 1, size)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.experts = SequentialExperts(config)
+        self.gates = nn.ModuleList(Gate(size, len(self.experts)) for _ in range(self.n_domains + 1))
+        self.towers = nn.ModuleList(
+            Tower(size, config["inner_size"], config["dropout"]) for _ in range(self.n_domains + 1)
+        )
+        self.discriminators = nn.ModuleList(
+            nn.Linear(size, size, bias=False) for _ in range(self.n_domains)
+        )
+        for discriminator in self.discriminators:
+            nn.init.normal_(discriminator.get_parameter("weight"), std=0.02)
+        self.transfer_gaps: Tensor
+        self.register_buffer("transfer_gaps", torch.zeros(self.n_domains))
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors of items, [...] -> [..., d]."""
+        return self.item_embedding(items)
+
+    # -- ACMoE ----------------------------------------------------------------------------------
+
+    @property
+    def cross_task(self) -> int:
+        """Number of the CDSR task; a smaller one is SDSR of that domain."""
+        return self.n_domains
+
+    def run_task(self, task: int, lookup, sequence: Tensor) -> Tensor:
+        """States of a task after each item: its tower over the gated sum of the experts.
+
+        Parameters
+        ----------
+        task : int
+            A domain, or :attr:`cross_task`.
+        lookup : callable
+            Item ids -> vectors.
+        sequence : Tensor
+            [B, L]; of the task.
+
+        Returns
+        -------
+        Tensor
+            [B, L, d]; state t has seen the items up to t. It means nothing on padding.
+        """
+        vectors = drop_items(lookup(sequence), self.item_dropout if self.training else 0.0)
+        positions = self.positions.weight[: sequence.shape[1]]
+        weights = self.gates[task](vectors + positions)  # [B, L, K]
+        states = self.experts(vectors, positions, sequence > 0, task == self.cross_task)
+        mixed = sum(
+            weight[..., None] * state
+            for weight, state in zip(weights.unbind(-1), states, strict=True)
+        )
+        return self.towers[task](mixed)
+
+    # -- losses ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def relative_gaps(self, gaps: Tensor) -> Tensor:
+        """Update each domain's negative transfer gap and weigh the domains by it (LC-NTG).
+
+        ``phi <- alpha phi + beta gaps``, then ``softmax(phi / temperature)``: the less CDSR has
+        over SDSR in a domain, the less the domain counts. The update is kept in training alone.
+
+        Parameters
+        ----------
+        gaps : Tensor
+            [n_domains]; loss of SDSR minus loss of CDSR of the batch.
+
+        Returns
+        -------
+        Tensor
+            [n_domains]; they sum to one.
+        """
+        updated = self.gap_decay * self.transfer_gaps + self.gap_rate * gaps
+        if self.training:
+            self.transfer_gaps.copy_(updated)
+        return (updated / self.gap_temperature).softmax(0)
+
+    def prediction_losses(
+        self, batch, lookup, cross: Tensor, single: Tensor, has: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Next-item losses of SDSR, and of CDSR corrected by the negative transfer gaps.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        lookup : callable
+            Item ids -> vectors.
+        cross, single : Tensor
+            [B, L, d]; states of both tasks; state t predicts ``sequence[:, t + 1]``.
+        has : Tensor
+            bool [B, L]; where ``single`` has domain history.
+
+        Returns
+        -------
+        single_loss : Tensor
+            Scalar; mean over the targets with domain history.
+        cross_loss : Tensor
+            Scalar; mean over all targets, those of a domain weighed by n_domains times its
+            relative gap, which is one where all domains gain alike.
+        """
+        domain_of = self.item_domain[batch[SEQUENCE][:, 1:]]  # -1 on padding
+        single_sum, cross_sums, gaps = cross.new_zeros(()), [], []
+        for domain in range(self.n_domains):
+            paired = has & (domain_of == domain)
+            alone = ~has & (domain_of == domain)
+            of_single = self.next_item_loss(batch, lookup, single, paired)
+            of_cross = self.next_item_loss(batch, lookup, cross, paired)
+            of_rest = self.next_item_loss(batch, lookup, cross, alone)
+            gaps.append((of_single - of_cross).detach())
+            single_sum = single_sum + of_single * paired.sum()
+            cross_sums.append(of_cross * paired.sum() + of_rest * alone.sum())
+        weights = self.n_domains * self.relative_gaps(torch.stack(gaps))
+        n_targets = (domain_of >= 0).sum().clamp(min=1)
+        cross_loss = (weights * torch.stack(cross_sums)).sum() / n_targets
+        return single_sum / has.sum().clamp(min=1), cross_loss
+
+    def mutual_information(self, batch, cross: Tensor, single: Tensor, has: Tensor) -> Tensor:
+        """SC-MIM, summed over the domains; arguments as of :meth:`prediction_losses`.
+
+        Per domain, the CDSR and the SDSR state of the same target belong together, against the
+        last SDSR states of the other users of the batch.
+        """
+        domain_of = self.item_domain[batch[SEQUENCE][:, 1:]]
+        users = batch[self.USER_ID]
+        steps = torch.arange(1, has.shape[1] + 1, device=has.device)
+        total = cross.new_zeros(())
+        for domain, discriminator in enumerate(self.discriminators):
+            paired = has & (domain_of == domain)
+            final = (paired * steps).amax(1)
+            rows = torch.nonzero(final).squeeze(1)
+            owners = torch.nonzero(paired)[:, 0]
+            total = total + mutual_information_loss(
+                discriminator(cross[paired]),
+                single[paired],
+                single[rows, final[rows] - 1],
+                users[owners][:, None] == users[rows],
+            )
+        return total
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Loss over all positions of a batch: SDSR, corrected CDSR and SC-MIM.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
+        batch = interaction
+        lookup = self.batch_lookup(batch)
+        cross = self.run_task(self.cross_task, lookup, batch[SEQUENCE][:, :-1])
+        single, has = self.states_in_own_domain(
+            batch, lambda domain, sequence, _: self.run_task(domain, lookup, sequence[:, :-1])
+        )
+        single_loss, cross_loss = self.prediction_losses(batch, lookup, cross, single, has)
+        loss = single_loss + cross_loss
+        if self.mim_weight:
+            loss = loss + self.mim_weight * self.mutual_information(batch, cross, single, has)
+        return loss
+
+    # -- inference ------------------------------------------------------------------------------
+
+    def user_vectors(self, interaction) -> list[Tensor]:
+        """User vectors [B, d] of CDSR, after the last item of the mixed sequence."""
+        lengths = interaction[self.ITEM_SEQ_LEN]
+        sequence = interaction[self.ITEM_SEQ][:, : max(int(lengths.max()), 1)]
+        states = self.run_task(self.cross_task, self.look_up, sequence)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return [states[rows, (lengths - 1).clamp(min=0)]] * self.n_domains

@@ -1,0 +1,466 @@
+"""SyNCRec, part by part, against hand-computed numbers and slow references."""
+
+import numpy as np
+import pytest
+import torch
+from slow_reference import (
+    CONFIG,
+    SEQUENCES,
+    TinyShop,
+    array,
+    build,
+    domain_of,
+    evaluation_batch,
+    item_vector,
+    log_sigmoid_gap,
+    negative_of,
+    softmax_term,
+    training_batch,
+)
+
+from recbole_edt.config import EDTConfig
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.baselines.syncrec import (
+    Gate,
+    SequentialExperts,
+    SyNCRec,
+    Tower,
+    mutual_information_loss,
+)
+from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.trainer import checkpoint
+
+OPTIONS = {
+    "n_cross_experts": 2,
+    "n_single_experts": 1,
+    "gap_decay": 0.5,
+    "gap_rate": 0.8,
+    "gap_temperature": 0.25,
+    "mim_weight": 0.7,
+}
+CROSS = 2
+USERS = tuple(SEQUENCES)
+
+
+def make(seed: int = 0, **options) -> SyNCRec:
+    return build(SyNCRec, seed, **{**OPTIONS, **options})
+
+
+# -- the model, slowly: one history, one step at a time -------------------------------------------
+
+
+def slow_norm(norm, vector: np.ndarray) -> np.ndarray:
+    centred = vector - vector.mean()
+    scaled = centred / np.sqrt((centred**2).mean() + norm.eps)
+    return scaled * array(norm.weight) + array(norm.bias)
+
+
+def slow_linear(layer, vector: np.ndarray) -> np.ndarray:
+    return array(layer.weight) @ vector + array(layer.bias)
+
+
+def slow_gate(gate: Gate, inputs: list[np.ndarray]) -> np.ndarray:
+    logits = slow_linear(gate.weigh, slow_norm(gate.norm, np.mean(inputs, axis=0)))
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def slow_tower(tower: Tower, vector: np.ndarray) -> np.ndarray:
+    hidden = torch.nn.functional.gelu(torch.from_numpy(slow_linear(tower.inner, vector))).numpy()
+    return slow_norm(tower.norm, vector + slow_linear(tower.outer, hidden))
+
+
+def slow_state(model: SyNCRec, task: int, history: list[int]) -> np.ndarray:
+    """State of a task behind a history, which is all that anything is shown."""
+    vectors = [item_vector(model, item) for item in history]
+    positions = array(model.positions.weight)[: len(history)]
+    weights = slow_gate(model.gates[task], [v + p for v, p in zip(vectors, positions, strict=True)])
+    total = np.zeros_like(vectors[0])
+    for weight, expert in zip(weights, [*model.experts.cross, *model.experts.single], strict=True):
+        valid = torch.ones(1, len(history), dtype=torch.bool)
+        out = expert(torch.from_numpy(np.stack(vectors))[None], torch.from_numpy(positions), valid)
+        total = total + weight * array(out)[0, -1]
+    return slow_tower(model.towers[task], total)
+
+
+def targets():
+    """Yield every training target: its user, what came before it, the same in its domain, it."""
+    for user, items in SEQUENCES.items():
+        for step in range(1, len(items)):
+            own = [i for i in items[:step] if domain_of(i) == domain_of(items[step])]
+            yield user, items[:step], own, items[step]
+
+
+def slow_prediction_losses(model: SyNCRec, loss: str) -> tuple[float, float, np.ndarray]:
+    """Loss of SDSR, corrected loss of CDSR, and the batch's gaps, target by target."""
+
+    def term(state, user, target):
+        if loss == "bpr":
+            return log_sigmoid_gap(state, model, target, negative_of(user, target))
+        return softmax_term(state, model, target, SEQUENCES[user])
+
+    single, cross, differences = [], ([], []), ([], [])
+    for user, history, own, target in targets():
+        domain = domain_of(target)
+        cross[domain].append(term(slow_state(model, CROSS, history), user, target))
+        if own:
+            single.append(term(slow_state(model, domain, own), user, target))
+            differences[domain].append(single[-1] - cross[domain][-1])
+    gaps = np.array([np.mean(values) for values in differences])
+    logits = (0.5 * array(model.transfer_gaps) + 0.8 * gaps) / 0.25
+    weights = np.exp(logits) / np.exp(logits).sum()
+    corrected = sum(2 * w * sum(values) for w, values in zip(weights, cross, strict=True))
+    return np.mean(single), corrected / sum(map(len, cross)), gaps
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + np.exp(-value))
+
+
+def slow_mutual_information(model: SyNCRec) -> float:
+    total = 0.0
+    for domain in (0, 1):
+        matrix = array(model.discriminators[domain].weight)
+        pairs, last = [], {}
+        for user, history, own, target in targets():
+            if own and domain_of(target) == domain:
+                state = slow_state(model, domain, own)
+                pairs.append((user, slow_state(model, CROSS, history), state))
+                last[user] = state
+        terms = []
+        for user, cross, single in pairs:
+            rivals = [state for other, state in last.items() if other != user]
+            against = sum(np.exp(sigmoid(rival @ matrix @ cross)) for rival in rivals)
+            terms.append(np.log(against) - sigmoid(single @ matrix @ cross))
+        assert len(terms) > 2
+        total += np.mean(terms)
+    return total
+
+
+# -- ACMoE ----------------------------------------------------------------------------------------
+
+
+def test_gate_by_hand() -> None:
+    gate = Gate(2, 2)
+    with torch.no_grad():
+        gate.weigh.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        gate.weigh.bias.copy_(torch.tensor([0.0, 1.0]))
+    weights = gate(torch.tensor([[[4.0, 0.0], [0.0, 8.0]]]))[0]
+    # means (4, 0) and (2, 4), normalised (1, -1) and (-1, 1); logits (1, 1) and (-1, 1)
+    expected = [[0.5, 0.5], [1 / (1 + np.e**2), np.e**2 / (1 + np.e**2)]]
+    assert np.allclose(array(weights), expected, atol=1e-5)
+
+
+def test_tower_by_hand() -> None:
+    tower = Tower(2, 1, 0.0)
+    with torch.no_grad():
+        tower.inner.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        tower.outer.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        for layer in (tower.inner, tower.outer):
+            layer.bias.zero_()
+    # GELU(-20) is 0 and GELU(30) is 30: (-10, -10) stays, (10, 20) becomes (40, 20)
+    states = tower(torch.tensor([[-10.0, -10.0], [10.0, 20.0]]))
+    assert np.allclose(array(states), [[0.0, 0.0], [1.0, -1.0]], atol=1e-4)
+
+
+def test_experts_are_modules_of_their_own_in_their_order() -> None:
+    model = make()
+    assert len(model.experts) == 3
+    assert len({id(expert) for expert in (*model.experts.cross, *model.experts.single)}) == 3
+    vectors, valid = torch.randn(2, 3, 8, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
+    positions = model.positions.weight[:3]
+    states = model.experts(vectors, positions, valid, cross=True)
+    single = model.experts.single[0](vectors, positions, valid)
+    assert torch.equal(states[2], single)
+    assert not torch.allclose(states[0], states[1])
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_gradient_stops_at_the_experts_of_the_other_task(cross) -> None:
+    torch.manual_seed(0)
+    experts = SequentialExperts({**CONFIG, **OPTIONS, "n_single_experts": 2})
+    states = experts(torch.randn(1, 3, 8), torch.zeros(3, 8), torch.ones(1, 3).bool(), cross)
+    assert [state.requires_grad for state in states] == [cross, cross, not cross, not cross]
+    sum(state.square().sum() for state in states).backward()
+    for own, learns in ((experts.cross, cross), (experts.single, not cross)):
+        assert all((p.grad is not None) == learns for p in own.parameters())
+
+
+def test_each_loss_teaches_the_experts_of_its_task_alone() -> None:
+    model = make(mim_weight=0.0)
+    batch = training_batch()
+    experts = {"cross": model.experts.cross, "single": model.experts.single}
+    for task, others in (("cross", "single"), ("single", "cross")):
+        model.zero_grad()
+        lookup = model.batch_lookup(batch)
+        sequence = batch["sequence_0" if task == "single" else "sequence"]
+        model.run_task(0 if task == "single" else CROSS, lookup, sequence).square().sum().backward()
+        assert all(p.grad is not None for p in experts[task].parameters())
+        assert all(p.grad is None for p in experts[others].parameters())
+        assert model.item_embedding.table.weight.grad.any()
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("task", [0, 1, CROSS])
+def test_states_equal_a_loop_over_histories(task, backbone) -> None:
+    """No state knows what comes after it: the slow reference is shown the prefix alone."""
+    model = make(backbone=backbone)
+    sequence = training_batch(extra=2)["sequence"]
+    states = array(model.run_task(task, model.embed, sequence))
+    for row, items in enumerate(SEQUENCES.values()):
+        for step in range(len(items)):
+            expected = slow_state(model, task, items[: step + 1])
+            assert np.allclose(states[row, step], expected), (row, step)
+
+
+@pytest.mark.parametrize("task", [0, CROSS])
+def test_states_do_not_change_with_what_comes_after_them(task) -> None:
+    model = make()
+    sequence = torch.tensor([[4, 2, 8, 9, 1]])
+    before = model.run_task(task, model.embed, sequence)
+    for step in range(1, 5):
+        other = sequence.clone()
+        other[0, step:] = 7
+        after = model.run_task(task, model.embed, other)
+        assert torch.allclose(before[:, :step], after[:, :step], atol=1e-12)
+        assert not torch.allclose(before[:, step:], after[:, step:])
+
+
+def test_item_dropout_blanks_the_input_in_training_alone() -> None:
+    model = make(dropout=0.0, item_dropout=0.5)
+    sequence = torch.tensor([[4, 2, 8, 9, 1]])
+    whole = model.run_task(CROSS, model.embed, sequence)
+    assert torch.equal(whole, model.run_task(CROSS, model.embed, sequence))
+    model.train()
+    torch.manual_seed(0)
+    assert not torch.allclose(whole, model.run_task(CROSS, model.embed, sequence))
+
+
+# -- LC-NTG ---------------------------------------------------------------------------------------
+
+
+def test_relative_gaps_by_hand() -> None:
+    model = make()
+    model.transfer_gaps.copy_(torch.tensor([0.2, -0.4]))
+    gaps = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    # 0.5 * (0.2, -0.4) + 0.8 * (0.5, 0) = (0.5, -0.2); a difference of 0.7 / 0.25 = 2.8
+    expected = [1 / (1 + np.exp(-2.8)), 1 / (1 + np.exp(2.8))]
+    assert np.allclose(array(model.relative_gaps(gaps)), expected)
+    assert np.allclose(array(model.transfer_gaps), [0.2, -0.4])  # evaluation keeps nothing
+    model.train()
+    assert np.allclose(array(model.relative_gaps(gaps)), expected)
+    assert np.allclose(array(model.transfer_gaps), [0.5, -0.2])
+    # 0.5 * (0.5, -0.2) + 0.8 * (0, 0.2) = (0.25, 0.06); 0.19 / 0.25 = 0.76
+    weights = model.relative_gaps(torch.tensor([0.0, 0.2], dtype=torch.float64))
+    assert np.allclose(array(weights), [1 / (1 + np.exp(-0.76)), 1 / (1 + np.exp(0.76))])
+
+
+def test_domains_count_alike_at_first() -> None:
+    model = make()
+    assert array(model.relative_gaps(torch.zeros(2))) == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_prediction_losses_equal_a_loop_over_targets(loss) -> None:
+    model = make(loss=loss)
+    model.transfer_gaps.copy_(torch.tensor([0.3, -0.1]))
+    batch = training_batch(extra=1)
+    lookup, cross, single, has = both_tasks(model, batch)
+    found = model.prediction_losses(batch, lookup, cross, single, has)
+    *expected, gaps = slow_prediction_losses(model, loss)
+    assert [value.item() for value in found] == pytest.approx(expected, rel=1e-5)
+    model.gap_decay, model.gap_rate = 0.0, 1.0
+    model.training = True  # keeps the gap, without dropout
+    model.prediction_losses(batch, lookup, cross, single, has)
+    assert array(model.transfer_gaps) == pytest.approx(gaps, rel=1e-4)
+
+
+def both_tasks(model: SyNCRec, batch):
+    lookup = model.batch_lookup(batch)
+    cross = model.run_task(CROSS, lookup, batch["sequence"][:, :-1])
+    single, has = model.states_in_own_domain(
+        batch, lambda domain, sequence, _: model.run_task(domain, lookup, sequence[:, :-1])
+    )
+    return lookup, cross, single, has
+
+
+def test_weights_of_the_domains_carry_no_gradient() -> None:
+    """The corrected loss is the sum of the domains' losses, each times a constant."""
+    model = make(loss="softmax")
+    batch = training_batch()
+    lookup, cross, single, has = both_tasks(model, batch)
+    leaf = single.detach().requires_grad_()
+    _, corrected = model.prediction_losses(batch, lookup, cross, leaf, has)
+    (gradient,) = torch.autograd.grad(corrected, leaf, allow_unused=True)
+    assert gradient is None or not gradient.any()
+
+
+def test_batch_without_a_domain_has_finite_losses_and_gradients() -> None:
+    model = make(loss="softmax")
+    loss = model.train().calculate_loss(training_batch((2,)))  # nothing of domain 0
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(model.transfer_gaps).all()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+# -- SC-MIM ---------------------------------------------------------------------------------------
+
+
+def test_mutual_information_by_hand() -> None:
+    anchors = torch.tensor([[np.log(3.0), 0.0], [0.0, 0.0], [5.0, 5.0]])
+    positives = torch.tensor([[1.0, 0.0], [9.0, 9.0], [1.0, 1.0]])
+    negatives = torch.tensor([[-1.0, 7.0], [0.0, 1.0]])
+    same = torch.tensor([[False, False], [True, False], [True, True]])  # the last has no rival
+    # sigmoid of log 3 is 3/4, of -log 3 is 1/4
+    first = np.log(np.exp(0.25) + np.exp(0.5)) - 0.75
+    second = 0.5 - 0.5
+    loss = mutual_information_loss(anchors.float(), positives, negatives, same)
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_mutual_information_without_rivals_is_zero() -> None:
+    anchors = torch.randn(2, 3, requires_grad=True)
+    loss = mutual_information_loss(anchors, anchors, anchors[:1], torch.ones(2, 1).bool())
+    assert loss.item() == 0.0
+    loss.backward()
+    assert not anchors.grad.any()
+
+
+def test_mutual_information_equals_a_loop_over_targets() -> None:
+    model = make()
+    batch = training_batch(extra=2)
+    _, cross, single, has = both_tasks(model, batch)
+    found = model.mutual_information(batch, cross, single, has).item()
+    assert found == pytest.approx(slow_mutual_information(model), rel=1e-6)
+
+
+def test_windows_of_one_user_are_not_rivals() -> None:
+    model = make()
+    batch = training_batch((1, 4, 1))
+    _, cross, single, has = both_tasks(model, batch)
+    both = model.mutual_information(batch, cross, single, has)
+    batch = training_batch((1, 4))
+    _, cross, single, has = both_tasks(model, batch)
+    assert batch["user_id"].tolist() == [1, 4]
+    total, n_targets = 0.0, {0: (2, 2), 1: (1, 3)}  # of users 1 and 4, with domain history
+    for domain in (0, 1):
+        mine = [t for t in targets() if t[2] and domain_of(t[3]) == domain and t[0] in (1, 4)]
+        assert (sum(t[0] == 1 for t in mine), sum(t[0] == 4 for t in mine)) == n_targets[domain]
+        last = {t[0]: slow_state(model, domain, t[2]) for t in mine}
+        matrix = array(model.discriminators[domain].weight)
+        terms = []
+        for user, history, own, _ in mine:
+            anchor = matrix @ slow_state(model, CROSS, history)
+            matched = sigmoid(slow_state(model, domain, own) @ anchor)
+            against = np.exp(sigmoid(last[5 - user] @ anchor))
+            rivals = 1 if user == 1 else 2  # user 4 stands against both windows of user 1
+            terms += [np.log(rivals * against) - matched] * (2 if user == 1 else 1)
+        total += np.mean(terms)
+    assert both.item() == pytest.approx(total, rel=1e-6)
+
+
+# -- total loss, gradients, inference -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_total_loss(loss) -> None:
+    model = make(loss=loss)
+    single, cross, _ = slow_prediction_losses(model, loss)
+    expected = single + cross + 0.7 * slow_mutual_information(model)
+    assert model.calculate_loss(training_batch()).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
+def test_gradients_reach_every_parameter(backbone) -> None:
+    model = make(backbone=backbone, loss="softmax", dropout=0.0)
+    model.train().calculate_loss(training_batch()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_users_are_scored_by_cdsr_alone() -> None:
+    model = make()
+    batch = evaluation_batch(extra=1)
+    with torch.no_grad():
+        vectors = model.user_vectors(batch)
+        scores = array(model.full_sort_predict(batch))
+    for row, history in enumerate(SEQUENCES.values()):
+        expected = slow_state(model, CROSS, history)
+        assert np.allclose(array(vectors[0])[row], expected)
+        for item in (1, 6):
+            assert scores[row, item] == pytest.approx(expected @ item_vector(model, item))
+    assert vectors[1] is vectors[0]
+    with torch.no_grad():
+        for parameter in (*model.gates[:CROSS].parameters(), *model.towers[:CROSS].parameters()):
+            parameter.add_(1.0)
+        assert torch.equal(model.user_vectors(batch)[0], vectors[0])
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["backbone", "loss"])
+def test_bad_choices_are_refused_in_one_line(key) -> None:
+    with pytest.raises(ConfigError, match=f"{key} 'bert' is not one of") as caught:
+        SyNCRec({**CONFIG, **OPTIONS, key: "bert"}, TinyShop())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_cross_experts", 0), ("n_single_experts", 1.5), ("gap_decay", 1.0), ("gap_rate", -1),
+        ("gap_temperature", 0), ("mim_weight", -0.1),
+    ],
+)  # fmt: skip
+def test_bad_values_are_refused_in_one_line(key, value) -> None:
+    with pytest.raises(ConfigError, match=f"^{key} must be") as caught:
+        EDTConfig("SyNCRec", "cloth_sport", None, {key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_preset_holds_what_the_paper_has() -> None:
+    config = EDTConfig("SyNCRec", "cloth_sport", None, {"preset": "paper"})
+    assert (config["n_cross_experts"], config["n_single_experts"]) == (4, 1)
+    assert (config["loss"], config["item_dropout"], config["augmentation"]) == ("bpr", 0.0, False)
+
+
+SMALL = {
+    "hidden_size": 8, "inner_size": 12, "n_negatives": 6, "train_batch_size": 8,
+    "eval_args": {"mode": "uni5"}, "topk": [3], "valid_metric": "NDCG@3",
+    "use_gpu": False, "show_progress": False, "state": "ERROR",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path, make_shop, write_dataset) -> dict:
+    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
+    return {**SMALL, "data_path": str(write_dataset(tmp_path / "data", shop))}
+
+
+def test_a_run_trains_and_a_resumed_one_ends_alike(small, tmp_path) -> None:
+    """The gaps are part of what is saved: without them the second epoch would weigh otherwise."""
+    folders = [str(tmp_path / name) for name in ("whole", "halves")]
+    whole = run_recbole_edt("SyNCRec", "tiny", None, {
+        **small, "epochs": 2, "checkpoint_dir": folders[0]})  # fmt: skip
+    for epochs in (1, 2):
+        halves = run_recbole_edt("SyNCRec", "tiny", None, {
+            **small, "epochs": epochs, "checkpoint_dir": folders[1], "resume": True})  # fmt: skip
+    assert halves["test"] == whole["test"]
+    assert halves["valid"] == whole["valid"]
+    last = [
+        checkpoint.load(next((tmp_path / name).glob("*.last.pth")), "cpu")["state_dict"]
+        for name in ("whole", "halves")
+    ]
+    assert last[0]["transfer_gaps"].any()
+    for name, value in last[0].items():
+        assert torch.equal(value, last[1][name]), name
+
+
+def test_a_loaded_model_scores_the_same() -> None:
+    model, other = make(0), make(1)
+    other.load_state_dict(model.state_dict())
+    batch = evaluation_batch()
+    with torch.no_grad():
+        assert torch.equal(model.full_sort_predict(batch), other.eval().full_sort_predict(batch))
