@@ -17,12 +17,14 @@ PLUGIN_MODELS = {
     "LLMEDT": "recbole_edt.model.llmedt",
     "LLMEDTPretrain": "recbole_edt.model.llmedt",
     "LLMEDTFinetune": "recbole_edt.model.llmedt",
+    "LLMCDSR": "recbole_edt.model.baselines.llmcdsr",
 }
 """Model name -> module that defines it."""
 
 PLUGIN_TRAINERS: dict[str, str] = {
     "LLMEDT": "recbole_edt.trainer.stages:TwoStageTrainer",
     "LLMEDTFinetune": "recbole_edt.trainer.stages:FinetuneTrainer",
+    "LLMCDSR": "recbole_edt.trainer.llmcdsr:RecallTrainer",
 }
 """Model name -> module and class of its trainer; the others of the plugin train in one stage."""
 
