@@ -82,9 +82,16 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(_AMOUNTS, _AMOUNT),
     **dict.fromkeys(
-        ("learning_rate", "finetune_learning_rate", "align_temperature", "contrast_temperature",
-         "shadow_learning_rate", "meta_learning_rate"), _ABOVE_0
-    ),  # fmt: skip
+        (
+            "learning_rate",
+            "finetune_learning_rate",
+            "align_temperature",
+            "contrast_temperature",
+            "shadow_learning_rate",
+            "meta_learning_rate",
+        ),
+        _ABOVE_0,
+    ),
     **dict.fromkeys(("weight_decay", "align_weight", "contrast_weight"), _FROM_0),
     "recall_share": (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     **dict.fromkeys(

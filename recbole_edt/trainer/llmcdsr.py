@@ -27,7 +27,9 @@ class RecallTrainer(TwoStageTrainer):
     def _begin(self, dataset, saved):
         super()._begin(dataset, saved)
         if not self.model.pseudo.any():
-            self.logger.info("No inserted rows in the data: the recall network has nothing to weigh")
+            self.logger.info(
+                "No inserted rows in the data: the recall network has nothing to weigh"
+            )
         elif not self.model.has_both.any():
             self.logger.info("No user of both domains: the recall network stays the plain mean")
 
@@ -52,7 +54,7 @@ class RecallTrainer(TwoStageTrainer):
         return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
 
     def _with_meta_update(self, train_data, judges: Tensor, epoch: int) -> Callable[..., Tensor]:
-        """Loss of a batch that, every ``meta_interval`` batches, adds the recall network's gradient.
+        """Loss of a batch that, every ``meta_interval`` batches, also updates the recall network.
 
         Parameters
         ----------

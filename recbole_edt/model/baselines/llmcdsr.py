@@ -47,7 +47,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_edt.data.dataloader import AUGMENTED, NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import (
+    AUGMENTED,
+    NEGATIVES,
+    OWNED,
+    SEQUENCE,
+    domain_sequence_fields,
+)
 from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import SequenceEncoder
@@ -213,9 +219,7 @@ class RecalledRows:
     pooled: Tensor
 
 
-def insert_at_random(
-    sequence: Tensor, recalled: Tensor, max_length: int
-) -> tuple[Tensor, Tensor]:
+def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
     """Put recalled items at random before items of real sequences.
 
     Parameters
