@@ -96,7 +96,7 @@ def users_of_both_domains(
     raw = sequences.keep(~sequences.augmented)
     counts = np.zeros((raw.n_users, n_domains), dtype=np.int64)
     np.add.at(counts, (raw.users, item_domain[raw.items]), 1)
-    return (counts > 0).all(axis=1)
+    return counts.min(axis=1) > 0
 
 
 def front(values: Tensor, kept: Tensor, fill: int = 0) -> Tensor:
@@ -296,8 +296,8 @@ class LLMCDSR(CrossDomainModel):
         self.projections = nn.ModuleList(
             nn.Linear(text.shape[1], size, bias=False) for _ in range(self.n_domains)
         )
-        for projection in self.projections:
-            nn.init.xavier_normal_(projection.weight)
+        for weight in self.projections.parameters():
+            nn.init.xavier_normal_(weight)
         self.domain_encoders = nn.ModuleList(
             SequenceEncoder(config, self.max_seq_length) for _ in range(self.n_domains)
         )
@@ -658,6 +658,7 @@ class LLMCDSR(CrossDomainModel):
             return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains
         out = []
         for domain, encoder in enumerate(self.domain_encoders):
+            assert isinstance(encoder, SequenceEncoder)
             sequence, lengths = self._real_history(interaction, domain)
             state = encoder.last(self.look_up, sequence, lengths)
             out.append(state * (lengths > 0)[:, None])
