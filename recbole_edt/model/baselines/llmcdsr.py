@@ -181,7 +181,8 @@ class RecallNetwork(nn.Module):
         valid : Tensor
             bool [n, m]; False on padding, and True at least once in a row.
         history : Tensor
-            [n, d]; mean text of the user's real sequence, projected alike.
+            [n, d]; texts of the user's real sequence, summed and projected alike: its direction
+            counts.
 
         Returns
         -------
@@ -451,8 +452,7 @@ class LLMCDSR(CrossDomainModel):
 
     def _pool(self, domain: int, pseudo: Tensor, sequence: Tensor) -> Tensor:
         project = self.projections[domain]
-        texts = F.embedding(sequence, self.text).sum(1)  # padding has a zero text
-        history = project(texts / (sequence > 0).sum(1, keepdim=True).clamp(min=1))
+        history = project(F.embedding(sequence, self.text).sum(1))  # padding has a zero text
         return self.recall_network(
             domain, project(F.embedding(pseudo, self.text)), pseudo > 0, history
         )

@@ -243,8 +243,9 @@ def test_no_more_items_are_contrasted_than_configured(monkeypatch) -> None:
     assert sizes == [(3, 3), (3, 3)]
 
 
-def test_stage_1_scores_by_domain_and_gives_no_score_without_history() -> None:
-    model = make(stage=1)
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
+def test_stage_1_scores_by_domain_and_gives_no_score_without_history(backbone) -> None:
+    model = make(stage=1, backbone=backbone)
     batch = evaluation_batch()
     for key in ("", "_0", "_1"):
         batch[f"augmented_list{key}"] = torch.zeros_like(batch[f"item_id_list{key}"]).bool()
