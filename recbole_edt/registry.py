@@ -20,6 +20,7 @@ PLUGIN_MODELS = {
     "C2DSR": "recbole_edt.model.baselines.c2dsr",
     "TriCDR": "recbole_edt.model.baselines.tricdr",
     "SyNCRec": "recbole_edt.model.baselines.syncrec",
+    "LLMCDSR": "recbole_edt.model.baselines.llmcdsr",
 }
 """Model name -> module that defines it."""
 
@@ -27,6 +28,7 @@ PLUGIN_TRAINERS: dict[str, str] = {
     "LLMEDT": "recbole_edt.trainer.stages:TwoStageTrainer",
     "LLMEDTFinetune": "recbole_edt.trainer.stages:FinetuneTrainer",
     "TriCDR": "recbole_edt.trainer.stages:TwoStageTrainer",
+    "LLMCDSR": "recbole_edt.trainer.llmcdsr:RecallTrainer",
 }
 """Model name -> module and class of its trainer; the others of the plugin train in one stage."""
 

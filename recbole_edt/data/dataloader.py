@@ -102,7 +102,7 @@ class SequenceLoader(AbstractDataLoader):
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         generator = torch.Generator(device=self.device).manual_seed(seed)
         for rows in self._batches(generator):
-            yield self._collate(rows, generator)
+            yield self.collate(rows, generator)
 
     def _batches(self, generator: torch.Generator) -> list[Tensor]:
         n = self.sample_size
@@ -111,7 +111,8 @@ class SequenceLoader(AbstractDataLoader):
         shuffled = torch.randperm(n, generator=generator, device=self.device)
         return list(shuffled.split(self.step))
 
-    def _collate(self, rows: Tensor, generator: torch.Generator) -> Interaction:
+    def collate(self, rows: Tensor, generator: torch.Generator) -> Interaction:
+        """Make a batch of the windows ``rows`` (int64 [B]), with negatives from ``generator``."""
         users, starts, stops = self.users[rows], self.starts[rows], self.stops[rows]
         sequence = self._gather(self.items, starts, stops + 1)
         fields = {

@@ -31,10 +31,10 @@ class FinetuneTrainer(CrossDomainTrainer):
 
     def _begin(self, dataset, saved):
         self._load_pretrained(self.config, self.model, dataset)
-        self._tune_adapters()
+        self._prepare_stage_2()
         super()._begin(dataset, saved)
 
-    def _tune_adapters(self) -> None:
+    def _prepare_stage_2(self) -> None:
         """Turn the optimizer to the parameters that stage 2 trains."""
         self.epochs = self.config["finetune_epochs"]
         self.eval_step = min(self.config["eval_step"], self.epochs)
@@ -80,7 +80,7 @@ class TwoStageTrainer(FinetuneTrainer):
         self.stage, self.saved_model_file = 2, self.final_file
         self.start_epoch = self.cur_step = 0
         self.timing = new_timing()
-        self._tune_adapters()
+        self._prepare_stage_2()
         self.tensorboard.close()  # its steps are epochs, and those start again
         self.tensorboard = SummaryWriter(f"{self.tensorboard.log_dir}/stage2")
 

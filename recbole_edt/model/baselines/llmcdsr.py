@@ -1,0 +1,665 @@
+"""LLMCDSR (Xin et al., TOIS 2025): pseudo items of the other domain, recalled by a learned network.
+
+Where the parts of the paper are:
+
+* Candidate-free cross-domain interaction generation: the inserted rows of an augmented dataset are
+  the pseudo items, existing or generated ones (:func:`pseudo_items`).
+* Collaborative-textual contrastive pre-training, stage 1: one encoder and one text projection per
+  domain; next items within a domain and :func:`contrastive_loss` between an item's projected text
+  and its id embedding (:meth:`LLMCDSR.pretraining_loss`).
+* Relevance-aware meta recall network (RMRN): attention over a user's projected pseudo items
+  (:class:`RecallNetwork`), the k items of the domain that are most similar to their pooled vector
+  (:meth:`LLMCDSR.most_similar`), inserted into the real sequence (:func:`insert_at_random`).
+* Cross-domain recommendation, stage 2: one encoder over the mixed real sequences and, beside them,
+  over those with recalled items (:meth:`LLMCDSR.calculate_loss`). Recalled items are inputs, never
+  targets.
+* Meta learning of the RMRN: a step of a shadow recommender on that loss, the loss of the shadow on
+  users with real items of both domains, and its gradient for the RMRN
+  (:meth:`LLMCDSR.meta_backward`); through the discrete recall it goes as an even share to the
+  pooled vector from each recalled item.
+
+Users are scored from their real rows alone, as in the authors' experiments.
+
+Departures, each for a reason:
+
+* The authors unroll a shadow step of Adam and differentiate through it. Here it is a step of plain
+  gradient descent without dropout, and the derivative of its gradient is taken as a central
+  difference of two gradients: the same second-order term at the price of two passes over the rows
+  with recalled items; the only thing differentiated exactly twice is the small recall network.
+* RMRN and recommender are updated together after a batch, the authors' RMRN just before it.
+* A user's own items are not recalled: one of them, put before its own row, would be its answer.
+* The first real item is no target: what precedes it in some rows is recalled items alone.
+* ``recall_attention: history`` also weighs a pseudo item by its similarity to the user's real
+  sequence; the authors' code (``item``) judges each pseudo item by itself.
+* Options beyond the paper: text in the items' vectors (``item_embedding: both``), a start from the
+  pre-trained vectors (``item_start: pretrained``), each domain's sub-sequences beside the mixed
+  sequences (``encoded_sequences: all``), and a softmax over many negatives (``loss: softmax``);
+  ``loss: bpr`` stands for the paper's cross-entropy with one negative. Negatives are of the
+  positive's domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_edt.data.dataloader import (
+    AUGMENTED,
+    NEGATIVES,
+    OWNED,
+    SEQUENCE,
+    domain_sequence_fields,
+)
+from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
+from recbole_edt.data.sequences import Sequences
+from recbole_edt.model.backbones import SequenceEncoder
+from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.layers import ItemEmbedding
+
+_RELATIVE_STEP = 0.01
+"""Length of the central difference's half step among the recommender's parameters."""
+
+
+def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) -> np.ndarray:
+    """Collect every user's inserted items of each domain.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        Training rows.
+    item_domain : np.ndarray
+        int64 [n_items].
+    n_domains : int
+        Number of domains.
+
+    Returns
+    -------
+    np.ndarray
+        int64 [n_users, n_domains, m]; items in the order of their rows, 0 = padding.
+    """
+    inserted = sequences.keep(sequences.augmented)
+    domains = item_domain[inserted.items]
+    parts = [inserted.keep(domains == domain) for domain in range(n_domains)]
+    width = max(int(np.diff(part.offsets).max(initial=0)) for part in parts)
+    padded = [part.pad(part.offsets[:-1], part.offsets[1:], max(width, 1)) for part in parts]
+    return np.stack(padded, axis=1)
+
+
+def users_of_both_domains(
+    sequences: Sequences, item_domain: np.ndarray, n_domains: int
+) -> np.ndarray:
+    """Tell whose raw training rows are of every domain: bool [n_users]."""
+    raw = sequences.keep(~sequences.augmented)
+    counts = np.zeros((raw.n_users, n_domains), dtype=np.int64)
+    np.add.at(counts, (raw.users, item_domain[raw.items]), 1)
+    return counts.min(axis=1) > 0
+
+
+def front(values: Tensor, kept: Tensor, fill: int = 0) -> Tensor:
+    """Move the kept entries of each row to its front, in their order.
+
+    Parameters
+    ----------
+    values : Tensor
+        [B, L].
+    kept : Tensor
+        bool [B, L].
+    fill : int
+        What stands behind them.
+
+    Returns
+    -------
+    Tensor
+        [B, M]; as wide as the most entries kept in a row, but not below two if L is not.
+    """
+    width = max(int(kept.sum(1).max()), 2)
+    order = torch.argsort(~kept, dim=1, stable=True)[:, :width]
+    return values.gather(1, order).masked_fill(~kept.gather(1, order), fill)
+
+
+def contrastive_loss(texts: Tensor, features: Tensor, temperature: float) -> Tensor:
+    """Contrast each item's projected text with its id embedding (pre-training).
+
+    The positive of either view is the other view of the same item; both views of all other items
+    are negatives.
+
+    Parameters
+    ----------
+    texts, features : Tensor
+        [n, d]; row i of both belongs to the same item.
+    temperature : float
+        Divides the dot products.
+
+    Returns
+    -------
+    Tensor
+        Scalar; the mean over both views. Zero without items.
+    """
+    if not len(texts):
+        return texts.sum()
+    views = torch.cat([texts, features]).float()  # [2 n, d]
+    logits = views @ views.T / temperature
+    positives = logits.diagonal(len(texts))
+    itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
+    denominators = torch.logsumexp(logits.masked_fill(itself, -torch.inf), dim=1)
+    return denominators.mean() - positives.mean()
+
+
+class RecallNetwork(nn.Module):
+    """Attention that pools a user's pseudo items of a domain into one vector (RMRN).
+
+    It starts as the mean over them.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Size d of the projected texts.
+    n_domains : int
+        Each domain has weights of its own.
+    history : bool
+        Whether an item's similarity to the user's real sequence counts, too.
+    """
+
+    def __init__(self, hidden_size: int, n_domains: int, history: bool) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.zeros(n_domains, hidden_size))
+        self.relevance = nn.Parameter(torch.zeros(n_domains)) if history else None
+
+    def forward(self, domain: int, pseudo: Tensor, valid: Tensor, history: Tensor) -> Tensor:
+        """Pool pseudo items.
+
+        Parameters
+        ----------
+        domain : int
+            Of the pseudo items.
+        pseudo : Tensor
+            [n, m, d]; their texts, projected.
+        valid : Tensor
+            bool [n, m]; False on padding, and True at least once in a row.
+        history : Tensor
+            [n, d]; texts of the user's real sequence, summed and projected alike: its direction
+            counts.
+
+        Returns
+        -------
+        Tensor
+            [n, d].
+        """
+        scores = pseudo @ self.content[domain]
+        if self.relevance is not None:
+            alike = F.cosine_similarity(pseudo, history[:, None], dim=-1)
+            scores = scores + self.relevance[domain] * alike
+        weights = scores.masked_fill(~valid, -torch.inf).softmax(dim=1)
+        return (weights[..., None] * pseudo).sum(1)
+
+
+@dataclass(frozen=True)
+class RecalledRows:
+    """Rows of a batch with recalled items in them.
+
+    Attributes
+    ----------
+    rows : Tensor
+        int64 [n]; the row of the batch that each stems from.
+    sequence : Tensor
+        int64 [n, M]; real and recalled items.
+    source : Tensor
+        int64 [n, M]; where a real item stands in the row it stems from; -1 for recalled items and
+        padding.
+    pooled : Tensor
+        [n, d]; the vector that items were recalled by.
+    """
+
+    rows: Tensor
+    sequence: Tensor
+    source: Tensor
+    pooled: Tensor
+
+
+def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
+    """Put recalled items at random before items of real sequences.
+
+    Parameters
+    ----------
+    sequence : Tensor
+        int64 [n, L]; real items, 0 = padding.
+    recalled : Tensor
+        int64 [n, k].
+    max_length : int
+        Longer outcomes lose their beginning.
+
+    Returns
+    -------
+    items : Tensor
+        int64 [n, M]; 0 = padding.
+    source : Tensor
+        int64 [n, M]; column of ``sequence`` where a real item stood; -1 for others.
+    """
+    n, length = sequence.shape
+    lengths = (sequence > 0).sum(1, keepdim=True)
+    steps = torch.arange(length, device=sequence.device).expand(n, -1)
+    before = (torch.rand(recalled.shape, device=sequence.device) * lengths).long()
+    keys = torch.cat([2 * steps, 2 * before.clamp(max=lengths - 1) - 1], dim=1)
+    items = torch.cat([sequence, recalled], dim=1)
+    source = torch.cat([steps, torch.full_like(recalled, -1)], dim=1)
+    order = torch.argsort(keys.masked_fill(items == 0, 2 * length), dim=1, stable=True)
+    items, source = items.gather(1, order), source.gather(1, order)
+    real = items > 0
+    behind = real.flip(1).cumsum(1).flip(1)  # how many items stand here and further on
+    kept = real & (behind <= max_length)
+    return front(items, kept), front(source, kept, -1)
+
+
+class LLMCDSR(CrossDomainModel):
+    """Both stages: contrastive pre-training until :meth:`begin_finetuning`, then recommendation."""
+
+    choices = {
+        **CrossDomainModel.choices,
+        "item_embedding": ("id", "both"),
+        "item_start": ("random", "pretrained"),
+        "encoded_sequences": ("mixed", "all"),
+        "recall_attention": ("item", "history"),
+    }
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.finetuning = False
+        self.contrast_weight = config["contrast_weight"]
+        self.contrast_temperature = config["contrast_temperature"]
+        self.contrast_items = config["contrast_items"]
+        self.pretrained_start = config["item_start"] == "pretrained"
+        self.all_sequences = config["encoded_sequences"] == "all"
+        self.n_recalled, self.recall_share = config["n_recalled"], config["recall_share"]
+        self.shadow_learning_rate = config["shadow_learning_rate"]
+
+        text = torch.from_numpy(dataset.item_embeddings())
+        size = config["hidden_size"]
+        self._add_pretraining(config, text, size)
+        kind = config["item_embedding"]
+        self.item_embedding = ItemEmbedding(
+            kind, self.n_items, size, None if kind == "id" else text
+        )
+        self.encoder = SequenceEncoder(config, self.max_seq_length)
+        history = config["recall_attention"] == "history"
+        self.recall_network = RecallNetwork(size, self.n_domains, history)
+        self._add_pseudo_items(dataset)
+        self._freeze()
+
+    def _add_pretraining(self, config, text: Tensor, size: int) -> None:
+        self.text: Tensor
+        self.register_buffer("text", text, persistent=False)
+        self.features = nn.Embedding(self.n_items, size)
+        nn.init.normal_(self.features.weight, std=0.02)
+        self.projections = nn.ModuleList(
+            nn.Linear(text.shape[1], size, bias=False) for _ in range(self.n_domains)
+        )
+        for weight in self.projections.parameters():
+            nn.init.xavier_normal_(weight)
+        self.domain_encoders = nn.ModuleList(
+            SequenceEncoder(config, self.max_seq_length) for _ in range(self.n_domains)
+        )
+
+    def _add_pseudo_items(self, dataset) -> None:
+        arguments = (dataset.train_sequences, dataset.item_domain, self.n_domains)
+        self.pseudo: Tensor
+        self.register_buffer("pseudo", torch.from_numpy(pseudo_items(*arguments)), False)
+        self.has_both: Tensor
+        both = users_of_both_domains(*arguments)
+        self.register_buffer("has_both", torch.from_numpy(both), persistent=False)
+        self.raw_item: Tensor
+        self.register_buffer("raw_item", torch.from_numpy(~dataset.item_generated), False)
+
+    # -- stages ---------------------------------------------------------------------------------
+
+    def _stage_modules(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        pretraining = [self.features, self.projections, self.domain_encoders]
+        return pretraining, [self.item_embedding, self.encoder, self.recall_network]
+
+    def _freeze(self) -> None:
+        for modules, trained in zip(
+            self._stage_modules(), (not self.finetuning, self.finetuning), strict=True
+        ):
+            for module in modules:
+                module.requires_grad_(trained)
+
+    def begin_finetuning(self) -> None:
+        """Enter stage 2: what was pre-trained is frozen, and may be where item vectors start."""
+        self.finetuning = True
+        self._freeze()
+        if self.pretrained_start:
+            assert self.item_embedding.table is not None
+            with torch.no_grad():
+                self.item_embedding.table.weight.copy_(self.features.weight)
+
+    def recommender_parameters(self) -> list[nn.Parameter]:
+        """Parameters of stage 2 without the recall network's."""
+        return [*self.item_embedding.parameters(), *self.encoder.parameters()]
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors of items in the current stage, [...] -> [..., d]."""
+        return self.item_embedding(items) if self.finetuning else self.features(items)
+
+    # -- real rows ------------------------------------------------------------------------------
+
+    def real_rows(self, batch) -> dict[str, Tensor]:
+        """Return a batch without the inserted rows: what the user did himself.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The same fields, shifted to the front.
+        """
+        kept = (batch[SEQUENCE] > 0) & ~batch[AUGMENTED]
+        out = {self.USER_ID: batch[self.USER_ID], SEQUENCE: front(batch[SEQUENCE], kept)}
+        if self.loss_name == "bpr":
+            out[NEGATIVES] = front(F.pad(batch[NEGATIVES], (1, 0)), kept)[:, 1:]
+        for domain in range(self.n_domains):
+            sequence_field, place_field = domain_sequence_fields(domain)
+            sequence, place = batch[sequence_field], batch[place_field]
+            own = (sequence > 0) & ~batch[f"{AUGMENTED}_{domain}"]
+            shifted = (own.cumsum(1) - 1).gather(1, place.clamp(min=0))
+            place = torch.where(place >= 0, shifted, -1)
+            out[sequence_field] = front(sequence, own)
+            out[place_field] = front(F.pad(place, (1, 0), value=-1), kept, -1)[:, 1:]
+            if self.loss_name == "softmax":
+                for field in (f"{NEGATIVES}_{domain}", f"{OWNED}_{domain}"):
+                    out[field] = batch[field]
+        return out
+
+    def _real_history(self, interaction, domain: int | None = None) -> tuple[Tensor, Tensor]:
+        """Real items of evaluation rows, and how many there are."""
+        field, inserted = self.ITEM_SEQ, AUGMENTED_LIST
+        if domain is not None:
+            field, inserted = domain_fields(domain)[0], f"{AUGMENTED_LIST}_{domain}"
+        kept = (interaction[field] > 0) & ~interaction[inserted]
+        return front(interaction[field], kept), kept.sum(1)
+
+    # -- stage 1: collaborative-textual contrastive pre-training --------------------------------
+
+    def pretraining_loss(self, batch) -> Tensor:
+        """Next items within each domain, plus the contrast of text and id embedding."""
+        batch = self.real_rows(batch)
+        sequence = batch[SEQUENCE]
+        chosen = self.encoder.choose_targets(sequence)
+        lookup = self.batch_lookup(batch)
+
+        def encode(domain, own_sequence, masked):
+            return self.domain_encoders[domain].before_targets(lookup, own_sequence, masked)
+
+        hidden = None if self.encoder.causal else chosen
+        states, has = self.states_in_own_domain(batch, encode, hidden)
+        loss = self.next_item_loss(batch, lookup, states, has & chosen[:, 1:])
+        for domain in range(self.n_domains):
+            loss = loss + self.contrast_weight * self._contrast(domain, batch)
+        return loss
+
+    def _contrast(self, domain: int, batch) -> Tensor:
+        negatives = batch[NEGATIVES if self.loss_name == "bpr" else f"{NEGATIVES}_{domain}"]
+        own = batch[domain_sequence_fields(domain)[0]]
+        items = torch.unique(torch.cat([own.reshape(-1), negatives.reshape(-1)]))
+        items = items[self.item_domain[items] == domain]
+        if len(items) > self.contrast_items:
+            drawn = torch.randperm(len(items), device=items.device)[: self.contrast_items]
+            items = items[drawn]
+        texts = self.projections[domain](F.embedding(items, self.text))
+        return contrastive_loss(texts, self.features(items), self.contrast_temperature)
+
+    # -- stage 2: recall ------------------------------------------------------------------------
+
+    def recall(self, batch) -> RecalledRows | None:
+        """Insert recalled items into a random part of a batch's rows.
+
+        Parameters
+        ----------
+        batch : dict of str to Tensor
+            Of :meth:`real_rows`.
+
+        Returns
+        -------
+        RecalledRows or None
+            None when no user of the batch has pseudo items.
+        """
+        sequence = batch[SEQUENCE]
+        pseudo = self.pseudo[batch[self.USER_ID]]  # [B, domains, m]
+        usable = (pseudo > 0).any(2) & (sequence[:, 1:] > 0).any(1, keepdim=True)
+        pairs = torch.nonzero(usable)
+        wanted = int(np.ceil(self.recall_share * len(sequence)))
+        pairs = pairs[torch.randperm(len(pairs), device=pairs.device)[:wanted]]
+        if not len(pairs) or not self.n_recalled:
+            return None
+        rows, recalled, pooled = [], [], []
+        for domain in range(self.n_domains):
+            mine = pairs[pairs[:, 1] == domain, 0]
+            vectors = self._pool(domain, pseudo[mine, domain], sequence[mine])
+            own = batch[domain_sequence_fields(domain)[0]][mine]
+            rows.append(mine)
+            pooled.append(vectors)
+            recalled.append(self.most_similar(domain, vectors.detach(), own))
+        row = torch.cat(rows)
+        items, source = insert_at_random(
+            sequence[row], torch.cat(recalled), self.max_seq_length + 1
+        )
+        return RecalledRows(row, items, source, torch.cat(pooled))
+
+    def _pool(self, domain: int, pseudo: Tensor, sequence: Tensor) -> Tensor:
+        project = self.projections[domain]
+        history = project(F.embedding(sequence, self.text).sum(1))  # padding has a zero text
+        return self.recall_network(
+            domain, project(F.embedding(pseudo, self.text)), pseudo > 0, history
+        )
+
+    def most_similar(self, domain: int, vectors: Tensor, own: Tensor) -> Tensor:
+        """Recall the raw items of a domain whose pre-trained vectors are most similar.
+
+        Parameters
+        ----------
+        domain : int
+            Of the items.
+        vectors : Tensor
+            [n, d].
+        own : Tensor
+            int64 [n, L]; items that are not recalled, 0 = none.
+
+        Returns
+        -------
+        Tensor
+            int64 [n, k]; by falling cosine, 0 where there are no more.
+        """
+        pool = torch.nonzero(self.raw_item & (self.item_domain == domain)).squeeze(1)
+        features = F.normalize(self.features(pool).detach(), dim=-1)
+        cosine = F.normalize(vectors, dim=-1) @ features.T
+        taken = torch.zeros(len(own), self.n_items, dtype=torch.bool, device=own.device)
+        taken.scatter_(1, own, True)
+        cosine = cosine.masked_fill(taken[:, pool], -torch.inf)
+        top = cosine.topk(min(self.n_recalled, len(pool)), dim=1)
+        items = pool[top.indices].masked_fill(top.values == -torch.inf, 0)
+        return F.pad(items, (0, self.n_recalled - items.shape[1]))
+
+    # -- stage 2: losses ------------------------------------------------------------------------
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Return the loss of the current stage over all positions of a batch.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
+        if not self.finetuning:
+            return self.pretraining_loss(interaction)
+        batch = self.real_rows(interaction)
+        with torch.no_grad():
+            recalled = self.recall(batch)
+        return self.recommendation_loss(batch, recalled)
+
+    def recommendation_loss(self, batch, recalled: RecalledRows | None) -> Tensor:
+        """Next-item loss over real rows and those with recalled items, all positions alike.
+
+        Parameters
+        ----------
+        batch : dict of str to Tensor
+            Of :meth:`real_rows`.
+        recalled : RecalledRows, optional
+            Of the same batch.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
+        sequence = batch[SEQUENCE]
+        joint, eligible = batch, sequence > 0
+        if recalled is not None:
+            joint, eligible = self._join(batch, recalled)
+        lookup = self.batch_lookup(joint)
+        chosen = self.encoder.choose_targets(joint[SEQUENCE]) & eligible
+        states = self.encoder.before_targets(lookup, joint[SEQUENCE], chosen)
+        loss = self.next_item_loss(joint, lookup, states, chosen[:, 1:])
+        if self.all_sequences:
+            chosen = chosen[: len(sequence), : sequence.shape[1]]
+            hidden = None if self.encoder.causal else chosen
+
+            def encode(domain, own_sequence, masked):
+                return self.encoder.before_targets(lookup, own_sequence, masked)
+
+            states, has = self.states_in_own_domain(batch, encode, hidden)
+            loss = loss + self.next_item_loss(batch, lookup, states, has & chosen[:, 1:])
+        return loss
+
+    def _join(self, batch, recalled: RecalledRows) -> tuple[dict[str, Tensor], Tensor]:
+        """Stack real rows and rows with recalled items; tell which items can be targets."""
+        below = self._recalled_batch(batch, recalled)
+        width = max(batch[SEQUENCE].shape[1], below[SEQUENCE].shape[1])
+        joint = dict(batch)
+        for field, columns in ((SEQUENCE, width), (NEGATIVES, width - 1)):
+            if field in below:
+                parts = (batch[field], below[field])
+                joint[field] = torch.cat([F.pad(p, (0, columns - p.shape[1])) for p in parts])
+        for field in below.keys() - {SEQUENCE, NEGATIVES}:
+            if field.startswith(OWNED):
+                joint[field] = torch.cat([batch[field], below[field]])
+        real = F.pad(batch[SEQUENCE] > 0, (0, width - batch[SEQUENCE].shape[1]))
+        targets = F.pad(recalled.source > 0, (0, width - recalled.source.shape[1]))
+        return joint, torch.cat([real, targets])
+
+    def _recalled_batch(self, batch, recalled: RecalledRows) -> dict[str, Tensor]:
+        out = {SEQUENCE: recalled.sequence}
+        for field, values in batch.items():
+            if field.startswith(OWNED):
+                out[field] = values[recalled.rows]
+            elif field not in (SEQUENCE, NEGATIVES):
+                out[field] = values
+        if NEGATIVES in batch:
+            of_items = F.pad(batch[NEGATIVES], (1, 0))[recalled.rows]
+            negatives = of_items.gather(1, recalled.source.clamp(min=0))
+            out[NEGATIVES] = negatives[:, 1:]
+        return out
+
+    # -- stage 2: meta learning -----------------------------------------------------------------
+
+    def meta_backward(self, interaction, meta_interaction) -> Tensor | None:
+        """Add the recall network's gradient of what a shadow recommender learns from its recall.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            Batch that the shadow takes a step on.
+        meta_interaction : Interaction
+            Batch of users with real items of both domains, which judges the step.
+
+        Returns
+        -------
+        Tensor or None
+            The shadow's loss on the second batch; None when nothing is recalled in the first.
+        """
+        was_training = self.training
+        self.train(False)  # the same shadow at both ends of the difference: no dropout
+        precise = torch.autocast(device_type=self.item_domain.device.type, enabled=False)
+        with torch.enable_grad(), precise:
+            batch = self.real_rows(interaction)
+            recalled = self.recall(batch)
+            loss = None
+            if recalled is not None:
+                loss = self._meta_backward(batch, recalled, self.real_rows(meta_interaction))
+        self.train(was_training)
+        return loss
+
+    def _meta_backward(self, batch, recalled: RecalledRows, judges) -> Tensor:
+        parameters = self.recommender_parameters()
+        start = [parameter.detach().clone() for parameter in parameters]
+        targets = self.encoder.choose_targets(recalled.sequence) & (recalled.source > 0)
+
+        def gradients(loss: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+        def move(direction: tuple[Tensor, ...], by: float) -> None:
+            with torch.no_grad():
+                for parameter, origin, step in zip(parameters, start, direction, strict=True):
+                    parameter.copy_(origin + by * step)
+
+        def pooled_gradient() -> Tensor:
+            pooled = recalled.pooled.detach().requires_grad_()
+            loss = self._recalled_loss(batch, recalled, targets, pooled)
+            return torch.autograd.grad(loss, pooled)[0]
+
+        move(gradients(self.recommendation_loss(batch, recalled)), -self.shadow_learning_rate)
+        loss = self.recommendation_loss(judges, None)
+        direction = gradients(loss)
+        length = torch.stack([part.square().sum() for part in direction]).sum().sqrt().item()
+        half = _RELATIVE_STEP / max(length, 1e-12)
+        move(direction, half)
+        above = pooled_gradient()
+        move(direction, -half)
+        below = pooled_gradient()
+        move(direction, 0.0)
+        recalled.pooled.backward((above - below) * (-self.shadow_learning_rate / (2 * half)))
+        return loss.detach()
+
+    def _recalled_loss(self, batch, recalled: RecalledRows, targets: Tensor, pooled) -> Tensor:
+        """Share of the rows with recalled items in the loss, as a function of the pooled vectors.
+
+        Its value is their part of :meth:`recommendation_loss`; what a recalled item's vector
+        receives as gradient goes in even shares to the vector that it was recalled by.
+        """
+        below = self._recalled_batch(batch, recalled)
+        lookup = self.batch_lookup(below)
+        inserted = (recalled.sequence > 0) & (recalled.source < 0)
+        share = (pooled - pooled.detach()) / self.n_recalled  # zero, but for its gradient
+        shares = inserted[..., None] * share[:, None]  # [n, M, d]
+
+        def vectors(items: Tensor) -> Tensor:
+            return lookup(items) + shares[:, : items.shape[1]]
+
+        states = self.encoder.before_targets(vectors, recalled.sequence, targets)
+        loss = self.next_item_loss(below, lookup, states, targets[:, 1:])
+        n_recalled, n_real = targets.sum(), self.encoder.choose_targets(batch[SEQUENCE]).sum()
+        return loss * n_recalled / (n_recalled + n_real)
+
+    # -- inference ------------------------------------------------------------------------------
+
+    def user_vectors(self, interaction) -> list[Tensor]:
+        """User vectors [B, d] that items of each domain are scored with."""
+        if self.finetuning:
+            sequence, lengths = self._real_history(interaction)
+            return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains
+        out = []
+        for domain, encoder in enumerate(self.domain_encoders):
+            assert isinstance(encoder, SequenceEncoder)
+            sequence, lengths = self._real_history(interaction, domain)
+            state = encoder.last(self.look_up, sequence, lengths)
+            out.append(state * (lengths > 0)[:, None])
+        return out

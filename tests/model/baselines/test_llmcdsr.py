@@ -1,0 +1,727 @@
+"""LLMCDSR, part by part, against slow references and numbers worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from recbole.utils import init_seed
+from slow_reference import (
+    CONFIG,
+    N_ITEMS,
+    SEQUENCES,
+    SIZE,
+    TinyShop,
+    array,
+    build,
+    domain_of,
+    evaluation_batch,
+    items_of,
+)
+
+from recbole_edt import run_recbole_edt
+from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataloader import SequenceLoader
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.data.sequences import build_sequences
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.baselines.llmcdsr import (
+    LLMCDSR,
+    RecalledRows,
+    RecallNetwork,
+    contrastive_loss,
+    front,
+    insert_at_random,
+    pseudo_items,
+    users_of_both_domains,
+)
+from recbole_edt.quick_start import make_loaders
+from recbole_edt.trainer import checkpoint, trainer_class
+
+torch.set_num_threads(1)
+OWN = {
+    "item_embedding": "id",
+    "item_start": "random",
+    "encoded_sequences": "mixed",
+    "contrast_weight": 0.3,
+    "contrast_temperature": 0.7,
+    "contrast_items": 100,
+    "n_recalled": 2,
+    "recall_share": 1.0,
+    "recall_attention": "history",
+    "shadow_learning_rate": 0.5,
+    "shuffle": False,
+    "train_batch_size": 5,
+}
+USERS = tuple(SEQUENCES)
+INSERTED = {(1, 1): 9, (2, 1): 4, (2, 2): 5, (3, 1): 10, (3, 3): 12}
+"""(user, number of raw rows before it) -> item that preprocessing inserted."""
+
+
+class AugmentedShop(TinyShop):
+    """The tiny shop, with inserted rows for three of its users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows = [
+            (u, item, float(t), False) for u, s in SEQUENCES.items() for t, item in enumerate(s)
+        ]
+        rows += [(u, item, before - 0.5, True) for (u, before), item in INSERTED.items()]
+        users, items, places, augmented = (np.array(part) for part in zip(*rows, strict=True))
+        self.train_sequences = build_sequences(
+            users, items, places, augmented, places, max(SEQUENCES) + 1
+        )
+
+
+def make(shop: TinyShop | None = None, stage: int = 2, seed: int = 0, **options) -> LLMCDSR:
+    model = build(LLMCDSR, seed, shop or AugmentedShop(), **{**OWN, **options})
+    if stage == 2:
+        model.begin_finetuning()
+    return model
+
+
+def batch_of(shop: TinyShop | None = None, **options):
+    """All users' rows, by the loader itself."""
+    loader = SequenceLoader({**CONFIG, **OWN, **options}, shop or AugmentedShop(), shuffle=False)
+    (batch,) = loader
+    return batch
+
+
+# -- pseudo items, real rows ----------------------------------------------------------------------
+
+
+def test_pseudo_items_are_each_users_inserted_rows_by_domain() -> None:
+    shop = AugmentedShop()
+    pseudo = pseudo_items(shop.train_sequences, shop.item_domain, 2)
+    assert pseudo.tolist() == [
+        [[0, 0], [0, 0]], [[0, 0], [9, 0]], [[4, 5], [0, 0]], [[0, 0], [10, 12]],
+        [[0, 0], [0, 0]], [[0, 0], [0, 0]],
+    ]  # fmt: skip
+    none = pseudo_items(TinyShop().train_sequences, shop.item_domain, 2)
+    assert none.shape == (6, 2, 1)
+    assert not none.any()
+
+
+def test_only_real_rows_make_a_user_one_of_both_domains() -> None:
+    shop = AugmentedShop()
+    both = users_of_both_domains(shop.train_sequences, shop.item_domain, 2)
+    assert both.tolist() == [False, True, False, False, True, True]
+
+
+def test_kept_entries_move_to_the_front() -> None:
+    values = torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4], [9, 9, 9, 9]])
+    kept = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
+    assert front(values, kept, -1).tolist() == [[6, 8, -1], [1, 2, 4], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_a_batch_without_its_inserted_rows_is_the_batch_of_the_raw_data(loss) -> None:
+    batch = batch_of(loss=loss)
+    raw = batch_of(TinyShop(), loss=loss)
+    real = make(loss=loss).real_rows(batch)
+    same = {"user_id", "sequence"} | {f"{f}_{d}" for f in ("sequence", "place") for d in (0, 1)}
+    for field in same:
+        assert torch.equal(real[field], raw[field]), field
+    if loss == "softmax":
+        assert all(real[f"owned_{d}"] is batch[f"owned_{d}"] for d in (0, 1))
+        return
+    for row, items in enumerate(batch["sequence"].tolist()):
+        kept = [
+            int(batch["negatives"][row, step - 1])
+            for step, item in enumerate(items)
+            if step and item and not batch["augmented"][row, step]
+        ]
+        assert real["negatives"][row, : len(kept)].tolist() == kept
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_inserted_rows_of_a_history_play_no_part_in_scores(stage) -> None:
+    model = make(stage=stage)
+    raw = evaluation_batch()
+    for key in ("", "_0", "_1"):
+        raw[f"augmented_list{key}"] = torch.zeros_like(raw[f"item_id_list{key}"]).bool()
+    model_scores = model.full_sort_predict(raw)
+    padded = {}
+    for field, values in raw.items():  # an inserted item before, within and behind each history
+        padded[field] = values
+        if field.startswith(("item_id_list", "augmented_list")):
+            item = True if field.startswith("augmented") else 7
+            padded[field] = torch.cat(
+                [torch.full_like(values[:, :1], item), values[:, :1],
+                 torch.full_like(values[:, :1], item), values[:, 1:]], dim=1
+            )  # fmt: skip
+        if field.startswith("item_length"):
+            padded[field] = values + 2
+    assert torch.allclose(model.full_sort_predict(padded), model_scores)
+
+
+# -- stage 1 --------------------------------------------------------------------------------------
+
+
+def slow_contrast(texts: np.ndarray, features: np.ndarray, temperature: float) -> float:
+    views = [("text", i, v) for i, v in enumerate(texts)]
+    views += [("id", i, v) for i, v in enumerate(features)]
+    terms = []
+    for kind, i, vector in views:
+        others = [(k, j, v) for k, j, v in views if (k, j) != (kind, i)]
+        weights = [np.exp(vector @ v / temperature) for _, _, v in others]
+        (top,) = (w for w, (k, j, _) in zip(weights, others, strict=True) if j == i and k != kind)
+        terms.append(-np.log(top / sum(weights)))
+    return float(np.mean(terms))
+
+
+def test_contrast_of_text_and_id_by_hand() -> None:
+    texts, features = torch.tensor([[1.0], [0.0]]), torch.tensor([[2.0], [1.0]])
+    # dot products of the views (1, 0, 2, 1): each against its partner and the two others
+    terms = [
+        np.log(np.exp(2) + np.exp(0) + np.exp(1)) - 2,
+        np.log(3) - 0,
+        np.log(np.exp(2) + np.exp(0) + np.exp(2)) - 2,
+        np.log(np.exp(1) + np.exp(0) + np.exp(2)) - 0,
+    ]
+    assert contrastive_loss(texts, features, 1.0).item() == pytest.approx(np.mean(terms))
+    assert contrastive_loss(texts[:0], features[:0], 1.0).item() == 0
+
+
+def test_contrast_equals_a_loop_over_views() -> None:
+    rng = np.random.default_rng(1)
+    texts, features = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    expected = slow_contrast(texts, features, 0.4)
+    ours = contrastive_loss(torch.from_numpy(texts), torch.from_numpy(features), 0.4)
+    assert ours.item() == pytest.approx(expected, rel=1e-5)
+
+
+def states_alone(encoder, vectors: torch.Tensor) -> torch.Tensor:
+    """States of one unpadded sequence, [n, d] -> [n, d]."""
+    valid = torch.ones(1, len(vectors), dtype=torch.bool)
+    return encoder.backbone(vectors[None], encoder.positions.weight[: len(vectors)], valid)[0]
+
+
+def bpr_term(state, vectors, positive: int, negative: int) -> torch.Tensor:
+    return torch.log1p(torch.exp(state @ vectors[negative] - state @ vectors[positive]))
+
+
+def negatives_of(batch) -> dict[tuple[int, int], int]:
+    """(user, target) -> the negative that the loader drew; raw items of a user are distinct."""
+    out = {}
+    for row, items in enumerate(batch["sequence"].tolist()):
+        for step, item in enumerate(items[1:]):
+            out[int(batch["user_id"][row]), item] = int(batch["negatives"][row, step])
+    return out
+
+
+def test_pretraining_loss_is_next_items_within_domains_plus_the_contrast() -> None:
+    model, batch = make(stage=1), batch_of()
+    vectors, negatives, terms = model.features.weight, negatives_of(batch), []
+    seen: tuple[set, set] = (set(), set())
+    for user, items in SEQUENCES.items():
+        for domain in (0, 1):
+            own = [item for item in items if domain_of(item) == domain]
+            seen[domain].update(own)
+            for step in range(1, len(own)):
+                state = states_alone(model.domain_encoders[domain], vectors[own[:step]])[-1]
+                negative = negatives[user, own[step]]
+                terms.append(bpr_term(state, vectors, own[step], negative).item())
+    for row, items in enumerate(batch["sequence"].tolist()):
+        for step, item in enumerate(items):
+            if step and item and not batch["augmented"][row, step]:
+                seen[domain_of(item)].add(int(batch["negatives"][row, step - 1]))
+    expected = np.mean(terms)
+    for domain in (0, 1):
+        items = sorted(seen[domain])
+        texts = array(model.text)[items] @ array(model.projections[domain].weight).T
+        expected += 0.3 * slow_contrast(texts, array(vectors)[items], 0.7)
+    assert len(terms) == 13
+    assert model.calculate_loss(batch).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_more_items_are_contrasted_than_configured(monkeypatch) -> None:
+    sizes = []
+    monkeypatch.setattr(
+        "recbole_edt.model.baselines.llmcdsr.contrastive_loss",
+        lambda texts, features, temperature: sizes.append((len(texts), len(features))) or 0.0,
+    )
+    make(stage=1, contrast_items=3).calculate_loss(batch_of())
+    assert sizes == [(3, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
+def test_stage_1_scores_by_domain_and_gives_no_score_without_history(backbone) -> None:
+    model = make(stage=1, backbone=backbone)
+    batch = evaluation_batch()
+    for key in ("", "_0", "_1"):
+        batch[f"augmented_list{key}"] = torch.zeros_like(batch[f"item_id_list{key}"]).bool()
+    scores = array(model.full_sort_predict(batch))
+    vectors = model.features.weight
+    for row, items in enumerate(SEQUENCES.values()):
+        for domain in (0, 1):
+            own = [item for item in items if domain_of(item) == domain]
+            expected = np.zeros(len(items_of(domain)))
+            if own:
+                state = states_alone(model.domain_encoders[domain], vectors[own])[-1]
+                expected = array(vectors[items_of(domain)] @ state)
+            assert np.allclose(scores[row, items_of(domain)], expected)
+
+
+# -- the recall network ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_recall_network_weighs_pseudo_items_by_content_and_relevance(history) -> None:
+    rng = np.random.default_rng(2)
+    network = RecallNetwork(3, 2, history).double()
+    pseudo, real = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 3))
+    valid = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], dtype=bool)
+    arguments = (torch.from_numpy(pseudo), torch.from_numpy(valid), torch.from_numpy(real))
+    start = array(network(1, *arguments))
+    assert np.allclose(start, [pseudo[0, :3].mean(0), pseudo[1, 0]])  # the mean
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(size=parameter.shape)))
+    scores = [item @ array(network.content)[1] for item in pseudo[0, :3]]
+    if history:
+        cosines = [
+            item @ real[0] / np.sqrt((item @ item) * (real[0] @ real[0])) for item in pseudo[0, :3]
+        ]
+        scores = [s + array(network.relevance)[1] * c for s, c in zip(scores, cosines, strict=True)]
+    weights = np.exp(scores) / np.exp(scores).sum()
+    expected = sum(w * item for w, item in zip(weights, pseudo[0, :3], strict=True))
+    assert np.allclose(array(network(1, *arguments)), [expected, pseudo[1, 0]])
+
+
+def test_the_most_similar_raw_items_are_recalled_but_not_the_users_own() -> None:
+    shop = AugmentedShop()
+    shop.item_generated[7] = True
+    model = make(shop, n_recalled=3)
+    vectors = torch.randn(2, SIZE, dtype=torch.float64)
+    own = [[8, 12, 0], [0, 0, 0]]
+    recalled = model.most_similar(1, vectors, torch.tensor(own)).tolist()
+    features = array(model.features.weight)
+    for row in (0, 1):
+        free = [item for item in items_of(1) if item not in (7, *own[row])]
+        cosine = {
+            item: features[item] @ array(vectors[row]) / np.linalg.norm(features[item])
+            for item in free
+        }
+        assert recalled[row] == sorted(free, key=cosine.get, reverse=True)[:3]
+
+
+def test_fewer_items_than_wanted_are_padded() -> None:
+    model = make(n_recalled=7)
+    vectors = torch.randn(1, SIZE, dtype=torch.float64)
+    (recalled,) = model.most_similar(0, vectors, torch.tensor([[2, 3]])).tolist()
+    assert sorted(recalled[:3]) == [1, 4, 5]
+    assert recalled[3:] == [0, 0, 0, 0]
+
+
+def test_recalled_items_are_put_before_items_at_every_place_alike() -> None:
+    torch.manual_seed(0)
+    n = 3000
+    sequence = torch.tensor([[1, 2, 3, 0]]).repeat(n, 1)
+    items, source = insert_at_random(sequence, torch.tensor([[8, 9]]).repeat(n, 1), 9)
+    assert items.shape == source.shape == (n, 5)
+    assert torch.equal(items[source >= 0].view(n, 3), sequence[:, :3])
+    assert torch.equal(source[source >= 0].view(n, 3), torch.arange(3).expand(n, 3))
+    assert (items[:, -1] == 3).all()  # nothing behind the last real item
+    for item in (8, 9):
+        place = (items == item).nonzero()[:, 1]
+        before = [(source[:, :5] >= 0)[torch.arange(n), :].cumsum(1)[range(n), place]][0]
+        share = torch.bincount(before, minlength=3) / n  # how many real items stand before it
+        assert torch.allclose(share, torch.full((3,), 1 / 3), atol=0.04)
+
+
+def test_a_sequence_that_grows_too_long_loses_its_beginning() -> None:
+    torch.manual_seed(0)
+    sequence = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    items, source = insert_at_random(sequence, torch.tensor([[8, 9], [8, 0]]), 4)
+    assert items.shape == (2, 4)
+    assert items[0, -1] == 4
+    assert sorted(items[1].tolist()) == [0, 5, 6, 8]
+    assert source[1].tolist()[-1] == -1
+    assert ((source >= 0) == torch.isin(items, sequence[sequence > 0])).all()
+
+
+def test_users_with_pseudo_items_get_recalled_ones_by_their_pooled_texts() -> None:
+    model = make()
+    real = model.real_rows(batch_of())
+    recalled = model.recall(real)
+    pooled = dict(zip(recalled.rows.tolist(), recalled.pooled, strict=True))
+    assert sorted(pooled) == [0, 1, 2]  # users 1, 2 and 3
+    text = array(model.text)
+    for row, (domain, pseudo) in {0: (1, [9]), 1: (0, [4, 5]), 2: (1, [10, 12])}.items():
+        project = array(model.projections[domain].weight).T
+        items = torch.from_numpy(text[pseudo] @ project)[None]
+        history = torch.from_numpy(text[SEQUENCES[USERS[row]]].mean(0) @ project)[None]
+        valid = torch.ones(1, len(pseudo), dtype=torch.bool)
+        expected = model.recall_network(domain, items, valid, history)[0]
+        assert torch.allclose(pooled[row], expected)
+        own = torch.tensor([[i for i in SEQUENCES[USERS[row]] if domain_of(i) == domain] or [0]])
+        wanted = model.most_similar(domain, expected[None].detach(), own)[0].tolist()
+        at = recalled.rows.tolist().index(row)
+        inserted = recalled.sequence[at][(recalled.source[at] < 0) & (recalled.sequence[at] > 0)]
+        assert sorted(inserted.tolist()) == sorted(wanted)
+
+
+def test_a_share_of_the_rows_is_given_recalled_items() -> None:
+    real = make().real_rows(batch_of())
+    assert len(make(recall_share=0.4).recall(real).rows) == 2  # of five rows
+    assert make(recall_share=0.0).recall(real) is None
+    assert make(TinyShop()).recall(real) is None
+
+
+# -- stage 2: the loss ----------------------------------------------------------------------------
+
+
+def slow_loss(model, negatives, recalled: RecalledRows | None, shift=None) -> torch.Tensor:
+    """Mean over all targets of real rows and of those with recalled items; each row alone.
+
+    ``shift`` [n, d] is added, in even shares, to the input vectors of each row's recalled items.
+    """
+    vectors = model.item_embedding(torch.arange(N_ITEMS))
+    sequences = [(user, items, None, None) for user, items in SEQUENCES.items()]
+    for at, row in enumerate(recalled.rows.tolist() if recalled is not None else []):
+        items = [item for item in recalled.sequence[at].tolist() if item]
+        delta = None if shift is None else shift[at] / model.n_recalled
+        sequences.append((USERS[row], items, recalled.source[at].tolist(), delta))
+    terms = []
+    for user, items, source, delta in sequences:
+        inputs = vectors[items]
+        if delta is not None:
+            is_recalled = torch.tensor([source[step] < 0 for step in range(len(items))])
+            inputs = inputs + is_recalled[:, None] * delta
+        states = states_alone(model.encoder, inputs)
+        for step in range(1, len(items)):
+            if source is None or source[step] > 0:
+                negative = negatives[user, items[step]]
+                terms.append(bpr_term(states[step - 1], vectors, items[step], negative))
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("kind", ["id", "both"])
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
+def test_recommendation_loss_counts_targets_of_real_rows_and_those_with_recalled_items(
+    backbone, kind
+) -> None:
+    model, batch = make(backbone=backbone, item_embedding=kind), batch_of()
+    real, negatives = model.real_rows(batch), negatives_of(batch)
+    recalled = model.recall(real)
+    for part in (None, recalled):
+        expected = slow_loss(model, negatives, part)
+        ours = model.recommendation_loss(real, part)
+        assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_softmax_masks_what_the_owners_of_rows_with_recalled_items_own() -> None:
+    model, batch = make(loss="softmax"), batch_of(loss="softmax")
+    real = model.real_rows(batch)
+    recalled = model.recall(real)
+    vectors, terms = model.item_embedding(torch.arange(N_ITEMS)), []
+    rows = [(row, items, None) for row, items in enumerate(SEQUENCES.values())]
+    for at, row in enumerate(recalled.rows.tolist()):
+        rows.append((row, recalled.sequence[at][recalled.sequence[at] > 0].tolist(), at))
+    for row, items, at in rows:
+        states = states_alone(model.encoder, vectors[items])
+        for step in range(1, len(items)):
+            if at is None or recalled.source[at, step] > 0:
+                shared = batch[f"negatives_{domain_of(items[step])}"]
+                shared = shared[~batch[f"owned_{domain_of(items[step])}"][row]]
+                logits = vectors[[items[step], *shared.tolist()]] @ states[step - 1]
+                terms.append((logits.logsumexp(0) - logits[0]).item())
+    ours = model.recommendation_loss(real, recalled).item()
+    assert ours == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_all_sequences_adds_each_targets_domain_sub_sequence() -> None:
+    model, batch = make(encoded_sequences="all"), batch_of()
+    real, negatives = model.real_rows(batch), negatives_of(batch)
+    recalled = model.recall(real)
+    vectors, terms = model.item_embedding(torch.arange(N_ITEMS)), []
+    for user, items in SEQUENCES.items():
+        for domain in (0, 1):
+            own = [item for item in items if domain_of(item) == domain]
+            for step in range(1, len(own)):
+                state = states_alone(model.encoder, vectors[own[:step]])[-1]
+                terms.append(bpr_term(state, vectors, own[step], negatives[user, own[step]]).item())
+    expected = slow_loss(model, negatives, recalled).item() + np.mean(terms)
+    assert model.recommendation_loss(real, recalled).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_a_bidirectional_backbone_trains_too(loss) -> None:
+    model, batch = make(backbone="bert4rec", loss=loss), batch_of(loss=loss)
+    model.train()
+    assert torch.isfinite(model.calculate_loss(batch))
+    assert torch.isfinite(model.meta_backward(batch, batch))
+
+
+def test_states_do_not_see_later_items() -> None:
+    model = make()
+    real = model.real_rows(batch_of())
+    joint, _ = model._join(real, model.recall(real))
+    sequence = joint["sequence"]
+    masked = torch.zeros_like(sequence, dtype=torch.bool)
+    states = model.encoder.before_targets(model.look_up, sequence, masked)
+    for step in range(1, sequence.shape[1]):
+        later = sequence.clone()
+        later[:, step:] = torch.where(sequence[:, step:] > 0, 13 - sequence[:, step:], 0)
+        again = model.encoder.before_targets(model.look_up, later, masked)
+        assert torch.allclose(again[:, :step], states[:, :step], atol=1e-12)
+        assert step == sequence.shape[1] - 1 or not torch.allclose(again, states)
+
+
+def test_stage_2_starts_from_the_pre_trained_vectors_if_told_to() -> None:
+    started = make(item_start="pretrained")
+    assert torch.equal(started.item_embedding.table.weight, started.features.weight)
+    assert not torch.equal(make().item_embedding.table.weight, make().features.weight)
+
+
+# -- stage 2: meta learning -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["item", "history"])
+def test_meta_gradient_is_that_of_the_shadows_loss_after_its_step(attention, monkeypatch) -> None:
+    monkeypatch.setattr("recbole_edt.model.baselines.llmcdsr._RELATIVE_STEP", 1e-3)
+    model, batch = make(recall_attention=attention), batch_of()
+    judges = batch_of(TinyShop())
+    negatives, judging = negatives_of(batch), negatives_of(judges)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    shadow_loss = model.meta_backward(batch, judges)
+    ours = [parameter.grad.clone() for parameter in model.recall_network.parameters()]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.recommender_parameters())
+
+    torch.manual_seed(5)
+    recalled = model.recall(model.real_rows(batch))
+    parameters = model.recommender_parameters()
+
+    def loss_after_step(shift: torch.Tensor) -> float:
+        loss = slow_loss(model, negatives, recalled, shift)
+        step = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for parameter, part in zip(parameters, step, strict=True):
+                parameter.sub_(0.5 * part)
+            after = slow_loss(model, judging, None).item()
+            model.load_state_dict(before)
+        return after
+
+    nothing = torch.zeros_like(recalled.pooled).detach()
+    assert shadow_loss.item() == pytest.approx(loss_after_step(nothing), rel=1e-6)
+    network = list(model.recall_network.parameters())
+    generator, h = torch.Generator().manual_seed(1), 1e-4
+    for _ in range(3):
+        way = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in network]
+        probe = torch.ones_like(nothing, requires_grad=True)  # forward derivative, by two backward
+        backward = torch.autograd.grad(recalled.pooled, network, probe, create_graph=True)
+        along = sum((part * step).sum() for part, step in zip(backward, way, strict=True))
+        (shift,) = torch.autograd.grad(along, probe, retain_graph=True)
+        slope = (loss_after_step(h * shift) - loss_after_step(-h * shift)) / (2 * h)
+        mine = sum((part * step).sum() for part, step in zip(ours, way, strict=True)).item()
+        assert abs(slope) > 1e-5
+        assert mine == pytest.approx(slope, rel=1e-4)
+
+
+def test_without_recalled_rows_there_is_no_meta_gradient() -> None:
+    model, batch = make(recall_share=0.0), batch_of()
+    assert model.meta_backward(batch, batch) is None
+    assert all(parameter.grad is None for parameter in model.recall_network.parameters())
+
+
+def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
+    model, batch = make(stage=1, item_embedding="both").train(), batch_of()
+    own = {
+        1: ("features.", "projections.", "domain_encoders."),
+        2: ("item_embedding.", "encoder.", "recall_network."),
+    }
+    for stage in (1, 2):
+        if stage == 2:
+            model.begin_finetuning()
+        model.zero_grad()
+        for _ in range(3):  # dropout may hide one of the few rows
+            if stage == 2:
+                model.meta_backward(batch, batch_of(TinyShop()))
+                assert model.training
+            model.calculate_loss(batch).backward()
+        for name, parameter in model.named_parameters():
+            reached = parameter.grad is not None and bool(parameter.grad.any())
+            assert reached == name.startswith(own[stage]), name
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+SMALL = {
+    "epochs": 2,
+    "pretrain_epochs": 2,
+    "hidden_size": 16,
+    "inner_size": 16,
+    "train_batch_size": 8,
+    "meta_batch_size": 8,
+    "meta_interval": 1,
+    "n_negatives": 8,
+    "learning_rate": 0.01,
+    "eval_args.mode": "uni5",
+    "topk": [3],
+    "valid_metric": "NDCG@3",
+    "use_gpu": False,
+    "show_progress": False,
+    "state": "ERROR",
+}
+
+
+@pytest.fixture(scope="module")
+def write_shop(make_shop, augmented_shop, write_dataset):
+    """Write an augmented shop of 20 users; ``held_out`` replaces the held-out items."""
+
+    def write(folder, held_out=None):
+        shop = augmented_shop(make_shop(3, n_users=20, n_items=(12, 14), lengths=(4, 8)))
+        if held_out is not None:
+            last = {user: len(items) - 1 for user, items in shop.raw_sequences().items()}
+            rows = [
+                (user, held_out if place >= last[user] - 1 else item, time, place, augmented)
+                for user, item, time, place, augmented in shop.rows
+            ]
+            shop = type(shop)(rows, shop.items)
+        emb = np.random.default_rng(0).normal(size=(len(shop.items), 6)).astype(np.float32)
+        return write_dataset(folder, shop, item_emb=emb)
+
+    return write
+
+
+class Run:
+    """A run as ``run_recbole_edt`` makes it, in pieces that a test can reach into."""
+
+    def __init__(self, data_path, **changes) -> None:
+        settings = {**SMALL, "data_path": str(data_path), **changes}
+        self.config = EDTConfig("LLMCDSR", "tiny", None, settings)
+        init_seed(self.config["seed"], True)
+        self.data = CrossDomainDataset(self.config)
+        self.train, self.valid, self.test = make_loaders(self.config, self.data)
+        init_seed(self.config["seed"], True)
+        self.model = LLMCDSR(self.config, self.train._dataset)
+        self.trainer = trainer_class("LLMCDSR")(self.config, self.model)
+
+    def fit(self):
+        self.trainer.fit(self.train, self.valid, verbose=False)
+        return self
+
+    def result(self):
+        metrics = [
+            dict(self.trainer.evaluate(loader, load_best_model=False))
+            for loader in (self.valid, self.test)
+        ]
+        return metrics, {name: v.clone() for name, v in self.model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(write_shop, tmp_path_factory):
+    """A whole run: its settings and its results file."""
+    data_path = write_shop(tmp_path_factory.mktemp("data"))
+    settings = {"data_path": str(data_path), "checkpoint_dir": str(tmp_path_factory.mktemp("all"))}
+    return settings, run_recbole_edt("LLMCDSR", "tiny", config_dict={**SMALL, **settings})
+
+
+@pytest.fixture(scope="module")
+def loaded(unbroken):
+    """Its final checkpoint in a new model: the run and what it scores."""
+    settings, _ = unbroken
+    run = Run(**settings)
+    assert not run.model.finetuning
+    run.trainer.load_best(run.trainer.final_file)
+    assert run.model.finetuning
+    return run, run.result()
+
+
+def test_a_run_trains_both_stages_and_its_checkpoint_scores_the_same(unbroken, loaded) -> None:
+    results, (_, (scores, _)) = unbroken[1], loaded
+    assert [part["epochs"] for part in results["stages"].values()] == [2, 2]
+    for phase, mine in zip(("valid", "test"), scores, strict=True):
+        for metric, value in results[phase]["overall"].items():
+            assert metric == "n" or mine[metric] == value
+
+
+def test_stage_2_leaves_stage_1_alone_and_moves_the_recall_network(loaded) -> None:
+    last_file = loaded[0].trainer.last_file
+    last = torch.load(last_file)
+    first = torch.load(last_file.replace(".last", ".stage1"))["state_dict"]
+    moved = {
+        name.split(".")[0]
+        for name, value in last["state_dict"].items()
+        if not torch.equal(value, first[name])
+    }
+    assert moved == {"item_embedding", "encoder", "recall_network"}
+    assert [group["lr"] for group in last["optimizer"]["param_groups"]] == [0.01, 0.001]
+
+
+class Killed(BaseException):
+    """What no handler of the training may swallow."""
+
+
+@pytest.mark.parametrize("saves", [2, 5])
+def test_killed_and_resumed_it_ends_as_if_unbroken(
+    unbroken, loaded, tmp_path, monkeypatch, saves
+) -> None:
+    settings, (metrics, state) = unbroken[0], loaded[1]
+    place = {**settings, "checkpoint_dir": str(tmp_path / "broken")}
+    write, count = checkpoint.save, iter(range(100))
+
+    def save(path, content):
+        if next(count) == saves:
+            raise Killed
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        killed = Run(**place)
+        with pytest.raises(Killed):
+            killed.fit()
+    assert killed.trainer.stage == (1 if saves == 2 else 2)
+    again = Run(**place, resume=True).fit()
+    again.trainer.load_best()
+    scores, parameters = again.result()
+    assert scores == metrics
+    for name, value in state.items():
+        assert torch.equal(value, parameters[name]), name
+
+
+def test_nothing_held_out_reaches_what_is_built_or_recalled(write_shop, tmp_path) -> None:
+    one = Run(write_shop(tmp_path / "one"))
+    other = Run(write_shop(tmp_path / "other", held_out="bike0"))
+    targets = [d.sequences.items[d.split.test_rows] for d in (one.data, other.data)]
+    assert not np.array_equal(*targets)
+    for name in ("pseudo", "has_both", "text", "raw_item"):
+        assert torch.equal(getattr(one.model, name), getattr(other.model, name)), name
+    for run in (one, other):
+        run.model.begin_finetuning()
+        run.model.train()
+    batches = [next(iter(run.train)) for run in (one, other)]
+    losses = []
+    for run, batch in zip((one, other), batches, strict=True):
+        torch.manual_seed(1)
+        meta = run.model.meta_backward(batch, batch)
+        losses.append((run.model.calculate_loss(batch).item(), meta.item()))
+    assert losses[0] == losses[1]
+
+
+def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:
+    run = Run(write_shop(tmp_path), epochs=1, pretrain_epochs=1, augmentation=False)
+    said = []
+    monkeypatch.setattr(run.trainer.logger, "info", lambda text, **_: said.append(text))
+    run.fit()
+    assert sum("nothing to weigh" in text for text in said) == 1
+    assert not run.model.recall_network.content.any()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_recalled", 0), ("recall_share", 1.5), ("meta_interval", 0), ("contrast_temperature", 0),
+     ("recall_attention", "both"), ("item_start", "text"), ("encoded_sequences", "none"),
+     ("shadow_learning_rate", 0), ("contrast_weight", -1)],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused(write_shop, tmp_path, key, value) -> None:
+    with pytest.raises(ConfigError, match=key):
+        Run(write_shop(tmp_path), **{key: value})
+
+
+def test_the_preset_is_what_the_authors_ran() -> None:
+    made = EDTConfig("LLMCDSR", "tiny", None, {"preset": "paper", "use_gpu": False})
+    assert (made["item_embedding"], made["loss"], made["recall_attention"]) == ("id", "bpr", "item")
+    assert (made["n_recalled"], made["meta_interval"], made["hidden_size"]) == (10, 1, 128)
