@@ -73,7 +73,7 @@ _PATH: Check = (lambda v: v is None or _is_text(v), "a path")
 _COUNTS = (
     "epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size",
     "inner_size", "embedding_size", "n_layers", "num_layers", "n_heads", "adapter_size",
-    "n_negatives",
+    "n_negatives", "similar_users",
 )  # fmt: skip
 _AMOUNTS = ("seed", "candidate_seed", "finetune_epochs", "eval_step", "stopping_step", "worker")
 
@@ -81,7 +81,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(_AMOUNTS, _AMOUNT),
     **dict.fromkeys(("learning_rate", "finetune_learning_rate", "align_temperature"), _ABOVE_0),
-    **dict.fromkeys(("weight_decay", "align_weight"), _FROM_0),
+    **dict.fromkeys(("weight_decay", "align_weight", "distill_weight"), _FROM_0),
     **dict.fromkeys(
         ("dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"),
         _SHARE,
