@@ -40,6 +40,9 @@ from recbole_edt.model.backbones import Packing, SequenceEncoder, multi_head_att
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.layers import ItemEmbedding, ItemLookup, principal_components
 
+_TEACHERS = 256
+"""Similar users that are encoded at a time: padding is short among histories of like length."""
+
 
 class CrossAttention(nn.Module):
     """Attention of one view's steps over the other view's, on packed steps."""
@@ -222,7 +225,8 @@ class LLMESR(CrossDomainModel):
         """Mean state of each user's similar users; no gradient reaches it.
 
         A similar user's state is the one that predicts his own last training target, so teacher
-        and student have seen as much. Each similar user of the batch is encoded once.
+        and student have seen as much; it is encoded without dropout, as for inference. Each
+        similar user of the batch is encoded once, beside others with histories about as long.
 
         Parameters
         ----------
@@ -239,8 +243,14 @@ class LLMESR(CrossDomainModel):
         similar = self.similar[users]
         distinct, slots = torch.unique(similar, return_inverse=True)
         histories = self.histories[distinct].long()
+        lengths = (histories > 0).sum(1)
         lookup = ItemLookup(self.embed, self.n_items, histories)
-        states = self.encoder.last(lookup, histories, (histories > 0).sum(1))
+        states = lookup.vectors.new_empty(len(distinct), lookup.vectors.shape[1])
+        training = self.encoder.training
+        self.encoder.eval()
+        for alike in lengths.argsort().split(_TEACHERS):
+            states[alike] = self.encoder.last(lookup, histories[alike], lengths[alike])
+        self.encoder.train(training)
         real = similar > 0
         total = (states[slots] * real[..., None]).sum(1)
         return total / real.sum(1, keepdim=True).clamp(min=1), real.any(1)
