@@ -82,52 +82,21 @@ def standardise_(text: Tensor, fitted: Tensor) -> Tensor:
     return spread
 
 
+_START_SCALE = 0.25
+"""Scale of a principal start; 0.1 ranked whole domains worse (validation, cloth_sport)."""
+
+
+@torch.no_grad()
 def principal_directions(text: Tensor) -> Tensor:
-    """Principal directions of text embeddings.
+    """Principal directions of centred vectors [n, d_L], the largest first: columns of [d_L, d_L].
 
-    Parameters
-    ----------
-    text : Tensor
-        [n, d_L]; centred.
-
-    Returns
-    -------
-    Tensor
-        float64 [d_L, d_L] on the CPU; one per column, the one of largest variance first.
+    They are the same on every machine: the largest entry of each is positive.
     """
     _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
     directions = directions.flip(1)
     # the sign of a direction is the solver's whim: its largest entry shall be positive
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    return directions * largest.sign()
-
-
-def principal_components(text: Tensor, fitted: Tensor, size: int) -> Tensor:
-    """Reduce text embeddings to their first principal components (PCA without whitening).
-
-    Parameters
-    ----------
-    text : Tensor
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and directions are taken from.
-    size : int
-        How many components; text has no more than d_L of them.
-
-    Returns
-    -------
-    Tensor
-        float32 [n_items, min(size, d_L)]; row 0 is zero.
-    """
-    centred = text - text[fitted].mean(0)
-    directions = principal_directions(centred[fitted])[:, :size]
-    components = centred @ directions.to(text)
-    components[0] = 0
-    return components
-
-
-_START_SCALE = 0.25
-"""Scale of a principal start; 0.1 ranked whole domains worse (validation, cloth_sport)."""
+    return (directions * largest.sign()).to(text)
 
 
 @torch.no_grad()
@@ -148,6 +117,29 @@ def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
     nn.init.zeros_(adapter.outer.bias)
     adapter.inner.weight.copy_(directions[:, : adapter.inner.out_features].T)
     nn.init.eye_(adapter.outer.weight).mul_(_START_SCALE)
+
+
+def principal_components(text: Tensor, fitted: Tensor, size: int) -> Tensor:
+    """Reduce text embeddings to their first principal components (PCA without whitening).
+
+    Parameters
+    ----------
+    text : Tensor
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and directions are taken from.
+    size : int
+        How many components; text has no more than d_L of them.
+
+    Returns
+    -------
+    Tensor
+        float32 [n_items, min(size, d_L)]; row 0 is zero.
+    """
+    centred = text - text[fitted].mean(0)
+    components = centred @ principal_directions(centred[fitted])[:, :size]
+    components[0] = 0
+    return components
 
 
 class ItemEmbedding(nn.Module):
