@@ -21,6 +21,7 @@ PLUGIN_MODELS = {
     "TriCDR": "recbole_edt.model.baselines.tricdr",
     "SyNCRec": "recbole_edt.model.baselines.syncrec",
     "LLMCDSR": "recbole_edt.model.baselines.llmcdsr",
+    "LLMESR": "recbole_edt.model.baselines.llmesr",
 }
 """Model name -> module that defines it."""
 

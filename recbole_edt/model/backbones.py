@@ -44,11 +44,41 @@ class Packing:
         return flat.index_copy(0, self.index, packed).view(batch, length, -1)
 
 
-class TransformerLayer(nn.Module):
-    """One pre-norm self-attention block on packed steps.
+def multi_head_attention(
+    qkv: Tensor, packing: Packing, valid: Tensor, n_heads: int, causal: bool
+) -> Tensor:
+    """Scaled dot-product attention among the steps of each sequence, before the output layer.
 
     Right padding needs no mask in causal attention: padding stands behind every real step.
+
+    Parameters
+    ----------
+    qkv : Tensor
+        [n_real, 3 d]; queries, keys and values side by side, on packed steps.
+    packing : Packing
+        Where the steps lie.
+    valid : Tensor
+        bool [B, L]; False on padding.
+    n_heads : int
+        Divides d.
+    causal : bool
+        Whether a step attends only to itself and the steps before it.
+
+    Returns
+    -------
+    Tensor
+        [n_real, d].
     """
+    batch, length = packing.shape
+    padded = packing.pad(qkv).view(batch, length, 3, n_heads, -1)
+    query, key, value = padded.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
+    mask = None if causal else valid[:, None, None, :]
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    return packing.pack(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+class TransformerLayer(nn.Module):
+    """One pre-norm self-attention block on packed steps."""
 
     def __init__(
         self, hidden_size: int, n_heads: int, inner_size: int, dropout: float, causal: bool
@@ -64,15 +94,8 @@ class TransformerLayer(nn.Module):
 
     def forward(self, states: Tensor, packing: Packing, valid: Tensor) -> Tensor:
         """Map [n_real, d] to [n_real, d]; ``valid`` is bool [B, L]."""
-        batch, length = packing.shape
-        qkv = packing.pad(self.qkv(self.attention_norm(states)))  # [B, L, 3 d]
-        qkv = qkv.view(batch, length, 3, self.n_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
-        mask = None if self.causal else valid[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=self.causal
-        )
-        mixed = self.out(packing.pack(mixed.transpose(1, 2).reshape(batch, length, -1)))
+        qkv = self.qkv(self.attention_norm(states))
+        mixed = self.out(multi_head_attention(qkv, packing, valid, self.n_heads, self.causal))
         states = states + F.dropout(mixed, self.dropout, self.training)
         inner = F.gelu(self.inner(self.inner_norm(states)))
         return states + F.dropout(self.outer(inner), self.dropout, self.training)
@@ -203,6 +226,15 @@ class SequenceEncoder(nn.Module):
         """Whether each state has seen nothing behind its own step."""
         return self.backbone.causal
 
+    @property
+    def mask_vector(self) -> Tensor | None:
+        """What stands in the place of a hidden item; None in a causal encoder."""
+        return self.backbone.mask_vector
+
+    def encode(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Map vectors of a sequence's items to states, as a backbone does."""
+        return self.backbone(vectors, positions, valid)
+
     def before_targets(
         self, lookup, sequence: Tensor, masked: Tensor, positions: Tensor | None = None
     ) -> Tensor:
@@ -228,12 +260,13 @@ class SequenceEncoder(nn.Module):
         if self.causal:
             inputs = sequence[:, :-1]
             vectors = self._drop_items(lookup(inputs))
-            return self.backbone(vectors, positions[: inputs.shape[1]], inputs > 0)
-        assert self.backbone.mask_vector is not None
-        vectors = torch.where(masked[..., None], self.backbone.mask_vector, lookup(sequence))
+            return self.encode(vectors, positions[: inputs.shape[1]], inputs > 0)
+        mask_vector = self.mask_vector
+        assert mask_vector is not None
+        vectors = torch.where(masked[..., None], mask_vector, lookup(sequence))
         valid = sequence > 0
         valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
-        return self.backbone(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
+        return self.encode(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
 
     def _drop_items(self, vectors: Tensor) -> Tensor:
         return drop_items(vectors, self.item_dropout if self.training else 0.0)

@@ -128,6 +128,28 @@ class CrossDomainModel(SequentialRecommender):
         negative = (states * lookup(batch[NEGATIVES][chosen])).sum(-1)
         return bpr_loss(positive, negative)
 
+    def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States that predict the last training targets of users, one per user.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`; windows that do not end their
+            user's sequence are left out.
+        states : Tensor
+            [B, L, d]; state t predicts ``sequence[:, t + 1]``.
+
+        Returns
+        -------
+        users : Tensor
+            int64 [n]; ids.
+        vectors : Tensor
+            [n, d].
+        """
+        rows = torch.nonzero(batch["last"]).squeeze(1)
+        lengths = (batch[SEQUENCE][rows] > 0).sum(1)
+        return batch[self.USER_ID][rows], states[rows, lengths - 2]
+
     def states_in_own_domain(
         self,
         batch,

@@ -87,6 +87,19 @@ _START_SCALE = 0.25
 
 
 @torch.no_grad()
+def principal_directions(text: Tensor) -> Tensor:
+    """Principal directions of centred vectors [n, d_L], the largest first: columns of [d_L, d_L].
+
+    They are the same on every machine: the largest entry of each is positive.
+    """
+    _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
+    directions = directions.flip(1)
+    # the sign of a direction is the solver's whim: its largest entry shall be positive
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    return (directions * largest.sign()).to(text)
+
+
+@torch.no_grad()
 def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
     """Let an adapter start as the projection onto the principal directions of its inputs.
 
@@ -99,15 +112,34 @@ def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
     text : Tensor
         [n, d_L]; centred.
     """
-    _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
-    directions = directions.flip(1)
-    # the sign of a direction is the solver's whim: its largest entry shall be positive
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    directions = directions * largest.sign()
+    directions = principal_directions(text)
     nn.init.zeros_(adapter.inner.bias)
     nn.init.zeros_(adapter.outer.bias)
     adapter.inner.weight.copy_(directions[:, : adapter.inner.out_features].T)
     nn.init.eye_(adapter.outer.weight).mul_(_START_SCALE)
+
+
+def principal_components(text: Tensor, fitted: Tensor, size: int) -> Tensor:
+    """Reduce text embeddings to their first principal components (PCA without whitening).
+
+    Parameters
+    ----------
+    text : Tensor
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and directions are taken from.
+    size : int
+        How many components; text has no more than d_L of them.
+
+    Returns
+    -------
+    Tensor
+        float32 [n_items, min(size, d_L)]; row 0 is zero.
+    """
+    centred = text - text[fitted].mean(0)
+    components = centred @ principal_directions(centred[fitted])[:, :size]
+    components[0] = 0
+    return components
 
 
 class ItemEmbedding(nn.Module):

@@ -124,12 +124,7 @@ class LLMEDTPretrain(CrossDomainModel):
             domain_states, has = self.domain_states(batch, lookup, positions, chosen)
             loss = loss + self.next_item_loss(batch, lookup, domain_states, has & chosen[:, 1:])
         if self.profiles is not None:
-            lengths = (sequence > 0).sum(1)
-            last = batch["last"]
-            users = states[torch.arange(len(lengths), device=lengths.device), lengths - 2]
-            loss = loss + self.align_weight * self.profile_loss(
-                batch[self.USER_ID][last], users[last]
-            )
+            loss = loss + self.align_weight * self.profile_loss(*self.final_states(batch, states))
         return loss
 
     def domain_states(

@@ -1,0 +1,307 @@
+"""LLM-ESR (Liu et al., NeurIPS '24): two views of every item, and similar users as teachers.
+
+Where the parts of the paper are (its section 3):
+
+* dual-view modelling: :class:`LLMESR`. The semantic view is the frozen LLM embedding through an
+  adapter of two linear layers; the collaborative view is an id embedding that starts as the PCA of
+  the LLM embeddings. One sequence encoder serves both views.
+* sequence-level fusion by cross-attention, both ways: :class:`DualViewEncoder`;
+  logit-level fusion: item and user vectors are the views side by side, which sums their scores.
+* retrieval-augmented self-distillation: :func:`similar_users`, :meth:`LLMESR.teachers`,
+  :meth:`LLMESR.distillation_loss`.
+* the loss: :meth:`LLMESR.calculate_loss`.
+
+The sequence is the mixed one of both domains: the paper knows of one domain.
+
+Departures, each for a reason:
+
+* Attention of every kind is causal (but for ``backbone: bert4rec``). The public code leaves it
+  unmasked while it trains all positions, which shows each position its own target.
+* What enters the cross-attention is layer-normed, where the public code scales embeddings by the
+  root of their size: the scale of text embeddings and of their PCA is whatever the text model's is.
+* ``fusion: residual`` adds what enters the cross-attention to its outcome. ``paper`` does not.
+* Users without a profile file are embedded by the mean of the text embeddings of their training
+  items, where the paper has an LLM embed a prompt that lists them.
+* Negatives are of the positive's domain; ``loss: softmax`` shares many of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_matrix
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
+
+from recbole_edt.data.dataloader import SEQUENCE
+from recbole_edt.data.sequences import Sequences
+from recbole_edt.model.backbones import Packing, SequenceEncoder, multi_head_attention
+from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.layers import ItemEmbedding, ItemLookup, principal_components
+
+_TEACHERS = 256
+"""Similar users that are encoded at a time: padding is short among histories of like length."""
+
+
+class CrossAttention(nn.Module):
+    """Attention of one view's steps over the other view's, on packed steps."""
+
+    def __init__(self, hidden_size: int, n_heads: int, causal: bool) -> None:
+        super().__init__()
+        self.n_heads, self.causal = n_heads, causal
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key_value = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, asking: Tensor, asked: Tensor, packing: Packing, valid: Tensor) -> Tensor:
+        """Queries from ``asking``, keys and values from ``asked``, all [n_real, d]."""
+        qkv = torch.cat([self.query(asking), self.key_value(asked)], dim=-1)
+        return self.out(multi_head_attention(qkv, packing, valid, self.n_heads, self.causal))
+
+
+class DualViewEncoder(SequenceEncoder):
+    """Cross-attention between the views of a sequence, then one encoder for both.
+
+    Item vectors [..., 2 d] are the semantic view and the collaborative view side by side, and so
+    are the states.
+
+    Parameters
+    ----------
+    config : mapping
+        As :class:`~recbole_edt.model.backbones.SequenceEncoder` needs it, and ``fusion``.
+    max_length : int
+        Longest history.
+    """
+
+    def __init__(self, config, max_length: int) -> None:
+        super().__init__(config, max_length)
+        self.residual = config["fusion"] == "residual"
+        size, n_heads = config["hidden_size"], config["n_heads"]
+        self.semantic_norm = nn.LayerNorm(size)
+        self.collaborative_norm = nn.LayerNorm(size)
+        self.to_semantic = CrossAttention(size, n_heads, self.causal)
+        self.to_collaborative = CrossAttention(size, n_heads, self.causal)
+
+    @property
+    def mask_vector(self) -> Tensor | None:
+        """What stands in the place of a hidden item: the same in both views."""
+        vector = super().mask_vector
+        return None if vector is None else vector.repeat(2)
+
+    def encode(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Map item vectors [B, L, 2 d] to states [B, L, 2 d]."""
+        views = torch.cat(self.fuse(vectors, positions, valid))  # [2 B, L, d]
+        states = self.backbone(views, positions, valid.repeat(2, 1))
+        return torch.cat(states.chunk(2), dim=-1)
+
+    def fuse(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Let each view gather from itself what the other view asks for.
+
+        Parameters
+        ----------
+        vectors : Tensor
+            [B, L, 2 d].
+        positions : Tensor
+            [L, d]; position embeddings.
+        valid : Tensor
+            bool [B, L]; False on padding.
+
+        Returns
+        -------
+        semantic, collaborative : Tensor
+            [B, L, d]; zero on padding.
+        """
+        packing = Packing(valid)
+        semantic, collaborative = packing.pack(vectors).chunk(2, dim=-1)
+        place = positions[packing.steps]
+        semantic = self.semantic_norm(semantic + place)
+        collaborative = self.collaborative_norm(collaborative + place)
+        fused = (
+            self.to_semantic(collaborative, semantic, packing, valid),
+            self.to_collaborative(semantic, collaborative, packing, valid),
+        )
+        if self.residual:
+            fused = (fused[0] + semantic, fused[1] + collaborative)
+        return packing.pad(fused[0]), packing.pad(fused[1])
+
+
+def mean_text(sequences: Sequences, text: np.ndarray) -> np.ndarray:
+    """Mean text embedding of each user's items.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        Training rows.
+    text : np.ndarray
+        float32 [n_items, d_L].
+
+    Returns
+    -------
+    np.ndarray
+        float32 [n_users, d_L]; zero for a user without rows.
+    """
+    ones = np.ones(len(sequences.items), dtype=np.float32)
+    rows = csr_matrix((ones, sequences.items, sequences.offsets), (sequences.n_users, len(text)))
+    return (rows @ text) / np.maximum(np.diff(sequences.offsets), 1)[:, None].astype(np.float32)
+
+
+def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.ndarray:
+    """The n users with the most similar embeddings, by cosine, for each user.
+
+    Parameters
+    ----------
+    embeddings : np.ndarray
+        float32 [n_users, d_L].
+    eligible : np.ndarray
+        bool [n_users]; who asks and who is found; a user whose embedding is zero is neither.
+    n : int
+        How many; fewer if there are no more others.
+
+    Returns
+    -------
+    np.ndarray
+        int64 [n_users, n]; most similar first, never the user himself; 0 where there is none.
+    """
+    users = np.flatnonzero(eligible & embeddings.any(1))
+    found = np.zeros((len(embeddings), n), dtype=np.int64)
+    n = min(n, len(users) - 1)
+    if n > 0:
+        index = NearestNeighbors(n_neighbors=n, metric="cosine").fit(embeddings[users])
+        found[users, :n] = users[index.kneighbors(return_distance=False)]
+    return found
+
+
+class LLMESR(CrossDomainModel):
+    """LLM-ESR on the mixed sequence of both domains."""
+
+    choices = {**CrossDomainModel.choices, "fusion": ("paper", "residual")}
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.distill_weight = config["distill_weight"]
+        size = config["hidden_size"]
+        text = torch.from_numpy(dataset.item_embeddings())
+        self.semantic = ItemEmbedding("text", self.n_items, size, text)
+        self.collaborative = ItemEmbedding("id", self.n_items, size, None)
+        self._start_collaborative(dataset, text)
+        self.encoder = DualViewEncoder(config, self.max_seq_length)
+        if self.distill_weight:
+            self._retrieve(config, dataset)
+
+    @torch.no_grad()
+    def _start_collaborative(self, dataset, text: Tensor) -> None:
+        """Start ids as the PCA of text; what text has no component for stays random."""
+        assert self.collaborative.table is not None
+        weight = self.collaborative.table.weight
+        raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
+        components = principal_components(text, raw, weight.shape[1])
+        weight[:, : components.shape[1]] = components
+
+    def _retrieve(self, config, dataset) -> None:
+        """Find each user's similar users, and keep the histories that their states come from."""
+        rows: Sequences = dataset.train_sequences
+        embeddings = dataset.user_embeddings()
+        if embeddings is None:
+            embeddings = mean_text(rows, dataset.item_embeddings())
+        trained = np.diff(rows.offsets) >= 2
+        similar = similar_users(embeddings, trained, config["similar_users"])
+        stops = np.maximum(rows.offsets[1:] - 1, rows.offsets[:-1])  # all but the last target
+        starts = np.maximum(rows.offsets[:-1], stops - self.max_seq_length)
+        histories = rows.pad(starts, stops, self.max_seq_length).astype(np.int32)
+        self.similar: Tensor
+        self.histories: Tensor
+        self.register_buffer("similar", torch.from_numpy(similar), persistent=False)
+        self.register_buffer("histories", torch.from_numpy(histories), persistent=False)
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Both views of items side by side, [...] -> [..., 2 d]."""
+        return torch.cat([self.semantic(items), self.collaborative(items)], dim=-1)
+
+    # -- losses ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def teachers(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean state of each user's similar users; no gradient reaches it.
+
+        A similar user's state is the one that predicts his own last training target, so teacher
+        and student have seen as much; it is encoded without dropout, as for inference. Each
+        similar user of the batch is encoded once, beside others with histories about as long.
+
+        Parameters
+        ----------
+        users : Tensor
+            int64 [n]; ids.
+
+        Returns
+        -------
+        means : Tensor
+            [n, 2 d]; zero for a user without similar ones.
+        taught : Tensor
+            bool [n]; who has similar users.
+        """
+        similar = self.similar[users]
+        distinct, slots = torch.unique(similar, return_inverse=True)
+        histories = self.histories[distinct].long()
+        lengths = (histories > 0).sum(1)
+        lookup = ItemLookup(self.embed, self.n_items, histories)
+        states = lookup.vectors.new_empty(len(distinct), lookup.vectors.shape[1])
+        training = self.encoder.training
+        self.encoder.eval()
+        for alike in lengths.argsort().split(_TEACHERS):
+            states[alike] = self.encoder.last(lookup, histories[alike], lengths[alike])
+        self.encoder.train(training)
+        real = similar > 0
+        total = (states[slots] * real[..., None]).sum(1)
+        return total / real.sum(1, keepdim=True).clamp(min=1), real.any(1)
+
+    def distillation_loss(self, users: Tensor, user_vectors: Tensor) -> Tensor:
+        """Mean squared difference between user vectors and their teachers.
+
+        Parameters
+        ----------
+        users : Tensor
+            int64 [n]; ids.
+        user_vectors : Tensor
+            [n, 2 d]; the states at their last training positions.
+
+        Returns
+        -------
+        Tensor
+            Scalar; the mean over entries too, so that the weight means the same at every size.
+            Zero when nobody has similar users.
+        """
+        means, taught = self.teachers(users)
+        if not taught.any():
+            return user_vectors.sum() * 0.0
+        return F.mse_loss(user_vectors[taught], means[taught])
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Ranking loss over all positions plus alpha times the distillation loss.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
+        batch, sequence = interaction, interaction[SEQUENCE]
+        lookup = self.batch_lookup(batch)
+        chosen = self.encoder.choose_targets(sequence)
+        states = self.encoder.before_targets(lookup, sequence, chosen)
+        loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])
+        if self.distill_weight:
+            users, vectors = self.final_states(batch, states)
+            loss = loss + self.distill_weight * self.distillation_loss(users, vectors)
+        return loss
+
+    # -- inference ------------------------------------------------------------------------------
+
+    def user_vectors(self, interaction) -> list[Tensor]:
+        """User vectors [B, 2 d], the views side by side; the same for items of both domains."""
+        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains

@@ -1,0 +1,543 @@
+"""LLM-ESR, part by part, against slow references and numbers worked out by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from slow_reference import (
+    CONFIG,
+    MAX_LENGTH,
+    N_ITEMS,
+    NO_PROFILE,
+    SEQUENCES,
+    SHARED,
+    SIZE,
+    TEXT_SIZE,
+    TinyShop,
+    array,
+    build,
+    domain_of,
+    evaluation_batch,
+    negative_of,
+    prefixes,
+    training_batch,
+    two_layers,
+)
+
+from recbole_edt import run_recbole_edt
+from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.data.sequences import build_sequences
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.baselines.llmesr import LLMESR, mean_text, similar_users
+from recbole_edt.model.layers import principal_components
+
+CAUSAL = ("sasrec", "gru4rec")
+ALL = (*CAUSAL, "bert4rec")
+USERS = tuple(SEQUENCES)
+OWN = {"fusion": "paper", "distill_weight": 0.0, "similar_users": 2}
+
+
+def make(shop: TinyShop | None = None, **options) -> LLMESR:
+    return build(LLMESR, shop=shop, **{**OWN, **options})
+
+
+# -- the model, slowly: one user, one step, one head at a time ------------------------------------
+
+
+def item_views(model, item: int) -> tuple[np.ndarray, np.ndarray]:
+    semantic = two_layers(model.semantic.adapter, array(model.semantic.text)[item])
+    return semantic, array(model.collaborative.table.weight)[item]
+
+
+def item_vector(model, item: int) -> np.ndarray:
+    return np.concatenate(item_views(model, item))
+
+
+def layer_norm(module, vector: np.ndarray) -> np.ndarray:
+    spread = np.sqrt(((vector - vector.mean()) ** 2).mean() + module.eps)
+    return (vector - vector.mean()) / spread * array(module.weight) + array(module.bias)
+
+
+def cross_attention(module, asking, asked, step: int, causal: bool) -> np.ndarray:
+    """softmax(Q K^T / sqrt(d)) V of one step, head by head."""
+    seen = asked[: step + 1] if causal else asked
+    both = array(module.key_value.weight)
+    mixed = []
+    for head in np.split(np.arange(SIZE), module.n_heads):
+        query = array(module.query.weight)[head] @ asking[step]
+        weights = np.array([query @ (both[head] @ other) for other in seen])
+        weights = np.exp(weights / np.sqrt(len(head)))
+        values = np.stack([both[SIZE + head] @ other for other in seen])
+        mixed.append((weights / weights.sum()) @ values)
+    return array(module.out.weight) @ np.concatenate(mixed) + array(module.out.bias)
+
+
+def fused_views(model, items: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
+    """What the encoder gets of each view, [n, d]; None stands for the mask."""
+    encoder = model.encoder
+    views: tuple[list, list] = ([], [])
+    norms = (encoder.semantic_norm, encoder.collaborative_norm)
+    for step, item in enumerate(items):
+        mask = encoder.backbone.mask_vector
+        pair = (array(mask), array(mask)) if item is None else item_views(model, item)
+        place = array(encoder.positions.weight)[step]
+        for view, norm, vector in zip(views, norms, pair, strict=True):
+            view.append(layer_norm(norm, vector + place))
+    semantic, collaborative = views
+    out: tuple[list, list] = ([], [])
+    for step in range(len(items)):
+        pair = (
+            cross_attention(encoder.to_semantic, collaborative, semantic, step, encoder.causal),
+            cross_attention(
+                encoder.to_collaborative, semantic, collaborative, step, encoder.causal
+            ),
+        )
+        for view, own, fused in zip(out, views, pair, strict=True):
+            view.append(fused + own[step] if encoder.residual else fused)
+    return np.stack(out[0]), np.stack(out[1])
+
+
+def run_alone(model, items: list[int | None]) -> np.ndarray:
+    """States of one unpadded sequence, [n, 2 d]: the one encoder on each view by itself."""
+    valid = torch.ones(1, len(items), dtype=torch.bool)
+    positions = model.encoder.positions.weight[: len(items)]
+    states = [
+        array(model.encoder.backbone(torch.from_numpy(view)[None], positions, valid))[0]
+        for view in fused_views(model, items)
+    ]
+    return np.concatenate(states, axis=1)
+
+
+def user_vector(model, history: list[int]) -> np.ndarray:
+    if model.encoder.causal:
+        return run_alone(model, history)[-1]
+    return run_alone(model, [*history, None])[-1]
+
+
+def bpr_term(state, model, positive: int, negative: int) -> float:
+    gap = state @ item_vector(model, positive) - state @ item_vector(model, negative)
+    return float(np.log1p(np.exp(-gap)))
+
+
+def softmax_term(state, model, positive: int, owned: list[int]) -> float:
+    shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
+    top = np.exp(state @ item_vector(model, positive))
+    rest = sum(np.exp(state @ item_vector(model, n)) for n in shared)
+    return float(-np.log(top / (top + rest)))
+
+
+def loss_of(model, batch) -> float:
+    return model.eval().calculate_loss(batch).item()
+
+
+# -- dual views -----------------------------------------------------------------------------------
+
+
+def test_items_have_an_adapted_frozen_view_and_a_trained_view() -> None:
+    model = make()
+    expected = np.stack([item_vector(model, item) for item in range(N_ITEMS)])
+    assert expected.shape == (N_ITEMS, 2 * SIZE)
+    assert np.allclose(array(model.item_vectors()), expected)
+    names = {name for name, _ in model.named_parameters()}
+    assert "collaborative.table.weight" in names
+    assert "semantic.adapter.inner.weight" in names
+    assert "semantic.text" not in {*names, *model.state_dict()}
+    assert model.semantic.adapter.inner.out_features == TEXT_SIZE // 2
+
+
+def test_principal_components_by_hand() -> None:
+    """Points on a line through (1, 1): the first component is the place on the line."""
+    text = torch.tensor([[9.0, 9.0], [0.0, 0.0], [2.0, 2.0], [4.0, 4.0], [1.0, 3.0]])
+    fitted = torch.tensor([False, True, True, True, False])
+    out = principal_components(text, fitted, 1)
+    root = np.sqrt(2)
+    assert np.allclose(array(out)[:, 0], [0, -2 * root, 0, 2 * root, 0], atol=1e-6)
+    both = principal_components(text, fitted, 5)  # there are only two
+    assert both.shape == (5, 2)
+    assert abs(both[4, 1]) == pytest.approx(root)  # (1, 3) stands off the line
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
+    torch.manual_seed(0)
+    model = LLMESR({**CONFIG, **OWN, "hidden_size": size}, TinyShop())
+    weight = array(model.collaborative.table.weight)
+    n = min(size, TEXT_SIZE)
+    text = TinyShop().item_embeddings()[1:].astype(np.float64)
+    centred = text - text.mean(0)
+    left, spread, _ = np.linalg.svd(centred, full_matrices=False)
+    scores = (left * spread)[:, :n]
+    assert np.allclose(np.abs(weight[1:, :n]), np.abs(scores), atol=1e-5)
+    assert np.allclose(weight[1:, :n] @ weight[1:, :n].T, scores @ scores.T, atol=1e-5)
+    assert (np.abs(weight[1:, n:]) < 0.1).all()  # what text has no component for: near zero
+    assert (weight[1:, n:] != 0).all()
+
+
+def test_pca_is_fitted_to_raw_items_alone() -> None:
+    class Generated(TinyShop):
+        def __init__(self, text: float) -> None:
+            super().__init__()
+            self.text = text
+            self.item_generated[-1] = True
+
+        def item_embeddings(self) -> np.ndarray:
+            out = super().item_embeddings()
+            out[-1] = self.text
+            return out
+
+    config = {**CONFIG, **OWN, "hidden_size": 4}
+    one, other = (LLMESR(config, Generated(text)).collaborative.table.weight for text in (1.0, 9.0))
+    assert torch.equal(one[:-1], other[:-1])
+    assert not torch.equal(one[-1], other[-1])
+
+
+@pytest.mark.parametrize("fusion", ["paper", "residual"])
+@pytest.mark.parametrize("name", ALL)
+def test_cross_attention_fuses_the_views_both_ways(name, fusion) -> None:
+    model = make(backbone=name, fusion=fusion)
+    items = [[4, 10, 2, 7], [3, 9]]
+    sequence = torch.tensor([items[0], [*items[1], 0, 0]])
+    positions = model.encoder.positions.weight[:4]
+    with torch.no_grad():
+        semantic, collaborative = model.encoder.fuse(model.embed(sequence), positions, sequence > 0)
+    for row, own in enumerate(items):
+        expected = fused_views(model, own)
+        assert np.allclose(array(semantic)[row, : len(own)], expected[0])
+        assert np.allclose(array(collaborative)[row, : len(own)], expected[1])
+        assert not semantic[row, len(own) :].any()
+
+
+def test_each_view_asks_the_other_and_gathers_its_own() -> None:
+    """With one step there is nothing to choose: its own value comes out, whatever is asked."""
+    model = make()
+    sequence = torch.tensor([[4], [11]])
+    vectors, positions = model.embed(sequence), model.encoder.positions.weight[:1]
+    with torch.no_grad():
+        before = model.encoder.fuse(vectors, positions, sequence > 0)
+        moved = vectors.clone()
+        moved[..., SIZE:] += torch.randn(SIZE, dtype=torch.float64)
+        after = model.encoder.fuse(moved, positions, sequence > 0)
+    assert torch.allclose(after[0], before[0])
+    assert not torch.allclose(after[1], before[1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_encoder_serves_both_views(name) -> None:
+    model = make(backbone=name)
+    expected = run_alone(model, [4, 10, 2, 7])
+    sequence = torch.tensor([[4, 10, 2, 7, 0], [3, 9, 0, 0, 0]])
+    with torch.no_grad():
+        positions = model.encoder.positions.weight[:5]
+        states = model.encoder.encode(model.embed(sequence), positions, sequence > 0)
+    assert np.allclose(array(states)[0, :4], expected)
+    assert np.allclose(array(states)[1, :2], run_alone(model, [3, 9]))
+
+
+@pytest.mark.parametrize("fusion", ["paper", "residual"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_no_state_sees_a_later_item(name, fusion) -> None:
+    model = make(backbone=name, fusion=fusion)
+    sequence = torch.tensor([[4, 10, 2, 7, 1, 3]])
+    masked = torch.zeros_like(sequence, dtype=torch.bool)
+    with torch.no_grad():
+        before = model.encoder.before_targets(model.look_up, sequence, masked)
+        for step in range(1, 6):
+            other = sequence.clone()
+            other[:, step:] = torch.tensor([12, 5, 8, 6, 9])[: 6 - step]
+            after = model.encoder.before_targets(model.look_up, other, masked)
+            assert torch.allclose(after[:, :step], before[:, :step], atol=1e-12)
+            if step < 5:
+                assert not torch.allclose(after[:, step], before[:, step])
+
+
+# -- the ranking loss and scores ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_ranking_loss_equals_a_loop_over_prefixes(name, loss) -> None:
+    model = make(backbone=name, loss=loss)
+    terms = []
+    for user, history, target in prefixes():
+        state = user_vector(model, history)
+        if loss == "bpr":
+            terms.append(bpr_term(state, model, target, negative_of(user, target)))
+        else:
+            terms.append(softmax_term(state, model, target, SEQUENCES[user]))
+    assert loss_of(model, training_batch()) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert loss_of(model, training_batch(extra=2)) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_bidirectional_ranking_loss_hides_its_targets() -> None:
+    model = make(backbone="bert4rec", mask_ratio=0.0)  # the last item alone is hidden
+    terms = [
+        bpr_term(user_vector(model, items[:-1]), model, items[-1], negative_of(user, items[-1]))
+        for user, items in SEQUENCES.items()
+    ]
+    assert loss_of(model, training_batch()) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scores_are_the_sum_of_both_views(name) -> None:
+    model = make(backbone=name)
+    rows = evaluation_batch(extra=1)
+    with torch.no_grad():
+        scores = array(model.full_sort_predict(rows))
+        for row, history in enumerate(SEQUENCES.values()):
+            user = user_vector(model, history)
+            for item in range(1, N_ITEMS):
+                semantic, collaborative = item_views(model, item)
+                expected = user[:SIZE] @ semantic + user[SIZE:] @ collaborative
+                assert scores[row, item] == pytest.approx(expected, rel=1e-8, abs=1e-10)
+        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
+        some = array(model.candidate_scores(rows, candidates))
+    assert np.allclose(some, np.take_along_axis(scores, candidates.numpy(), 1))
+
+
+# -- similar users --------------------------------------------------------------------------------
+
+
+def test_similar_users_by_hand() -> None:
+    """Angles of 0, 10, 40, 90 and 190 degrees; lengths play no part."""
+    angles = np.radians([0, 0, 10, 40, 90, 190])
+    lengths = np.array([0, 3, 1, 7, 1, 2])
+    embeddings = (np.stack([np.cos(angles), np.sin(angles)], 1) * lengths[:, None]).astype("f4")
+    everyone = np.ones(6, dtype=bool)
+    assert similar_users(embeddings, everyone, 2).tolist() == [
+        [0, 0], [2, 3], [1, 3], [2, 1], [3, 2], [4, 3],
+    ]  # fmt: skip
+    without = everyone.copy()
+    without[3] = False
+    assert similar_users(embeddings, without, 2).tolist() == [
+        [0, 0], [2, 4], [1, 4], [0, 0], [2, 1], [4, 1],
+    ]  # fmt: skip
+    assert similar_users(embeddings, without, 5)[1].tolist() == [2, 4, 5, 0, 0]
+    alone = np.arange(6) == 2
+    assert not similar_users(embeddings, alone, 2).any()
+
+
+def test_users_with_the_same_embedding_find_each_other_and_not_themselves() -> None:
+    embeddings = np.ones((5, 3), dtype=np.float32)
+    found = similar_users(embeddings, np.arange(5) > 0, 3)
+    for user in range(1, 5):
+        assert sorted(found[user]) == [other for other in range(1, 5) if other != user]
+
+
+def test_mean_text_is_the_mean_over_training_items() -> None:
+    shop = TinyShop()
+    text = shop.item_embeddings()
+    means = mean_text(shop.train_sequences, text)
+    for user, items in SEQUENCES.items():
+        assert np.allclose(means[user], np.mean([text[item] for item in items], axis=0), atol=1e-6)
+    assert not means[0].any()
+
+
+@pytest.mark.parametrize("profiles", [True, False])
+def test_users_are_compared_by_profile_or_else_by_the_text_of_their_items(profiles) -> None:
+    shop = TinyShop(profiles=profiles)
+    model = make(shop, distill_weight=0.5)
+    if profiles:
+        vectors = shop.user_embeddings()
+    else:
+        vectors = mean_text(shop.train_sequences, shop.item_embeddings())
+    known = [user for user in SEQUENCES if not (profiles and user == NO_PROFILE)]
+
+    for user in known:
+        cosine = {
+            other: vectors[user] @ vectors[other] / np.linalg.norm(vectors[other])
+            for other in known
+            if other != user
+        }
+        assert model.similar[user].tolist() == sorted(cosine, key=lambda o: -cosine[o])[:2]
+    assert not model.similar[[user for user in range(6) if user not in known]].any()
+
+
+# -- self-distillation ----------------------------------------------------------------------------
+
+
+def slow_distillation(model, users) -> float:
+    """Mean squared difference to the mean state of the similar users, user by user."""
+    terms = []
+    for user in users:
+        similar = [other for other in model.similar[user].tolist() if other]
+        if similar:
+            states = [user_vector(model, SEQUENCES[other][:-1]) for other in similar]
+            student = user_vector(model, SEQUENCES[user][:-1])
+            terms.append(np.mean((student - np.mean(states, axis=0)) ** 2))
+    return float(np.mean(terms))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_distillation_is_added_with_its_weight(name) -> None:
+    model = make(backbone=name, distill_weight=0.7, mask_ratio=0.0)
+    plain = make(backbone=name, mask_ratio=0.0)
+    plain.load_state_dict(model.state_dict())
+    batch = training_batch()
+    expected = loss_of(plain, batch) + 0.7 * slow_distillation(model, USERS)
+    assert loss_of(model, batch) == pytest.approx(expected, rel=1e-6)
+    model.distill_weight = 0.2
+    expected = loss_of(plain, batch) + 0.2 * slow_distillation(model, USERS)
+    assert loss_of(model, batch) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mean_squared_error_by_hand() -> None:
+    model = make(distill_weight=1.0)
+    means = torch.tensor([[1.0, 0.0], [5.0, 5.0], [2.0, 2.0]])
+    model.teachers = lambda users: (means, torch.tensor([True, False, True]))
+    students = torch.tensor([[0.0, 0.0], [0.0, 0.0], [2.0, 5.0]])
+    loss = model.distillation_loss(torch.tensor([1, 2, 3]), students)
+    assert loss.item() == pytest.approx((1 + 0 + 0 + 9) / 4)
+
+
+def test_windows_that_do_not_end_a_sequence_are_not_taught() -> None:
+    model, plain = make(distill_weight=1.0), make()
+    plain.load_state_dict(model.state_dict())
+    batch = training_batch()
+    batch["last"] = torch.tensor([True, False, True, False, True])
+    expected = slow_distillation(model, (1, 3, 5))
+    assert loss_of(model, batch) - loss_of(plain, batch) == pytest.approx(expected, rel=1e-6)
+
+
+def test_nobody_similar_means_no_distillation() -> None:
+    model, plain = make(distill_weight=1.0), make()
+    plain.load_state_dict(model.state_dict())
+    batch = training_batch((NO_PROFILE,))
+    assert loss_of(model, batch) == loss_of(plain, batch)
+
+
+def test_teachers_are_cut_to_the_longest_history() -> None:
+    shop = TinyShop(max_length=3)
+    model = make(shop, distill_weight=1.0, MAX_ITEM_LIST_LENGTH=3)
+    for user, items in SEQUENCES.items():
+        kept = [item for item in model.histories[user].tolist() if item]
+        assert kept == items[:-1][-3:]
+
+
+def test_teachers_are_without_dropout_gradient_and_effect_on_the_mode(monkeypatch) -> None:
+    monkeypatch.setattr("recbole_edt.model.baselines.llmesr._TEACHERS", 2)
+    model = make(distill_weight=1.0, item_dropout=0.5)
+    users = torch.tensor(USERS)
+    expected, taught = model.teachers(users)
+    model.train()
+    means, _ = model.teachers(users)
+    assert torch.allclose(means, expected)
+    assert not means.requires_grad
+    assert model.encoder.training
+    assert model.encoder.backbone.training
+    assert taught.tolist() == [user != NO_PROFILE for user in USERS]
+    assert not means[USERS.index(NO_PROFILE)].any()
+
+
+def test_distillation_moves_the_student_alone() -> None:
+    """The gradient is that of a fixed target."""
+    model = make(distill_weight=1.0)
+    users = torch.tensor([4])
+    fixed = model.teachers(users)[0].clone()
+    history, length = torch.tensor([SEQUENCES[4][:-1]]), torch.tensor([6])
+    grads = []
+    for target in (None, fixed):
+        model.zero_grad()
+        student = model.encoder.last(model.embed, history, length)
+        if target is None:
+            model.distillation_loss(users, student).backward()
+        else:
+            ((student - target) ** 2).mean().backward()
+        grads.append(model.encoder.positions.weight.grad.clone())
+    assert torch.allclose(*grads)
+    assert grads[0].any()
+
+
+@pytest.mark.parametrize("fusion", ["paper", "residual"])
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_reach_every_parameter(name, fusion) -> None:
+    model = make(backbone=name, fusion=fusion, distill_weight=0.5)
+    model.calculate_loss(training_batch()).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.any(), parameter_name
+    assert model.semantic.text.grad is None
+
+
+def test_an_unknown_fusion_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fusion 'sum' is not one of paper, residual"):
+        make(fusion="sum")
+
+
+# -- real datasets and runs -----------------------------------------------------------------------
+
+SMALL = {
+    "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_negatives": 8,
+    "eval_args": {"mode": "uni5"}, "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False,
+    "show_progress": False, "state": "ERROR", "threads": 1, "MAX_ITEM_LIST_LENGTH": 10,
+}  # fmt: skip
+
+
+@pytest.fixture
+def shop(make_shop):
+    return make_shop(seed=3, n_users=24, n_items=(12, 14), lengths=(4, 8))
+
+
+def item_text() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(26, 6))
+
+
+def of_dataset(folder) -> LLMESR:
+    config = EDTConfig("LLMESR", "tiny", config_dict={**SMALL, "data_path": str(folder)})
+    torch.manual_seed(0)
+    dataset = CrossDomainDataset(config)
+    dataset.build()
+    return LLMESR(config, dataset)
+
+
+def test_nothing_held_out_matters(tmp_path, shop, write_dataset) -> None:
+    """Other held-out items: the same similar users, histories and start."""
+    last = {user: len(items) for user, items in shop.raw_sequences().items()}
+    rows = [
+        (user, "art0" if place >= last[user] - 2 else item, time, place)
+        for user, item, time, place in shop.rows
+    ]
+    planted = dataclasses.replace(shop, rows=rows)
+    assert planted.raw_sequences() != shop.raw_sequences()
+    write_dataset(tmp_path / "raw", shop, item_emb=item_text())
+    write_dataset(tmp_path / "planted", planted, item_emb=item_text())
+    raw, other = of_dataset(tmp_path / "raw"), of_dataset(tmp_path / "planted")
+    assert torch.equal(raw.similar, other.similar)
+    assert torch.equal(raw.histories, other.histories)
+    assert raw.similar.any()
+    for name, value in raw.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    training = dataclasses.replace(
+        shop, rows=[(u, "art0" if p == 0 else i, t, p) for u, i, t, p in shop.rows]
+    )
+    write_dataset(tmp_path / "training", training, item_emb=item_text())
+    assert not torch.equal(of_dataset(tmp_path / "training").similar, raw.similar)
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+def test_a_run_trains_and_its_checkpoint_scores_the_same(
+    tmp_path, shop, write_dataset, preset
+) -> None:
+    folder = write_dataset(tmp_path / "data", shop, item_emb=item_text())
+    settings = {
+        **SMALL, "data_path": str(folder), "checkpoint_dir": str(tmp_path / "saved"),
+        "preset": preset,
+    }  # fmt: skip
+    first = run_recbole_edt("LLMESR", "tiny", config_dict=settings)
+    assert np.isfinite(first["test"]["overall"]["ndcg@3"])
+    again = run_recbole_edt("LLMESR", "tiny", config_dict={**settings, "resume": True})
+    assert again["test"] == first["test"]
+
+
+def test_two_shops_of_one_size_are_not_confused() -> None:
+    """The slow reference would not notice a model that ignores its training rows."""
+    shop = TinyShop(profiles=False)
+    rows = shop.train_sequences
+    model = make(shop, distill_weight=1.0)
+    users, steps = rows.users, np.arange(len(rows.items))
+    shop.train_sequences = build_sequences(
+        users, rows.items[::-1].copy(), steps, rows.augmented, rows.timestamps, rows.n_users
+    )
+    assert not torch.equal(make(shop, distill_weight=1.0).histories, model.histories)
+    assert model.histories.shape[1] == MAX_LENGTH
