@@ -17,6 +17,7 @@ PLUGIN_MODELS = {
     "LLMEDT": "recbole_edt.model.llmedt",
     "LLMEDTPretrain": "recbole_edt.model.llmedt",
     "LLMEDTFinetune": "recbole_edt.model.llmedt",
+    "LLM4CDSR": "recbole_edt.model.baselines.llm4cdsr",
 }
 """Model name -> module that defines it."""
 

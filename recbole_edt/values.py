@@ -76,12 +76,15 @@ _COUNTS = (
     "n_negatives",
 )  # fmt: skip
 _AMOUNTS = ("seed", "candidate_seed", "finetune_epochs", "eval_step", "stopping_step", "worker")
+_RATES = (
+    "learning_rate", "finetune_learning_rate", "align_temperature", "regularisation_temperature",
+)  # fmt: skip
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(_AMOUNTS, _AMOUNT),
-    **dict.fromkeys(("learning_rate", "finetune_learning_rate", "align_temperature"), _ABOVE_0),
-    **dict.fromkeys(("weight_decay", "align_weight"), _FROM_0),
+    **dict.fromkeys(_RATES, _ABOVE_0),
+    **dict.fromkeys(("weight_decay", "align_weight", "regularisation_weight"), _FROM_0),
     **dict.fromkeys(
         ("dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob"),
         _SHARE,

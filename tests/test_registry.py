@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def stock_config(model, data_path, **changes) -> Config:
 
 @pytest.mark.parametrize("model", PLUGIN_MODELS)
 def test_get_model_and_get_trainer_find_the_plugin(model, data_path):
-    assert get_model(model) is getattr(llmedt, model)
+    assert get_model(model) is getattr(import_module(PLUGIN_MODELS[model]), model)
     config = stock_config(model, data_path)
     assert issubclass(get_trainer(config["MODEL_TYPE"], model), CrossDomainMixin)
 
@@ -67,7 +68,7 @@ def test_get_model_and_get_trainer_find_the_plugin(model, data_path):
 def test_config_finds_the_property_files(model, data_path):
     config = stock_config(model, data_path)
     assert config["cross_domain"] is True
-    assert config["adapter_size"] == 64
+    assert config["n_negatives"] == 2048
     assert config["hidden_size"] == 16
     assert config["candidate_seed"] == 42
 

@@ -87,6 +87,19 @@ _START_SCALE = 0.25
 
 
 @torch.no_grad()
+def principal_directions(text: Tensor) -> Tensor:
+    """Principal directions of centred vectors [n, d_L], the largest first: columns of [d_L, d_L].
+
+    They are the same on every machine: the largest entry of each is positive.
+    """
+    _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
+    directions = directions.flip(1)
+    # the sign of a direction is the solver's whim: its largest entry shall be positive
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    return (directions * largest.sign()).to(text)
+
+
+@torch.no_grad()
 def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
     """Let an adapter start as the projection onto the principal directions of its inputs.
 
@@ -99,15 +112,38 @@ def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
     text : Tensor
         [n, d_L]; centred.
     """
-    _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
-    directions = directions.flip(1)
-    # the sign of a direction is the solver's whim: its largest entry shall be positive
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    directions = directions * largest.sign()
+    directions = principal_directions(text)
     nn.init.zeros_(adapter.inner.bias)
     nn.init.zeros_(adapter.outer.bias)
     adapter.inner.weight.copy_(directions[:, : adapter.inner.out_features].T)
     nn.init.eye_(adapter.outer.weight).mul_(_START_SCALE)
+
+
+@torch.no_grad()
+def start_reduced_(table: Tensor, text: Tensor, items: Tensor, fitted: Tensor) -> None:
+    """Let the id vectors of some items start as their text, reduced by PCA.
+
+    The reduced vectors are scaled to the root mean square that the id vectors had.
+
+    Parameters
+    ----------
+    table : Tensor
+        float32 [n_items, d]; rows ``items`` are overwritten, in as many of their entries as there
+        are directions of the text.
+    text : Tensor
+        float32 [n_items, d_L].
+    items, fitted : Tensor
+        bool [n_items]; whose vectors start so, and whose text says what its directions are.
+    """
+    mean = text[fitted].mean(0)
+    directions = principal_directions(text[fitted] - mean)[:, : table.shape[1]]
+    spread = ((text[fitted] - mean) @ directions).square().mean().sqrt()
+    if not spread > 0:  # no text, or all alike
+        return
+    scale = table[items].square().mean().sqrt() / spread
+    rows = torch.nonzero(items)
+    columns = torch.arange(directions.shape[1], device=table.device)
+    table[rows, columns] = (text[items] - mean) @ directions * scale
 
 
 class ItemEmbedding(nn.Module):
@@ -157,6 +193,35 @@ class ItemEmbedding(nn.Module):
         return sum(rest, start=first)
 
 
+def make_item_embedding(kind: str, text_start: str, dataset, hidden_size: int) -> ItemEmbedding:
+    """Embedding of a dataset's items, its adapter started as configured.
+
+    Parameters
+    ----------
+    kind : {"text", "id", "both"}
+        As in :class:`ItemEmbedding`.
+    text_start : {"random", "principal"}
+        ``principal``: text standardised, its adapter started as its PCA, both fitted to the items
+        that preprocessing did not generate.
+    dataset : CrossDomainDataset
+        Where the text embeddings come from.
+    hidden_size : int
+        Size of the vectors.
+    """
+    n_items = len(dataset.item_domain)
+    if kind == "id":
+        return ItemEmbedding(kind, n_items, hidden_size, None)
+    text = torch.from_numpy(dataset.item_embeddings())
+    if text_start == "random":
+        return ItemEmbedding(kind, n_items, hidden_size, text)
+    raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
+    spread = standardise_(text, raw)
+    embedding = ItemEmbedding(kind, n_items, hidden_size, text, spread)
+    assert embedding.adapter is not None
+    start_principal_(embedding.adapter, text[raw])
+    return embedding
+
+
 class ItemLookup:
     """Vectors of just the items a batch needs, each computed once.
 
@@ -182,6 +247,11 @@ class ItemLookup:
     def __call__(self, items: Tensor) -> Tensor:
         """Look ids [...] up: [..., hidden_size]."""
         return F.embedding(self.slot[items], self.vectors)
+
+    def columns(self, start: int, stop: int) -> Callable[[Tensor], Tensor]:
+        """Lookup of a part of each vector: ids [...] -> [..., stop - start]."""
+        part = self.vectors[:, start:stop]
+        return lambda items: F.embedding(self.slot[items], part)
 
 
 def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:

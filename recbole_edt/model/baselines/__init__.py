@@ -1,0 +1,1 @@
+"""Published rivals of LLM-EDT, each from its paper."""
