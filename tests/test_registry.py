@@ -21,7 +21,6 @@ from recbole.utils import get_model, get_trainer
 import recbole_edt
 from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.model import llmedt
 from recbole_edt.registry import PLUGIN_MODELS, known_models, register
 from recbole_edt.trainer import CrossDomainMixin
 
