@@ -144,7 +144,9 @@ class LLM4CDSR(ProfiledModel):
         """
 
         def encode(domain, sequence, masked):
-            return self.local_encoders[domain].before_targets(lookup, sequence, masked)
+            encoder = self.local_encoders[domain]
+            assert isinstance(encoder, SequenceEncoder)
+            return encoder.before_targets(lookup, sequence, masked)
 
         return self.states_in_own_domain(batch, encode, None if self.encoder.causal else chosen)
 
@@ -171,9 +173,10 @@ class LLM4CDSR(ProfiledModel):
         both = torch.nonzero((lengths[0] > 0) & (lengths[1] > 0)).squeeze(1)
         drawn = []
         for sequence, length in zip(sequences, lengths, strict=True):
-            place = (torch.rand(len(both), device=both.device) * length[both]).long()
-            drawn.append(lookup(sequence[both, place]))
-        return alignment_loss(*drawn, self.regularisation_temperature, self.infonce)
+            place = torch.rand(len(both), device=both.device) * length[both]
+            drawn.append(lookup(sequence[both, place.long()]))
+        first, second = drawn
+        return alignment_loss(first, second, self.regularisation_temperature, self.infonce)
 
     # -- inference ------------------------------------------------------------------------------
 
