@@ -22,6 +22,7 @@ PLUGIN_MODELS = {
     "SyNCRec": "recbole_edt.model.baselines.syncrec",
     "LLMCDSR": "recbole_edt.model.baselines.llmcdsr",
     "LLMESR": "recbole_edt.model.baselines.llmesr",
+    "LLM4CDSR": "recbole_edt.model.baselines.llm4cdsr",
 }
 """Model name -> module that defines it."""
 

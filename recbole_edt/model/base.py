@@ -16,7 +16,13 @@ from torch import Tensor
 
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.errors import ConfigError
-from recbole_edt.model.layers import ItemLookup, bpr_loss, softmax_loss
+from recbole_edt.model.layers import (
+    ItemLookup,
+    LinearAdapter,
+    alignment_loss,
+    bpr_loss,
+    softmax_loss,
+)
 
 
 class CrossDomainModel(SequentialRecommender):
@@ -257,3 +263,65 @@ class CrossDomainModel(SequentialRecommender):
         rows = torch.arange(len(items), device=items.device)
         mine = users[self.item_domain[items].clamp(min=0), rows]
         return (mine * self.item_vectors()[items]).sum(-1)
+
+
+class ProfiledModel(CrossDomainModel):
+    """Base of models that align users with the embeddings of their profiles (LLM-EDT's eq. 13).
+
+    Attributes
+    ----------
+    profiles : Tensor or None
+        float32 [n_users, d_L]; a user without a profile has a zero row. None without a profile
+        file, or where ``align_weight`` is zero.
+    profile_adapter : LinearAdapter or None
+        Maps profiles into the space of user vectors.
+    """
+
+    choices = {**CrossDomainModel.choices, "align_loss": ("paper", "infonce")}
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.align_weight = config["align_weight"]
+        self.align_temperature = config["align_temperature"]
+        self.infonce = config["align_loss"] == "infonce"
+
+    def _add_profiles(self, dataset, size: int) -> None:
+        """Load the profiles; subclasses call it when their other parts are made."""
+        profiles = dataset.user_embeddings() if self.align_weight else None
+        self.profiles: Tensor | None
+        self.register_buffer(
+            "profiles", None if profiles is None else torch.from_numpy(profiles), persistent=False
+        )
+        self.profile_adapter = None
+        if profiles is not None:
+            self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)
+
+    def profile_loss(self, users: Tensor, user_vectors: Tensor) -> Tensor:
+        """Alignment of user vectors with profiles (eq. 13); users without a profile are skipped.
+
+        Parameters
+        ----------
+        users : Tensor
+            int64 [n]; ids.
+        user_vectors : Tensor
+            [n, d]; the states at their last positions.
+        """
+        assert self.profiles is not None and self.profile_adapter is not None
+        texts = self.profiles[users]
+        has_profile = texts.abs().sum(-1) > 0
+        profiles = self.profile_adapter(texts[has_profile])
+        return alignment_loss(
+            user_vectors[has_profile], profiles, self.align_temperature, self.infonce
+        )
+
+    def profile_alignment(self, batch, states: Tensor) -> Tensor:
+        """Alignment with profiles of the last states of users whose sequences end in the batch.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        states : Tensor
+            [B, L, d]; as in :meth:`next_item_loss`.
+        """
+        return self.profile_loss(*self.final_states(batch, states))

@@ -142,6 +142,31 @@ def principal_components(text: Tensor, fitted: Tensor, size: int) -> Tensor:
     return components
 
 
+@torch.no_grad()
+def start_reduced_(table: Tensor, text: Tensor, items: Tensor, fitted: Tensor) -> None:
+    """Let the id vectors of some items start as their text, reduced by PCA.
+
+    The reduced vectors are scaled to the root mean square that the id vectors had.
+
+    Parameters
+    ----------
+    table : Tensor
+        float32 [n_items, d]; rows ``items`` are overwritten, in as many of their entries as there
+        are directions of the text.
+    text : Tensor
+        float32 [n_items, d_L].
+    items, fitted : Tensor
+        bool [n_items]; whose vectors start so, and whose text says what its directions are.
+    """
+    components = principal_components(text, fitted, table.shape[1])
+    spread = components[fitted].square().mean().sqrt()
+    if not spread > 0:  # no text, or all alike
+        return
+    scale = table[items].square().mean().sqrt() / spread
+    columns = torch.arange(components.shape[1], device=table.device)
+    table[torch.nonzero(items), columns] = components[items] * scale
+
+
 class ItemEmbedding(nn.Module):
     """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
 
@@ -189,6 +214,35 @@ class ItemEmbedding(nn.Module):
         return sum(rest, start=first)
 
 
+def make_item_embedding(kind: str, text_start: str, dataset, hidden_size: int) -> ItemEmbedding:
+    """Embedding of a dataset's items, its adapter started as configured.
+
+    Parameters
+    ----------
+    kind : {"text", "id", "both"}
+        As in :class:`ItemEmbedding`.
+    text_start : {"random", "principal"}
+        ``principal``: text standardised, its adapter started as its PCA, both fitted to the items
+        that preprocessing did not generate.
+    dataset : CrossDomainDataset
+        Where the text embeddings come from.
+    hidden_size : int
+        Size of the vectors.
+    """
+    n_items = len(dataset.item_domain)
+    if kind == "id":
+        return ItemEmbedding(kind, n_items, hidden_size, None)
+    text = torch.from_numpy(dataset.item_embeddings())
+    if text_start == "random":
+        return ItemEmbedding(kind, n_items, hidden_size, text)
+    raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
+    spread = standardise_(text, raw)
+    embedding = ItemEmbedding(kind, n_items, hidden_size, text, spread)
+    assert embedding.adapter is not None
+    start_principal_(embedding.adapter, text[raw])
+    return embedding
+
+
 class ItemLookup:
     """Vectors of just the items a batch needs, each computed once.
 
@@ -214,6 +268,11 @@ class ItemLookup:
     def __call__(self, items: Tensor) -> Tensor:
         """Look ids [...] up: [..., hidden_size]."""
         return F.embedding(self.slot[items], self.vectors)
+
+    def columns(self, start: int, stop: int) -> Callable[[Tensor], Tensor]:
+        """Lookup of a part of each vector: ids [...] -> [..., stop - start]."""
+        part = self.vectors[:, start:stop]
+        return lambda items: F.embedding(self.slot[items], part)
 
 
 def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:

@@ -12,15 +12,8 @@ from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.errors import CheckpointError
 from recbole_edt.model.backbones import SequenceEncoder
-from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import (
-    ItemEmbedding,
-    LinearAdapter,
-    ResidualAdapter,
-    alignment_loss,
-    standardise_,
-    start_principal_,
-)
+from recbole_edt.model.base import ProfiledModel
+from recbole_edt.model.layers import LinearAdapter, ResidualAdapter, make_item_embedding
 
 _TEXT_SPREAD = "item_embedding.text_spread"
 """Saved by models of standardised text alone."""
@@ -29,77 +22,33 @@ _UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
 """Parts that are stage 2's own, or that no score needs any more."""
 
 
-class LLMEDTPretrain(CrossDomainModel):
+class LLMEDTPretrain(ProfiledModel):
     """Stage 1: one backbone over the mixed sequence (eqs. 7-9, 13, 14)."""
 
     choices = {
-        **CrossDomainModel.choices,
+        **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),
         "text_start": ("random", "principal"),
         "adapter": ("paper", "residual"),
-        "align_loss": ("paper", "infonce"),
         "pretrain_sequences": ("mixed", "all"),
     }
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.align_weight = config["align_weight"]
-        self.align_temperature = config["align_temperature"]
-        self.infonce = config["align_loss"] == "infonce"
         self.all_sequences = config["pretrain_sequences"] == "all"
 
         size = config["hidden_size"]
-        self.item_embedding = self._make_embedding(config, dataset, size)
+        self.item_embedding = make_item_embedding(
+            config["item_embedding"], config["text_start"], dataset, size
+        )
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self._add_profiles(dataset, size)
-
-    def _make_embedding(self, config, dataset, size: int) -> ItemEmbedding:
-        kind = config["item_embedding"]
-        if kind == "id":
-            return ItemEmbedding(kind, self.n_items, size, None)
-        text = torch.from_numpy(dataset.item_embeddings())
-        if config["text_start"] == "random":
-            return ItemEmbedding(kind, self.n_items, size, text)
-        raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
-        spread = standardise_(text, raw)
-        embedding = ItemEmbedding(kind, self.n_items, size, text, spread)
-        assert embedding.adapter is not None
-        start_principal_(embedding.adapter, text[raw])
-        return embedding
-
-    def _add_profiles(self, dataset, size: int) -> None:
-        profiles = dataset.user_embeddings() if self.align_weight else None
-        self.profiles: Tensor | None
-        self.register_buffer(
-            "profiles", None if profiles is None else torch.from_numpy(profiles), persistent=False
-        )
-        self.profile_adapter = None
-        if profiles is not None:
-            self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)
 
     def embed(self, items: Tensor) -> Tensor:
         """Vectors of items (eq. 7), [...] -> [..., d]."""
         return self.item_embedding(items)
 
     # -- losses ---------------------------------------------------------------------------------
-
-    def profile_loss(self, users: Tensor, user_vectors: Tensor) -> Tensor:
-        """Alignment of user vectors with profiles (eq. 13); users without a profile are skipped.
-
-        Parameters
-        ----------
-        users : Tensor
-            int64 [n]; ids.
-        user_vectors : Tensor
-            [n, d]; the states at their last positions.
-        """
-        assert self.profiles is not None and self.profile_adapter is not None
-        texts = self.profiles[users]
-        has_profile = texts.abs().sum(-1) > 0
-        profiles = self.profile_adapter(texts[has_profile])
-        return alignment_loss(
-            user_vectors[has_profile], profiles, self.align_temperature, self.infonce
-        )
 
     def calculate_loss(self, interaction) -> Tensor:
         """Loss of stage 1 over all positions of a batch of sequences (eq. 14).
@@ -124,7 +73,7 @@ class LLMEDTPretrain(CrossDomainModel):
             domain_states, has = self.domain_states(batch, lookup, positions, chosen)
             loss = loss + self.next_item_loss(batch, lookup, domain_states, has & chosen[:, 1:])
         if self.profiles is not None:
-            loss = loss + self.align_weight * self.profile_loss(*self.final_states(batch, states))
+            loss = loss + self.align_weight * self.profile_alignment(batch, states)
         return loss
 
     def domain_states(

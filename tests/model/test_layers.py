@@ -19,6 +19,7 @@ from recbole_edt.model.layers import (
     softmax_loss,
     standardise_,
     start_principal_,
+    start_reduced_,
 )
 
 
@@ -150,6 +151,38 @@ def test_principal_start_fits_adapters_wider_than_their_input() -> None:
     start_principal_(adapter, text)
     assert torch.isfinite(adapter(text)).all()
     assert adapter(text)[:, 2:].abs().max() == 0
+
+
+def test_reduced_start_hand_computed() -> None:
+    table = torch.tensor([[9.0, 9], [3, 3], [3, 3], [3, 3], [9, 9]])
+    text = torch.tensor([[0.0, 0, 0], [1, 5, 2], [1, -3, 2], [1, 1, 2], [1, 3, 2]])
+    fitted = torch.tensor([False, True, True, False, False])
+    items = torch.tensor([False, True, True, True, False])
+    start_reduced_(table, text, items, fitted)
+    # centre (1, 1, 2), first direction the second entry: 4, -4 and, not fitted, 0. The second
+    # direction is empty; the fitted entries' mean square, 8, becomes that of the table, 9
+    scale = 3 / math.sqrt(8)
+    assert torch.allclose(table[1:4, 0], torch.tensor([4.0, -4, 0]) * scale)
+    assert torch.allclose(table[1:4, 1], torch.zeros(3), atol=1e-6)
+    assert table[[0, 4]].tolist() == [[9, 9], [9, 9]]
+
+
+def test_reduced_start_leaves_the_table_alone_where_texts_are_alike() -> None:
+    table = torch.ones(3, 2)
+    items = torch.tensor([False, True, True])
+    start_reduced_(table, torch.full((3, 2), 4.0), items, items)
+    assert torch.equal(table, torch.ones(3, 2))
+
+
+def test_lookup_of_columns_is_a_part_of_the_whole() -> None:
+    embedding = ItemEmbedding("id", 9, 4, None)
+    items = torch.tensor([[7, 2, 0], [2, 2, 7]])
+    part = ItemLookup(embedding, 9, items).columns(1, 3)
+    assert torch.equal(part(items), embedding.table.weight[items][..., 1:3])
+    part(items).sum().backward()
+    expected = torch.zeros(9, 4)
+    expected[[0, 2, 7], 1:3] = torch.tensor([1.0, 3.0, 2.0])[:, None]
+    assert torch.equal(embedding.table.weight.grad, expected)
 
 
 def test_lookup_computes_each_distinct_item_once() -> None:
