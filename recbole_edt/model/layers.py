@@ -167,6 +167,24 @@ def start_reduced_(table: Tensor, text: Tensor, items: Tensor, fitted: Tensor) -
     table[torch.nonzero(items), columns] = components[items] * scale
 
 
+@torch.no_grad()
+def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
+    """Let id vectors start as reduced text whose vectors have, in root mean square, length one.
+
+    Parameters
+    ----------
+    table : Tensor
+        float32 [n_items, d]; overwritten in as many columns as there are components.
+    components : Tensor
+        float32 [n_items, <= d]; row 0 (padding) is zero.
+    fitted : Tensor
+        bool [n_items]; rows that the length is taken from. If they are all zero, nothing is done.
+    """
+    length = components[fitted].square().sum(1).mean().sqrt()
+    if length > 0:
+        table[:, : components.shape[1]] = components / length
+
+
 class ItemEmbedding(nn.Module):
     """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
 
@@ -214,16 +232,22 @@ class ItemEmbedding(nn.Module):
         return sum(rest, start=first)
 
 
-def make_item_embedding(kind: str, text_start: str, dataset, hidden_size: int) -> ItemEmbedding:
-    """Embedding of a dataset's items, its adapter started as configured.
+def make_item_embedding(
+    kind: str, text_start: str, id_start: str, dataset, hidden_size: int
+) -> ItemEmbedding:
+    """Embedding of a dataset's items, started as configured.
+
+    What a start takes from the text is fitted to the items that preprocessing did not generate.
 
     Parameters
     ----------
     kind : {"text", "id", "both"}
         As in :class:`ItemEmbedding`.
     text_start : {"random", "principal"}
-        ``principal``: text standardised, its adapter started as its PCA, both fitted to the items
-        that preprocessing did not generate.
+        ``principal``: text standardised, its adapter started as its PCA.
+    id_start : {"random", "principal"}
+        ``principal``: beside the text (``both``), id vectors start as its PCA; without it they
+        know nothing of it.
     dataset : CrossDomainDataset
         Where the text embeddings come from.
     hidden_size : int
@@ -233,13 +257,15 @@ def make_item_embedding(kind: str, text_start: str, dataset, hidden_size: int) -
     if kind == "id":
         return ItemEmbedding(kind, n_items, hidden_size, None)
     text = torch.from_numpy(dataset.item_embeddings())
-    if text_start == "random":
-        return ItemEmbedding(kind, n_items, hidden_size, text)
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
-    spread = standardise_(text, raw)
+    components = principal_components(text, raw, hidden_size) if id_start == "principal" else None
+    spread = standardise_(text, raw) if text_start == "principal" else None
     embedding = ItemEmbedding(kind, n_items, hidden_size, text, spread)
-    assert embedding.adapter is not None
-    start_principal_(embedding.adapter, text[raw])
+    if text_start == "principal":
+        assert embedding.adapter is not None
+        start_principal_(embedding.adapter, text[raw])
+    if components is not None and embedding.table is not None:
+        start_unit_(embedding.table.weight, components, raw)
     return embedding
 
 

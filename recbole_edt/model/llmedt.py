@@ -29,6 +29,7 @@ class LLMEDTPretrain(ProfiledModel):
         **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),
         "text_start": ("random", "principal"),
+        "id_start": ("random", "principal"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
     }
@@ -39,7 +40,7 @@ class LLMEDTPretrain(ProfiledModel):
 
         size = config["hidden_size"]
         self.item_embedding = make_item_embedding(
-            config["item_embedding"], config["text_start"], dataset, size
+            config["item_embedding"], config["text_start"], config["id_start"], dataset, size
         )
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self._add_profiles(dataset, size)

@@ -39,6 +39,7 @@ CONFIG = {
     "n_negatives": 4,
     "item_embedding": "text",
     "text_start": "random",
+    "id_start": "random",
     "backbone": "sasrec",
     "hidden_size": SIZE,
     "n_layers": 2,

@@ -79,6 +79,35 @@ def test_a_principal_start_is_taken_from_raw_items_alone() -> None:
     assert torch.allclose(one.text[1:-1].square().mean(), torch.tensor(1.0))
 
 
+def test_id_vectors_start_as_the_pca_of_raw_items_text() -> None:
+    shop = TinyShop()
+    shop.item_generated[-1] = True
+    model = LLMEDTPretrain({**CONFIG, "item_embedding": "both", "id_start": "principal"}, shop)
+    table = array(model.item_embedding.table.weight)
+    text = shop.item_embeddings()
+    centred = text - text[1:-1].mean(0)
+    # directions by the singular value decomposition; each row's products are the same whatever
+    # signs the directions have
+    directions = np.linalg.svd(centred[1:-1], full_matrices=False)[2].T
+    components = centred @ directions
+    components[0] = 0
+    components /= np.sqrt((components[1:-1] ** 2).sum(1).mean())
+    width = text.shape[1]
+    assert np.allclose(table[:, :width] @ table[:, :width].T, components @ components.T, atol=1e-5)
+    assert np.isclose((table[1:-1, :width] ** 2).sum(1).mean(), 1.0)
+    assert (np.abs(table[1:, width:]) < 0.2).all()  # more entries than directions: as they were
+
+
+def test_without_text_id_vectors_know_nothing_of_it() -> None:
+    class NoText(TinyShop):
+        def item_embeddings(self):
+            raise AssertionError("ids alone ask for no text")
+
+    config = {**CONFIG, "item_embedding": "id", "id_start": "principal"}
+    table = array(LLMEDTPretrain(config, NoText()).item_embedding.table.weight)
+    assert np.abs(table).max() < 0.2
+
+
 @pytest.mark.parametrize("kind", ["text", "id", "both"])
 def test_eq7_item_vectors(kind) -> None:
     model = build(LLMEDTPretrain, item_embedding=kind)

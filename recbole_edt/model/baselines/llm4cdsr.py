@@ -64,7 +64,9 @@ class LLM4CDSR(ProfiledModel):
         self.first_items = config["first_items"]
 
         self.size = size = config["hidden_size"]
-        self.item_embedding = make_item_embedding("text", config["text_start"], dataset, size)
+        self.item_embedding = make_item_embedding(
+            "text", config["text_start"], "random", dataset, size
+        )
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self.local_embedding = nn.Embedding(self.n_items, size)
         self._start_local(dataset, config["local_start"])
