@@ -36,6 +36,7 @@ usage: recbole-edt COMMAND [arguments]
   compare     many models over seeds, one table        (recbole-edt compare --help)
   experiment  tables and figures of the paper          (recbole-edt experiment --help)
   report      all of them in one HTML page             (recbole-edt report --help)
+  search      settings that validate best              (recbole-edt search --help)
   recommend   a trained model at work                  (recbole-edt recommend --help)
 """
 
@@ -117,6 +118,12 @@ def _recommend() -> tuple[Command, str]:
     return command.recommend, command.HELP
 
 
+def _search() -> tuple[Command, str]:
+    from recbole_edt.experiment import search
+
+    return search.search, search.HELP
+
+
 COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "prepare": _prepare,
     "augment": _augment,
@@ -124,6 +131,7 @@ COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
     "compare": _compare,
     "experiment": _experiment,
     "report": _report,
+    "search": _search,
     "recommend": _recommend,
 }
 """Name of each command -> what runs it, and its help; imported when it is asked for."""

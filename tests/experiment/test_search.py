@@ -1,0 +1,136 @@
+"""Searches: every combination, or what the sampler chooses; on validation alone; resumable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_edt.errors import ConfigError
+from recbole_edt.experiment import search as module
+from recbole_edt.experiment.search import Search, bayes, grid, parse_space, read_search, search
+
+
+def score(chosen) -> float:
+    """A smooth figure with its top at dropout 0.3 and size 32."""
+    return 1.0 - (chosen["dropout"] - 0.3) ** 2 - abs(chosen.get("hidden_size", 32) - 32) / 100
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[dict]:
+    """Settings in the order in which they were trained; training is only pretended."""
+    seen: list[dict] = []
+
+    def measure(self, chosen):
+        seen.extend(chosen)
+        return [score(settings) for settings in chosen]
+
+    monkeypatch.setattr(Search, "measure", measure)
+    return seen
+
+
+def make(space, **changes) -> Search:
+    return Search("LLMEDT", "tiny", Path(), Path(), space, {}, **changes)
+
+
+def test_a_grid_tries_every_combination(measured) -> None:
+    found = list(grid(make({"dropout": [0.1, 0.3], "hidden_size": [16, 32, 64]})))
+    assert measured == [chosen for chosen, _ in found]
+    assert [(c["dropout"], c["hidden_size"]) for c in measured] == [
+        (0.1, 16), (0.1, 32), (0.1, 64), (0.3, 16), (0.3, 32), (0.3, 64)]  # fmt: skip
+    assert max(found, key=lambda one: one[1])[0] == {"dropout": 0.3, "hidden_size": 32}
+    with pytest.raises(ConfigError, match="a range takes --method=bayes"):
+        list(grid(make({"dropout": {"low": 0.0, "high": 0.9}})))
+
+
+def test_bayes_comes_nearer_than_chance_and_repeats_itself(measured) -> None:
+    space = {"dropout": {"low": 0.0, "high": 0.9}, "hidden_size": [8, 16, 32, 64, 128]}
+    first = list(bayes(make(space, trials=40, batch=4)))
+    early, late = (sum(v for _, v in part) / 8 for part in (first[:8], first[-8:]))
+    assert late > early
+    again = list(bayes(make(space, trials=40, batch=4)))
+    assert again == first
+    assert list(bayes(make(space, trials=10, batch=4)))[:8] == first[:8]  # stopped: a beginning
+
+
+def test_kinds_of_choices(measured) -> None:
+    space = {
+        "dropout": [0.1, 0.5],
+        "backbone": ["sasrec", "gru4rec"],
+        "hidden_size": {"low": 8, "high": 64},
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    }
+    for chosen, _ in bayes(make(space, trials=12)):
+        assert chosen["dropout"] in (0.1, 0.5) and chosen["backbone"] in ("sasrec", "gru4rec")
+        assert type(chosen["hidden_size"]) is int and 8 <= chosen["hidden_size"] <= 64
+        assert type(chosen["learning_rate"]) is float and 1e-4 <= chosen["learning_rate"] <= 1e-2
+
+
+def test_a_failed_run_is_left_out_by_bayes(monkeypatch) -> None:
+    monkeypatch.setattr(
+        Search, "measure", lambda self, chosen: [None, *(score(c) for c in chosen[1:])]
+    )
+    found = list(bayes(make({"dropout": {"low": 0.0, "high": 0.9}}, trials=8)))
+    assert [value is None for _, value in found] == [True, False, False, False] * 2
+
+
+def test_space_from_a_file(tmp_path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("dropout: [0.1, 0.5]\nlearning_rate: {low: 0.001, high: 0.1, log: true}\n")
+    assert parse_space(str(path)) == {
+        "dropout": [0.1, 0.5],
+        "learning_rate": {"low": 0.001, "high": 0.1, "log": True},
+    }
+
+
+@pytest.mark.parametrize(
+    "space",
+    [None, {}, "nowhere.yaml", [1], {"dropout": []}, {"dropout": 0.1}, {"dropout": {"low": 1}},
+     {"dropout": {"low": 2, "high": 1}}, {"dropout": {"low": 0, "high": 1, "log": True}},
+     {"dropout": {"low": 0, "high": 1, "step": 2}}],
+)  # fmt: skip
+def test_bad_spaces(space) -> None:
+    with pytest.raises(ConfigError, match="space"):
+        parse_space(space)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "--model=NAME is missing"),
+        ({"model": "SASRek"}, "unknown model"),
+        ({"method": "luck"}, "method 'luck' is not one of grid, bayes"),
+        ({"trials": 0}, "trials must be"),
+        ({"space": {"dropuot": [1]}}, "unknown key 'dropuot', did you mean 'dropout'"),
+        ({"space": {"dropout": [1.5]}}, "dropout must be"),
+        ({"epoch": 1}, "unknown key 'epoch'"),
+    ],
+)
+def test_bad_arguments(change, message, make_shop, write_dataset, tmp_path) -> None:
+    given = {"model": "LLMEDT", "dataset": "tiny", "data_path": str(write_dataset(tmp_path)),
+             "space": {"dropout": [0.1]}} | change  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        read_search({key: value for key, value in given.items() if value is not None})
+
+
+def test_command_trains_writes_and_goes_on(
+    tmp_path, make_shop, write_dataset, capsys, monkeypatch
+) -> None:
+    data = write_dataset(tmp_path, make_shop(seed=3, n_users=30, n_items=(12, 14), lengths=(4, 8)))
+    arguments = [
+        "--model=LLMEDTPretrain", "--dataset=tiny", f"--data_path={data}", "--epochs=1",
+        "--space={'hidden_size': [8, 16]}", "--metric=ndcg@3", "--topk=[3]",
+        "--eval_args.mode=uni5", "--valid_metric=NDCG@3", "--use_gpu=False", "--inner_size=8",
+        "--item_embedding=id", "--n_negatives=4", "--output_path=out",
+    ]  # fmt: skip
+    search(arguments)
+    out = capsys.readouterr().out
+    runs = [json.loads(path.read_text()) for path in Path("out/tiny/runs").glob("*.json")]
+    best = max(runs, key=lambda one: one["valid"]["overall"]["ndcg@3"])
+    assert f"best: --hidden_size={best['params']['hidden_size']}" in out
+    assert len(runs) == 2
+    assert Path("out/tiny/search/LLMEDTPretrain.csv").is_file()
+    monkeypatch.setattr(module, "execute", lambda *a: pytest.fail() if a[1] is None else {})
+    search(arguments)
+    assert capsys.readouterr().out == out
