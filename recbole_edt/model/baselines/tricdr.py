@@ -10,8 +10,9 @@ Where the parts of the paper are:
 * intra-domain pre-training of the encoders, then joint training: :meth:`TriCDR.calculate_loss`,
   in stages of :class:`~recbole_edt.trainer.stages.TwoStageTrainer`.
 
-What the paper leaves open (layer sizes, the points that a loss is taken at) follows the model that
-its authors published. Departures, each with its reason:
+The form of each part (inputs and layer sizes of the attention, the losses and the points that they
+are taken at) is that of the model which the authors published, not checked against the printed
+equations. Departures, each with its reason:
 
 * Both domains are served. The paper trains one model per target domain; here one has three
   encoders, one per domain and one for the mixed sequence, which both directions share: each domain

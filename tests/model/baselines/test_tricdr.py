@@ -45,7 +45,14 @@ from recbole_edt.trainer import checkpoint, trainer_class
 
 BACKBONES = ("sasrec", "gru4rec")
 TABLES = ("separate", "shared")
-SCORES = ("cosine", "dot")
+VARIANTS = pytest.mark.parametrize(
+    ("backbone", "item_tables", "score"),
+    [
+        ("sasrec", "separate", "cosine"),
+        ("sasrec", "shared", "dot"),
+        ("gru4rec", "shared", "cosine"),
+    ],
+)
 USERS = tuple(SEQUENCES)
 OWN = {
     "item_tables": "separate",
@@ -386,22 +393,18 @@ def test_fusion_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_joint_loss_equals_a_loop_over_prefixes(backbone, tables, score, loss) -> None:
-    model = joint(backbone=backbone, item_tables=tables, score=score, loss=loss)
+@VARIANTS
+def test_joint_loss_equals_a_loop_over_prefixes(backbone, item_tables, score, loss) -> None:
+    model = joint(backbone=backbone, item_tables=item_tables, score=score, loss=loss)
     expected = joint_reference(model)
     assert loss_of(model, training_batch()) == pytest.approx(expected, rel=1e-5)
     assert loss_of(model, training_batch(extra=1)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_pretraining_loss_equals_a_loop_over_prefixes(backbone, tables, score, loss) -> None:
-    model = pretraining(backbone=backbone, item_tables=tables, score=score, loss=loss)
+@VARIANTS
+def test_pretraining_loss_equals_a_loop_over_prefixes(backbone, item_tables, score, loss) -> None:
+    model = pretraining(backbone=backbone, item_tables=item_tables, score=score, loss=loss)
     mixed, domain = [], []
     for user, history, target in prefixes():
         state = scaled(model, encoded(model, 2, history)[-1])
@@ -575,11 +578,9 @@ def check_scores(model, scores_of) -> None:
             assert np.allclose(alone[0], everything[row])
 
 
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_scores_after_joint_training(backbone, tables, score) -> None:
-    model = joint(backbone=backbone, item_tables=tables, score=score)
+@VARIANTS
+def test_scores_after_joint_training(backbone, item_tables, score) -> None:
+    model = joint(backbone=backbone, item_tables=item_tables, score=score)
 
     def scores_of(history, domain):
         state = fused_after(model, history, domain)
@@ -588,11 +589,9 @@ def test_scores_after_joint_training(backbone, tables, score) -> None:
     check_scores(model, scores_of)
 
 
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_scores_of_pretraining_sum_mixed_and_domain_encoder(backbone, tables, score) -> None:
-    model = pretraining(backbone=backbone, item_tables=tables, score=score)
+@VARIANTS
+def test_scores_of_pretraining_sum_mixed_and_domain_encoder(backbone, item_tables, score) -> None:
+    model = pretraining(backbone=backbone, item_tables=item_tables, score=score)
 
     def scores_of(history, domain):
         state = scaled(model, encoded(model, 2, history)[-1])
@@ -682,9 +681,8 @@ def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
     return str(write_dataset(tmp_path_factory.mktemp("data"), shop))
 
 
-@pytest.mark.parametrize("preset", [None, "paper"])
-def test_a_run_trains_both_stages_and_its_checkpoint_scores_the_same(data_path, preset) -> None:
-    settings = {**SMALL, "data_path": data_path, "preset": preset, "result_file": "out.json"}
+def test_the_preset_trains_both_stages_and_its_checkpoint_scores_the_same(data_path) -> None:
+    settings = {**SMALL, "data_path": data_path, "preset": "paper", "result_file": "out.json"}
     results = recbole_edt.run_recbole_edt("TriCDR", "tiny", None, settings)
     assert results == json.loads(Path("out.json").read_text())
     assert set(results["stages"]) == {"1", "2"}
