@@ -445,9 +445,10 @@ def test_scores_are_the_sum_of_both_states(name, output) -> None:
         assert np.allclose(scores[row, 1:], expected)
 
 
+@pytest.mark.parametrize("output", ["own", "graphs"])
 @pytest.mark.parametrize("name", BOTH)
-def test_gradients_reach_every_parameter(name) -> None:
-    model = make(backbone=name, loss="softmax").train()
+def test_gradients_reach_every_parameter(name, output) -> None:
+    model = make(backbone=name, loss="softmax", output_vectors=output).train()
     model.calculate_loss(training_batch()).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
