@@ -19,8 +19,8 @@ Departures, and why:
 - With ``graph_edges: others`` the graphs of a training batch have no edge that only users of the
   batch made. With all edges, as in the paper, the vector of an item holds the very target that
   follows it in training, and never in evaluation.
-- ``output_vectors: mixed`` multiplies states with the mixed graph's item vectors in place of a
-  table of their own.
+- ``output_vectors: graphs`` has no output tables: a state meets the item vectors of its own graph,
+  and the paper's sum of a single- and a cross-domain score stays a sum.
 - Every position is a target; the authors' code takes the last ten. Losses are means over targets
   and users, not sums. A target without history in its domain counts in the cross-domain
   objective alone, and a user without both domains in none of the infomax terms: the authors' code
@@ -168,13 +168,14 @@ class C2DSR(CrossDomainModel):
         The same of each domain's sub-sequence.
     output : nn.Embedding or None
         Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item); None
-        where ``output_vectors`` is ``mixed``: then they are the mixed graph's.
+        where ``output_vectors`` is ``graphs``: then each state meets the vectors of its own graph,
+        and the two vectors of an item and of a user stand side by side.
     """
 
     choices = {
         **CrossDomainModel.choices,
         "backbone": ("sasrec", "gru4rec"),
-        "output_vectors": ("own", "mixed"),
+        "output_vectors": ("own", "graphs"),
         "graph_edges": ("all", "others"),
     }
 
@@ -202,24 +203,36 @@ class C2DSR(CrossDomainModel):
             self.discriminators = nn.ModuleList(Discriminator(size) for _ in nodes)
 
     def embed(self, items: Tensor) -> Tensor:
-        """Output vectors of items, [...] -> [..., d]."""
-        return self.mixed_inputs()(items) if self.output is None else self.output(items)
+        """Vectors that user vectors meet, for item ids [...]: [..., d], or [..., 2 d] of graphs."""
+        if self.output is not None:
+            return self.output(items)
+        return self.views(items, *self.inputs())
 
-    def mixed_inputs(self, without: Tensor | None = None) -> Lookup:
-        """Look-up of the vectors that the mixed sequence is encoded from.
+    def inputs(self, without: Tensor | None = None) -> tuple[Lookup, list[Lookup]]:
+        """Look-ups of the vectors that sequences are encoded from: the mixed, and each domain's.
 
         Parameters
         ----------
         without : Tensor, optional
-            int64 [n]; users whose transitions are left out of the graph.
+            int64 [n]; users whose transitions are left out of the graphs.
         """
         vectors = self.mixed_graph(without)
-        return lambda items: F.embedding(items, vectors)
+        domains = [self._domain_lookup(domain, without) for domain in range(self.n_domains)]
+        return lambda items: F.embedding(items, vectors), domains
 
-    def domain_inputs(self, domain: int, without: Tensor | None = None) -> Lookup:
-        """Look-up of the vectors that a domain's own sub-sequence is encoded from."""
+    def _domain_lookup(self, domain: int, without: Tensor | None) -> Lookup:
         vectors = self.domain_graphs[domain](without)
         return lambda items: F.embedding(self.node_of[domain][items], vectors)
+
+    def views(self, items: Tensor, mixed: Lookup, domains: list[Lookup]) -> Tensor:
+        """Vectors of items in the mixed graph and in their own domain's, side by side."""
+        first, second = (lookup(items) for lookup in domains)
+        own = torch.where((self.item_domain[items] == 0)[..., None], first, second)
+        return torch.cat([mixed(items), own], dim=-1)
+
+    def both(self, cross: Tensor, single: Tensor) -> Tensor:
+        """User vectors whose scores are the sum of the cross- and the single-domain state's."""
+        return cross + single if self.output is not None else torch.cat([cross, single], dim=-1)
 
     # -- losses ---------------------------------------------------------------------------------
 
@@ -238,29 +251,24 @@ class C2DSR(CrossDomainModel):
             ``prediction_share``.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
-        inputs = self.mixed_inputs(self.left_out(batch))
-        outputs = self.batch_lookup(batch, self.output or inputs)
+        mixed, domains = self.inputs(None if self.all_edges else batch[self.USER_ID])
         chosen = self.encoder.choose_targets(sequence)
-        cross = self.encoder.before_targets(inputs, sequence, chosen)
-        single, has = self.single_states(batch)
-        loss = self.next_item_loss(batch, outputs, cross, chosen[:, 1:])
-        loss = loss + self.next_item_loss(batch, outputs, cross + single, has)
+        cross = self.encoder.before_targets(mixed, sequence, chosen)
+        single, has = self.single_states(batch, domains)
+        outputs = self.output or (lambda items: self.views(items, mixed, domains))
+        loss = self.next_item_loss(batch, self.output or mixed, cross, chosen[:, 1:])
+        loss = loss + self.next_item_loss(batch, outputs, self.both(cross, single), has)
         loss = self.prediction_share * loss
         if self.discriminators is not None:
-            infomax = self.infomax_loss(sequence, inputs, cross, single, has)
+            infomax = self.infomax_loss(sequence, mixed, cross, single, has)
             loss = loss + (1 - self.prediction_share) * infomax
         return loss
 
-    def left_out(self, batch) -> Tensor | None:
-        """Users whose transitions the graphs leave out for a training batch."""
-        return None if self.all_edges else batch[self.USER_ID]
-
-    def single_states(self, batch) -> tuple[Tensor, Tensor]:
+    def single_states(self, batch, domains: list[Lookup]) -> tuple[Tensor, Tensor]:
         """Single-domain states before each target, as ``states_in_own_domain`` returns them."""
 
         def encode(domain, sequence, masked):
-            inputs = self.domain_inputs(domain, self.left_out(batch))
-            return self.domain_encoders[domain].before_targets(inputs, sequence, masked)
+            return self.domain_encoders[domain].before_targets(domains[domain], sequence, masked)
 
         return self.states_in_own_domain(batch, encode)
 
@@ -318,14 +326,18 @@ class C2DSR(CrossDomainModel):
     # -- inference ------------------------------------------------------------------------------
 
     def user_vectors(self, interaction) -> list[Tensor]:
-        """Cross- plus single-domain state per domain, [B, d]; the former without history."""
+        """Cross- and single-domain state per domain, [B, d] or [B, 2 d].
+
+        The single-domain part is zero without history in the domain.
+        """
         sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        cross = self.encoder.last(self.mixed_inputs(), sequence, lengths)
+        mixed, domains = self.inputs()
+        cross = self.encoder.last(mixed, sequence, lengths)
         out = []
         for domain, encoder in enumerate(self.domain_encoders):
             assert isinstance(encoder, SequenceEncoder)
             list_field, length_field = domain_fields(domain)
             sequence, lengths = interaction[list_field], interaction[length_field]
-            single = encoder.last(self.domain_inputs(domain), sequence, lengths)
-            out.append(cross + single * (lengths > 0)[:, None])
+            single = encoder.last(domains[domain], sequence, lengths)
+            out.append(self.both(cross, single * (lengths > 0)[:, None]))
         return out

@@ -102,27 +102,31 @@ class Slow:
     def single_states(self, domain: int, items: list[int]) -> np.ndarray:
         return self.states(self.model.domain_encoders[domain], self.single[domain], items)
 
-    def user(self, history: list[int], domain: int) -> np.ndarray:
-        """State that an item of the domain is scored with."""
+    def user(self, history: list[int], domain: int) -> tuple[np.ndarray, np.ndarray]:
+        """States that an item of the domain is scored with."""
         own = [item for item in history if domain_of(item) == domain]
         cross = self.cross_states(history)[-1]
-        return cross + self.single_states(domain, own)[-1] if own else cross
+        return cross, self.single_states(domain, own)[-1] if own else np.zeros_like(cross)
 
-    def item(self, item: int) -> np.ndarray:
-        output = self.model.output
-        return self.mixed[item] if output is None else array(output.weight)[item]
+    def score(self, states: tuple[np.ndarray, ...], item: int) -> float:
+        """Sum of the scores that the states (cross-domain, single-domain) give an item."""
+        if self.model.output is None:
+            vectors = (self.mixed[item], self.single[domain_of(item)][item])
+        else:
+            vectors = (array(self.model.output.weight)[item],) * 2
+        return sum(state @ vector for state, vector in zip(states, vectors, strict=False))
 
-    def softmax(self, state: np.ndarray, target: int, user: int) -> float:
+    def softmax(self, states: tuple[np.ndarray, ...], target: int, user: int) -> float:
         rest = [n for n in SHARED[domain_of(target)] if n not in SEQUENCES[user]]
-        scores = np.exp([state @ self.item(item) for item in [target, *rest]])
+        scores = np.exp([self.score(states, item) for item in [target, *rest]])
         return -np.log(scores[0] / scores.sum())
 
-    def bpr(self, state: np.ndarray, target: int, user: int) -> float:
-        gap = state @ (self.item(target) - self.item(negative_of(user, target)))
+    def bpr(self, states: tuple[np.ndarray, ...], target: int, user: int) -> float:
+        gap = self.score(states, target) - self.score(states, negative_of(user, target))
         return np.log1p(np.exp(-gap))
 
     def cross_objective(self, term) -> float:
-        terms = [term(self.cross_states(h)[-1], t, user) for user, h, t in prefixes()]
+        terms = [term((self.cross_states(h)[-1],), t, user) for user, h, t in prefixes()]
         assert len(terms) == 16
         return float(np.mean(terms))
 
@@ -246,10 +250,10 @@ def test_item_vectors_of_all_three_graphs(n_layers) -> None:
     slow = Slow(model, n_layers)
     items = torch.arange(1, N_ITEMS)
     mixed = np.stack([slow.mixed[item] for item in items.tolist()])
-    assert np.allclose(array(model.mixed_inputs()(items)), mixed)
+    assert np.allclose(array(model.inputs()[0](items)), mixed)
     for domain in (0, 1):
         own = items_of(domain)
-        vectors = array(model.domain_inputs(domain)(torch.tensor(own)))
+        vectors = array(model.inputs()[1][domain](torch.tensor(own)))
         assert np.allclose(vectors, np.stack([slow.single[domain][item] for item in own]))
         assert model.domain_graphs[domain].table.num_embeddings == len(own) + 1
 
@@ -290,7 +294,7 @@ def test_held_out_rows_are_in_no_graph(make_shop, write_dataset, load, tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "loss", "output"),
-    [("sasrec", "softmax", "own"), ("gru4rec", "bpr", "own"), ("sasrec", "softmax", "mixed")],
+    [("sasrec", "softmax", "own"), ("gru4rec", "bpr", "own"), ("sasrec", "softmax", "graphs")],
 )
 def test_sequential_objectives_equal_a_loop_over_prefixes(name, loss, output) -> None:
     model = make(backbone=name, loss=loss, prediction_share=1.0, output_vectors=output)
@@ -308,7 +312,7 @@ def test_a_batch_is_trained_on_the_edges_of_other_users() -> None:
     losses = {"cross": [], "single": []}
     for user, history, target in prefixes():
         if user == 4:
-            losses["cross"].append(slow.bpr(slow.cross_states(history)[-1], target, user))
+            losses["cross"].append(slow.bpr((slow.cross_states(history)[-1],), target, user))
             if any(domain_of(item) == domain_of(target) for item in history):
                 state = slow.user(history, domain_of(target))
                 losses["single"].append(slow.bpr(state, target, user))
@@ -353,8 +357,9 @@ def later(batch: dict) -> dict:
 def states(model: C2DSR, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     sequence = batch["sequence"]
     masked = torch.zeros_like(sequence, dtype=torch.bool)
-    cross = model.encoder.before_targets(model.mixed_inputs(), sequence, masked)
-    return cross.detach(), model.single_states(batch)[0].detach()
+    mixed, domains = model.inputs()
+    cross = model.encoder.before_targets(mixed, sequence, masked)
+    return cross.detach(), model.single_states(batch, domains)[0].detach()
 
 
 # -- infomax objective ----------------------------------------------------------------------------
@@ -429,20 +434,21 @@ def test_corruption_replaces_the_items_of_one_domain_by_its_own(domain) -> None:
 # -- the whole model ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "output"), [("sasrec", "mixed"), ("gru4rec", "own")])
+@pytest.mark.parametrize(("name", "output"), [("sasrec", "graphs"), ("gru4rec", "own")])
 def test_scores_are_the_sum_of_both_states(name, output) -> None:
     model = make(backbone=name, output_vectors=output)
     slow = Slow(model)
     scores = array(model.full_sort_predict(evaluation_batch()))
     for row, history in enumerate(SEQUENCES.values()):
         users = [slow.user(history, domain) for domain in (0, 1)]
-        expected = [users[domain_of(item)] @ slow.item(item) for item in range(1, N_ITEMS)]
+        expected = [slow.score(users[domain_of(item)], item) for item in range(1, N_ITEMS)]
         assert np.allclose(scores[row, 1:], expected)
 
 
+@pytest.mark.parametrize("output", ["own", "graphs"])
 @pytest.mark.parametrize("name", BOTH)
-def test_gradients_reach_every_parameter(name) -> None:
-    model = make(backbone=name, loss="softmax").train()
+def test_gradients_reach_every_parameter(name, output) -> None:
+    model = make(backbone=name, loss="softmax", output_vectors=output).train()
     model.calculate_loss(training_batch()).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
