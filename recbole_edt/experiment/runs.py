@@ -24,7 +24,7 @@ from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.trainer import run_file
 
 _PARTS = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
-_POLL = 0.05
+_POLL = 0.2
 """Seconds between two looks at the running trainings."""
 
 

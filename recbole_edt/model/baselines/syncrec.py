@@ -21,7 +21,8 @@ Departures, each with its reason:
   gate reads the whole sequence at once and lets each state know what comes after it; at the last
   step ours reads just as much.
 * Every expert has weights of its own, and the experts are softly gated without noise. In the
-  authors' code all experts are one and the same module.
+  authors' code all experts are one and the same module, and a fixed ratio splits a gate's weight
+  between the two kinds.
 * The gap compares the two losses of the same targets. A target that is the first of its domain has
   no sub-sequence before it (the paper starts one with a token for "start of sequence"): CDSR alone
   predicts it. Losses are means over positions where the paper sums, so that the temperature does
