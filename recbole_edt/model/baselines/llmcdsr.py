@@ -25,7 +25,7 @@ Departures, each for a reason:
 * The authors unroll a shadow step of Adam and differentiate through it. Here it is a step of plain
   gradient descent without dropout, and the derivative of its gradient is taken as a central
   difference of two gradients: the same second-order term at the price of two passes over the rows
-  with recalled items; the only thing differentiated exactly twice is the small recall network.
+  with recalled items.
 * RMRN and recommender are updated together after a batch, the authors' RMRN just before it.
 * A user's own items are not recalled: one of them, put before its own row, would be its answer.
 * The first real item is no target: what precedes it in some rows is recalled items alone.
