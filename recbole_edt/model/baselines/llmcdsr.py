@@ -32,10 +32,10 @@ Departures, each for a reason:
 * ``recall_attention: history`` also weighs a pseudo item by its similarity to the user's real
   sequence; the authors' code (``item``) judges each pseudo item by itself.
 * Options beyond the paper: text in the items' vectors (``item_embedding: both``), a start from the
-  pre-trained vectors (``item_start: pretrained``), each domain's sub-sequences beside the mixed
-  sequences (``encoded_sequences: all``), and a softmax over many negatives (``loss: softmax``);
-  ``loss: bpr`` stands for the paper's cross-entropy with one negative. Negatives are of the
-  positive's domain.
+  PCA of the text or from the pre-trained vectors (``item_start``), each domain's sub-sequences
+  beside the mixed sequences (``encoded_sequences: all``), and a softmax over many negatives
+  (``loss: softmax``); ``loss: bpr`` stands for the paper's cross-entropy with one negative.
+  Negatives are of the positive's domain.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import ItemEmbedding
+from recbole_edt.model.layers import make_item_embedding
 
 _RELATIVE_STEP = 0.01
 """Length of the central difference's half step among the recommender's parameters."""
@@ -260,7 +260,7 @@ class LLMCDSR(CrossDomainModel):
     choices = {
         **CrossDomainModel.choices,
         "item_embedding": ("id", "both"),
-        "item_start": ("random", "pretrained"),
+        "item_start": ("random", "principal", "pretrained"),
         "encoded_sequences": ("mixed", "all"),
         "recall_attention": ("item", "history"),
     }
@@ -279,9 +279,9 @@ class LLMCDSR(CrossDomainModel):
         text = torch.from_numpy(dataset.item_embeddings())
         size = config["hidden_size"]
         self._add_pretraining(config, text, size)
-        kind = config["item_embedding"]
-        self.item_embedding = ItemEmbedding(
-            kind, self.n_items, size, None if kind == "id" else text
+        id_start = "principal" if config["item_start"] == "principal" else "random"
+        self.item_embedding = make_item_embedding(
+            config["item_embedding"], "random", id_start, dataset, size
         )
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         history = config["recall_attention"] == "history"

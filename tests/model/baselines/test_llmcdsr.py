@@ -9,6 +9,7 @@ from slow_reference import (
     N_ITEMS,
     SEQUENCES,
     SIZE,
+    TEXT_SIZE,
     TinyShop,
     array,
     build,
@@ -470,6 +471,12 @@ def test_states_do_not_see_later_items() -> None:
 def test_stage_2_starts_from_the_pre_trained_vectors_if_told_to() -> None:
     started = make(item_start="pretrained")
     assert torch.equal(started.item_embedding.table.weight, started.features.weight)
+    config = {**CONFIG, **OWN, "item_embedding": "both", "item_start": "principal"}
+    model = LLMCDSR(config, AugmentedShop())
+    table, text = model.item_embedding.table.weight[1:, :TEXT_SIZE].detach(), model.text[1:]
+    centred = text - text.mean(0)
+    length = centred.square().sum(1).mean().sqrt()
+    assert torch.allclose(table @ table.T, centred @ centred.T / length**2, atol=1e-5)
     assert not torch.equal(make().item_embedding.table.weight, make().features.weight)
 
 
