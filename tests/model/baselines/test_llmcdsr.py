@@ -732,3 +732,10 @@ def test_the_preset_is_what_the_authors_ran() -> None:
     made = EDTConfig("LLMCDSR", "tiny", None, {"preset": "paper", "use_gpu": False})
     assert (made["item_embedding"], made["loss"], made["recall_attention"]) == ("id", "bpr", "item")
     assert (made["n_recalled"], made["meta_interval"], made["hidden_size"]) == (10, 1, 128)
+
+
+def test_a_run_of_the_preset_trains_both_stages(write_shop, tmp_path) -> None:
+    run = Run(write_shop(tmp_path), preset="paper", epochs=1, pretrain_epochs=1).fit()
+    assert {stage: part["epochs"] for stage, part in run.trainer.stages.items()} == {1: 1, 2: 1}
+    assert run.model.recall_network.relevance is None
+    assert run.model.recall_network.content.any()
