@@ -13,6 +13,8 @@ torch up to 2.13. What is broken there, how it shows, and what is done:
   allow-list.
 - RecBole's ``sine`` module, which every look-up of a sequential model imports, switches torch's
   anomaly detection on for the whole process: every model trains slower. It is switched back.
+- Two runs that begin in one folder at the same moment both find a folder missing, and the second
+  to make it dies. Making a folder that is there is no error.
 - ray 2.6 does not exist for every Python: ``recbole.quick_start`` cannot be imported. A stand-in
   is there for the length of that import, and says so when it is used.
 
@@ -198,6 +200,14 @@ def _healed_anomaly_detection(module: types.ModuleType) -> Iterator[None]:
     already = hasattr(module, "SINE")  # imported before us: what it had is lost, off is usual
     yield
     torch.autograd.set_detect_anomaly(before and not already)
+
+
+@contextlib.contextmanager
+def _healed_folders(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.utils.utils``: ``ensure_dir`` bears that somebody else was faster."""
+    yield
+    makedirs = functools.partial(os.makedirs, exist_ok=True)
+    vars(module)["os"] = _Overlay(os, makedirs=makedirs)
 
 
 def _read_atomic(*args: Any, **kwargs: Any) -> Any:
@@ -442,4 +452,5 @@ _HEALERS: dict[str, Healer] = {
     "recbole.model.sequential_recommender.sine": _healed_anomaly_detection,
     "recbole.trainer.trainer": _healed_checkpoint_reader,
     "recbole.quick_start.quick_start": _healed_quick_start,
+    "recbole.utils.utils": _healed_folders,
 }

@@ -356,3 +356,19 @@ def test_looking_models_up_leaves_anomaly_detection_off():
         "assert not torch.is_anomaly_enabled()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_that_another_run_makes_first_is_no_error(tmp_path, monkeypatch):
+    from recbole.utils import ensure_dir
+
+    folder = tmp_path / "log" / "SASRec"
+    exists = os.path.exists
+
+    def just_too_late(path):
+        found = exists(path)
+        os.makedirs(path, exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", just_too_late)
+    ensure_dir(str(folder))
+    assert folder.is_dir()
