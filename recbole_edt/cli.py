@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from recbole_edt.config import parse_overrides
-from recbole_edt.errors import ConfigError, EDTError
+from recbole_edt.config import parse_overrides, take_names
+from recbole_edt.errors import EDTError
 from recbole_edt.quick_start import run_recbole_edt
 
 RUN_HELP = """\
@@ -53,13 +53,9 @@ def run(arguments: Sequence[str]) -> None:
         For anything the user has to mend.
     """
     overrides = parse_overrides(arguments)
-    names = {}
-    for key in ("model", "dataset"):
-        if not isinstance(overrides.get(key), str):
-            raise ConfigError(f"--{key}=NAME is missing")
-        names[key] = overrides.pop(key)
+    model, dataset = take_names(overrides, "model", "dataset")
     files = str(overrides.pop("config_files", "") or "").split()
-    run_recbole_edt(**names, config_file_list=files, config_dict=overrides)
+    run_recbole_edt(model, dataset, config_file_list=files, config_dict=overrides)
 
 
 def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 
 from recbole_edt.augment.histories import Histories, read_histories
-from recbole_edt.config import EDTConfig, properties_dir
+from recbole_edt.config import properties_dir
 from recbole_edt.evaluation.metrics import summarise
-from recbole_edt.experiment.compare import Contestant
-from recbole_edt.experiment.runs import Run, RunStore
+from recbole_edt.experiment.compare import Contestant, results_of
+from recbole_edt.experiment.runs import Run, RunStore, keys_for
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.experiment.variants import Variants
 from recbole_edt.files import replacing
@@ -77,14 +77,17 @@ class Bench:
         """
         raw = contestant.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
-        known = EDTConfig(contestant.model, self.dataset).known_keys()
-        given = {k: v for k, v in self.keys.items() if k.split(".")[0] in known}
+        given = keys_for(self.keys, contestant.model, self.dataset)
         settings = {**contestant.keys, **(keys or {}), **given}
         if self.budget:
             settings["time_limit"] = self.budget
         return [
             Run(contestant.model, self.dataset, data_path, seed, settings) for seed in self.seeds
         ]
+
+    def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
+        """Results of those runs that are done, by row."""
+        return {row: results_of(self.store, of_row) for row, of_row in runs.items()}
 
     def histories(self) -> Histories:
         """Raw training rows of every user."""

@@ -8,12 +8,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_edt.config import EDTConfig, find_data_root, joined, parse_overrides
+from recbole_edt.config import joined, parse_overrides
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.experiment.bench import Bench, write_page
 from recbole_edt.experiment.experiments import EXPERIMENTS, grids
-from recbole_edt.experiment.runs import check_failures, execute, parse_seeds, take_budget, take_jobs
+from recbole_edt.experiment.runs import (
+    check_failures,
+    execute,
+    parse_seeds,
+    refuse_unknown,
+    take_budget,
+    take_dataset,
+    take_jobs,
+    take_places,
+)
 from recbole_edt.lock import sole_user
 from recbole_edt.values import nearest
 
@@ -103,19 +112,13 @@ def read_bench(given: dict[str, Any]) -> tuple[Bench, int | None]:
         For anything the user has to mend.
     """
     given = dict(given)
-    name = given.pop("dataset", None)
-    if not isinstance(name, str):
-        raise ConfigError("--dataset is missing")
-    data_path = Path(str(given.pop("data_path", None) or find_data_root(name))).absolute()
+    name = take_dataset(given)
+    data_path, folder = take_places(given, name)
     if not (data_path / name / f"{name}.inter").is_file():
         raise DataError(f"there is no data set in {data_path / name}")
     simulated = grids()["simulated"] if (data_path / name / "SIMULATED").is_file() else {}
     budget, jobs = take_budget(given, simulated.get("budget", 0)), take_jobs(given)
     seeds = parse_seeds(given.pop("seeds", simulated.get("seeds", [42, 44, 46])))
-    folder = Path(str(given.pop("output_path", "results"))).absolute() / name
-    known = {key for model in ("LLMEDT", "SASRec") for key in EDTConfig(model, name).known_keys()}
-    for key in given:
-        if key.split(".")[0] not in known:
-            raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+    refuse_unknown(given, ("LLMEDT", "SASRec"), name)
     keys = {"report_modes": ["full"], **given}
     return Bench(name, data_path, folder, seeds, keys, budget), jobs

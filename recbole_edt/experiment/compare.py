@@ -7,10 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_edt.config import EDTConfig, find_data_root, joined, parse_overrides
+from recbole_edt.config import joined, parse_overrides
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.experiment.runs import Run, RunStore, execute, parse_seeds, take_budget, take_jobs
+from recbole_edt.experiment.runs import (
+    Run,
+    RunStore,
+    execute,
+    keys_for,
+    parse_seeds,
+    refuse_unknown,
+    take_budget,
+    take_dataset,
+    take_jobs,
+    take_places,
+)
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.experiment.variants import Variants
 from recbole_edt.lock import sole_user
@@ -132,15 +143,10 @@ class Comparison:
     def runs(self, augmented: Path) -> dict[str, list[Run]]:
         """Runs of each row, one per seed, on the data as given or on their augmented folder."""
         out = {}
-        known = {row: self._known_keys(one.model) for row, one in self.contestants.items()}
-        for key in self.keys:
-            if not any(key.split(".")[0] in keys for keys in known.values()):
-                raise ConfigError(
-                    f"unknown key '{key}'{nearest(key, set().union(*known.values()))}"
-                )
+        models = [contestant.model for contestant in self.contestants.values()]
+        refuse_unknown(self.keys, models, self.dataset)
         for row, contestant in self.contestants.items():
-            mine = {k: v for k, v in self.keys.items() if k.split(".")[0] in known[row]}
-            keys = {**contestant.keys, **mine}
+            keys = {**contestant.keys, **keys_for(self.keys, contestant.model, self.dataset)}
             if self.budget and contestant.model not in PLUGIN_MODELS:
                 keys["time_limit"] = self.budget
             data_path = self.data_path if contestant.raw else augmented
@@ -148,9 +154,6 @@ class Comparison:
                 Run(contestant.model, self.dataset, data_path, seed, keys) for seed in self.seeds
             ]
         return out
-
-    def _known_keys(self, model: str) -> set[str]:
-        return EDTConfig(model, self.dataset).known_keys()
 
     def run(self) -> list[Table]:
         """Do what is not done yet and lay everything out.
@@ -233,22 +236,36 @@ def collect(
 def lay_out(dataset: str, store: RunStore, runs: Mapping[str, Sequence[Run]]) -> list[Table]:
     """Make one table per protocol, and one of parameters and time (table 9)."""
     results = {row: results_of(store, of_row) for row, of_row in runs.items()}
+    return [*protocol_tables(results, dataset, "LLMEDT"), costs_table(dataset, results)]
+
+
+def protocol_tables(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], title: str, ours: str | None = None
+) -> list[Table]:
+    """Make one table per protocol that runs were tested under.
+
+    Parameters
+    ----------
+    results : mapping
+        Row -> results files over seeds.
+    title : str
+        Begins the title of each table.
+    ours : str, optional
+        The row whose lead is tested.
+    """
     modes = dict.fromkeys(
-        m for found in results.values() for one in found for m in one["protocols"]
+        mode for found in results.values() for one in found for mode in one["protocols"]
     )
-    tables = [
-        collect(
-            f"{dataset}, test, {mode}",
-            {row: [one["protocols"][mode]["test"] for one in found if mode in one["protocols"]]
-             for row, found in results.items()},
-            "LLMEDT",
-        )
-        for mode in modes
-    ]  # fmt: skip
-    costs = costs_table(dataset, results)
+    tables = []
+    for mode in modes:
+        reports = {
+            row: [one["protocols"][mode]["test"] for one in found if mode in one["protocols"]]
+            for row, found in results.items()
+        }
+        tables.append(collect(f"{title}, test, {mode}", reports, ours))
     if tables:
         tables[0].notes += describe_runs(results)
-    return [*tables, costs]
+    return tables
 
 
 def describe_runs(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -354,14 +371,13 @@ def read_comparison(given: dict[str, Any]) -> Comparison:
         For anything the user has to mend.
     """
     given = dict(given)
-    name = given.pop("dataset", None)
-    if not isinstance(name, str):
-        raise ConfigError("--dataset is missing")
+    name = take_dataset(given)
+    data_path, folder = take_places(given, name)
     budget, jobs = take_budget(given, 600), take_jobs(given)
     return Comparison(
         name,
-        Path(str(given.pop("data_path", None) or find_data_root(name))).absolute(),
-        Path(str(given.pop("output_path", "results"))).absolute() / name,
+        data_path,
+        folder,
         choose(given.pop("models", "all")),
         parse_seeds(given.pop("seeds", "42,44,46")),
         budget,

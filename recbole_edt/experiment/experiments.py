@@ -17,11 +17,11 @@ from recbole_edt.experiment.compare import (
     Contestant,
     collect,
     costs_table,
-    describe_runs,
-    lay_out,
+    protocol_tables,
     results_of,
 )
 from recbole_edt.experiment.tables import Table
+from recbole_edt.files import read_table
 
 OURS = "LLM-EDT"
 
@@ -70,7 +70,7 @@ def _results_page(
     """One table per protocol, the paper's beside them, and bars of the first."""
     from recbole_edt.experiment import pictures
 
-    tables = protocol_tables(bench, runs, title)
+    tables = protocol_tables(bench.results(runs), f"{title}: {bench.dataset}")
     page = Page(title, tables=list(tables))
     printed = paper_table(name, bench.dataset)
     if printed is not None:
@@ -78,21 +78,6 @@ def _results_page(
     columns = _main_columns(tables[0])
     page.pictures[name] = pictures.bars(tables[0], columns, tables[0].title.split(", ")[-1])
     return page
-
-
-def protocol_tables(bench: Bench, runs: Runs, title: str, ours: str | None = None) -> list[Table]:
-    """One table per protocol of the runs that are done."""
-    results = {row: results_of(bench.store, of_row) for row, of_row in runs.items()}
-    modes = list(dict.fromkeys(m for found in results.values() for one in found
-                               for m in one["protocols"]))  # fmt: skip
-    tables = []
-    for mode in modes:
-        reports = {row: [one["protocols"][mode]["test"] for one in found]
-                   for row, found in results.items()}  # fmt: skip
-        tables.append(collect(f"{title}: {bench.dataset}, test, {mode}", reports, ours))
-    if tables:
-        tables[0].notes += describe_runs(results)
-    return tables
 
 
 # -- table 1, table 9: overall, efficiency --------------------------------------------------------
@@ -107,7 +92,7 @@ def overall_page(bench: Bench, runs: Runs) -> Page:
     """Table 1 with our lead and its significance."""
     from recbole_edt.experiment import pictures
 
-    tables = lay_out(bench.dataset, bench.store, runs)[:-1]
+    tables = protocol_tables(bench.results(runs), bench.dataset, "LLMEDT")
     page = Page("Overall performance", tables=tables)
     printed = paper_table("overall", bench.dataset)
     if printed is not None:
@@ -118,8 +103,7 @@ def overall_page(bench: Bench, runs: Runs) -> Page:
 
 def efficiency_page(bench: Bench, runs: Runs) -> Page:
     """Table 9: parameters and time of the runs of table 1."""
-    results = {row: results_of(bench.store, of_row) for row, of_row in runs.items()}
-    page = Page("Parameters and time", tables=[costs_table(bench.dataset, results)])
+    page = Page("Parameters and time", tables=[costs_table(bench.dataset, bench.results(runs))])
     printed = paper_table("efficiency", bench.dataset)
     if printed is not None:
         page.tables.append(printed)
@@ -395,7 +379,7 @@ def alpha_page(bench: Bench, runs: Runs) -> Page:
     """Figure 5."""
     from recbole_edt.experiment import pictures
 
-    tables = protocol_tables(bench, runs, "Weight α of the alignment")
+    tables = protocol_tables(bench.results(runs), f"Weight α of the alignment: {bench.dataset}")
     page = Page("Weight of the alignment loss", tables=tables)
     columns = _main_columns(tables[0])
     page.pictures["alpha"] = pictures.lines(
@@ -449,8 +433,6 @@ def map_page(bench: Bench, runs: Runs) -> Page:
 
 
 def _items_with_insertions(folder, name) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    from recbole_edt.files import read_table
-
     items, inter = read_table(folder / f"{name}.item"), read_table(folder / f"{name}.inter")
     vectors = np.load(folder / f"{name}.item_emb.npy").astype(np.float32)
     inserted = items["item_id"].isin(inter.loc[inter["augmented"] == "1", "item_id"]).to_numpy()
@@ -495,8 +477,6 @@ def case_page(bench: Bench, runs: Runs) -> Page:
 
 def _best_case(bench: Bench, runs: Runs) -> tuple[str, int, int] | None:
     """Return the augmented user with the largest gain in reciprocal rank, and both ranks."""
-    from recbole_edt.files import read_table
-
     first = {row: of_row[0] for row, of_row in runs.items()}
     results = bench.store.results(first[OURS])
     if results is None or bench.store.results(first["w/o Aug."]) is None:
@@ -517,8 +497,6 @@ def _best_case(bench: Bench, runs: Runs) -> tuple[str, int, int] | None:
 
 def _case(bench: Bench, user: str):
     """Read a user's augmented history, his target, and the names of the domains."""
-    from recbole_edt.files import read_table
-
     folder = bench.variants.make({}) / bench.dataset
     inter = read_table(folder / f"{bench.dataset}.inter")
     items = read_table(folder / f"{bench.dataset}.item").set_index("item_id")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_edt.config import EDTConfig
+from recbole_edt.config import EDTConfig, find_data_root
 from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.trainer import run_file
+from recbole_edt.values import nearest
 
 _PARTS = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
 _POLL = 0.2
@@ -298,6 +300,58 @@ def check_failures(failures: Mapping[str, str]) -> None:
         name, reason = next(iter(failures.items()))
         more = f" ({len(failures) - 1} further runs failed, too)" if len(failures) > 1 else ""
         raise TrainingError(f"run {name} failed: {reason}{more}")
+
+
+@cache
+def known_keys(model: str, dataset: str) -> frozenset[str]:
+    """Keys that a run of a model on a data set can be told."""
+    return frozenset(EDTConfig(model, dataset).known_keys())
+
+
+def keys_for(given: Mapping[str, Any], model: str, dataset: str) -> dict[str, Any]:
+    """Those of some settings that a model knows; dotted ones go by their first part."""
+    known = known_keys(model, dataset)
+    return {key: value for key, value in given.items() if key.split(".")[0] in known}
+
+
+def refuse_unknown(given: Iterable[str], models: Iterable[str], dataset: str) -> None:
+    """Refuse settings that none of some models knows.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first, and the nearest known one.
+    """
+    known = set().union(*(known_keys(model, dataset) for model in models))
+    for key in given:
+        if key.split(".")[0] not in known:
+            raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def take_dataset(given: dict[str, Any]) -> str:
+    """Take the name of the data set out of arguments.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing.
+    """
+    name = given.pop("dataset", None)
+    if not isinstance(name, str):
+        raise ConfigError("--dataset is missing")
+    return name
+
+
+def take_places(given: dict[str, Any], name: str) -> tuple[Path, Path]:
+    """Take out of arguments where a data set's folder lies, and which folder receives its results.
+
+    Returns
+    -------
+    data_path, folder : Path
+        Absolute; ``<data_path>/<name>`` holds the data, ``folder`` is ``<output_path>/<name>``.
+    """
+    data_path = Path(str(given.pop("data_path", None) or find_data_root(name))).absolute()
+    return data_path, Path(str(given.pop("output_path", "results"))).absolute() / name
 
 
 def take_budget(given: dict[str, Any], default: float) -> float | None:

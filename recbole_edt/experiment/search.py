@@ -5,18 +5,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recbole_edt.config import EDTConfig, find_data_root, joined, parse_overrides
+from recbole_edt.config import joined, parse_overrides, take_names
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.experiment.runs import Run, RunStore, check_failures, execute, take_jobs
+from recbole_edt.experiment.runs import (
+    Run,
+    RunStore,
+    check_failures,
+    execute,
+    refuse_unknown,
+    take_jobs,
+    take_places,
+)
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.lock import sole_user
-from recbole_edt.values import nearest
 
 HELP = """\
 usage: recbole-edt search --model=M --dataset=D --space=SPACE [--key=value ...]
@@ -79,7 +87,7 @@ class Search:
     batch: int = 4
     jobs: int | None = None
 
-    @property
+    @cached_property
     def store(self) -> RunStore:
         """Where runs lie."""
         return RunStore(self.folder / "runs")
@@ -160,11 +168,11 @@ def suggest(trial: Any, space: Space) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, values in space.items():
         if isinstance(values, list):
-            out[key] = (
-                values[trial.suggest_int(key, 0, len(values) - 1)]
-                if _ordered(values)
-                else values[trial.suggest_categorical(key, list(range(len(values))))]
-            )
+            if _ordered(values):
+                place = trial.suggest_int(key, 0, len(values) - 1)
+            else:
+                place = trial.suggest_categorical(key, list(range(len(values))))
+            out[key] = values[place]
             continue
         low, high, log = values["low"], values["high"], values.get("log", False)
         whole = isinstance(low, int) and isinstance(high, int)
@@ -257,11 +265,7 @@ def read_search(given: dict[str, Any]) -> tuple[Search, str]:
         For anything the user has to mend.
     """
     given = dict(given)
-    names = {}
-    for key in ("model", "dataset"):
-        if not isinstance(given.get(key), str):
-            raise ConfigError(f"--{key}=NAME is missing")
-        names[key] = given.pop(key)
+    model, dataset = take_names(given, "model", "dataset")
     method = given.pop("method", "grid")
     if method not in METHODS:
         raise ConfigError(f"method '{method}' is not one of {', '.join(METHODS)}")
@@ -270,19 +274,17 @@ def read_search(given: dict[str, Any]) -> tuple[Search, str]:
         if type(count) is not int or count < 1:
             raise ConfigError(f"{key} must be a whole number of at least 1, not '{count}'")
     space, jobs = parse_space(given.pop("space", None)), take_jobs(given)
-    known = EDTConfig(names["model"], names["dataset"]).known_keys()
-    for key in (*space, *given):
-        if key.split(".")[0] not in known and key not in ("metric", "output_path"):
-            raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
-    name = names["dataset"]
+    metric, seed = str(given.pop("metric", "ndcg@10")).lower(), int(given.pop("seed", 42))
+    data_path, folder = take_places(given, dataset)
+    refuse_unknown((*space, *given), [model], dataset)
     wanted = Search(
-        names["model"],
-        name,
-        Path(str(given.pop("data_path", None) or find_data_root(name))).absolute(),
-        Path(str(given.pop("output_path", "results"))).absolute() / name,
+        model,
+        dataset,
+        data_path,
+        folder,
         space,
-        metric=str(given.pop("metric", "ndcg@10")).lower(),
-        seed=int(given.pop("seed", 42)),
+        metric=metric,
+        seed=seed,
         jobs=jobs,
         keys=given,
         **counts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class Recommender:
         """
         users, stops = self.users[places], self.stops[places]
         scores = self._score(self.data.history_fields(self.rows, users, stops))
-        scores[:, torch.from_numpy(self._excluded())] = -torch.inf
+        scores[:, self._excluded] = -torch.inf
         lengths = stops - self.rows.offsets[users]
         owner = np.repeat(np.arange(len(places)), lengths)
         step = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -179,10 +180,16 @@ class Recommender:
         scores[torch.from_numpy(owner), torch.from_numpy(items)] = -torch.inf
         return scores
 
-    def _excluded(self) -> np.ndarray:
+    @cached_property
+    def _excluded(self) -> torch.Tensor:
+        """Items that are nobody's candidates, int64."""
         keep = np.zeros(self.data.item_num, dtype=bool)
         keep[np.concatenate(self.pools)] = True
-        return np.flatnonzero(~keep)
+        return torch.from_numpy(np.flatnonzero(~keep))
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return self.data.item_titles()
 
     def _score(self, fields: Mapping[str, np.ndarray]) -> torch.Tensor:
         return self.model.full_sort_predict(self._interaction(fields)).view(
@@ -329,8 +336,7 @@ class Recommender:
     def titles(self, items: Sequence[int]) -> list[str]:
         """Titles of items, or their ids where the data have none."""
         names = self.data.id2token(self.data.iid_field, np.asarray(items, dtype=np.int64))
-        titles = self.data.item_titles()
-        return [titles.get(str(name)) or str(name) for name in np.atleast_1d(names)]
+        return [self._titles.get(str(name)) or str(name) for name in np.atleast_1d(names)]
 
 
 def restored_config(
