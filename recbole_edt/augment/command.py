@@ -95,4 +95,7 @@ def _print_failures(failures: dict[str, dict[str, str]]) -> None:
     for stage, users in failures.items():
         if users:
             user, reason = next(iter(users.items()))
-            print(f"{stage}: {len(users)} users were left as they are (such as {user}: {reason})")
+            print(
+                f"{stage}: calls failed for {len(users)} users, served without them "
+                f"(such as {user}: {reason})"
+            )

@@ -120,17 +120,19 @@ class LsaEncoder:
         self.axes = axes * np.sign(peaks)
         return self._project(weights)
 
-    def encode_more(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Encode texts into the space of the corpus that :meth:`encode` saw.
 
         Words that the corpus lacks do not count.
 
         Returns
         -------
-        ndarray
+        vectors : ndarray
             float32 [texts, dim].
+        failures : dict
+            Empty.
         """
-        return self._project(self.vectorizer.transform(texts))
+        return self._project(self.vectorizer.transform(texts)), {}
 
     def _project(self, weights) -> np.ndarray:
         vectors = np.asarray(weights @ self.axes.T)  # [texts, dim]
@@ -177,13 +179,24 @@ class EndpointEncoder:
         """
         vectors, failures = self.client.embed(texts, "encode")
         if failures:
-            reason = next(iter(failures.values()))
-            raise DataError(f"{len(failures)} items could not be embedded ({reason}): run it again")
+            place, reason = next(iter(failures.items()))
+            raise DataError(
+                f"{len(failures)} items could not be embedded, the first in line {place + 2} of "
+                f".item ({reason}): run it again, or mend what is said of them there"
+            )
         return vectors
 
-    def encode_more(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode further texts, under the same terms."""
-        return self.encode(texts)
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Encode further texts, any of which may fail.
+
+        Returns
+        -------
+        vectors : ndarray
+            float32 [texts, dim]; zero where a text failed.
+        failures : dict
+            Index of each such text -> why, one line.
+        """
+        return self.client.embed(texts, "encode")
 
 
 class SentenceEncoder:
@@ -209,6 +222,6 @@ class SentenceEncoder:
         vectors = self.model.encode(list(texts), normalize_embeddings=True)
         return np.asarray(vectors, dtype=np.float32)
 
-    def encode_more(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode further texts."""
-        return self.encode(texts)
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Encode further texts; none fails."""
+        return self.encode(texts), {}

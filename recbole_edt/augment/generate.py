@@ -41,7 +41,7 @@ class Generated:
     new_items : list of dict
         Attributes of the new items, each listed once.
     failures : dict
-        User token -> why nothing could be generated for him, one line.
+        User token -> why nothing could be generated for him in a domain at least, one line.
     """
 
     items: list[np.ndarray]

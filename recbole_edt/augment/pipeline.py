@@ -221,7 +221,11 @@ class Pipeline:
             histories, vectors, clusters, chosen, tasks))  # fmt: skip
         if generated.new_items:
             more = [item_text(item) for item in generated.new_items]
-            vectors = np.concatenate([vectors, encode_more(encoder, more)])
+            further, lost = encode_more(encoder, more)
+            forget(generated, tasks, {len(texts) + n: lost[n] for n in lost}, histories)
+            if len(lost) == len(more):  # nobody has said how long their vectors are
+                further = np.zeros((len(more), vectors.shape[1]), dtype=np.float32)
+            vectors = np.concatenate([vectors, further])
         insertions = self._timed("insert", lambda: self._insert(
             histories, vectors, clusters, chosen, tasks, generated))  # fmt: skip
         made = Augmentation(
@@ -337,13 +341,16 @@ class Pipeline:
                 table, made.histories.domains, made.vectors, self.settings["profile"]
             )
         profiles = profiler.write(users)
-        made.failures["profile"] = profiles.failures
-        # RecBole's own reader takes double quotes for marks that enclose a value.
-        made.profiles = [text.replace('"', "''") for text in profiles.texts]
         if isinstance(encoder, FileEncoder):
             made.user_vectors = mean_vectors(users, made.vectors)
         else:
-            made.user_vectors = encode_profiles(encoder, profiles.texts)
+            made.user_vectors, lost = encode_profiles(encoder, profiles.texts)
+            for place, why in lost.items():
+                profiles.texts[place] = ""
+                profiles.failures[users[place].user] = f"encode: {why}"
+        made.failures["profile"] = profiles.failures
+        # RecBole's own reader takes double quotes for marks that enclose a value.
+        made.profiles = [text.replace('"', "''") for text in profiles.texts]
 
     # -- write ----------------------------------------------------------------------------------
 
@@ -397,8 +404,15 @@ class Pipeline:
         }
 
 
-def encode_more(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+def encode_more(encoder: TextEncoder, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
     """Encode texts that came after the items.
+
+    Returns
+    -------
+    vectors : ndarray
+        float32 [texts, d_L]; zero where a text failed.
+    failures : dict
+        Index of each such text -> why, one line.
 
     Raises
     ------
@@ -408,18 +422,61 @@ def encode_more(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
     further = getattr(encoder, "encode_more", None)
     if further is None:
         raise ConfigError("encoder 'file' can encode nothing but the items it was made for")
-    return np.asarray(further(texts), dtype=np.float32)
+    vectors, failures = further(texts)
+    return np.asarray(vectors, dtype=np.float32), failures
 
 
-def encode_profiles(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
-    """Vectors of profiles, zero where there is no text, float32 [n, d_L]."""
+def encode_profiles(
+    encoder: TextEncoder, texts: Sequence[str]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Encode profiles.
+
+    Returns
+    -------
+    vectors : ndarray
+        float32 [n, d_L]; zero where there is no text, or its encoding failed.
+    failures : dict
+        Index of each text whose encoding failed -> why, one line.
+
+    Raises
+    ------
+    DataError
+        If not one user has a vector.
+    """
     has = [place for place, text in enumerate(texts) if text]
     if not has:
         raise DataError("no user has a profile: there is nothing to embed")
-    vectors = encode_more(encoder, [texts[place] for place in has])
+    vectors, lost = encode_more(encoder, [texts[place] for place in has])
+    if len(lost) == len(has):
+        raise DataError(f"not one profile could be embedded ({next(iter(lost.values()))})")
     out = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
     out[has] = vectors
-    return out
+    return out, {has[n]: why for n, why in lost.items()}
+
+
+def forget(
+    generated: Generated, tasks: Sequence[Task], lost: Mapping[int, str], histories: Histories
+) -> None:
+    """Take items that have no vector out of what was proposed.
+
+    A user who is left without a proposal for a domain is named among the failures.
+
+    Parameters
+    ----------
+    generated : Generated
+        Changed in place.
+    tasks : sequence of Task
+        Whom each proposal is for.
+    lost : mapping
+        Line of each such item -> why.
+    """
+    for place, task in enumerate(tasks):
+        items = generated.items[place]
+        kept = items[~np.isin(items, list(lost))]
+        if len(items) and not len(kept):
+            user = str(histories.users[task.user])
+            generated.failures.setdefault(user, f"encode: {lost[int(items[0])]}")
+        generated.items[place] = kept
 
 
 def mean_vectors(users: Sequence[UserGroups], vectors: np.ndarray) -> np.ndarray:

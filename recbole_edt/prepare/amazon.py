@@ -19,6 +19,7 @@ import pandas as pd
 
 from recbole_edt.errors import DataError
 from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
+from recbole_edt.lock import sole_user
 from recbole_edt.prepare.catalogue import MetadataFile, listed_asins, read_catalogue
 from recbole_edt.prepare.download import fetch, file_sha256
 from recbole_edt.prepare.filters import Filters, apply, drop_cross_listed, in_order
@@ -125,12 +126,19 @@ def prepare_pair(recipe: Recipe) -> dict[str, Any]:
     Raises
     ------
     EDTError
-        For raw files that cannot be had or read, filters that leave nothing, and a folder that
-        must not be replaced.
+        For raw files that cannot be had or read, filters that leave nothing, a folder that must
+        not be replaced, and another run that downloads or prepares in the same place.
     """
     done = find_prepared(recipe)
     if done is not None:
         return done
+    if recipe.local is not None:
+        _raw_files(recipe)  # what is missing is said before anything is made
+    with sole_user(recipe.output_path / ".downloads"):
+        return _prepare(recipe)
+
+
+def _prepare(recipe: Recipe) -> dict[str, Any]:
     raw = _raw_files(recipe)
     rows, steps = _filtered_rows(recipe, raw)
     inter, item, unknown = _frames(recipe, rows, _describe(recipe, raw, rows))

@@ -122,7 +122,8 @@ def test_corpus_without_words_is_an_error() -> None:
 def test_further_texts_join_the_space_of_the_corpus() -> None:
     encoder = LsaEncoder(dim=8)
     vectors = encoder.encode(CORPUS)
-    more = encoder.encode_more([CORPUS[3], "a red tent of a kind", "unheard words"])
+    more, failures = encoder.encode_more([CORPUS[3], "a red tent of a kind", "unheard words"])
+    assert not failures
     np.testing.assert_allclose(more[0], vectors[3], atol=1e-6)
     nearest = CORPUS[int((vectors @ more[1]).argmax())]
     assert "red" in nearest

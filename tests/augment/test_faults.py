@@ -115,6 +115,13 @@ def test_a_key_in_the_address_is_refused_unseen(command, tmp_path, capsys, addre
     assert not written(tmp_path)
 
 
+def test_a_key_in_the_path_of_the_address_is_refused_unseen(command, tmp_path, capsys) -> None:
+    assert command(None, address=f"http://h/{KEY}/v1") == 2
+    said = capsys.readouterr()
+    assert said.err == "error: base_url holds the key of EDT_TEST_KEY: take it out\n"
+    assert not [path for path in written(tmp_path) if KEY.encode() in path.read_bytes()]
+
+
 # Costs
 
 
@@ -232,11 +239,68 @@ def test_a_failed_user_is_named_with_the_stage_and_the_others_are_served(
     server = llm_servers(unreadable=f"What user {unlucky} has picked")
     assert command(server, f"--output_path={tmp_path / 'other'}") == 0
     reason = f"(such as {unlucky}: HTTP 400: this cannot be read)"
-    assert f"generate: 1 users were left as they are {reason}" in capsys.readouterr().out
+    said = f"generate: calls failed for 1 users, served without them {reason}"
+    assert said in capsys.readouterr().out
     inter = read_table(tmp_path / "other" / NAME / f"{NAME}.inter")
     inserted = inter["user_id"][inter["augmented"] == "1"]
     assert len(set(inserted)) >= 2 and unlucky not in set(inserted)
     assert (read_table(tmp_path / "other" / NAME / f"{NAME}.user")["profile"] != "").all()
+
+
+def test_a_generated_item_without_a_vector_is_left_out_and_its_user_named(
+    llm_servers, command, tmp_path
+) -> None:
+    assert command(llm_servers(), "--num=1") == 0
+    before = read_table(tmp_path / "out" / NAME / f"{NAME}.item")
+    title = before["title"][before["generated"] == "1"].iloc[0]
+    server = llm_servers(unreadable=title)
+    assert command(server, f"--output_path={tmp_path / 'other'}", "--num=1") == 0
+    folder = tmp_path / "other" / NAME
+    report = json.loads((folder / "augmentation.json").read_text())
+    ((user, reason),) = report["failures"]["generate"].items()
+    assert reason == "encode: HTTP 400: a text cannot be read"
+    inter, items = (read_table(folder / f"{NAME}.{kind}") for kind in ("inter", "item"))
+    assert title not in set(items["title"])
+    inserted = set(inter["user_id"][inter["augmented"] == "1"])
+    assert len(inserted) >= 2 and user in set(inter["user_id"])
+    assert np.isfinite(np.load(folder / f"{NAME}.item_emb.npy")).all()
+
+
+def test_when_no_generated_item_has_a_vector_the_raw_rows_remain(
+    llm_servers, command, tmp_path
+) -> None:
+    assert command(llm_servers(unreadable="to go with")) == 0  # what each of their texts ends with
+    inter = read_table(tmp_path / "out" / NAME / f"{NAME}.inter")
+    assert set(inter["augmented"]) == {"0"}
+    report = json.loads((tmp_path / "out" / NAME / "augmentation.json").read_text())
+    assert len(report["failures"]["generate"]) >= 2
+
+
+def test_a_user_whose_profile_has_no_vector_is_named_and_has_none(
+    llm_servers, command, tmp_path
+) -> None:
+    assert command(llm_servers()) == 0
+    users = read_table(tmp_path / "out" / NAME / f"{NAME}.user")
+    server = llm_servers(unreadable=users["profile"].iloc[2])
+    assert command(server, f"--output_path={tmp_path / 'other'}") == 0
+    folder = tmp_path / "other" / NAME
+    report = json.loads((folder / "augmentation.json").read_text())
+    unlucky = users["user_id"].iloc[2]
+    assert report["failures"]["profile"] == {
+        unlucky: "encode: HTTP 400: a text cannot be read"
+    }  # fmt: skip
+    profiles = read_table(folder / f"{NAME}.user")["profile"]
+    assert [place for place, text in enumerate(profiles) if not text] == [2]
+    vectors = np.load(folder / f"{NAME}.user_emb.npy")
+    assert np.flatnonzero(~vectors.any(axis=1)).tolist() == [2]
+
+
+def test_a_raw_item_without_a_vector_ends_the_run_with_its_line(
+    llm_servers, command, raw, capsys
+) -> None:
+    title = read_table(raw / NAME / f"{NAME}.item")["title"].iloc[4]
+    assert command(llm_servers(unreadable=title)) == 2
+    assert "the first in line 6 of .item (HTTP 400: " in capsys.readouterr().err
 
 
 # A second run, and what a killed one left

@@ -15,6 +15,7 @@ from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError, EDTError
 from recbole_edt.files import read_table
+from recbole_edt.lock import sole_user
 from recbole_edt.prepare import amazon
 from recbole_edt.prepare.command import HELP, parse, prepare
 from recbole_edt.prepare.sources import default_options, pair_names, pair_source
@@ -26,6 +27,11 @@ STATISTICS = Path("dataset/cloth_sport/cloth_sport.statistics.json")
 
 def outputs() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(INTER.parent.iterdir())}
+
+
+def made() -> list[str]:
+    """What lies in the output folder."""
+    return sorted(path.name for path in Path("dataset").glob("*"))
 
 
 @pytest.mark.parametrize("edition", ["2014", "2018"])
@@ -169,7 +175,7 @@ def test_a_failure_at_any_moment_leaves_no_half_data_set(write_raw, monkeypatch)
             with pytest.raises(KeyboardInterrupt):
                 prepare(["cloth_sport", f"--source={source}"])
         assert not INTER.parent.exists()
-        assert list(Path("dataset").iterdir() if Path("dataset").exists() else []) == []
+        assert made() in ([], [".downloads"])  # which holds no more than the lock
     prepare(["cloth_sport", f"--source={source}"])
     assert sorted(outputs()) == [INTER.name, ITEM.name, STATISTICS.name]
 
@@ -182,8 +188,19 @@ def test_what_a_killed_run_has_left_is_cleared_away(write_raw):
     Path("dataset/.cloth_sport.partial").mkdir(parents=True)
     Path("dataset/.cloth_sport.partial/cloth_sport.inter").write_text("half")
     prepare(["cloth_sport", f"--source={write_raw()}"])
-    assert [path.name for path in Path("dataset").iterdir()] == ["cloth_sport"]
+    assert made() == [".downloads", "cloth_sport"]
     assert len(outputs()) == 3
+
+
+def test_a_second_run_beside_one_at_work_is_refused(write_raw):
+    source = write_raw()
+    with sole_user(Path("dataset/.downloads")):
+        with pytest.raises(DataError, match="another run is at work in "):
+            prepare(["cloth_sport", f"--source={source}"])
+        assert made() == [".downloads"]
+    prepare(["cloth_sport", f"--source={source}"])
+    with sole_user(Path("dataset/.downloads")):  # what is there needs no lock
+        prepare(["cloth_sport", f"--source={source}"])
 
 
 def test_unreadable_lines_are_counted_and_left_out(write_raw, capsys):

@@ -80,7 +80,7 @@ class Endpoint(_Strict):
         Raises
         ------
         ConfigError
-            If the variable is empty or holds what cannot be a key.
+            If the variable is empty or holds what cannot be a key, or the address repeats it.
         """
         if not self.key_env:
             return ""
@@ -91,6 +91,8 @@ class Endpoint(_Strict):
             )
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError(f"what the environment variable {self.key_env} holds is no key")
+        if key in self.base_url:  # which errors and costs would repeat
+            raise ConfigError(f"base_url holds the key of {self.key_env}: take it out")
         return key
 
 
