@@ -80,7 +80,8 @@ class RetrievalGenerator:
         self, histories: Histories, vectors: np.ndarray, chosen: Representatives, num: int
     ) -> None:
         self.histories = histories
-        self.units = normalize(np.asarray(vectors, dtype=np.float32))
+        # In float32 the number of threads would show, in the order of near-equal neighbours.
+        self.units = normalize(np.asarray(vectors, dtype=np.float64))
         self.chosen = chosen
         self.num = num
 
