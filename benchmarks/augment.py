@@ -2,7 +2,8 @@
 
     python benchmarks/augment.py --data_path DIR --dataset cloth_sport_full
 
-Each size runs in a process of its own, with the embedded defaults.
+Each size runs in a process of its own, with the embedded defaults. All items are encoded whatever
+the share (`encode`), so growth is that of everything else, as a multiple of the smallest size.
 """
 
 import argparse
@@ -45,21 +46,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", required=True, type=Path)
     parser.add_argument("--dataset", default="cloth_sport_full")
+    parser.add_argument("--sizes", default=[1, 2, 4, 8], type=int, nargs="+", help="eighths")
     options = parser.parse_args()
     source = options.data_path / options.dataset
     fresh = multiprocessing.get_context("spawn")
-    print(f"{'share':>6} {'rows':>9} {'seconds':>8} {'peak GiB':>9}  by stage")
-    for share in (0.125, 0.25, 0.5, 1.0):
+    print(f"{'users':>5} {'rows':>9} {'seconds':>8} {'peak GiB':>9} {'growth':>7}  by stage")
+    smallest = 0.0
+    for times in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "raw" / options.dataset
-            rows = write_part(source, options.dataset, target, share)
+            rows = write_part(source, options.dataset, target, times / 8)
             queue = fresh.Queue()
             process = fresh.Process(target=measure, args=(folder, options.dataset, queue))
             process.start()
             seconds, peak, stages = queue.get()
             process.join()
+        rest = seconds - stages["encode"]
+        smallest = smallest or rest
         print(
-            f"{share:6.3f} {rows:9,} {seconds:8.1f} {peak:9.2f}  {json.dumps(stages)}", flush=True
+            f"{times:4d}x {rows:9,} {seconds:8.1f} {peak:9.2f} {rest / smallest:7.2f}  "
+            f"{json.dumps(stages)}",
+            flush=True,
         )
 
 

@@ -24,10 +24,10 @@ raw atomic files in, augmented atomic files out. Sees the training rows only.
   --generator=retrieval       retrieval (no network), openai, none
   --profiler=extractive       extractive (no network), openai, none
   --llm=deepseek              endpoints: deepseek, openai, local, or a YAML file
-  --dry_run                   say what each stage would cost, call nothing, write nothing
-  --max_cost=DOLLARS          stop before more is spent; what was paid for is kept
+  --dry-run                   say what each stage would cost, call nothing, write nothing
+  --max-cost=DOLLARS          stop before more is spent; what was paid for is kept
 
-Ablations and parameters (properties/augment.yaml says more):
+Ablations and parameters (properties/augment.yaml says more; - and _ in keys mean the same):
   --filter=similarity|none    --insert=anchor|end|random     --profile=sra|naive|none
   --inject_ratio=1.0          --tau=0.9, or --tau_quantile=0.2
   --directions=both|minor     --min_ratio=0.0     --min_history=1     --neighbours=2

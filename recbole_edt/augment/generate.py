@@ -80,7 +80,8 @@ class RetrievalGenerator:
         self, histories: Histories, vectors: np.ndarray, chosen: Representatives, num: int
     ) -> None:
         self.histories = histories
-        self.units = normalize(np.asarray(vectors, dtype=np.float32))
+        # In float32 the number of threads would show, in the order of near-equal neighbours.
+        self.units = normalize(np.asarray(vectors, dtype=np.float64))
         self.chosen = chosen
         self.num = num
 
@@ -225,35 +226,43 @@ class LLMGenerator:
 class Catalogue:
     """Items by what they are called, so that the same thing is one item for everybody.
 
-    Two items are the same when domain, title and brand agree but for case, spaces and punctuation;
-    a model that names no brand means the first item of that title.
+    Two items are the same when their domain and full name agree but for case, spaces and
+    punctuation; the full name is the brand, then the title, and a brand that the title begins with
+    counts once. A model that names no brand means the first item of that title.
     """
 
     def __init__(self, items: pd.DataFrame, domains: Sequence[str]) -> None:
         self.domains = domains
         self.size = len(items)
         self.new_items: list[dict[str, Any]] = []
-        self.lines: dict[tuple[str, str, str], int] = {}
+        self.named: dict[tuple[str, str], int] = {}
+        self.titled: dict[tuple[str, str], int] = {}
         for line, record in enumerate(items.to_dict("records")):
             if record.get("title"):
                 self._enter(str(record["domain"]), record, line)
 
     def _enter(self, domain: str, record: dict[str, Any], line: int) -> None:
-        title, brand = _plain(record.get("title")), _plain(record.get("brand"))
-        for known in {brand, ""}:
-            self.lines.setdefault((domain, title, known), line)
+        self.named.setdefault((domain, _full_name(record)), line)
+        self.titled.setdefault((domain, _plain(record.get("title"))), line)
 
     def line(self, item: dict[str, Any], domain: int) -> int:
         """Line of an item that a model described: the catalogue's, or a new one."""
         name = self.domains[domain]
-        title, brand = _plain(item["title"]), _plain(item["brand"])
-        found = self.lines.get((name, title, brand))
+        found = self.named.get((name, _full_name(item)))
+        if found is None and not _plain(item["brand"]):
+            found = self.titled.get((name, _plain(item["title"])))
         if found is None:
             found = self.size + len(self.new_items)
             record = _record(item, name)
             self.new_items.append(record)
             self._enter(name, record, found)
         return found
+
+
+def _full_name(item: Mapping[str, Any]) -> str:
+    """Brand and title; many titles begin with the brand, which is then said once."""
+    brand, title = _plain(item.get("brand")), _plain(item.get("title"))
+    return title if f"{title} ".startswith(f"{brand} ") else f"{brand} {title}".strip()
 
 
 def _plain(text: object) -> str:

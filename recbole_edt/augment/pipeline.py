@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import yaml
 from sklearn.preprocessing import normalize
 
@@ -45,11 +45,12 @@ from recbole_edt.augment.insert import (
     insert,
     match,
 )
+from recbole_edt.augment.kept import KeptEncoder, StageCache
 from recbole_edt.augment.llm import LLMClient, LLMSettings, Rehearsal
 from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, Profiler, UserGroups
 from recbole_edt.config import properties_dir
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
+from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, write_table
 from recbole_edt.lock import sole_user
 from recbole_edt.prepare.statistics import dataset_statistics
 from recbole_edt.values import nearest
@@ -100,33 +101,6 @@ def augment_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     if (settings["tau"] is None) == (settings["tau_quantile"] is None):
         raise ConfigError("the filter needs either tau or tau_quantile")
     return settings
-
-
-class StageCache:
-    """Results of stages on disk, by what went into them; each is written whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they lie; made if missing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def matrix(self, stage: str, inputs: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return a matrix from disk, or make and keep it."""
-        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
-        path = self.folder / f"{stage}-{digest}.npy"
-        if path.is_file():
-            try:
-                return np.load(path, allow_pickle=False)
-            except (ValueError, OSError, EOFError):
-                path.unlink()  # damaged: made again
-        made = make()
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, made)
-        return made
 
 
 @dataclass
@@ -226,6 +200,7 @@ class Pipeline:
             if len(lost) == len(more):  # nobody has said how long their vectors are
                 further = np.zeros((len(more), vectors.shape[1]), dtype=np.float32)
             vectors = np.concatenate([vectors, further])
+        leave_out_failed(generated, tasks, histories)
         insertions = self._timed("insert", lambda: self._insert(
             histories, vectors, clusters, chosen, tasks, generated))  # fmt: skip
         made = Augmentation(
@@ -248,7 +223,8 @@ class Pipeline:
     def _encoder(self) -> TextEncoder:
         kind = self.settings["encoder"]
         if kind == "lsa":
-            return LsaEncoder(self.settings["lsa_dim"])
+            dim = self.settings["lsa_dim"]
+            return self._kept(LsaEncoder(dim), f"lsa {dim} scipy {scipy.__version__}")
         if kind == "file":
             writes = {
                 "items": self.settings["generator"] == "openai",
@@ -261,17 +237,19 @@ class Pipeline:
         if kind == "openai":
             assert self.client is not None
             return EndpointEncoder(self.client)
-        return SentenceEncoder(self.settings["sentence_model"])
+        model = self.settings["sentence_model"]
+        return self._kept(SentenceEncoder(model), f"sentence-transformers {model}")
+
+    def _kept(self, encoder: LsaEncoder | SentenceEncoder, identity: str) -> TextEncoder:
+        """Have its vectors kept on disk, unless nothing is to be written."""
+        if self.settings["dry_run"]:
+            return encoder
+        return KeptEncoder(encoder, self.cache, identity)
 
     def _encode(self, encoder: TextEncoder, texts: list[str]) -> np.ndarray:
         """Encode the items, rounded as they are stored: every stage sees what the reader will."""
-        return self._vectors(encoder, texts).astype(np.float16).astype(np.float32)
-
-    def _vectors(self, encoder: TextEncoder, texts: list[str]) -> np.ndarray:
-        if not isinstance(encoder, SentenceEncoder):  # files, the client's cache, or a fit to keep
-            return np.asarray(encoder.encode(texts), dtype=np.float32)
-        key = [self.settings["sentence_model"], texts]
-        return self.cache.matrix("encode", key, lambda: encoder.encode(texts))
+        vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
+        return vectors.astype(np.float16).astype(np.float32)
 
     # -- generate, filter, insert ---------------------------------------------------------------
 
@@ -477,6 +455,16 @@ def forget(
             user = str(histories.users[task.user])
             generated.failures.setdefault(user, f"encode: {lost[int(items[0])]}")
         generated.items[place] = kept
+
+
+def leave_out_failed(generated: Generated, tasks: Sequence[Task], histories: Histories) -> None:
+    """Propose nothing, in either direction, to users that are named among the failures.
+
+    Half of what a user should get would tip his balance the other way.
+    """
+    for place, task in enumerate(tasks):
+        if str(histories.users[task.user]) in generated.failures:
+            generated.items[place] = np.zeros(0, dtype=np.int64)
 
 
 def mean_vectors(users: Sequence[UserGroups], vectors: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from recbole_edt.augment.encode import EndpointEncoder, FileEncoder, LsaEncoder, item_text
+from recbole_edt.augment.kept import KeptEncoder, StageCache
 from recbole_edt.errors import DataError
 
 FULL = {
@@ -146,3 +147,43 @@ def test_an_endpoint_that_fails_for_some_texts_is_an_error(llm_server, llm_clien
         assert encoder.encode(["red tent", "blue boot"]).shape[0] == 2
         with pytest.raises(DataError, match="1 items could not be embedded"):
             encoder.encode(["red tent", "broken"])
+
+
+class Counting(LsaEncoder):
+    """Counts what it is asked."""
+
+    asked = 0
+
+    def encode(self, texts):
+        self.asked += 1
+        return super().encode(texts)
+
+
+def test_a_second_run_neither_fits_nor_encodes(tmp_path: Path) -> None:
+    more = [["a red boot"], ["a blue boot"]]
+    first = KeptEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4")
+    made = [first.encode(CORPUS), first.encode_more(more[0])[0]]
+    again = Counting(4)
+    second = KeptEncoder(again, StageCache(tmp_path), "lsa 4")
+    kept = [second.encode(CORPUS), second.encode_more(more[0])[0]]
+    assert again.asked == 0
+    assert all(np.array_equal(*pair) for pair in zip(made, kept, strict=True))
+    new, failures = second.encode_more(more[1])  # fits only now
+    assert again.asked == 1 and not failures
+    assert np.array_equal(new, first.encode_more(more[1])[0])
+
+
+@pytest.mark.parametrize("change", ["identity", "corpus", "file"])
+def test_vectors_of_something_else_are_not_taken_for_these(tmp_path: Path, change: str) -> None:
+    KeptEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4").encode(CORPUS)
+    identity, corpus = "lsa 4", list(CORPUS)
+    if change == "identity":
+        identity = "lsa 5"
+    elif change == "corpus":
+        corpus[0] = "a green hat"
+    else:
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:99])  # cut off
+    counting = Counting(4)
+    KeptEncoder(counting, StageCache(tmp_path), identity).encode(corpus)
+    assert counting.asked == 1

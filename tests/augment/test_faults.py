@@ -122,6 +122,30 @@ def test_a_key_in_the_path_of_the_address_is_refused_unseen(command, tmp_path, c
     assert not [path for path in written(tmp_path) if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("moods", "code"),
+    [
+        ({"refuse": (401, "no")}, 2),
+        ({"refuse": (404, f"no route /{KEY}-not-named/v1/embeddings")}, 2),
+        ({"refuse": (400, f"what is /{KEY}-not-named/v1?")}, 2),
+        ({"refuse": (402, "pay")}, 2),
+        ({}, 0),
+    ],
+)
+def test_the_path_of_the_address_is_never_shown(
+    llm_servers, command, tmp_path, capsys, caplog, monkeypatch, moods, code
+) -> None:
+    monkeypatch.setenv("EDT_TEST_KEY", "another-key-0123456789")
+    server = llm_servers(**moods)
+    secret = f"{KEY}-not-named"
+    address = f"{server.url}/{secret}/v1"
+    assert command(server, address=address, retries=0, asks=1) == code
+    assert server.arrived > 0
+    said = capsys.readouterr()
+    assert all(secret not in text for text in (said.out, said.err, caplog.text))
+    assert not [path for path in written(tmp_path) if secret.encode() in path.read_bytes()]
+
+
 # Costs
 
 

@@ -11,7 +11,13 @@ import pytest
 
 from recbole_edt.augment.clusters import cluster_items, representatives
 from recbole_edt.augment.command import augment
-from recbole_edt.augment.generate import Catalogue, LLMGenerator, RetrievalGenerator, Task
+from recbole_edt.augment.generate import (
+    Catalogue,
+    Generated,
+    LLMGenerator,
+    RetrievalGenerator,
+    Task,
+)
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.augment.insert import (
     Balance,
@@ -21,7 +27,7 @@ from recbole_edt.augment.insert import (
     filter_items,
     insert,
 )
-from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.augment.pipeline import Pipeline, augment_settings, leave_out_failed
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.files import read_table
 from recbole_edt.prepare.simulate import simulate, write_atomic
@@ -179,6 +185,24 @@ def test_a_described_item_becomes_the_catalogue_item_of_its_name() -> None:
     assert catalogue.new_items[0]["price"] == "3.00"
 
 
+@pytest.mark.parametrize(
+    ("title", "brand", "same"),
+    [
+        ("Ka-Lo Red Brush", "Ka-Lo", True),  # the brand is in the title, too
+        ("Ka-Lo Red Brush", None, True),
+        ("Red Brush", "Ka-Lo", True),
+        ("Red Brush", "Other", False),
+        ("Ka-Lo Red Brush", "Other", False),
+        ("Kalossi Red Brush", "Ka", False),  # the brand must be a whole word
+    ],
+)
+@pytest.mark.parametrize("known", [("Red Brush", "Ka-Lo"), ("Ka-Lo Red Brush", "Ka-Lo")])
+def test_a_brand_counts_once_wherever_it_is_said(known, title, brand, same) -> None:
+    items = pd.DataFrame({"domain": ["art"], "title": [known[0]], "brand": [known[1]]})
+    described = {"title": title, "brand": brand, "categories": [], "description": ""}
+    assert (Catalogue(items, ["art", "bike"]).line(described, 0) == 0) == same
+
+
 def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client) -> None:
     domain = np.array([0, 0, 1, 1])
     vectors = np.eye(4)
@@ -193,6 +217,14 @@ def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client)
     assert list(made.failures) == ["u1"]
     assert len(made.items[0]) == 3
     assert len(made.items[1]) == 0
+
+
+def test_a_user_who_failed_in_one_direction_gets_nothing_in_the_other() -> None:
+    histories = history([[0], [1]], np.array([0, 0, 1, 1]))
+    tasks = [Task(0, 0), Task(0, 1), Task(1, 1)]
+    generated = Generated([np.array([1]), np.array([], int), np.array([2, 3])], [], {"u0": "why"})
+    leave_out_failed(generated, tasks, histories)
+    assert [items.tolist() for items in generated.items] == [[], [], [2, 3]]
 
 
 # Filter and insertion

@@ -74,6 +74,12 @@ class Endpoint(_Strict):
             raise ValueError("must hold no key or password: name a variable in key_env instead")
         return value.rstrip("/")
 
+    @property
+    def place(self) -> str:
+        """Scheme and host alone, for messages: some gateways have a key in the path."""
+        parts = urlsplit(self.base_url)
+        return f"{parts.scheme}://{parts.netloc}"
+
     def key(self) -> str:
         """The key from the environment; empty for an endpoint that needs none.
 
@@ -87,7 +93,7 @@ class Endpoint(_Strict):
         key = os.environ.get(self.key_env, "").strip()
         if not key:
             raise ConfigError(
-                f"the environment variable {self.key_env} holds no key for {self.base_url}"
+                f"the environment variable {self.key_env} holds no key for {self.place}"
             )
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError(f"what the environment variable {self.key_env} holds is no key")

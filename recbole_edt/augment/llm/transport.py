@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import openai
 
@@ -29,6 +30,8 @@ LOST_IN_A_ROW = 50
 _TRANSIENT = {408, 409, 425, 429}
 _SHORTEST_SECRET = 8
 """A shorter "key" is a word such as EMPTY or ollama, which answers may well hold."""
+_LONG_PART = 12
+"""From this length on, a part of the address's path may be a key; "v1" and "openai" are none."""
 _KEYLIKE = re.compile(r"\b(?:sk|pk)-[\w*.-]{4,}|\bBearer\s+\S+", re.IGNORECASE)
 _TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 
@@ -239,7 +242,7 @@ class Caller:
         asked, longest = _retry_after(error), self._settings.max_wait_s
         if asked is not None and asked > longest:
             raise EndpointError(
-                f"{self._endpoint.base_url} asks to wait {asked:.0f} s, longer than max_wait_s: "
+                f"{self._endpoint.place} asks to wait {asked:.0f} s, longer than max_wait_s: "
                 "run again later, all answers are kept"
             )
         doubled = self._settings.backoff_s * 2 ** min(attempt, 30)
@@ -251,14 +254,14 @@ class Caller:
         status, end = _status(error), self._endpoint
         if status in (401, 403):  # what such a server says may hold parts of the key
             what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
-            raise ConfigError(f"{end.base_url} refuses {what} (HTTP {status})") from None
+            raise ConfigError(f"{end.place} refuses {what} (HTTP {status})") from None
         if status == 404:
             raise ConfigError(
-                f"{end.base_url} knows no model '{end.model}' or is no OpenAI API ({reason})"
+                f"{end.place} knows no model '{end.model}' or is no OpenAI API ({reason})"
             ) from None
         no_credit = isinstance(error, openai.APIError) and error.code == "insufficient_quota"
         if status == 402 or no_credit:
-            raise EndpointError(f"there is no credit left at {end.base_url} ({reason})") from None
+            raise EndpointError(f"there is no credit left at {end.place} ({reason})") from None
 
     def _reason(self, error: Exception) -> str:
         """Say on one line what went wrong, without secrets."""
@@ -266,9 +269,13 @@ class Caller:
         if isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
             return f"no answer within {self._endpoint.timeout_s:g} s"
         if isinstance(error, openai.APIConnectionError):
-            return f"the connection to {self._endpoint.base_url} failed"
+            return f"the connection to {self._endpoint.place} failed"
         said = "the response is not JSON" if isinstance(error, ValueError) else _said(error)
-        line = _KEYLIKE.sub("[key]", self.redact(" ".join(said.split())))[:300]
+        said = self.redact(" ".join(said.split()))
+        for part in urlsplit(self._endpoint.base_url).path.split("/"):
+            if len(part) >= _LONG_PART:
+                said = said.replace(part, "[path]")
+        line = _KEYLIKE.sub("[key]", said)[:300]
         return f"HTTP {status}: {line}" if status else line
 
 
