@@ -18,14 +18,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = [
-    "elsewhere", "reading data", "making the model", "training, stage 1", "training, stage 2",
-    "validation, stage 1", "validation, stage 2", "packing a checkpoint", "writing a checkpoint",
-    "final test", "writing results",
+    "starting", "reading data", "making the model", "between epochs", "training, stage 1",
+    "training, stage 2", "validation, stage 1", "validation, stage 2", "packing a checkpoint",
+    "writing a checkpoint", "final test", "printing results", "writing results",
 ]  # fmt: skip
 """Where a run can be when it is killed."""
 
@@ -43,6 +44,7 @@ class Commands:
     """Starts commands: use as a context manager."""
 
     def __enter__(self) -> Commands:
+        self._aside = TemporaryDirectory()  # what is read of a command is no part of its folder
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -55,6 +57,7 @@ class Commands:
     def __exit__(self, *_) -> None:
         self._process.kill()
         self._process.communicate()
+        self._aside.cleanup()
 
     def _line(self) -> str:
         """Read a line byte by byte, so that ``select`` sees what is still to come."""
@@ -83,8 +86,12 @@ class Commands:
         limit : int, optional
             Largest file it may write, in bytes.
         """
-        self._tell(json.dumps([str(folder), [str(a) for a in arguments], limit]))
-        return Running(self, int(self._line()), folder)
+        aside = Path(self._aside.name)
+        (aside / "phases").write_bytes(np.zeros(1 + len(PHASES), np.uint32).tobytes())
+        for name in ("out", "err"):
+            (aside / name).write_bytes(b"")
+        self._tell(json.dumps([str(folder), str(aside), [str(a) for a in arguments], limit]))
+        return Running(self, int(self._line()), aside)
 
     def run(self, folder: Path, arguments: list[str], limit: int | None = None) -> Done:
         """Run a command to its end."""
@@ -94,9 +101,9 @@ class Commands:
 class Running:
     """A command at work."""
 
-    def __init__(self, commands: Commands, pid: int, folder: Path) -> None:
-        self._commands, self.pid, self._folder = commands, pid, folder
-        self._marks = np.memmap(folder / ".phases", np.uint32, "r", shape=(1 + len(PHASES),))
+    def __init__(self, commands: Commands, pid: int, aside: Path) -> None:
+        self._commands, self.pid, self._aside = commands, pid, aside
+        self._marks = np.memmap(aside / "phases", np.uint32, "r", shape=(1 + len(PHASES),))
 
     @property
     def phase(self) -> str:
@@ -124,11 +131,7 @@ class Running:
         """Wait for its end."""
         code = int(self._commands._line())
         self._commands._tell("")
-        out, err = ((self._folder / f".{name}").read_text() for name in ("out", "err"))
-        for name in ("out", "err"):
-            (self._folder / f".{name}").unlink()
-        (self._folder / ".phases").unlink()
-        return Done(code, out, err)
+        return Done(code, *((self._aside / name).read_text() for name in ("out", "err")))
 
 
 def after(seconds: float) -> Callable[[], bool]:
@@ -137,7 +140,7 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= due
 
 
-# -- in the process that starts them, and in its children -------------------------------------------
+# -- in the process that starts them, and in its children ------------------------------------------
 
 
 def _watch(marks: np.ndarray) -> None:
@@ -173,14 +176,16 @@ def _watch(marks: np.ndarray) -> None:
     checkpoint.replacing = writing
     wrap(quick_start, "CrossDomainDataset", lambda *_: "reading data")
     wrap(quick_start, "get_model", lambda *_: "making the model")
+    wrap(CrossDomainMixin, "fit", lambda *_: "between epochs")
     wrap(CrossDomainMixin, "_train_epoch", lambda self, *_: f"training, stage {self.stage}")
     wrap(CrossDomainMixin, "_valid_epoch", lambda self, *_: f"validation, stage {self.stage}")
     wrap(checkpoint, "save", lambda *_: "packing a checkpoint")
     wrap(quick_start, "report", lambda *_: "final test")
+    wrap(quick_start, "print_results", lambda *_: "printing results")
     wrap(quick_start, "write_json", lambda *_: "writing results")
 
 
-def _run(folder: str, arguments: list[str], limit: int | None) -> int:
+def _run(folder: str, aside: str, arguments: list[str], limit: int | None) -> int:
     """Be the command; gives its exit code."""
     import resource
     import runpy
@@ -188,9 +193,9 @@ def _run(folder: str, arguments: list[str], limit: int | None) -> int:
 
     from recbole_edt.signals import watch_imports
 
-    for number, name in ((1, ".out"), (2, ".err")):
-        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    _watch(np.memmap(f"{folder}/.phases", np.uint32, "r+", shape=(1 + len(PHASES),)))
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{aside}/{name}", os.O_WRONLY | os.O_APPEND), number)
+    _watch(np.memmap(f"{aside}/phases", np.uint32, "r+", shape=(1 + len(PHASES),)))
     os.chdir(folder)
     if limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -226,14 +231,11 @@ def main() -> None:
         get_model(name)
     print("ready", flush=True)
     while line := sys.stdin.readline():
-        folder, arguments, limit = json.loads(line)
-        marks = np.zeros(1 + len(PHASES), np.uint32)
-        Path(folder, ".phases").write_bytes(marks.tobytes())
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                code = _run(folder, arguments, limit)
+                code = _run(*json.loads(line))
                 sys.stdout.flush()
                 sys.stderr.flush()
             finally:

@@ -82,13 +82,12 @@ def finish(commands, folder: Path, run: list[str]):
     return final(folder)
 
 
-def kill(commands, folder, run, chance, phase, seconds) -> str | None:
+def kill(commands, folder, run, chance, phase) -> str | None:
     """Kill a run at a random moment near a phase; gives where it was, None if it had ended."""
     running = commands.begin(folder, run)
     often = chance.randint(1, 3)
     running.until(lambda: running.entered(phase) >= often)
-    due = after(chance.random() * seconds)
-    running.until(due)
+    running.until(after(10 ** chance.uniform(-4.5, -2)))
     running.signal(signal.SIGKILL)
     landed = running.phase
     return landed if running.wait().code == -signal.SIGKILL else None
@@ -110,7 +109,7 @@ def torment(commands, tmp_path, run, kills, chance, expected) -> Counter:
             # the phase least struck so far, else one kind would get them all
             least = min(landed[phase] for phase in phases)
             wanted = chance.choice([phase for phase in phases if landed[phase] == least])
-            where = kill(commands, folder, run, chance, wanted, 0.02)
+            where = kill(commands, folder, run, chance, wanted)
             if where is None:
                 break
             landed[where] += 1
