@@ -4,7 +4,11 @@ One import makes RecBole run on a current stack and lets its own look-ups (``get
 ``create_dataset``, ``get_trainer``, ``Config``, ``run_recbole``) find the plugin's classes.
 """
 
-from recbole_edt.compat import heal
+from recbole_edt.signals import watch_imports
+
+watch_imports()
+
+from recbole_edt.compat import heal  # noqa: E402
 
 heal()
 

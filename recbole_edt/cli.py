@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from recbole_edt.config import parse_overrides, take_names
 from recbole_edt.errors import EDTError
 from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.signals import Terminated, ending_cleanly, exit_code, line
 
 RUN_HELP = """\
 usage: run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]
@@ -62,19 +64,21 @@ def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
     """Run a command and return its exit code.
 
     What the user can mend (an :class:`EDTError`, or a file or disk that fails) becomes one line on
-    standard error and exit code 2.
+    standard error and exit code 2; Ctrl-C and SIGTERM become one line, and 130 and 143.
     """
     if "--help" in arguments or "-h" in arguments:
         print(help_, end="")
         return 0
     try:
-        command(arguments)
+        with ending_cleanly():
+            command(arguments)
     except (EDTError, OSError) as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on (run: with --resume)", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as told:
+        number = signal.SIGTERM if isinstance(told, Terminated) else signal.SIGINT
+        print(line(number), file=sys.stderr)
+        return exit_code(number)
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 
 from recbole.utils import init_logger
 
@@ -10,6 +12,19 @@ FILE_ONLY = {"file_only": True}
 """``extra=`` of a message that belongs into the log file but would flood the screen."""
 
 _ours: list[logging.Handler] = []
+
+
+def _raise_again(record: logging.LogRecord) -> None:
+    """End the run where its log cannot be written, as on a full disk; logging would go on."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError):
+        raise error
+
+
+def _tell_once(args, tell=threading.excepthook) -> None:
+    """Keep quiet about tensorboard's writer: the next call of the main thread raises its error."""
+    if not (isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__):
+        tell(args)
 
 
 def open_log(config) -> None:
@@ -32,6 +47,9 @@ def open_log(config) -> None:
         _ours.extend(root.handlers)
         for handler in others:
             root.addHandler(handler)
+    threading.excepthook = _tell_once
     for handler in _ours:
-        if not isinstance(handler, logging.FileHandler):
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = _raise_again  # type: ignore[method-assign]
+        else:
             handler.addFilter(lambda record: not getattr(record, "file_only", False))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Commands
 from hypothesis import settings
 
 import recbole_edt  # noqa: F401 - mends and extends RecBole before any test imports it
@@ -27,6 +28,15 @@ ITEM = ("item_id:token", "domain:token", "generated:token")
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work below ``tmp_path``: RecBole writes ``log/`` and ``saved/`` into the working folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Run the real commands, each in a process of its own that starts within milliseconds."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork processes")
+    with Commands() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.encode import LsaEncoder, SentenceEncoder
-from recbole_edt.files import replacing
+from recbole_edt.files import replacing, write_array
 
 
 class StageCache:
@@ -36,8 +36,8 @@ class StageCache:
             except (ValueError, OSError, EOFError):
                 path.unlink()  # damaged: made again
         made = make()
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, made)
+        with replacing(path) as temporary:
+            write_array(temporary, made)
         return made
 
 

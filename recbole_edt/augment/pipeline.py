@@ -50,7 +50,13 @@ from recbole_edt.augment.llm import LLMClient, LLMSettings, Rehearsal
 from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, Profiler, UserGroups
 from recbole_edt.config import properties_dir
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, write_table
+from recbole_edt.files import (
+    INTER_COLUMNS,
+    ITEM_COLUMNS,
+    file_sha256,
+    write_array,
+    write_table,
+)
 from recbole_edt.lock import sole_user
 from recbole_edt.prepare.statistics import dataset_statistics
 from recbole_edt.values import nearest
@@ -362,6 +368,7 @@ class Pipeline:
         note = self.raw / "SIMULATED"
         if note.is_file():
             shutil.copyfile(note, folder / "SIMULATED")
+        report["sha256"] = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         (folder / "augmentation.json").write_text(text, encoding="utf-8")
 
@@ -625,8 +632,7 @@ def held_out_places(made: Augmentation, inter: pd.DataFrame) -> np.ndarray:
 
 def save(path: Path, matrix: np.ndarray | None) -> None:
     """Write a matrix as float16, the form of all embedding files."""
-    with path.open("wb") as file:
-        np.save(file, np.asarray(matrix, dtype=np.float16))
+    write_array(path, np.asarray(matrix, dtype=np.float16))
 
 
 def swap(folder: Path, target: Path) -> None:

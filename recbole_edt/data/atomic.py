@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
+from recbole_edt.files import file_sha256
 
 REQUIRED = {
     "inter": ("user_id:token", "item_id:token", "timestamp:float", "position:float"),
@@ -16,9 +19,16 @@ REQUIRED = {
     "user": ("user_id:token",),
 }
 
+LONGEST_TOKEN = 1000
+"""Characters of an id or a domain; tables of ids are as wide as the longest of them."""
+
+_BOM = b"\xef\xbb\xbf"
+_LARGEST = 1e18
+"""Entry of an embedding whose square still is a float32."""
+
 
 def check_files(directory: str | Path, name: str) -> None:
-    """Check that the atomic files are there, are not empty and have the required columns.
+    """Check that the atomic files are there, are sound tables and have the required columns.
 
     Raises
     ------
@@ -34,23 +44,123 @@ def check_files(directory: str | Path, name: str) -> None:
             if suffix == "user":
                 continue
             raise DataError(f"{path} is missing")
-        _check_header(path, required)
+        check_unchanged(path)
+        check_table(path, required)
 
 
-def _check_header(path: Path, required: Sequence[str]) -> None:
+def check_unchanged(path: Path) -> None:
+    """Compare a file with the checksum that ``augment`` or ``prepare`` recorded beside it, if any.
+
+    Raises
+    ------
+    DataError
+        If they differ, or the record cannot be read.
+    """
+    folder = path.parent
+    for report, keys in (
+        (folder / "augmentation.json", ()),
+        (folder / f"{folder.name}.statistics.json", ("prepared",)),
+    ):
+        if not report.is_file():
+            continue
+        try:
+            recorded = json.loads(report.read_text(encoding="utf-8"))
+            for key in (*keys, "sha256"):
+                recorded = recorded.get(key, {})
+            digest = recorded.get(path.name)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise DataError(f"{report} is damaged: make the data again") from error
+        if digest is not None and digest != file_sha256(path):
+            raise DataError(
+                f"{path} is damaged or was changed: its checksum is not the one in {report.name} "
+                "(make the data again; if you changed it, take its line out there)"
+            )
+
+
+def check_table(path: Path, required: Sequence[str]) -> None:
+    """Check the text of an atomic file: UTF-8, a typed header, as many fields in every line.
+
+    Lines end with a line feed, or with a carriage return before it; empty lines count for nothing;
+    a byte order mark at the start is passed over.
+
+    Raises
+    ------
+    DataError
+        One sentence that names the file, and the line where one is to blame.
+    """
+    content = path.read_bytes().removeprefix(_BOM)
     try:
-        with path.open(encoding="utf-8") as file:
-            header, first = file.readline(), file.readline()
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text") from error
+        line = _line_of(content, error.start)
+        raise DataError(f"{path} is not UTF-8 text (line {line})") from error
+    for byte, called in ((b"\0", "NUL byte"), (b"\r", "carriage return within a line")):
+        place = _first(content, byte)
+        if place >= 0:
+            raise DataError(f"{path}: line {_line_of(content, place)} holds a {called}")
+    header = content.partition(b"\n")[0].decode("utf-8")
     if not header.strip():
         raise DataError(f"{path} is empty")
-    columns = header.rstrip("\r\n").split("\t")
+    _check_header(path, header.rstrip("\r").split("\t"), required)
+    _check_lines(path, content)
+
+
+def _first(content: bytes, byte: bytes) -> int:
+    """Place of the first such byte, or -1; a carriage return that ends a line does not count."""
+    if byte != b"\r":
+        return content.find(byte)
+    if content.count(b"\r") == content.count(b"\r\n") + content.endswith(b"\r"):
+        return -1
+    place = content.find(b"\r")
+    while content[place + 1 : place + 2] in (b"\n", b""):
+        place = content.find(b"\r", place + 1)
+    return place
+
+
+def _line_of(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
+
+
+def _check_header(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
     for column in required:
         if column not in columns:
-            raise DataError(f"{path} has no column '{column}' (its columns: {', '.join(columns)})")
-    if not first.strip():
+            shown = _shown(", ".join(columns))
+            raise DataError(f"{path} has no column '{column}' (its columns: {shown})")
+    names = [column.rpartition(":")[0] for column in columns]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise DataError(f"{path} has two columns '{_shown(name)}'")
+
+
+def _check_lines(path: Path, content: bytes) -> None:
+    """Refuse a line with more or fewer fields than the header, and a table without rows."""
+    text = np.frombuffer(content, dtype=np.uint8)
+    ends = np.append(np.flatnonzero(text == ord("\n")), len(text))
+    tabs = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0)
+    starts = np.append(0, ends[:-1] + 1)
+    n_empty = int((ends == starts).sum())
+    # lines that are not as the header, and those without a tab, of which some may be empty
+    for line in np.flatnonzero((tabs != tabs[0]) | (tabs == 0)):
+        if ends[line] == starts[line]:
+            continue
+        if is_blank(content[starts[line] : ends[line]]):
+            n_empty += 1
+        elif tabs[line] != tabs[0]:
+            raise DataError(
+                f"{path}: line {line + 1} has {tabs[line] + 1} fields, the header {tabs[0] + 1}"
+            )
+    if n_empty + 1 >= len(ends):
         raise DataError(f"{path} has no rows")
+
+
+def is_blank(line: bytes) -> bool:
+    """Tell whether a line of an atomic file counts for nothing."""
+    return not line.strip(b" \r\n")
+
+
+def _shown(text: str, most: int = 200) -> str:
+    """Shorten a text from a file to what a message can hold."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, str]]:
@@ -62,15 +172,15 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, s
         If a column is not of the form ``name:type`` with one of RecBole's four types, or a wanted
         name stands twice.
     """
-    with Path(path).open(encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8-sig") as file:
         header = file.readline().rstrip("\r\n").split("\t")
     columns: list[tuple[str, str]] = []
     for column in header:
         name, _, ftype = column.rpartition(":")
         if not name or ftype not in ("token", "float", "token_seq", "float_seq"):
-            raise DataError(f"{path}: column '{column}' is not of the form name:type")
+            raise DataError(f"{path}: column '{_shown(column)}' is not of the form name:type")
         if any(name == known for known, _ in columns):
-            raise DataError(f"{path} has two columns '{name}'")
+            raise DataError(f"{path} has two columns '{_shown(name)}'")
         if wanted is None or name in wanted:
             columns.append((name, ftype))
     return columns
@@ -99,6 +209,8 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, item_lines: int, name:
             raise DataError(f"{name}.inter: a {column} is not finite")
     if item["item_id"].isna().any() or item["domain"].isna().any():
         raise DataError(f"{name}.item: a row has no item_id or no domain")
+    for frame, column in ((inter, "user_id"), (item, "item_id"), (item, "domain")):
+        _check_lengths(frame[column], f"{name}.{'inter' if frame is inter else 'item'}")
     if item_lines != len(item):
         raise DataError(f"{name}.item: {item_lines - len(item)} rows repeat an item_id")
     unlisted = ~inter["item_id"].isin(item["item_id"])
@@ -106,8 +218,38 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, item_lines: int, name:
         example = inter.loc[unlisted, "item_id"].iloc[0]
         raise DataError(
             f"{name}.inter: {int(unlisted.sum())} rows name items that {name}.item does not list "
-            f"(such as '{example}')"
+            f"(such as '{_shown(str(example))}')"
         )
+
+
+def _check_lengths(tokens: pd.Series, where: str) -> None:
+    longest = int(tokens.astype(str).str.len().max()) if len(tokens) else 0
+    if longest > LONGEST_TOKEN:
+        raise DataError(
+            f"{where}: a {tokens.name} has {longest:,} characters, more than {LONGEST_TOKEN:,}"
+        )
+
+
+def check_users(users: pd.Series, user_lines: int, name: str) -> None:
+    """Check the ids of ``.user``.
+
+    Parameters
+    ----------
+    users : pd.Series
+        As RecBole read them, before any id was remapped.
+    user_lines : int
+        Lines of ``.user`` below the header; more than ``len(users)`` means repeated users.
+
+    Raises
+    ------
+    DataError
+        For missing, repeated or overlong ids.
+    """
+    if users.isna().any():
+        raise DataError(f"{name}.user: a row has no user_id")
+    if user_lines != len(users):
+        raise DataError(f"{name}.user: {user_lines - len(users)} rows repeat a user_id")
+    _check_lengths(users, f"{name}.user")
 
 
 def domain_names(item: pd.DataFrame, wanted: Sequence[str] | None, name: str) -> list[str]:
@@ -155,21 +297,29 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     ------
     DataError
         If the file is missing or damaged, is not a float matrix, has another number of rows, or
-        holds a value that is not finite.
+        holds a value that is not finite, or is so large that it must be damage.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: it holds the {what} embeddings")
+    check_unchanged(path)
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy guesses at a header that it warns of
+            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # whatever a damaged header makes its reader raise
         raise DataError(f"{path} is damaged or is no .npy file") from error
-    if not isinstance(matrix, np.ndarray):
+    if not isinstance(matrix, np.memmap):
         raise DataError(f"{path} is an archive of arrays, not one .npy array")
+    if matrix.offset + matrix.nbytes != path.stat().st_size:
+        raise DataError(f"{path} is damaged: it holds more than its header says")
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
         raise DataError(f"{path} must hold a float matrix, not {matrix.dtype} {matrix.shape}")
     if len(matrix) != n_rows:
         raise DataError(f"{path} has {len(matrix)} rows, but there are {n_rows} {what}s")
     for start in range(0, len(matrix), 65536):
-        if not np.isfinite(matrix[start : start + 65536]).all():
+        part = matrix[start : start + 65536]
+        if not np.isfinite(part).all():
             raise DataError(f"{path} holds values that are not finite")
+        if part.size and max(float(part.max()), -float(part.min())) > _LARGEST:
+            raise DataError(f"{path} holds values beyond {_LARGEST:g}: it is damaged")
     return matrix

@@ -17,8 +17,10 @@ from recbole.utils.enum_type import FeatureType
 from recbole_edt.data.atomic import (
     check_files,
     check_frames,
+    check_users,
     domain_names,
     flag_column,
+    is_blank,
     load_embeddings,
     read_columns,
 )
@@ -96,7 +98,11 @@ class CrossDomainDataset(SequentialDataset):
         flag_column(self.item_feat, "generated", f"{token}.item")
         self._file_items = self.item_feat[self.iid_field].to_numpy()
         user_feat = self.user_feat
-        self._file_users = None if user_feat is None else user_feat[self.uid_field].to_numpy()
+        self._file_users = None
+        if user_feat is not None:
+            user_lines = count_lines(Path(dataset_path) / f"{token}.user")
+            check_users(user_feat[self.uid_field], user_lines, token)
+            self._file_users = user_feat[self.uid_field].to_numpy()
         if not self.config["augmentation"]:
             self._drop_augmentation()
 
@@ -116,13 +122,14 @@ class CrossDomainDataset(SequentialDataset):
                     f"{name}:{ftype}": np.float64 if ftype == "float" else str
                     for name, ftype in columns
                 },
+                index_col=False,
                 quoting=csv.QUOTE_NONE,
                 keep_default_na=False,
                 na_values={
                     f"{name}:{ftype}": ["", "nan", "NaN"] if ftype == "float" else [""]
                     for name, ftype in columns
                 },
-                encoding="utf-8",
+                encoding="utf-8-sig",
             )
         except (ValueError, pd.errors.ParserError) as error:
             raise DataError(f"{filepath}: {str(error).splitlines()[0]}") from error
@@ -410,4 +417,4 @@ class CrossDomainDataset(SequentialDataset):
 def count_lines(path: Path) -> int:
     """Count the non-empty lines of a text file below its header."""
     with path.open("rb") as file:
-        return sum(1 for line in file if line.strip()) - 1
+        return sum(1 for line in file if not is_blank(line)) - 1

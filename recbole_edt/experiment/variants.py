@@ -8,11 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.data.atomic import load_embeddings
 from recbole_edt.errors import DataError
-from recbole_edt.files import INTER_COLUMNS, read_table, replacing, write_table
+from recbole_edt.files import INTER_COLUMNS, read_table, replacing, write_array, write_table
 
 
 def is_augmented(folder: Path) -> bool:
@@ -127,8 +126,8 @@ def strip_augmentation(source: Path, target: Path) -> None:
     kept = (items["generated"] != "1").to_numpy()
     vectors = source / f"{name}.item_emb.npy"
     if vectors.is_file():
-        with replacing(target / f"{name}.item_emb.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, np.load(vectors, mmap_mode="r")[kept])
+        with replacing(target / f"{name}.item_emb.npy") as temporary:
+            write_array(temporary, load_embeddings(vectors, len(items), "item")[kept])
     columns = {column: "token" for column in items.columns if column != "generated"}
     columns |= {c: "token_seq" for c in ("title", "brand", "categories", "description")
                 if c in columns}  # fmt: skip

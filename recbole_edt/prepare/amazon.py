@@ -18,10 +18,16 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
+from recbole_edt.files import (
+    INTER_COLUMNS,
+    ITEM_COLUMNS,
+    file_sha256,
+    replacing,
+    write_table,
+)
 from recbole_edt.lock import sole_user
 from recbole_edt.prepare.catalogue import MetadataFile, listed_asins, read_catalogue
-from recbole_edt.prepare.download import fetch, file_sha256
+from recbole_edt.prepare.download import fetch
 from recbole_edt.prepare.filters import Filters, apply, drop_cross_listed, in_order
 from recbole_edt.prepare.records import Item, number_to_asin
 from recbole_edt.prepare.reviews import Reviews, read_reviews

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_edt.errors import EDTError
-from recbole_edt.files import replacing
+from recbole_edt.files import file_sha256, replacing
 
 CHUNK = 1 << 18
 TRANSIENT = (408, 425, 429)
@@ -160,15 +159,6 @@ def _check(path: Path, sha256: str | None) -> str:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _Damaged(f"it is no whole gzip file ({error})") from error
     return digest
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _validator_path(part: Path) -> Path:

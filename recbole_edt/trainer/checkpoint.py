@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,19 @@ def dataset_fingerprint(dataset) -> dict[str, Any]:
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that at every moment the old or the new one is whole."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **content}, file)  # a path would leave its name in it
+    """Write a checkpoint so that at every moment the old or the new one is whole.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk.
+    """
+    # Into memory first: stopped by a full disk or Ctrl-C in the middle of a file, torch raises an
+    # error about its own archive instead of the reason.
+    packed = BytesIO()
+    torch.save({"format": FORMAT, **content}, packed)
+    with replacing(path) as temporary:
+        temporary.write_bytes(packed.getbuffer())
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

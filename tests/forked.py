@@ -1,0 +1,252 @@
+"""The real commands, each in a process of its own that starts within milliseconds.
+
+``Commands`` starts one process that does the imports once (this file as a program) and forks a
+child for every command: the child runs ``run_recbole_edt.py``, or the console script, from its
+first line to its exit code. It can be killed at any moment, and says in which phase it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PHASES = [
+    "starting", "reading data", "making the model", "between epochs", "training, stage 1",
+    "training, stage 2", "validation, stage 1", "validation, stage 2", "packing a checkpoint",
+    "writing a checkpoint", "final test", "printing results", "writing results",
+]  # fmt: skip
+"""Where a run can be when it is killed."""
+
+
+@dataclass
+class Done:
+    """How a command ended: ``code`` is negative for a signal that killed it."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Commands:
+    """Starts commands: use as a context manager."""
+
+    def __enter__(self) -> Commands:
+        self._aside = TemporaryDirectory()  # what is read of a command is no part of its folder
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
+        assert self._line() == "ready"
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._aside.cleanup()
+
+    def _line(self) -> str:
+        """Read a line byte by byte, so that ``select`` sees what is still to come."""
+        assert self._process.stdout is not None
+        out = b""
+        while not out.endswith(b"\n"):
+            byte = os.read(self._process.stdout.fileno(), 1)
+            assert byte, "the process that starts commands has ended"
+            out += byte
+        return out.decode().strip()
+
+    def _tell(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{text}\n".encode())
+        self._process.stdin.flush()
+
+    def begin(self, folder: Path, arguments: list[str], limit: int | None = None) -> Running:
+        """Start ``run_recbole_edt.py`` (or ``recbole-edt`` if the first argument is a word).
+
+        Parameters
+        ----------
+        folder : Path
+            Where it runs.
+        arguments : list of str
+            Its arguments.
+        limit : int, optional
+            Largest file it may write, in bytes.
+        """
+        aside = Path(self._aside.name)
+        (aside / "phases").write_bytes(np.zeros(1 + len(PHASES), np.uint32).tobytes())
+        for name in ("out", "err"):
+            (aside / name).write_bytes(b"")
+        self._tell(json.dumps([str(folder), str(aside), [str(a) for a in arguments], limit]))
+        return Running(self, int(self._line()), aside)
+
+    def run(self, folder: Path, arguments: list[str], limit: int | None = None) -> Done:
+        """Run a command to its end."""
+        return self.begin(folder, arguments, limit).wait()
+
+
+class Running:
+    """A command at work."""
+
+    def __init__(self, commands: Commands, pid: int, aside: Path) -> None:
+        self._commands, self.pid, self._aside = commands, pid, aside
+        self._marks = np.memmap(aside / "phases", np.uint32, "r", shape=(1 + len(PHASES),))
+
+    @property
+    def phase(self) -> str:
+        """Where it is, or was when it ended."""
+        return PHASES[int(self._marks[0])]
+
+    def entered(self, phase: str) -> int:
+        """How often it has entered a phase."""
+        return int(self._marks[1 + PHASES.index(phase)])
+
+    def until(self, is_due: Callable[[], bool]) -> bool:
+        """Wait until something is due; False if the command ended before."""
+        assert self._commands._process.stdout is not None
+        while not is_due():
+            time.sleep(0.0002)  # of two cores, one is the run's
+            if select.select([self._commands._process.stdout], [], [], 0)[0]:
+                return False
+        return True
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; nobody else can have its id until :meth:`wait`."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> Done:
+        """Wait for its end."""
+        code = int(self._commands._line())
+        self._commands._tell("")
+        return Done(code, *((self._aside / name).read_text() for name in ("out", "err")))
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since now."""
+    due = time.monotonic() + seconds
+    return lambda: time.monotonic() >= due
+
+
+# -- in the process that starts them, and in its children ------------------------------------------
+
+
+def _watch(marks: np.ndarray) -> None:
+    """Write down which phase the process is in."""
+    from recbole_edt import quick_start
+    from recbole_edt.trainer import CrossDomainMixin, checkpoint
+
+    @contextmanager
+    def inside(phase: str) -> Iterator[None]:
+        before, marks[0] = marks[0], PHASES.index(phase)
+        marks[1 + marks[0]] += 1
+        try:
+            yield
+        finally:
+            marks[0] = before
+
+    def wrap(owner, name: str, phase: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*given, **named):
+            with inside(phase(*given)):
+                return original(*given, **named)
+
+        setattr(owner, name, wrapped)
+
+    replacing = checkpoint.replacing
+
+    @contextmanager
+    def writing(path):
+        with inside("writing a checkpoint"), replacing(path) as temporary:
+            yield temporary
+
+    checkpoint.replacing = writing
+    wrap(quick_start, "CrossDomainDataset", lambda *_: "reading data")
+    wrap(quick_start, "get_model", lambda *_: "making the model")
+    wrap(CrossDomainMixin, "fit", lambda *_: "between epochs")
+    wrap(CrossDomainMixin, "_train_epoch", lambda self, *_: f"training, stage {self.stage}")
+    wrap(CrossDomainMixin, "_valid_epoch", lambda self, *_: f"validation, stage {self.stage}")
+    wrap(checkpoint, "save", lambda *_: "packing a checkpoint")
+    wrap(quick_start, "report", lambda *_: "final test")
+    wrap(quick_start, "print_results", lambda *_: "printing results")
+    wrap(quick_start, "write_json", lambda *_: "writing results")
+
+
+def _run(folder: str, aside: str, arguments: list[str], limit: int | None) -> int:
+    """Be the command; gives its exit code."""
+    import resource
+    import runpy
+    import traceback
+
+    from recbole_edt.signals import watch_imports
+
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{aside}/{name}", os.O_WRONLY | os.O_APPEND), number)
+    _watch(np.memmap(f"{aside}/phases", np.uint32, "r+", shape=(1 + len(PHASES),)))
+    os.chdir(folder)
+    if limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    script = arguments[0].startswith("--")
+    sys.argv = ["run_recbole_edt.py" if script else "recbole-edt", *arguments]
+    watch_imports()  # what the imports, done long ago, begin with
+    try:
+        if script:
+            runpy.run_path(str(ROOT / "run_recbole_edt.py"), run_name="__main__")
+        else:
+            from recbole_edt.cli import main
+
+            main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    import torch._dynamo
+    import torch.onnx
+    import torch.utils.tensorboard  # noqa: F401
+    from recbole.utils import get_model
+
+    import recbole_edt.augment.command
+    import recbole_edt.cli  # noqa: F401
+
+    for name in ("SASRec", "LLMEDT"):  # RecBole imports its models when one is asked for
+        get_model(name)
+    print("ready", flush=True)
+    while line := sys.stdin.readline():
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = _run(*json.loads(line))
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        print(child, flush=True)
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        exited = ended.si_code == os.CLD_EXITED
+        print(ended.si_status if exited else -ended.si_status, flush=True)
+        sys.stdin.readline()  # until told, the child's id is nobody else's: it is safe to kill
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
