@@ -31,7 +31,7 @@ def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
     Tensor
         int64 [n].
     """
-    return (~(scores < target_scores[:, None])).sum(dim=1)
+    return scores.shape[1] - (scores < target_scores[:, None]).sum(dim=1)
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
