@@ -16,8 +16,19 @@ from torch import Tensor
 if TYPE_CHECKING:
     from recbole.model.sequential_recommender.sasrec import SASRec
 
-_ROWS = 256
-"""Users encoded at a time: their states stay in the processor's cache."""
+_STEPS = 2048
+"""Steps encoded at a time: their states stay in the processor's cache."""
+
+
+def _block_sizes(lengths: list[int]) -> list[int]:
+    """Cut ascending lengths into blocks that, padded, hold about ``_STEPS`` steps each."""
+    sizes, start = [], 0
+    while start < len(lengths):
+        size = min(max(_STEPS // lengths[start], 1), len(lengths) - start)
+        size = min(max(_STEPS // lengths[start + size - 1], 1), size)
+        sizes.append(size)
+        start += size
+    return sizes
 
 
 class SASRecVectors:
@@ -37,17 +48,15 @@ class SASRecVectors:
         return self.model.item_embedding.weight
 
     def user_vectors(self, interaction) -> list[Tensor]:
-        """User vectors [B, d] that items of each domain are scored with: one for both.
-
-        Users whose histories are about as long should stand beside each other.
-        """
-        lengths = interaction[self.model.ITEM_SEQ_LEN]
-        vectors = []
-        for rows in torch.arange(len(lengths), device=lengths.device).split(_ROWS):
-            width = int(lengths[rows].max())
-            sequence = interaction[self.model.ITEM_SEQ][:, :width].index_select(0, rows)
-            vectors.append(self._encode(sequence, lengths[rows]))
-        return [torch.cat(vectors)] * 2
+        """User vectors [B, d] that items of each domain are scored with: one for both."""
+        sequences, lengths = interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN]
+        vectors = self.item_vectors().new_empty(len(lengths), self.model.hidden_size)
+        order = torch.argsort(lengths, stable=True)
+        for rows in order.split(_block_sizes(lengths[order].tolist())):
+            mine = lengths[rows]
+            sequence = sequences[:, : int(mine[-1])].index_select(0, rows)
+            vectors[rows] = self._encode(sequence, mine).to(vectors.dtype)
+        return [vectors] * 2
 
     def _encode(self, sequence: Tensor, lengths: Tensor) -> Tensor:
         model = self.model
