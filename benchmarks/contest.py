@@ -1,12 +1,10 @@
-"""What the contests of epochs and evaluations share: fair turns, medians, and how they are printed."""
+"""What contests of epochs and of evaluations share: options, fair turns and medians."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
 from collections.abc import Callable, Mapping
-
-import torch
 
 
 def take_turns(
@@ -38,14 +36,12 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def arguments(description: str | None, rounds: int) -> argparse.Namespace:
-    """Read the options that all contests have, and set the number of threads."""
+def make_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Make a parser of the options that all contests have."""
     assert description is not None
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--data_path", default="dataset_atomic")
     parser.add_argument("--datasets", nargs="+", default=["cloth_sport"])
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    return options
+    return parser

@@ -2,8 +2,8 @@
 
 The model is RecBole's SASRec, d = 128, 2 layers, length 50, trained for some batches so that its
 metrics mean something. Its test users are evaluated by RecBole's stock Trainer with its Collector
-and Evaluator, at two sizes of batches (4096 is RecBole's default), and by the plugin. All take turns
-in one process; ratios of medians count, not seconds.
+and Evaluator, at two sizes of batches (4096 is RecBole's default), and by the plugin. All take
+turns in one process; ratios of medians count, not seconds.
 
 RecBole lets a target compete with the items of both domains, the user's history among them, and
 breaks ties as topk happens to. So that results can be compared exactly, its evaluation is repeated,
@@ -19,7 +19,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from contest import arguments, medians, take_turns
+from contest import make_parser, medians, take_turns
 from recbole.data.dataloader.general_dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from train import Contestant
@@ -124,7 +124,8 @@ def measure(dataset: str, data_path: str, rounds: int) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=5)
+    options = make_parser(__doc__, rounds=5).parse_args()
+    torch.set_num_threads(options.threads)
     for dataset in options.datasets:
         measure(dataset, options.data_path, options.rounds)
 

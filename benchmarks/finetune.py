@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from contest import arguments, medians, take_turns
+from contest import make_parser, medians, take_turns
 from train import Contestant
 
 SETS: dict[str, dict[str, Any]] = {"default": {}, "paper": {"preset": "paper"}}
@@ -74,9 +74,12 @@ def measure(name: str, dataset: str, data_path: str, rounds: int) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=5)
+    parser = make_parser(__doc__, rounds=3)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     for dataset in options.datasets:
-        for name in SETS:
+        for name in options.sets:
             measure(name, dataset, options.data_path, options.rounds)
 
 
