@@ -92,6 +92,7 @@ class Ranking:
                 ranks[at] = self._ranks_in_pool(scores[at].index_select(1, pool), rows[mine])
         return ranks
 
+    @torch.no_grad()
     def ranks_by_vectors(self, users: Tensor, items: Tensor) -> Tensor:
         """Rank all targets among their whole domains by products of vectors.
 
