@@ -64,33 +64,48 @@ class SASRecVectors:
         states = model.LayerNorm(model.item_embedding(sequence) + positions)  # [B, L, d]
         *layers, final = model.trm_encoder.layer
         for layer in layers:
-            states = self._layer(layer, states, states, None)
+            mixed = _attend(layer.multi_head_attention, states)
+            states = self._after_attention(layer, mixed, states)
         # of the last layer the last state alone is asked for
         last = states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        steps = torch.arange(sequence.shape[1], device=lengths.device)
-        seen = (steps < lengths[:, None])[:, None, None, :]
-        return self._layer(final, last[:, None], states, seen).squeeze(1)
+        mixed = _attend_from(last, final.multi_head_attention, states, lengths)
+        return self._after_attention(final, mixed, last)
 
-    def _layer(self, layer, states: Tensor, sources: Tensor, seen: Tensor | None) -> Tensor:
-        """States [B, n, d] after a layer in which they attend to ``sources`` [B, L, d].
-
-        Without ``seen`` (bool, broadcast to [B, heads, n, L]) each attends to itself and to those
-        before it: padding stands behind, so that no real state sees it.
-        """
+    def _after_attention(self, layer, mixed: Tensor, states: Tensor) -> Tensor:
+        """Rest of a layer on [..., d]: output, residuals, norms and feed-forward part."""
         attention, feed_forward = layer.multi_head_attention, layer.feed_forward
-        n_heads = attention.num_attention_heads
-        query, key, value = (
-            project(inputs).unflatten(-1, (n_heads, -1)).transpose(1, 2)
-            for project, inputs in (
-                (attention.query, states), (attention.key, sources), (attention.value, sources)
-            )
-        )  # fmt: skip
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=seen, is_causal=seen is None
-        )
-        mixed = attention.dense(mixed.transpose(1, 2).flatten(2))
-        states = attention.LayerNorm(mixed + states)
+        states = attention.LayerNorm(attention.dense(mixed) + states)
         gelu = self.model.hidden_act == "gelu"  # RecBole's own takes five passes
         activate = F.gelu if gelu else feed_forward.intermediate_act_fn
         inner = feed_forward.dense_2(activate(feed_forward.dense_1(states)))
         return feed_forward.LayerNorm(inner + states)
+
+
+def _attend(attention, states: Tensor) -> Tensor:
+    """Mix [B, L, d] causally: padding stands behind, where no real state sees it."""
+    query, key, value = (
+        project(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+        for project in (attention.query, attention.key, attention.value)
+    )
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _attend_from(last: Tensor, attention, states: Tensor, lengths: Tensor) -> Tensor:
+    """Mix [B, L, d] as the last states [B, d] see them: [B, d].
+
+    A single query meets each sequence. So it is mapped to where the states are, and their mixture
+    to where the values are: no key and no value of a state is computed. The bias of the keys moves
+    all scores of a query alike, which the softmax does not see.
+    """
+    n_heads, size = attention.num_attention_heads, attention.attention_head_size
+    of_keys, of_values = (
+        project.weight.unflatten(0, (n_heads, size)) for project in (attention.key, attention.value)
+    )  # [heads, size, d]
+    query = attention.query(last).unflatten(-1, (n_heads, size))
+    query = torch.einsum("bhs,hsd->bhd", query, of_keys) / attention.sqrt_attention_head_size
+    scores = query @ states.transpose(1, 2)  # [B, heads, L]
+    steps = torch.arange(states.shape[1], device=lengths.device)
+    scores = scores.masked_fill((steps >= lengths[:, None])[:, None], -torch.inf)
+    mixed = scores.softmax(-1) @ states  # [B, heads, d]
+    return torch.einsum("bhd,hsd->bhs", mixed, of_values).flatten(1) + attention.value.bias
