@@ -84,7 +84,7 @@ _RATES = (
 )  # fmt: skip
 _WEIGHTS = (
     "weight_decay", "align_weight", "coarse_weight", "fine_weight", "fine_margin", "mim_weight",
-    "gap_rate", "distill_weight", "regularisation_weight", "contrast_weight",
+    "gap_rate", "distill_weight", "regularisation_weight", "contrast_weight", "finetune_cache",
 )  # fmt: skip
 _SHARES = (
     "dropout", "item_dropout", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob",

@@ -25,6 +25,8 @@ OWNED = "owned"
 NEGATIVES = "negatives"
 """Batch field prefix: one negative per target [batch, length], or a domain's shared ones [n]."""
 
+WINDOW = "window"
+"""Batch field: which of the loader's windows each row is, int64 [batch]."""
 
 AUGMENTED = "augmented"
 """Batch field: which items of ``sequence`` are inserted ones, bool [batch, length + 1].
@@ -43,12 +45,12 @@ class SequenceLoader(AbstractDataLoader):
 
     Which windows share a batch is drawn anew each epoch from (seed, epoch) alone.
 
-    A batch holds ``user_id`` [B]; ``sequence`` [B, L + 1], whose columns ``:-1`` are inputs and
-    ``1:`` targets; ``augmented`` [B, L + 1], which of them preprocessing inserted; negatives of the
-    targets' own domains, as the configured ``loss`` needs them; per domain ``sequence_<d>``
-    [B, L_d], the domain's own sub-sequence up to the last target, ``augmented_<d>`` [B, L_d], and
-    ``place_<d>`` [B, L], where in it each target of that domain stands; and ``last`` [B], which is
-    True where the window ends the user's sequence.
+    A batch holds ``user_id`` and ``window`` [B]; ``sequence`` [B, L + 1], whose columns ``:-1`` are
+    inputs and ``1:`` targets; ``augmented`` [B, L + 1], which of them preprocessing inserted;
+    negatives of the targets' own domains, as the configured ``loss`` needs them; per domain
+    ``sequence_<d>`` [B, L_d], the domain's own sub-sequence up to the last target,
+    ``augmented_<d>`` [B, L_d], and ``place_<d>`` [B, L], where in it each target of that domain
+    stands; and ``last`` [B], which is True where the window ends the user's sequence.
     """
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
@@ -117,6 +119,7 @@ class SequenceLoader(AbstractDataLoader):
         sequence = self._gather(self.items, starts, stops + 1)
         fields = {
             self._dataset.uid_field: users,
+            WINDOW: rows,
             SEQUENCE: sequence,
             AUGMENTED: self._gather(self.augmented, starts, stops + 1),
             "last": stops == self.final[rows],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from recbole_edt.errors import ConfigError
@@ -31,7 +32,8 @@ def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
     Tensor
         int64 [n].
     """
-    return (~(scores < target_scores[:, None])).sum(dim=1)
+    below = (scores < target_scores[:, None]).view(torch.uint8)  # summed faster than booleans
+    return scores.shape[1] - below.sum(dim=1, dtype=torch.int32).long()
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:

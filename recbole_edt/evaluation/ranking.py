@@ -9,9 +9,15 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.evaluation.metrics import count_not_below
 
+_ROWS = 256
+"""Users scored at a time by :meth:`Ranking.ranks_by_vectors`."""
+
 
 class Ranking:
     """Targets of one phase and the candidates they are ranked among.
+
+    Users' histories are never masked in a matrix of scores: what they hold is counted with the
+    rest, and its few scores are looked at again.
 
     Parameters
     ----------
@@ -38,6 +44,9 @@ class Ranking:
         self.candidates = None if candidates is None else torch.from_numpy(candidates)
         if self.candidates is None:
             self.pools = [torch.from_numpy(pool).to(device) for pool in dataset.candidate_pools()]
+            self.place = torch.zeros(dataset.item_num, dtype=torch.int64, device=device)
+            for pool in self.pools:  # column of each item among the scores of its domain's pool
+                self.place[pool] = torch.arange(len(pool), device=device)
             self._exclude(dataset, rows, device)
 
     def _exclude(self, dataset: CrossDomainDataset, rows: np.ndarray, device) -> None:
@@ -71,11 +80,47 @@ class Ranking:
             int64 [n]; 1 + number of candidates that score at least as high as the target.
         """
         index = torch.from_numpy(rows).to(scores.device)
-        target_scores = scores.gather(1, self.targets[index][:, None]).squeeze(1)
         if self.candidates is not None:
+            target_scores = scores.gather(1, self.targets[index][:, None]).squeeze(1)
             candidates = self.candidates[torch.from_numpy(rows)].to(scores.device)
             return 1 + count_not_below(scores.gather(1, candidates), target_scores)
-        return 1 + self._count_full(scores, target_scores, rows)
+        ranks = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
+        for domain, pool in enumerate(self.pools):
+            mine = np.flatnonzero(self.target_domains[rows] == domain)
+            if len(mine):
+                at = torch.from_numpy(mine).to(scores.device)
+                ranks[at] = self._ranks_in_pool(scores[at].index_select(1, pool), rows[mine])
+        return ranks
+
+    @torch.no_grad()
+    def ranks_by_vectors(self, users: Tensor, items: Tensor) -> Tensor:
+        """Rank all targets among their whole domains by products of vectors.
+
+        Only the items of a target's own domain are scored, for a block of users at a time.
+
+        Parameters
+        ----------
+        users : Tensor
+            float32 [n_eval, d]; vectors of the users, each for the domain of his target.
+        items : Tensor
+            float32 [n_items, d].
+
+        Returns
+        -------
+        Tensor
+            int64 [n_eval]; as :meth:`ranks` of all products would have it, up to their rounding.
+        """
+        ranks = torch.empty(len(users), dtype=torch.int64, device=users.device)
+        for domain, pool in enumerate(self.pools):
+            of_pool = items[pool].T.contiguous()  # [d, n_pool]
+            mine = np.flatnonzero(self.target_domains == domain)
+            scores = users.new_empty(min(_ROWS, len(mine)), len(pool))  # one for all blocks
+            for start in range(0, len(mine), _ROWS):
+                rows = mine[start : start + _ROWS]
+                at = torch.from_numpy(rows).to(users.device)
+                block = torch.mm(users[at], of_pool, out=scores[: len(rows)])
+                ranks[at] = self._ranks_in_pool(block, rows)
+        return ranks
 
     def with_target(self, rows: np.ndarray) -> Tensor:
         """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_sampled]."""
@@ -89,18 +134,30 @@ class Ranking:
         """Rank targets by the scores of what :meth:`with_target` returned, int64 [n]."""
         return 1 + count_not_below(scores[:, 1:], scores[:, 0])
 
-    def _count_full(self, scores: Tensor, target_scores: Tensor, rows: np.ndarray) -> Tensor:
-        counts = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
-        for domain, pool in enumerate(self.pools):
-            mine = torch.from_numpy(np.flatnonzero(self.target_domains[rows] == domain))
-            mine = mine.to(scores.device)
-            if len(mine):
-                of_pool = scores[mine].index_select(1, pool)
-                counts[mine] = count_not_below(of_pool, target_scores[mine])
-        lengths = np.diff(self.excluded_offsets)[rows]
-        local = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)).to(scores.device)
+    def _ranks_in_pool(self, scores: Tensor, rows: np.ndarray) -> Tensor:
+        """Rank targets of one domain by the scores of its whole pool.
+
+        Parameters
+        ----------
+        scores : Tensor
+            [n, n_pool].
+        rows : np.ndarray
+            int64 [n]; which targets these are.
+
+        Returns
+        -------
+        Tensor
+            int64 [n].
+        """
+        device = scores.device
+        targets = self.targets[torch.from_numpy(rows).to(device)]
+        target_scores = scores.gather(1, self.place[targets][:, None]).squeeze(1)
+        counts = count_not_below(scores, target_scores)
+        # what is no candidate, the target itself among it, was counted like everything else
+        first, last = self.excluded_offsets[rows], self.excluded_offsets[rows + 1]
+        lengths = last - first
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        place = torch.from_numpy(np.repeat(self.excluded_offsets[rows], lengths) + within)
-        items = self.excluded[place.to(scores.device)]
-        beaten = ~(scores[local, items] < target_scores[local])
-        return counts - torch.bincount(local[beaten], minlength=len(rows))
+        owners = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)).to(device)
+        items = self.excluded[torch.from_numpy(np.repeat(first, lengths) + within).to(device)]
+        counted = ~(scores[owners, self.place[items]] < target_scores[owners])
+        return 1 + counts - torch.bincount(owners[counted], minlength=len(rows))

@@ -66,6 +66,13 @@ class CrossDomainModel(SequentialRecommender):
     def enter_stage(self, stage: int) -> None:
         """Become what a checkpoint of this stage of training holds; most models have one stage."""
 
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Return the loss of the batches of one loader, for stage 2; by default that of any batch.
+
+        A model that freezes much computes here once what all epochs share.
+        """
+        return self.calculate_loss
+
     def embed(self, items: Tensor) -> Tensor:
         """Vectors that user vectors are multiplied with, for item ids [...]: [..., d]."""
         raise NotImplementedError
@@ -118,14 +125,36 @@ class CrossDomainModel(SequentialRecommender):
         total = states.new_zeros(())
         for domain in range(self.n_domains):
             mine = torch.nonzero(chosen & (self.item_domain[targets] == domain), as_tuple=True)
-            total = total + softmax_loss(
-                states[mine],
-                lookup(targets[mine]),
-                lookup(batch[f"{NEGATIVES}_{domain}"]),
-                batch[f"{OWNED}_{domain}"],
-                mine[0],
-            )
+            total = total + self.loss_in_domain(batch, lookup, domain, states[mine], mine)
         return total / chosen.sum().clamp(min=1)
+
+    def loss_in_domain(
+        self, batch, lookup, domain: int, states: Tensor, places: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Next-item loss of some targets of one domain, summed over them.
+
+        Parameters
+        ----------
+        batch, lookup
+            As in :meth:`next_item_loss`.
+        domain : int
+            Of the targets.
+        states : Tensor
+            [n, d]; what predicts them.
+        places : tuple of Tensor
+            int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
+        """
+        positives = lookup(batch[SEQUENCE][:, 1:][places])
+        if self.loss_name == "bpr":
+            negatives = lookup(batch[NEGATIVES][places])
+            return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+        return softmax_loss(
+            states,
+            positives,
+            lookup(batch[f"{NEGATIVES}_{domain}"]),
+            batch[f"{OWNED}_{domain}"],
+            places[0],
+        )
 
     def _bpr(self, batch, lookup, states, targets, chosen):
         if not len(states):

@@ -335,8 +335,10 @@ class _SoftmaxLoss(torch.autograd.Function):
     def forward(ctx, states, positives, negatives, owned, owners, dtype):
         others = negatives.to(dtype)
         rows = _ROWS.get(states.device.type, 8192)
-        grad_states, grad_positives = torch.empty_like(states), torch.empty_like(positives)
-        grad_negatives = torch.zeros_like(negatives)
+        grad_states = torch.empty_like(states)
+        # frozen items need no gradients: that saves the third product
+        grad_positives = torch.empty_like(positives) if ctx.needs_input_grad[1] else None
+        grad_negatives = torch.zeros_like(negatives) if ctx.needs_input_grad[2] else None
         total = states.new_zeros(())
         for start in range(0, len(states), rows):
             block = slice(start, start + rows)
@@ -352,14 +354,17 @@ class _SoftmaxLoss(torch.autograd.Function):
             weights = weights.div_(whole).to(dtype)  # the negatives' probabilities
             excess = own / whole - 1.0  # the positive's probability minus one
             grad_states[block] = (weights @ others).float() + excess * positive
-            grad_positives[block] = excess * state
-            grad_negatives += (weights.T @ state.to(dtype)).float()
+            if grad_positives is not None:
+                grad_positives[block] = excess * state
+            if grad_negatives is not None:
+                grad_negatives += (weights.T @ state.to(dtype)).float()
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
         return total
 
     @staticmethod
     def backward(ctx, grad):
-        return *(grad * saved for saved in ctx.saved_tensors), None, None, None
+        grads = (None if saved is None else grad * saved for saved in ctx.saved_tensors)
+        return *grads, None, None, None
 
 
 def softmax_loss(

@@ -5,14 +5,17 @@ Equation numbers are the paper's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from recbole_edt.data.dataloader import SEQUENCE
+from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.errors import CheckpointError
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import ProfiledModel
+from recbole_edt.model.frozen import FrozenStates, fingerprint
 from recbole_edt.model.layers import LinearAdapter, ResidualAdapter, make_item_embedding
 
 _TEXT_SPREAD = "item_embedding.text_spread"
@@ -32,6 +35,7 @@ class LLMEDTPretrain(ProfiledModel):
         "id_start": ("random", "principal"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
+        "finetune_positions": ("frozen", "learned"),
     }
 
     def __init__(self, config, dataset) -> None:
@@ -109,10 +113,17 @@ class LLMEDTPretrain(ProfiledModel):
 
 
 class LLMEDTFinetune(LLMEDTPretrain):
-    """Stage 2: frozen backbone and items, one adapter and own positions per domain (eqs. 10-12)."""
+    """Stage 2: frozen backbone and items, one adapter and own positions per domain (eqs. 10-12).
+
+    What the frozen part says about a loader's targets is computed once (:meth:`loss_over`).
+    """
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
+        self.learned_positions = config["finetune_positions"] == "learned"
+        self.cache_bytes = int(config["finetune_cache"] * 2**20)
+        self._frozen: FrozenStates | None = None
+        self._frozen_of: tuple | None = None
         size, bottleneck = config["hidden_size"], config["adapter_size"]
         self.domain_adapters = nn.ModuleList(
             LinearAdapter(size, bottleneck, size, zero=True)
@@ -128,8 +139,8 @@ class LLMEDTFinetune(LLMEDTPretrain):
         """Freeze stage 1 and start each domain's positions from the global ones."""
         for parameter in self.parameters():
             parameter.requires_grad_(False)
-        for module in (*self.domain_adapters, *self.domain_positions):
-            module.requires_grad_(True)
+        self.domain_adapters.requires_grad_(True)
+        self.domain_positions.requires_grad_(self.learned_positions)
         with torch.no_grad():
             for positions in self.own_positions():
                 positions.copy_(self.encoder.positions.weight)
@@ -193,8 +204,62 @@ class LLMEDTFinetune(LLMEDTPretrain):
         with torch.no_grad():
             lookup = self.batch_lookup(batch)
             states = self.encoder.before_targets(lookup, sequence, chosen)
+        return self._loss(batch, lookup, states, chosen)
+
+    def _loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
         domain_states, has = self.domain_states(batch, lookup, self.own_positions(), chosen)
         return self.next_item_loss(batch, lookup, states + domain_states, has & chosen[:, 1:])
+
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Loss of stage 2 for batches of one loader: :meth:`calculate_loss`, from frozen states.
+
+        Global states, item vectors and, where ``finetune_positions`` is frozen, domain states are
+        computed at the first batch, and anew should the frozen weights change. They are computed
+        batch by batch where they would take more than ``finetune_cache``, and for BERT4Rec, which
+        hides other targets in each epoch.
+
+        Parameters
+        ----------
+        train_data : SequenceLoader
+            Whose batches the loss is asked for.
+        """
+
+        def loss(batch):
+            frozen = self._frozen_states(train_data)
+            if frozen is None:
+                return self.calculate_loss(batch)
+            if frozen.domain_states is None:
+                chosen = self.encoder.choose_targets(batch[SEQUENCE])
+                return self._loss(batch, frozen.lookup, frozen.padded(batch), chosen)
+            return self._adapter_loss(batch, frozen)
+
+        return loss
+
+    def _frozen_states(self, loader) -> FrozenStates | None:
+        """Return what is known of a loader's targets, or None where it is computed per batch."""
+        known = (loader, fingerprint(self))
+        if self._frozen_of != known:
+            self._frozen = None  # before the next one takes its place in memory
+            in_domain = not self.learned_positions
+            small = FrozenStates.size(self, loader, in_domain) <= self.cache_bytes
+            if self.encoder.causal and small:
+                self._frozen = FrozenStates(self, loader, in_domain)
+            self._frozen_of = known
+        return self._frozen
+
+    def _adapter_loss(self, batch, frozen: FrozenStates) -> Tensor:
+        """Eqs. 10-12 where adapters are all that is left to compute."""
+        assert frozen.domain_states is not None
+        total, n = self.encoder.positions.weight.new_zeros(()), 0
+        for domain in range(self.n_domains):
+            _, place_field = domain_sequence_fields(domain)
+            targets = torch.nonzero(batch[place_field] >= 1, as_tuple=True)  # not the first ones
+            places = frozen.places(batch, *targets)
+            adapted = self.adapt(domain, frozen.domain_states[places])
+            states = frozen.states[places] + adapted
+            total = total + self.loss_in_domain(batch, frozen.lookup, domain, states, targets)
+            n += len(places)
+        return total / max(n, 1)
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """Global plus domain user vector per domain (eq. 11); the global one without history."""

@@ -43,6 +43,11 @@ class FinetuneTrainer(CrossDomainTrainer):
             params=trainable, learning_rate=self.config["finetune_learning_rate"]
         )
 
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        if self.stage == 2 and loss_func is None:
+            loss_func = self.model.loss_over(train_data)
+        return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+
     def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         """Count the untrained start of stage 2 as an epoch that can be the best one."""
         if self.start_epoch == 0 and valid_data:

@@ -22,6 +22,7 @@ from recbole_edt.data.dataloader import EvaluationLoader
 from recbole_edt.errors import TrainingError
 from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
+from recbole_edt.evaluation.vectors import Vectors, vectors_of
 from recbole_edt.registry import PLUGIN_TRAINERS
 from recbole_edt.trainer import checkpoint
 
@@ -278,18 +279,37 @@ class CrossDomainMixin(TrainerBehind):
         """Rank of every target, int64 [n_eval], in the order of ``dataset.split.users``."""
         self.model.eval()
         ranking = self._ranking(eval_data, mode)
-        out = np.zeros(len(ranking.targets), dtype=np.int64)
         batches: Iterable[Any] = eval_data
         if show_progress:
             label = set_color("Evaluate   ", "pink")
             batches = tqdm(eval_data, total=len(eval_data), ncols=100, desc=label)
+        vectors = vectors_of(self.model) if ranking.candidates is None else None
+        if vectors is not None:
+            return self._ranks_by_vectors(batches, vectors, ranking)
+        out = np.zeros(len(ranking.targets), dtype=np.int64)
         self.tot_item_num = eval_data._dataset.item_num
         if self.item_tensor is None:  # RecBole asks for it when a model only scores single items
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
-            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+            with self._autocast():
                 out[rows] = self._batch_ranks(interaction.to(self.device), rows, ranking)
         return out
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(device_type=self.device.type, enabled=self.enable_amp)
+
+    def _ranks_by_vectors(self, batches, vectors: Vectors, ranking: Ranking) -> np.ndarray:
+        """Encode every user once, then rank; scores are float32 whatever encodes."""
+        domains = torch.from_numpy(ranking.target_domains)
+        with self._autocast():
+            items = vectors.item_vectors().float()
+            users = items.new_empty(len(domains), items.shape[1])
+            for interaction, rows in batches:
+                at = torch.from_numpy(rows)
+                for domain, mine in enumerate(vectors.user_vectors(interaction.to(self.device))):
+                    chosen = domains[at] == domain
+                    users[at[chosen].to(self.device)] = mine[chosen.to(self.device)].float()
+        return ranking.ranks_by_vectors(users, items).cpu().numpy()
 
     def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
         few = ranking.candidates is not None and (

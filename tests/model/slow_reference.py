@@ -55,6 +55,8 @@ CONFIG = {
     "align_loss": "paper",
     "adapter": "paper",
     "adapter_size": 4,
+    "finetune_positions": "learned",
+    "finetune_cache": 64,
 }
 
 

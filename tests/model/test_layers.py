@@ -256,6 +256,20 @@ def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkey
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
 
 
+def test_softmax_of_frozen_items_gives_the_states_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    states, positives, negatives = inputs = [torch.randn(n, 4) for n in (7, 7, 5)]
+    owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    for needed in (inputs, [states], [states, positives], [negatives]):
+        for tensor in inputs:
+            tensor.requires_grad_(any(tensor is other for other in needed))
+        got = torch.autograd.grad(softmax_loss(*inputs, owned, owners), needed)
+        if needed is inputs:
+            whole = dict(zip(map(id, inputs), got, strict=True))
+        for tensor, gradient in zip(needed, got, strict=True):
+            assert torch.equal(gradient, whole[id(tensor)])
+
+
 def test_softmax_hand_computed_with_owned_negatives() -> None:
     states = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     positives = torch.tensor([[1.0, 5.0], [3.0, 0.5]])  # scores 1 and 1

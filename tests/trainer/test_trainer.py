@@ -60,6 +60,21 @@ def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
     assert done.result()[0]["stages"][1] == done.result()[0]["stages"][2]
 
 
+@pytest.mark.parametrize("positions", ["frozen", "learned"])
+@pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTFinetune"])
+def test_stage_2_from_states_computed_once_ends_as_it_would_without(run, model, positions):
+    changes = {"finetune_positions": positions}
+    if model == "LLMEDTFinetune":
+        changes["pretrained_path"] = run("LLMEDTPretrain").fit().trainer.saved_model_file
+    ends = []
+    for cache in (1024, 0):
+        done = run(model, finetune_cache=cache, **changes).fit(saved=False)
+        assert (done.trainer.model._frozen is None) == (cache == 0)
+        ends.append(done.trainer.model.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
+
+
 def test_start_of_stage_2_is_kept_when_no_epoch_of_it_is_better(run):
     now = run()
     #                                stage 1        start  stage 2
@@ -199,6 +214,19 @@ def test_killed_at_any_write_and_resumed_it_ends_as_if_unbroken(
             again = run(model, **changes, **place, resume=True).fit()
             same_result(unbroken, again.result())
         kills += 1
+
+
+def test_fine_tuning_resumed_with_learned_positions_ends_as_if_unbroken(
+    run, same_result, monkeypatch, tmp_path
+):
+    start = run("LLMEDTPretrain", epochs=1).fit().trainer.saved_model_file
+    changes = {"pretrained_path": start, "finetune_positions": "learned"}
+    unbroken = run("LLMEDTFinetune", **changes).fit().result()
+    changes["checkpoint_dir"] = str(tmp_path / "again")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at_save(patch, 2, before=False)
+        run("LLMEDTFinetune", **changes).fit()
+    same_result(unbroken, run("LLMEDTFinetune", **changes, resume=True).fit().result())
 
 
 def test_killed_run_repeats_no_whole_epoch(run, monkeypatch):

@@ -1,0 +1,143 @@
+"""Ranks from vectors: those of all scores, without the scores."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.utils import get_model
+
+from recbole_edt.evaluation import ranking as ranking_module
+from recbole_edt.evaluation.ranking import Ranking
+from recbole_edt.evaluation.vectors import vectors_of
+from recbole_edt.model import builtin
+from recbole_edt.model.builtin import SASRecVectors, _block_sizes
+from recbole_edt.quick_start import make_loaders
+from recbole_edt.trainer import trainer_class
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(make_shop, augmented_shop, write_dataset, tmp_path_factory):
+    """Folder of a shop with generated items and inserted rows."""
+    shop = augmented_shop(make_shop(seed=21, n_users=30))
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(len(shop.items), 6)).astype(np.float32)
+    return write_dataset(tmp_path_factory.mktemp("shop"), shop, item_emb=embeddings)
+
+
+@pytest.fixture(scope="module")
+def rankings(folder, load):
+    dataset = load(folder, augmentation=True)
+    return [Ranking(dataset, phase, "full", CPU) for phase in ("valid", "test")]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**31), largest=st.integers(0, 3), nan=st.booleans())
+def test_ranks_by_vectors_are_the_ranks_of_all_their_products(rankings, seed, largest, nan) -> None:
+    """Small whole numbers: products are exact, and most of them tie."""
+    rng = np.random.default_rng(seed)
+    for ranking in rankings:
+        n_items = len(ranking.place)
+        users, items = (
+            torch.from_numpy(rng.integers(-largest, largest + 1, size=(n, 2)).astype(np.float32))
+            for n in (len(ranking.targets), n_items)
+        )
+        if nan:
+            items[rng.integers(1, n_items)] = float("nan")
+            users[rng.integers(0, len(users))] = float("nan")
+        expected = ranking.ranks(users @ items.T, np.arange(len(users)))
+        assert ranking.ranks_by_vectors(users, items).tolist() == expected.tolist()
+
+
+def test_ranks_do_not_depend_on_the_size_of_blocks(rankings, monkeypatch) -> None:
+    torch.manual_seed(0)
+    for ranking in rankings:
+        users = torch.randint(-3, 4, (len(ranking.targets), 4)).float()
+        items = torch.randint(-3, 4, (len(ranking.place), 4)).float()
+        whole = ranking.ranks_by_vectors(users, items)
+        with monkeypatch.context() as patch:
+            patch.setattr(ranking_module, "_ROWS", 4)
+            assert ranking.ranks_by_vectors(users, items).tolist() == whole.tolist()
+
+
+class Evaluated:
+    """An untrained model whose weights are far from their start, with its trainer."""
+
+    def __init__(self, name, folder, config_for, load, **keys) -> None:
+        keys = {"hidden_size": 16, "eval_args.mode": "full", **keys}
+        config = config_for(folder, name, eval_batch_size=7, **keys)
+        _, _, self.loader = make_loaders(config, load(folder, name, **keys))
+        torch.manual_seed(3)
+        self.model = get_model(name)(config, self.loader._dataset)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+        self.trainer = trainer_class(name)(config, self.model)
+
+    @torch.no_grad()
+    def from_scores(self):
+        """Scores of all items by the model's own method, and the targets' ranks among them."""
+        self.model.eval()
+        ranking = Ranking(self.loader._dataset, "test", "full", CPU)
+        scores = torch.empty(len(ranking.targets), len(ranking.place))
+        for interaction, rows in self.loader:
+            scores[torch.from_numpy(rows)] = self.model.full_sort_predict(interaction)
+        return scores, ranking.ranks(scores, np.arange(len(scores))).numpy()
+
+
+@pytest.fixture
+def evaluated(folder, config_for, load):
+    return lambda name, **keys: Evaluated(name, folder, config_for, load, **keys)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "LLMEDT", "LLMESR", "C2DSR"])
+def test_a_trainers_ranks_are_those_of_the_models_own_scores(evaluated, name) -> None:
+    it = evaluated(name)
+    assert it.trainer.ranks(it.loader).tolist() == it.from_scores()[1].tolist()
+
+
+@pytest.mark.parametrize("steps", [1, 20, 2048])
+@pytest.mark.parametrize("keys", [{}, {"hidden_act": "swish", "n_layers": 1}, {"n_heads": 4}])
+@torch.no_grad()
+def test_products_of_sasrecs_vectors_are_its_own_scores(
+    evaluated, keys, steps, monkeypatch
+) -> None:
+    monkeypatch.setattr(builtin, "_STEPS", steps)
+    it = evaluated("SASRec", **keys)
+    expected, _ = it.from_scores()
+    vectors = vectors_of(it.model)
+    assert isinstance(vectors, SASRecVectors)
+    lengths = set()
+    for interaction, rows in it.loader:
+        for users in vectors.user_vectors(interaction):
+            products = users @ vectors.item_vectors().T
+            torch.testing.assert_close(products, expected[rows], rtol=1e-4, atol=1e-4)
+        lengths.update(interaction["item_length"].tolist())
+    assert len(lengths) > 3
+
+
+def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None:
+    it = evaluated("SASRec")
+
+    class Constant(type(it.model)):
+        def full_sort_predict(self, interaction):
+            return torch.zeros(len(interaction), self.n_items)
+
+    it.model.__class__ = Constant
+    assert vectors_of(it.model) is None
+    assert it.trainer.ranks(it.loader).min() > 1  # everything ties with the target
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 100))
+def test_blocks_hold_everybody_and_few_steps(lengths, steps) -> None:
+    lengths.sort()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin, "_STEPS", steps)
+        sizes = _block_sizes(lengths)
+    assert sum(sizes) == len(lengths)
+    start = 0
+    for size in sizes:
+        assert size == 1 or size * lengths[start + size - 1] <= steps
+        start += size
