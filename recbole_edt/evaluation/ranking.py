@@ -73,7 +73,7 @@ class Ranking:
         index = torch.from_numpy(rows).to(scores.device)
         target_scores = scores.gather(1, self.targets[index][:, None]).squeeze(1)
         if self.candidates is not None:
-            candidates = self.candidates[torch.from_numpy(rows)].to(scores.device)
+            candidates = self.candidates[torch.from_numpy(rows)].to(scores.device).long()
             return 1 + count_not_below(scores.gather(1, candidates), target_scores)
         return 1 + self._count_full(scores, target_scores, rows)
 
@@ -81,7 +81,7 @@ class Ranking:
         """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_sampled]."""
         assert self.candidates is not None
         index = torch.from_numpy(rows)
-        candidates = self.candidates[index].to(self.targets.device)
+        candidates = self.candidates[index].to(self.targets.device).long()
         return torch.cat([self.targets[index.to(self.targets.device)][:, None], candidates], dim=1)
 
     @staticmethod
