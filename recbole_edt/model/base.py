@@ -15,13 +15,17 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.layers import (
     ItemLookup,
     LinearAdapter,
+    MappedText,
     alignment_loss,
     bpr_loss,
+    frozen_text,
     softmax_loss,
+    text_rows,
 )
 
 
@@ -212,7 +216,11 @@ class CrossDomainModel(SequentialRecommender):
         """Vectors of all items, [n_items, d]; computed once per evaluation."""
         if self._item_vectors is not None and not torch.is_grad_enabled():
             return self._item_vectors
-        vectors = self.embed(torch.arange(self.n_items, device=self.item_domain.device))
+        items = torch.arange(self.n_items, device=self.item_domain.device)
+        if torch.is_grad_enabled():
+            vectors = self.embed(items)
+        else:  # in blocks: what the vectors are made of takes more room than they
+            vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
         if not self.training and not torch.is_grad_enabled():
             self._item_vectors = vectors
         return vectors
@@ -270,7 +278,7 @@ class ProfiledModel(CrossDomainModel):
 
     Attributes
     ----------
-    profiles : Tensor or None
+    profiles : Tensor, MappedText or None
         float32 [n_users, d_L]; a user without a profile has a zero row. None without a profile
         file, or where ``align_weight`` is zero.
     profile_adapter : LinearAdapter or None
@@ -287,11 +295,13 @@ class ProfiledModel(CrossDomainModel):
 
     def _add_profiles(self, dataset, size: int) -> None:
         """Load the profiles; subclasses call it when their other parts are made."""
-        profiles = dataset.user_embeddings() if self.align_weight else None
-        self.profiles: Tensor | None
-        self.register_buffer(
-            "profiles", None if profiles is None else torch.from_numpy(profiles), persistent=False
-        )
+        table = dataset.user_table() if self.align_weight else None
+        profiles = None if table is None else frozen_text(table)
+        self.profiles: Tensor | MappedText | None
+        if isinstance(profiles, MappedText):
+            self.profiles = profiles
+        else:
+            self.register_buffer("profiles", profiles, persistent=False)
         self.profile_adapter = None
         if profiles is not None:
             self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)
@@ -307,7 +317,7 @@ class ProfiledModel(CrossDomainModel):
             [n, d]; the states at their last positions.
         """
         assert self.profiles is not None and self.profile_adapter is not None
-        texts = self.profiles[users]
+        texts = text_rows(self.profiles, users)
         has_profile = texts.abs().sum(-1) > 0
         profiles = self.profile_adapter(texts[has_profile])
         return alignment_loss(

@@ -30,6 +30,7 @@ class LLMEDTPretrain(ProfiledModel):
         "item_embedding": ("text", "id", "both"),
         "text_start": ("random", "principal"),
         "id_start": ("random", "principal"),
+        "id_updates": ("dense", "lazy"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
     }
@@ -42,6 +43,8 @@ class LLMEDTPretrain(ProfiledModel):
         self.item_embedding = make_item_embedding(
             config["item_embedding"], config["text_start"], config["id_start"], dataset, size
         )
+        if self.item_embedding.table is not None:
+            self.item_embedding.table.sparse = config["id_updates"] == "lazy"
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self._add_profiles(dataset, size)
 

@@ -19,11 +19,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recbole_edt.data.dataloader import EvaluationLoader
-from recbole_edt.errors import TrainingError
+from recbole_edt.errors import ConfigError, TrainingError
 from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.registry import PLUGIN_TRAINERS
 from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer.lazy import LazyAdam
 
 if TYPE_CHECKING:  # the mixin stands before one of RecBole's trainers, and builds on it
     from recbole.trainer import Trainer as TrainerBehind
@@ -32,6 +33,9 @@ else:
 
 _SPARSE = 16
 """Candidates are scored one by one where they are fewer than one item in this many."""
+
+_SCORES = 2**27
+"""Scores of all items that exist at a time: half a GiB, and as much again while they are ranked."""
 
 
 class _TimeIsUpError(Exception):
@@ -80,6 +84,17 @@ class CrossDomainMixin(TrainerBehind):
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
 
     # -- training -------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs):
+        if not any(getattr(module, "sparse", False) for module in self.model.modules()):
+            return super()._build_optimizer(**kwargs)
+        if self.learner.lower() != "adam" or self.weight_decay or self.clip_grad_norm:
+            raise ConfigError(
+                "id_updates lazy goes with learner adam alone, without weight_decay and "
+                "clip_grad_norm"
+            )
+        params = kwargs.pop("params", self.model.parameters())
+        return LazyAdam(params, lr=kwargs.pop("learning_rate", self.learning_rate))
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         draw = np.random.SeedSequence([int(self.config["seed"]), self.stage, epoch_idx])
@@ -298,6 +313,11 @@ class CrossDomainMixin(TrainerBehind):
         if few and hasattr(self.model, "candidate_scores"):
             scores = self.model.candidate_scores(interaction, ranking.with_target(rows))
             return ranking.ranks_of_candidates(scores.float()).cpu().numpy()
+        step = max(1, _SCORES // self.tot_item_num)
+        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
+        return np.concatenate([self._full_ranks(interaction[p], rows[p], ranking) for p in parts])
+
+    def _full_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
         _, scores, _, _ = self._full_sort_batch_eval((interaction, None, None, None))
         return ranking.ranks(scores.float(), rows).cpu().numpy()
 

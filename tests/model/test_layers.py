@@ -140,7 +140,7 @@ def test_standardising_survives_a_constant_text() -> None:
 def test_principal_start_keeps_the_directions_that_vary_most() -> None:
     adapter = LinearAdapter(3, 2, 1)
     text = torch.tensor([[0.0, 4, 0], [0, -4, 0], [2, 0, 0], [-2, 0, 0], [0, 0, 1], [0, 0, -1]])
-    start_principal_(adapter, text)
+    start_principal_(adapter, text, torch.ones(len(text), dtype=torch.bool))
     assert torch.allclose(adapter.inner.weight, torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
     assert torch.allclose(adapter(text).squeeze(1), torch.tensor([1.0, -1, 0, 0, 0, 0]))
 
@@ -148,7 +148,7 @@ def test_principal_start_keeps_the_directions_that_vary_most() -> None:
 def test_principal_start_fits_adapters_wider_than_their_input() -> None:
     adapter = LinearAdapter(4, 2, 6)
     text = torch.randn(20, 4)
-    start_principal_(adapter, text)
+    start_principal_(adapter, text, torch.ones(len(text), dtype=torch.bool))
     assert torch.isfinite(adapter(text)).all()
     assert adapter(text)[:, 2:].abs().max() == 0
 
