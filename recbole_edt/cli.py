@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from recbole_edt.config import parse_overrides, take_names
+from recbole_edt.distributed import process
 from recbole_edt.errors import EDTError
 from recbole_edt.quick_start import run_recbole_edt
 
@@ -70,7 +71,8 @@ def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
     try:
         command(arguments)
     except (EDTError, OSError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        who = f"process {process()}: " if process() else ""
+        print(f"error: {who}{' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on (run: with --resume)", file=sys.stderr)

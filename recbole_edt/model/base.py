@@ -14,6 +14,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
+from recbole_edt import distributed
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
@@ -38,6 +39,9 @@ class CrossDomainModel(SequentialRecommender):
     ----------
     choices : mapping
         Config key -> the values it can take; others are refused.
+    splits_batches : bool
+        Whether the losses of a batch's parts add up to that of the batch, as several processes
+        need it (:mod:`recbole_edt.distributed`).
     n_domains : int
         Always two.
     item_domain : Tensor
@@ -45,6 +49,7 @@ class CrossDomainModel(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    splits_batches = False
     choices: Mapping[str, tuple] = {
         "backbone": ("sasrec", "gru4rec", "bert4rec"),
         "loss": ("bpr", "softmax"),
@@ -129,14 +134,15 @@ class CrossDomainModel(SequentialRecommender):
                 batch[f"{OWNED}_{domain}"],
                 mine[0],
             )
-        return total / chosen.sum().clamp(min=1)
+        return total / distributed.total(chosen.sum()).clamp(min=1)
 
     def _bpr(self, batch, lookup, states, targets, chosen):
+        n_targets = distributed.total(chosen.sum())
         if not len(states):
             return states.sum()
         positive = (states * lookup(targets[chosen])).sum(-1)
         negative = (states * lookup(batch[NEGATIVES][chosen])).sum(-1)
-        return bpr_loss(positive, negative)
+        return bpr_loss(positive, negative) * (len(states) / n_targets)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict the last training targets of users, one per user.
@@ -320,9 +326,13 @@ class ProfiledModel(CrossDomainModel):
         texts = text_rows(self.profiles, users)
         has_profile = texts.abs().sum(-1) > 0
         profiles = self.profile_adapter(texts[has_profile])
-        return alignment_loss(
-            user_vectors[has_profile], profiles, self.align_temperature, self.infonce
+        loss = alignment_loss(  # every process contrasts the users of the whole batch
+            distributed.gathered(user_vectors[has_profile]),
+            distributed.gathered(profiles),
+            self.align_temperature,
+            self.infonce,
         )
+        return distributed.counted_once(loss)
 
     def profile_alignment(self, batch, states: Tensor) -> Tensor:
         """Alignment with profiles of the last states of users whose sequences end in the batch.

@@ -25,6 +25,7 @@ _UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
 class LLMEDTPretrain(ProfiledModel):
     """Stage 1: one backbone over the mixed sequence (eqs. 7-9, 13, 14)."""
 
+    splits_batches = True
     choices = {
         **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),

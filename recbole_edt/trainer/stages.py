@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_edt import distributed
 from recbole_edt.errors import CheckpointError
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.trainer import CrossDomainMixin, CrossDomainTrainer, new_timing, run_file
@@ -42,6 +43,7 @@ class FinetuneTrainer(CrossDomainTrainer):
         self.optimizer = self._build_optimizer(
             params=trainable, learning_rate=self.config["finetune_learning_rate"]
         )
+        self._share_gradients()
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         """Count the untrained start of stage 2 as an epoch that can be the best one."""
@@ -95,6 +97,7 @@ class TwoStageTrainer(FinetuneTrainer):
 
     def load_best(self, model_file=None):
         """Load the best epoch of the current stage, or a checkpoint of either stage."""
+        distributed.wait()  # the first process may still be writing it
         path = model_file or self.saved_model_file
         content = checkpoint.load(path, self.device)
         if content["stage"] == 2 and self.stage == 1:
