@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils.enum_type import FeatureType
 
@@ -324,7 +323,9 @@ class CrossDomainDataset(SequentialDataset):
 
     def _last_rows(self, rows: Sequences, users: np.ndarray, stops: np.ndarray) -> Windows:
         """Return what of each user's rows before ``stops`` a history can hold."""
-        return Windows(users, np.maximum(rows.offsets[users], stops - self.max_item_list_len), stops)
+        return Windows(
+            users, np.maximum(rows.offsets[users], stops - self.max_item_list_len), stops
+        )
 
     def history_fields(
         self, rows: Sequences, users: np.ndarray, stops: np.ndarray
@@ -355,9 +356,7 @@ class CrossDomainDataset(SequentialDataset):
             starts = np.maximum(own.index[first], ends - width)
             list_field, length_field = domain_fields(domain)
             fields[list_field] = gather_padded(own.items, starts, ends, width)
-            fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(
-                own.augmented, starts, ends, width
-            )
+            fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(own.augmented, starts, ends, width)
             fields[length_field] = ends - starts
         return fields
 
