@@ -124,7 +124,6 @@ class Some:
 def measured(arguments: argparse.Namespace) -> None:
     """Read, build, train and evaluate one data set, phase by phase."""
     with phase("import"):
-        import torch
         from recbole.utils import get_model, init_seed
 
         import recbole_edt  # noqa: F401 - makes RecBole run on this stack
@@ -155,20 +154,25 @@ def measured(arguments: argparse.Namespace) -> None:
         network = get_model("LLMEDT")(config, train._dataset)
         trainer = trainer_class("LLMEDT")(config, network)
         trainer.fingerprint = {}
-    with phase("candidates"):
-        trainer.rankings = make_rankings(config, data)
-    n_rows = int((train.stops - train.starts).sum())
+    if not arguments.train_only:
+        with phase("candidates"):
+            trainer.rankings = make_rankings(config, data)
+    facts = {"rows": int((train.stops - train.starts).sum()), "epoch": len(train)}
     steps = Some(train, arguments.steps)
     for stage in (1, 2):
         if stage == 2:
             trainer._enter_stage_2()
-        with phase(f"stage {stage}", rows=n_rows * len(steps) / len(train), steps=len(steps)):
+        with phase(f"warm {stage}"):
+            trainer._train_epoch(Some(train, 3), 1)
+        with phase(f"stage {stage}", steps=len(steps), **facts):
             loss = trainer._train_epoch(steps, 0)
         print(json.dumps({"note": f"mean loss {loss / len(steps):.4f}"}), flush=True)
     if arguments.save:
         with phase("checkpoint"):
             trainer._save_checkpoint(0, verbose=False)
         os.remove(trainer.saved_model_file)
+    if arguments.train_only:
+        return
     with phase("uni100", users=len(test.order)):
         result = trainer.evaluate(test, load_best_model=False)
     print(json.dumps({"note": f"uni100 ndcg@10 {result['ndcg@10']:.4f}"}), flush=True)
@@ -176,7 +180,6 @@ def measured(arguments: argparse.Namespace) -> None:
     some = Some(test, batches)
     with phase("full", users=min(batches * test.step, len(test.order))):
         trainer.ranks(some, "full")
-    del torch
 
 
 # --- the supervising process ----------------------------------------------------------------------
@@ -250,16 +253,21 @@ def supervise(folder: Path, options: list[str], limit: float) -> dict[str, dict]
     return phases
 
 
-def fit(rows_: list[float], seconds: list[float], label: str) -> None:
-    """Print the least-squares line of seconds over rows, and how the ends compare."""
-    x, y = np.array(rows_), np.array(seconds)
+def fit(parts: list[dict], label: str) -> None:
+    """Print the least-squares line of an epoch's seconds over its rows, and how sizes compare.
+
+    Where some steps of an epoch were made, its seconds are theirs times the epochs' ratio.
+    """
+    x = np.array([part["rows"] for part in parts], dtype=float)
+    y = np.array([part["seconds"] / part["steps"] * part["epoch"] for part in parts])
     slope, start = np.polyfit(x, y, 1)
     residual = ((y - slope * x - start) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     per_row = y / x
     print(
-        f"{label}: {slope * 1e6:.2f} s per million rows + {start:.2f} s, R^2 {1 - residual:.4f}; "
-        f"per row, each size / the smallest: "
-        + ", ".join(f"{ratio:.2f}" for ratio in per_row / per_row[0])
+        f"{label}: {slope * 1e6:.1f} s per million rows + {start:.1f} s, R^2 {1 - residual:.4f}; "
+        "seconds per row, each size / the smallest: "
+        + ", ".join(f"{ratio:.2f}" for ratio in per_row / per_row[0]),
+        flush=True,
     )
 
 
@@ -275,6 +283,7 @@ def main() -> None:
     parser.add_argument("--full_users", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=16.0, help="GiB")
+    parser.add_argument("--train_only", action="store_true", help="rank nobody")
     parser.add_argument("--save", action="store_true", help="write a checkpoint, too")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -285,7 +294,7 @@ def main() -> None:
         f"--{key}={getattr(arguments, key)}"
         for key in ("item_embedding", "id_updates", "steps", "full_users", "threads")
         if getattr(arguments, key) is not None
-    ] + (["--save"] if arguments.save else [])
+    ] + [f"--{flag}" for flag in ("save", "train_only") if getattr(arguments, flag)]
     done: list[dict[str, dict]] = []
     for fraction in arguments.fractions:
         n_users = int(arguments.users * fraction)
@@ -305,11 +314,7 @@ def main() -> None:
         print(f"  peak {highest / GIB:.2f} GiB", flush=True)
     if len(done) > 1:
         for stage in ("stage 1", "stage 2"):
-            fit(
-                [part[stage]["rows"] for part in done],
-                [part[stage]["seconds"] for part in done],
-                f"an epoch of {stage}",
-            )
+            fit([part[stage] for part in done], f"an epoch of {stage}")
 
 
 if __name__ == "__main__":
