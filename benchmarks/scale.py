@@ -2,9 +2,9 @@
 
 Makes synthetic data sets of several sizes as atomic files (seeded, a block at a time), and with
 each of them reads, builds, trains an epoch of both stages of LLM-EDT, ranks every test user among
-100 sampled candidates and some among all, in a process of its own. Prints seconds and the peak
-memory of each phase (resident memory of the process and all its children, mapped files included),
-and how well the cost of an epoch fits a line through the sizes. A run above ``--limit`` GiB is
+100 sampled candidates and some among all, in a process of its own. Prints seconds, seconds of
+computing, and the peak memory of each phase (resident memory of the process and all its children,
+mapped files included), and how well the cost of an epoch fits a line through the sizes. A run above ``--limit`` GiB is
 stopped.
 
     python benchmarks/scale.py --scratch DIR                            # 1/8, 1/4, 1/2 and 1
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter, process_time, sleep
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ import pandas as pd
 N_TASTES = 1000
 TEXT_SIZE = 384
 GIB = 2**30
+SPENT = ("seconds", "cpu")
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -100,9 +101,10 @@ def rows(rng: np.random.Generator, first: int, n_users: int, n_items: int) -> pd
 def phase(name: str, **facts) -> Iterator[None]:
     """Tell the supervising process where a phase begins and ends."""
     print(json.dumps({"begin": name}), flush=True)
-    start = perf_counter()
+    start, cpu = perf_counter(), process_time()
     yield
-    print(json.dumps({"end": name, "seconds": perf_counter() - start, **facts}), flush=True)
+    spent = {"seconds": perf_counter() - start, "cpu": process_time() - cpu}
+    print(json.dumps({"end": name, **spent, **facts}), flush=True)
 
 
 class Some:
@@ -239,8 +241,9 @@ def supervise(folder: Path, options: list[str], limit: float) -> dict[str, dict]
             peak = peaks.get(name, 0)
             phases[name] = {**event, "peak": peak}
             print(
-                f"  {name:<12}{event['seconds']:10.1f} s {peak / GIB:8.2f} GiB  "
-                + "  ".join(f"{k} {v:,.0f}" for k, v in event.items() if k != "seconds"),
+                f"  {name:<12}{event['seconds']:10.1f} s (of all threads {event['cpu']:.1f} s)"
+                f" {peak / GIB:8.2f} GiB  "
+                + "  ".join(f"{k} {v:,.0f}" for k, v in event.items() if k not in SPENT),
                 flush=True,
             )
         else:

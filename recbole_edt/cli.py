@@ -26,6 +26,9 @@ Train a model and test it under the leak-free protocol.
   --seed=42
   --resume                    go on behind the last whole epoch of the same run
   --KEY=VALUE                 any other key of RecBole or of the property files
+
+Several processes train one model to the same result (LLMEDT, and RecBole's own in RecBole's way):
+  torchrun --nproc_per_node=2 run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport
 """
 
 HELP = """\
