@@ -4,8 +4,8 @@ Makes synthetic data sets of several sizes as atomic files (seeded, a block at a
 each of them reads, builds, trains an epoch of both stages of LLM-EDT, ranks every test user among
 100 sampled candidates and some among all, in a process of its own. Prints seconds, seconds of
 computing, and the peak memory of each phase (resident memory of the process and all its children,
-mapped files included), and how well the cost of an epoch fits a line through the sizes. A run above ``--limit`` GiB is
-stopped.
+mapped files included), and how well the cost of an epoch fits a line through the sizes. A run above
+``--limit`` GiB is stopped.
 
     python benchmarks/scale.py --scratch DIR                            # 1/8, 1/4, 1/2 and 1
     python benchmarks/scale.py --scratch DIR --fractions 1 --id_updates lazy

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from recbole_edt.config import parse_overrides, take_names
-from recbole_edt.distributed import process
+from recbole_edt.distributed import process, several
 from recbole_edt.errors import EDTError
 from recbole_edt.quick_start import run_recbole_edt
 
@@ -152,6 +152,9 @@ def main() -> None:
     if arguments[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
         print(f"error: unknown command '{arguments[0]}' (known: {known})", file=sys.stderr)
+        sys.exit(2)
+    if arguments[0] != "run" and several({}):
+        print(f"error: {arguments[0]} is one process: only run takes several", file=sys.stderr)
         sys.exit(2)
     command, help_ = COMMANDS[arguments[0]]()
     sys.exit(guarded(command, arguments[1:], help_))
