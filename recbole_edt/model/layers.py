@@ -226,7 +226,7 @@ def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -
 
 
 @torch.no_grad()
-def start_reduced_(table: Tensor, text: Tensor, items: Tensor, fitted: Tensor) -> None:
+def start_reduced_(table: Tensor, text: Tensor | MappedText, items: Tensor, fitted: Tensor) -> None:
     """Let the id vectors of some items start as their text, reduced by PCA.
 
     The reduced vectors are scaled to the root mean square that the id vectors had.
