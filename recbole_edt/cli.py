@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from recbole_edt.config import parse_overrides, take_names
+from recbole_edt.distributed import process, several
 from recbole_edt.errors import EDTError
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.signals import Terminated, ending_cleanly, exit_code, line
@@ -27,6 +28,9 @@ Train a model and test it under the leak-free protocol.
   --seed=42
   --resume                    go on behind the last whole epoch of the same run
   --KEY=VALUE                 any other key of RecBole or of the property files
+
+Several processes train one model to the same result (LLMEDT, and RecBole's own in RecBole's way):
+  torchrun --nproc_per_node=2 run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport
 """
 
 HELP = """\
@@ -73,7 +77,8 @@ def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
         with ending_cleanly():
             command(arguments)
     except (EDTError, OSError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        who = f"process {process()}: " if process() else ""
+        print(f"error: {who}{' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as told:
         number = signal.SIGTERM if isinstance(told, Terminated) else signal.SIGINT
@@ -151,6 +156,9 @@ def main() -> None:
     if arguments[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
         print(f"error: unknown command '{arguments[0]}' (known: {known})", file=sys.stderr)
+        sys.exit(2)
+    if arguments[0] != "run" and several({}):
+        print(f"error: {arguments[0]} is one process: only run takes several", file=sys.stderr)
         sys.exit(2)
     command, help_ = COMMANDS[arguments[0]]()
     sys.exit(guarded(command, arguments[1:], help_))

@@ -13,6 +13,8 @@ torch up to 2.13. What is broken there, how it shows, and what is done:
   allow-list.
 - RecBole's ``sine`` module, which every look-up of a sequential model imports, switches torch's
   anomaly detection on for the whole process: every model trains slower. It is switched back.
+- RecBole trains in several processes on GPUs alone: torch's data parallelism is not told of a
+  GPU for a model that lies elsewhere.
 - Two runs that begin in one folder at the same moment both find a folder missing, and the second
   to make it dies. Making a folder that is there is no error.
 - ray 2.6 does not exist for every Python: ``recbole.quick_start`` cannot be imported. A stand-in
@@ -362,6 +364,20 @@ def _healed_checkpoint_reader(module: types.ModuleType) -> Iterator[None]:
     vars(module)["torch"] = _Overlay(module.torch, load=load_checkpoint)
 
 
+@contextlib.contextmanager
+def _healed_trainer(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.trainer.trainer``: reads its own checkpoints, trains in parallel on CPUs too."""
+    with _healed_checkpoint_reader(module):
+        yield
+    original = module.DistributedDataParallel
+
+    def data_parallel(model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+        on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+        return original(model, device_ids=device_ids if on_gpu else None, **kwargs)
+
+    vars(module)["DistributedDataParallel"] = data_parallel
+
+
 # --- ray ------------------------------------------------------------------------------------------
 
 
@@ -450,7 +466,7 @@ _HEALERS: dict[str, Healer] = {
     "recbole.data.dataset.sequential_dataset": _healed_row_lengths,
     "recbole.model.sequential_recommender.s3rec": _healed_checkpoint_reader,
     "recbole.model.sequential_recommender.sine": _healed_anomaly_detection,
-    "recbole.trainer.trainer": _healed_checkpoint_reader,
+    "recbole.trainer.trainer": _healed_trainer,
     "recbole.quick_start.quick_start": _healed_quick_start,
     "recbole.utils.utils": _healed_folders,
 }

@@ -180,7 +180,7 @@ class EDTConfig(Config):
     def _init_device(self):
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["gpu_id"] = ""  # RecBole decides by this key alone
-        super()._init_device()
+        super()._init_device()  # meets the other processes, if there are some: `registry`
 
 
 def check_files_exist(files: Iterable[str]) -> None:

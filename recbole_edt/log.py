@@ -8,6 +8,8 @@ import threading
 
 from recbole.utils import init_logger
 
+from recbole_edt.distributed import process
+
 FILE_ONLY = {"file_only": True}
 """``extra=`` of a message that belongs into the log file but would flood the screen."""
 
@@ -31,8 +33,11 @@ def open_log(config) -> None:
     """Send messages to a log file of this run's own.
 
     RecBole's ``init_logger`` alone would let every later run of a process write into the log file
-    and the tensorboard folder of the first.
+    and the tensorboard folder of the first. Of several processes the first alone has a log.
     """
+    if process():
+        logging.getLogger().setLevel(logging.ERROR)
+        return
     root = logging.getLogger()
     while _ours:
         handler = _ours.pop()

@@ -14,6 +14,7 @@ import recbole.data
 from recbole.data.utils import create_samplers
 from recbole.utils import get_model, get_trainer, init_seed
 
+from recbole_edt import distributed
 from recbole_edt.config import EDTConfig, set_threads
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import refusing
@@ -55,8 +56,15 @@ def run_recbole_edt(
     EDTError
         For anything the user has to mend.
     """
-    start = perf_counter()
     config = EDTConfig(model, dataset, config_file_list, config_dict)
+    with distributed.company():
+        return run_configured(config, saved)
+
+
+def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
+    """Run what a configuration asks for, as :func:`run_recbole_edt` does."""
+    start = perf_counter()
+    model, dataset = config["model"], config["dataset"]
     set_threads(config)
     check_outputs(config, saved)
     init_seed(config["seed"], config["reproducibility"])
@@ -84,6 +92,8 @@ def run_recbole_edt(
 
     results, ranks = report(config, data, trainer, valid_data, test_data)
     results["timing"]["total_s"] = round(perf_counter() - start, 2)
+    if distributed.process():
+        return results
     print_results(results, data)
     if config["result_file"]:
         write_json(config["result_file"], results)

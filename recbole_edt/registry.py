@@ -2,9 +2,9 @@
 
 RecBole finds a model by importing ``recbole.model.sequential_recommender.<name>``, a dataset and a
 trainer as ``<Model>Dataset`` and ``<Model>Trainer`` in their packages. The plugin puts its modules
-and classes at those names. Only two functions are wrapped, because they have no such door:
-``Config._load_internal_config_dict`` (property files) and ``get_dataloader``; for any other model
-both do what they always did.
+and classes at those names. Only three functions are wrapped, because they have no such door:
+``Config._load_internal_config_dict`` (property files), ``Config._init_device`` (several processes)
+and ``get_dataloader``; for any other model they do what they always did.
 """
 
 from __future__ import annotations
@@ -78,8 +78,21 @@ def _wrap_config() -> None:
         if model in PLUGIN_MODELS or isinstance(self, EDTConfig):
             lay_properties(self, model, dataset)
 
+    alone = Config._init_device
+
+    def meet_others(self):
+        from recbole_edt import distributed
+        from recbole_edt.config import EDTConfig
+
+        ours = self.final_config_dict["model"] in PLUGIN_MODELS or isinstance(self, EDTConfig)
+        if ours and distributed.several(self.final_config_dict):
+            distributed.join(self.final_config_dict)
+        else:
+            alone(self)
+
     load_with_plugin.knows_recbole_edt = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load_with_plugin
+    Config._init_device = meet_others
 
 
 def _wrap_loaders() -> None:

@@ -127,6 +127,16 @@ def test_console_script(capsys, monkeypatch, arguments, code, words):
     assert words in (err if code else out)
 
 
+def test_commands_of_one_process_refuse_several(capsys, monkeypatch):
+    for key, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(sys, "argv", ["recbole-edt", "compare", "--dataset=cloth_sport"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert "compare is one process" in capsys.readouterr().err
+
+
 # --- models ---------------------------------------------------------------------------------------
 
 

@@ -284,10 +284,12 @@ def flag_column(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
     """
     if column not in frame:
         return np.zeros(len(frame), dtype=bool)
-    values = frame[column].astype(str).to_numpy()
-    if not np.isin(values, ("0", "1")).all():
+    values = frame[column].astype("category").cat
+    texts = values.categories.astype(str).to_numpy()
+    codes = values.codes.to_numpy()
+    if (codes < 0).any() or not np.isin(texts[np.unique(codes)], ("0", "1")).all():
         raise DataError(f"{name}: column '{column}' holds values other than 0 and 1")
-    return values == "1"
+    return (texts == "1")[codes]
 
 
 def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:

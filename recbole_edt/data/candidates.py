@@ -59,14 +59,14 @@ def sample_candidates(
     Returns
     -------
     np.ndarray
-        int64 [n, n_candidates].
+        int32 [n, n_candidates].
 
     Raises
     ------
     ProtocolError
         If a domain has too few items outside somebody's history.
     """
-    out = np.empty((len(target_domains), n_candidates), dtype=np.int64)
+    out = np.empty((len(target_domains), n_candidates), dtype=np.int32)
     n_items = 1 + max(int(pool.max()) if len(pool) else 0 for pool in pools)
     for domain, pool in enumerate(pools):
         rows = np.flatnonzero(target_domains == domain)

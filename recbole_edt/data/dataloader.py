@@ -14,6 +14,7 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.negatives import NegativeSampler
 from recbole_edt.data.sequences import Windows, in_domain_index
+from recbole_edt.distributed import process, processes
 from recbole_edt.errors import ConfigError
 
 SEQUENCE = "sequence"
@@ -51,6 +52,8 @@ class SequenceLoader(AbstractDataLoader):
     ``sequence_<d>`` [B, L_d], the domain's own sub-sequence up to the last target,
     ``augmented_<d>`` [B, L_d], and ``place_<d>`` [B, L], where in it each target of that domain
     stands; and ``last`` [B], which is True where the window ends the user's sequence.
+
+    Of several processes each gets its part of the same batches.
     """
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
@@ -60,6 +63,7 @@ class SequenceLoader(AbstractDataLoader):
         if not self.sample_size:
             raise ConfigError("no user has two training rows: there is nothing to train on")
         super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self._init_batch_size_and_step()  # whole batches: RecBole divides them by the processes
         self.epoch = 0
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
@@ -104,7 +108,7 @@ class SequenceLoader(AbstractDataLoader):
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         generator = torch.Generator(device=self.device).manual_seed(seed)
         for rows in self._batches(generator):
-            yield self.collate(rows, generator)
+            yield self.collate(rows, generator, slice(process(), None, processes()))
 
     def _batches(self, generator: torch.Generator) -> list[Tensor]:
         n = self.sample_size
@@ -113,8 +117,16 @@ class SequenceLoader(AbstractDataLoader):
         shuffled = torch.randperm(n, generator=generator, device=self.device)
         return list(shuffled.split(self.step))
 
-    def collate(self, rows: Tensor, generator: torch.Generator) -> Interaction:
-        """Make a batch of the windows ``rows`` (int64 [B]), with negatives from ``generator``."""
+    def collate(
+        self, rows: Tensor, generator: torch.Generator, part: slice | None = None
+    ) -> Interaction:
+        """Make a batch of the windows ``rows`` (int64 [B]), with negatives from ``generator``.
+
+        With ``part`` only these of its rows are made; their negatives are those of the whole batch.
+        """
+        whole, rows = rows, rows if part is None else rows[part]
+        if not len(rows):
+            return self._nothing(whole[:1], generator)
         users, starts, stops = self.users[rows], self.starts[rows], self.stops[rows]
         sequence = self._gather(self.items, starts, stops + 1)
         fields = {
@@ -124,9 +136,25 @@ class SequenceLoader(AbstractDataLoader):
             AUGMENTED: self._gather(self.augmented, starts, stops + 1),
             "last": stops == self.final[rows],
         }
-        fields.update(self._draw(users, sequence[:, 1:], generator))
+        if part is None or self.n_shared:
+            fields.update(self._draw(users, sequence[:, 1:], generator))
+        else:
+            targets = self._gather(self.items, self.starts[whole] + 1, self.stops[whole] + 1)
+            drawn = self._draw(self.users[whole], targets, generator)[NEGATIVES]
+            fields[NEGATIVES] = drawn[part, : sequence.shape[1] - 1]
         for domain in range(len(self.domain_items)):
             fields.update(self._domain_fields(domain, rows, sequence[:, 1:]))
+        return Interaction(fields)
+
+    def _nothing(self, row: Tensor, generator: torch.Generator) -> Interaction:
+        """Make a batch of padding: the part of a process that a small batch has no row for."""
+        fields = self.collate(row, generator).interaction
+        places = [domain_sequence_fields(domain)[1] for domain in range(len(self.domain_items))]
+        for name, values in fields.items():
+            if name in places:
+                fields[name] = torch.full_like(values, -1)
+            elif name.startswith((SEQUENCE, AUGMENTED)) or name == "last":
+                fields[name] = torch.zeros_like(values)
         return Interaction(fields)
 
     def _gather(self, values: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
@@ -171,7 +199,8 @@ class SequenceLoader(AbstractDataLoader):
 class EvaluationLoader(AbstractDataLoader):
     """Yields evaluation rows with their indices into ``dataset.split.users``.
 
-    Rows of similar length share a batch; each batch is ``(interaction, rows)``.
+    Rows of similar length share a batch; each batch is ``(interaction, rows)``. Several processes
+    take turns at the batches.
     """
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=False):
@@ -179,12 +208,25 @@ class EvaluationLoader(AbstractDataLoader):
         self.phase = sampler.phase if sampler is not None else "test"
         self.sample_size = len(dataset)
         super().__init__(config, dataset, sampler, shuffle=False)
+        self._init_batch_size_and_step()
         lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()
         self.order = np.argsort(lengths, kind="stable")
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["eval_batch_size"])
         self.set_batch_size(self.step)
+
+    def _starts(self) -> range:
+        return range(process() * self.step, self.sample_size, processes() * self.step)
+
+    def __len__(self) -> int:
+        """Return the number of batches of the process that has most: an empty loader is none."""
+        return -(-self.sample_size // (processes() * self.step))
+
+    def __iter__(self):
+        """Iterate over the batches of this process."""
+        for start in self._starts():
+            yield self.collate_fn(range(start, min(start + self.step, self.sample_size)))
 
     def collate_fn(self, index):
         """Return the rows at these places of the length order: ``(interaction, rows)``."""

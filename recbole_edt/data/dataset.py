@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureType
 
 from recbole_edt.data.atomic import (
@@ -25,13 +23,16 @@ from recbole_edt.data.atomic import (
     read_columns,
 )
 from recbole_edt.data.candidates import sample_candidates, sample_size
+from recbole_edt.data.embeddings import EmbeddingTable
+from recbole_edt.data.gathered import GatheredRows
 from recbole_edt.data.sequences import (
+    DomainRows,
     LeaveOneOut,
     Sequences,
     Windows,
     build_sequences,
+    domain_rows,
     gather_padded,
-    in_domain_index,
     leave_one_out,
     prefix_rows,
     training_windows,
@@ -53,6 +54,9 @@ AUGMENTED_LIST = "augmented_list"
 
 With ``_<domain>`` behind it, the same of the domain's sub-sequence.
 """
+
+_DTYPES: dict[str, Any] = {"float": np.float64, "token": "category"}
+"""How columns are read; sequences of tokens as text."""
 
 
 class CrossDomainDataset(SequentialDataset):
@@ -87,6 +91,7 @@ class CrossDomainDataset(SequentialDataset):
 
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
     item_feat: Any
+    _cut: tuple[Sequences, list[DomainRows]] | None = None
 
     def _load_data(self, token, dataset_path):
         check_files(dataset_path, token)
@@ -96,13 +101,13 @@ class CrossDomainDataset(SequentialDataset):
         self.domains = domain_names(self.item_feat, self.config["domains"], token)
         flag_column(self.inter_feat, "augmented", f"{token}.inter")
         flag_column(self.item_feat, "generated", f"{token}.item")
-        self._file_items = self.item_feat[self.iid_field].to_numpy()
+        self._file_items = self.item_feat[self.iid_field].astype(object).to_numpy()
         user_feat = self.user_feat
-        self._file_users = None
+        self._file_users: np.ndarray | None = None
         if user_feat is not None:
             user_lines = count_lines(Path(dataset_path) / f"{token}.user")
             check_users(user_feat[self.uid_field], user_lines, token)
-            self._file_users = user_feat[self.uid_field].to_numpy()
+            self._file_users = user_feat[self.uid_field].astype(object).to_numpy()
         if not self.config["augmentation"]:
             self._drop_augmentation()
 
@@ -110,6 +115,7 @@ class CrossDomainDataset(SequentialDataset):
         """Read one atomic file: RecBole's reader, but tab-separated text is taken literally.
 
         RecBole lets pandas interpret quotation marks and names such as "NA"; titles hold both.
+        Tokens are kept as categories: each text once, and a small number per row.
         """
         load_col, _ = self._get_load_and_unload_col(source)
         columns = read_columns(filepath, load_col)
@@ -118,10 +124,7 @@ class CrossDomainDataset(SequentialDataset):
                 filepath,
                 sep="\t",
                 usecols=[f"{name}:{ftype}" for name, ftype in columns],
-                dtype={
-                    f"{name}:{ftype}": np.float64 if ftype == "float" else str
-                    for name, ftype in columns
-                },
+                dtype={f"{name}:{ftype}": _DTYPES.get(ftype, str) for name, ftype in columns},
                 index_col=False,
                 quoting=csv.QUOTE_NONE,
                 keep_default_na=False,
@@ -148,6 +151,29 @@ class CrossDomainDataset(SequentialDataset):
         """Number items and users by the lines of their own files: held-out rows play no part."""
         return super()._get_remap_list(field_list)[::-1]
 
+    def _remap(self, remap_list):
+        """Number tokens in the order in which they appear, as RecBole does.
+
+        RecBole lines up the texts of all rows; here each column is numbered by itself, and only
+        its distinct tokens meet those of the others.
+        """
+        if any(ftype != FeatureType.TOKEN for _, _, ftype in remap_list):
+            super()._remap(remap_list)
+            return
+        numbered = [pd.factorize(feat[field].astype("category")) for feat, field, _ in remap_list]
+        distinct = [np.asarray(uniques, dtype=object) for _, uniques in numbered]
+        ids, tokens = pd.factorize(np.concatenate(distinct)) if distinct else ([], [])
+        names = np.array(["[PAD]", *tokens])
+        ends = np.cumsum([len(part) for part in distinct])
+        for (feat, field, _), (codes, _), end, part in zip(
+            remap_list, numbered, ends, distinct, strict=True
+        ):
+            by_code = np.concatenate([ids[end - len(part) : end] + 1, [0]])  # last: missing, -1
+            if field not in self.field2id_token:
+                self.field2id_token[field] = names
+                self.field2token_id[field] = {t: i for i, t in enumerate(names.tolist())}
+            feat[field] = by_code[codes]
+
     def _drop_augmentation(self):
         """Forget everything preprocessing added: the data are then the raw data exactly."""
         inserted = flag_column(self.inter_feat, "augmented", "inter")
@@ -161,10 +187,9 @@ class CrossDomainDataset(SequentialDataset):
     def _data_processing(self):
         super()._data_processing()
         item = self.item_feat
-        names = self._tokens(item, "domain")
         self.item_domain = np.full(self.item_num, -1, dtype=np.int64)
         for domain, name in enumerate(self.domains):
-            self.item_domain[names == name] = domain
+            self.item_domain[self._is_token(item, "domain", name)] = domain
         self.item_generated = self._flags(item, "generated")
         inter = self.inter_feat
         self.sequences = build_sequences(
@@ -186,11 +211,11 @@ class CrossDomainDataset(SequentialDataset):
     def _flags(self, frame, column):
         if column not in frame:
             return np.zeros(len(frame), dtype=bool)
-        return self._tokens(frame, column) == "1"
+        return self._is_token(frame, column, "1")
 
-    def _tokens(self, frame, column):
-        """Read a remapped token column back as text; joins have made floats of the ids."""
-        return self.field2id_token[column][frame[column].to_numpy(dtype=np.int64)]
+    def _is_token(self, frame, column, token):
+        """Tell which rows of a remapped column hold a token; joins have made floats of the ids."""
+        return (self.field2id_token[column] == token)[frame[column].to_numpy(dtype=np.int64)]
 
     def _change_feat_format(self):
         Dataset._change_feat_format(self)  # tensors, but no prefix rows: `build` makes them
@@ -208,13 +233,8 @@ class CrossDomainDataset(SequentialDataset):
             return {}
         return dict(zip(frame["item_id"], frame["title"].str.strip(), strict=True))
 
-    def item_embeddings(self) -> np.ndarray:
-        """Text embedding of every item in the order of the item ids; row 0 (padding) is zero.
-
-        Returns
-        -------
-        np.ndarray
-            float32 [n_items, d_L].
+    def item_table(self) -> EmbeddingTable:
+        """Text embedding of every item by id, mapped from its file; row 0 (padding) is zero.
 
         Raises
         ------
@@ -222,17 +242,12 @@ class CrossDomainDataset(SequentialDataset):
             If the file is missing, damaged or does not match ``.item``.
         """
         matrix = load_embeddings(self._embedding_path("item"), self.item_lines, "item")
-        return self._by_id(matrix, self._file_items, self.iid_field, self.item_num)
+        return self._by_id(matrix, self._file_items, self.iid_field)
 
-    def user_embeddings(self) -> np.ndarray | None:
-        """Profile embedding of every user in the order of the user ids, or None without a file.
+    def user_table(self) -> EmbeddingTable | None:
+        """Profile embedding of every user by id, or None without a file.
 
         A user without a profile has a zero row.
-
-        Returns
-        -------
-        np.ndarray or None
-            float32 [n_users, d_L].
         """
         path = self._embedding_path("user")
         if not path.is_file():
@@ -240,15 +255,22 @@ class CrossDomainDataset(SequentialDataset):
         if self._file_users is None:
             raise DataError(f"{path} has no {self.dataset_name}.user beside it")
         matrix = load_embeddings(path, len(self._file_users), "user")
-        return self._by_id(matrix, self._file_users, self.uid_field, self.user_num)
+        return self._by_id(matrix, self._file_users, self.uid_field)
 
-    def _by_id(self, matrix, tokens, field, n):
-        known = self.field2token_id[field]
-        rows = np.array([i for i, token in enumerate(tokens) if token in known], dtype=np.int64)
-        ids = np.array([known[tokens[i]] for i in rows], dtype=np.int64)
-        out = np.zeros((n, matrix.shape[1]), dtype=np.float32)
-        out[ids] = matrix[rows]
-        return out
+    def item_embeddings(self) -> np.ndarray:
+        """Rows of :meth:`item_table`, all in memory: float32 [n_items, d_L]."""
+        return self.item_table().whole()
+
+    def user_embeddings(self) -> np.ndarray | None:
+        """Rows of :meth:`user_table`, all in memory: float32 [n_users, d_L], or None."""
+        table = self.user_table()
+        return None if table is None else table.whole()
+
+    def _by_id(self, matrix: np.ndarray, tokens: np.ndarray, field: str) -> EmbeddingTable:
+        lines = pd.Index(tokens).get_indexer(pd.Index(self.field2id_token[field].astype(object)))
+        lines[0] = -1  # padding, even where a line is called as it is
+        limit = self.config["text_limit"]
+        return EmbeddingTable(matrix, lines, None if limit is None else limit * 2**20)
 
     # -- what RecBole's loaders iterate over ----------------------------------------------------
 
@@ -262,16 +284,14 @@ class CrossDomainDataset(SequentialDataset):
             one row per target for validation and test.
         """
         self._change_feat_format()
-        windows = prefix_rows(self.train_sequences, self.max_item_list_len)
-        known = self._history_fields(self.train_sequences, windows)
-        views = [self._view(self.train_sequences, windows.stops, known)]
-        rows, held_out = self.evaluation_rows()
+        rows = self.train_sequences
+        prefixes = prefix_rows(rows, self.max_item_list_len)
+        views = [
+            self._view(rows, prefixes, lambda at: self._history_fields(rows, prefixes.take(at)))
+        ]
+        rows_known, held_out = self.evaluation_rows()
         for targets in held_out:
-            known = self.history_fields(rows, self.split.users, targets)
-            view = self._view(rows, targets, known)
-            domains = torch.from_numpy(self.item_domain[rows.items[targets]])
-            view.inter_feat.update(Interaction({TARGET_DOMAIN: domains}))
-            views.append(view)
+            views.append(self._evaluation_view(rows_known, targets))
         self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
         return views
 
@@ -284,19 +304,33 @@ class CrossDomainDataset(SequentialDataset):
         before = np.cumsum(raw) - 1
         return self.sequences.keep(raw), [before[targets] for targets in held_out]
 
-    def _view(
-        self, rows: Sequences, targets: np.ndarray, known: dict[str, np.ndarray]
-    ) -> CrossDomainDataset:
-        """Return a view of targets (row numbers) and the fields that their users are known by."""
-        fields = {
-            self.uid_field: known[self.uid_field],
-            self.iid_field: rows.items[targets],
-            self.time_field: rows.timestamps[targets].astype(np.float32),
-            **known,
+    def _view(self, rows: Sequences, windows: Windows, gather) -> CrossDomainDataset:
+        """Return a view of targets, the rows behind ``windows``; ``gather`` makes the histories."""
+        ready = {
+            self.uid_field: windows.users,
+            self.iid_field: rows.items[windows.stops],
+            self.time_field: rows.timestamps[windows.stops].astype(np.float32),
+            self.item_list_length_field: windows.stops - windows.starts,
         }
         view = copy.copy(self)
-        view.inter_feat = Interaction({name: torch.from_numpy(v) for name, v in fields.items()})
+        view.inter_feat = GatheredRows(ready, gather)
         return view
+
+    def _evaluation_view(self, rows: Sequences, targets: np.ndarray) -> CrossDomainDataset:
+        users = self.split.users
+
+        def gather(at: np.ndarray) -> dict[str, np.ndarray]:
+            fields = self.history_fields(rows, users[at], targets[at])
+            fields[TARGET_DOMAIN] = self.item_domain[rows.items[targets[at]]]
+            return fields
+
+        return self._view(rows, self._last_rows(rows, users, targets), gather)
+
+    def _last_rows(self, rows: Sequences, users: np.ndarray, stops: np.ndarray) -> Windows:
+        """Return what of each user's rows before ``stops`` a history can hold."""
+        return Windows(
+            users, np.maximum(rows.offsets[users], stops - self.max_item_list_len), stops
+        )
 
     def history_fields(
         self, rows: Sequences, users: np.ndarray, stops: np.ndarray
@@ -319,21 +353,24 @@ class CrossDomainDataset(SequentialDataset):
             sub-sequences (eq. 2), their lengths, and what of them preprocessing inserted.
         """
         width, first = self.max_item_list_len, rows.offsets[users]
-        windows = Windows(users, np.maximum(first, stops - width), stops)
+        windows = self._last_rows(rows, users, stops)
         fields = self._history_fields(rows, windows)
         fields[AUGMENTED_LIST] = gather_padded(rows.augmented, windows.starts, stops, width)
-        for domain in range(len(self.domains)):
-            index = in_domain_index(rows, self.item_domain, domain)
-            inside = self.item_domain[rows.items] == domain
-            ends = index[stops]
-            starts = np.maximum(index[first], ends - width)
+        for domain, own in enumerate(self._domain_rows(rows)):
+            ends = own.index[stops]
+            starts = np.maximum(own.index[first], ends - width)
             list_field, length_field = domain_fields(domain)
-            fields[list_field] = gather_padded(rows.items[inside], starts, ends, width)
-            fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(
-                rows.augmented[inside], starts, ends, width
-            )
+            fields[list_field] = gather_padded(own.items, starts, ends, width)
+            fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(own.augmented, starts, ends, width)
             fields[length_field] = ends - starts
         return fields
+
+    def _domain_rows(self, rows: Sequences) -> list[DomainRows]:
+        """Each domain's own rows; those asked for last are kept for the next batch."""
+        if self._cut is None or self._cut[0] is not rows:
+            domains = range(len(self.domains))
+            self._cut = rows, [domain_rows(rows, self.item_domain, d) for d in domains]
+        return self._cut[1]
 
     def _history_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
         """Return the fields that RecBole's own models know users by."""
@@ -384,7 +421,7 @@ class CrossDomainDataset(SequentialDataset):
         Returns
         -------
         np.ndarray or None
-            int64 [n_eval, N]; None for ``full``.
+            int32 [n_eval, N]; None for ``full``.
         """
         size = sample_size(mode)
         if size is None:

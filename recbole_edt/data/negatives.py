@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_edt.errors import DataError
+
+_LARGE_POOL = 16
+"""A pool this many times as large as the sample is drawn from, not permuted."""
 
 
 class NegativeSampler:
@@ -90,9 +94,22 @@ class NegativeSampler:
         pools = []
         for domain in range(self.n_domains):
             first, size = int(self.first[domain]), int(self.size[domain])
-            order = torch.randperm(size, generator=generator, device=self.by_domain.device)
-            pools.append(self.by_domain[first + order[:n]])
+            pools.append(self.by_domain[first + self._distinct(n, size, generator)])
         return pools
+
+    def _distinct(self, n: int, size: int, generator: torch.Generator) -> Tensor:
+        """Draw n distinct numbers below ``size``, or all: not by a permutation of a large pool."""
+        device = self.by_domain.device
+        if size < _LARGE_POOL * n:
+            return torch.randperm(size, generator=generator, device=device)[:n]
+        drawn = torch.zeros(0, dtype=torch.int64, device=device)
+        while len(drawn) < n:  # in the order of their first draw: which ones are left out is chance
+            more = torch.randint(size, (n,), generator=generator, device=device)
+            drawn = torch.cat([drawn, more])
+            ordered, place = torch.sort(drawn, stable=True)
+            repeated = F.pad(ordered[1:] == ordered[:-1], (1, 0))
+            drawn = drawn[torch.sort(place[~repeated]).values]
+        return drawn[:n]
 
     def owned_mask(self, users: Tensor, negatives: Tensor) -> Tensor:
         """Tell which shared negatives each user owns: bool [n_users_in_batch, n_negatives]."""

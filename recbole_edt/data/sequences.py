@@ -196,6 +196,10 @@ class Windows:
     starts: np.ndarray
     stops: np.ndarray
 
+    def take(self, at: np.ndarray) -> Windows:
+        """Return the windows with these numbers."""
+        return Windows(self.users[at], self.starts[at], self.stops[at])
+
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.users)
@@ -249,3 +253,27 @@ def in_domain_index(sequences: Sequences, item_domain: np.ndarray, domain: int) 
     """
     inside = item_domain[sequences.items] == domain
     return np.concatenate([[0], np.cumsum(inside)])
+
+
+@dataclass(frozen=True)
+class DomainRows:
+    """Rows of one domain alone.
+
+    Attributes
+    ----------
+    index : np.ndarray
+        int64 [n_rows + 1]; as :func:`in_domain_index` gives it.
+    items, augmented : np.ndarray
+        int64 and bool [rows of the domain].
+    """
+
+    index: np.ndarray
+    items: np.ndarray
+    augmented: np.ndarray
+
+
+def domain_rows(sequences: Sequences, item_domain: np.ndarray, domain: int) -> DomainRows:
+    """Cut the rows of one domain out of all rows."""
+    inside = item_domain[sequences.items] == domain
+    index = in_domain_index(sequences, item_domain, domain)
+    return DomainRows(index, sequences.items[inside], sequences.augmented[inside])

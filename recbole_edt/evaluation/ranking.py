@@ -82,7 +82,7 @@ class Ranking:
         index = torch.from_numpy(rows).to(scores.device)
         if self.candidates is not None:
             target_scores = scores.gather(1, self.targets[index][:, None]).squeeze(1)
-            candidates = self.candidates[torch.from_numpy(rows)].to(scores.device)
+            candidates = self.candidates[torch.from_numpy(rows)].to(scores.device).long()
             return 1 + count_not_below(scores.gather(1, candidates), target_scores)
         ranks = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
         for domain, pool in enumerate(self.pools):
@@ -126,7 +126,7 @@ class Ranking:
         """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_sampled]."""
         assert self.candidates is not None
         index = torch.from_numpy(rows)
-        candidates = self.candidates[index].to(self.targets.device)
+        candidates = self.candidates[index].to(self.targets.device).long()
         return torch.cat([self.targets[index.to(self.targets.device)][:, None], candidates], dim=1)
 
     @staticmethod

@@ -14,14 +14,19 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
+from recbole_edt import distributed
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.layers import (
     ItemLookup,
     LinearAdapter,
+    MappedText,
     alignment_loss,
     bpr_loss,
+    frozen_text,
     softmax_loss,
+    text_rows,
 )
 
 
@@ -34,6 +39,9 @@ class CrossDomainModel(SequentialRecommender):
     ----------
     choices : mapping
         Config key -> the values it can take; others are refused.
+    splits_batches : bool
+        Whether the losses of a batch's parts add up to that of the batch, as several processes
+        need it (:mod:`recbole_edt.distributed`).
     n_domains : int
         Always two.
     item_domain : Tensor
@@ -41,6 +49,7 @@ class CrossDomainModel(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    splits_batches = False
     choices: Mapping[str, tuple] = {
         "backbone": ("sasrec", "gru4rec", "bert4rec"),
         "loss": ("bpr", "softmax"),
@@ -126,7 +135,7 @@ class CrossDomainModel(SequentialRecommender):
         for domain in range(self.n_domains):
             mine = torch.nonzero(chosen & (self.item_domain[targets] == domain), as_tuple=True)
             total = total + self.loss_in_domain(batch, lookup, domain, states[mine], mine)
-        return total / chosen.sum().clamp(min=1)
+        return total / distributed.total(chosen.sum()).clamp(min=1)
 
     def loss_in_domain(
         self, batch, lookup, domain: int, states: Tensor, places: tuple[Tensor, ...]
@@ -157,11 +166,12 @@ class CrossDomainModel(SequentialRecommender):
         )
 
     def _bpr(self, batch, lookup, states, targets, chosen):
+        n_targets = distributed.total(chosen.sum())
         if not len(states):
             return states.sum()
         positive = (states * lookup(targets[chosen])).sum(-1)
         negative = (states * lookup(batch[NEGATIVES][chosen])).sum(-1)
-        return bpr_loss(positive, negative)
+        return bpr_loss(positive, negative) * (len(states) / n_targets)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict the last training targets of users, one per user.
@@ -241,7 +251,11 @@ class CrossDomainModel(SequentialRecommender):
         """Vectors of all items, [n_items, d]; computed once per evaluation."""
         if self._item_vectors is not None and not torch.is_grad_enabled():
             return self._item_vectors
-        vectors = self.embed(torch.arange(self.n_items, device=self.item_domain.device))
+        items = torch.arange(self.n_items, device=self.item_domain.device)
+        if torch.is_grad_enabled():
+            vectors = self.embed(items)
+        else:  # in blocks: what the vectors are made of takes more room than they
+            vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
         if not self.training and not torch.is_grad_enabled():
             self._item_vectors = vectors
         return vectors
@@ -299,7 +313,7 @@ class ProfiledModel(CrossDomainModel):
 
     Attributes
     ----------
-    profiles : Tensor or None
+    profiles : Tensor, MappedText or None
         float32 [n_users, d_L]; a user without a profile has a zero row. None without a profile
         file, or where ``align_weight`` is zero.
     profile_adapter : LinearAdapter or None
@@ -316,11 +330,13 @@ class ProfiledModel(CrossDomainModel):
 
     def _add_profiles(self, dataset, size: int) -> None:
         """Load the profiles; subclasses call it when their other parts are made."""
-        profiles = dataset.user_embeddings() if self.align_weight else None
-        self.profiles: Tensor | None
-        self.register_buffer(
-            "profiles", None if profiles is None else torch.from_numpy(profiles), persistent=False
-        )
+        table = dataset.user_table() if self.align_weight else None
+        profiles = None if table is None else frozen_text(table)
+        self.profiles: Tensor | MappedText | None
+        if isinstance(profiles, MappedText):
+            self.profiles = profiles
+        else:
+            self.register_buffer("profiles", profiles, persistent=False)
         self.profile_adapter = None
         if profiles is not None:
             self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)
@@ -336,12 +352,16 @@ class ProfiledModel(CrossDomainModel):
             [n, d]; the states at their last positions.
         """
         assert self.profiles is not None and self.profile_adapter is not None
-        texts = self.profiles[users]
+        texts = text_rows(self.profiles, users)
         has_profile = texts.abs().sum(-1) > 0
         profiles = self.profile_adapter(texts[has_profile])
-        return alignment_loss(
-            user_vectors[has_profile], profiles, self.align_temperature, self.infonce
+        loss = alignment_loss(  # every process contrasts the users of the whole batch
+            distributed.gathered(user_vectors[has_profile]),
+            distributed.gathered(profiles),
+            self.align_temperature,
+            self.infonce,
         )
+        return distributed.counted_once(loss)
 
     def profile_alignment(self, batch, states: Tensor) -> Tensor:
         """Alignment with profiles of the last states of users whose sequences end in the batch.

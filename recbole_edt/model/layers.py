@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recbole_edt.data.embeddings import EmbeddingTable
 
 
 class LinearAdapter(nn.Module):
@@ -53,6 +55,64 @@ class ResidualAdapter(nn.Module):
         return inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
+class MappedText:
+    """Rows of a text table that stays in its file, as they are asked for.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+        The text.
+    centre, spread : Tensor, optional
+        [d_L] and a scalar: rows but those of padding are centred and divided, as
+        :func:`standardise_` would do with all of them in memory.
+    """
+
+    def __init__(
+        self, table: EmbeddingTable, centre: Tensor | None = None, spread: Tensor | None = None
+    ) -> None:
+        self.table, self.centre, self.spread = table, centre, spread
+        self.shape = table.shape
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Rows of ids [...], on their device: float32 [..., d_L]."""
+        flat = ids.reshape(-1).cpu()
+        rows = self._standardised(torch.from_numpy(self.table[flat.numpy()]), flat > 0)
+        return rows.to(ids.device).view(*ids.shape, -1)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows, a block of ids at a time."""
+        for part, rows in self.table.blocks():
+            real = torch.arange(part.start, part.stop) > 0
+            yield part, self._standardised(torch.from_numpy(rows), real)
+
+    def _standardised(self, rows: Tensor, real: Tensor) -> Tensor:
+        if self.centre is not None:
+            rows[real] -= self.centre
+        if self.spread is not None and self.spread > 0:
+            rows[real] /= self.spread
+        return rows
+
+
+def row_blocks(text: Tensor | MappedText) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of text [n_items, d_L] with their places: in one piece, or mapped ones in blocks."""
+    if isinstance(text, MappedText):
+        return text.blocks()
+    return iter([(slice(0, len(text)), text)])
+
+
+def standardised(text: MappedText, fitted: Tensor) -> MappedText:
+    """:func:`standardise_` for text that stays in its file."""
+    weights = fitted.float() / fitted.sum()
+    centre = torch.zeros(text.shape[1])
+    for part, rows in text.blocks():
+        centre += weights[part] @ rows
+    text = MappedText(text.table, centre)
+    square = torch.zeros(())
+    for part, rows in text.blocks():
+        square += weights[part] @ torch.linalg.vector_norm(rows, dim=1).square()
+    return MappedText(text.table, centre, (square / text.shape[1]).sqrt())
+
+
 @torch.no_grad()
 def standardise_(text: Tensor, fitted: Tensor) -> Tensor:
     """Centre text embeddings and give their entries unit root mean square, in place.
@@ -87,20 +147,37 @@ _START_SCALE = 0.25
 
 
 @torch.no_grad()
-def principal_directions(text: Tensor) -> Tensor:
-    """Principal directions of centred vectors [n, d_L], the largest first: columns of [d_L, d_L].
+def principal_directions(products: Tensor) -> Tensor:
+    """Principal directions of centred vectors X, the largest first: columns of [d_L, d_L].
 
     They are the same on every machine: the largest entry of each is positive.
+
+    Parameters
+    ----------
+    products : Tensor
+        ``X.T @ X`` [d_L, d_L].
     """
-    _, directions = torch.linalg.eigh((text.T @ text).double().cpu())  # smallest first
+    _, directions = torch.linalg.eigh(products.double().cpu())  # smallest first
     directions = directions.flip(1)
     # the sign of a direction is the solver's whim: its largest entry shall be positive
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    return (directions * largest.sign()).to(text)
+    return (directions * largest.sign()).to(products)
+
+
+def inner_products(
+    text: Tensor | MappedText, fitted: Tensor, centre: Tensor | None = None
+) -> Tensor:
+    """``X.T @ X`` of the rows X where ``fitted`` holds, after ``centre`` was taken from them."""
+    total = torch.zeros(())
+    for part, rows in row_blocks(text):
+        mine = rows[fitted[part]]
+        mine = mine if centre is None else mine - centre
+        total = total.to(mine.device) + mine.T @ mine
+    return total
 
 
 @torch.no_grad()
-def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
+def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: Tensor) -> None:
     """Let an adapter start as the projection onto the principal directions of its inputs.
 
     Items alike in their text then start alike, more exactly than under a random projection.
@@ -109,22 +186,24 @@ def start_principal_(adapter: LinearAdapter, text: Tensor) -> None:
     ----------
     adapter : LinearAdapter
         [d_L] -> [d]; its weights are overwritten.
-    text : Tensor
-        [n, d_L]; centred.
+    text : Tensor or MappedText
+        [n_items, d_L]; centred.
+    fitted : Tensor
+        bool [n_items]; rows that directions are taken from.
     """
-    directions = principal_directions(text)
+    directions = principal_directions(inner_products(text, fitted))
     nn.init.zeros_(adapter.inner.bias)
     nn.init.zeros_(adapter.outer.bias)
     adapter.inner.weight.copy_(directions[:, : adapter.inner.out_features].T)
     nn.init.eye_(adapter.outer.weight).mul_(_START_SCALE)
 
 
-def principal_components(text: Tensor, fitted: Tensor, size: int) -> Tensor:
+def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -> Tensor:
     """Reduce text embeddings to their first principal components (PCA without whitening).
 
     Parameters
     ----------
-    text : Tensor
+    text : Tensor or MappedText
         float32 [n_items, d_L]; row 0 is padding.
     fitted : Tensor
         bool [n_items]; rows that centre and directions are taken from.
@@ -136,14 +215,18 @@ def principal_components(text: Tensor, fitted: Tensor, size: int) -> Tensor:
     Tensor
         float32 [n_items, min(size, d_L)]; row 0 is zero.
     """
-    centred = text - text[fitted].mean(0)
-    components = centred @ principal_directions(centred[fitted])[:, :size]
+    total = torch.zeros(text.shape[1])
+    for part, rows in row_blocks(text):
+        total = total.to(rows) + rows[fitted[part]].sum(0)
+    centre = total / fitted.sum()
+    directions = principal_directions(inner_products(text, fitted, centre))[:, :size]
+    components = torch.cat([(rows - centre) @ directions for _, rows in row_blocks(text)])
     components[0] = 0
     return components
 
 
 @torch.no_grad()
-def start_reduced_(table: Tensor, text: Tensor, items: Tensor, fitted: Tensor) -> None:
+def start_reduced_(table: Tensor, text: Tensor | MappedText, items: Tensor, fitted: Tensor) -> None:
     """Let the id vectors of some items start as their text, reduced by PCA.
 
     The reduced vectors are scaled to the root mean square that the id vectors had.
@@ -194,7 +277,7 @@ class ItemEmbedding(nn.Module):
         ``text`` is the paper.
     n_items, hidden_size : int
         Size of the table and of its vectors.
-    text : Tensor, optional
+    text : Tensor or MappedText, optional
         float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
     text_spread : Tensor, optional
         Scalar; what ``text`` was divided by if it was standardised. It is saved, so that the
@@ -206,12 +289,15 @@ class ItemEmbedding(nn.Module):
         kind: str,
         n_items: int,
         hidden_size: int,
-        text: Tensor | None,
+        text: Tensor | MappedText | None,
         text_spread: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.text: Tensor | None
-        self.register_buffer("text", text, persistent=False)
+        self.text: Tensor | MappedText | None
+        if isinstance(text, MappedText):
+            self.text = text  # no buffer: it stays where its file is
+        else:
+            self.register_buffer("text", text, persistent=False)
         self.register_buffer("text_spread", text_spread)
         self.adapter = None
         if text is not None:
@@ -225,11 +311,21 @@ class ItemEmbedding(nn.Module):
         """Embed item ids of any shape [...] into [..., hidden_size]."""
         parts: list[Tensor] = []
         if self.adapter is not None and self.text is not None:
-            parts.append(self.adapter(F.embedding(items, self.text)))
+            parts.append(self.adapter(text_rows(self.text, items)))
         if self.table is not None:
             parts.append(self.table(items))
         first, *rest = parts
         return sum(rest, start=first)
+
+
+def text_rows(text: Tensor | MappedText, ids: Tensor) -> Tensor:
+    """Rows of ids [...] of a text table, in memory or mapped: [..., d_L]."""
+    return text(ids) if isinstance(text, MappedText) else F.embedding(ids, text)
+
+
+def frozen_text(table: EmbeddingTable) -> Tensor | MappedText:
+    """Keep a text table in memory (float32 [n, d_L]) if it is small enough, else in its file."""
+    return torch.from_numpy(table.whole()) if table.fits else MappedText(table)
 
 
 def make_item_embedding(
@@ -256,14 +352,20 @@ def make_item_embedding(
     n_items = len(dataset.item_domain)
     if kind == "id":
         return ItemEmbedding(kind, n_items, hidden_size, None)
-    text = torch.from_numpy(dataset.item_embeddings())
+    text = frozen_text(dataset.item_table())
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
     components = principal_components(text, raw, hidden_size) if id_start == "principal" else None
-    spread = standardise_(text, raw) if text_start == "principal" else None
+    spread = None
+    if text_start == "principal" and isinstance(text, MappedText):
+        text = standardised(text, raw)
+        spread = text.spread
+    elif text_start == "principal":
+        assert isinstance(text, Tensor)
+        spread = standardise_(text, raw)
     embedding = ItemEmbedding(kind, n_items, hidden_size, text, spread)
     if text_start == "principal":
         assert embedding.adapter is not None
-        start_principal_(embedding.adapter, text[raw])
+        start_principal_(embedding.adapter, text, raw)
     if components is not None and embedding.table is not None:
         start_unit_(embedding.table.weight, components, raw)
     return embedding

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from recbole_edt import distributed
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.errors import CheckpointError
@@ -28,11 +29,13 @@ _UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
 class LLMEDTPretrain(ProfiledModel):
     """Stage 1: one backbone over the mixed sequence (eqs. 7-9, 13, 14)."""
 
+    splits_batches = True
     choices = {
         **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),
         "text_start": ("random", "principal"),
         "id_start": ("random", "principal"),
+        "id_updates": ("dense", "lazy"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
         "finetune_positions": ("frozen", "learned"),
@@ -46,6 +49,8 @@ class LLMEDTPretrain(ProfiledModel):
         self.item_embedding = make_item_embedding(
             config["item_embedding"], config["text_start"], config["id_start"], dataset, size
         )
+        if self.item_embedding.table is not None:
+            self.item_embedding.table.sparse = config["id_updates"] == "lazy"
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self._add_profiles(dataset, size)
 
@@ -250,7 +255,8 @@ class LLMEDTFinetune(LLMEDTPretrain):
     def _adapter_loss(self, batch, frozen: FrozenStates) -> Tensor:
         """Eqs. 10-12 where adapters are all that is left to compute."""
         assert frozen.domain_states is not None
-        total, n = self.encoder.positions.weight.new_zeros(()), 0
+        total = self.encoder.positions.weight.new_zeros(())
+        n = torch.zeros((), dtype=torch.int64, device=total.device)
         for domain in range(self.n_domains):
             _, place_field = domain_sequence_fields(domain)
             targets = torch.nonzero(batch[place_field] >= 1, as_tuple=True)  # not the first ones
@@ -259,7 +265,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
             states = frozen.states[places] + adapted
             total = total + self.loss_in_domain(batch, frozen.lookup, domain, states, targets)
             n += len(places)
-        return total / max(n, 1)
+        return total / distributed.total(n).clamp(min=1)
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """Global plus domain user vector per domain (eq. 11); the global one without history."""

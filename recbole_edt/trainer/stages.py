@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_edt import distributed
 from recbole_edt.errors import CheckpointError
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.trainer import CrossDomainMixin, CrossDomainTrainer, new_timing, run_file
@@ -42,6 +43,7 @@ class FinetuneTrainer(CrossDomainTrainer):
         self.optimizer = self._build_optimizer(
             params=trainable, learning_rate=self.config["finetune_learning_rate"]
         )
+        self._share_gradients()
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         if self.stage == 2 and loss_func is None:
@@ -100,6 +102,7 @@ class TwoStageTrainer(FinetuneTrainer):
 
     def load_best(self, model_file=None):
         """Load the best epoch of the current stage, or a checkpoint of either stage."""
+        distributed.wait()  # the first process may still be writing it
         path = model_file or self.saved_model_file
         content = checkpoint.load(path, self.device)
         if content["stage"] == 2 and self.stage == 1:

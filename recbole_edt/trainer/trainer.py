@@ -18,13 +18,16 @@ from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from recbole_edt import distributed
 from recbole_edt.data.dataloader import EvaluationLoader
-from recbole_edt.errors import TrainingError
+from recbole_edt.errors import CheckpointError, ConfigError, TrainingError
 from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import Vectors, vectors_of
+from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.registry import PLUGIN_TRAINERS
 from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer.lazy import LazyAdam
 
 if TYPE_CHECKING:  # the mixin stands before one of RecBole's trainers, and builds on it
     from recbole.trainer import Trainer as TrainerBehind
@@ -33,6 +36,9 @@ else:
 
 _SPARSE = 16
 """Candidates are scored one by one where they are fewer than one item in this many."""
+
+_SCORES = 2**27
+"""Scores of all items that exist at a time: half a GiB, and as much again while they are ranked."""
 
 
 class _TimeIsUpError(Exception):
@@ -44,7 +50,8 @@ class CrossDomainMixin(TrainerBehind):
 
     Evaluation follows the leak-free protocol (specification, section 3); every epoch draws from
     random numbers of its own, so that a resumed run repeats an unbroken one; checkpoints are plain
-    and written atomically.
+    and written atomically. Of several processes each trains on its part of every batch and ranks
+    its part of the targets; RecBole's own models are trained in parallel by RecBole's own code.
     """
 
     stage = 1
@@ -53,6 +60,7 @@ class CrossDomainMixin(TrainerBehind):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        self._share_gradients()
         self.saved_model_file = run_file(config)
         self.last_file = run_file(config, "last")
         self.metric_names = metric_names(config["metrics"], config["topk"])
@@ -75,15 +83,51 @@ class CrossDomainMixin(TrainerBehind):
         ------
         CheckpointError
             If one is damaged, or belongs to another dataset.
+        ConfigError
+            If there are several processes, and the model trains in one alone.
         """
+        check_splits(model)
         path = run_file(config, "last")
         if config["resume"] and Path(path).exists():
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
 
     # -- training -------------------------------------------------------------------------------
 
+    def _share_gradients(self) -> None:
+        """Let processes share the gradients of the parameters that have some from now on."""
+        self.splits_batches = distributed.processes() > 1 and isinstance(
+            self.model, CrossDomainModel
+        )
+        if self.splits_batches:
+            check_splits(self.model)
+            self.distributed_model = None  # its hooks first go, then there are others
+            self.distributed_model = distributed.data_parallel(self.model, self.device)
+
+    def set_reduce_hook(self):
+        """Prepare RecBole's way of sharing gradients; the plugin's models go through a wrapper."""
+        if not self.splits_batches:
+            super().set_reduce_hook()
+
+    def sync_grad_loss(self):
+        """Touch every parameter, as RecBole's way of sharing gradients needs it."""
+        return 0 if self.splits_batches else super().sync_grad_loss()
+
+    def _build_optimizer(self, **kwargs):
+        if not any(getattr(module, "sparse", False) for module in self.model.modules()):
+            return super()._build_optimizer(**kwargs)
+        if self.learner.lower() != "adam" or self.weight_decay or self.clip_grad_norm:
+            raise ConfigError(
+                "id_updates lazy goes with learner adam alone, without weight_decay and "
+                "clip_grad_norm"
+            )
+        params = kwargs.pop("params", self.model.parameters())
+        return LazyAdam(params, lr=kwargs.pop("learning_rate", self.learning_rate))
+
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        draw = np.random.SeedSequence([int(self.config["seed"]), self.stage, epoch_idx])
+        numbers = [int(self.config["seed"]), self.stage, epoch_idx]
+        if distributed.process():  # what one process drops, another may keep
+            numbers.append(distributed.process())
+        draw = np.random.SeedSequence(numbers)
         seed = int(draw.generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -92,8 +136,14 @@ class CrossDomainMixin(TrainerBehind):
             train_data.set_epoch(self.stage * 1_000_000 + epoch_idx)
         else:
             train_data.generator.manual_seed(seed)
+        if self.splits_batches:
+            loss_func = self.distributed_model
         start = perf_counter()
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        if distributed.processes() > 1:
+            parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
+            loss = (distributed.total(parts) / distributed.processes()).tolist()
+            loss = tuple(loss) if isinstance(loss, list) else loss
         self.timing["train_s"] += perf_counter() - start
         self.timing["epochs"] += 1
         return loss
@@ -140,7 +190,8 @@ class CrossDomainMixin(TrainerBehind):
         self.fingerprint = checkpoint.dataset_fingerprint(dataset)
         if saved and self.config["resume"]:
             self._resume(dataset)
-        elif saved:  # this run's best epochs will not fit where an earlier one stopped
+        elif saved and not distributed.process():
+            # this run's best epochs will not fit where an earlier one stopped
             Path(self.last_file).unlink(missing_ok=True)
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
@@ -164,12 +215,14 @@ class CrossDomainMixin(TrainerBehind):
 
     def _time_is_up(self) -> bool:
         limit = self.config["time_limit"]
-        return limit is not None and self.timing["train_s"] >= limit
+        if limit is None:
+            return False
+        return distributed.agreed(self.timing["train_s"] >= limit, self.device)
 
     # -- checkpoints ----------------------------------------------------------------------------
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+        if distributed.process():
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         checkpoint.save(
@@ -193,7 +246,10 @@ class CrossDomainMixin(TrainerBehind):
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
     def _resume(self, dataset) -> None:
-        if not Path(self.last_file).exists():
+        there = Path(self.last_file).exists()
+        if distributed.agreed(there, self.device) != there:
+            raise CheckpointError(f"{self.last_file} is not there for every process of the run")
+        if not there:
             self.logger.info("Nothing to resume: starting from the beginning")
             return
         content = checkpoint.load(self.last_file, self.device)
@@ -217,6 +273,7 @@ class CrossDomainMixin(TrainerBehind):
 
     def load_best(self, model_file=None) -> None:
         """Load the parameters of the best epoch, or of a given checkpoint."""
+        distributed.wait()  # the first process may still be writing it
         path = model_file or self.saved_model_file
         checkpoint.load_state(self.model, checkpoint.load(path, self.device), path)
 
@@ -293,6 +350,8 @@ class CrossDomainMixin(TrainerBehind):
         for interaction, rows in batches:
             with self._autocast():
                 out[rows] = self._batch_ranks(interaction.to(self.device), rows, ranking)
+        if distributed.processes() > 1:  # each has ranked some; the others' are zero
+            out = distributed.total(torch.from_numpy(out).to(self.device)).cpu().numpy()
         return out
 
     def _autocast(self) -> torch.autocast:
@@ -303,12 +362,13 @@ class CrossDomainMixin(TrainerBehind):
         domains = torch.from_numpy(ranking.target_domains)
         with self._autocast():
             items = vectors.item_vectors().float()
-            users = items.new_empty(len(domains), items.shape[1])
+            users = items.new_zeros(len(domains), items.shape[1])
             for interaction, rows in batches:
                 at = torch.from_numpy(rows)
                 for domain, mine in enumerate(vectors.user_vectors(interaction.to(self.device))):
                     chosen = domains[at] == domain
                     users[at[chosen].to(self.device)] = mine[chosen.to(self.device)].float()
+        users = distributed.total(users)  # each process has encoded some; the others' are zero
         return ranking.ranks_by_vectors(users, items).cpu().numpy()
 
     def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
@@ -318,12 +378,35 @@ class CrossDomainMixin(TrainerBehind):
         if few and hasattr(self.model, "candidate_scores"):
             scores = self.model.candidate_scores(interaction, ranking.with_target(rows))
             return ranking.ranks_of_candidates(scores.float()).cpu().numpy()
+        step = max(1, _SCORES // self.tot_item_num)
+        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
+        return np.concatenate([self._full_ranks(interaction[p], rows[p], ranking) for p in parts])
+
+    def _full_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
         _, scores, _, _ = self._full_sort_batch_eval((interaction, None, None, None))
         return ranking.ranks(scores.float(), rows).cpu().numpy()
 
 
 class CrossDomainTrainer(CrossDomainMixin, Trainer):
     """RecBole's Trainer under the plugin's protocol, in one stage."""
+
+
+def check_splits(model) -> None:
+    """Refuse several processes for a model whose losses need a batch as a whole.
+
+    Raises
+    ------
+    ConfigError
+        If there are several and the model is such a one.
+    """
+    if distributed.processes() > 1 and isinstance(model, CrossDomainModel):
+        if not model.splits_batches:
+            raise ConfigError(
+                f"{type(model).__name__} trains in one process: its losses contrast what a batch "
+                "holds (start it without torchrun)"
+            )
+        if any(getattr(module, "sparse", False) for module in model.modules()):
+            raise ConfigError("id_updates lazy goes with one process alone")
 
 
 def run_file(config, part: str = "") -> str:

@@ -259,3 +259,42 @@ def test_inserted_items_of_the_histories_are_marked(
                 assert marked == flags[kept][-6:].tolist() + [False] * (6 - filled)
                 n_marked += sum(marked)
     assert n_marked
+
+
+# --- parts of a batch, for several processes ------------------------------------------------------
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(4)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_parts_of_a_batch_are_the_rows_of_the_whole(make_train, loss):
+    train = make_train(5, MAX_ITEM_LIST_LENGTH=6, loss=loss, n_negatives=9)
+    rows = torch.arange(11)
+    whole = train.collate(rows, generator())
+    for number in (0, 1):
+        part = train.collate(rows, generator(), slice(number, None, 2))
+        assert set(part.columns) == set(whole.columns)
+        for name in whole.columns:
+            mine = whole[name]
+            if name not in (f"{NEGATIVES}_0", f"{NEGATIVES}_1"):  # those are shared by all
+                mine = mine[number::2]
+            if mine.dim() == 2 and part[name].shape != mine.shape:  # other padding
+                beyond = mine[:, part[name].shape[1] :]
+                assert not (beyond > 0).any()
+                mine = mine[:, : part[name].shape[1]]
+            assert torch.equal(part[name], mine), name
+
+
+def test_a_process_without_a_row_gets_one_of_padding(make_train):
+    train = make_train(5, n_negatives=9)
+    rows = torch.arange(1)
+    whole = train.collate(rows, generator())
+    part = train.collate(rows, generator(), slice(1, None, 2))
+    assert len(part[SEQUENCE]) == 1 and not part[SEQUENCE].any() and not part["last"].any()
+    for domain in (0, 1):
+        sequence, place = domain_sequence_fields(domain)
+        assert not part[sequence].any() and (part[place] == -1).all()
+        shared = f"{NEGATIVES}_{domain}"
+        assert torch.equal(part[shared], whole[shared])

@@ -120,3 +120,16 @@ def test_the_generator_alone_decides_the_draws():
         [items.tolist() for items in sampler.shared(8, generator(seed))] for seed in (1, 1, 2)
     )
     assert one == again != other
+
+
+def test_a_large_domain_is_sampled_as_evenly_as_a_small_one():
+    n_items, n, draws = 400, 20, 3_000  # 20 times as large as the sample: drawn, not permuted
+    sampler = sampler_of([0] * n_items + [1] * 7, [[1]])
+    source, counts = generator(5), np.zeros(n_items + 1)
+    for _ in range(draws):
+        items = sampler.shared(n, source)[0]
+        assert len(set(items.tolist())) == len(items) == n
+        counts[items.numpy()] += 1
+    expected = n * draws / n_items
+    chi_square = ((counts[1:] - expected) ** 2 / expected).sum()
+    assert chi_square < n_items + 5 * np.sqrt(2 * n_items)

@@ -8,6 +8,7 @@ numpy.
 import numpy as np
 import torch
 
+from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.sequences import build_sequences, training_windows
 
 TEXT_SIZE, PROFILE_SIZE, SIZE, MAX_LENGTH = 6, 4, 8, 8
@@ -40,6 +41,7 @@ CONFIG = {
     "item_embedding": "text",
     "text_start": "random",
     "id_start": "random",
+    "id_updates": "dense",
     "backbone": "sasrec",
     "hidden_size": SIZE,
     "n_layers": 2,
@@ -90,6 +92,13 @@ class TinyShop:
 
     def windows(self):
         return training_windows(self.train_sequences, self.max_item_list_len)
+
+    def item_table(self) -> EmbeddingTable:
+        return EmbeddingTable(self.item_embeddings())
+
+    def user_table(self) -> EmbeddingTable | None:
+        profiles = self.user_embeddings()
+        return None if profiles is None else EmbeddingTable(profiles)
 
     def item_embeddings(self) -> np.ndarray:
         out = np.random.default_rng(5).normal(size=(N_ITEMS, TEXT_SIZE)).astype(np.float32)

@@ -8,16 +8,21 @@ import torch
 from slow_reference import alignment
 from torch import nn
 
+from recbole_edt.data import embeddings
+from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model import layers
 from recbole_edt.model.layers import (
     ItemEmbedding,
     ItemLookup,
     LinearAdapter,
+    MappedText,
     ResidualAdapter,
     alignment_loss,
     bpr_loss,
+    principal_components,
     softmax_loss,
     standardise_,
+    standardised,
     start_principal_,
     start_reduced_,
 )
@@ -140,7 +145,7 @@ def test_standardising_survives_a_constant_text() -> None:
 def test_principal_start_keeps_the_directions_that_vary_most() -> None:
     adapter = LinearAdapter(3, 2, 1)
     text = torch.tensor([[0.0, 4, 0], [0, -4, 0], [2, 0, 0], [-2, 0, 0], [0, 0, 1], [0, 0, -1]])
-    start_principal_(adapter, text)
+    start_principal_(adapter, text, torch.ones(len(text), dtype=torch.bool))
     assert torch.allclose(adapter.inner.weight, torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
     assert torch.allclose(adapter(text).squeeze(1), torch.tensor([1.0, -1, 0, 0, 0, 0]))
 
@@ -148,7 +153,7 @@ def test_principal_start_keeps_the_directions_that_vary_most() -> None:
 def test_principal_start_fits_adapters_wider_than_their_input() -> None:
     adapter = LinearAdapter(4, 2, 6)
     text = torch.randn(20, 4)
-    start_principal_(adapter, text)
+    start_principal_(adapter, text, torch.ones(len(text), dtype=torch.bool))
     assert torch.isfinite(adapter(text)).all()
     assert adapter(text)[:, 2:].abs().max() == 0
 
@@ -352,3 +357,44 @@ def test_eq13_without_negatives_is_zero_and_harmless(n) -> None:
     loss.backward()
     assert loss.item() == 0.0
     assert not users.grad.any()
+
+
+# -- text that stays in its file ------------------------------------------------------------------
+
+
+@pytest.fixture
+def text_and_fitted():
+    text = torch.randn(11, 5) + 3
+    text[0] = 0
+    fitted = torch.arange(11) % 4 > 0
+    return text, fitted
+
+
+@pytest.fixture(params=[4, 1000], ids=["blocks", "one block"])
+def mapped(request, text_and_fitted, monkeypatch) -> MappedText:
+    monkeypatch.setattr(embeddings, "BLOCK", request.param)
+    return MappedText(EmbeddingTable(text_and_fitted[0].numpy().copy()))
+
+
+def test_mapped_text_has_the_rows_of_text_in_memory(text_and_fitted, mapped) -> None:
+    ids = torch.tensor([[3, 0], [10, 3]])
+    assert torch.equal(mapped(ids), text_and_fitted[0][ids])
+
+
+def test_mapped_text_is_standardised_as_text_in_memory_is(text_and_fitted, mapped) -> None:
+    text, fitted = text_and_fitted
+    mapped = standardised(mapped, fitted)
+    spread = standardise_(text, fitted)
+    assert torch.allclose(mapped.spread, spread)
+    assert torch.allclose(mapped(torch.arange(11)), text, atol=1e-6)
+    assert torch.allclose(torch.cat([rows for _, rows in mapped.blocks()]), text, atol=1e-6)
+
+
+def test_mapped_text_has_the_components_of_text_in_memory(text_and_fitted, mapped) -> None:
+    text, fitted = text_and_fitted
+    ours, theirs = (principal_components(t, fitted, 3) for t in (mapped, text))
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    adapters = LinearAdapter(5, 2, 4), LinearAdapter(5, 2, 4)
+    for adapter, part in zip(adapters, (mapped, text), strict=True):
+        start_principal_(adapter, part, fitted)
+    assert torch.allclose(adapters[0].inner.weight, adapters[1].inner.weight, atol=1e-4)

@@ -29,7 +29,9 @@ from slow_reference import (
 )
 
 from recbole_edt.data.dataloader import SequenceLoader
+from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.errors import CheckpointError, ConfigError
+from recbole_edt.model.layers import MappedText
 from recbole_edt.model.llmedt import LLMEDT, LLMEDTFinetune, LLMEDTPretrain
 from recbole_edt.trainer.checkpoint import load_state
 
@@ -96,6 +98,30 @@ def test_id_vectors_start_as_the_pca_of_raw_items_text() -> None:
     assert np.allclose(table[:, :width] @ table[:, :width].T, components @ components.T, atol=1e-5)
     assert np.isclose((table[1:-1, :width] ** 2).sum(1).mean(), 1.0)
     assert (np.abs(table[1:, width:]) < 0.2).all()  # more entries than directions: as they were
+
+
+@pytest.mark.parametrize("text_start", ["random", "principal"])
+def test_text_and_profiles_too_large_for_memory_change_nothing(text_start) -> None:
+    class LargeShop(TinyShop):
+        def item_table(self):
+            return EmbeddingTable(self.item_embeddings(), limit=0)
+
+        def user_table(self):
+            return EmbeddingTable(self.user_embeddings(), limit=0)
+
+    options = {"item_embedding": "both", "text_start": text_start, "align_weight": 0.5}
+    models = []
+    for shop in (TinyShop(), LargeShop()):
+        torch.manual_seed(3)
+        models.append(LLMEDTPretrain({**CONFIG, "id_start": "principal", **options}, shop).eval())
+    assert isinstance(models[1].item_embedding.text, MappedText)
+    assert isinstance(models[1].profiles, MappedText)
+    assert models[0].state_dict().keys() == models[1].state_dict().keys()
+    losses, vectors = zip(
+        *((m.calculate_loss(training_batch()), m.item_vectors()) for m in models), strict=True
+    )
+    assert torch.allclose(losses[0], losses[1])
+    assert torch.allclose(vectors[0], vectors[1], atol=1e-6)
 
 
 def test_without_text_id_vectors_know_nothing_of_it() -> None:

@@ -45,7 +45,12 @@ from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import ProfiledModel
-from recbole_edt.model.layers import alignment_loss, make_item_embedding, start_reduced_
+from recbole_edt.model.layers import (
+    alignment_loss,
+    frozen_text,
+    make_item_embedding,
+    start_reduced_,
+)
 
 
 class LLM4CDSR(ProfiledModel):
@@ -80,7 +85,7 @@ class LLM4CDSR(ProfiledModel):
         nn.init.normal_(self.local_embedding.weight, std=0.02)
         if start == "random":
             return
-        text = torch.from_numpy(dataset.item_embeddings())
+        text = frozen_text(dataset.item_table())
         generated = torch.from_numpy(dataset.item_generated)
         for domain in range(self.n_domains):
             mine = self.item_domain == domain

@@ -58,7 +58,7 @@ from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import make_item_embedding
+from recbole_edt.model.layers import MappedText, frozen_text, make_item_embedding, text_rows
 
 _RELATIVE_STEP = 0.01
 """Length of the central difference's half step among the recommender's parameters."""
@@ -276,7 +276,7 @@ class LLMCDSR(CrossDomainModel):
         self.n_recalled, self.recall_share = config["n_recalled"], config["recall_share"]
         self.shadow_learning_rate = config["shadow_learning_rate"]
 
-        text = torch.from_numpy(dataset.item_embeddings())
+        text = frozen_text(dataset.item_table())
         size = config["hidden_size"]
         self._add_pretraining(config, text, size)
         id_start = "principal" if config["item_start"] == "principal" else "random"
@@ -289,9 +289,12 @@ class LLMCDSR(CrossDomainModel):
         self._add_pseudo_items(dataset)
         self._freeze()
 
-    def _add_pretraining(self, config, text: Tensor, size: int) -> None:
-        self.text: Tensor
-        self.register_buffer("text", text, persistent=False)
+    def _add_pretraining(self, config, text: Tensor | MappedText, size: int) -> None:
+        self.text: Tensor | MappedText
+        if isinstance(text, MappedText):
+            self.text = text
+        else:
+            self.register_buffer("text", text, persistent=False)
         self.features = nn.Embedding(self.n_items, size)
         nn.init.normal_(self.features.weight, std=0.02)
         self.projections = nn.ModuleList(
@@ -410,7 +413,7 @@ class LLMCDSR(CrossDomainModel):
         if len(items) > self.contrast_items:
             drawn = torch.randperm(len(items), device=items.device)[: self.contrast_items]
             items = items[drawn]
-        texts = self.projections[domain](F.embedding(items, self.text))
+        texts = self.projections[domain](text_rows(self.text, items))
         return contrastive_loss(texts, self.features(items), self.contrast_temperature)
 
     # -- stage 2: recall ------------------------------------------------------------------------
@@ -452,9 +455,9 @@ class LLMCDSR(CrossDomainModel):
 
     def _pool(self, domain: int, pseudo: Tensor, sequence: Tensor) -> Tensor:
         project = self.projections[domain]
-        history = project(F.embedding(sequence, self.text).sum(1))  # padding has a zero text
+        history = project(text_rows(self.text, sequence).sum(1))  # padding has a zero text
         return self.recall_network(
-            domain, project(F.embedding(pseudo, self.text)), pseudo > 0, history
+            domain, project(text_rows(self.text, pseudo)), pseudo > 0, history
         )
 
     def most_similar(self, domain: int, vectors: Tensor, own: Tensor) -> Tensor:

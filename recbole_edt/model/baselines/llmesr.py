@@ -38,7 +38,13 @@ from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import Packing, SequenceEncoder, multi_head_attention
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import ItemEmbedding, ItemLookup, principal_components
+from recbole_edt.model.layers import (
+    ItemEmbedding,
+    ItemLookup,
+    MappedText,
+    frozen_text,
+    principal_components,
+)
 
 _TEACHERS = 256
 """Similar users that are encoded at a time: padding is short among histories of like length."""
@@ -181,7 +187,7 @@ class LLMESR(CrossDomainModel):
         super().__init__(config, dataset)
         self.distill_weight = config["distill_weight"]
         size = config["hidden_size"]
-        text = torch.from_numpy(dataset.item_embeddings())
+        text = frozen_text(dataset.item_table())
         self.semantic = ItemEmbedding("text", self.n_items, size, text)
         self.collaborative = ItemEmbedding("id", self.n_items, size, None)
         self._start_collaborative(dataset, text)
@@ -190,7 +196,7 @@ class LLMESR(CrossDomainModel):
             self._retrieve(config, dataset)
 
     @torch.no_grad()
-    def _start_collaborative(self, dataset, text: Tensor) -> None:
+    def _start_collaborative(self, dataset, text: Tensor | MappedText) -> None:
         """Start ids as the PCA of text; what text has no component for stays random."""
         assert self.collaborative.table is not None
         weight = self.collaborative.table.weight

@@ -1,0 +1,63 @@
+"""Embeddings by id, read from a mapped file as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK = 65_536
+"""Rows that are read at a time where a whole table passes by."""
+
+
+class EmbeddingTable:
+    """Rows of an embedding file in the order of ids; the file stays where it is, in its own type.
+
+    Parameters
+    ----------
+    matrix : np.ndarray
+        Any float type [n_lines, d_L]; as a rule mapped from its file.
+    lines : np.ndarray, optional
+        int64 [n_ids]; line of each id, -1 for an id without one, whose row is zero. By default ids
+        are lines.
+    limit : float, optional
+        Bytes that a model may keep of it in memory; without it any number.
+    """
+
+    def __init__(
+        self, matrix: np.ndarray, lines: np.ndarray | None = None, limit: float | None = None
+    ) -> None:
+        self.matrix = matrix
+        self.lines = np.arange(len(matrix)) if lines is None else lines
+        self.limit = limit
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of ids and size of a row."""
+        return len(self.lines), self.matrix.shape[1]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all rows, as float32, are within the limit."""
+        return self.limit is None or 4 * self.shape[0] * self.shape[1] <= self.limit
+
+    def __getitem__(self, ids: np.ndarray | slice) -> np.ndarray:
+        """Rows of ids [n], or of a range of them: float32 [n, d_L]."""
+        lines = self.lines[ids]
+        out = np.zeros((len(lines), self.matrix.shape[1]), dtype=np.float32)
+        there = lines >= 0
+        out[there] = self.matrix[lines[there]]
+        return out
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """All rows, a block of ids at a time."""
+        for start in range(0, len(self.lines), BLOCK):
+            part = slice(start, min(start + BLOCK, len(self.lines)))
+            yield part, self[part]
+
+    def whole(self) -> np.ndarray:
+        """All rows in memory, float32 [n_ids, d_L]."""
+        out = np.empty(self.shape, dtype=np.float32)
+        for part, rows in self.blocks():
+            out[part] = rows
+        return out

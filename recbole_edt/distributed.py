@@ -1,0 +1,203 @@
+"""Several processes that train one model: who they are, and what they tell each other.
+
+A batch is split over the processes; its loss and gradients are those of the whole batch, so that a
+result does not depend on how many there are. In a run of one process everything here is free.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recbole_edt.errors import ConfigError, TrainingError
+
+_LOST = ("gloo", "nccl", "connection", "timed out", "timeout")
+"""What torch's messages name when a process is gone."""
+
+
+def processes() -> int:
+    """Return the number of processes of the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process() -> int:
+    """Return the number of this process, from 0; the first writes and prints."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+# --- joining --------------------------------------------------------------------------------------
+
+
+def several(settings: dict[str, Any]) -> bool:
+    """Tell whether a launcher started this process as one of several: torchrun, or RecBole's."""
+    if "local_rank" in settings:
+        return int(settings.get("world_size", 1)) > 1
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
+
+
+def join(settings: dict[str, Any]) -> None:
+    """Meet the other processes, and settle on a device, as RecBole's configuration does on GPUs.
+
+    Parameters
+    ----------
+    settings : dict
+        The final configuration; ``device``, ``local_rank``, ``world_size`` and ``single_spec`` are
+        set in it, and all but the first process become silent.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer GPUs than processes, or the others cannot be met.
+    """
+    by_recbole = "local_rank" in settings
+    local = int(settings["local_rank"] if by_recbole else os.environ["LOCAL_RANK"])
+    on_gpu = bool(settings["use_gpu"]) and torch.cuda.is_available()
+    if on_gpu and torch.cuda.device_count() <= local:
+        raise ConfigError(
+            f"process {local} of this machine has no GPU of its own (there are "
+            f"{torch.cuda.device_count()}): start fewer, or say use_gpu=False"
+        )
+    arguments: dict[str, Any] = {"init_method": "env://"}
+    if by_recbole:
+        arguments = {
+            "init_method": f"tcp://{settings.get('ip', 'localhost')}:{settings['port']}",
+            "rank": local + int(settings.get("offset", 0)),
+            "world_size": int(settings["world_size"]),
+        }
+    if not dist.is_initialized():
+        timeout = timedelta(seconds=settings.get("process_timeout") or 1800)
+        try:
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, **arguments)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"the processes of the run do not meet: {error}") from error
+    if on_gpu:
+        torch.cuda.set_device(local)
+    settings["device"] = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    settings["local_rank"], settings["world_size"] = local, processes()
+    settings["single_spec"] = False
+    if process():
+        settings.update(state="error", show_progress=False)
+
+
+@contextmanager
+def company() -> Iterator[None]:
+    """Part from the other processes at the end of a run, and say it plainly if one is lost.
+
+    Raises
+    ------
+    TrainingError
+        If another process ended in the middle of the run, or was silent for too long.
+    """
+    if processes() == 1:
+        yield
+        return
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in _LOST):
+            raise
+        raise TrainingError(
+            f"process {process()} of {processes()} has lost another one, which ended or was "
+            "silent for too long: its own message says why"
+        ) from error
+    dist.destroy_process_group()
+
+
+# --- talking --------------------------------------------------------------------------------------
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if processes() > 1:
+        dist.barrier()
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum of a tensor over the processes; no gradient passes."""
+    if processes() == 1:
+        return values
+    out = values.detach().clone()
+    dist.all_reduce(out)
+    return out
+
+
+def agreed(decision: bool, device: torch.device) -> bool:
+    """Return what the first process has decided."""
+    if processes() == 1:
+        return decision
+    word = torch.tensor(int(decision), device=device)
+    dist.broadcast(word, 0)
+    return bool(word)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """Rows of all processes, in their order; gradients reach a process' own rows alone.
+
+    Parameters
+    ----------
+    rows : Tensor
+        [n, d]; n may differ between processes.
+
+    Returns
+    -------
+    Tensor
+        [N, d]. A loss over it, computed by every process, has in their sum the gradient of the
+        loss over all rows.
+    """
+    if processes() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(processes())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = max(int(count) for count in counts)
+    padded = rows.detach().new_zeros(most, rows.shape[1])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    pieces = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+    pieces[process()] = rows
+    return torch.cat(pieces)
+
+
+def counted_once(loss: Tensor) -> Tensor:
+    """Give a loss that every process computes a value that sums to it; gradients stay."""
+    if processes() == 1:
+        return loss
+    return loss - loss.detach() * (1 - 1 / processes())
+
+
+class SplitLoss(torch.nn.Module):
+    """A model's loss on this process' part of a batch, for torch's data parallelism.
+
+    It takes the mean of the processes' gradients; what the batch needs is their sum.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, interaction) -> Tensor:
+        """Loss of a part, times the number of processes."""
+        return self.model.calculate_loss(interaction) * processes()
+
+
+def data_parallel(model: Any, device: torch.device) -> torch.nn.Module:
+    """Wrap a model so that its gradients are those of the whole batch.
+
+    Only parameters that have gradients now will ever have some.
+    """
+    with warnings.catch_warnings():  # what torch wants instead is not known to older ones
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.parallel.DistributedDataParallel(
+            SplitLoss(model),
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # none changes in training, and some are large
+            find_unused_parameters=True,  # a part of a batch may lack what another has
+        )
