@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.errors import ConfigError
+from recbole_edt.model.kernels import take_rows
 from recbole_edt.model.layers import (
     ItemLookup,
     LinearAdapter,
@@ -116,14 +117,17 @@ class CrossDomainModel(SequentialRecommender):
         if self.loss_name == "bpr":
             return self._bpr(batch, lookup, states[chosen], targets, chosen)
         total = states.new_zeros(())
+        flat_states, flat_targets = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
+        places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
+        domains = self.item_domain[flat_targets[places]]
         for domain in range(self.n_domains):
-            mine = torch.nonzero(chosen & (self.item_domain[targets] == domain), as_tuple=True)
+            mine = places[domains == domain]
             total = total + softmax_loss(
-                states[mine],
-                lookup(targets[mine]),
+                take_rows(flat_states, mine),
+                lookup(flat_targets[mine]),
                 lookup(batch[f"{NEGATIVES}_{domain}"]),
                 batch[f"{OWNED}_{domain}"],
-                mine[0],
+                mine // targets.shape[1],
             )
         return total / chosen.sum().clamp(min=1)
 
