@@ -11,22 +11,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_edt.model.kernels import (
+    Linear,
+    add_dropout,
+    dropout,
+    has_ragged_attention,
+    ragged_attention,
+    rounded_rows,
+    take_rows,
+)
+
 
 class Packing:
     """Where the real steps of a padded batch lie, so that padding costs next to nothing.
 
-    Everything that treats steps alone runs on the packed real steps [n_real, d]; only attention,
-    which needs them side by side, sees the padded batch.
+    Everything that treats steps alone runs on the packed real steps [n_real, d]. Attention needs
+    those of a sequence side by side: where it can take sequences of one length at a time, they are
+    packed in the order of length, and nothing is ever padded; elsewhere it sees the padded batch.
 
     Parameters
     ----------
     valid : Tensor
-        bool [B, L]; False on padding.
+        bool [B, L]; False on padding, which stands behind the real steps.
+
+    Attributes
+    ----------
+    index : Tensor
+        int64 [n_real]; place of each packed step in the flattened batch.
+    runs : list of (int, int) or None
+        How many sequences of what length follow each other in ``index``; None on a device whose
+        attention is padded.
     """
 
     def __init__(self, valid: Tensor) -> None:
         self.shape = valid.shape
-        self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)  # [n_real]
+        self.runs: list[tuple[int, int]] | None = None
+        if not has_ragged_attention(valid.device):
+            self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)
+            return
+        lengths, order = valid.sum(1).sort(stable=True)
+        row, step = torch.nonzero(valid[order], as_tuple=True)
+        self.index = order[row] * valid.shape[1] + step
+        found, counts = lengths.unique_consecutive(return_counts=True)
+        runs = zip(counts.tolist(), found.tolist(), strict=True)
+        self.runs = [(n, length) for n, length in runs if length]
 
     @property
     def steps(self) -> Tensor:
@@ -35,7 +63,7 @@ class Packing:
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, L, d] -> [n_real, d]."""
-        return padded.reshape(-1, padded.shape[-1]).index_select(0, self.index)
+        return take_rows(padded.reshape(-1, padded.shape[-1]), self.index)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[n_real, d] -> [B, L, d], zero on padding."""
@@ -69,6 +97,8 @@ def multi_head_attention(
     Tensor
         [n_real, d].
     """
+    if packing.runs is not None:
+        return ragged_attention(qkv, packing.runs, n_heads, causal)
     batch, length = packing.shape
     padded = packing.pad(qkv).view(batch, length, 3, n_heads, -1)
     query, key, value = padded.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
@@ -86,19 +116,19 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.n_heads, self.dropout, self.causal = n_heads, dropout, causal
         self.attention_norm = nn.LayerNorm(hidden_size)
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.out = nn.Linear(hidden_size, hidden_size)
+        self.qkv = Linear(hidden_size, 3 * hidden_size)
+        self.out = Linear(hidden_size, hidden_size)
         self.inner_norm = nn.LayerNorm(hidden_size)
-        self.inner = nn.Linear(hidden_size, inner_size)
-        self.outer = nn.Linear(inner_size, hidden_size)
+        self.inner = Linear(hidden_size, inner_size)
+        self.outer = Linear(inner_size, hidden_size)
 
     def forward(self, states: Tensor, packing: Packing, valid: Tensor) -> Tensor:
         """Map [n_real, d] to [n_real, d]; ``valid`` is bool [B, L]."""
         qkv = self.qkv(self.attention_norm(states))
         mixed = self.out(multi_head_attention(qkv, packing, valid, self.n_heads, self.causal))
-        states = states + F.dropout(mixed, self.dropout, self.training)
+        states = add_dropout(states, mixed, self.dropout, self.training)
         inner = F.gelu(self.inner(self.inner_norm(states)))
-        return states + F.dropout(self.outer(inner), self.dropout, self.training)
+        return add_dropout(states, self.outer(inner), self.dropout, self.training)
 
 
 class Transformer(nn.Module):
@@ -134,11 +164,14 @@ class Transformer(nn.Module):
             [B, L, d]; zero on padding.
         """
         packing = Packing(valid)
-        states = packing.pack(vectors) + positions[packing.steps]
-        states = F.dropout(self.input_norm(states), self.dropout, self.training)
+        states = packing.pack(vectors) + F.embedding(packing.steps, positions)
+        n_real = len(states)
+        if packing.runs is not None:  # rows of zeros, which stay by themselves: see kernels
+            states = F.pad(states, (0, 0, 0, rounded_rows(n_real) - n_real))
+        states = dropout(self.input_norm(states), self.dropout, self.training)
         for layer in self.layers:
             states = layer(states, packing, valid)
-        return packing.pad(self.output_norm(states))
+        return packing.pad(self.output_norm(states[:n_real]))
 
 
 class GRU4Rec(nn.Module):
@@ -164,7 +197,7 @@ class GRU4Rec(nn.Module):
 
     def forward(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Encode item vectors [B, L, d] into states [B, L, d]."""
-        inputs = F.dropout(vectors + positions, self.dropout, self.training)
+        inputs = dropout(vectors + positions, self.dropout, self.training)
         return self.output(self.gru(inputs)[0])
 
 

@@ -18,6 +18,7 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
+from recbole_edt.model.kernels import take_rows
 from recbole_edt.model.layers import (
     ItemLookup,
     LinearAdapter,
@@ -132,9 +133,18 @@ class CrossDomainModel(SequentialRecommender):
         if self.loss_name == "bpr":
             return self._bpr(batch, lookup, states[chosen], targets, chosen)
         total = states.new_zeros(())
+        flat_states, flat_targets = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
+        places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
+        domains = self.item_domain[flat_targets[places]]
         for domain in range(self.n_domains):
-            mine = torch.nonzero(chosen & (self.item_domain[targets] == domain), as_tuple=True)
-            total = total + self.loss_in_domain(batch, lookup, domain, states[mine], mine)
+            mine = places[domains == domain]
+            total = total + self.loss_in_domain(
+                batch,
+                lookup,
+                domain,
+                take_rows(flat_states, mine),
+                (mine // targets.shape[1], mine % targets.shape[1]),
+            )
         return total / distributed.total(chosen.sum()).clamp(min=1)
 
     def loss_in_domain(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_edt.data.embeddings import EmbeddingTable
+from recbole_edt.model.kernels import inner_product, linear, product, rounded_rows
 
 
 class LinearAdapter(nn.Module):
@@ -37,7 +39,7 @@ class LinearAdapter(nn.Module):
         """Map [..., n_in] to [..., n_out]."""
         weight = self.outer.weight @ self.inner.weight  # [n_out, n_in]
         bias = self.outer.weight @ self.inner.bias + self.outer.bias
-        return F.linear(inputs, weight, bias)
+        return linear(inputs, weight, bias)
 
 
 class ResidualAdapter(nn.Module):
@@ -425,6 +427,31 @@ _ROWS = {"cpu": 512}
 """Positions whose logits exist at a time; elsewhere than on a CPU, as many as fit (8192)."""
 
 
+def _filled_up(state: Tensor) -> Tensor:
+    """Append rows of zeros, whose products are of a size that costs least, and weigh nothing."""
+    if state.device.type != "cpu":
+        return state
+    return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
+
+
+def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]:
+    """Yield the places of owned negatives among the flattened logits of each block of positions.
+
+    They are few: they are found once, instead of a mask of all logits being laid over them.
+    """
+    n = owned.shape[1]
+    owner, negative = torch.nonzero(owned, as_tuple=True)
+    counts = torch.bincount(owner, minlength=len(owned))
+    of_position = counts[owners]
+    ends = of_position.cumsum(0)
+    position = torch.repeat_interleave(of_position)  # [total], ascending
+    first = (counts.cumsum(0) - counts)[owners[position]]
+    step = torch.arange(len(position), device=owned.device) - (ends - of_position)[position]
+    places = position % rows * n + negative[first + step]
+    stops = [0, *ends[rows - 1 :: rows].tolist(), len(places)]
+    return (places[start:stop] for start, stop in pairwise(stops))
+
+
 class _SoftmaxLoss(torch.autograd.Function):
     """Loss and gradients of the sampled softmax, a block of positions at a time.
 
@@ -440,26 +467,34 @@ class _SoftmaxLoss(torch.autograd.Function):
         grad_states = torch.empty_like(states)
         # frozen items need no gradients: that saves the third product
         grad_positives = torch.empty_like(positives) if ctx.needs_input_grad[1] else None
-        grad_negatives = torch.zeros_like(negatives) if ctx.needs_input_grad[2] else None
+        grad_others = None  # [d, m]
+        if ctx.needs_input_grad[2]:
+            grad_others = torch.zeros_like(others.T, dtype=torch.float32).contiguous()
         total = states.new_zeros(())
+        masked = _masked_places(owned, owners, rows)
         for start in range(0, len(states), rows):
             block = slice(start, start + rows)
             state, positive = states[block], positives[block]
             score = (state * positive).sum(-1, keepdim=True)  # [rows, 1]
-            logits = (state.to(dtype) @ others.T).float()
-            logits.masked_fill_(owned[owners[block]], -torch.inf)
-            highest = torch.maximum(logits.amax(1, keepdim=True), score)
-            weights = logits.sub_(highest).exp_()
+            lowered = _filled_up(state).to(dtype)
+            logits = product(lowered, others).float()
+            logits.view(-1).index_fill_(0, next(masked), -torch.inf)
+            weights = logits[: len(state)]
+            highest = torch.maximum(weights.amax(1, keepdim=True), score)
+            weights.sub_(highest).exp_()
             own = (score - highest).exp()
             whole = weights.sum(1, keepdim=True) + own
             total += (whole.log() + highest - score).sum()
-            weights = weights.div_(whole).to(dtype)  # the negatives' probabilities
+            weights.div_(whole)  # the negatives' probabilities
             excess = own / whole - 1.0  # the positive's probability minus one
-            grad_states[block] = (weights @ others).float() + excess * positive
+            filled_up = logits.to(dtype)
+            of_negatives = product(filled_up, others.T)[: len(state)].float()
+            torch.addcmul(of_negatives, excess, positive, out=grad_states[block])
             if grad_positives is not None:
-                grad_positives[block] = excess * state
-            if grad_negatives is not None:
-                grad_negatives += (weights.T @ state.to(dtype)).float()
+                torch.mul(excess, state, out=grad_positives[block])
+            if grad_others is not None:
+                grad_others += inner_product(lowered, filled_up)
+        grad_negatives = None if grad_others is None else grad_others.T
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
         return total
 

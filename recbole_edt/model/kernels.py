@@ -1,0 +1,274 @@
+"""Faster ways to compute what PyTorch computes too, for training in float32 on a CPU.
+
+Each function falls back to PyTorch's own where it has nothing better: on other devices, in other
+types, and where PyTorch comes without oneDNN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ROWS = 64
+"""Matrices have their rows counted in these: oneDNN compiles a kernel per shape, and there shall
+be few. What is left over goes to PyTorch's own product."""
+
+_LEVELS = 1 << 16
+"""A dropout mask compares 16 random bits per entry: its rate is rounded to a multiple of 1/65536"""
+
+
+def rounded_rows(n: int) -> int:
+    """Number of rows, at least ``n``, that :func:`product` takes without remainder."""
+    return -(-n // _ROWS) * _ROWS
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+_ONEDNN = _has_onednn()
+
+
+def _fits_onednn(*tensors: Tensor) -> bool:
+    return _ONEDNN and all(
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
+    )
+
+
+# -- matrix products ------------------------------------------------------------------------------
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply matrices: ``left @ right.T + bias``, without gradient.
+
+    PyTorch's own products come from MKL, which on processors of other makers than its own leaves
+    half of the vector units idle; oneDNN uses them.
+
+    Parameters
+    ----------
+    left : Tensor
+        [n, k]; its rows should lie side by side, ``right``'s layout does not matter.
+    right : Tensor
+        [m, k].
+    bias : Tensor, optional
+        [m].
+
+    Returns
+    -------
+    Tensor
+        [n, m].
+    """
+    whole = len(left) // _ROWS * _ROWS
+    if not whole or not _fits_onednn(left, right):
+        return F.linear(left, right, bias)
+    out = torch.ops.mkldnn._linear_pointwise(left[:whole], right, bias, "none", [], "")
+    if whole == len(left):
+        return out
+    return torch.cat([out, F.linear(left[whole:], right, bias)])
+
+
+def inner_product(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply matrices along their rows: ``left.T @ right``, without gradient.
+
+    Parameters
+    ----------
+    left, right : Tensor
+        [n, k] and [n, m].
+
+    Returns
+    -------
+    Tensor
+        [k, m].
+    """
+    if right.shape[1] < left.shape[1]:  # the narrower one is transposed in memory
+        return inner_product(right, left).T
+    whole = len(left) // _ROWS * _ROWS
+    if not whole or not _fits_onednn(left, right):
+        return left.T @ right
+    out = product(left[:whole].T.contiguous(), right[:whole].T)
+    if whole < len(left):
+        out.addmm_(left[whole:].T, right[whole:])
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs, weight, bias):
+        ctx.save_for_backward(inputs, weight)
+        return product(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        inputs, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        for_inputs, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            product(grad, weight.T) if for_inputs else None,
+            inner_product(grad, inputs) if for_weight else None,
+            grad.sum(0) if for_bias else None,
+        )
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map ``inputs`` [..., k] by a ``weight`` [m, k] and a ``bias`` [m], as ``F.linear`` does."""
+    if not _fits_onednn(inputs, weight) or torch.is_autocast_enabled("cpu"):
+        return F.linear(inputs, weight, bias)
+    rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    return _Linear.apply(rows, weight, bias).view(*inputs.shape[:-1], len(weight))
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` whose products :func:`linear` computes."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [..., n_in] to [..., n_out]."""
+        return linear(inputs, self.weight, self.bias)
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table, index):
+        ctx.shape = table.shape
+        ctx.save_for_backward(index)
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy_(0, index, grad), None
+
+
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Take rows of a ``table`` [n, d], each at most once: nothing is summed in the backward pass.
+
+    Parameters
+    ----------
+    table : Tensor
+        [n, d].
+    index : Tensor
+        int64 [m]; all different.
+
+    Returns
+    -------
+    Tensor
+        [m, d].
+    """
+    return _TakeRows.apply(table, index)
+
+
+# -- dropout --------------------------------------------------------------------------------------
+
+
+def _dropout_mask(like: Tensor, rate: float) -> Tensor:
+    """Zero with the probability ``rate``, else one over the probability of that."""
+    n = like.numel()
+    # PyTorch's own mask takes a random number of 32 bits or more per entry, one after the other
+    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    dropped = round(rate * _LEVELS)
+    mask = torch.empty(like.shape, dtype=like.dtype)
+    torch.ge(bits.view(torch.int16)[:n].view(like.shape), dropped - _LEVELS // 2, out=mask)
+    return mask.mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def _draws_masks(states: Tensor, rate: float, training: bool) -> bool:
+    return training and 0 < rate < 1 and states.device.type == "cpu"
+
+
+def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
+    """Drop entries at random and scale the others up, as ``F.dropout`` does, drawing faster."""
+    if not _draws_masks(states, rate, training):
+        return F.dropout(states, rate, training)
+    return states * _dropout_mask(states, rate)
+
+
+def add_dropout(states: Tensor, added: Tensor, rate: float, training: bool) -> Tensor:
+    """``states`` plus what dropout leaves of ``added``, of the same shape."""
+    if not _draws_masks(added, rate, training):
+        return states + F.dropout(added, rate, training)
+    if states.dtype != added.dtype:  # autocast
+        return states + dropout(added, rate, training)
+    return torch.addcmul(states, added, _dropout_mask(added, rate))
+
+
+# -- attention ------------------------------------------------------------------------------------
+
+_ATTENTION: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_ATTENTION_BACKWARD: Any = getattr(
+    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
+)
+
+
+def has_ragged_attention(device: torch.device) -> bool:
+    """Whether :func:`ragged_attention` works for tensors of a device."""
+    return device.type == "cpu" and _ATTENTION is not None and _ATTENTION_BACKWARD is not None
+
+
+class _RaggedAttention(torch.autograd.Function):
+    """Attention of sequences of equal length at a time: no padding, and no copy of the inputs."""
+
+    @staticmethod
+    def forward(ctx, qkv, runs, n_heads, causal):
+        out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
+        normalisers = []
+        for rows, heads, part in _runs(qkv, runs, n_heads):
+            mixed, normaliser = _ATTENTION(*heads, 0.0, causal)
+            out[rows].view(part).copy_(mixed.transpose(1, 2))
+            normalisers.append(normaliser)
+        ctx.runs, ctx.n_heads, ctx.causal = runs, n_heads, causal
+        ctx.save_for_backward(qkv, out, *normalisers)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        qkv, out, *normalisers = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_qkv = torch.zeros_like(qkv)
+        of_runs = zip(
+            _runs(qkv, ctx.runs, ctx.n_heads),
+            _runs(grad_qkv, ctx.runs, ctx.n_heads),
+            normalisers,
+            strict=True,
+        )
+        for (rows, heads, part), (_, targets, _), normaliser in of_runs:
+            from_above, mixed = (x[rows].view(part).transpose(1, 2) for x in (grad, out))
+            found = _ATTENTION_BACKWARD(from_above, *heads, mixed, normaliser, 0.0, ctx.causal)
+            for target, value in zip(targets, found, strict=True):
+                target.copy_(value)
+        return grad_qkv, None, None, None
+
+
+def _runs(qkv: Tensor, runs: list[tuple[int, int]], n_heads: int):
+    start = 0
+    for n, length in runs:
+        rows = slice(start, start + n * length)
+        start += n * length
+        heads = qkv[rows].view(n, length, 3, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        yield rows, heads, (n, length, n_heads, -1)
+
+
+def ragged_attention(
+    qkv: Tensor, runs: list[tuple[int, int]], n_heads: int, causal: bool
+) -> Tensor:
+    """Scaled dot-product attention within sequences that lie one after the other.
+
+    Parameters
+    ----------
+    qkv : Tensor
+        [n, 3 d]; queries, keys and values side by side, in the order of the sequences.
+    runs : list of (int, int)
+        How many sequences of what length follow each other; rows of ``qkv`` behind the last one
+        come out as zero.
+    n_heads : int
+        Divides d.
+    causal : bool
+        Whether a step attends only to itself and the steps before it.
+
+    Returns
+    -------
+    Tensor
+        [n, d].
+    """
+    return _RaggedAttention.apply(qkv, runs, n_heads, causal)

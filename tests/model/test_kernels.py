@@ -1,0 +1,122 @@
+"""The faster kernels say what PyTorch's own do, in values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_edt.model import kernels
+
+
+@pytest.mark.parametrize("n", [0, 3, 64, 200])
+def test_linear_is_pytorchs_with_the_same_gradients(n) -> None:
+    torch.manual_seed(0)
+    inputs, weight, bias = torch.randn(n, 8), torch.randn(5, 8), torch.randn(5)
+    above = torch.randn(n, 5)
+    outcomes = []
+    for function in (kernels.linear, F.linear):
+        parts = [x.clone().requires_grad_() for x in (inputs, weight, bias)]
+        out = function(*parts)
+        out.backward(above)
+        outcomes.append([out, *(x.grad for x in parts)])
+    for ours, theirs in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [5, 128, 130])
+@pytest.mark.parametrize(("k", "m"), [(3, 7), (7, 3)])
+def test_inner_product_sums_over_rows(n, k, m) -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(n, k), torch.randn(n, m)
+    torch.testing.assert_close(
+        kernels.inner_product(left, right), left.T @ right, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_product_takes_either_layout_of_the_right_matrix() -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(70, 4), torch.randn(4, 6)
+    torch.testing.assert_close(kernels.product(left, right.T), left @ right)
+
+
+def test_linear_stays_lowered_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert kernels.linear(torch.randn(64, 4), torch.randn(3, 4)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_right_share_and_the_mean(rate) -> None:
+    torch.manual_seed(0)
+    states = torch.ones(400, 500, requires_grad=True)
+    out = kernels.dropout(states, rate, True)
+    kept = out > 0
+    assert float(kept.float().mean()) == pytest.approx(1 - rate, abs=0.005)
+    assert torch.allclose(out[kept], torch.tensor(1 / (1 - rate)), rtol=1e-4)
+    out.sum().backward()
+    assert torch.equal(states.grad, out.detach())
+
+
+def test_dropout_of_neighbours_is_independent() -> None:
+    torch.manual_seed(0)
+    kept = (kernels.dropout(torch.ones(1000, 1000), 0.5, True) > 0).float() - 0.5
+    for shift in range(1, 9):
+        assert abs(float((kept[:, shift:] * kept[:, :-shift]).mean()) * 4) < 0.005
+    assert abs(float((kept[1:] * kept[:-1]).mean()) * 4) < 0.005
+
+
+def test_dropout_follows_the_seed() -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn.append([kernels.dropout(torch.ones(9, 7), 0.3, True) for _ in range(2)])
+    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+@pytest.mark.parametrize(("rate", "training"), [(0.5, False), (0.0, True)])
+def test_no_dropout_changes_nothing(rate, training) -> None:
+    states, added = torch.randn(4, 3), torch.randn(4, 3)
+    assert torch.equal(kernels.dropout(states, rate, training), states)
+    assert torch.equal(kernels.add_dropout(states, added, rate, training), states + added)
+
+
+def test_add_dropout_is_dropout_and_a_sum() -> None:
+    states, added = torch.randn(6, 5), torch.randn(6, 5)
+    torch.manual_seed(1)
+    expected = states + kernels.dropout(added, 0.4, True)
+    torch.manual_seed(1)
+    torch.testing.assert_close(kernels.add_dropout(states, added, 0.4, True), expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_ragged_attention_is_attention_sequence_by_sequence(causal) -> None:
+    torch.manual_seed(0)
+    runs, n_heads, size = [(2, 1), (3, 4), (1, 6)], 2, 6
+    steps = sum(n * length for n, length in runs)
+    qkv = torch.randn(steps + 2, 3 * size, dtype=torch.float64, requires_grad=True)
+    ours = kernels.ragged_attention(qkv, runs, n_heads, causal)
+    pieces, start = [], 0
+    for length in [length for n, length in runs for _ in range(n)]:
+        query, key, value = (
+            x.view(length, n_heads, -1).transpose(0, 1)
+            for x in qkv[start : start + length].chunk(3, dim=-1)
+        )
+        logits = query @ key.transpose(1, 2) / (size / n_heads) ** 0.5
+        if causal:
+            later = torch.ones(length, length, dtype=torch.bool).triu(1)
+            logits = logits.masked_fill(later, -torch.inf)
+        pieces.append((logits.softmax(-1) @ value).transpose(0, 1).reshape(length, size))
+        start += length
+    slow = torch.cat([*pieces, torch.zeros(2, size, dtype=torch.float64)])
+    torch.testing.assert_close(ours, slow)
+    above = torch.randn_like(slow)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, qkv, above)[0], torch.autograd.grad(slow, qkv, above)[0]
+    )
+
+
+def test_taken_rows_pass_their_gradients_back() -> None:
+    table = torch.randn(5, 2, requires_grad=True)
+    index = torch.tensor([3, 0])
+    kernels.take_rows(table, index).backward(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    expected = [[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
+    assert table.grad.tolist() == expected
