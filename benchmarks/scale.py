@@ -256,13 +256,13 @@ def supervise(folder: Path, options: list[str], limit: float) -> dict[str, dict]
     return phases
 
 
-def fit(parts: list[dict], label: str) -> None:
+def fit(parts: list[dict], spent: str, label: str) -> None:
     """Print the least-squares line of an epoch's seconds over its rows, and how sizes compare.
 
     Where some steps of an epoch were made, its seconds are theirs times the epochs' ratio.
     """
     x = np.array([part["rows"] for part in parts], dtype=float)
-    y = np.array([part["seconds"] / part["steps"] * part["epoch"] for part in parts])
+    y = np.array([part[spent] / part["steps"] * part["epoch"] for part in parts])
     slope, start = np.polyfit(x, y, 1)
     residual = ((y - slope * x - start) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     per_row = y / x
@@ -317,7 +317,8 @@ def main() -> None:
         print(f"  peak {highest / GIB:.2f} GiB", flush=True)
     if len(done) > 1:
         for stage in ("stage 1", "stage 2"):
-            fit([part[stage] for part in done], f"an epoch of {stage}")
+            for spent, words in (("seconds", "seconds"), ("cpu", "seconds of computing")):
+                fit([part[stage] for part in done], spent, f"an epoch of {stage}, {words}")
 
 
 if __name__ == "__main__":

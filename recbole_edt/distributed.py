@@ -154,6 +154,7 @@ def gathered(rows: Tensor) -> Tensor:
     """
     if processes() == 1:
         return rows
+    rows = rows.float()  # not every backend carries what autocast makes
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(processes())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     most = max(int(count) for count in counts)
