@@ -269,7 +269,12 @@ class SequenceEncoder(nn.Module):
         return self.backbone(vectors, positions, valid)
 
     def before_targets(
-        self, lookup, sequence: Tensor, masked: Tensor, positions: Tensor | None = None
+        self,
+        lookup,
+        sequence: Tensor,
+        masked: Tensor,
+        positions: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """User states from which each target of a sequence is predicted (eq. 8).
 
@@ -283,6 +288,9 @@ class SequenceEncoder(nn.Module):
             bool [B, L + 1]; items hidden from a bidirectional backbone; a causal one ignores it.
         positions : Tensor, optional
             [>= L + 1, d]; other position embeddings than the encoder's own.
+        wanted : Tensor, optional
+            bool [B, L]; the first steps of each row, whose states alone are asked for: a causal
+            encoder leaves the others out. By default all real ones.
 
         Returns
         -------
@@ -293,7 +301,8 @@ class SequenceEncoder(nn.Module):
         if self.causal:
             inputs = sequence[:, :-1]
             vectors = self._drop_items(lookup(inputs))
-            return self.encode(vectors, positions[: inputs.shape[1]], inputs > 0)
+            valid = inputs > 0 if wanted is None else wanted
+            return self.encode(vectors, positions[: inputs.shape[1]], valid)
         mask_vector = self.mask_vector
         assert mask_vector is not None
         vectors = torch.where(masked[..., None], mask_vector, lookup(sequence))

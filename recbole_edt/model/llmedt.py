@@ -76,7 +76,7 @@ class LLMEDTPretrain(ProfiledModel):
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch)
         chosen = self.encoder.choose_targets(sequence)
-        states = self.encoder.before_targets(lookup, sequence, chosen)
+        states = self.encoder.before_targets(lookup, sequence, chosen, wanted=sequence[:, 1:] > 0)
         loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])
         if self.all_sequences:
             positions = [self.encoder.positions.weight] * self.n_domains

@@ -1,0 +1,89 @@
+"""What the benchmark's floor counts is what PyTorch's own counter sees in a training step."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import floor
+
+SIZES = floor.Sizes(
+    lengths=[3, 1, 4],
+    positions=[5, 3],
+    negatives=[6, 7],
+    n_distinct=20,
+    hidden=8,
+    inner=12,
+    n_layers=2,
+    text=10,
+    bottleneck=5,
+    table=30,
+    n_parameters=100,
+)
+
+
+def counted(step) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def test_backbone_is_what_its_linear_layers_cost() -> None:
+    d, f = SIZES.hidden, SIZES.inner
+    block = [nn.Linear(d, 3 * d), nn.Linear(d, d), nn.Linear(d, f), nn.Linear(f, d)]
+
+    def step() -> None:
+        for _ in range(SIZES.n_layers):
+            for layer in block:
+                states = torch.randn(sum(SIZES.lengths), layer.in_features, requires_grad=True)
+                layer(states).sum().backward()
+
+    assert floor.backbone_flops(SIZES) == counted(step)
+
+
+def test_adapter_is_folded_and_its_text_has_no_gradient() -> None:
+    inner = torch.randn(SIZES.bottleneck, SIZES.text, requires_grad=True)
+    outer = torch.randn(SIZES.hidden, SIZES.bottleneck, requires_grad=True)
+    text = torch.randn(SIZES.n_distinct, SIZES.text)
+    assert floor.adapter_flops(SIZES) == counted(
+        lambda: F.linear(text, outer @ inner).sum().backward()
+    )
+
+
+def test_loss_is_three_products_a_domain() -> None:
+    def step() -> None:
+        for n, m in zip(SIZES.positions, SIZES.negatives, strict=True):
+            states = torch.randn(n, SIZES.hidden, requires_grad=True)
+            negatives = torch.randn(m, SIZES.hidden, requires_grad=True)
+            (states @ negatives.T).logsumexp(1).sum().backward()
+
+    assert floor.loss_flops(SIZES) == counted(step)
+
+
+def test_attention_counts_the_pairs_that_may_be_seen_alone() -> None:
+    assert floor.attention_flops(SIZES) == 2 * 6 * 2 * (6 + 1 + 10) * 8
+
+    def step() -> None:  # one sequence of length one: all pairs may be seen
+        query, key, value = torch.randn(3, 1, 8, requires_grad=True).unbind()
+        ((query @ key.T) @ value).sum().backward()
+
+    one = floor.Sizes(**{**vars(SIZES), "lengths": [1], "n_layers": 1})
+    assert floor.attention_flops(one) == counted(step)
+
+
+def test_bytes_hand_computed() -> None:
+    states, inner, logits = 8 * 8, 8 * 12, 5 * 6 + 3 * 7
+    numbers = 6 * 5 * states + 20 * states + 4 * states + 10 * inner + 4 * states + 2 * logits
+    assert floor.activation_bytes(SIZES) == 4 * numbers
+    assert floor.table_bytes(SIZES) == 4 * (2 * 20 * 10 + 30 * 8 + 700)
+
+
+def test_floor_adds_batches_up() -> None:
+    rates = floor.Rates(flops=1e9, mkl=1e9, cached=1e9, memory=1e9)
+    one, three = (floor.floor_of_epoch([SIZES] * n, rates).total for n in (1, 3))
+    assert three == pytest.approx(3 * one)
