@@ -67,7 +67,7 @@ class SequenceLoader(AbstractDataLoader):
         self.epoch = 0
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
-        self.n_shared = int(config["n_negatives"]) if config["loss"] == "softmax" else 0
+        self.n_shared = 0 if config["loss"] == "bpr" else int(config["n_negatives"])
         self._place_on_device(dataset, windows)
 
     def _init_batch_size_and_step(self):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_edt.errors import ConfigError
 from recbole_edt.model.kernels import (
     Linear,
     add_dropout,
@@ -107,6 +108,13 @@ def multi_head_attention(
     return packing.pack(mixed.transpose(1, 2).reshape(batch, length, -1))
 
 
+_MEAN_SHARE = 0.5
+"""Weight of the history in a layer that starts as a mean; the step itself has one."""
+
+_SMALL_START = 0.1
+"""What a layer that starts as a mean leaves of the random queries, keys and feed-forward part."""
+
+
 class TransformerLayer(nn.Module):
     """One pre-norm self-attention block on packed steps."""
 
@@ -121,6 +129,22 @@ class TransformerLayer(nn.Module):
         self.inner_norm = nn.LayerNorm(hidden_size)
         self.inner = Linear(hidden_size, inner_size)
         self.outer = Linear(inner_size, hidden_size)
+
+    @torch.no_grad()
+    def start_mean_(self) -> None:
+        """Start as ``state + _MEAN_SHARE * mean of the states attended to``, and little else.
+
+        Item vectors that know from the start which items are alike are then of use from the start:
+        a state lies near the items of its history. Random values and outputs would first have to
+        be unlearned.
+        """
+        size = self.out.in_features
+        self.qkv.weight[: 2 * size].mul_(_SMALL_START)
+        self.qkv.weight[2 * size :].copy_(torch.eye(size))
+        self.out.weight.copy_(torch.eye(size) * _MEAN_SHARE)
+        self.outer.weight.mul_(_SMALL_START)
+        for module in (self.qkv, self.out, self.outer):
+            module.bias.zero_()
 
     def forward(self, states: Tensor, packing: Packing, valid: Tensor) -> Tensor:
         """Map [n_real, d] to [n_real, d]; ``valid`` is bool [B, L]."""
@@ -253,6 +277,19 @@ class SequenceEncoder(nn.Module):
         self.backbone = make_backbone(config)
         self.positions = nn.Embedding(max_length + 1, config["hidden_size"])
         nn.init.normal_(self.positions.weight, std=0.02)
+
+    def start_mean_(self) -> None:
+        """Let a self-attentive backbone start as an average of what it has seen.
+
+        Raises
+        ------
+        ConfigError
+            If the backbone has no attention.
+        """
+        if not isinstance(self.backbone, Transformer):
+            raise ConfigError("attention_start mean needs a backbone with attention, not gru4rec")
+        for layer in self.backbone.layers:
+            layer.start_mean_()  # type: ignore[operator]
 
     @property
     def causal(self) -> bool:

@@ -26,6 +26,7 @@ from recbole_edt.model.layers import (
     alignment_loss,
     bpr_loss,
     frozen_text,
+    hard_negatives,
     softmax_loss,
     text_rows,
 )
@@ -60,6 +61,7 @@ class CrossDomainModel(SequentialRecommender):
         super().__init__(config, dataset)
         self._check_choices(config)
         self.loss_name = config["loss"]
+        self.negative_temperature = 1.0
         self.n_domains = len(dataset.domains)
         item_domain = torch.from_numpy(dataset.item_domain)
         self.item_domain: Tensor
@@ -110,8 +112,9 @@ class CrossDomainModel(SequentialRecommender):
     def next_item_loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
         """Next-item loss, averaged over the chosen positions (LLM-EDT's eqs. 9, 12).
 
-        ``loss: bpr`` is one sampled negative per position, ``softmax`` a softmax over the positive
-        and the negatives that the batch shares; both from the positive's own domain.
+        ``loss: bpr`` is one sampled negative per position; ``hard_bpr`` draws that one from the
+        negatives that the batch shares, the likelier the higher the model scores it; ``softmax`` is
+        a softmax over the positive and the shared ones. All are of the positive's own domain.
 
         Parameters
         ----------
@@ -167,13 +170,11 @@ class CrossDomainModel(SequentialRecommender):
         if self.loss_name == "bpr":
             negatives = lookup(batch[NEGATIVES][places])
             return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
-        return softmax_loss(
-            states,
-            positives,
-            lookup(batch[f"{NEGATIVES}_{domain}"]),
-            batch[f"{OWNED}_{domain}"],
-            places[0],
-        )
+        pool, owned = lookup(batch[f"{NEGATIVES}_{domain}"]), batch[f"{OWNED}_{domain}"]
+        if self.loss_name == "hard_bpr":
+            drawn = hard_negatives(states, pool, owned, places[0], self.negative_temperature)
+            return -F.logsigmoid((states * (positives - F.embedding(drawn, pool))).sum(-1)).sum()
+        return softmax_loss(states, positives, pool, owned, places[0])
 
     def _bpr(self, batch, lookup, states, targets, chosen):
         n_targets = distributed.total(chosen.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 import torch
@@ -57,6 +57,45 @@ class ResidualAdapter(nn.Module):
         return inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
+class Whitening:
+    """Turns text embeddings into the coordinates of their principal axes, all of one spread.
+
+    Sentence vectors share one large common part and a few axes along which all of them differ.
+    Without these, items are told apart by what is particular to them: a sum over a user's history
+    then ranks the whole of a domain better than a trained model that starts from text as it is.
+
+    Parameters
+    ----------
+    text : Tensor or MappedText
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and axes are taken from.
+    size : int
+        How many leading axes a row's length is measured by.
+
+    Attributes
+    ----------
+    spread : Tensor
+        Scalar; root mean square of the centred entries. Zero if fitted rows are all alike.
+    """
+
+    def __init__(self, text: Tensor | MappedText, fitted: Tensor, size: int) -> None:
+        self.size = size
+        self.centre = mean_row(text, fitted)
+        products = inner_products(text, fitted, self.centre)
+        axes = principal_directions(products)  # [d_L, d_L]
+        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / fitted.sum()).sqrt()
+        self.spread = spreads.square().mean().sqrt()
+        # an axis along which nothing varies says nothing: it is not blown up
+        self.map = axes / spreads.clamp(min=_LEAST_SPREAD * float(self.spread) or 1.0)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Change rows [n, d_L]; what they have on the leading axes gets one length."""
+        rows = (rows - self.centre) @ self.map
+        length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
+        return rows / length.clamp(min=1e-6) * (self.size**0.5 / _TEXT_DIVISOR)
+
+
 class MappedText:
     """Rows of a text table that stays in its file, as they are asked for.
 
@@ -67,27 +106,35 @@ class MappedText:
     centre, spread : Tensor, optional
         [d_L] and a scalar: rows but those of padding are centred and divided, as
         :func:`standardise_` would do with all of them in memory.
+    whitening : Whitening, optional
+        Changes rows, instead.
     """
 
     def __init__(
-        self, table: EmbeddingTable, centre: Tensor | None = None, spread: Tensor | None = None
+        self,
+        table: EmbeddingTable,
+        centre: Tensor | None = None,
+        spread: Tensor | None = None,
+        whitening: Whitening | None = None,
     ) -> None:
-        self.table, self.centre, self.spread = table, centre, spread
+        self.table, self.centre, self.spread, self.whitening = table, centre, spread, whitening
         self.shape = table.shape
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Rows of ids [...], on their device: float32 [..., d_L]."""
         flat = ids.reshape(-1).cpu()
-        rows = self._standardised(torch.from_numpy(self.table[flat.numpy()]), flat > 0)
+        rows = self._changed(torch.from_numpy(self.table[flat.numpy()]), flat > 0)
         return rows.to(ids.device).view(*ids.shape, -1)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows, a block of ids at a time."""
         for part, rows in self.table.blocks():
             real = torch.arange(part.start, part.stop) > 0
-            yield part, self._standardised(torch.from_numpy(rows), real)
+            yield part, self._changed(torch.from_numpy(rows), real)
 
-    def _standardised(self, rows: Tensor, real: Tensor) -> Tensor:
+    def _changed(self, rows: Tensor, real: Tensor) -> Tensor:
+        if self.whitening is not None:
+            rows[real] = self.whitening(rows[real])
         if self.centre is not None:
             rows[real] -= self.centre
         if self.spread is not None and self.spread > 0:
@@ -143,6 +190,14 @@ def standardise_(text: Tensor, fitted: Tensor) -> Tensor:
         text[1:].div_(spread)
     return spread
 
+
+_LEAST_SPREAD = 1e-3
+"""Axes that vary less, in parts of the mean, are not whitened further."""
+
+_TEXT_DIVISOR = 256.0
+_INNER_START = 16.0
+"""Adam moves every weight by about the learning rate, however small what it multiplies is: short
+text behind large weights lets the adapter learn slowly from its start, which is worth keeping."""
 
 _START_SCALE = 0.25
 """Scale of a principal start; 0.1 ranked whole domains worse (validation, cloth_sport)."""
@@ -200,6 +255,29 @@ def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: 
     nn.init.eye_(adapter.outer.weight).mul_(_START_SCALE)
 
 
+@torch.no_grad()
+def start_whitened_(adapter: LinearAdapter) -> None:
+    """Let an adapter of whitened text start as the choice of its leading axes.
+
+    Parameters
+    ----------
+    adapter : LinearAdapter
+        [d_L] -> [d]; its weights are overwritten.
+    """
+    nn.init.zeros_(adapter.inner.bias)
+    nn.init.zeros_(adapter.outer.bias)
+    nn.init.eye_(adapter.inner.weight).mul_(_INNER_START)
+    nn.init.eye_(adapter.outer.weight)
+
+
+def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
+    """Mean of the rows of text [n_items, d_L] where ``fitted`` holds: [d_L]."""
+    total = torch.zeros(text.shape[1])
+    for part, rows in row_blocks(text):
+        total = total.to(rows) + rows[fitted[part]].sum(0)
+    return total / fitted.sum()
+
+
 def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -> Tensor:
     """Reduce text embeddings to their first principal components (PCA without whitening).
 
@@ -217,10 +295,7 @@ def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -
     Tensor
         float32 [n_items, min(size, d_L)]; row 0 is zero.
     """
-    total = torch.zeros(text.shape[1])
-    for part, rows in row_blocks(text):
-        total = total.to(rows) + rows[fitted[part]].sum(0)
-    centre = total / fitted.sum()
+    centre = mean_row(text, fitted)
     directions = principal_directions(inner_products(text, fitted, centre))[:, :size]
     components = torch.cat([(rows - centre) @ directions for _, rows in row_blocks(text)])
     components[0] = 0
@@ -281,9 +356,9 @@ class ItemEmbedding(nn.Module):
         Size of the table and of its vectors.
     text : Tensor or MappedText, optional
         float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
-    text_spread : Tensor, optional
-        Scalar; what ``text`` was divided by if it was standardised. It is saved, so that the
-        weights of standardised text do not fit a model of text as it is, nor the reverse.
+    spreads : mapping, optional
+        ``principal`` or ``whitened`` -> scalar; the spread of text that was changed so. It is
+        saved, so that the weights of one kind of text do not fit a model of another.
     """
 
     def __init__(
@@ -292,15 +367,17 @@ class ItemEmbedding(nn.Module):
         n_items: int,
         hidden_size: int,
         text: Tensor | MappedText | None,
-        text_spread: Tensor | None = None,
+        spreads: Mapping[str, Tensor | None] | None = None,
     ) -> None:
         super().__init__()
+        spreads = spreads or {}
         self.text: Tensor | MappedText | None
         if isinstance(text, MappedText):
             self.text = text  # no buffer: it stays where its file is
         else:
             self.register_buffer("text", text, persistent=False)
-        self.register_buffer("text_spread", text_spread)
+        self.register_buffer("text_spread", spreads.get("principal"))
+        self.register_buffer("white_spread", spreads.get("whitened"))
         self.adapter = None
         if text is not None:
             self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)
@@ -341,11 +418,12 @@ def make_item_embedding(
     ----------
     kind : {"text", "id", "both"}
         As in :class:`ItemEmbedding`.
-    text_start : {"random", "principal"}
-        ``principal``: text standardised, its adapter started as its PCA.
-    id_start : {"random", "principal"}
-        ``principal``: beside the text (``both``), id vectors start as its PCA; without it they
-        know nothing of it.
+    text_start : {"random", "principal", "whitened"}
+        ``principal``: text standardised, its adapter started as its PCA. ``whitened``: text
+        whitened, its adapter started as its leading axes.
+    id_start : {"random", "principal", "whitened"}
+        Beside the text (``both``), id vectors start as its PCA, or as the leading axes of whitened
+        text; without it they know nothing of it.
     dataset : CrossDomainDataset
         Where the text embeddings come from.
     hidden_size : int
@@ -356,21 +434,49 @@ def make_item_embedding(
         return ItemEmbedding(kind, n_items, hidden_size, None)
     text = frozen_text(dataset.item_table())
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
-    components = principal_components(text, raw, hidden_size) if id_start == "principal" else None
-    spread = None
-    if text_start == "principal" and isinstance(text, MappedText):
-        text = standardised(text, raw)
-        spread = text.spread
-    elif text_start == "principal":
-        assert isinstance(text, Tensor)
-        spread = standardise_(text, raw)
-    embedding = ItemEmbedding(kind, n_items, hidden_size, text, spread)
+    components = start_components(id_start, text, raw, hidden_size) if kind == "both" else None
+    text, spread = changed_text(text_start, text, raw, hidden_size)
+    embedding = ItemEmbedding(kind, n_items, hidden_size, text, {text_start: spread})
+    assert embedding.adapter is not None
     if text_start == "principal":
-        assert embedding.adapter is not None
         start_principal_(embedding.adapter, text, raw)
+    elif text_start == "whitened":
+        start_whitened_(embedding.adapter)
     if components is not None and embedding.table is not None:
         start_unit_(embedding.table.weight, components, raw)
     return embedding
+
+
+def start_components(
+    id_start: str, text: Tensor | MappedText, fitted: Tensor, size: int
+) -> Tensor | None:
+    """Vectors that ids start as, float32 [n_items, <= size]; None for a random start."""
+    if id_start == "principal":
+        return principal_components(text, fitted, size)
+    if id_start == "whitened":
+        whitening = Whitening(text, fitted, size)
+        components = torch.cat([whitening(rows)[:, :size] for _, rows in row_blocks(text)])
+        components[0] = 0
+        return components
+    return None
+
+
+def changed_text(
+    text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int
+) -> tuple[Tensor | MappedText, Tensor | None]:
+    """Standardise or whiten text as its start asks for; return it with its spread before."""
+    if text_start == "whitened":
+        whitening = Whitening(text, fitted, size)
+        if isinstance(text, MappedText):
+            return MappedText(text.table, whitening=whitening), whitening.spread
+        text[1:] = whitening(text[1:])
+        return text, whitening.spread
+    if text_start != "principal":
+        return text, None
+    if isinstance(text, MappedText):
+        text = standardised(text, fitted)
+        return text, text.spread
+    return text, standardise_(text, fitted)
 
 
 class ItemLookup:
@@ -422,6 +528,50 @@ def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
     """
     return -F.logsigmoid(positive_scores - negative_scores).mean()
 
+
+@torch.no_grad()
+def hard_negatives(
+    states: Tensor, pool: Tensor, owned: Tensor, owners: Tensor, temperature: float
+) -> Tensor:
+    """Draw one negative per position from a shared pool, as ``softmax(score / temperature)``.
+
+    Nearly all of a domain is scored low: a negative drawn uniformly says little about the order of
+    what is scored high, which is what is looked at. The distribution follows the model, as in
+    dynamic negative sampling.
+
+    Parameters
+    ----------
+    states : Tensor
+        [n, d].
+    pool : Tensor
+        [m, d]; vectors of the shared negatives.
+    owned : Tensor
+        bool [B, m]; negatives that a user of the batch has, which are not drawn.
+    owners : Tensor
+        int64 [n]; whose position it is, a row of ``owned``.
+    temperature : float
+        Above zero; the smaller, the harder.
+
+    Returns
+    -------
+    Tensor
+        int64 [n]; rows of ``pool``. A user who owns the whole pool gets its last row.
+    """
+    drawn = torch.empty(len(states), dtype=torch.int64, device=states.device)
+    others = pool.float() / temperature
+    for start in range(0, len(states), _HARD_ROWS):
+        block = slice(start, start + _HARD_ROWS)
+        scores = product(states[block].float().contiguous(), others)
+        scores.masked_fill_(owned[owners[block]], -torch.inf)
+        weights = scores.sub_(scores.amax(1, keepdim=True)).exp_().nan_to_num_(0.0)
+        edges = weights.cumsum_(1)
+        share = torch.rand(len(edges), 1, device=edges.device) * edges[:, -1:]
+        drawn[block] = torch.searchsorted(edges, share, right=True).squeeze(1)
+    return drawn.clamp_(max=len(pool) - 1)
+
+
+_HARD_ROWS = 512
+"""Positions whose negatives are drawn at a time."""
 
 _ROWS = {"cpu": 512}
 """Positions whose logits exist at a time; elsewhere than on a CPU, as many as fit (8192)."""

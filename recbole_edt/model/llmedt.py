@@ -19,8 +19,8 @@ from recbole_edt.model.base import ProfiledModel
 from recbole_edt.model.frozen import FrozenStates, fingerprint
 from recbole_edt.model.layers import LinearAdapter, ResidualAdapter, make_item_embedding
 
-_TEXT_SPREAD = "item_embedding.text_spread"
-"""Saved by models of standardised text alone."""
+_TEXT_SPREADS = {"item_embedding.text_spread", "item_embedding.white_spread"}
+"""Saved by models of standardised or whitened text alone."""
 
 _UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
 """Parts that are stage 2's own, or that no score needs any more."""
@@ -33,9 +33,11 @@ class LLMEDTPretrain(ProfiledModel):
     choices = {
         **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),
-        "text_start": ("random", "principal"),
-        "id_start": ("random", "principal"),
+        "text_start": ("random", "principal", "whitened"),
+        "id_start": ("random", "principal", "whitened"),
         "id_updates": ("dense", "lazy"),
+        "attention_start": ("random", "mean"),
+        "loss": ("bpr", "hard_bpr", "softmax"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
         "finetune_positions": ("frozen", "learned"),
@@ -52,6 +54,9 @@ class LLMEDTPretrain(ProfiledModel):
         if self.item_embedding.table is not None:
             self.item_embedding.table.sparse = config["id_updates"] == "lazy"
         self.encoder = SequenceEncoder(config, self.max_seq_length)
+        if config["attention_start"] == "mean":
+            self.encoder.start_mean_()
+        self.negative_temperature = config["negative_temperature"]
         self._add_profiles(dataset, size)
 
     def embed(self, items: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
         """
         own = self.state_names()
         theirs = {name for name in state if not name.startswith(_UNUSED_IN_STAGE_2)}
-        if own ^ theirs == {_TEXT_SPREAD}:
+        if own != theirs and own ^ theirs <= _TEXT_SPREADS:
             raise CheckpointError("the pre-trained model has another text_start than this one")
         try:
             missing, _ = self.load_state_dict(

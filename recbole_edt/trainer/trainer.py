@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ from recbole_edt.evaluation.vectors import Vectors, vectors_of
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.registry import PLUGIN_TRAINERS
 from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer.averaging import AveragedWeights
 from recbole_edt.trainer.lazy import LazyAdam
 
 if TYPE_CHECKING:  # the mixin stands before one of RecBole's trainers, and builds on it
@@ -55,6 +57,7 @@ class CrossDomainMixin(TrainerBehind):
     """
 
     stage = 1
+    average: AveragedWeights | None
     tensorboard: SummaryWriter
     item_tensor: Any
 
@@ -113,6 +116,15 @@ class CrossDomainMixin(TrainerBehind):
         return 0 if self.splits_batches else super().sync_grad_loss()
 
     def _build_optimizer(self, **kwargs):
+        optimizer = self._new_optimizer(**kwargs)
+        self.average = None
+        if self.config["weight_average"]:
+            trained = (p for group in optimizer.param_groups for p in group["params"])
+            self.average = AveragedWeights(trained, self.config["weight_average"])
+            optimizer.register_step_post_hook(self.average.update)
+        return optimizer
+
+    def _new_optimizer(self, **kwargs):
         if not any(getattr(module, "sparse", False) for module in self.model.modules()):
             optimizer = super()._build_optimizer(**kwargs)
             return fused(optimizer) if self.device.type == "cpu" else optimizer
@@ -158,7 +170,8 @@ class CrossDomainMixin(TrainerBehind):
 
     def _valid_epoch(self, valid_data, show_progress=False):
         start = perf_counter()
-        out = super()._valid_epoch(valid_data, show_progress)
+        with self._averaged():
+            out = super()._valid_epoch(valid_data, show_progress)
         self.timing["valid_s"] += perf_counter() - start
         return out
 
@@ -209,6 +222,8 @@ class CrossDomainMixin(TrainerBehind):
                 super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
             except _TimeIsUpError:
                 self.logger.info(f"Training stops after {self.config['time_limit']} s (time_limit)")
+        if self.average and not saved:  # nothing will be loaded that has them
+            self.average.keep()
         self.stages[self.stage] = {"valid": self.best_valid_result, **self.timing}
 
     def _stopped(self) -> bool:
@@ -226,9 +241,25 @@ class CrossDomainMixin(TrainerBehind):
         if distributed.process():
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
+        goes_on = path == self.last_file
+        if not goes_on:
+            with self._averaged():
+                self._write_checkpoint(path, epoch, {})
+        else:
+            average = self.average.state() if self.average else None
+            self._write_checkpoint(path, epoch, {"average": average})
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def _averaged(self):
+        """Let the model have its averaged weights meanwhile, where they are kept."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def _write_checkpoint(self, path, epoch, more: dict[str, Any]) -> None:
         checkpoint.save(
             path,
             {
+                **more,
                 "model": self.config["model"],
                 "settings": checkpoint.settings(self.config),
                 "dataset": self.fingerprint,
@@ -243,8 +274,6 @@ class CrossDomainMixin(TrainerBehind):
                 "optimizer": self.optimizer.state_dict(),
             },
         )
-        if verbose:
-            self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
     def _resume(self, dataset) -> None:
         there = Path(self.last_file).exists()
@@ -261,6 +290,10 @@ class CrossDomainMixin(TrainerBehind):
     def _take(self, content: dict[str, Any], path: str) -> None:
         checkpoint.load_state(self.model, content, path)
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.average:
+            self.average.begin()
+            if content.get("average"):
+                self.average.load(content["average"])
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
         self.best_valid_score = content["best_valid_score"]

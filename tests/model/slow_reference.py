@@ -42,6 +42,8 @@ CONFIG = {
     "text_start": "random",
     "id_start": "random",
     "id_updates": "dense",
+    "attention_start": "random",
+    "negative_temperature": 1.0,
     "backbone": "sasrec",
     "hidden_size": SIZE,
     "n_layers": 2,

@@ -5,7 +5,14 @@ import pytest
 import torch
 from slow_reference import CONFIG, SIZE, array
 
-from recbole_edt.model.backbones import GRU4Rec, Transformer, make_backbone
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.backbones import (
+    GRU4Rec,
+    Packing,
+    SequenceEncoder,
+    Transformer,
+    make_backbone,
+)
 
 CAUSAL = ("sasrec", "gru4rec")
 ALL = (*CAUSAL, "bert4rec")
@@ -212,3 +219,28 @@ def test_gru_stays_open_for_gradients_while_frozen() -> None:
     assert backbone.gru.training
     assert backbone.gru.dropout == 0
     assert not backbone.training
+
+
+def test_layer_that_starts_as_a_mean_adds_half_the_mean_of_what_it_sees() -> None:
+    torch.manual_seed(0)
+    encoder = SequenceEncoder({**CONFIG, "backbone": "sasrec", "n_layers": 1}, 5).double()
+    encoder.start_mean_()
+    layer = encoder.backbone.layers[0].eval()
+    with torch.no_grad():
+        layer.qkv.weight[: 2 * SIZE] = 0  # attention wholly even, feed-forward part away
+        layer.outer.weight.zero_()
+    states = torch.randn(3, SIZE, dtype=torch.float64)
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    out = layer(states, Packing(valid), valid)
+    seen = torch.stack([layer_norm_of(states[: t + 1]).mean(0) for t in range(3)])
+    assert torch.allclose(out, states + 0.5 * seen, atol=1e-6)
+
+
+def layer_norm_of(states: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.layer_norm(states, (SIZE,))
+
+
+def test_start_as_a_mean_needs_attention() -> None:
+    encoder = SequenceEncoder({**CONFIG, "backbone": "gru4rec"}, 5)
+    with pytest.raises(ConfigError, match="attention"):
+        encoder.start_mean_()

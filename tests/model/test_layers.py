@@ -17,14 +17,18 @@ from recbole_edt.model.layers import (
     LinearAdapter,
     MappedText,
     ResidualAdapter,
+    Whitening,
     alignment_loss,
     bpr_loss,
+    changed_text,
+    hard_negatives,
     principal_components,
     softmax_loss,
     standardise_,
     standardised,
     start_principal_,
     start_reduced_,
+    start_whitened_,
 )
 
 
@@ -156,6 +160,35 @@ def test_principal_start_fits_adapters_wider_than_their_input() -> None:
     start_principal_(adapter, text, torch.ones(len(text), dtype=torch.bool))
     assert torch.isfinite(adapter(text)).all()
     assert adapter(text)[:, 2:].abs().max() == 0
+
+
+def test_whitening_hand_computed() -> None:
+    # centred, the fitted rows are (+-2, 0, 0) and (0, +-1, 0): spreads sqrt(2) and sqrt(1/2)
+    text = torch.tensor([[0.0, 0, 0], [3, 5, 7], [-1, 5, 7], [1, 6, 7], [1, 4, 7], [3, 6, 7]])
+    fitted = torch.tensor([False, True, True, True, True, False])
+    whitening = Whitening(text, fitted, 2)
+    rows = whitening(text[1:]) * 256 / math.sqrt(2)  # lengths of one on the leading axes
+    assert torch.allclose(rows[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
+    # (2, 1) is (sqrt(2), sqrt(2)) when both axes have the same spread
+    assert torch.allclose(rows[4], torch.tensor([math.sqrt(0.5), math.sqrt(0.5), 0.0]))
+    assert whitening.spread.item() == pytest.approx(math.sqrt((2 + 0.5) / 3))
+
+
+def test_whitening_survives_a_constant_text() -> None:
+    text = torch.tensor([[0.0, 0.0], [2.0, 1.0], [2.0, 1.0]])
+    whitening = Whitening(text, torch.tensor([False, True, True]), 2)
+    assert whitening(text[1:]).tolist() == [[0, 0], [0, 0]]
+    assert whitening.spread == 0
+
+
+def test_adapter_of_whitened_text_starts_as_its_leading_axes() -> None:
+    text = torch.randn(30, 6)
+    rows = Whitening(text, torch.ones(30, dtype=torch.bool), 3)(text)
+    adapter = LinearAdapter(6, 3, 3)
+    start_whitened_(adapter)
+    assert torch.allclose(adapter(rows), rows[:, :3] * 16)
+    lengths = torch.linalg.vector_norm(adapter(rows), dim=1)
+    assert torch.allclose(lengths, torch.full((30,), math.sqrt(3) / 16))
 
 
 def test_reduced_start_hand_computed() -> None:
@@ -390,6 +423,15 @@ def test_mapped_text_is_standardised_as_text_in_memory_is(text_and_fitted, mappe
     assert torch.allclose(torch.cat([rows for _, rows in mapped.blocks()]), text, atol=1e-6)
 
 
+def test_mapped_text_is_whitened_as_text_in_memory_is(text_and_fitted, mapped) -> None:
+    text, fitted = text_and_fitted
+    theirs, spread = changed_text("whitened", text.clone(), fitted, 3)
+    ours, own_spread = changed_text("whitened", mapped, fitted, 3)
+    assert torch.allclose(own_spread, spread)
+    assert torch.allclose(ours(torch.arange(11)), theirs, atol=1e-5)
+    assert not theirs[0].any()
+
+
 def test_mapped_text_has_the_components_of_text_in_memory(text_and_fitted, mapped) -> None:
     text, fitted = text_and_fitted
     ours, theirs = (principal_components(t, fitted, 3) for t in (mapped, text))
@@ -398,3 +440,36 @@ def test_mapped_text_has_the_components_of_text_in_memory(text_and_fitted, mappe
     for adapter, part in zip(adapters, (mapped, text), strict=True):
         start_principal_(adapter, part, fitted)
     assert torch.allclose(adapters[0].inner.weight, adapters[1].inner.weight, atol=1e-4)
+
+
+# -- hard negatives -------------------------------------------------------------------------------
+
+
+def test_hard_negatives_follow_the_softmax_of_scores_over_temperature() -> None:
+    torch.manual_seed(0)
+    n = 60_000
+    states = torch.tensor([[1.0, 0.0]]).expand(n, 2)
+    pool = torch.tensor([[0.0, 5.0], [math.log(2) / 2, 0.0], [math.log(6) / 2, 1.0], [9.0, 0.0]])
+    owned = torch.tensor([[False, False, False, True]])
+    drawn = hard_negatives(states, pool, owned, torch.zeros(n, dtype=torch.int64), 0.5)
+    # exp(score / 0.5) is 1, 2, 6; the last one is the user's own
+    shares = torch.bincount(drawn, minlength=4) / n
+    assert torch.allclose(shares, torch.tensor([1 / 9, 2 / 9, 6 / 9, 0.0]), atol=0.01)
+
+
+def test_hard_negatives_of_huge_scores_are_the_hardest() -> None:
+    states = torch.tensor([[1e4], [-1e4]])
+    pool = torch.tensor([[1.0], [2.0], [3.0]])
+    owned = torch.zeros(1, 3, dtype=torch.bool)
+    assert hard_negatives(states, pool, owned, torch.tensor([0, 0]), 0.1).tolist() == [2, 0]
+
+
+def test_hard_negatives_of_a_user_who_owns_all_are_still_rows_of_the_pool() -> None:
+    drawn = hard_negatives(
+        torch.randn(3, 2),
+        torch.randn(4, 2),
+        torch.ones(1, 4, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.int64),
+        1.0,
+    )
+    assert ((drawn >= 0) & (drawn < 4)).all()

@@ -100,7 +100,22 @@ def test_id_vectors_start_as_the_pca_of_raw_items_text() -> None:
     assert (np.abs(table[1:, width:]) < 0.2).all()  # more entries than directions: as they were
 
 
-@pytest.mark.parametrize("text_start", ["random", "principal"])
+def test_id_vectors_start_as_whitened_text_of_raw_items() -> None:
+    shop = TinyShop()
+    shop.item_generated[-1] = True
+    model = LLMEDTPretrain({**CONFIG, "item_embedding": "both", "id_start": "whitened"}, shop)
+    table = array(model.item_embedding.table.weight)
+    text = shop.item_embeddings()
+    centred = text - text[1:-1].mean(0)
+    _, spreads, directions = np.linalg.svd(centred[1:-1], full_matrices=False)
+    kept = spreads > 1e-3 * np.sqrt((spreads**2).mean())
+    white = centred @ directions[kept].T / spreads[kept]
+    white = white[1:] / np.linalg.norm(white[1:], axis=1, keepdims=True)
+    ours = table[1:, : kept.sum()]
+    assert np.allclose(ours @ ours.T, white @ white.T, atol=1e-3)
+
+
+@pytest.mark.parametrize("text_start", ["random", "principal", "whitened"])
 def test_text_and_profiles_too_large_for_memory_change_nothing(text_start) -> None:
     class LargeShop(TinyShop):
         def item_table(self):
@@ -695,6 +710,7 @@ def test_finetune_model_needs_no_profiles_of_the_checkpoint() -> None:
         ({"backbone": "bert4rec"}, {}, "parts that this one lacks"),
         ({}, {"text_start": "principal"}, "another text_start"),
         ({"text_start": "principal"}, {}, "another text_start"),
+        ({"text_start": "principal"}, {"text_start": "whitened"}, "another text_start"),
         ({"item_embedding": "id"}, {"text_start": "principal"}, "lacks parts"),
     ],
 )
