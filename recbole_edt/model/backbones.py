@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_edt.errors import ConfigError
 from recbole_edt.model.kernels import (
     Linear,
     add_dropout,
@@ -279,17 +278,10 @@ class SequenceEncoder(nn.Module):
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def start_mean_(self) -> None:
-        """Let a self-attentive backbone start as an average of what it has seen.
-
-        Raises
-        ------
-        ConfigError
-            If the backbone has no attention.
-        """
-        if not isinstance(self.backbone, Transformer):
-            raise ConfigError("attention_start mean needs a backbone with attention, not gru4rec")
-        for layer in self.backbone.layers:
-            layer.start_mean_()  # type: ignore[operator]
+        """Let attention start as an average of what it sees; GRU4Rec has none to start."""
+        if isinstance(self.backbone, Transformer):
+            for layer in self.backbone.layers:
+                layer.start_mean_()  # type: ignore[operator]
 
     @property
     def causal(self) -> bool:

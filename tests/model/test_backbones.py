@@ -5,7 +5,6 @@ import pytest
 import torch
 from slow_reference import CONFIG, SIZE, array
 
-from recbole_edt.errors import ConfigError
 from recbole_edt.model.backbones import (
     GRU4Rec,
     Packing,
@@ -240,7 +239,8 @@ def layer_norm_of(states: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.layer_norm(states, (SIZE,))
 
 
-def test_start_as_a_mean_needs_attention() -> None:
+def test_a_backbone_without_attention_has_no_mean_to_start_as() -> None:
     encoder = SequenceEncoder({**CONFIG, "backbone": "gru4rec"}, 5)
-    with pytest.raises(ConfigError, match="attention"):
-        encoder.start_mean_()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.start_mean_()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
