@@ -67,7 +67,8 @@ class SequenceLoader(AbstractDataLoader):
         self.epoch = 0
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
-        self.n_shared = 0 if config["loss"] == "bpr" else int(config["n_negatives"])
+        own_negatives = config["loss"] == "bpr" and config["negative_sampling"] != "hard"
+        self.n_shared = 0 if own_negatives else int(config["n_negatives"])
         self._place_on_device(dataset, windows)
 
     def _init_batch_size_and_step(self):

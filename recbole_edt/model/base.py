@@ -61,7 +61,7 @@ class CrossDomainModel(SequentialRecommender):
         super().__init__(config, dataset)
         self._check_choices(config)
         self.loss_name = config["loss"]
-        self.negative_temperature = 1.0
+        self.negative_temperature: float | None = None
         self.n_domains = len(dataset.domains)
         item_domain = torch.from_numpy(dataset.item_domain)
         self.item_domain: Tensor
@@ -91,6 +91,11 @@ class CrossDomainModel(SequentialRecommender):
 
     # -- losses ---------------------------------------------------------------------------------
 
+    @property
+    def _own_negatives(self) -> bool:
+        """Whether each position comes with a negative of its own."""
+        return self.loss_name == "bpr" and self.negative_temperature is None
+
     def batch_lookup(self, batch, embed: Callable[[Tensor], Tensor] | None = None) -> ItemLookup:
         """Vectors of all items of a batch, each computed once.
 
@@ -103,7 +108,7 @@ class CrossDomainModel(SequentialRecommender):
         """
         wanted = [batch[SEQUENCE]]
         wanted += [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
-        if self.loss_name == "bpr":
+        if self._own_negatives:
             wanted.append(batch[NEGATIVES])
         else:
             wanted += [batch[f"{NEGATIVES}_{d}"] for d in range(self.n_domains)]
@@ -112,9 +117,10 @@ class CrossDomainModel(SequentialRecommender):
     def next_item_loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
         """Next-item loss, averaged over the chosen positions (LLM-EDT's eqs. 9, 12).
 
-        ``loss: bpr`` is one sampled negative per position; ``hard_bpr`` draws that one from the
-        negatives that the batch shares, the likelier the higher the model scores it; ``softmax`` is
-        a softmax over the positive and the shared ones. All are of the positive's own domain.
+        ``loss: bpr`` is one sampled negative per position; where ``negative_sampling`` is hard,
+        it is drawn from negatives that the batch shares, the likelier the higher the model scores
+        it. ``softmax`` is a softmax over the positive and the shared ones. All are of the
+        positive's own domain.
 
         Parameters
         ----------
@@ -133,7 +139,7 @@ class CrossDomainModel(SequentialRecommender):
             Scalar; zero when no target counts.
         """
         targets = batch[SEQUENCE][:, 1:]
-        if self.loss_name == "bpr":
+        if self._own_negatives:
             return self._bpr(batch, lookup, states[chosen], targets, chosen)
         total = states.new_zeros(())
         flat_states, flat_targets = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
@@ -167,11 +173,12 @@ class CrossDomainModel(SequentialRecommender):
             int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
         """
         positives = lookup(batch[SEQUENCE][:, 1:][places])
-        if self.loss_name == "bpr":
+        if self._own_negatives:
             negatives = lookup(batch[NEGATIVES][places])
             return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
         pool, owned = lookup(batch[f"{NEGATIVES}_{domain}"]), batch[f"{OWNED}_{domain}"]
-        if self.loss_name == "hard_bpr":
+        if self.loss_name == "bpr":
+            assert self.negative_temperature is not None
             drawn = hard_negatives(states, pool, owned, places[0], self.negative_temperature)
             return -F.logsigmoid((states * (positives - F.embedding(drawn, pool))).sum(-1)).sum()
         return softmax_loss(states, positives, pool, owned, places[0])

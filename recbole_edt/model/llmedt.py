@@ -37,7 +37,7 @@ class LLMEDTPretrain(ProfiledModel):
         "id_start": ("random", "principal", "whitened"),
         "id_updates": ("dense", "lazy"),
         "attention_start": ("random", "mean"),
-        "loss": ("bpr", "hard_bpr", "softmax"),
+        "negative_sampling": ("uniform", "hard"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
         "finetune_positions": ("frozen", "learned"),
@@ -56,7 +56,8 @@ class LLMEDTPretrain(ProfiledModel):
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         if config["attention_start"] == "mean":
             self.encoder.start_mean_()
-        self.negative_temperature = config["negative_temperature"]
+        if self.loss_name == "bpr" and config["negative_sampling"] == "hard":
+            self.negative_temperature = config["negative_temperature"]
         self._add_profiles(dataset, size)
 
     def embed(self, items: Tensor) -> Tensor:

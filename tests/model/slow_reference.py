@@ -43,6 +43,7 @@ CONFIG = {
     "id_start": "random",
     "id_updates": "dense",
     "attention_start": "random",
+    "negative_sampling": "uniform",
     "negative_temperature": 1.0,
     "backbone": "sasrec",
     "hidden_size": SIZE,

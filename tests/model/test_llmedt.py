@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from slow_reference import (
     CONFIG,
     MAX_LENGTH,
@@ -866,3 +867,24 @@ def test_bad_choices_are_refused_in_one_line(key, model_class) -> None:
 def test_heads_that_do_not_divide_the_hidden_size_are_refused() -> None:
     with pytest.raises(ConfigError, match="hidden_size must be a multiple of n_heads"):
         LLMEDTPretrain({**CONFIG, "n_heads": 3}, TinyShop())
+
+
+def test_hard_negatives_take_the_place_of_uniform_ones_in_the_loss() -> None:
+    torch.manual_seed(0)
+    options = {"loss": "bpr", "negative_sampling": "hard", "negative_temperature": 1e-6}
+    model = LLMEDTPretrain({**CONFIG, **options}, TinyShop()).eval()
+    batch = next(iter(SequenceLoader({**CONFIG, **options}, TinyShop())))
+    with torch.no_grad():
+        loss = model.calculate_loss(batch)
+        states = model.encoder.before_targets(model.embed, batch["sequence"], None)
+        vectors, total, n = model.item_vectors(), 0.0, 0
+        for row, items in enumerate(batch["sequence"]):
+            for step, target in enumerate(items[1:].tolist()):
+                if not target:
+                    continue
+                domain = int(model.item_domain[target])
+                free = batch[f"negatives_{domain}"][~batch[f"owned_{domain}"][row]]
+                hardest = (vectors[free] @ states[row, step]).max()
+                total -= F.logsigmoid(vectors[target] @ states[row, step] - hardest).item()
+                n += 1
+    assert loss.item() == pytest.approx(total / n, rel=1e-4)
