@@ -24,11 +24,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = [
-    "starting", "reading data", "making the model", "between epochs", "training, stage 1",
+    "anywhere else", "reading data", "making the model", "between epochs", "training, stage 1",
     "training, stage 2", "validation, stage 1", "validation, stage 2", "packing a checkpoint",
     "writing a checkpoint", "final test", "printing results", "writing results",
 ]  # fmt: skip
 """Where a run can be when it is killed."""
+
+_WORDS = 1 + 2 * len(PHASES)
+"""What processes share: the phase, how often each was entered, its microseconds in all."""
 
 
 @dataclass
@@ -87,7 +90,7 @@ class Commands:
             Largest file it may write, in bytes.
         """
         aside = Path(self._aside.name)
-        (aside / "phases").write_bytes(np.zeros(1 + len(PHASES), np.uint32).tobytes())
+        (aside / "phases").write_bytes(np.zeros(_WORDS, np.uint32).tobytes())
         for name in ("out", "err"):
             (aside / name).write_bytes(b"")
         self._tell(json.dumps([str(folder), str(aside), [str(a) for a in arguments], limit]))
@@ -103,7 +106,7 @@ class Running:
 
     def __init__(self, commands: Commands, pid: int, aside: Path) -> None:
         self._commands, self.pid, self._aside = commands, pid, aside
-        self._marks = np.memmap(aside / "phases", np.uint32, "r", shape=(1 + len(PHASES),))
+        self._marks = np.memmap(aside / "phases", np.uint32, "r", shape=(_WORDS,))
 
     @property
     def phase(self) -> str:
@@ -113,6 +116,11 @@ class Running:
     def entered(self, phase: str) -> int:
         """How often it has entered a phase."""
         return int(self._marks[1 + PHASES.index(phase)])
+
+    def seconds(self, phase: str) -> float:
+        """How long a phase that it has left takes, on average."""
+        total = int(self._marks[1 + len(PHASES) + PHASES.index(phase)])
+        return total / 1e6 / self.entered(phase)
 
     def until(self, is_due: Callable[[], bool]) -> bool:
         """Wait until something is due; False if the command ended before."""
@@ -150,12 +158,14 @@ def _watch(marks: np.ndarray) -> None:
 
     @contextmanager
     def inside(phase: str) -> Iterator[None]:
-        before, marks[0] = marks[0], PHASES.index(phase)
-        marks[1 + marks[0]] += 1
+        number, start = PHASES.index(phase), time.perf_counter()
+        before, marks[0] = marks[0], number
+        marks[1 + number] += 1
         try:
             yield
         finally:
             marks[0] = before
+            marks[1 + len(PHASES) + number] += round(1e6 * (time.perf_counter() - start))
 
     def wrap(owner, name: str, phase: Callable[..., str]) -> None:
         original = getattr(owner, name)
@@ -173,9 +183,18 @@ def _watch(marks: np.ndarray) -> None:
         with inside("writing a checkpoint"), replacing(path) as temporary:
             yield temporary
 
+    get_model = quick_start.get_model
+
+    def model_of(name):
+        def make(*given):
+            with inside("making the model"):
+                return get_model(name)(*given)
+
+        return make
+
     checkpoint.replacing = writing
+    quick_start.get_model = model_of
     wrap(quick_start, "CrossDomainDataset", lambda *_: "reading data")
-    wrap(quick_start, "get_model", lambda *_: "making the model")
     wrap(CrossDomainMixin, "fit", lambda *_: "between epochs")
     wrap(CrossDomainMixin, "_train_epoch", lambda self, *_: f"training, stage {self.stage}")
     wrap(CrossDomainMixin, "_valid_epoch", lambda self, *_: f"validation, stage {self.stage}")
@@ -195,7 +214,7 @@ def _run(folder: str, aside: str, arguments: list[str], limit: int | None) -> in
 
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{aside}/{name}", os.O_WRONLY | os.O_APPEND), number)
-    _watch(np.memmap(f"{aside}/phases", np.uint32, "r+", shape=(1 + len(PHASES),)))
+    _watch(np.memmap(f"{aside}/phases", np.uint32, "r+", shape=(_WORDS,)))
     os.chdir(folder)
     if limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

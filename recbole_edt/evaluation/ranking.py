@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.evaluation.metrics import count_not_below
+from recbole_edt.model.kernels import product
 
 _ROWS = 256
 """Users scored at a time by :meth:`Ranking.ranks_by_vectors`."""
@@ -112,14 +113,12 @@ class Ranking:
         """
         ranks = torch.empty(len(users), dtype=torch.int64, device=users.device)
         for domain, pool in enumerate(self.pools):
-            of_pool = items[pool].T.contiguous()  # [d, n_pool]
+            of_pool = items[pool].T.contiguous().T  # [n_pool, d], as kernels like it
             mine = np.flatnonzero(self.target_domains == domain)
-            scores = users.new_empty(min(_ROWS, len(mine)), len(pool))  # one for all blocks
             for start in range(0, len(mine), _ROWS):
                 rows = mine[start : start + _ROWS]
                 at = torch.from_numpy(rows).to(users.device)
-                block = torch.mm(users[at], of_pool, out=scores[: len(rows)])
-                ranks[at] = self._ranks_in_pool(block, rows)
+                ranks[at] = self._ranks_in_pool(product(users[at], of_pool), rows)
         return ranks
 
     def with_target(self, rows: np.ndarray) -> Tensor:

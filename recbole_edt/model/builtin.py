@@ -11,24 +11,27 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from recbole_edt.model.backbones import Packing, multi_head_attention
+from recbole_edt.model.kernels import linear, rounded_rows
 
 if TYPE_CHECKING:
     from recbole.model.sequential_recommender.sasrec import SASRec
 
-_STEPS = 2048
-"""Steps encoded at a time: their states stay in the processor's cache."""
+_STEPS = 8192
+"""Steps encoded at a time: fewer cost more calls than they save in the processor's cache."""
 
 
 def _block_sizes(lengths: list[int]) -> list[int]:
-    """Cut ascending lengths into blocks that, padded, hold about ``_STEPS`` steps each."""
-    sizes, start = [], 0
-    while start < len(lengths):
-        size = min(max(_STEPS // lengths[start], 1), len(lengths) - start)
-        size = min(max(_STEPS // lengths[start + size - 1], 1), size)
-        sizes.append(size)
-        start += size
-    return sizes
+    """Cut sequences into blocks that hold at most ``_STEPS`` steps each, or one sequence."""
+    sizes, size, steps = [], 0, 0
+    for length in lengths:
+        if size and steps + length > _STEPS:
+            sizes.append(size)
+            size, steps = 0, 0
+        size, steps = size + 1, steps + length
+    return [*sizes, size] if size else sizes
 
 
 class SASRecVectors:
@@ -60,35 +63,43 @@ class SASRecVectors:
 
     def _encode(self, sequence: Tensor, lengths: Tensor) -> Tensor:
         model = self.model
-        positions = model.position_embedding.weight[: sequence.shape[1]]
-        states = model.LayerNorm(model.item_embedding(sequence) + positions)  # [B, L, d]
+        steps = torch.arange(sequence.shape[1], device=lengths.device)
+        valid = steps < lengths[:, None]
+        packing = Packing(valid)
+        states = model.item_embedding(sequence.reshape(-1)[packing.index])
+        states = model.LayerNorm(states + model.position_embedding.weight[packing.steps])
+        n_real = len(states)  # [n_real, d], and rows of zeros behind: see kernels
+        states = F.pad(states, (0, 0, 0, rounded_rows(n_real) - n_real))
         *layers, final = model.trm_encoder.layer
         for layer in layers:
-            mixed = _attend(layer.multi_head_attention, states)
+            mixed = _attend(layer.multi_head_attention, states, packing, valid)
             states = self._after_attention(layer, mixed, states)
         # of the last layer the last state alone is asked for
-        last = states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        mixed = _attend_from(last, final.multi_head_attention, states, lengths)
+        padded = packing.pad(states[:n_real])
+        last = padded[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        mixed = _attend_from(last, final.multi_head_attention, padded, lengths)
         return self._after_attention(final, mixed, last)
 
     def _after_attention(self, layer, mixed: Tensor, states: Tensor) -> Tensor:
-        """Rest of a layer on [..., d]: output, residuals, norms and feed-forward part."""
+        """Rest of a layer on [n, d]: output, residuals, norms and feed-forward part."""
         attention, feed_forward = layer.multi_head_attention, layer.feed_forward
-        states = attention.LayerNorm(attention.dense(mixed) + states)
+        states = attention.LayerNorm(_map(attention.dense, mixed) + states)
         gelu = self.model.hidden_act == "gelu"  # RecBole's own takes five passes
         activate = F.gelu if gelu else feed_forward.intermediate_act_fn
-        inner = feed_forward.dense_2(activate(feed_forward.dense_1(states)))
+        inner = _map(feed_forward.dense_2, activate(_map(feed_forward.dense_1, states)))
         return feed_forward.LayerNorm(inner + states)
 
 
-def _attend(attention, states: Tensor) -> Tensor:
-    """Mix [B, L, d] causally: padding stands behind, where no real state sees it."""
-    query, key, value = (
-        project(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-        for project in (attention.query, attention.key, attention.value)
-    )
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    return mixed.transpose(1, 2).flatten(2)
+def _map(layer: nn.Linear, states: Tensor) -> Tensor:
+    return linear(states, layer.weight, layer.bias)
+
+
+def _attend(attention, states: Tensor, packing: Packing, valid: Tensor) -> Tensor:
+    """Mix packed steps [n, d] causally."""
+    parts = (attention.query, attention.key, attention.value)
+    weight = torch.cat([part.weight for part in parts])
+    qkv = linear(states, weight, torch.cat([part.bias for part in parts]))
+    return multi_head_attention(qkv, packing, valid, attention.num_attention_heads, causal=True)
 
 
 def _attend_from(last: Tensor, attention, states: Tensor, lengths: Tensor) -> Tensor:
@@ -102,7 +113,7 @@ def _attend_from(last: Tensor, attention, states: Tensor, lengths: Tensor) -> Te
     of_keys, of_values = (
         project.weight.unflatten(0, (n_heads, size)) for project in (attention.key, attention.value)
     )  # [heads, size, d]
-    query = attention.query(last).unflatten(-1, (n_heads, size))
+    query = _map(attention.query, last).unflatten(-1, (n_heads, size))
     query = torch.einsum("bhs,hsd->bhd", query, of_keys) / attention.sqrt_attention_head_size
     scores = query @ states.transpose(1, 2)  # [B, heads, L]
     steps = torch.arange(states.shape[1], device=lengths.device)

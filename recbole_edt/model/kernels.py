@@ -50,7 +50,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     left : Tensor
-        [n, k]; its rows should lie side by side, ``right``'s layout does not matter.
+        [n, k]; its rows should lie side by side, ``right`` is read best column by column.
     right : Tensor
         [m, k].
     bias : Tensor, optional
@@ -64,6 +64,8 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     whole = len(left) // _ROWS * _ROWS
     if not whole or not _fits_onednn(left, right):
         return F.linear(left, right, bias)
+    if len(right) < whole:  # a copy that pays: oneDNN reads columns faster
+        right = right.T.contiguous().T
     out = torch.ops.mkldnn._linear_pointwise(left[:whole], right, bias, "none", [], "")
     if whole == len(left):
         return out

@@ -50,6 +50,16 @@ def test_both_stages_run_and_the_second_trains_adapters_alone(run):
     assert changed == {"domain_adapters", "domain_positions"}
 
 
+@pytest.mark.parametrize("name", ["LLMEDT", "SASRec"])
+@pytest.mark.parametrize("mode", ["full", "uni5"])
+def test_half_precision_trains_and_evaluates(run, mode, name):
+    done = run(name, enable_amp=True, **{"eval_args.mode": mode}).fit()
+    assert done.trainer.enable_amp
+    metrics, parameters = done.result()
+    assert 0 < metrics["test"]["mrr"] <= 1
+    assert all(value.dtype != torch.bfloat16 for value in parameters.values())
+
+
 def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
     done = run(finetune_epochs=0, adapter="paper").fit()  # its adapters start as the zero map
     best = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
