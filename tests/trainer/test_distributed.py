@@ -79,7 +79,16 @@ def parameters(folder: Path, part: str = "") -> dict[str, torch.Tensor]:
     ("model", "changes"),
     [
         ("LLMEDT", {"train_batch_size": 7}),
-        ("LLMEDT", {"train_batch_size": 7, "preset": "paper", "align_weight": 0.5}),
+        # hard negatives are drawn by each process for itself, as dropout is
+        (
+            "LLMEDT",
+            {
+                "train_batch_size": 7,
+                "preset": "paper",
+                "align_weight": 0.5,
+                "negative_sampling": "uniform",
+            },
+        ),
         # 20 windows: the last batch holds one, and one of the processes nothing
         ("LLMEDTPretrain", {"train_batch_size": 19, "backbone": "gru4rec"}),
     ],
