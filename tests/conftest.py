@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from hypothesis import settings
 import recbole_edt  # noqa: F401 - mends and extends RecBole before any test imports it
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
+
+# A shell that starts the suite in the background makes it ignore Ctrl-C, and what it starts, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("edt", deadline=None, database=None, derandomize=True)
 settings.load_profile("edt")
