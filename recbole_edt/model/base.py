@@ -32,6 +32,11 @@ from recbole_edt.model.layers import (
 )
 
 
+def _bpr_sum(states: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Eq. 9, summed: one negative per target; all [n, d]."""
+    return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+
+
 class CrossDomainModel(SequentialRecommender):
     """Base of the plugin's models: subclasses say what vectors items and users have.
 
@@ -174,13 +179,11 @@ class CrossDomainModel(SequentialRecommender):
         """
         positives = lookup(batch[SEQUENCE][:, 1:][places])
         if self._own_negatives:
-            negatives = lookup(batch[NEGATIVES][places])
-            return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+            return _bpr_sum(states, positives, lookup(batch[NEGATIVES][places]))
         pool, owned = lookup(batch[f"{NEGATIVES}_{domain}"]), batch[f"{OWNED}_{domain}"]
-        if self.loss_name == "bpr":
-            assert self.negative_temperature is not None
+        if self.negative_temperature is not None:
             drawn = hard_negatives(states, pool, owned, places[0], self.negative_temperature)
-            return -F.logsigmoid((states * (positives - F.embedding(drawn, pool))).sum(-1)).sum()
+            return _bpr_sum(states, positives, F.embedding(drawn, pool))
         return softmax_loss(states, positives, pool, owned, places[0])
 
     def _bpr(self, batch, lookup, states, targets, chosen):
