@@ -168,6 +168,9 @@ class Transformer(nn.Module):
         self.input_norm = nn.LayerNorm(size)
         self.output_norm = nn.LayerNorm(size)
         self.mask_vector = None if causal else nn.Parameter(torch.randn(size) * 0.02)
+        if config["attention_start"] == "mean":
+            for layer in self.layers:
+                layer.start_mean_()  # type: ignore[operator]
 
     def forward(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Encode item vectors.
@@ -264,8 +267,8 @@ class SequenceEncoder(nn.Module):
     Parameters
     ----------
     config : mapping
-        ``backbone`` and its sizes, ``dropout``, ``item_dropout`` (share of input items blanked in
-        training) and ``mask_ratio`` (share of items that a bidirectional backbone hides).
+        ``backbone`` and its sizes, ``attention_start`` (GRU4Rec has no attention and ignores it),
+        ``dropout``, ``item_dropout`` (share of input items blanked in training) and ``mask_ratio`` (share of items that a bidirectional backbone hides).
     max_length : int
         Longest history.
     """
@@ -276,12 +279,6 @@ class SequenceEncoder(nn.Module):
         self.backbone = make_backbone(config)
         self.positions = nn.Embedding(max_length + 1, config["hidden_size"])
         nn.init.normal_(self.positions.weight, std=0.02)
-
-    def start_mean_(self) -> None:
-        """Let attention start as an average of what it sees; GRU4Rec has none to start."""
-        if isinstance(self.backbone, Transformer):
-            for layer in self.backbone.layers:
-                layer.start_mean_()  # type: ignore[operator]
 
     @property
     def causal(self) -> bool:

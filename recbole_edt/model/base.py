@@ -59,6 +59,7 @@ class CrossDomainModel(SequentialRecommender):
     splits_batches = False
     choices: Mapping[str, tuple] = {
         "backbone": ("sasrec", "gru4rec", "bert4rec"),
+        "attention_start": ("random", "mean"),
         "loss": ("bpr", "softmax"),
     }
 

@@ -36,7 +36,6 @@ class LLMEDTPretrain(ProfiledModel):
         "text_start": ("random", "principal", "whitened"),
         "id_start": ("random", "principal", "whitened"),
         "id_updates": ("dense", "lazy"),
-        "attention_start": ("random", "mean"),
         "negative_sampling": ("uniform", "hard"),
         "adapter": ("paper", "residual"),
         "pretrain_sequences": ("mixed", "all"),
@@ -54,8 +53,6 @@ class LLMEDTPretrain(ProfiledModel):
         if self.item_embedding.table is not None:
             self.item_embedding.table.sparse = config["id_updates"] == "lazy"
         self.encoder = SequenceEncoder(config, self.max_seq_length)
-        if config["attention_start"] == "mean":
-            self.encoder.start_mean_()
         if self.loss_name == "bpr" and config["negative_sampling"] == "hard":
             self.negative_temperature = config["negative_temperature"]
         self._add_profiles(dataset, size)

@@ -222,8 +222,8 @@ def test_gru_stays_open_for_gradients_while_frozen() -> None:
 
 def test_layer_that_starts_as_a_mean_adds_half_the_mean_of_what_it_sees() -> None:
     torch.manual_seed(0)
-    encoder = SequenceEncoder({**CONFIG, "backbone": "sasrec", "n_layers": 1}, 5).double()
-    encoder.start_mean_()
+    config = {**CONFIG, "backbone": "sasrec", "n_layers": 1, "attention_start": "mean"}
+    encoder = SequenceEncoder(config, 5).double()
     layer = encoder.backbone.layers[0].eval()
     with torch.no_grad():
         layer.qkv.weight[: 2 * SIZE] = 0  # attention wholly even, feed-forward part away
@@ -240,7 +240,9 @@ def layer_norm_of(states: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_backbone_without_attention_has_no_mean_to_start_as() -> None:
-    encoder = SequenceEncoder({**CONFIG, "backbone": "gru4rec"}, 5)
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    encoder.start_mean_()
-    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    states = []
+    for start in ("random", "mean"):
+        torch.manual_seed(0)
+        encoder = SequenceEncoder({**CONFIG, "backbone": "gru4rec", "attention_start": start}, 5)
+        states.append(encoder.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
