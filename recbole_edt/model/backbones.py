@@ -268,7 +268,8 @@ class SequenceEncoder(nn.Module):
     ----------
     config : mapping
         ``backbone`` and its sizes, ``attention_start`` (GRU4Rec has no attention and ignores it),
-        ``dropout``, ``item_dropout`` (share of input items blanked in training) and ``mask_ratio`` (share of items that a bidirectional backbone hides).
+        ``dropout``, ``item_dropout`` (share of input items blanked in training) and
+        ``mask_ratio`` (share of items that a bidirectional backbone hides).
     max_length : int
         Longest history.
     """
