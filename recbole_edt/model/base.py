@@ -18,6 +18,7 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
+from recbole_edt.model.backbones import PackedStates
 from recbole_edt.model.kernels import take_rows
 from recbole_edt.model.layers import (
     ItemLookup,
@@ -29,6 +30,13 @@ from recbole_edt.model.layers import (
     softmax_loss,
     text_rows,
 )
+
+
+def _states_at(states: Tensor | PackedStates, places: Tensor) -> Tensor:
+    """States [m, d] at different places, int64 [m], of the flattened batch."""
+    if isinstance(states, PackedStates):
+        return states.take(places)
+    return take_rows(states.reshape(-1, states.shape[-1]), places)
 
 
 class CrossDomainModel(SequentialRecommender):
@@ -107,7 +115,9 @@ class CrossDomainModel(SequentialRecommender):
             wanted += [batch[f"{NEGATIVES}_{d}"] for d in range(self.n_domains)]
         return ItemLookup(embed or self.embed, self.n_items, *wanted)
 
-    def next_item_loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
+    def next_item_loss(
+        self, batch, lookup, states: Tensor | PackedStates, chosen: Tensor
+    ) -> Tensor:
         """Next-item loss, averaged over the chosen positions (LLM-EDT's eqs. 9, 12).
 
         ``loss: bpr`` is one sampled negative per position, ``softmax`` a softmax over the positive
@@ -119,7 +129,7 @@ class CrossDomainModel(SequentialRecommender):
             Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
         lookup : callable
             Item ids -> vectors that states are multiplied with.
-        states : Tensor
+        states : Tensor or PackedStates
             [B, L, d]; state t predicts ``sequence[:, t + 1]``.
         chosen : Tensor
             bool [B, L]; which targets count.
@@ -130,21 +140,17 @@ class CrossDomainModel(SequentialRecommender):
             Scalar; zero when no target counts.
         """
         targets = batch[SEQUENCE][:, 1:]
-        if self.loss_name == "bpr":
-            return self._bpr(batch, lookup, states[chosen], targets, chosen)
-        total = states.new_zeros(())
-        flat_states, flat_targets = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
         places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
-        domains = self.item_domain[flat_targets[places]]
-        for domain in range(self.n_domains):
-            mine = places[domains == domain]
-            total = total + self.loss_in_domain(
-                batch,
-                lookup,
-                domain,
-                take_rows(flat_states, mine),
-                (mine // targets.shape[1], mine % targets.shape[1]),
-            )
+        if self.loss_name == "bpr":
+            return self._bpr(batch, lookup, _states_at(states, places), targets, chosen)
+        domains = self.item_domain[targets.reshape(-1)[places]]
+        of_domain = [places[domains == domain] for domain in range(self.n_domains)]
+        sizes = [len(mine) for mine in of_domain]
+        wanted = _states_at(states, torch.cat(of_domain)).split(sizes)
+        total = wanted[0].new_zeros(())
+        for domain, mine in enumerate(of_domain):
+            at = (mine // targets.shape[1], mine % targets.shape[1])
+            total = total + self.loss_in_domain(batch, lookup, domain, wanted[domain], at)
         return total / distributed.total(chosen.sum()).clamp(min=1)
 
     def loss_in_domain(
@@ -163,14 +169,17 @@ class CrossDomainModel(SequentialRecommender):
         places : tuple of Tensor
             int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
         """
-        positives = lookup(batch[SEQUENCE][:, 1:][places])
+        targets = batch[SEQUENCE][:, 1:][places]
         if self.loss_name == "bpr":
-            negatives = lookup(batch[NEGATIVES][places])
+            positives, negatives = lookup(targets), lookup(batch[NEGATIVES][places])
             return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+        shared = batch[f"{NEGATIVES}_{domain}"]
+        both = lookup(torch.cat([targets, shared]))  # together: one gradient of all vectors less
+        positives, negatives = both.split([len(targets), len(shared)])
         return softmax_loss(
             states,
             positives,
-            lookup(batch[f"{NEGATIVES}_{domain}"]),
+            negatives,
             batch[f"{OWNED}_{domain}"],
             places[0],
         )
