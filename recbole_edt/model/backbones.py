@@ -368,18 +368,17 @@ class SequenceEncoder(nn.Module):
         self, lookup, sequence: Tensor, masked: Tensor, wanted: Tensor
     ) -> PackedStates | Tensor:
         """:meth:`before_targets`, left packed where the encoder packs: nothing is padded then."""
-        if not (type(self).encode is SequenceEncoder.encode and self._packs()):
+        backbone = self.backbone
+        own = type(self).encode is not SequenceEncoder.encode
+        if own or not isinstance(backbone, Transformer) or not backbone.causal:
             return self.before_targets(lookup, sequence, masked, wanted=wanted)
         inputs, packing = sequence[:, :-1], Packing(wanted)
         vectors = lookup(inputs.reshape(-1)[packing.index])
         if self.training and self.item_dropout:
             kept = torch.rand(wanted.shape, device=wanted.device) >= self.item_dropout
             vectors = vectors * kept.view(-1)[packing.index][:, None]
-        states = self.backbone.on_packed(vectors, self.positions.weight, packing, wanted)
+        states = backbone.on_packed(vectors, self.positions.weight, packing, wanted)
         return PackedStates(states, packing)
-
-    def _packs(self) -> bool:
-        return isinstance(self.backbone, Transformer) and self.causal
 
     def _drop_items(self, vectors: Tensor) -> Tensor:
         return drop_items(vectors, self.item_dropout if self.training else 0.0)
