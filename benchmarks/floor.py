@@ -1,10 +1,11 @@
 """The least time that an epoch of LLM-EDT's stage 1 can take on this machine.
 
 What the equations need is counted, operation by operation and array by array, and divided by rates
-that are measured here: of matrix products at the shapes of the epoch, and of passes over arrays of
-the sizes at hand. Where the count leaves a choice it takes the smaller number: attention looks at
-no pair that it may not see, an array between two products is passed over once however many steps
-are taken on it, and nothing is counted for indices, batches or calls.
+that are measured here: of matrix products at the shapes of the epoch, each by itself and by the
+fastest way at hand, of exponentials, and of passes over arrays of the sizes at hand. Where the
+count leaves a choice it takes the smaller number: attention looks at no pair that it may not see,
+an array between two products is passed over once however many steps are taken on it, and nothing is
+counted for random numbers, indices, batches or calls.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from functools import partial
 from time import perf_counter
 
 import torch
 
-from recbole_edt.model.kernels import product
+from recbole_edt.model.kernels import inner_product, product
 
 FLOAT = 4
 """Bytes of a number."""
@@ -60,17 +60,53 @@ class Sizes:
     n_parameters: int
 
 
-def linear_flops(n: int, n_in: int, n_out: int, for_inputs: bool = True) -> int:
-    """Operations of a linear layer on n rows: forward, gradient of weight and, maybe, of inputs."""
-    return (3 if for_inputs else 2) * 2 * n * n_in * n_out
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer on n rows: products of [n, k] and [m, k], and, backwards, of their gradients.
+
+    Attributes
+    ----------
+    n, k, m : int
+        Rows, size of the inputs, size of the outputs.
+    for_inputs : bool
+        Whether the inputs need a gradient.
+    """
+
+    n: int
+    k: int
+    m: int
+    for_inputs: bool = True
+
+    @property
+    def flops(self) -> int:
+        """Operations of one of its products."""
+        return 2 * self.n * self.k * self.m
+
+    @property
+    def n_products(self) -> int:
+        """Products forward and backward."""
+        return 3 if self.for_inputs else 2
 
 
-def backbone_flops(sizes: Sizes) -> int:
+def backbone_layers(sizes: Sizes) -> list[Layer]:
     """Linear layers of all blocks: queries, keys and values; output; the two feed-forward ones."""
     n, d = sum(sizes.lengths), sizes.hidden
-    per_block = linear_flops(n, d, 3 * d) + linear_flops(n, d, d)
-    per_block += linear_flops(n, d, sizes.inner) + linear_flops(n, sizes.inner, d)
-    return sizes.n_layers * per_block
+    shapes = [(d, 3 * d), (d, d), (d, sizes.inner), (sizes.inner, d)]
+    return [Layer(n, k, m) for k, m in shapes] * sizes.n_layers
+
+
+def adapter_layers(sizes: Sizes) -> list[Layer]:
+    """Text adapter: its two matrices folded into one, then the items."""
+    if not sizes.text:
+        return []
+    folding = Layer(sizes.hidden, sizes.bottleneck, sizes.text)
+    return [folding, Layer(sizes.n_distinct, sizes.text, sizes.hidden, for_inputs=False)]
+
+
+def loss_layers(sizes: Sizes) -> list[Layer]:
+    """Sampled softmax in each domain: the negatives are a layer's weight."""
+    pairs = zip(sizes.positions, sizes.negatives, strict=True)
+    return [Layer(n, sizes.hidden, m) for n, m in pairs if n]
 
 
 def attention_flops(sizes: Sizes) -> int:
@@ -79,35 +115,27 @@ def attention_flops(sizes: Sizes) -> int:
     return sizes.n_layers * 6 * 2 * pairs * sizes.hidden
 
 
-def adapter_flops(sizes: Sizes) -> int:
-    """Text adapter: its two matrices folded into one (forward, both gradients), then the items."""
-    folding = linear_flops(sizes.hidden, sizes.bottleneck, sizes.text)
-    items = linear_flops(sizes.n_distinct, sizes.text, sizes.hidden, for_inputs=False)
-    return (folding + items) if sizes.text else 0
-
-
-def loss_flops(sizes: Sizes) -> int:
-    """Sampled softmax: logits, gradient of states, gradient of negatives, in each domain."""
-    pairs = zip(sizes.positions, sizes.negatives, strict=True)
-    return sum(3 * 2 * n * m * sizes.hidden for n, m in pairs)
-
-
 def matrix_flops(sizes: Sizes) -> int:
     """Operations of all matrix products of a training step."""
-    return backbone_flops(sizes) + attention_flops(sizes) + adapter_flops(sizes) + loss_flops(sizes)
+    layers = backbone_layers(sizes) + adapter_layers(sizes) + loss_layers(sizes)
+    return attention_flops(sizes) + sum(layer.flops * layer.n_products for layer in layers)
+
+
+def n_exponentials(sizes: Sizes) -> int:
+    """One per logit of the loss; those of attention and GELU are few beside them."""
+    return sum(n * m for n, m in zip(sizes.positions, sizes.negatives, strict=True))
 
 
 def activation_bytes(sizes: Sizes) -> int:
     """Bytes that what stands between the products reads and writes: arrays that fit a cache."""
     states, inner = sum(sizes.lengths) * sizes.hidden, sum(sizes.lengths) * sizes.inner
     norms = 2 * sizes.n_layers + 2
-    logits = sum(n * m for n, m in zip(sizes.positions, sizes.negatives, strict=True))
     numbers = norms * 5 * states  # forward: in, out; backward: in, gradient in, out
     numbers += sizes.n_layers * 2 * 5 * states  # dropout and sum: in, in, out; gradient in, out
     numbers += 4 * states  # dropout of the inputs: in, out; gradient in, out
     numbers += sizes.n_layers * 5 * inner  # GELU, as a norm
     numbers += 4 * states  # looking items up, and adding their gradients: in, out each
-    numbers += 2 * logits  # to probabilities: in, out
+    # the logits' one pass is that of the exponentials
     return numbers * FLOAT
 
 
@@ -138,39 +166,82 @@ class Rates:
 
     Attributes
     ----------
-    flops : float
-        Floating-point operations a second in float32 matrix products, the faster of the libraries.
-    mkl : float
-        The same of PyTorch's own product.
+    layers : dict
+        (k, m) of a linear layer -> operations a second of its products: forward, gradient of the
+        weight, gradient of the inputs; each by the fastest of the libraries.
+    attention : float
+        Operations a second in the products of single heads, of sequences of middling length.
+    exponentials : float
+        Numbers a second that are replaced by their exponentials, in a block of logits.
     cached, memory : float
         Bytes a second of ``out = a + b`` on arrays of an epoch's states, and of its id table.
     """
 
-    flops: float
-    mkl: float
+    layers: dict[tuple[int, int], list[float]]
+    attention: float
+    exponentials: float
     cached: float
     memory: float
 
+    def seconds(self, layers: list[Layer]) -> float:
+        """Seconds that layers take forward and backward."""
+        return sum(
+            layer.flops / rate
+            for layer in layers
+            for rate in self.layers[layer.k, layer.m][: layer.n_products]
+        )
 
-def measure_rates(sizes: Sizes) -> Rates:
-    """Measure rates at the shapes of a batch: qkv, feed-forward and logits, weighed by their work.
 
-    The rate is that of the three products one after the other: what an epoch's mixture could reach.
-    """
-    n, d = sum(sizes.lengths) // 64 * 64, sizes.hidden
-    shapes = [(n, d, 3 * d), (n, d, sizes.inner), (512, d, max(sizes.negatives))]
-    pairs = [(torch.randn(rows, k), torch.randn(m, k)) for rows, k, m in shapes]
-    work = sum(2 * rows * k * m for rows, k, m in shapes)
-    rates = []
-    for function in (product, lambda a, b: a @ b.T):
-        seconds = sum(median_seconds(partial(function, *pair)) for pair in pairs)
-        rates.append(work / seconds)
-    speeds = []
-    for size in (n * d, max(sizes.table, 1 << 15) * d):
-        first, second, out = torch.randn(size), torch.randn(size), torch.empty(size)
-        seconds = median_seconds(partial(torch.add, first, second, out=out))
-        speeds.append(3 * FLOAT * size / seconds)
-    return Rates(max(rates), rates[1], *speeds)
+_BLOCK = 512
+"""Positions whose logits are computed together: as many as the cache holds."""
+
+
+def layer_rates(layer: Layer) -> list[float]:
+    """Operations a second of a layer's forward product and both gradients."""
+    inputs, weight = torch.randn(layer.n, layer.k), torch.randn(layer.m, layer.k)
+    grad = torch.randn(layer.n, layer.m)
+    ways: list[list[Callable[[], object]]] = [
+        [lambda: product(inputs, weight), lambda: inputs @ weight.T],
+        [lambda: inner_product(grad, inputs), lambda: grad.T @ inputs],
+        [lambda: product(grad, weight.T), lambda: grad @ weight],
+    ]
+    return [layer.flops / min(map(median_seconds, way)) for way in ways]
+
+
+def attention_rate(sizes: Sizes, n_heads: int) -> float:
+    """Operations a second of ``query @ key.T``, in sequences as long as an average step's own."""
+    n = sum(sizes.lengths)
+    length = max(round(sum(length**2 for length in sizes.lengths) / n), 1)
+    batch, size = max(n // length, 1) * n_heads, sizes.hidden // n_heads
+    query, key = torch.randn(batch, length, size), torch.randn(batch, size, length)
+    return 2 * batch * length**2 * size / median_seconds(lambda: query @ key)
+
+
+def measure_rates(sizes: Sizes, n_heads: int) -> Rates:
+    """Measure rates at the shapes of a batch."""
+    n, d = max(sum(sizes.lengths) // 64 * 64, 64), sizes.hidden
+    layers = {}
+    for layer in backbone_layers(sizes) + adapter_layers(sizes):
+        rows = max(layer.n // 64 * 64, 64)
+        layers[layer.k, layer.m] = Layer(rows, layer.k, layer.m)
+    for layer in loss_layers(sizes):
+        layers[layer.k, layer.m] = Layer(_BLOCK, layer.k, layer.m)
+    logits = -torch.rand(_BLOCK, max(sizes.negatives))
+    out = torch.empty_like(logits)
+    seconds = median_seconds(lambda: torch.exp(logits, out=out))
+    return Rates(
+        {shape: layer_rates(layer) for shape, layer in layers.items()},
+        attention_rate(sizes, n_heads),
+        logits.numel() / seconds,
+        add_rate(n * d),
+        add_rate(max(sizes.table, 1 << 15) * d),
+    )
+
+
+def add_rate(size: int) -> float:
+    """Bytes a second of ``out = a + b`` on arrays of a size."""
+    first, second, out = torch.randn(size), torch.randn(size), torch.empty(size)
+    return 3 * FLOAT * size / median_seconds(lambda: torch.add(first, second, out=out))
 
 
 # -- an epoch -------------------------------------------------------------------------------------
@@ -207,6 +278,7 @@ class Floor:
     attention: float = 0.0
     adapter: float = 0.0
     loss: float = 0.0
+    exponentials: float = 0.0
     activations: float = 0.0
     tables: float = 0.0
 
@@ -220,10 +292,11 @@ def floor_of_epoch(batches: Iterable[Sizes], rates: Rates) -> Floor:
     """Add the counts of an epoch's batches up, at the measured rates."""
     floor = Floor()
     for sizes in batches:
-        floor.backbone += backbone_flops(sizes) / rates.flops
-        floor.attention += attention_flops(sizes) / rates.flops
-        floor.adapter += adapter_flops(sizes) / rates.flops
-        floor.loss += loss_flops(sizes) / rates.flops
+        floor.backbone += rates.seconds(backbone_layers(sizes))
+        floor.attention += attention_flops(sizes) / rates.attention
+        floor.adapter += rates.seconds(adapter_layers(sizes))
+        floor.loss += rates.seconds(loss_layers(sizes))
+        floor.exponentials += n_exponentials(sizes) / rates.exponentials
         floor.activations += activation_bytes(sizes) / rates.cached
         floor.tables += table_bytes(sizes) / rates.memory
     return floor

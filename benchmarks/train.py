@@ -203,7 +203,7 @@ def measure(dataset: str, arguments: argparse.Namespace, scratch: str) -> None:
     for _ in range(arguments.rounds):
         for name, task in tasks.items():
             times[name].append(task())
-        rates.append(measure_rates(sizes[0]))
+        rates.append(measure_rates(sizes[0], network.encoder.backbone.layers[0].n_heads))
         floors.append(floor_of_epoch(sizes, rates[-1]))
     for one in rectools.values():
         one.close()
@@ -253,11 +253,17 @@ def print_floor(floor, rates, flops: int, epoch: float) -> None:
     parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in vars(floor).items())
     print(
         f"  floor / stage 1 {floor.total / epoch:.0%}: {floor.total:.2f} s ({parts}); "
-        f"{flops / 1e9:.0f} GFLOP at {rates.flops / 1e9:.0f} GFLOP/s (MKL alone: "
-        f"{rates.mkl / 1e9:.0f}), {rates.cached / 1e9:.0f} GB/s on states, "
-        f"{rates.memory / 1e9:.0f} GB/s on the table",
-        flush=True,
+        f"{flops / 1e9:.0f} GFLOP, {rates.attention / 1e9:.0f} GFLOP/s in attention, "
+        f"{rates.exponentials / 1e9:.1f} G exponentials/s, {rates.cached / 1e9:.0f} GB/s on "
+        f"states, {rates.memory / 1e9:.0f} GB/s on the table"
     )
+    for (k, m), speeds in rates.layers.items():
+        forward, weight, inputs = (speed / 1e9 for speed in speeds)
+        print(
+            f"    layer {k} -> {m}: {forward:.0f} GFLOP/s forward, {weight:.0f} gradient of the "
+            f"weight, {inputs:.0f} gradient of the inputs",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -27,6 +27,10 @@ SIZES = floor.Sizes(
 )
 
 
+def flops(layers) -> int:
+    return sum(layer.flops * layer.n_products for layer in layers)
+
+
 def counted(step) -> int:
     with FlopCounterMode(display=False) as counter:
         step()
@@ -43,14 +47,14 @@ def test_backbone_is_what_its_linear_layers_cost() -> None:
                 states = torch.randn(sum(SIZES.lengths), layer.in_features, requires_grad=True)
                 layer(states).sum().backward()
 
-    assert floor.backbone_flops(SIZES) == counted(step)
+    assert flops(floor.backbone_layers(SIZES)) == counted(step)
 
 
 def test_adapter_is_folded_and_its_text_has_no_gradient() -> None:
     inner = torch.randn(SIZES.bottleneck, SIZES.text, requires_grad=True)
     outer = torch.randn(SIZES.hidden, SIZES.bottleneck, requires_grad=True)
     text = torch.randn(SIZES.n_distinct, SIZES.text)
-    assert floor.adapter_flops(SIZES) == counted(
+    assert flops(floor.adapter_layers(SIZES)) == counted(
         lambda: F.linear(text, outer @ inner).sum().backward()
     )
 
@@ -62,7 +66,7 @@ def test_loss_is_three_products_a_domain() -> None:
             negatives = torch.randn(m, SIZES.hidden, requires_grad=True)
             (states @ negatives.T).logsumexp(1).sum().backward()
 
-    assert floor.loss_flops(SIZES) == counted(step)
+    assert flops(floor.loss_layers(SIZES)) == counted(step)
 
 
 def test_attention_counts_the_pairs_that_may_be_seen_alone() -> None:
@@ -77,13 +81,36 @@ def test_attention_counts_the_pairs_that_may_be_seen_alone() -> None:
 
 
 def test_bytes_hand_computed() -> None:
-    states, inner, logits = 8 * 8, 8 * 12, 5 * 6 + 3 * 7
-    numbers = 6 * 5 * states + 20 * states + 4 * states + 10 * inner + 4 * states + 2 * logits
+    states, inner = 8 * 8, 8 * 12
+    numbers = 6 * 5 * states + 20 * states + 4 * states + 10 * inner + 4 * states
     assert floor.activation_bytes(SIZES) == 4 * numbers
+    assert floor.n_exponentials(SIZES) == 5 * 6 + 3 * 7
     assert floor.table_bytes(SIZES) == 4 * (2 * 20 * 10 + 30 * 8 + 700)
 
 
+def rates_of(speed: float) -> floor.Rates:
+    layers = floor.backbone_layers(SIZES) + floor.adapter_layers(SIZES) + floor.loss_layers(SIZES)
+    return floor.Rates(
+        layers={(layer.k, layer.m): [speed] * 3 for layer in layers},
+        attention=speed,
+        exponentials=speed,
+        cached=speed,
+        memory=speed,
+    )
+
+
 def test_floor_adds_batches_up() -> None:
-    rates = floor.Rates(flops=1e9, mkl=1e9, cached=1e9, memory=1e9)
-    one, three = (floor.floor_of_epoch([SIZES] * n, rates).total for n in (1, 3))
+    one, three = (floor.floor_of_epoch([SIZES] * n, rates_of(1e9)).total for n in (1, 3))
     assert three == pytest.approx(3 * one)
+
+
+def test_each_product_takes_as_long_as_its_own_rate_says() -> None:
+    rates = rates_of(1e9)
+    rates.layers[8, 24] = [2e9, 4e9, 1e9]  # forward, gradient of the weight, of the inputs
+    one = floor.Layer(10, 8, 24)
+    assert rates.seconds([one]) == pytest.approx(one.flops / 1e9 * (1 / 2 + 1 / 4 + 1))
+
+
+def test_rates_are_measured_for_every_layer_of_a_step() -> None:
+    rates = floor.measure_rates(SIZES, n_heads=2)
+    assert all(second > 0 for second in vars(floor.floor_of_epoch([SIZES], rates)).values())

@@ -15,19 +15,21 @@ from recbole_edt.model.kernels import (
     Linear,
     add_dropout,
     dropout,
-    has_ragged_attention,
-    ragged_attention,
+    has_tiled_attention,
     rounded_rows,
     take_rows,
+    tile_masks,
+    tile_sequences,
+    tiled_attention,
 )
 
 
 class Packing:
     """Where the real steps of a padded batch lie, so that padding costs next to nothing.
 
-    Everything that treats steps alone runs on the packed real steps [n_real, d]. Attention needs
-    those of a sequence side by side: where it can take sequences of one length at a time, they are
-    packed in the order of length, and nothing is ever padded; elsewhere it sees the padded batch.
+    Everything that treats steps alone runs on packed rows [n, d]. Attention needs the steps of a
+    sequence side by side: where it can take tiles of several sequences, they are packed in the
+    order of the tiles, and a few rows stay empty; elsewhere it sees the padded batch.
 
     Parameters
     ----------
@@ -37,39 +39,88 @@ class Packing:
     Attributes
     ----------
     index : Tensor
-        int64 [n_real]; place of each packed step in the flattened batch.
-    runs : list of (int, int) or None
-        How many sequences of what length follow each other in ``index``; None on a device whose
-        attention is padded.
+        int64 [n]; place of each row in the flattened batch, any one for an empty row.
+    real : Tensor or None
+        int64 [n_real]; the rows that are not empty. None if that is all.
+    tiles : list of (int, int) or None
+        How many tiles of what size follow each other; None on a device whose attention is padded.
     """
 
     def __init__(self, valid: Tensor) -> None:
         self.shape = valid.shape
-        self.runs: list[tuple[int, int]] | None = None
-        if not has_ragged_attention(valid.device):
+        self.real: Tensor | None = None
+        self.tiles: list[tuple[int, int]] | None = None
+        if not has_tiled_attention(valid.device):
             self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)
             return
-        lengths, order = valid.sum(1).sort(stable=True)
-        row, step = torch.nonzero(valid[order], as_tuple=True)
-        self.index = order[row] * valid.shape[1] + step
-        found, counts = lengths.unique_consecutive(return_counts=True)
-        runs = zip(counts.tolist(), found.tolist(), strict=True)
-        self.runs = [(n, length) for n, length in runs if length]
+        lengths = valid.sum(1)
+        starts, self.tiles = tile_sequences(lengths.tolist())
+        row, step = torch.nonzero(valid, as_tuple=True)
+        n = rounded_rows(sum(n * size for n, size in self.tiles))
+        self.real = torch.tensor(starts, dtype=torch.int64)[row] + step
+        self.index = torch.zeros(n, dtype=torch.int64)
+        self.index[self.real] = row * valid.shape[1] + step
+        self._sequence = torch.arange(-n, 0)  # an empty row sees itself: of nothing, NaN comes
+        self._sequence[self.real] = row
+        self._masks: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
 
     @property
     def steps(self) -> Tensor:
-        """Step of each real entry in its sequence, int64 [n_real]."""
+        """Step of each row in its sequence, int64 [n]."""
         return self.index % self.shape[1]
 
+    @property
+    def places(self) -> Tensor:
+        """Places of the real steps in the flattened batch, int64 [n_real]."""
+        return self.index if self.real is None else self.index[self.real]
+
     def pack(self, padded: Tensor) -> Tensor:
-        """[B, L, d] -> [n_real, d]."""
-        return take_rows(padded.reshape(-1, padded.shape[-1]), self.index)
+        """[B, L, d] -> [n, d], zero in empty rows."""
+        rows = take_rows(padded.reshape(-1, padded.shape[-1]), self.places)
+        if self.real is None:
+            return rows
+        return rows.new_zeros(len(self.index), rows.shape[1]).index_copy(0, self.real, rows)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[n_real, d] -> [B, L, d], zero on padding."""
+        """[n, d] -> [B, L, d], zero on padding."""
         batch, length = self.shape
+        rows = packed if self.real is None else take_rows(packed, self.real)
         flat = packed.new_zeros(batch * length, packed.shape[-1])
-        return flat.index_copy(0, self.index, packed).view(batch, length, -1)
+        return flat.index_copy(0, self.places, rows).view(batch, length, -1)
+
+    def masks(self, causal: bool, dtype: torch.dtype) -> list[Tensor]:
+        """What :func:`~recbole_edt.model.kernels.tiled_attention` adds to its logits."""
+        assert self.tiles is not None
+        if (causal, dtype) not in self._masks:
+            self._masks[causal, dtype] = tile_masks(self._sequence, self.tiles, causal, dtype)
+        return self._masks[causal, dtype]
+
+
+class PackedStates:
+    """States of the real steps of a batch, which are never padded.
+
+    Parameters
+    ----------
+    packed : Tensor
+        [n, d].
+    packing : Packing
+        Where they lie.
+    """
+
+    def __init__(self, packed: Tensor, packing: Packing) -> None:
+        self.packed, self.packing = packed, packing
+
+    def take(self, places: Tensor) -> Tensor:
+        """States at different places of the flattened batch, all of real steps: [m, d]."""
+        packing = self.packing
+        rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=places.device)
+        real = torch.arange(len(packing.index)) if packing.real is None else packing.real
+        rows[packing.places] = real.to(places.device)
+        return take_rows(self.packed, rows[places])
+
+    def padded(self) -> Tensor:
+        """[B, L, d]; zero on padding."""
+        return self.packing.pad(self.packed)
 
 
 def multi_head_attention(
@@ -97,8 +148,8 @@ def multi_head_attention(
     Tensor
         [n_real, d].
     """
-    if packing.runs is not None:
-        return ragged_attention(qkv, packing.runs, n_heads, causal)
+    if packing.tiles is not None:
+        return tiled_attention(qkv, packing.tiles, packing.masks(causal, qkv.dtype), n_heads)
     batch, length = packing.shape
     padded = packing.pad(qkv).view(batch, length, 3, n_heads, -1)
     query, key, value = padded.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
@@ -190,14 +241,17 @@ class Transformer(nn.Module):
             [B, L, d]; zero on padding.
         """
         packing = Packing(valid)
-        states = packing.pack(vectors) + F.embedding(packing.steps, positions)
-        n_real = len(states)
-        if packing.runs is not None:  # rows of zeros, which stay by themselves: see kernels
-            states = F.pad(states, (0, 0, 0, rounded_rows(n_real) - n_real))
+        return packing.pad(self.on_packed(packing.pack(vectors), positions, packing, valid))
+
+    def on_packed(
+        self, vectors: Tensor, positions: Tensor, packing: Packing, valid: Tensor
+    ) -> Tensor:
+        """Encode item vectors [n, d] on packed rows: states [n, d]; the rest as in `forward`."""
+        states = vectors + F.embedding(packing.steps, positions)
         states = dropout(self.input_norm(states), self.dropout, self.training)
         for layer in self.layers:
             states = layer(states, packing, valid)
-        return packing.pad(self.output_norm(states[:n_real]))
+        return self.output_norm(states)
 
 
 class GRU4Rec(nn.Module):
@@ -336,6 +390,22 @@ class SequenceEncoder(nn.Module):
         valid = sequence > 0
         valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
         return self.encode(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
+
+    def packed_before_targets(
+        self, lookup, sequence: Tensor, masked: Tensor, wanted: Tensor
+    ) -> PackedStates | Tensor:
+        """:meth:`before_targets`, left packed where the encoder packs: nothing is padded then."""
+        backbone = self.backbone
+        own = type(self).encode is not SequenceEncoder.encode
+        if own or not isinstance(backbone, Transformer) or not backbone.causal:
+            return self.before_targets(lookup, sequence, masked, wanted=wanted)
+        inputs, packing = sequence[:, :-1], Packing(wanted)
+        vectors = lookup(inputs.reshape(-1)[packing.index])
+        if self.training and self.item_dropout:
+            kept = torch.rand(wanted.shape, device=wanted.device) >= self.item_dropout
+            vectors = vectors * kept.view(-1)[packing.index][:, None]
+        states = backbone.on_packed(vectors, self.positions.weight, packing, wanted)
+        return PackedStates(states, packing)
 
     def _drop_items(self, vectors: Tensor) -> Tensor:
         return drop_items(vectors, self.item_dropout if self.training else 0.0)

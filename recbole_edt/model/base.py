@@ -18,6 +18,7 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
+from recbole_edt.model.backbones import PackedStates
 from recbole_edt.model.kernels import take_rows
 from recbole_edt.model.layers import (
     ItemLookup,
@@ -32,9 +33,11 @@ from recbole_edt.model.layers import (
 )
 
 
-def _bpr_sum(states: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Eq. 9, summed: one negative per target; all [n, d]."""
-    return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+def _states_at(states: Tensor | PackedStates, places: Tensor) -> Tensor:
+    """States [m, d] at different places, int64 [m], of the flattened batch."""
+    if isinstance(states, PackedStates):
+        return states.take(places)
+    return take_rows(states.reshape(-1, states.shape[-1]), places)
 
 
 class CrossDomainModel(SequentialRecommender):
@@ -120,7 +123,9 @@ class CrossDomainModel(SequentialRecommender):
             wanted += [batch[f"{NEGATIVES}_{d}"] for d in range(self.n_domains)]
         return ItemLookup(embed or self.embed, self.n_items, *wanted)
 
-    def next_item_loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
+    def next_item_loss(
+        self, batch, lookup, states: Tensor | PackedStates, chosen: Tensor
+    ) -> Tensor:
         """Next-item loss, averaged over the chosen positions (LLM-EDT's eqs. 9, 12).
 
         ``loss: bpr`` is one sampled negative per position; where ``negative_sampling`` is hard,
@@ -134,7 +139,7 @@ class CrossDomainModel(SequentialRecommender):
             Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
         lookup : callable
             Item ids -> vectors that states are multiplied with.
-        states : Tensor
+        states : Tensor or PackedStates
             [B, L, d]; state t predicts ``sequence[:, t + 1]``.
         chosen : Tensor
             bool [B, L]; which targets count.
@@ -145,21 +150,15 @@ class CrossDomainModel(SequentialRecommender):
             Scalar; zero when no target counts.
         """
         targets = batch[SEQUENCE][:, 1:]
-        if self._own_negatives:
-            return self._bpr(batch, lookup, states[chosen], targets, chosen)
-        total = states.new_zeros(())
-        flat_states, flat_targets = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
         places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
-        domains = self.item_domain[flat_targets[places]]
-        for domain in range(self.n_domains):
-            mine = places[domains == domain]
-            total = total + self.loss_in_domain(
-                batch,
-                lookup,
-                domain,
-                take_rows(flat_states, mine),
-                (mine // targets.shape[1], mine % targets.shape[1]),
-            )
+        domains = self.item_domain[targets.reshape(-1)[places]]
+        of_domain = [places[domains == domain] for domain in range(self.n_domains)]
+        sizes = [len(mine) for mine in of_domain]
+        wanted = _states_at(states, torch.cat(of_domain)).split(sizes)
+        total = wanted[0].new_zeros(())
+        for domain, mine in enumerate(of_domain):
+            at = (mine // targets.shape[1], mine % targets.shape[1])
+            total = total + self.loss_in_domain(batch, lookup, domain, wanted[domain], at)
         return total / distributed.total(chosen.sum()).clamp(min=1)
 
     def loss_in_domain(
@@ -178,22 +177,16 @@ class CrossDomainModel(SequentialRecommender):
         places : tuple of Tensor
             int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
         """
-        positives = lookup(batch[SEQUENCE][:, 1:][places])
+        targets = batch[SEQUENCE][:, 1:][places]
         if self._own_negatives:
-            return _bpr_sum(states, positives, lookup(batch[NEGATIVES][places]))
-        pool, owned = lookup(batch[f"{NEGATIVES}_{domain}"]), batch[f"{OWNED}_{domain}"]
+            return bpr_loss(states, lookup(targets), lookup(batch[NEGATIVES][places]))
+        shared, owned = batch[f"{NEGATIVES}_{domain}"], batch[f"{OWNED}_{domain}"]
+        both = lookup(torch.cat([targets, shared]))  # together: one gradient of all vectors less
+        positives, pool = both.split([len(targets), len(shared)])
         if self.negative_temperature is not None:
             drawn = hard_negatives(states, pool, owned, places[0], self.negative_temperature)
-            return _bpr_sum(states, positives, F.embedding(drawn, pool))
+            return bpr_loss(states, positives, F.embedding(drawn, pool))
         return softmax_loss(states, positives, pool, owned, places[0])
-
-    def _bpr(self, batch, lookup, states, targets, chosen):
-        n_targets = distributed.total(chosen.sum())
-        if not len(states):
-            return states.sum()
-        positive = (states * lookup(targets[chosen])).sum(-1)
-        negative = (states * lookup(batch[NEGATIVES][chosen])).sum(-1)
-        return bpr_loss(positive, negative) * (len(states) / n_targets)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict the last training targets of users, one per user.

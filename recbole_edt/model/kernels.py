@@ -6,6 +6,8 @@ types, and where PyTorch comes without oneDNN.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -203,23 +205,113 @@ _ATTENTION_BACKWARD: Any = getattr(
 )
 
 
-def has_ragged_attention(device: torch.device) -> bool:
-    """Whether :func:`ragged_attention` works for tensors of a device."""
+def has_tiled_attention(device: torch.device) -> bool:
+    """Whether :func:`tiled_attention` works for tensors of a device."""
     return device.type == "cpu" and _ATTENTION is not None and _ATTENTION_BACKWARD is not None
 
 
-class _RaggedAttention(torch.autograd.Function):
-    """Attention of sequences of equal length at a time: no padding, and no copy of the inputs."""
+_TILE = 32
+"""Steps that a tile of short sequences has at most: attention looks at all pairs of a tile, and
+each size of tile is a call."""
+
+_TILE_STEP = 8
+"""Sizes of tiles are multiples of it: what a long sequence leaves of its tile, short ones fill."""
+
+
+def tile_sequences(lengths: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Put sequences of unequal length side by side into tiles, with little space left over.
+
+    The longest come first; each goes where it leaves the least space, or opens a tile.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Steps of each sequence; zero for none.
+
+    Returns
+    -------
+    starts : list of int
+        First row of each sequence when all tiles lie one after the other; 0 for an empty one.
+    tiles : list of (int, int)
+        How many tiles of what size follow each other.
+    """
+    real = [length for length in lengths if length]
+    even = not real or max(real) - min(real) < _TILE_STEP
+    step = 1 if even else _TILE_STEP  # sequences nearly alike have none among them to fill up
+    sizes: list[int] = []
+    opened: dict[int, list[int]] = defaultdict(list)  # tiles by the space that they have left
+    spaces = 0  # bit n: there is a tile with n steps left
+    placed: list[tuple[int, int] | None] = [None] * len(lengths)
+    for sequence in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        length = lengths[sequence]
+        if not length:
+            break
+        fitting = spaces >> length
+        if fitting:
+            space = length + (fitting & -fitting).bit_length() - 1
+            tile = opened[space].pop()
+            if not opened[space]:
+                spaces ^= 1 << space
+        else:
+            space = -(-length * max(_TILE // length, 1) // step) * step
+            tile = len(sizes)
+            sizes.append(space)
+        placed[sequence] = tile, sizes[tile] - space
+        left = space - length
+        if left:
+            opened[left].append(tile)
+            spaces |= 1 << left
+    first = list(accumulate(sizes, initial=0))
+    starts = [0 if place is None else first[place[0]] + place[1] for place in placed]
+    return starts, [(len(list(same)), size) for size, same in groupby(sizes)]
+
+
+def tile_masks(
+    sequence: Tensor, tiles: list[tuple[int, int]], causal: bool, dtype: torch.dtype
+) -> list[Tensor]:
+    """What is added to the logits of tiles: zero within a sequence, else minus infinity.
+
+    Parameters
+    ----------
+    sequence : Tensor
+        int64 [>= n_rows]; whose step each row is. Rows of no sequence have numbers of their own.
+    tiles : list of (int, int)
+        As :func:`tile_sequences` returns it.
+    causal : bool
+        Whether a step attends only to itself and the steps before it.
+    dtype : torch.dtype
+        Of the logits.
+
+    Returns
+    -------
+    list of Tensor
+        [n_tiles, 1, size, size] for each size.
+    """
+    masks, start = [], 0
+    for n, size in tiles:
+        mine = sequence[start : start + n * size].view(n, size)
+        start += n * size
+        seen = mine[:, :, None] == mine[:, None, :]
+        if causal:
+            seen = seen.tril_()
+        mask = torch.full(seen.shape, -torch.inf, dtype=dtype)
+        masks.append(mask.masked_fill_(seen, 0.0)[:, None])
+    return masks
+
+
+class _TiledAttention(torch.autograd.Function):
+    """Attention among the steps of each tile, as far as a mask lets them see each other."""
 
     @staticmethod
-    def forward(ctx, qkv, runs, n_heads, causal):
-        out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
+    def forward(ctx, qkv, tiles, masks, n_heads):
+        out = torch.empty(len(qkv), qkv.shape[1] // 3, dtype=qkv.dtype)
         normalisers = []
-        for rows, heads, part in _runs(qkv, runs, n_heads):
-            mixed, normaliser = _ATTENTION(*heads, 0.0, causal)
+        for rows, heads, part, mask in _of_tiles(qkv, tiles, masks, n_heads):
+            mixed, normaliser = _ATTENTION(*heads, 0.0, False, attn_mask=mask)
             out[rows].view(part).copy_(mixed.transpose(1, 2))
             normalisers.append(normaliser)
-        ctx.runs, ctx.n_heads, ctx.causal = runs, n_heads, causal
+        out[_n_tiled(tiles) :].zero_()
+        ctx.tiles, ctx.masks, ctx.n_heads = tiles, masks, n_heads
         ctx.save_for_backward(qkv, out, *normalisers)
         return out
 
@@ -227,50 +319,56 @@ class _RaggedAttention(torch.autograd.Function):
     def backward(ctx, grad):
         qkv, out, *normalisers = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_qkv = torch.zeros_like(qkv)
-        of_runs = zip(
-            _runs(qkv, ctx.runs, ctx.n_heads),
-            _runs(grad_qkv, ctx.runs, ctx.n_heads),
+        grad_qkv = torch.empty_like(qkv)
+        of_tiles = zip(
+            _of_tiles(qkv, ctx.tiles, ctx.masks, ctx.n_heads),
+            _of_tiles(grad_qkv, ctx.tiles, ctx.masks, ctx.n_heads),
             normalisers,
             strict=True,
         )
-        for (rows, heads, part), (_, targets, _), normaliser in of_runs:
+        for (rows, heads, part, mask), (_, targets, _, _), normaliser in of_tiles:
             from_above, mixed = (x[rows].view(part).transpose(1, 2) for x in (grad, out))
-            found = _ATTENTION_BACKWARD(from_above, *heads, mixed, normaliser, 0.0, ctx.causal)
+            found = _ATTENTION_BACKWARD(
+                from_above, *heads, mixed, normaliser, 0.0, False, attn_mask=mask
+            )
             for target, value in zip(targets, found, strict=True):
                 target.copy_(value)
+        grad_qkv[_n_tiled(ctx.tiles) :].zero_()
         return grad_qkv, None, None, None
 
 
-def _runs(qkv: Tensor, runs: list[tuple[int, int]], n_heads: int):
+def _n_tiled(tiles: list[tuple[int, int]]) -> int:
+    return sum(n * size for n, size in tiles)
+
+
+def _of_tiles(qkv: Tensor, tiles: list[tuple[int, int]], masks: list[Tensor], n_heads: int):
     start = 0
-    for n, length in runs:
-        rows = slice(start, start + n * length)
-        start += n * length
-        heads = qkv[rows].view(n, length, 3, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        yield rows, heads, (n, length, n_heads, -1)
+    for (n, size), mask in zip(tiles, masks, strict=True):
+        rows = slice(start, start + n * size)
+        start += n * size
+        heads = qkv[rows].view(n, size, 3, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        yield rows, heads, (n, size, n_heads, -1), mask
 
 
-def ragged_attention(
-    qkv: Tensor, runs: list[tuple[int, int]], n_heads: int, causal: bool
+def tiled_attention(
+    qkv: Tensor, tiles: list[tuple[int, int]], masks: list[Tensor], n_heads: int
 ) -> Tensor:
-    """Scaled dot-product attention within sequences that lie one after the other.
+    """Scaled dot-product attention within sequences that share tiles.
 
     Parameters
     ----------
     qkv : Tensor
-        [n, 3 d]; queries, keys and values side by side, in the order of the sequences.
-    runs : list of (int, int)
-        How many sequences of what length follow each other; rows of ``qkv`` behind the last one
-        come out as zero.
+        [n, 3 d]; queries, keys and values side by side, in the order of the tiles.
+    tiles : list of (int, int)
+        As :func:`tile_sequences` returns it; rows behind the last tile come out as zero.
+    masks : list of Tensor
+        As :func:`tile_masks` returns it.
     n_heads : int
         Divides d.
-    causal : bool
-        Whether a step attends only to itself and the steps before it.
 
     Returns
     -------
     Tensor
         [n, d].
     """
-    return _RaggedAttention.apply(qkv, runs, n_heads, causal)
+    return _TiledAttention.apply(qkv, tiles, masks, n_heads)

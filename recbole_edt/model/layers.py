@@ -511,22 +511,20 @@ class ItemLookup:
         return lambda items: F.embedding(self.slot[items], part)
 
 
-def bpr_loss(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
-    """Mean of ``-log sigmoid(positive - negative)`` over positions (eqs. 9, 12).
-
-    The paper sums; the mean differs by a constant that Adam does not see.
+def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Sum of ``-log sigmoid(positive's - negative's score)`` over positions (eqs. 9, 12).
 
     Parameters
     ----------
-    positive_scores, negative_scores : Tensor
-        [n].
+    states, positives, negatives : Tensor
+        [n, d]; scores are products with ``states``.
 
     Returns
     -------
     Tensor
         Scalar.
     """
-    return -F.logsigmoid(positive_scores - negative_scores).mean()
+    return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
 
 
 @torch.no_grad()
@@ -631,18 +629,19 @@ class _SoftmaxLoss(torch.autograd.Function):
             logits.view(-1).index_fill_(0, next(masked), -torch.inf)
             weights = logits[: len(state)]
             highest = torch.maximum(weights.amax(1, keepdim=True), score)
-            weights.sub_(highest).exp_()
+            weights.sub_(highest).exp_()  # over their sum: the negatives' probabilities
             own = (score - highest).exp()
             whole = weights.sum(1, keepdim=True) + own
             total += (whole.log() + highest - score).sum()
-            weights.div_(whole)  # the negatives' probabilities
             excess = own / whole - 1.0  # the positive's probability minus one
             filled_up = logits.to(dtype)
-            of_negatives = product(filled_up, others.T)[: len(state)].float()
+            # what has d columns is divided by the sum, in place of the logits with their m
+            of_negatives = product(filled_up, others.T)[: len(state)].float().div_(whole)
             torch.addcmul(of_negatives, excess, positive, out=grad_states[block])
             if grad_positives is not None:
                 torch.mul(excess, state, out=grad_positives[block])
             if grad_others is not None:
+                lowered = _filled_up(state / whole).to(dtype)
                 grad_others += inner_product(lowered, filled_up)
         grad_negatives = None if grad_others is None else grad_others.T
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)

@@ -14,7 +14,7 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.errors import CheckpointError
-from recbole_edt.model.backbones import SequenceEncoder
+from recbole_edt.model.backbones import PackedStates, SequenceEncoder
 from recbole_edt.model.base import ProfiledModel
 from recbole_edt.model.frozen import FrozenStates, fingerprint
 from recbole_edt.model.layers import LinearAdapter, ResidualAdapter, make_item_embedding
@@ -79,14 +79,15 @@ class LLMEDTPretrain(ProfiledModel):
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch)
         chosen = self.encoder.choose_targets(sequence)
-        states = self.encoder.before_targets(lookup, sequence, chosen, wanted=sequence[:, 1:] > 0)
+        states = self.encoder.packed_before_targets(lookup, sequence, chosen, sequence[:, 1:] > 0)
         loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])
         if self.all_sequences:
             positions = [self.encoder.positions.weight] * self.n_domains
             domain_states, has = self.domain_states(batch, lookup, positions, chosen)
             loss = loss + self.next_item_loss(batch, lookup, domain_states, has & chosen[:, 1:])
         if self.profiles is not None:
-            loss = loss + self.align_weight * self.profile_alignment(batch, states)
+            padded = states.padded() if isinstance(states, PackedStates) else states
+            loss = loss + self.align_weight * self.profile_alignment(batch, padded)
         return loss
 
     def domain_states(

@@ -230,7 +230,8 @@ def test_layer_that_starts_as_a_mean_adds_half_the_mean_of_what_it_sees() -> Non
         layer.outer.weight.zero_()
     states = torch.randn(3, SIZE, dtype=torch.float64)
     valid = torch.ones(1, 3, dtype=torch.bool)
-    out = layer(states, Packing(valid), valid)
+    packing = Packing(valid)
+    out = packing.pad(layer(packing.pack(states[None]), packing, valid))[0]
     seen = torch.stack([layer_norm_of(states[: t + 1]).mean(0) for t in range(3)])
     assert torch.allclose(out, states + 0.5 * seen, atol=1e-6)
 

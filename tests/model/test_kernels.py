@@ -87,15 +87,40 @@ def test_add_dropout_is_dropout_and_a_sum() -> None:
     torch.testing.assert_close(kernels.add_dropout(states, added, 0.4, True), expected)
 
 
+def test_tiles_hold_every_sequence_once_and_waste_little() -> None:
+    lengths = [0, 2, 50, 7, 31, 2, 33, 5, 9, 0, 12, 3] * 20
+    starts, tiles = kernels.tile_sequences(lengths)
+    n_rows = sum(n * size for n, size in tiles)
+    rows = [start + step for start, n in zip(starts, lengths, strict=True) for step in range(n)]
+    assert len(set(rows)) == len(rows) == sum(lengths)
+    edges = {0}
+    for n, size in tiles:
+        first = max(edges)
+        edges |= {first + (k + 1) * size for k in range(n)}
+    inside = [
+        not edges & set(range(start + 1, start + n))
+        for start, n in zip(starts, lengths, strict=True)
+    ]
+    assert all(inside)
+    assert n_rows < 1.03 * sum(lengths)
+
+
+def test_sequences_of_like_length_leave_no_space() -> None:
+    assert kernels.tile_sequences([17, 17, 19])[1] == [(1, 19), (2, 17)]
+
+
 @pytest.mark.parametrize("causal", [True, False])
-def test_ragged_attention_is_attention_sequence_by_sequence(causal) -> None:
+def test_tiled_attention_is_attention_sequence_by_sequence(causal) -> None:
     torch.manual_seed(0)
-    runs, n_heads, size = [(2, 1), (3, 4), (1, 6)], 2, 6
-    steps = sum(n * length for n, length in runs)
+    n_heads, size = 2, 6
+    tiles, lengths = [(2, 6), (1, 3)], [4, 2, 5, 1, 1, 2]  # the fourth one is an empty row
+    steps = sum(lengths)
+    owner = torch.repeat_interleave(torch.arange(6), torch.tensor(lengths))
+    masks = kernels.tile_masks(owner, tiles, causal, torch.float64)
     qkv = torch.randn(steps + 2, 3 * size, dtype=torch.float64, requires_grad=True)
-    ours = kernels.ragged_attention(qkv, runs, n_heads, causal)
+    ours = kernels.tiled_attention(qkv, tiles, masks, n_heads)
     pieces, start = [], 0
-    for length in [length for n, length in runs for _ in range(n)]:
+    for length in lengths:
         query, key, value = (
             x.view(length, n_heads, -1).transpose(0, 1)
             for x in qkv[start : start + length].chunk(3, dim=-1)

@@ -247,17 +247,20 @@ def test_lookup_passes_gradients_of_every_use() -> None:
 
 
 def test_bpr_hand_computed() -> None:
-    loss = bpr_loss(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 3.0]))
+    """Scores of the positives: 2, 1, -1; of the negatives: 0, 1, 2."""
+    states = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    positives = torch.tensor([[2.0, 9.0], [9.0, 1.0], [-3.0, 2.0]])
+    negatives = torch.tensor([[0.0, 9.0], [9.0, 1.0], [4.0, -2.0]])
     expected = [math.log(1 + math.exp(-gap)) for gap in (2.0, 0.0, -3.0)]
-    assert float(loss) == pytest.approx(sum(expected) / 3, rel=1e-6)
+    assert float(bpr_loss(states, positives, negatives)) == pytest.approx(sum(expected), rel=1e-6)
 
 
 def test_bpr_is_finite_for_hopeless_scores() -> None:
-    scores = torch.tensor([-1e4], requires_grad=True)
-    loss = bpr_loss(scores, torch.tensor([1e4]))
+    states = torch.tensor([[1.0]], requires_grad=True)
+    loss = bpr_loss(states, torch.tensor([[-1e4]]), torch.tensor([[1e4]]))
     loss.backward()
     assert loss.item() == pytest.approx(2e4)
-    assert scores.grad.tolist() == [-1.0]
+    assert states.grad.tolist() == [[2e4]]
 
 
 def test_softmax_over_all_items_is_the_full_softmax() -> None:
