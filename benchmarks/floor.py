@@ -2,10 +2,10 @@
 
 What the equations need is counted, operation by operation and array by array, and divided by rates
 that are measured here: of matrix products at the shapes of the epoch, each by itself and by the
-fastest way at hand, of exponentials, and of passes over arrays of the sizes at hand. Where the
-count leaves a choice it takes the smaller number: attention looks at no pair that it may not see,
-an array between two products is passed over once however many steps are taken on it, and nothing is
-counted for random numbers, indices, batches or calls.
+fastest way at hand, of exponentials and of GELU, and of passes over arrays of the sizes at hand.
+Where the count leaves a choice it takes the smaller number: attention looks at no pair that it may
+not see, an array between two products is passed over once however many steps are taken on it, and
+nothing is counted for random numbers, indices, batches or calls.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from time import perf_counter
 
 import torch
+import torch.nn.functional as F
 
 from recbole_edt.model.kernels import inner_product, product
 
@@ -122,20 +123,24 @@ def matrix_flops(sizes: Sizes) -> int:
 
 
 def n_exponentials(sizes: Sizes) -> int:
-    """One per logit of the loss; those of attention and GELU are few beside them."""
+    """One per logit of the loss; those of attention are few beside them."""
     return sum(n * m for n, m in zip(sizes.positions, sizes.negatives, strict=True))
+
+
+def n_gelus(sizes: Sizes) -> int:
+    """Numbers that pass through GELU, and its derivative backwards: error functions, not bytes."""
+    return sizes.n_layers * sum(sizes.lengths) * sizes.inner
 
 
 def activation_bytes(sizes: Sizes) -> int:
     """Bytes that what stands between the products reads and writes: arrays that fit a cache."""
-    states, inner = sum(sizes.lengths) * sizes.hidden, sum(sizes.lengths) * sizes.inner
+    states = sum(sizes.lengths) * sizes.hidden
     norms = 2 * sizes.n_layers + 2
     numbers = norms * 5 * states  # forward: in, out; backward: in, gradient in, out
     numbers += sizes.n_layers * 2 * 5 * states  # dropout and sum: in, in, out; gradient in, out
     numbers += 4 * states  # dropout of the inputs: in, out; gradient in, out
-    numbers += sizes.n_layers * 5 * inner  # GELU, as a norm
     numbers += 4 * states  # looking items up, and adding their gradients: in, out each
-    # the logits' one pass is that of the exponentials
+    # the one pass over the logits is that of the exponentials, and GELU's its own
     return numbers * FLOAT
 
 
@@ -173,6 +178,8 @@ class Rates:
         Operations a second in the products of single heads, of sequences of middling length.
     exponentials : float
         Numbers a second that are replaced by their exponentials, in a block of logits.
+    gelus : float
+        Numbers a second that pass through GELU forward and backward, in an epoch's arrays.
     cached, memory : float
         Bytes a second of ``out = a + b`` on arrays of an epoch's states, and of its id table.
     """
@@ -180,6 +187,7 @@ class Rates:
     layers: dict[tuple[int, int], list[float]]
     attention: float
     exponentials: float
+    gelus: float
     cached: float
     memory: float
 
@@ -233,9 +241,18 @@ def measure_rates(sizes: Sizes, n_heads: int) -> Rates:
         {shape: layer_rates(layer) for shape, layer in layers.items()},
         attention_rate(sizes, n_heads),
         logits.numel() / seconds,
+        gelu_rate(n * sizes.inner),
         add_rate(n * d),
         add_rate(max(sizes.table, 1 << 15) * d),
     )
+
+
+def gelu_rate(size: int) -> float:
+    """Numbers a second through GELU and, backwards, its derivative."""
+    inputs, grad = torch.randn(size), torch.randn(size)
+    forward = median_seconds(lambda: F.gelu(inputs))
+    backward = median_seconds(lambda: torch.ops.aten.gelu_backward(grad, inputs))
+    return size / (forward + backward)
 
 
 def add_rate(size: int) -> float:
@@ -279,6 +296,7 @@ class Floor:
     adapter: float = 0.0
     loss: float = 0.0
     exponentials: float = 0.0
+    gelus: float = 0.0
     activations: float = 0.0
     tables: float = 0.0
 
@@ -297,6 +315,7 @@ def floor_of_epoch(batches: Iterable[Sizes], rates: Rates) -> Floor:
         floor.adapter += rates.seconds(adapter_layers(sizes))
         floor.loss += rates.seconds(loss_layers(sizes))
         floor.exponentials += n_exponentials(sizes) / rates.exponentials
+        floor.gelus += n_gelus(sizes) / rates.gelus
         floor.activations += activation_bytes(sizes) / rates.cached
         floor.tables += table_bytes(sizes) / rates.memory
     return floor

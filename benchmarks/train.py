@@ -1,7 +1,8 @@
 """How much faster is an epoch here than elsewhere, how close to the floor, what costs evaluation?
 
 All contestants train on the same training rows and supervise the same positions, d = 128, 2
-layers, length 50, float32; LLM-EDT's stage 1 with its default loss over mixed sequences:
+layers, length 50, batches of 512 sequences (the paper's size), float32; LLM-EDT's stage 1 with its
+default loss over mixed sequences:
 
 - stock RecBole SASRec, GRU4Rec and BERT4Rec against stage 1 with the same backbone. The first two
   take every prefix of every sequence by itself, BERT4Rec masked copies of every sequence, with
@@ -42,6 +43,8 @@ from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
 SHAPE = {"hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50}
+BATCH = 512
+"""Sequences: the paper's appendix A.4."""
 BLOCKS = {"n_layers": 2, "inner_size": 256}
 MIXED = {"pretrain_sequences": "mixed", **BLOCKS}
 
@@ -64,7 +67,13 @@ class Contestant:
     """A model with its loaders, optimiser and trainer."""
 
     def __init__(self, model: str, dataset: str, data_path: str, scratch: str, **keys) -> None:
-        overrides = {"data_path": data_path, "checkpoint_dir": scratch, **SHAPE, **keys}
+        overrides = {
+            "data_path": data_path,
+            "checkpoint_dir": scratch,
+            "train_batch_size": BATCH,
+            **SHAPE,
+            **keys,
+        }
         self.config = EDTConfig(model, dataset, None, overrides)
         data = CrossDomainDataset(self.config)
         self.train_data, _, self.test_data = make_loaders(self.config, data)

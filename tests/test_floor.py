@@ -81,10 +81,11 @@ def test_attention_counts_the_pairs_that_may_be_seen_alone() -> None:
 
 
 def test_bytes_hand_computed() -> None:
-    states, inner = 8 * 8, 8 * 12
-    numbers = 6 * 5 * states + 20 * states + 4 * states + 10 * inner + 4 * states
+    states = 8 * 8
+    numbers = 6 * 5 * states + 20 * states + 4 * states + 4 * states
     assert floor.activation_bytes(SIZES) == 4 * numbers
     assert floor.n_exponentials(SIZES) == 5 * 6 + 3 * 7
+    assert floor.n_gelus(SIZES) == 2 * 8 * 12
     assert floor.table_bytes(SIZES) == 4 * (2 * 20 * 10 + 30 * 8 + 700)
 
 
@@ -94,6 +95,7 @@ def rates_of(speed: float) -> floor.Rates:
         layers={(layer.k, layer.m): [speed] * 3 for layer in layers},
         attention=speed,
         exponentials=speed,
+        gelus=speed,
         cached=speed,
         memory=speed,
     )

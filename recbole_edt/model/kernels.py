@@ -214,7 +214,7 @@ _TILE = 32
 """Steps that a tile of short sequences has at most: attention looks at all pairs of a tile, and
 each size of tile is a call."""
 
-_TILE_STEP = 8
+_TILE_STEP = 16
 """Sizes of tiles are multiples of it: what a long sequence leaves of its tile, short ones fill."""
 
 

@@ -577,7 +577,7 @@ _ROWS = {"cpu": 512}
 
 def _filled_up(state: Tensor) -> Tensor:
     """Append rows of zeros, whose products are of a size that costs least, and weigh nothing."""
-    if state.device.type != "cpu":
+    if state.device.type != "cpu" or len(state) == rounded_rows(len(state)):
         return state
     return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
 

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recbole_edt import distributed
+from recbole_edt.allocator import keep_freed_memory
 from recbole_edt.data.dataloader import EvaluationLoader
 from recbole_edt.errors import CheckpointError, ConfigError, TrainingError
 from recbole_edt.evaluation.metrics import metric_names, summarise
@@ -63,6 +64,7 @@ class CrossDomainMixin(TrainerBehind):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        keep_freed_memory()
         self._share_gradients()
         self.saved_model_file = run_file(config)
         self.last_file = run_file(config, "last")
