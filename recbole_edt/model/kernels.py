@@ -18,8 +18,9 @@ _ROWS = 64
 """Matrices have their rows counted in these: oneDNN compiles a kernel per shape, and there shall
 be few. What is left over goes to PyTorch's own product."""
 
-_LEVELS = 1 << 16
-"""A dropout mask compares 16 random bits per entry: its rate is rounded to a multiple of 1/65536"""
+_MASK_BITS = {torch.int8: 8, torch.int16: 16}
+"""Random bits per entry that a dropout mask compares: 8 where they tell the rate exactly, such as
+0.5; else 16, and the rate is rounded to a multiple of 1/65536."""
 
 
 def rounded_rows(n: int) -> int:
@@ -166,15 +167,16 @@ def take_rows(table: Tensor, index: Tensor) -> Tensor:
 # -- dropout --------------------------------------------------------------------------------------
 
 
-def _dropout_mask(like: Tensor, rate: float) -> Tensor:
-    """Zero with the probability ``rate``, else one over the probability of that."""
-    n = like.numel()
+def _dropout_mask(like: Tensor, rate: float) -> tuple[Tensor, float]:
+    """Zero with the probability ``rate``, else one; and what makes up for the zeros."""
+    dtype = torch.int8 if (rate * 256).is_integer() else torch.int16
+    n, levels, per_word = like.numel(), 1 << _MASK_BITS[dtype], 64 // _MASK_BITS[dtype]
     # PyTorch's own mask takes a random number of 32 bits or more per entry, one after the other
-    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    dropped = round(rate * _LEVELS)
+    words = torch.empty(-(-n // per_word), dtype=torch.int64).random_(-(1 << 63), None)
+    dropped = round(rate * levels)
     mask = torch.empty(like.shape, dtype=like.dtype)
-    torch.ge(bits.view(torch.int16)[:n].view(like.shape), dropped - _LEVELS // 2, out=mask)
-    return mask.mul_(_LEVELS / (_LEVELS - dropped))
+    torch.ge(words.view(dtype)[:n].view(like.shape), dropped - levels // 2, out=mask)
+    return mask, levels / (levels - dropped)
 
 
 def _draws_masks(states: Tensor, rate: float, training: bool) -> bool:
@@ -185,7 +187,8 @@ def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
     """Drop entries at random and scale the others up, as ``F.dropout`` does, drawing faster."""
     if not _draws_masks(states, rate, training):
         return F.dropout(states, rate, training)
-    return states * _dropout_mask(states, rate)
+    mask, scale = _dropout_mask(states, rate)
+    return states * mask.mul_(scale)
 
 
 def add_dropout(states: Tensor, added: Tensor, rate: float, training: bool) -> Tensor:
@@ -194,7 +197,8 @@ def add_dropout(states: Tensor, added: Tensor, rate: float, training: bool) -> T
         return states + F.dropout(added, rate, training)
     if states.dtype != added.dtype:  # autocast
         return states + dropout(added, rate, training)
-    return torch.addcmul(states, added, _dropout_mask(added, rate))
+    mask, scale = _dropout_mask(added, rate)
+    return torch.addcmul(states, added, mask, value=scale)
 
 
 # -- attention ------------------------------------------------------------------------------------

@@ -582,13 +582,24 @@ def _filled_up(state: Tensor) -> Tensor:
     return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
 
 
+def _nonzero_of_few(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """``torch.nonzero`` of a mask [B, m] that holds hardly anywhere: eight entries at a glance."""
+    if mask.shape[1] % 8 or not mask.is_contiguous():
+        row, column = torch.nonzero(mask, as_tuple=True)
+        return row, column
+    words = mask.view(torch.int64)  # [B, m / 8]
+    row, word = torch.nonzero(words, as_tuple=True)
+    which, place = torch.nonzero(words[row, word, None].view(torch.bool), as_tuple=True)
+    return row[which], word[which] * 8 + place
+
+
 def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]:
     """Yield the places of owned negatives among the flattened logits of each block of positions.
 
     They are few: they are found once, instead of a mask of all logits being laid over them.
     """
     n = owned.shape[1]
-    owner, negative = torch.nonzero(owned, as_tuple=True)
+    owner, negative = _nonzero_of_few(owned)
     counts = torch.bincount(owner, minlength=len(owned))
     of_position = counts[owners]
     ends = of_position.cumsum(0)
@@ -618,34 +629,34 @@ class _SoftmaxLoss(torch.autograd.Function):
         grad_others = None  # [d, m]
         if ctx.needs_input_grad[2]:
             grad_others = torch.zeros_like(others.T, dtype=torch.float32).contiguous()
-        total = states.new_zeros(())
+        scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
+        highest, whole = torch.empty_like(scores), torch.empty_like(scores)
         masked = _masked_places(owned, owners, rows)
         for start in range(0, len(states), rows):
             block = slice(start, start + rows)
             state, positive = states[block], positives[block]
-            score = (state * positive).sum(-1, keepdim=True)  # [rows, 1]
+            score, most, sum_of_all = scores[block], highest[block], whole[block]  # [rows, 1]
             lowered = _filled_up(state).to(dtype)
             logits = product(lowered, others).float()
             logits.view(-1).index_fill_(0, next(masked), -torch.inf)
             weights = logits[: len(state)]
-            highest = torch.maximum(weights.amax(1, keepdim=True), score)
-            weights.sub_(highest).exp_()  # over their sum: the negatives' probabilities
-            own = (score - highest).exp()
-            whole = weights.sum(1, keepdim=True) + own
-            total += (whole.log() + highest - score).sum()
-            excess = own / whole - 1.0  # the positive's probability minus one
+            torch.maximum(weights.amax(1, keepdim=True), score, out=most)
+            weights.sub_(most).exp_()  # over their sum: the negatives' probabilities
+            own = (score - most).exp_()
+            torch.add(weights.sum(1, keepdim=True), own, out=sum_of_all)
+            excess = own.div_(sum_of_all).sub_(1.0)  # the positive's probability minus one
             filled_up = logits.to(dtype)
             # what has d columns is divided by the sum, in place of the logits with their m
-            of_negatives = product(filled_up, others.T)[: len(state)].float().div_(whole)
+            of_negatives = product(filled_up, others.T)[: len(state)].float().div_(sum_of_all)
             torch.addcmul(of_negatives, excess, positive, out=grad_states[block])
             if grad_positives is not None:
                 torch.mul(excess, state, out=grad_positives[block])
             if grad_others is not None:
-                lowered = _filled_up(state / whole).to(dtype)
+                lowered = _filled_up(state / sum_of_all).to(dtype)
                 grad_others += inner_product(lowered, filled_up)
         grad_negatives = None if grad_others is None else grad_others.T
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
-        return total
+        return (whole.log_().add_(highest).sub_(scores)).sum()
 
     @staticmethod
     def backward(ctx, grad):

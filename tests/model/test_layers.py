@@ -11,6 +11,7 @@ from torch import nn
 from recbole_edt.data import embeddings
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model import layers
+from recbole_edt.model import layers
 from recbole_edt.model.layers import (
     ItemEmbedding,
     ItemLookup,
@@ -261,6 +262,15 @@ def test_bpr_is_finite_for_hopeless_scores() -> None:
     loss.backward()
     assert loss.item() == pytest.approx(2e4)
     assert states.grad.tolist() == [[2e4]]
+
+
+@pytest.mark.parametrize("width", [24, 21])
+def test_few_owned_negatives_are_found_in_order(width) -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(40, width) < 0.05
+    mask[3], mask[7] = True, False
+    found = layers._nonzero_of_few(mask)
+    assert all(map(torch.equal, found, torch.nonzero(mask, as_tuple=True)))
 
 
 def test_softmax_over_all_items_is_the_full_softmax() -> None:
