@@ -11,7 +11,6 @@ from torch import nn
 from recbole_edt.data import embeddings
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model import layers
-from recbole_edt.model import layers
 from recbole_edt.model.layers import (
     ItemEmbedding,
     ItemLookup,
