@@ -57,6 +57,39 @@ class ResidualAdapter(nn.Module):
         return inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
+class Standardising:
+    """Centres text embeddings and gives their entries unit root mean square.
+
+    Sentence vectors share one large common part and have entries far below one, which Adam's
+    steps of fixed size follow slowly. The outcome depends on which items are fitted: it belongs to
+    one dataset.
+
+    Parameters
+    ----------
+    text : Tensor or MappedText
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and spread are taken from.
+
+    Attributes
+    ----------
+    spread : Tensor
+        Scalar; the root mean square before. Zero if fitted rows are all alike: nothing is scaled.
+    """
+
+    def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
+        self.centre = mean_row(text, fitted)
+        square = torch.zeros((), device=self.centre.device)
+        for part, rows in row_blocks(text):
+            square += (rows[fitted[part]] - self.centre).square().sum()
+        self.spread = (square / fitted.sum() / text.shape[1]).sqrt()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Change rows [n, d_L]."""
+        rows = rows - self.centre
+        return rows / self.spread if self.spread > 0 else rows
+
+
 class Whitening:
     """Turns text embeddings into the coordinates of their principal axes, all of one spread.
 
@@ -103,21 +136,15 @@ class MappedText:
     ----------
     table : EmbeddingTable
         The text.
-    centre, spread : Tensor, optional
-        [d_L] and a scalar: rows but those of padding are centred and divided, as
-        :func:`standardise_` would do with all of them in memory.
-    whitening : Whitening, optional
-        Changes rows, instead.
+    change : callable, optional
+        What is done to rows [n, d_L] but those of padding: :class:`Standardising`,
+        :class:`Whitening`.
     """
 
     def __init__(
-        self,
-        table: EmbeddingTable,
-        centre: Tensor | None = None,
-        spread: Tensor | None = None,
-        whitening: Whitening | None = None,
+        self, table: EmbeddingTable, change: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        self.table, self.centre, self.spread, self.whitening = table, centre, spread, whitening
+        self.table, self.change = table, change
         self.shape = table.shape
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -133,12 +160,8 @@ class MappedText:
             yield part, self._changed(torch.from_numpy(rows), real)
 
     def _changed(self, rows: Tensor, real: Tensor) -> Tensor:
-        if self.whitening is not None:
-            rows[real] = self.whitening(rows[real])
-        if self.centre is not None:
-            rows[real] -= self.centre
-        if self.spread is not None and self.spread > 0:
-            rows[real] /= self.spread
+        if self.change is not None:
+            rows[real] = self.change(rows[real])
         return rows
 
 
@@ -147,48 +170,6 @@ def row_blocks(text: Tensor | MappedText) -> Iterator[tuple[slice, Tensor]]:
     if isinstance(text, MappedText):
         return text.blocks()
     return iter([(slice(0, len(text)), text)])
-
-
-def standardised(text: MappedText, fitted: Tensor) -> MappedText:
-    """:func:`standardise_` for text that stays in its file."""
-    weights = fitted.float() / fitted.sum()
-    centre = torch.zeros(text.shape[1])
-    for part, rows in text.blocks():
-        centre += weights[part] @ rows
-    text = MappedText(text.table, centre)
-    square = torch.zeros(())
-    for part, rows in text.blocks():
-        square += weights[part] @ torch.linalg.vector_norm(rows, dim=1).square()
-    return MappedText(text.table, centre, (square / text.shape[1]).sqrt())
-
-
-@torch.no_grad()
-def standardise_(text: Tensor, fitted: Tensor) -> Tensor:
-    """Centre text embeddings and give their entries unit root mean square, in place.
-
-    Sentence vectors share one large common part and have entries far below one, which Adam's
-    steps of fixed size follow slowly. The outcome depends on which items are fitted: it belongs to
-    one dataset.
-
-    Parameters
-    ----------
-    text : Tensor
-        float32 [n_items, d_L]; row 0 (padding) stays as it is.
-    fitted : Tensor
-        bool [n_items]; rows that centre and spread are taken from.
-
-    Returns
-    -------
-    Tensor
-        Scalar; the root mean square before. Zero if fitted rows are all alike: nothing is scaled.
-    """
-    weights = fitted.to(text.dtype) / fitted.sum()
-    text[1:].sub_(weights @ text)
-    lengths = torch.linalg.vector_norm(text, dim=1)
-    spread = (weights @ lengths.square() / text.shape[1]).sqrt()
-    if spread > 0:
-        text[1:].div_(spread)
-    return spread
 
 
 _LEAST_SPREAD = 1e-3
@@ -465,18 +446,17 @@ def changed_text(
     text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int
 ) -> tuple[Tensor | MappedText, Tensor | None]:
     """Standardise or whiten text as its start asks for; return it with its spread before."""
+    change: Standardising | Whitening
     if text_start == "whitened":
-        whitening = Whitening(text, fitted, size)
-        if isinstance(text, MappedText):
-            return MappedText(text.table, whitening=whitening), whitening.spread
-        text[1:] = whitening(text[1:])
-        return text, whitening.spread
-    if text_start != "principal":
+        change = Whitening(text, fitted, size)
+    elif text_start == "principal":
+        change = Standardising(text, fitted)
+    else:
         return text, None
     if isinstance(text, MappedText):
-        text = standardised(text, fitted)
-        return text, text.spread
-    return text, standardise_(text, fitted)
+        return MappedText(text.table, change), change.spread
+    text[1:] = change(text[1:])
+    return text, change.spread
 
 
 class ItemLookup:

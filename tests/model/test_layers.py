@@ -17,6 +17,7 @@ from recbole_edt.model.layers import (
     LinearAdapter,
     MappedText,
     ResidualAdapter,
+    Standardising,
     Whitening,
     alignment_loss,
     bpr_loss,
@@ -24,8 +25,6 @@ from recbole_edt.model.layers import (
     hard_negatives,
     principal_components,
     softmax_loss,
-    standardise_,
-    standardised,
     start_principal_,
     start_reduced_,
     start_whitened_,
@@ -132,18 +131,19 @@ def test_text_is_frozen_and_moves_with_the_model_but_is_not_saved(kind) -> None:
 
 def test_standardising_hand_computed() -> None:
     text = torch.tensor([[0.0, 0.0], [3.0, 1.0], [-1.0, 1.0], [5.0, 9.0]])
-    spread = standardise_(text, torch.tensor([False, True, True, False]))
-    # centre (1, 1); entries +-2, 0 of the fitted rows: mean square 2; padding stays zero
+    change = Standardising(text, torch.tensor([False, True, True, False]))
+    # centre (1, 1); entries +-2, 0 of the fitted rows: mean square 2
     root = math.sqrt(2)
-    expected = torch.tensor([[0, 0], [root, 0], [-root, 0], [4 / root, 8 / root]])
-    assert torch.allclose(text, expected)
-    assert spread.item() == pytest.approx(root)
+    expected = torch.tensor([[root, 0], [-root, 0], [4 / root, 8 / root]])
+    assert torch.allclose(change(text[1:]), expected)
+    assert change.spread.item() == pytest.approx(root)
 
 
 def test_standardising_survives_a_constant_text() -> None:
     text = torch.tensor([[0.0], [2.0], [2.0]])
-    standardise_(text, torch.tensor([False, True, True]))
-    assert text.tolist() == [[0], [0], [0]]
+    change = Standardising(text, torch.tensor([False, True, True]))
+    assert change(text[1:]).tolist() == [[0], [0]]
+    assert change.spread == 0
 
 
 def test_principal_start_keeps_the_directions_that_vary_most() -> None:
@@ -426,21 +426,14 @@ def test_mapped_text_has_the_rows_of_text_in_memory(text_and_fitted, mapped) -> 
     assert torch.equal(mapped(ids), text_and_fitted[0][ids])
 
 
-def test_mapped_text_is_standardised_as_text_in_memory_is(text_and_fitted, mapped) -> None:
+@pytest.mark.parametrize("start", ["principal", "whitened"])
+def test_mapped_text_is_changed_as_text_in_memory_is(text_and_fitted, mapped, start) -> None:
     text, fitted = text_and_fitted
-    mapped = standardised(mapped, fitted)
-    spread = standardise_(text, fitted)
-    assert torch.allclose(mapped.spread, spread)
-    assert torch.allclose(mapped(torch.arange(11)), text, atol=1e-6)
-    assert torch.allclose(torch.cat([rows for _, rows in mapped.blocks()]), text, atol=1e-6)
-
-
-def test_mapped_text_is_whitened_as_text_in_memory_is(text_and_fitted, mapped) -> None:
-    text, fitted = text_and_fitted
-    theirs, spread = changed_text("whitened", text.clone(), fitted, 3)
-    ours, own_spread = changed_text("whitened", mapped, fitted, 3)
+    theirs, spread = changed_text(start, text.clone(), fitted, 3)
+    ours, own_spread = changed_text(start, mapped, fitted, 3)
     assert torch.allclose(own_spread, spread)
     assert torch.allclose(ours(torch.arange(11)), theirs, atol=1e-5)
+    assert torch.allclose(torch.cat([rows for _, rows in ours.blocks()]), theirs, atol=1e-5)
     assert not theirs[0].any()
 
 
