@@ -152,13 +152,16 @@ class CrossDomainModel(SequentialRecommender):
         targets = batch[SEQUENCE][:, 1:]
         places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
         domains = self.item_domain[targets.reshape(-1)[places]]
-        of_domain = [places[domains == domain] for domain in range(self.n_domains)]
-        sizes = [len(mine) for mine in of_domain]
-        wanted = _states_at(states, torch.cat(of_domain)).split(sizes)
+        mine = [places[domains == domain] for domain in range(self.n_domains)]
+        at = [(place // targets.shape[1], place % targets.shape[1]) for place in mine]
+        # one lookup for all domains, and one gradient of all vectors
+        items = [ids for domain, of in enumerate(at) for ids in self._asked(batch, domain, of)]
+        vectors = lookup(torch.cat(items)).split([len(ids) for ids in items])
+        wanted = _states_at(states, torch.cat(mine)).split([len(place) for place in mine])
         total = wanted[0].new_zeros(())
-        for domain, mine in enumerate(of_domain):
-            at = (mine // targets.shape[1], mine % targets.shape[1])
-            total = total + self.loss_in_domain(batch, lookup, domain, wanted[domain], at)
+        for domain, own in enumerate(wanted):
+            positives, negatives = vectors[2 * domain], vectors[2 * domain + 1]
+            total = total + self._loss_of(batch, domain, own, positives, negatives, at[domain][0])
         return total / distributed.total(chosen.sum()).clamp(min=1)
 
     def loss_in_domain(
@@ -177,16 +180,34 @@ class CrossDomainModel(SequentialRecommender):
         places : tuple of Tensor
             int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
         """
+        items = self._asked(batch, domain, places)
+        positives, negatives = lookup(torch.cat(items)).split([len(ids) for ids in items])
+        return self._loss_of(batch, domain, states, positives, negatives, places[0])
+
+    def _asked(self, batch, domain: int, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Targets of one domain, int64 [n], and its negatives: [n] of their own, or [m] shared."""
         targets = batch[SEQUENCE][:, 1:][places]
         if self._own_negatives:
-            return bpr_loss(states, lookup(targets), lookup(batch[NEGATIVES][places]))
-        shared, owned = batch[f"{NEGATIVES}_{domain}"], batch[f"{OWNED}_{domain}"]
-        both = lookup(torch.cat([targets, shared]))  # together: one gradient of all vectors less
-        positives, pool = both.split([len(targets), len(shared)])
+            return targets, batch[NEGATIVES][places]
+        return targets, batch[f"{NEGATIVES}_{domain}"]
+
+    def _loss_of(
+        self,
+        batch,
+        domain: int,
+        states: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        owners: Tensor,
+    ) -> Tensor:
+        """Loss of targets whose vectors, and those of the negatives, are known; of rows owners."""
+        if self._own_negatives:
+            return bpr_loss(states, positives, negatives)
+        owned = batch[f"{OWNED}_{domain}"]
         if self.negative_temperature is not None:
-            drawn = hard_negatives(states, pool, owned, places[0], self.negative_temperature)
-            return bpr_loss(states, positives, F.embedding(drawn, pool))
-        return softmax_loss(states, positives, pool, owned, places[0])
+            drawn = hard_negatives(states, negatives, owned, owners, self.negative_temperature)
+            return bpr_loss(states, positives, F.embedding(drawn, negatives))
+        return softmax_loss(states, positives, negatives, owned, owners)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict the last training targets of users, one per user.
