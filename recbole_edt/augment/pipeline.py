@@ -326,7 +326,7 @@ class Pipeline:
             )
         profiles = profiler.write(users)
         if isinstance(encoder, FileEncoder):
-            made.user_vectors = mean_vectors(users, made.vectors)
+            made.user_vectors = mean_vectors(users, made.vectors, self.settings["profile"])
         else:
             made.user_vectors, lost = encode_profiles(encoder, profiles.texts)
             for place, why in lost.items():
@@ -474,21 +474,40 @@ def leave_out_failed(generated: Generated, tasks: Sequence[Task], histories: His
             generated.items[place] = np.zeros(0, dtype=np.int64)
 
 
-def mean_vectors(users: Sequence[UserGroups], vectors: np.ndarray) -> np.ndarray:
+def mean_vectors(
+    users: Sequence[UserGroups], vectors: np.ndarray, profile: str = "sra"
+) -> np.ndarray:
     """Stand in for embedded profiles where nothing can be encoded: what they are extracted from.
 
-    The mean over a user's clusters, then over his domains, so that the minor domain has as much
-    weight as the major one; float32 [n_users, d_L], rows of length 1 or zero.
+    Parameters
+    ----------
+    users : sequence of UserGroups
+        Their items by domain and cluster.
+    vectors : ndarray
+        float32 [n_items, d_L].
+    profile : {"sra", "naive"}
+        ``sra``: the mean over a user's clusters, then over his domains, so that the minor domain
+        has as much weight as the major one. ``naive``: the mean over all his items.
+
+    Returns
+    -------
+    ndarray
+        float32 [n_users, d_L]; rows of length 1, or zero for a user without items.
     """
     out = np.zeros((len(users), vectors.shape[1]), dtype=np.float32)
     for place, user in enumerate(users):
+        domains = [groups for groups in user.groups if groups]
+        if not domains:
+            continue
+        if profile == "naive":
+            lines = np.concatenate([group for groups in domains for group in groups])
+            out[place] = vectors[lines].mean(axis=0)
+            continue
         sides = [
             np.mean([vectors[lines].mean(axis=0) for lines in groups], axis=0)
-            for groups in user.groups
-            if groups
+            for groups in domains
         ]
-        if sides:
-            out[place] = np.mean([normalize(side[None])[0] for side in sides], axis=0)
+        out[place] = np.mean([normalize(side[None])[0] for side in sides], axis=0)
     return normalize(out)
 
 

@@ -27,7 +27,13 @@ from recbole_edt.augment.insert import (
     filter_items,
     insert,
 )
-from recbole_edt.augment.pipeline import Pipeline, augment_settings, leave_out_failed
+from recbole_edt.augment.pipeline import (
+    Pipeline,
+    augment_settings,
+    leave_out_failed,
+    mean_vectors,
+)
+from recbole_edt.augment.profile import UserGroups
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.files import read_table
 from recbole_edt.prepare.simulate import simulate, write_atomic
@@ -435,3 +441,20 @@ def test_command_takes_both_forms_of_arguments(raw: Path, tmp_path: Path, capsys
     assert "after augmentation" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--output_path is missing"):
         augment([f"--dataset={NAME}"])
+
+
+# Profiles of an encoder that encodes nothing
+
+
+def test_vectors_that_stand_in_for_profiles_hand_computed() -> None:
+    """Three items of one domain in two clusters, (3, 0), (1, 0) and (0, 2); one of the other."""
+    vectors = np.array([[3, 0], [1, 0], [0, 2], [0, 5]], dtype=np.float32)
+    groups = ([np.array([0, 1]), np.array([2])], [np.array([3])])
+    users = [UserGroups("u", groups), UserGroups("nobody", ([], []))]
+    # clusters (2, 0) and (0, 2), domains (1, 1) and (0, 5): mean of their unit vectors
+    sra = np.array([np.sqrt(0.5), np.sqrt(0.5) + 1])
+    naive = np.array([4, 7])  # the sum of all items
+    for profile, expected in (("sra", sra), ("naive", naive)):
+        found = mean_vectors(users, vectors, profile)
+        assert np.allclose(found[0], expected / np.linalg.norm(expected))
+        assert not found[1].any()
