@@ -504,8 +504,7 @@ def mean_vectors(
             out[place] = vectors[lines].mean(axis=0)
             continue
         sides = [
-            np.mean([vectors[lines].mean(axis=0) for lines in groups], axis=0)
-            for groups in domains
+            np.mean([vectors[lines].mean(axis=0) for lines in groups], axis=0) for groups in domains
         ]
         out[place] = np.mean([normalize(side[None])[0] for side in sides], axis=0)
     return normalize(out)
