@@ -66,7 +66,8 @@ class RunStore:
     ----------
     folder : Path
         Receives, per run, ``<name>.json`` (its results), ``<name>.npz`` (ranks), ``<name>.log``,
-        and its best checkpoint in ``checkpoints/``.
+        and its best checkpoint in ``checkpoints/<data>/``: checkpoints are named by settings alone,
+        and variants of a data set share these.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,10 +75,9 @@ class RunStore:
         self._names: dict[str, str] = {}
         self._fingerprints: dict[Path, str] = {}
 
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.folder / "checkpoints"
+    def checkpoints(self, run: Run) -> Path:
+        """Folder of the checkpoints of all runs on the same data."""
+        return self.folder / "checkpoints" / self._fingerprint(run.data_path / run.dataset)[:10]
 
     def name(self, run: Run) -> str:
         """Name of a run's files: model, seed and a hash of its settings and its data.
@@ -95,7 +95,7 @@ class RunStore:
         return self._names[key]
 
     def _config(self, run: Run) -> EDTConfig:
-        overrides = {**run.overrides(), "checkpoint_dir": str(self.checkpoints)}
+        overrides = {**run.overrides(), "checkpoint_dir": str(self.checkpoints(run))}
         return EDTConfig(run.model, run.dataset, None, overrides)
 
     def _fingerprint(self, folder: Path) -> str:
@@ -153,7 +153,7 @@ class RunStore:
         places = {
             "result_file": self.path(run, ".json"),
             "ranks_file": self.path(run, ".npz"),
-            "checkpoint_dir": self.checkpoints,
+            "checkpoint_dir": self.checkpoints(run),
         }
         settings = {"threads": threads, **run.overrides(), **places}
         given = [f"--{key}={value}" for key, value in settings.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,9 +95,24 @@ def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> Non
 
 def test_only_the_best_checkpoint_of_a_run_stays(finished) -> None:
     checkpoints = finished / "runs" / "checkpoints"
-    names = [path.name for path in checkpoints.glob("*.pth")]
+    names = [path.name for path in checkpoints.rglob("*.pth")]
     assert len(names) == 4
     assert not [name for name in names if ".last" in name or ".stage1" in name]
+
+
+def test_runs_side_by_side_on_variants_of_the_data_keep_their_checkpoints_apart(
+    data_path, tmp_path
+) -> None:
+    shutil.copytree(data_path / "tiny", tmp_path / "tiny")
+    inter = tmp_path / "tiny" / "tiny.inter"
+    inter.write_text("\n".join(inter.read_text().split("\n")[:-2]) + "\n")
+    store = RunStore(tmp_path / "runs")
+    first, again, other = (
+        store.checkpoint(Run("LLMEDT", "tiny", path, 1)) for path in (data_path, data_path, tmp_path)
+    )
+    assert first == again
+    assert first.name == other.name
+    assert first != other
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(data_path, tmp_path, capsys) -> None:
