@@ -108,7 +108,8 @@ def test_runs_side_by_side_on_variants_of_the_data_keep_their_checkpoints_apart(
     inter.write_text("\n".join(inter.read_text().split("\n")[:-2]) + "\n")
     store = RunStore(tmp_path / "runs")
     first, again, other = (
-        store.checkpoint(Run("LLMEDT", "tiny", path, 1)) for path in (data_path, data_path, tmp_path)
+        store.checkpoint(Run("LLMEDT", "tiny", path, 1))
+        for path in (data_path, data_path, tmp_path)
     )
     assert first == again
     assert first.name == other.name
