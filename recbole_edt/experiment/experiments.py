@@ -356,15 +356,26 @@ def tau_page(bench: Bench, runs: Runs) -> Page:
 
 def k_runs(bench: Bench) -> Runs:
     """Items kept per user (table 12)."""
+    kept = grids()["k"]
+    proposed = {}
+    if bench.variants.settings()["generator"] == "retrieval":
+        proposed["neighbours"] = max(kept)  # by default there is one: nothing to choose from
     return {
-        f"k = {k}": bench.runs(Contestant("LLMEDT"), augment=bench.variants.changes({"k": k}))
-        for k in grids()["k"]
+        f"k = {k}": bench.runs(
+            Contestant("LLMEDT"), augment=bench.variants.changes({"k": k, **proposed})
+        )
+        for k in kept
     }
 
 
 def k_page(bench: Bench, runs: Runs) -> Page:
     """Table 12."""
-    return _results_page(bench, runs, "k", "Items kept per user, k")
+    page = _results_page(bench, runs, "k", "Items kept per user, k")
+    if bench.variants.settings()["generator"] == "retrieval":
+        page.text.append(
+            f"Retrieval proposes {max(grids()['k'])} items per direction here, not the default."
+        )
+    return page
 
 
 def alpha_runs(bench: Bench) -> Runs:

@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # pictures are files; no screen is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from recbole_edt.experiment.tables import Table
 
@@ -64,13 +65,20 @@ def bars(table: Table, columns: Sequence[str], ylabel: str) -> Figure:
     return figure
 
 
+_LEAST_SPAN = 0.02
+"""Part of the largest value that an axis spans at least: smaller differences look like none."""
+
+
 def _trim(axis, means: np.ndarray, deviations: np.ndarray) -> None:
     """Let the axis begin near the smallest value where all are close together."""
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.ticklabel_format(axis="x", useOffset=False)
     known = means[~np.isnan(means)]
     if not len(known):
         return
     low, high = (known - deviations[~np.isnan(means)]).min(), (known + deviations.max()).max()
-    start = 0.0 if low < 0.7 * high else low - 0.6 * (high - low) - 1e-9
+    low = min(low, (1 - _LEAST_SPAN) * high)
+    start = 0.0 if low < 0.7 * high else low - 0.6 * (high - low)
     axis.set_xlim(max(start, 0.0), high + 0.06 * (high - max(start, 0.0)) + 1e-9)
 
 

@@ -18,6 +18,7 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.evaluation.report import write_ranks
+from recbole_edt.experiment import pictures
 from recbole_edt.experiment.bench import Bench, paper_table
 from recbole_edt.experiment.command import experiment, make, read_bench
 from recbole_edt.experiment.experiments import (
@@ -28,6 +29,8 @@ from recbole_edt.experiment.experiments import (
     ratio_groups,
 )
 from recbole_edt.experiment.report import report, write_report
+from recbole_edt.experiment.tables import Table
+from recbole_edt.files import read_table
 from recbole_edt.quick_start import describe_targets
 
 METRICS = ["hit@10", "ndcg@10", "mrr"]
@@ -139,9 +142,29 @@ def test_shared_runs_are_trained_once(finished) -> None:
         name: {finished.store.name(run) for rows in one.runs(finished).values() for run in rows}
         for name, one in EXPERIMENTS.items()
     }
-    for name in ("ablation", "ratio", "length", "case", "k", "alpha"):
+    for name in ("ablation", "ratio", "length", "case", "alpha"):
         assert names[name] & names["overall"], name
     assert names["efficiency"] == names["overall"]
+
+
+def test_every_k_keeps_other_items(finished) -> None:
+    """Retrieval proposes one item by default: then every k would be the same."""
+    inserted = []
+    for of_row in EXPERIMENTS["k"].runs(finished).values():
+        frame = read_table(of_row[0].data_path / "tiny" / "tiny.inter")
+        inserted.append(int((frame["augmented"] == "1").sum()))
+    assert inserted == sorted(set(inserted)) and len(inserted) == 3
+
+
+def test_bars_of_equal_length_have_a_readable_axis() -> None:
+    table = Table("equal", ["cloth H@10"])
+    for row in "ab":
+        table.cells[row] = {}
+        table.add(row, "cloth H@10", [0.5])
+    (axis,) = pictures.bars(table, ["cloth H@10"], "uni100").axes
+    low, high = axis.get_xlim()
+    assert low < 0.49 and 0.5 < high < 0.51
+    assert len(axis.get_xticks()) <= 7
 
 
 def test_users_by_ratio_and_length(finished, load, data_path) -> None:
