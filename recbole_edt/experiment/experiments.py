@@ -257,6 +257,7 @@ def _group_tables(
         for mode in done[0]["protocols"] if done else ():
             reports = bench.grouped(of_row, groups, mode)
             table = collect(f"{row}: {bench.dataset}, test, {mode}", reports)
+            table.ranked = False  # groups of users do not compete
             users = {name: found[0]["overall"]["n"] for name, found in reports.items() if found}
             table.notes.append("Users: " + ", ".join(f"{k} {n:,}" for k, n in users.items()))
             out.setdefault(mode, {})[row] = table
