@@ -333,7 +333,10 @@ def backbone_runs(bench: Bench) -> Runs:
 
 def backbone_page(bench: Bench, runs: Runs) -> Page:
     """Table 10."""
-    return _results_page(bench, runs, "backbone", "Backbones")
+    page = _results_page(bench, runs, "backbone", "Backbones")
+    page.text.append("GRU4Rec and BERT4Rec by themselves are trained with ids on all positions at "
+                     "once: the rows `GRU4Rec*` and `BERT4Rec*` of `compare`.")  # fmt: skip
+    return page
 
 
 def tau_runs(bench: Bench) -> Runs:
