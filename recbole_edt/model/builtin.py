@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_edt.model.backbones import Packing, multi_head_attention
-from recbole_edt.model.kernels import linear, rounded_rows
+from recbole_edt.model.kernels import linear
 
 if TYPE_CHECKING:
     from recbole.model.sequential_recommender.sasrec import SASRec
@@ -68,14 +68,12 @@ class SASRecVectors:
         packing = Packing(valid)
         states = model.item_embedding(sequence.reshape(-1)[packing.index])
         states = model.LayerNorm(states + model.position_embedding.weight[packing.steps])
-        n_real = len(states)  # [n_real, d], and rows of zeros behind: see kernels
-        states = F.pad(states, (0, 0, 0, rounded_rows(n_real) - n_real))
         *layers, final = model.trm_encoder.layer
         for layer in layers:
             mixed = _attend(layer.multi_head_attention, states, packing, valid)
             states = self._after_attention(layer, mixed, states)
         # of the last layer the last state alone is asked for
-        padded = packing.pad(states[:n_real])
+        padded = packing.pad(states)
         last = padded[torch.arange(len(lengths), device=lengths.device), lengths - 1]
         mixed = _attend_from(last, final.multi_head_attention, padded, lengths)
         return self._after_attention(final, mixed, last)
