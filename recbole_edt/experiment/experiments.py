@@ -358,27 +358,30 @@ def tau_page(bench: Bench, runs: Runs) -> Page:
     return _results_page(bench, runs, "tau", "Threshold τ of the filter")
 
 
+def _proposed(bench: Bench) -> dict[str, int]:
+    """Retrieval proposes one item by default: how many it needs for every k to differ."""
+    retrieves = bench.variants.settings()["generator"] == "retrieval"
+    return {"neighbours": max(grids()["k"])} if retrieves else {}
+
+
 def k_runs(bench: Bench) -> Runs:
     """Items kept per user (table 12)."""
-    kept = grids()["k"]
-    proposed = {}
-    if bench.variants.settings()["generator"] == "retrieval":
-        proposed["neighbours"] = max(kept)  # by default there is one: nothing to choose from
+    proposed = _proposed(bench)
     return {
         f"k = {k}": bench.runs(
             Contestant("LLMEDT"), augment=bench.variants.changes({"k": k, **proposed})
         )
-        for k in kept
+        for k in grids()["k"]
     }
 
 
 def k_page(bench: Bench, runs: Runs) -> Page:
     """Table 12."""
     page = _results_page(bench, runs, "k", "Items kept per user, k")
-    if bench.variants.settings()["generator"] == "retrieval":
-        page.text.append(
-            f"Retrieval proposes {max(grids()['k'])} items per direction here, not the default."
-        )
+    page.text += [
+        f"Retrieval proposes {n} items per direction here, not the default."
+        for n in _proposed(bench).values()
+    ]
     return page
 
 
