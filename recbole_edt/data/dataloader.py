@@ -41,6 +41,11 @@ def domain_sequence_fields(domain: int) -> tuple[str, str]:
     return f"sequence_{domain}", f"place_{domain}"
 
 
+def has_own_negatives(config) -> bool:
+    """Whether each position gets a negative of its own; else a batch shares its negatives."""
+    return config["loss"] == "bpr" and config["negative_sampling"] != "hard"
+
+
 class SequenceLoader(AbstractDataLoader):
     """Yields users' whole training sequences: every position is supervised in one pass.
 
@@ -67,8 +72,7 @@ class SequenceLoader(AbstractDataLoader):
         self.epoch = 0
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
-        own_negatives = config["loss"] == "bpr" and config["negative_sampling"] != "hard"
-        self.n_shared = 0 if own_negatives else int(config["n_negatives"])
+        self.n_shared = 0 if has_own_negatives(config) else int(config["n_negatives"])
         self._place_on_device(dataset, windows)
 
     def _init_batch_size_and_step(self):

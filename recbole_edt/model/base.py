@@ -15,7 +15,13 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_edt import distributed
-from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import (
+    NEGATIVES,
+    OWNED,
+    SEQUENCE,
+    domain_sequence_fields,
+    has_own_negatives,
+)
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.backbones import PackedStates
@@ -70,7 +76,10 @@ class CrossDomainModel(SequentialRecommender):
         super().__init__(config, dataset)
         self._check_choices(config)
         self.loss_name = config["loss"]
+        self._own_negatives = has_own_negatives(config)
         self.negative_temperature: float | None = None
+        if self.loss_name == "bpr" and not self._own_negatives:
+            self.negative_temperature = config["negative_temperature"]
         self.n_domains = len(dataset.domains)
         item_domain = torch.from_numpy(dataset.item_domain)
         self.item_domain: Tensor
@@ -99,11 +108,6 @@ class CrossDomainModel(SequentialRecommender):
         raise NotImplementedError
 
     # -- losses ---------------------------------------------------------------------------------
-
-    @property
-    def _own_negatives(self) -> bool:
-        """Whether each position comes with a negative of its own."""
-        return self.loss_name == "bpr" and self.negative_temperature is None
 
     def batch_lookup(self, batch, embed: Callable[[Tensor], Tensor] | None = None) -> ItemLookup:
         """Vectors of all items of a batch, each computed once.

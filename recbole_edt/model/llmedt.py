@@ -53,8 +53,6 @@ class LLMEDTPretrain(ProfiledModel):
         if self.item_embedding.table is not None:
             self.item_embedding.table.sparse = config["id_updates"] == "lazy"
         self.encoder = SequenceEncoder(config, self.max_seq_length)
-        if self.loss_name == "bpr" and config["negative_sampling"] == "hard":
-            self.negative_temperature = config["negative_temperature"]
         self._add_profiles(dataset, size)
 
     def embed(self, items: Tensor) -> Tensor:
