@@ -61,7 +61,6 @@ def heal() -> None:
         raise DependencyError(
             "RecBole is not installed: run `pip install --no-deps recbole==1.2.1`."
         )
-    _limit_primitive_cache()
     _restore_numpy_names()
     _silence_recbole_deprecations()
     sys.meta_path.insert(0, _HealingFinder())
@@ -72,14 +71,6 @@ def heal() -> None:
 
 
 # --- numpy and warnings ---------------------------------------------------------------------------
-
-
-def _limit_primitive_cache() -> None:
-    """Keep torch from hoarding CPU kernels: batches of packed steps hardly ever repeat a shape.
-
-    oneDNN keeps one compiled kernel per shape, 1,024 by default: gigabytes after some epochs.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 
 def _restore_numpy_names() -> None:
