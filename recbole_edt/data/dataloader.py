@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging import getLogger
 
 import numpy as np
@@ -46,6 +46,52 @@ def has_own_negatives(config) -> bool:
     return config["loss"] == "bpr" and config["negative_sampling"] != "hard"
 
 
+class SequenceBatch(Interaction):
+    """A batch that makes some of its fields only when it is asked for one of them.
+
+    Parameters
+    ----------
+    fields : dict
+        Tensors by name.
+    late : callable
+        Returns the other fields.
+    """
+
+    def __init__(self, fields: dict[str, Tensor], late: Callable[[], dict[str, Tensor]]) -> None:
+        self._late: Callable[[], dict[str, Tensor]] | None = None
+        super().__init__(fields)
+        self._late = late
+
+    @property
+    def interaction(self) -> dict[str, Tensor]:
+        """All fields: what RecBole's methods work on."""
+        if self._late is not None:
+            late, self._late = self._late, None
+            self._fields.update(late())
+        return self._fields
+
+    @interaction.setter
+    def interaction(self, fields: dict[str, Tensor]) -> None:
+        self._fields = fields
+
+    def __getitem__(self, index):
+        """A field by its name, or rows of all fields."""
+        if isinstance(index, str) and index in self._fields:
+            return self._fields[index]
+        return super().__getitem__(index)
+
+    def __getattr__(self, name):
+        """A field by its name."""
+        if name.startswith("_") or (name not in self._fields and name not in self.interaction):
+            raise AttributeError(f"a batch has no field '{name}'")
+        return self._fields[name]
+
+    def to(self, device, selected_field=None):
+        """Return a batch on a device: itself where it lies there, with what is not made yet."""
+        lies_there = all(field.device == torch.device(device) for field in self._fields.values())
+        return self if lies_there else super().to(device, selected_field)
+
+
 class SequenceLoader(AbstractDataLoader):
     """Yields users' whole training sequences: every position is supervised in one pass.
 
@@ -56,7 +102,9 @@ class SequenceLoader(AbstractDataLoader):
     negatives of the targets' own domains, as the configured ``loss`` needs them; per domain
     ``sequence_<d>`` [B, L_d], the domain's own sub-sequence up to the last target,
     ``augmented_<d>`` [B, L_d], and ``place_<d>`` [B, L], where in it each target of that domain
-    stands; and ``last`` [B], which is True where the window ends the user's sequence.
+    stands; and ``last`` [B], which is True where the window ends the user's sequence. What is of a
+    domain's own or marks inserted items is made when it is asked for: training on mixed sequences
+    alone never does.
 
     Of several processes each gets its part of the same batches.
     """
@@ -138,7 +186,6 @@ class SequenceLoader(AbstractDataLoader):
             self._dataset.uid_field: users,
             WINDOW: rows,
             SEQUENCE: sequence,
-            AUGMENTED: self._gather(self.augmented, starts, stops + 1),
             "last": stops == self.final[rows],
         }
         if part is None or self.n_shared:
@@ -147,9 +194,7 @@ class SequenceLoader(AbstractDataLoader):
             targets = self._gather(self.items, self.starts[whole] + 1, self.stops[whole] + 1)
             drawn = self._draw(self.users[whole], targets, generator)[NEGATIVES]
             fields[NEGATIVES] = drawn[part, : sequence.shape[1] - 1]
-        for domain in range(len(self.domain_items)):
-            fields.update(self._domain_fields(domain, rows, sequence[:, 1:]))
-        return Interaction(fields)
+        return SequenceBatch(fields, lambda: self._late_fields(rows, sequence[:, 1:]))
 
     def _nothing(self, row: Tensor, generator: torch.Generator) -> Interaction:
         """Make a batch of padding: the part of a process that a small batch has no row for."""
@@ -181,6 +226,12 @@ class SequenceLoader(AbstractDataLoader):
         for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
             fields[f"{NEGATIVES}_{domain}"] = shared
             fields[f"{OWNED}_{domain}"] = self.negatives.owned_mask(users, shared)
+        return fields
+
+    def _late_fields(self, rows: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        fields = {AUGMENTED: self._gather(self.augmented, self.starts[rows], self.stops[rows] + 1)}
+        for domain in range(len(self.domain_items)):
+            fields.update(self._domain_fields(domain, rows, targets))
         return fields
 
     def _domain_fields(self, domain: int, rows: Tensor, targets: Tensor) -> dict:

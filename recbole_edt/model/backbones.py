@@ -16,8 +16,10 @@ from recbole_edt.model.kernels import (
     add_dropout,
     dropout,
     has_tiled_attention,
+    look_up,
     rounded_rows,
     take_rows,
+    take_rows_each,
     tile_masks,
     tile_sequences,
     tiled_attention,
@@ -110,13 +112,13 @@ class PackedStates:
     def __init__(self, packed: Tensor, packing: Packing) -> None:
         self.packed, self.packing = packed, packing
 
-    def take(self, places: Tensor) -> Tensor:
-        """States at different places of the flattened batch, all of real steps: [m, d]."""
-        packing = self.packing
-        rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=places.device)
+    def take(self, *places: Tensor) -> tuple[Tensor, ...]:
+        """States at different places of the flattened batch, all of real steps: [m, d] each."""
+        packing, device = self.packing, self.packed.device
+        rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=device)
         real = torch.arange(len(packing.index)) if packing.real is None else packing.real
-        rows[packing.places] = real.to(places.device)
-        return take_rows(self.packed, rows[places])
+        rows[packing.places] = real.to(device)
+        return take_rows_each(self.packed, *(rows[place] for place in places))
 
     def padded(self) -> Tensor:
         """[B, L, d]; zero on padding."""
@@ -247,7 +249,7 @@ class Transformer(nn.Module):
         self, vectors: Tensor, positions: Tensor, packing: Packing, valid: Tensor
     ) -> Tensor:
         """Encode item vectors [n, d] on packed rows: states [n, d]; the rest as in `forward`."""
-        states = vectors + F.embedding(packing.steps, positions)
+        states = vectors + look_up(positions, packing.steps)
         states = dropout(self.input_norm(states), self.dropout, self.training)
         for layer in self.layers:
             states = layer(states, packing, valid)

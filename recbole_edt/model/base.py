@@ -25,7 +25,7 @@ from recbole_edt.data.dataloader import (
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.backbones import PackedStates
-from recbole_edt.model.kernels import take_rows
+from recbole_edt.model.kernels import look_up, take_rows_each
 from recbole_edt.model.layers import (
     ItemLookup,
     LinearAdapter,
@@ -36,14 +36,15 @@ from recbole_edt.model.layers import (
     hard_negatives,
     softmax_loss,
     text_rows,
+    vectors_of,
 )
 
 
-def _states_at(states: Tensor | PackedStates, places: Tensor) -> Tensor:
-    """States [m, d] at different places, int64 [m], of the flattened batch."""
+def _states_at(states: Tensor | PackedStates, places: list[Tensor]) -> tuple[Tensor, ...]:
+    """States [m, d] at different places, int64 [m] each, of the flattened batch."""
     if isinstance(states, PackedStates):
-        return states.take(places)
-    return take_rows(states.reshape(-1, states.shape[-1]), places)
+        return states.take(*places)
+    return take_rows_each(states.reshape(-1, states.shape[-1]), *places)
 
 
 class CrossDomainModel(SequentialRecommender):
@@ -109,7 +110,9 @@ class CrossDomainModel(SequentialRecommender):
 
     # -- losses ---------------------------------------------------------------------------------
 
-    def batch_lookup(self, batch, embed: Callable[[Tensor], Tensor] | None = None) -> ItemLookup:
+    def batch_lookup(
+        self, batch, embed: Callable[[Tensor], Tensor] | None = None, by_domain: bool = True
+    ) -> ItemLookup:
         """Vectors of all items of a batch, each computed once.
 
         Parameters
@@ -118,9 +121,12 @@ class CrossDomainModel(SequentialRecommender):
             Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
         embed : callable, optional
             Distinct item ids [n] -> vectors [n, d]; by default :meth:`embed`.
+        by_domain : bool
+            Whether the domains' own sub-sequences are looked up too: they reach behind a window.
         """
         wanted = [batch[SEQUENCE]]
-        wanted += [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
+        if by_domain:
+            wanted += [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
         if self._own_negatives:
             wanted.append(batch[NEGATIVES])
         else:
@@ -160,8 +166,8 @@ class CrossDomainModel(SequentialRecommender):
         at = [(place // targets.shape[1], place % targets.shape[1]) for place in mine]
         # one lookup for all domains, and one gradient of all vectors
         items = [ids for domain, of in enumerate(at) for ids in self._asked(batch, domain, of)]
-        vectors = lookup(torch.cat(items)).split([len(ids) for ids in items])
-        wanted = _states_at(states, torch.cat(mine)).split([len(place) for place in mine])
+        vectors = vectors_of(lookup, *items)
+        wanted = _states_at(states, mine)
         total = wanted[0].new_zeros(())
         for domain, own in enumerate(wanted):
             positives, negatives = vectors[2 * domain], vectors[2 * domain + 1]
@@ -184,8 +190,7 @@ class CrossDomainModel(SequentialRecommender):
         places : tuple of Tensor
             int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
         """
-        items = self._asked(batch, domain, places)
-        positives, negatives = lookup(torch.cat(items)).split([len(ids) for ids in items])
+        positives, negatives = vectors_of(lookup, *self._asked(batch, domain, places))
         return self._loss_of(batch, domain, states, positives, negatives, places[0])
 
     def _asked(self, batch, domain: int, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -210,7 +215,7 @@ class CrossDomainModel(SequentialRecommender):
         owned = batch[f"{OWNED}_{domain}"]
         if self.negative_temperature is not None:
             drawn = hard_negatives(states, negatives, owned, owners, self.negative_temperature)
-            return bpr_loss(states, positives, F.embedding(drawn, negatives))
+            return bpr_loss(states, positives, look_up(negatives, drawn))
         return softmax_loss(states, positives, negatives, owned, owners)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_edt.data.dataloader import SEQUENCE, WINDOW, SequenceLoader
+from recbole_edt.model.layers import Lookup
 
 _BLOCK = 512
 """Windows that are encoded at a time."""
@@ -51,7 +52,8 @@ class FrozenStates:
         lengths = loader.stops - loader.starts
         self.first = lengths.cumsum(0) - lengths  # place of each window's first target
         like = model.encoder.positions.weight
-        self.items = model.embed(torch.arange(model.n_items, device=like.device)).to(like.dtype)
+        items = model.embed(torch.arange(model.n_items, device=like.device)).to(like.dtype)
+        self.lookup = Lookup(items)
         shape = (int(lengths.sum()), like.shape[1])
         self.states = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.domain_states = torch.zeros_like(self.states) if in_domain else None
@@ -82,10 +84,6 @@ class FrozenStates:
                 batch, lambda domain, *rest: encode(self.lookup, *rest, positions[domain])
             )
             self.domain_states[places] = states[targets].to(self.states.dtype)
-
-    def lookup(self, items: Tensor) -> Tensor:
-        """Vectors of item ids [...]: [..., d]."""
-        return F.embedding(items, self.items)
 
     def places(self, batch, rows: Tensor, steps: Tensor) -> Tensor:
         """Places of a batch's targets in the states: int64, the shape of ``rows`` and ``steps``."""

@@ -88,15 +88,37 @@ def inner_product(left: Tensor, right: Tensor) -> Tensor:
     Tensor
         [k, m].
     """
-    if right.shape[1] < left.shape[1]:  # the narrower one is transposed in memory
-        return inner_product(right, left).T
     whole = len(left) // _ROWS * _ROWS
     if not whole or not _fits_onednn(left, right):
         return left.T @ right
-    out = product(left[:whole].T.contiguous(), right[:whole].T)
-    if whole < len(left):
-        out.addmm_(left[whole:].T, right[whole:])
-    return out
+    if whole > max(left.shape[1], right.shape[1]):
+        out = _summed_over_rows(left[:whole], right[:whole])
+    elif right.shape[1] < left.shape[1]:  # the narrower one is transposed in memory
+        out = product(right[:whole].T.contiguous(), left[:whole].T).T
+    else:
+        out = product(left[:whole].T.contiguous(), right[:whole].T)
+    return out.addmm_(left[whole:].T, right[whole:]) if whole < len(left) else out
+
+
+_IMAGES = 16
+"""A batch of fewer images PyTorch does not hand to oneDNN on a single thread."""
+
+
+def _summed_over_rows(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right`` of many rows: of a convolution of single pixels, the weight's gradient.
+
+    It reads both as they lie, where a product would need one of them transposed in memory.
+    """
+
+    def images(rows: Tensor) -> Tensor:
+        return rows.reshape(_IMAGES, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+
+    weight = left.new_empty(left.shape[1], right.shape[1], 1, 1)
+    of_single_pixels = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        images(left), images(right), weight, None, *of_single_pixels, [False, True, False]
+    )
+    return gradient.view(left.shape[1], right.shape[1])
 
 
 class _Linear(torch.autograd.Function):
@@ -133,35 +155,59 @@ class Linear(nn.Linear):
         return linear(inputs, self.weight, self.bias)
 
 
-class _TakeRows(torch.autograd.Function):
+class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table, index):
-        ctx.shape = table.shape
-        ctx.save_for_backward(index)
-        return table.index_select(0, index)
+    def forward(ctx, table, distinct, *indices):
+        ctx.shape, ctx.distinct = table.shape, distinct
+        ctx.save_for_backward(*indices)
+        return tuple(table.index_select(0, index) for index in indices)
 
     @staticmethod
-    def backward(ctx, grad):
-        (index,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.shape).index_copy_(0, index, grad), None
+    def backward(ctx, *grads):
+        grad_table = grads[0].new_zeros(ctx.shape)
+        add = grad_table.index_copy_ if ctx.distinct else grad_table.index_add_
+        for index, grad in zip(ctx.saved_tensors, grads, strict=True):
+            add(0, index, grad)
+        return grad_table, None, *[None] * len(grads)
 
 
-def take_rows(table: Tensor, index: Tensor) -> Tensor:
+def take_rows_each(table: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
     """Take rows of a ``table`` [n, d], each at most once: nothing is summed in the backward pass.
 
     Parameters
     ----------
     table : Tensor
         [n, d].
-    index : Tensor
-        int64 [m]; all different.
+    *indices : Tensor
+        int64 [m] each; all different, those of other indices too.
 
     Returns
     -------
-    Tensor
-        [m, d].
+    tuple of Tensor
+        [m, d] each.
     """
-    return _TakeRows.apply(table, index)
+    return _Rows.apply(table, True, *indices)
+
+
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """:func:`take_rows_each` of one index: [m, d]."""
+    return take_rows_each(table, index)[0]
+
+
+def look_up_each(table: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a ``table`` [n, d] at several indices, int64 [m] each: [m, d] each.
+
+    All of them add to one gradient of the table, in the order in which they stand there: the sum
+    is the same in every run.
+    """
+    if table.device.type != "cpu":
+        return tuple(F.embedding(index, table) for index in indices)
+    return _Rows.apply(table, False, *indices)
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a ``table`` [n, d] at an ``index`` of any shape, as ``F.embedding`` finds them."""
+    return look_up_each(table, index.reshape(-1))[0].view(*index.shape, table.shape[1])
 
 
 # -- dropout --------------------------------------------------------------------------------------

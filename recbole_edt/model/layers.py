@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_edt.data.embeddings import EmbeddingTable
-from recbole_edt.model.kernels import inner_product, linear, product, rounded_rows
+from recbole_edt.model.kernels import (
+    inner_product,
+    linear,
+    look_up,
+    look_up_each,
+    product,
+    rounded_rows,
+)
 
 
 class LinearAdapter(nn.Module):
@@ -37,7 +44,7 @@ class LinearAdapter(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [..., n_in] to [..., n_out]."""
-        weight = self.outer.weight @ self.inner.weight  # [n_out, n_in]
+        weight = linear(self.outer.weight, self.inner.weight.T)  # [n_out, n_in]
         bias = self.outer.weight @ self.inner.bias + self.outer.bias
         return linear(inputs, weight, bias)
 
@@ -459,7 +466,37 @@ def changed_text(
     return text, change.spread
 
 
-class ItemLookup:
+class Lookup:
+    """Vectors of items that are computed already.
+
+    Parameters
+    ----------
+    vectors : Tensor
+        [n, d].
+    slot : Tensor, optional
+        int64 [n_items]; row of each item's vector. By default its id.
+    """
+
+    def __init__(self, vectors: Tensor, slot: Tensor | None = None) -> None:
+        self.vectors, self.slot = vectors, slot
+
+    def _rows(self, items: Tensor) -> Tensor:
+        return items if self.slot is None else self.slot[items]
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Look ids [...] up: [..., d]."""
+        return look_up(self.vectors, self._rows(items))
+
+    def each(self, *items: Tensor) -> tuple[Tensor, ...]:
+        """Look several ids [m] up, [m, d] each; the vectors get one gradient from all of them."""
+        return look_up_each(self.vectors, *map(self._rows, items))
+
+    def columns(self, start: int, stop: int) -> Lookup:
+        """Lookup of a part of each vector: ids [...] -> [..., stop - start]."""
+        return Lookup(self.vectors[:, start:stop], self.slot)
+
+
+class ItemLookup(Lookup):
     """Vectors of just the items a batch needs, each computed once.
 
     Parameters
@@ -478,17 +515,16 @@ class ItemLookup:
         for ids in items:
             wanted[ids.reshape(-1)] = True
         distinct = torch.nonzero(wanted).squeeze(1)
-        self.slot = torch.cumsum(wanted, 0) - 1
-        self.vectors = embedding(distinct)
+        # more padding, which is looked up nowhere, makes the products of a size that costs least
+        distinct = F.pad(distinct, (0, rounded_rows(len(distinct)) - len(distinct)))
+        super().__init__(embedding(distinct), torch.cumsum(wanted, 0) - 1)
 
-    def __call__(self, items: Tensor) -> Tensor:
-        """Look ids [...] up: [..., hidden_size]."""
-        return F.embedding(self.slot[items], self.vectors)
 
-    def columns(self, start: int, stop: int) -> Callable[[Tensor], Tensor]:
-        """Lookup of a part of each vector: ids [...] -> [..., stop - start]."""
-        part = self.vectors[:, start:stop]
-        return lambda items: F.embedding(self.slot[items], part)
+def vectors_of(lookup: Callable[[Tensor], Tensor], *items: Tensor) -> tuple[Tensor, ...]:
+    """Vectors of several ids [m] by any lookup: [m, d] each."""
+    if isinstance(lookup, Lookup):
+        return lookup.each(*items)
+    return lookup(torch.cat(items)).split([len(ids) for ids in items])
 
 
 def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -604,9 +640,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         others = negatives.to(dtype)
         rows = _ROWS.get(states.device.type, 8192)
         grad_states = torch.empty_like(states)
-        # frozen items need no gradients: that saves the third product
-        grad_positives = torch.empty_like(positives) if ctx.needs_input_grad[1] else None
-        grad_others = None  # [d, m]
+        grad_others = None  # [d, m]; frozen items need no gradients: that saves the third product
         if ctx.needs_input_grad[2]:
             grad_others = torch.zeros_like(others.T, dtype=torch.float32).contiguous()
         scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
@@ -614,26 +648,26 @@ class _SoftmaxLoss(torch.autograd.Function):
         masked = _masked_places(owned, owners, rows)
         for start in range(0, len(states), rows):
             block = slice(start, start + rows)
-            state, positive = states[block], positives[block]
-            score, most, sum_of_all = scores[block], highest[block], whole[block]  # [rows, 1]
+            state, score, most, sum_of_all = (
+                of_all[block] for of_all in (states, scores, highest, whole)
+            )
             lowered = _filled_up(state).to(dtype)
             logits = product(lowered, others).float()
             logits.view(-1).index_fill_(0, next(masked), -torch.inf)
             weights = logits[: len(state)]
             torch.maximum(weights.amax(1, keepdim=True), score, out=most)
             weights.sub_(most).exp_()  # over their sum: the negatives' probabilities
-            own = (score - most).exp_()
-            torch.add(weights.sum(1, keepdim=True), own, out=sum_of_all)
-            excess = own.div_(sum_of_all).sub_(1.0)  # the positive's probability minus one
+            torch.add(weights.sum(1, keepdim=True), (score - most).exp_(), out=sum_of_all)
             filled_up = logits.to(dtype)
             # what has d columns is divided by the sum, in place of the logits with their m
-            of_negatives = product(filled_up, others.T)[: len(state)].float().div_(sum_of_all)
-            torch.addcmul(of_negatives, excess, positive, out=grad_states[block])
-            if grad_positives is not None:
-                torch.mul(excess, state, out=grad_positives[block])
+            of_negatives = product(filled_up, others.T)[: len(state)].float()
+            torch.div(of_negatives, sum_of_all, out=grad_states[block])
             if grad_others is not None:
                 lowered = _filled_up(state / sum_of_all).to(dtype)
                 grad_others += inner_product(lowered, filled_up)
+        excess = (scores - highest).exp_().div_(whole).sub_(1.0)  # positive's probability, minus 1
+        grad_states.addcmul_(excess, positives)
+        grad_positives = excess * states if ctx.needs_input_grad[1] else None
         grad_negatives = None if grad_others is None else grad_others.T
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
         return (whole.log_().add_(highest).sub_(scores)).sum()

@@ -75,7 +75,7 @@ class LLMEDTPretrain(ProfiledModel):
             Scalar: eq. 9 plus alpha times eq. 13.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
-        lookup = self.batch_lookup(batch)
+        lookup = self.batch_lookup(batch, by_domain=self.all_sequences)
         chosen = self.encoder.choose_targets(sequence)
         states = self.encoder.packed_before_targets(lookup, sequence, chosen, sequence[:, 1:] > 0)
         loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])

@@ -74,6 +74,31 @@ def test_an_epoch_covers_every_window_once(make_train, seed, length, batch, shuf
     assert len(batches) == len(train)
 
 
+def test_what_is_of_a_domain_is_made_when_it_is_asked_for(make_train, monkeypatch):
+    train = make_train(MAX_ITEM_LIST_LENGTH=6)
+    expected = {name: field.clone() for name, field in next(iter(train)).interaction.items()}
+    cuts = []
+    cut = train._domain_fields
+    monkeypatch.setattr(train, "_domain_fields", lambda *rest: cuts.append(1) or cut(*rest))
+    batch = next(iter(train)).to("cpu")
+    assert torch.equal(batch["sequence"], expected["sequence"])
+    assert torch.equal(batch.user_id, expected["user_id"])
+    assert not cuts
+    assert torch.equal(batch["sequence_1"], expected["sequence_1"])
+    assert torch.equal(batch["place_0"], expected["place_0"])
+    assert len(cuts) == 2  # each domain's once
+    assert {*batch.columns} == {*expected}
+    two = next(iter(train))[:2]
+    assert {name: len(two[name]) for name in ("sequence", "augmented_0")} == {
+        "sequence": 2,
+        "augmented_0": 2,
+    }
+    with pytest.raises(AttributeError, match="no field 'colour'"):
+        _ = batch.colour
+    with pytest.raises(KeyError):
+        batch["colour"]
+
+
 @settings(max_examples=20)
 @given(**OPTIONS)
 def test_batches_are_trimmed(make_train, seed, length, batch, shuffle):

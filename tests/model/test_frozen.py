@@ -143,7 +143,8 @@ def test_what_would_take_more_than_the_limit_is_computed_per_batch(positions, mo
     model, loader = finetuned(finetune_positions=positions)
     in_domain = positions == "frozen"
     states = frozen.FrozenStates(model, loader, in_domain)
-    held = [t for t in (states.items, states.states, states.domain_states) if t is not None]
+    tensors = (states.lookup.vectors, states.states, states.domain_states)
+    held = [tensor for tensor in tensors if tensor is not None]
     size = frozen.FrozenStates.size(model, loader, in_domain)
     assert size == sum(t.numel() * 8 for t in held)  # float64
     batch = next(iter(loader))

@@ -22,8 +22,8 @@ def test_linear_is_pytorchs_with_the_same_gradients(n) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("n", [5, 128, 130])
-@pytest.mark.parametrize(("k", "m"), [(3, 7), (7, 3)])
+@pytest.mark.parametrize("n", [5, 64, 130])
+@pytest.mark.parametrize(("k", "m"), [(3, 7), (7, 3), (3, 80), (80, 3)])
 def test_inner_product_sums_over_rows(n, k, m) -> None:
     torch.manual_seed(0)
     left, right = torch.randn(n, k), torch.randn(n, m)
@@ -145,3 +145,30 @@ def test_taken_rows_pass_their_gradients_back() -> None:
     kernels.take_rows(table, index).backward(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     expected = [[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
     assert table.grad.tolist() == expected
+
+
+@pytest.mark.parametrize("n", [1, 40, 3000])
+def test_rows_looked_up_together_add_to_one_gradient(n) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(60, 8)
+    indices = [torch.randint(60, (n,)) for _ in range(3)]
+    above = [torch.randn(n, 8) for _ in indices]
+    outcomes = []
+    for look_up_each in (
+        kernels.look_up_each,
+        kernels.look_up_each,
+        lambda table, *indices: tuple(F.embedding(index, table) for index in indices),
+    ):
+        table = values.clone().requires_grad_()
+        found = look_up_each(table, *indices)
+        torch.autograd.backward(found, above)
+        outcomes.append((found, table.grad))
+    (ours, gradient), (_, again), (theirs, expected) = outcomes
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    assert torch.equal(gradient, again)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_look_up_keeps_the_shape_of_its_index() -> None:
+    table, index = torch.randn(7, 3), torch.tensor([[[0, 6], [6, 2]]])
+    assert torch.equal(kernels.look_up(table, index), table[index])

@@ -31,8 +31,6 @@ Departures, and why:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,9 +41,7 @@ from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-
-Lookup = Callable[[Tensor], Tensor]
-"""Item ids [...] -> vectors [..., d]."""
+from recbole_edt.model.layers import Lookup
 
 
 class ItemGraph(nn.Module):
@@ -218,11 +214,11 @@ class C2DSR(CrossDomainModel):
         """
         vectors = self.mixed_graph(without)
         domains = [self._domain_lookup(domain, without) for domain in range(self.n_domains)]
-        return lambda items: F.embedding(items, vectors), domains
+        return Lookup(vectors), domains
 
     def _domain_lookup(self, domain: int, without: Tensor | None) -> Lookup:
         vectors = self.domain_graphs[domain](without)
-        return lambda items: F.embedding(self.node_of[domain][items], vectors)
+        return Lookup(vectors, self.node_of[domain])
 
     def views(self, items: Tensor, mixed: Lookup, domains: list[Lookup]) -> Tensor:
         """Vectors of items in the mixed graph and in their own domain's, side by side."""

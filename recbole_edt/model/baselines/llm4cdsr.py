@@ -38,7 +38,6 @@ Departures:
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
@@ -46,6 +45,7 @@ from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import ProfiledModel
 from recbole_edt.model.layers import (
+    Lookup,
     alignment_loss,
     frozen_text,
     make_item_embedding,
@@ -189,8 +189,7 @@ class LLM4CDSR(ProfiledModel):
 
     def _look_up_part(self, start: int):
         """Lookup of one view of all items' vectors, from column ``start`` on."""
-        part = self.item_vectors()[:, start : start + self.size]
-        return lambda items: F.embedding(items, part)
+        return Lookup(self.item_vectors()).columns(start, start + self.size)
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """Global and local user vector side by side per domain (eq. 3), [B, 2 d].
