@@ -30,7 +30,7 @@ raw atomic files in, augmented atomic files out. Sees the training rows only.
 Ablations and parameters (properties/augment.yaml says more; - and _ in keys mean the same):
   --filter=similarity|none    --insert=anchor|end|random     --profile=sra|naive|none
   --inject_ratio=1.0          --tau=0.9, or --tau_quantile=0.2
-  --directions=both|minor     --min_ratio=0.0     --min_history=1     --neighbours=1
+  --directions=scarce|both|minor     --min_ratio=0.0     --min_history=1     --neighbours=1
   --k=10  --num=10  --clusters=10  --seed=2026
 """
 

@@ -23,8 +23,9 @@ class Balance:
         Least r = |nA - nB| / (nA + nB) of the training rows of a user who is augmented.
     inject_ratio : float
         Share, from 0 to 1, of the filtered items that are inserted (tables 3, 4).
-    directions : {"both", "minor"}
-        A2B and B2A (3.2.1), or items of the domain alone that the user has less of.
+    directions : {"both", "minor", "scarce"}
+        A2B and B2A (3.2.1), or items of the domain alone that the user has less of. ``scarce``:
+        besides these, items of the domain that all users together have less of, for everybody.
     min_history : int
         Least training rows that a user has in a domain he gets items of.
     """
@@ -51,8 +52,12 @@ def balancing_tasks(counts: np.ndarray, balance: Balance) -> list[Task]:
     ratio = np.abs(counts[:, 0] - counts[:, 1]) / np.maximum(total, 1)
     wanted = (ratio >= balance.min_ratio)[:, None] & (counts >= balance.min_history)
     wanted &= counts[:, ::-1] > 0
-    if balance.directions == "minor":
-        wanted &= counts < counts[:, ::-1]
+    if balance.directions != "both":
+        lacking = counts < counts[:, ::-1]
+        if balance.directions == "scarce":
+            of_all = counts.sum(0)
+            lacking |= of_all < of_all[::-1]
+        wanted &= lacking
     return [Task(int(user), int(target)) for user, target in np.argwhere(wanted)]
 
 
@@ -139,8 +144,8 @@ def filter_items(
 def amounts(counts: np.ndarray, tasks: Sequence[Task], kept: Sequence[int], balance: Balance):
     """How many of the kept items each task inserts.
 
-    In both directions (n + 2k in eq. 9) the share ``inject_ratio`` of them: r falls because the
-    sequence grows evenly. In the minor one the share also grows with r, and never tips the balance.
+    The share ``inject_ratio`` of them (n + 2k in eq. 9). In the minor direction alone the share
+    also grows with r, and never tips the balance.
 
     Parameters
     ----------
@@ -160,7 +165,7 @@ def amounts(counts: np.ndarray, tasks: Sequence[Task], kept: Sequence[int], bala
         ``ceil(inject_ratio * r * kept)``, at most ``|nA - nB|``.
     """
     wanted = balance.inject_ratio * np.asarray(kept, dtype=np.float64)
-    if balance.directions == "both":
+    if balance.directions != "minor":
         return _whole(wanted)
     mine = counts[[task.user for task in tasks]].reshape(-1, 2)
     gap = np.abs(mine[:, 0] - mine[:, 1])

@@ -65,7 +65,7 @@ CHOICES = {
     "encoder": ("lsa", "file", "openai", "sentence-transformers"),
     "generator": ("retrieval", "openai", "none"),
     "filter": ("similarity", "none"),
-    "directions": ("both", "minor"),
+    "directions": ("both", "minor", "scarce"),
     "insert": ("anchor", "end", "random"),
     "profiler": ("extractive", "openai", "none"),
     "profile": ("sra", "naive", "none"),
