@@ -180,7 +180,11 @@ def measured(arguments: argparse.Namespace) -> None:
     print(json.dumps({"note": f"uni100 ndcg@10 {result['ndcg@10']:.4f}"}), flush=True)
     batches = -(-arguments.full_users // test.step)
     some = Some(test, batches)
-    with phase("full", users=min(batches * test.step, len(test.order))):
+    ranked = test.order[: batches * test.step]
+    ranking = trainer._ranking(some, "full")
+    others = np.setdiff1d(np.arange(len(test.order)), ranked)
+    ranking.target_domains[others] = -1  # of no domain: not ranked
+    with phase("full", users=len(ranked)):
         trainer.ranks(some, "full")
 
 
