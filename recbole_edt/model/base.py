@@ -34,9 +34,9 @@ from recbole_edt.model.layers import (
     bpr_loss,
     frozen_text,
     hard_negatives,
+    look_up_by,
     softmax_loss,
     text_rows,
-    vectors_of,
 )
 
 
@@ -166,7 +166,7 @@ class CrossDomainModel(SequentialRecommender):
         at = [(place // targets.shape[1], place % targets.shape[1]) for place in mine]
         # one lookup for all domains, and one gradient of all vectors
         items = [ids for domain, of in enumerate(at) for ids in self._asked(batch, domain, of)]
-        vectors = vectors_of(lookup, *items)
+        vectors = look_up_by(lookup, *items)
         wanted = _states_at(states, mine)
         total = wanted[0].new_zeros(())
         for domain, own in enumerate(wanted):
@@ -190,7 +190,7 @@ class CrossDomainModel(SequentialRecommender):
         places : tuple of Tensor
             int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
         """
-        positives, negatives = vectors_of(lookup, *self._asked(batch, domain, places))
+        positives, negatives = look_up_by(lookup, *self._asked(batch, domain, places))
         return self._loss_of(batch, domain, states, positives, negatives, places[0])
 
     def _asked(self, batch, domain: int, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -520,7 +520,7 @@ class ItemLookup(Lookup):
         super().__init__(embedding(distinct), torch.cumsum(wanted, 0) - 1)
 
 
-def vectors_of(lookup: Callable[[Tensor], Tensor], *items: Tensor) -> tuple[Tensor, ...]:
+def look_up_by(lookup: Callable[[Tensor], Tensor], *items: Tensor) -> tuple[Tensor, ...]:
     """Vectors of several ids [m] by any lookup: [m, d] each."""
     if isinstance(lookup, Lookup):
         return lookup.each(*items)

@@ -22,7 +22,7 @@ def test_linear_is_pytorchs_with_the_same_gradients(n) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("n", [5, 64, 130])
+@pytest.mark.parametrize("n", [5, 64, 128, 130])
 @pytest.mark.parametrize(("k", "m"), [(3, 7), (7, 3), (3, 80), (80, 3)])
 def test_inner_product_sums_over_rows(n, k, m) -> None:
     torch.manual_seed(0)
