@@ -258,6 +258,32 @@ def start_whitened_(adapter: LinearAdapter) -> None:
     nn.init.eye_(adapter.outer.weight)
 
 
+@torch.no_grad()
+def start_projection_(adapter: LinearAdapter, vectors: Tensor, fitted: Tensor) -> None:
+    """Let a bottleneck of equal ends start as the projection onto the leading axes of vectors.
+
+    Of all maps through so narrow a bottleneck, it changes the products with those vectors least.
+
+    Parameters
+    ----------
+    adapter : LinearAdapter
+        [d] -> [d]; its weights are overwritten.
+    vectors : Tensor
+        [n, d].
+    fitted : Tensor
+        bool [n]; rows that axes are taken from. If there are none, the adapter stays as it is.
+    """
+    if not fitted.any():
+        return
+    products = inner_products(vectors, fitted, mean_row(vectors, fitted))
+    axes = principal_directions(products)[:, : adapter.inner.out_features]
+    for parameter in (adapter.inner.bias, adapter.outer.weight, adapter.outer.bias):
+        nn.init.zeros_(parameter)
+    width = axes.shape[1]  # of a bottleneck wider than its ends, the rest starts as the zero map
+    adapter.inner.weight[:width] = axes.T
+    adapter.outer.weight[:, :width] = axes
+
+
 def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
     """Mean of the rows of text [n_items, d_L] where ``fitted`` holds: [d_L]."""
     total = torch.zeros(text.shape[1])

@@ -17,7 +17,12 @@ from recbole_edt.errors import CheckpointError
 from recbole_edt.model.backbones import PackedStates, SequenceEncoder
 from recbole_edt.model.base import ProfiledModel
 from recbole_edt.model.frozen import FrozenStates, fingerprint
-from recbole_edt.model.layers import LinearAdapter, ResidualAdapter, make_item_embedding
+from recbole_edt.model.layers import (
+    LinearAdapter,
+    ResidualAdapter,
+    make_item_embedding,
+    start_projection_,
+)
 
 _TEXT_SPREADS = {"item_embedding.text_spread", "item_embedding.white_spread"}
 """Saved by models of standardised or whitened text alone."""
@@ -38,6 +43,7 @@ class LLMEDTPretrain(ProfiledModel):
         "id_updates": ("dense", "lazy"),
         "negative_sampling": ("uniform", "hard"),
         "adapter": ("paper", "residual"),
+        "adapter_start": ("zero", "projection"),
         "pretrain_sequences": ("mixed", "all"),
         "finetune_positions": ("frozen", "learned"),
     }
@@ -128,6 +134,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.learned_positions = config["finetune_positions"] == "learned"
+        self.start_adapters = config["adapter_start"] == "projection"
         self.cache_bytes = int(config["finetune_cache"] * 2**20)
         self._frozen: FrozenStates | None = None
         self._frozen_of: tuple | None = None
@@ -143,7 +150,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
         )
 
     def begin_finetuning(self) -> None:
-        """Freeze stage 1 and start each domain's positions from the global ones."""
+        """Freeze stage 1; start each domain's positions, and its adapter, from what it learned."""
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         self.domain_adapters.requires_grad_(True)
@@ -151,6 +158,15 @@ class LLMEDTFinetune(LLMEDTPretrain):
         with torch.no_grad():
             for positions in self.own_positions():
                 positions.copy_(self.encoder.positions.weight)
+            if self.start_adapters:
+                self._start_adapters()
+
+    def _start_adapters(self) -> None:
+        """Let adapters as printed leave of a domain's states what its items vary in most."""
+        vectors = self.item_vectors()
+        for domain, adapter in enumerate(self.domain_adapters):
+            if isinstance(adapter, LinearAdapter):
+                start_projection_(adapter, vectors, self.item_domain == domain)
 
     def own_positions(self) -> list[Tensor]:
         """Position embeddings of each domain, [L + 1, d]."""

@@ -59,6 +59,7 @@ CONFIG = {
     "align_temperature": 0.2,
     "align_loss": "paper",
     "adapter": "paper",
+    "adapter_start": "projection",
     "adapter_size": 4,
     "finetune_positions": "learned",
     "finetune_cache": 64,

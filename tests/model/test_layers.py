@@ -26,6 +26,7 @@ from recbole_edt.model.layers import (
     principal_components,
     softmax_loss,
     start_principal_,
+    start_projection_,
     start_reduced_,
     start_whitened_,
 )
@@ -189,6 +190,35 @@ def test_adapter_of_whitened_text_starts_as_its_leading_axes() -> None:
     assert torch.allclose(adapter(rows), rows[:, :3] * 16)
     lengths = torch.linalg.vector_norm(adapter(rows), dim=1)
     assert torch.allclose(lengths, torch.full((30,), math.sqrt(3) / 16))
+
+
+def test_projection_start_hand_computed() -> None:
+    # centred, the fitted rows are (+-3, 0, 0), (0, +-2, 0), (0, 0, +-1); the last row counts not
+    vectors = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 1], [0, 0, -1]])
+    vectors = torch.cat([vectors + torch.tensor([1.0, 5, 7]), torch.tensor([[0.0, 0, 99]])])
+    fitted = torch.tensor([True] * 6 + [False])
+    adapter = LinearAdapter(3, 2, 3)
+    start_projection_(adapter, vectors, fitted)
+    assert torch.allclose(adapter(torch.tensor([4.0, 6, 8])), torch.tensor([4.0, 6, 0]))
+    # both layers take part, so that both are trained from the first step on
+    adapter(torch.randn(5, 3)).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in adapter.parameters())
+
+
+def test_projection_start_of_a_wide_bottleneck_is_the_identity() -> None:
+    adapter = LinearAdapter(3, 8, 3)
+    vectors = torch.randn(20, 3)
+    start_projection_(adapter, vectors, torch.ones(20, dtype=torch.bool))
+    states = torch.randn(4, 3)
+    assert torch.allclose(adapter(states), states, atol=1e-5)
+
+
+def test_projection_start_without_items_changes_nothing() -> None:
+    adapter = LinearAdapter(3, 2, 3)
+    before = [parameter.clone() for parameter in adapter.parameters()]
+    start_projection_(adapter, torch.randn(4, 3), torch.zeros(4, dtype=torch.bool))
+    for parameter, old in zip(adapter.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
 
 
 def test_reduced_start_hand_computed() -> None:

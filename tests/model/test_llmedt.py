@@ -611,15 +611,36 @@ def test_domain_positions_start_as_the_global_ones() -> None:
         assert table.weight.data_ptr() != model.encoder.positions.weight.data_ptr()
 
 
-def test_fine_tuning_with_the_paper_adapter_starts_from_the_global_scores() -> None:
+def test_fine_tuning_from_the_zero_map_starts_from_the_global_scores() -> None:
     torch.manual_seed(0)
-    model = LLMEDT(CONFIG, TinyShop()).eval()
+    model = LLMEDT({**CONFIG, "adapter_start": "zero"}, TinyShop()).eval()
     with torch.no_grad():
         before = model.user_vectors(evaluation_batch())
         model.begin_finetuning()
         after = model.eval().user_vectors(evaluation_batch())
     for domain in (0, 1):
         assert torch.equal(after[domain], before[domain])
+
+
+def test_paper_adapters_start_as_projections_onto_the_axes_of_their_domains_items() -> None:
+    torch.manual_seed(0)
+    model = LLMEDT({**CONFIG, "adapter_start": "projection", "adapter_size": 2}, TinyShop())
+    model.begin_finetuning()
+    vectors = model.eval().item_vectors().detach()
+    for domain in (0, 1):
+        rows = vectors[model.item_domain == domain]
+        assert len(rows) > 2
+        axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:2]
+        states = torch.randn(5, vectors.shape[1])
+        assert torch.allclose(model.adapt(domain, states), states @ axes.T @ axes, atol=1e-5)
+
+
+def test_the_start_of_residual_adapters_is_the_identity_whatever_adapter_start_says() -> None:
+    for start in ("zero", "projection"):
+        model = LLMEDT({**CONFIG, "adapter": "residual", "adapter_start": start}, TinyShop())
+        model.begin_finetuning()
+        states = torch.randn(5, CONFIG["hidden_size"])
+        assert torch.equal(model.adapt(0, states), states)
 
 
 @pytest.mark.parametrize("model_class", [LLMEDT, LLMEDTFinetune])
@@ -689,7 +710,7 @@ def test_item_dropout_blanks_whole_items_of_the_input_in_stage_1_alone(name) -> 
 
 @pytest.mark.parametrize("pretrained_class", [LLMEDTPretrain, LLMEDT])
 def test_finetune_model_takes_what_stage_1_learned(pretrained_class) -> None:
-    options = {"item_embedding": "both", "align_weight": 0.5}
+    options = {"item_embedding": "both", "align_weight": 0.5, "adapter_start": "zero"}
     pretrained = build(pretrained_class, seed=1, **options)
     model = build(LLMEDTFinetune, seed=2, **options)
     own = {n: v.clone() for n, v in model.domain_adapters.state_dict().items()}
@@ -702,6 +723,18 @@ def test_finetune_model_takes_what_stage_1_learned(pretrained_class) -> None:
     for table in model.domain_positions:
         assert torch.equal(table.weight, pretrained.encoder.positions.weight)
     assert not model.encoder.positions.weight.requires_grad
+
+
+def test_adapters_start_from_the_items_of_the_checkpoint() -> None:
+    pretrained = build(LLMEDT, seed=1)
+    model = build(LLMEDTFinetune, seed=2)
+    model.load_pretrained(pretrained.state_dict())
+    pretrained.begin_finetuning()
+    states = torch.randn(5, CONFIG["hidden_size"], dtype=torch.float64)
+    for domain in (0, 1):
+        adapted = model.adapt(domain, states)
+        assert adapted.any()
+        assert torch.allclose(adapted, pretrained.adapt(domain, states))
 
 
 def test_finetune_model_needs_no_profiles_of_the_checkpoint() -> None:
@@ -867,7 +900,15 @@ def test_no_row_of_attention_is_empty() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["item_embedding", "backbone", "adapter", "loss", "align_loss", "pretrain_sequences"],
+    [
+        "item_embedding",
+        "backbone",
+        "adapter",
+        "adapter_start",
+        "loss",
+        "align_loss",
+        "pretrain_sequences",
+    ],
 )
 @pytest.mark.parametrize("model_class", [LLMEDTPretrain, LLMEDTFinetune, LLMEDT])
 def test_bad_choices_are_refused_in_one_line(key, model_class) -> None:
