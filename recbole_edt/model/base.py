@@ -29,15 +29,13 @@ from recbole_edt.model.kernels import look_up, take_rows_each
 from recbole_edt.model.layers import (
     ItemLookup,
     LinearAdapter,
-    MappedText,
     alignment_loss,
     bpr_loss,
-    frozen_text,
     hard_negatives,
     look_up_by,
     softmax_loss,
-    text_rows,
 )
+from recbole_edt.model.text import MappedText, frozen_text, text_rows
 
 
 def _states_at(states: Tensor | PackedStates, places: list[Tensor]) -> tuple[Tensor, ...]:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model.kernels import (
     inner_product,
     linear,
@@ -17,6 +16,18 @@ from recbole_edt.model.kernels import (
     look_up_each,
     product,
     rounded_rows,
+)
+from recbole_edt.model.text import (
+    ItemPairs,
+    MappedText,
+    changed_text,
+    frozen_text,
+    inner_products,
+    mean_row,
+    principal_components,
+    principal_directions,
+    start_components,
+    text_rows,
 )
 
 
@@ -64,161 +75,11 @@ class ResidualAdapter(nn.Module):
         return inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
-class Standardising:
-    """Centres text embeddings and gives their entries unit root mean square.
-
-    Sentence vectors share one large common part and have entries far below one, which Adam's
-    steps of fixed size follow slowly. The outcome depends on which items are fitted: it belongs to
-    one dataset.
-
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and spread are taken from.
-
-    Attributes
-    ----------
-    spread : Tensor
-        Scalar; the root mean square before. Zero if fitted rows are all alike: nothing is scaled.
-    """
-
-    def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
-        self.centre = mean_row(text, fitted)
-        square = torch.zeros((), device=self.centre.device)
-        for part, rows in row_blocks(text):
-            square += (rows[fitted[part]] - self.centre).square().sum()
-        self.spread = (square / fitted.sum() / text.shape[1]).sqrt()
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Change rows [n, d_L]."""
-        rows = rows - self.centre
-        return rows / self.spread if self.spread > 0 else rows
-
-
-class Whitening:
-    """Turns text embeddings into the coordinates of their principal axes, all of one spread.
-
-    Sentence vectors share one large common part and a few axes along which all of them differ.
-    Without these, items are told apart by what is particular to them: a sum over a user's history
-    then ranks the whole of a domain better than a trained model that starts from text as it is.
-
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and axes are taken from.
-    size : int
-        How many leading axes a row's length is measured by.
-
-    Attributes
-    ----------
-    spread : Tensor
-        Scalar; root mean square of the centred entries. Zero if fitted rows are all alike.
-    """
-
-    def __init__(self, text: Tensor | MappedText, fitted: Tensor, size: int) -> None:
-        self.size = size
-        self.centre = mean_row(text, fitted)
-        products = inner_products(text, fitted, self.centre)
-        axes = principal_directions(products)  # [d_L, d_L]
-        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / fitted.sum()).sqrt()
-        self.spread = spreads.square().mean().sqrt()
-        # an axis along which nothing varies says nothing: it is not blown up
-        self.map = axes / spreads.clamp(min=_LEAST_SPREAD * float(self.spread) or 1.0)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Change rows [n, d_L]; what they have on the leading axes gets one length."""
-        rows = (rows - self.centre) @ self.map
-        length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
-        return rows / length.clamp(min=1e-6) * (self.size**0.5 / _TEXT_DIVISOR)
-
-
-class MappedText:
-    """Rows of a text table that stays in its file, as they are asked for.
-
-    Parameters
-    ----------
-    table : EmbeddingTable
-        The text.
-    change : callable, optional
-        What is done to rows [n, d_L] but those of padding: :class:`Standardising`,
-        :class:`Whitening`.
-    """
-
-    def __init__(
-        self, table: EmbeddingTable, change: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
-        self.table, self.change = table, change
-        self.shape = table.shape
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Rows of ids [...], on their device: float32 [..., d_L]."""
-        flat = ids.reshape(-1).cpu()
-        rows = self._changed(torch.from_numpy(self.table[flat.numpy()]), flat > 0)
-        return rows.to(ids.device).view(*ids.shape, -1)
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All rows, a block of ids at a time."""
-        for part, rows in self.table.blocks():
-            real = torch.arange(part.start, part.stop) > 0
-            yield part, self._changed(torch.from_numpy(rows), real)
-
-    def _changed(self, rows: Tensor, real: Tensor) -> Tensor:
-        if self.change is not None:
-            rows[real] = self.change(rows[real])
-        return rows
-
-
-def row_blocks(text: Tensor | MappedText) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of text [n_items, d_L] with their places: in one piece, or mapped ones in blocks."""
-    if isinstance(text, MappedText):
-        return text.blocks()
-    return iter([(slice(0, len(text)), text)])
-
-
-_LEAST_SPREAD = 1e-3
-"""Axes that vary less, in parts of the mean, are not whitened further."""
-
-_TEXT_DIVISOR = 256.0
 _INNER_START = 16.0
-"""Adam moves every weight by about the learning rate, however small what it multiplies is: short
-text behind large weights lets the adapter learn slowly from its start, which is worth keeping."""
+"""Of whitened and canonical text, which is short: large weights keep Adam near its start."""
 
 _START_SCALE = 0.25
 """Scale of a principal start; 0.1 ranked whole domains worse (validation, cloth_sport)."""
-
-
-@torch.no_grad()
-def principal_directions(products: Tensor) -> Tensor:
-    """Principal directions of centred vectors X, the largest first: columns of [d_L, d_L].
-
-    They are the same on every machine: the largest entry of each is positive.
-
-    Parameters
-    ----------
-    products : Tensor
-        ``X.T @ X`` [d_L, d_L].
-    """
-    _, directions = torch.linalg.eigh(products.double().cpu())  # smallest first
-    directions = directions.flip(1)
-    # the sign of a direction is the solver's whim: its largest entry shall be positive
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    return (directions * largest.sign()).to(products)
-
-
-def inner_products(
-    text: Tensor | MappedText, fitted: Tensor, centre: Tensor | None = None
-) -> Tensor:
-    """``X.T @ X`` of the rows X where ``fitted`` holds, after ``centre`` was taken from them."""
-    total = torch.zeros(())
-    for part, rows in row_blocks(text):
-        mine = rows[fitted[part]]
-        mine = mine if centre is None else mine - centre
-        total = total.to(mine.device) + mine.T @ mine
-    return total
 
 
 @torch.no_grad()
@@ -244,8 +105,8 @@ def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: 
 
 
 @torch.no_grad()
-def start_whitened_(adapter: LinearAdapter) -> None:
-    """Let an adapter of whitened text start as the choice of its leading axes.
+def start_leading_(adapter: LinearAdapter) -> None:
+    """Let an adapter of whitened or canonical text start as the choice of its leading axes.
 
     Parameters
     ----------
@@ -282,38 +143,6 @@ def start_projection_(adapter: LinearAdapter, vectors: Tensor, fitted: Tensor) -
     width = axes.shape[1]  # of a bottleneck wider than its ends, the rest starts as the zero map
     adapter.inner.weight[:width] = axes.T
     adapter.outer.weight[:, :width] = axes
-
-
-def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
-    """Mean of the rows of text [n_items, d_L] where ``fitted`` holds: [d_L]."""
-    total = torch.zeros(text.shape[1])
-    for part, rows in row_blocks(text):
-        total = total.to(rows) + rows[fitted[part]].sum(0)
-    return total / fitted.sum()
-
-
-def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -> Tensor:
-    """Reduce text embeddings to their first principal components (PCA without whitening).
-
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and directions are taken from.
-    size : int
-        How many components; text has no more than d_L of them.
-
-    Returns
-    -------
-    Tensor
-        float32 [n_items, min(size, d_L)]; row 0 is zero.
-    """
-    centre = mean_row(text, fitted)
-    directions = principal_directions(inner_products(text, fitted, centre))[:, :size]
-    components = torch.cat([(rows - centre) @ directions for _, rows in row_blocks(text)])
-    components[0] = 0
-    return components
 
 
 @torch.no_grad()
@@ -371,7 +200,7 @@ class ItemEmbedding(nn.Module):
     text : Tensor or MappedText, optional
         float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
     spreads : mapping, optional
-        ``principal`` or ``whitened`` -> scalar; the spread of text that was changed so. It is
+        ``principal``, ``whitened``, ``canonical`` -> scalar; the spread of text changed so. It is
         saved, so that the weights of one kind of text do not fit a model of another.
     """
 
@@ -392,6 +221,7 @@ class ItemEmbedding(nn.Module):
             self.register_buffer("text", text, persistent=False)
         self.register_buffer("text_spread", spreads.get("principal"))
         self.register_buffer("white_spread", spreads.get("whitened"))
+        self.register_buffer("canonical_spread", spreads.get("canonical"))
         self.adapter = None
         if text is not None:
             self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)
@@ -411,16 +241,6 @@ class ItemEmbedding(nn.Module):
         return sum(rest, start=first)
 
 
-def text_rows(text: Tensor | MappedText, ids: Tensor) -> Tensor:
-    """Rows of ids [...] of a text table, in memory or mapped: [..., d_L]."""
-    return text(ids) if isinstance(text, MappedText) else F.embedding(ids, text)
-
-
-def frozen_text(table: EmbeddingTable) -> Tensor | MappedText:
-    """Keep a text table in memory (float32 [n, d_L]) if it is small enough, else in its file."""
-    return torch.from_numpy(table.whole()) if table.fits else MappedText(table)
-
-
 def make_item_embedding(
     kind: str, text_start: str, id_start: str, dataset, hidden_size: int
 ) -> ItemEmbedding:
@@ -432,12 +252,12 @@ def make_item_embedding(
     ----------
     kind : {"text", "id", "both"}
         As in :class:`ItemEmbedding`.
-    text_start : {"random", "principal", "whitened"}
-        ``principal``: text standardised, its adapter started as its PCA. ``whitened``: text
-        whitened, its adapter started as its leading axes.
-    id_start : {"random", "principal", "whitened"}
-        Beside the text (``both``), id vectors start as its PCA, or as the leading axes of whitened
-        text; without it they know nothing of it.
+    text_start : {"random", "principal", "whitened", "canonical"}
+        ``principal``: text standardised, its adapter started as its PCA. ``whitened``,
+        ``canonical``: text in those coordinates, its adapter started as the leading ones.
+    id_start : {"random", "principal", "whitened", "canonical"}
+        Beside the text (``both``), id vectors start as its PCA, or as the leading whitened or
+        canonical coordinates; without it they know nothing of it.
     dataset : CrossDomainDataset
         Where the text embeddings come from.
     hidden_size : int
@@ -448,48 +268,22 @@ def make_item_embedding(
         return ItemEmbedding(kind, n_items, hidden_size, None)
     text = frozen_text(dataset.item_table())
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
-    components = start_components(id_start, text, raw, hidden_size) if kind == "both" else None
-    text, spread = changed_text(text_start, text, raw, hidden_size)
+    pairs = None
+    if "canonical" in (text_start, id_start):
+        pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
+    components = None
+    if kind == "both":
+        components = start_components(id_start, text, raw, hidden_size, pairs)
+    text, spread = changed_text(text_start, text, raw, hidden_size, pairs)
     embedding = ItemEmbedding(kind, n_items, hidden_size, text, {text_start: spread})
     assert embedding.adapter is not None
     if text_start == "principal":
         start_principal_(embedding.adapter, text, raw)
-    elif text_start == "whitened":
-        start_whitened_(embedding.adapter)
+    elif text_start != "random":
+        start_leading_(embedding.adapter)
     if components is not None and embedding.table is not None:
         start_unit_(embedding.table.weight, components, raw)
     return embedding
-
-
-def start_components(
-    id_start: str, text: Tensor | MappedText, fitted: Tensor, size: int
-) -> Tensor | None:
-    """Vectors that ids start as, float32 [n_items, <= size]; None for a random start."""
-    if id_start == "principal":
-        return principal_components(text, fitted, size)
-    if id_start == "whitened":
-        whitening = Whitening(text, fitted, size)
-        components = torch.cat([whitening(rows)[:, :size] for _, rows in row_blocks(text)])
-        components[0] = 0
-        return components
-    return None
-
-
-def changed_text(
-    text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int
-) -> tuple[Tensor | MappedText, Tensor | None]:
-    """Standardise or whiten text as its start asks for; return it with its spread before."""
-    change: Standardising | Whitening
-    if text_start == "whitened":
-        change = Whitening(text, fitted, size)
-    elif text_start == "principal":
-        change = Standardising(text, fitted)
-    else:
-        return text, None
-    if isinstance(text, MappedText):
-        return MappedText(text.table, change), change.spread
-    text[1:] = change(text[1:])
-    return text, change.spread
 
 
 class Lookup:

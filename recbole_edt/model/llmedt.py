@@ -24,8 +24,8 @@ from recbole_edt.model.layers import (
     start_projection_,
 )
 
-_TEXT_SPREADS = {"item_embedding.text_spread", "item_embedding.white_spread"}
-"""Saved by models of standardised or whitened text alone."""
+_TEXT_SPREADS = {f"item_embedding.{kind}_spread" for kind in ("text", "white", "canonical")}
+"""Saved by models of standardised, whitened or canonical text alone."""
 
 _UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
 """Parts that are stage 2's own, or that no score needs any more."""
@@ -38,8 +38,8 @@ class LLMEDTPretrain(ProfiledModel):
     choices = {
         **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),
-        "text_start": ("random", "principal", "whitened"),
-        "id_start": ("random", "principal", "whitened"),
+        "text_start": ("random", "principal", "whitened", "canonical"),
+        "id_start": ("random", "principal", "whitened", "canonical"),
         "id_updates": ("dense", "lazy"),
         "negative_sampling": ("uniform", "hard"),
         "adapter": ("paper", "residual"),

@@ -8,28 +8,22 @@ import torch
 from slow_reference import alignment
 from torch import nn
 
-from recbole_edt.data import embeddings
-from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model import layers
 from recbole_edt.model.layers import (
     ItemEmbedding,
     ItemLookup,
     LinearAdapter,
-    MappedText,
     ResidualAdapter,
-    Standardising,
-    Whitening,
     alignment_loss,
     bpr_loss,
-    changed_text,
     hard_negatives,
-    principal_components,
     softmax_loss,
+    start_leading_,
     start_principal_,
     start_projection_,
     start_reduced_,
-    start_whitened_,
 )
+from recbole_edt.model.text import Whitening
 
 
 def set_layer(layer: nn.Linear, weight, bias) -> None:
@@ -130,23 +124,6 @@ def test_text_is_frozen_and_moves_with_the_model_but_is_not_saved(kind) -> None:
     assert embedding.text.grad is None
 
 
-def test_standardising_hand_computed() -> None:
-    text = torch.tensor([[0.0, 0.0], [3.0, 1.0], [-1.0, 1.0], [5.0, 9.0]])
-    change = Standardising(text, torch.tensor([False, True, True, False]))
-    # centre (1, 1); entries +-2, 0 of the fitted rows: mean square 2
-    root = math.sqrt(2)
-    expected = torch.tensor([[root, 0], [-root, 0], [4 / root, 8 / root]])
-    assert torch.allclose(change(text[1:]), expected)
-    assert change.spread.item() == pytest.approx(root)
-
-
-def test_standardising_survives_a_constant_text() -> None:
-    text = torch.tensor([[0.0], [2.0], [2.0]])
-    change = Standardising(text, torch.tensor([False, True, True]))
-    assert change(text[1:]).tolist() == [[0], [0]]
-    assert change.spread == 0
-
-
 def test_principal_start_keeps_the_directions_that_vary_most() -> None:
     adapter = LinearAdapter(3, 2, 1)
     text = torch.tensor([[0.0, 4, 0], [0, -4, 0], [2, 0, 0], [-2, 0, 0], [0, 0, 1], [0, 0, -1]])
@@ -163,30 +140,11 @@ def test_principal_start_fits_adapters_wider_than_their_input() -> None:
     assert adapter(text)[:, 2:].abs().max() == 0
 
 
-def test_whitening_hand_computed() -> None:
-    # centred, the fitted rows are (+-2, 0, 0) and (0, +-1, 0): spreads sqrt(2) and sqrt(1/2)
-    text = torch.tensor([[0.0, 0, 0], [3, 5, 7], [-1, 5, 7], [1, 6, 7], [1, 4, 7], [3, 6, 7]])
-    fitted = torch.tensor([False, True, True, True, True, False])
-    whitening = Whitening(text, fitted, 2)
-    rows = whitening(text[1:]) * 256 / math.sqrt(2)  # lengths of one on the leading axes
-    assert torch.allclose(rows[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
-    # (2, 1) is (sqrt(2), sqrt(2)) when both axes have the same spread
-    assert torch.allclose(rows[4], torch.tensor([math.sqrt(0.5), math.sqrt(0.5), 0.0]))
-    assert whitening.spread.item() == pytest.approx(math.sqrt((2 + 0.5) / 3))
-
-
-def test_whitening_survives_a_constant_text() -> None:
-    text = torch.tensor([[0.0, 0.0], [2.0, 1.0], [2.0, 1.0]])
-    whitening = Whitening(text, torch.tensor([False, True, True]), 2)
-    assert whitening(text[1:]).tolist() == [[0, 0], [0, 0]]
-    assert whitening.spread == 0
-
-
 def test_adapter_of_whitened_text_starts_as_its_leading_axes() -> None:
     text = torch.randn(30, 6)
     rows = Whitening(text, torch.ones(30, dtype=torch.bool), 3)(text)
     adapter = LinearAdapter(6, 3, 3)
-    start_whitened_(adapter)
+    start_leading_(adapter)
     assert torch.allclose(adapter(rows), rows[:, :3] * 16)
     lengths = torch.linalg.vector_norm(adapter(rows), dim=1)
     assert torch.allclose(lengths, torch.full((30,), math.sqrt(3) / 16))
@@ -432,49 +390,6 @@ def test_eq13_without_negatives_is_zero_and_harmless(n) -> None:
     loss.backward()
     assert loss.item() == 0.0
     assert not users.grad.any()
-
-
-# -- text that stays in its file ------------------------------------------------------------------
-
-
-@pytest.fixture
-def text_and_fitted():
-    text = torch.randn(11, 5) + 3
-    text[0] = 0
-    fitted = torch.arange(11) % 4 > 0
-    return text, fitted
-
-
-@pytest.fixture(params=[4, 1000], ids=["blocks", "one block"])
-def mapped(request, text_and_fitted, monkeypatch) -> MappedText:
-    monkeypatch.setattr(embeddings, "BLOCK", request.param)
-    return MappedText(EmbeddingTable(text_and_fitted[0].numpy().copy()))
-
-
-def test_mapped_text_has_the_rows_of_text_in_memory(text_and_fitted, mapped) -> None:
-    ids = torch.tensor([[3, 0], [10, 3]])
-    assert torch.equal(mapped(ids), text_and_fitted[0][ids])
-
-
-@pytest.mark.parametrize("start", ["principal", "whitened"])
-def test_mapped_text_is_changed_as_text_in_memory_is(text_and_fitted, mapped, start) -> None:
-    text, fitted = text_and_fitted
-    theirs, spread = changed_text(start, text.clone(), fitted, 3)
-    ours, own_spread = changed_text(start, mapped, fitted, 3)
-    assert torch.allclose(own_spread, spread)
-    assert torch.allclose(ours(torch.arange(11)), theirs, atol=1e-5)
-    assert torch.allclose(torch.cat([rows for _, rows in ours.blocks()]), theirs, atol=1e-5)
-    assert not theirs[0].any()
-
-
-def test_mapped_text_has_the_components_of_text_in_memory(text_and_fitted, mapped) -> None:
-    text, fitted = text_and_fitted
-    ours, theirs = (principal_components(t, fitted, 3) for t in (mapped, text))
-    assert torch.allclose(ours, theirs, atol=1e-4)
-    adapters = LinearAdapter(5, 2, 4), LinearAdapter(5, 2, 4)
-    for adapter, part in zip(adapters, (mapped, text), strict=True):
-        start_principal_(adapter, part, fitted)
-    assert torch.allclose(adapters[0].inner.weight, adapters[1].inner.weight, atol=1e-4)
 
 
 # -- hard negatives -------------------------------------------------------------------------------

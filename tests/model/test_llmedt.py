@@ -32,8 +32,8 @@ from slow_reference import (
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.errors import CheckpointError, ConfigError
-from recbole_edt.model.layers import MappedText
 from recbole_edt.model.llmedt import LLMEDT, LLMEDTFinetune, LLMEDTPretrain
+from recbole_edt.model.text import Canonical, ItemPairs, MappedText
 from recbole_edt.trainer.checkpoint import load_state
 
 CAUSAL = ("sasrec", "gru4rec")
@@ -116,7 +116,27 @@ def test_id_vectors_start_as_whitened_text_of_raw_items() -> None:
     assert np.allclose(ours @ ours.T, white @ white.T, atol=1e-3)
 
 
-@pytest.mark.parametrize("text_start", ["random", "principal", "whitened"])
+def test_canonical_starts_are_told_by_training_rows_alone() -> None:
+    """Ids beside the text, and text alone with its adapter, start as the same coordinates."""
+    shop = TinyShop()
+    raw = torch.from_numpy(shop.item_domain >= 0)
+    text = torch.from_numpy(shop.item_embeddings())
+    pairs = ItemPairs(shop.train_sequences, shop.item_domain)
+    assert pairs.weights.nnz
+    size = CONFIG["hidden_size"]
+    rows = Canonical(text, raw, size, pairs)(text[1:])
+    both = {**CONFIG, "item_embedding": "both", "id_start": "canonical"}
+    table = LLMEDTPretrain(both, shop).item_embedding.table.weight[1:, : rows.shape[1]]
+    length = rows.square().sum(1).mean().sqrt()
+    assert torch.allclose(table, rows[:, :size] / length, atol=1e-5)
+    alone = {**CONFIG, "item_embedding": "text", "text_start": "canonical"}
+    embedding = LLMEDTPretrain(alone, shop).item_embedding
+    assert torch.allclose(embedding.text[1:], rows, atol=1e-6)
+    width = min(size, text.shape[1] // 2)  # the bottleneck's
+    assert torch.allclose(embedding(torch.arange(1, N_ITEMS))[:, :width], 16 * rows[:, :width])
+
+
+@pytest.mark.parametrize("text_start", ["random", "principal", "whitened", "canonical"])
 def test_text_and_profiles_too_large_for_memory_change_nothing(text_start) -> None:
     class LargeShop(TinyShop):
         def item_table(self):
@@ -126,10 +146,11 @@ def test_text_and_profiles_too_large_for_memory_change_nothing(text_start) -> No
             return EmbeddingTable(self.user_embeddings(), limit=0)
 
     options = {"item_embedding": "both", "text_start": text_start, "align_weight": 0.5}
+    id_start = "canonical" if text_start == "canonical" else "principal"
     models = []
     for shop in (TinyShop(), LargeShop()):
         torch.manual_seed(3)
-        models.append(LLMEDTPretrain({**CONFIG, "id_start": "principal", **options}, shop).eval())
+        models.append(LLMEDTPretrain({**CONFIG, "id_start": id_start, **options}, shop).eval())
     assert isinstance(models[1].item_embedding.text, MappedText)
     assert isinstance(models[1].profiles, MappedText)
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
@@ -757,6 +778,7 @@ def test_finetune_model_needs_no_profiles_of_the_checkpoint() -> None:
         ({}, {"text_start": "principal"}, "another text_start"),
         ({"text_start": "principal"}, {}, "another text_start"),
         ({"text_start": "principal"}, {"text_start": "whitened"}, "another text_start"),
+        ({"text_start": "whitened"}, {"text_start": "canonical"}, "another text_start"),
         ({"item_embedding": "id"}, {"text_start": "principal"}, "lacks parts"),
     ],
 )
@@ -775,7 +797,9 @@ def test_finetune_model_takes_a_principal_stage_1() -> None:
     assert torch.equal(model.item_embedding(items), pretrained.item_embedding(items))
 
 
-@pytest.mark.parametrize("starts", [("random", "principal"), ("principal", "random")])
+@pytest.mark.parametrize(
+    "starts", [("random", "principal"), ("principal", "random"), ("whitened", "canonical")]
+)
 def test_checkpoint_of_another_text_start_does_not_fit(starts) -> None:
     theirs, mine = (build(LLMEDT, text_start=start) for start in starts)
     with pytest.raises(CheckpointError, match="does not fit this model"):

@@ -47,10 +47,10 @@ from recbole_edt.model.base import ProfiledModel
 from recbole_edt.model.layers import (
     Lookup,
     alignment_loss,
-    frozen_text,
     make_item_embedding,
     start_reduced_,
 )
+from recbole_edt.model.text import frozen_text
 
 
 class LLM4CDSR(ProfiledModel):
@@ -58,7 +58,7 @@ class LLM4CDSR(ProfiledModel):
 
     choices = {
         **ProfiledModel.choices,
-        "text_start": ("random", "principal"),
+        "text_start": ("random", "principal", "whitened", "canonical"),
         "local_start": ("random", "principal"),
     }
 

@@ -58,7 +58,8 @@ from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import MappedText, frozen_text, make_item_embedding, text_rows
+from recbole_edt.model.layers import make_item_embedding
+from recbole_edt.model.text import MappedText, frozen_text, text_rows
 
 _RELATIVE_STEP = 0.01
 """Length of the central difference's half step among the recommender's parameters."""
@@ -260,7 +261,7 @@ class LLMCDSR(CrossDomainModel):
     choices = {
         **CrossDomainModel.choices,
         "item_embedding": ("id", "both"),
-        "item_start": ("random", "principal", "pretrained"),
+        "item_start": ("random", "principal", "canonical", "pretrained"),
         "encoded_sequences": ("mixed", "all"),
         "recall_attention": ("item", "history"),
     }
@@ -279,7 +280,7 @@ class LLMCDSR(CrossDomainModel):
         text = frozen_text(dataset.item_table())
         size = config["hidden_size"]
         self._add_pretraining(config, text, size)
-        id_start = "principal" if config["item_start"] == "principal" else "random"
+        id_start = "random" if self.pretrained_start else config["item_start"]
         self.item_embedding = make_item_embedding(
             config["item_embedding"], "random", id_start, dataset, size
         )

@@ -38,12 +38,13 @@ from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import Packing, SequenceEncoder, multi_head_attention
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import (
-    ItemEmbedding,
-    ItemLookup,
+from recbole_edt.model.layers import ItemEmbedding, ItemLookup, start_unit_
+from recbole_edt.model.text import (
+    ItemPairs,
     MappedText,
     frozen_text,
     principal_components,
+    start_components,
 )
 
 _TEACHERS = 256
@@ -181,7 +182,11 @@ def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.nd
 class LLMESR(CrossDomainModel):
     """LLM-ESR on the mixed sequence of both domains."""
 
-    choices = {**CrossDomainModel.choices, "fusion": ("paper", "residual")}
+    choices = {
+        **CrossDomainModel.choices,
+        "fusion": ("paper", "residual"),
+        "collaborative_start": ("principal", "canonical"),
+    }
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -190,17 +195,23 @@ class LLMESR(CrossDomainModel):
         text = frozen_text(dataset.item_table())
         self.semantic = ItemEmbedding("text", self.n_items, size, text)
         self.collaborative = ItemEmbedding("id", self.n_items, size, None)
-        self._start_collaborative(dataset, text)
+        self._start_collaborative(config["collaborative_start"], dataset, text)
         self.encoder = DualViewEncoder(config, self.max_seq_length)
         if self.distill_weight:
             self._retrieve(config, dataset)
 
     @torch.no_grad()
-    def _start_collaborative(self, dataset, text: Tensor | MappedText) -> None:
-        """Start ids as the PCA of text; what text has no component for stays random."""
+    def _start_collaborative(self, start: str, dataset, text: Tensor | MappedText) -> None:
+        """Start ids as the text's PCA, or canonical axes; what it does not reach stays random."""
         assert self.collaborative.table is not None
         weight = self.collaborative.table.weight
         raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
+        if start == "canonical":
+            pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
+            components = start_components("canonical", text, raw, weight.shape[1], pairs)
+            assert components is not None
+            start_unit_(weight, components, raw)
+            return
         components = principal_components(text, raw, weight.shape[1])
         weight[:, : components.shape[1]] = components
 

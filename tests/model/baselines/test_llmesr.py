@@ -31,12 +31,17 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import build_sequences
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.baselines.llmesr import LLMESR, mean_text, similar_users
-from recbole_edt.model.layers import principal_components
+from recbole_edt.model.text import Canonical, ItemPairs, principal_components
 
 CAUSAL = ("sasrec", "gru4rec")
 ALL = (*CAUSAL, "bert4rec")
 USERS = tuple(SEQUENCES)
-OWN = {"fusion": "paper", "distill_weight": 0.0, "similar_users": 2}
+OWN = {
+    "fusion": "paper",
+    "collaborative_start": "principal",
+    "distill_weight": 0.0,
+    "similar_users": 2,
+}
 
 
 def make(shop: TinyShop | None = None, **options) -> LLMESR:
@@ -173,6 +178,19 @@ def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
     assert np.allclose(weight[1:, :n] @ weight[1:, :n].T, scores @ scores.T, atol=1e-5)
     assert (np.abs(weight[1:, n:]) < 0.1).all()  # what text has no component for: near zero
     assert (weight[1:, n:] != 0).all()
+
+
+def test_collaborative_view_can_start_as_canonical_text() -> None:
+    shop = TinyShop()
+    model = LLMESR({**CONFIG, **OWN, "collaborative_start": "canonical"}, shop)
+    raw = torch.from_numpy(shop.item_domain >= 0)
+    text = torch.from_numpy(shop.item_embeddings())
+    size = CONFIG["hidden_size"]
+    pairs = ItemPairs(shop.train_sequences, shop.item_domain)
+    rows = Canonical(text, raw, size, pairs)(text[1:])[:, :size]
+    length = rows.square().sum(1).mean().sqrt()
+    weight = model.collaborative.table.weight[1:, : rows.shape[1]]
+    assert torch.allclose(weight, rows / length, atol=1e-5)
 
 
 def test_pca_is_fitted_to_raw_items_alone() -> None:

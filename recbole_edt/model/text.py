@@ -1,0 +1,378 @@
+"""Text embeddings of items, in memory or in their file, and the coordinates models take them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_array, csr_array
+from torch import Tensor
+
+from recbole_edt.data.embeddings import BLOCK, EmbeddingTable
+from recbole_edt.data.sequences import Sequences
+
+_LEAST_SPREAD = 1e-3
+"""Axes that vary less, in parts of the mean, are not whitened further."""
+
+_DIVISOR = 256.0
+"""Adam moves every weight by about the learning rate, however small what it multiplies is: short
+text behind large weights lets an adapter learn slowly from its start, which is worth keeping."""
+
+_FURTHEST, _PER_ROW = 5, 0.8
+"""Rows between the items of a pair at most, and what each further one leaves of its weight."""
+
+_MOST_PAIRS = 2**20
+"""Of more distinct pairs, so many are drawn: they tell products of a few hundred axes well."""
+
+_RIDGE = 1.0
+"""Added to the unit spreads of whitened text: its last axes are mostly noise."""
+
+
+class MappedText:
+    """Rows of a text table that stays in its file, as they are asked for.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+        The text.
+    change : callable, optional
+        What is done to rows [n, d_L] but those of padding: :class:`Standardising`,
+        :class:`Whitening`.
+    """
+
+    def __init__(
+        self, table: EmbeddingTable, change: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.table, self.change = table, change
+        self.shape = table.shape
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Rows of ids [...], on their device: float32 [..., d_L]."""
+        flat = ids.reshape(-1).cpu()
+        rows = self._changed(torch.from_numpy(self.table[flat.numpy()]), flat > 0)
+        return rows.to(ids.device).view(*ids.shape, -1)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows, a block of ids at a time."""
+        for part, rows in self.table.blocks():
+            real = torch.arange(part.start, part.stop) > 0
+            yield part, self._changed(torch.from_numpy(rows), real)
+
+    def _changed(self, rows: Tensor, real: Tensor) -> Tensor:
+        if self.change is not None:
+            rows[real] = self.change(rows[real])
+        return rows
+
+
+def row_blocks(text: Tensor | MappedText) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of text [n_items, d_L] with their places: in one piece, or mapped ones in blocks."""
+    if isinstance(text, MappedText):
+        return text.blocks()
+    return iter([(slice(0, len(text)), text)])
+
+
+def text_rows(text: Tensor | MappedText, ids: Tensor) -> Tensor:
+    """Rows of ids [...] of a text table, in memory or mapped: [..., d_L]."""
+    return text(ids) if isinstance(text, MappedText) else F.embedding(ids, text)
+
+
+def frozen_text(table: EmbeddingTable) -> Tensor | MappedText:
+    """Keep a text table in memory (float32 [n, d_L]) if it is small enough, else in its file."""
+    return torch.from_numpy(table.whole()) if table.fits else MappedText(table)
+
+
+def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
+    """Mean of the rows of text [n_items, d_L] where ``fitted`` holds: [d_L]."""
+    total = torch.zeros(text.shape[1])
+    for part, rows in row_blocks(text):
+        total = total.to(rows) + rows[fitted[part]].sum(0)
+    return total / fitted.sum()
+
+
+def inner_products(
+    text: Tensor | MappedText, fitted: Tensor, centre: Tensor | None = None
+) -> Tensor:
+    """``X.T @ X`` of the rows X where ``fitted`` holds, after ``centre`` was taken from them."""
+    total = torch.zeros(())
+    for part, rows in row_blocks(text):
+        mine = rows[fitted[part]]
+        mine = mine if centre is None else mine - centre
+        total = total.to(mine.device) + mine.T @ mine
+    return total
+
+
+@torch.no_grad()
+def principal_directions(products: Tensor) -> Tensor:
+    """Principal directions of centred vectors X, the largest first: columns of [d_L, d_L].
+
+    They are the same on every machine: the largest entry of each is positive.
+
+    Parameters
+    ----------
+    products : Tensor
+        ``X.T @ X`` [d_L, d_L].
+    """
+    _, directions = torch.linalg.eigh(products.double().cpu())  # smallest first
+    directions = directions.flip(1)
+    # the sign of a direction is the solver's whim: its largest entry shall be positive
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    return (directions * largest.sign()).to(products)
+
+
+def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -> Tensor:
+    """Reduce text embeddings to their first principal components (PCA without whitening).
+
+    Parameters
+    ----------
+    text : Tensor or MappedText
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and directions are taken from.
+    size : int
+        How many components; text has no more than d_L of them.
+
+    Returns
+    -------
+    Tensor
+        float32 [n_items, min(size, d_L)]; row 0 is zero.
+    """
+    centre = mean_row(text, fitted)
+    directions = principal_directions(inner_products(text, fitted, centre))[:, :size]
+    components = torch.cat([(rows - centre) @ directions for _, rows in row_blocks(text)])
+    components[0] = 0
+    return components
+
+
+class Standardising:
+    """Centres text embeddings and gives their entries unit root mean square.
+
+    Sentence vectors share one large common part and have entries far below one, which Adam's
+    steps of fixed size follow slowly. The outcome depends on which items are fitted: it belongs to
+    one dataset.
+
+    Parameters
+    ----------
+    text : Tensor or MappedText
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and spread are taken from.
+
+    Attributes
+    ----------
+    spread : Tensor
+        Scalar; the root mean square before. Zero if fitted rows are all alike: nothing is scaled.
+    """
+
+    def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
+        self.centre = mean_row(text, fitted)
+        square = torch.zeros((), device=self.centre.device)
+        for part, rows in row_blocks(text):
+            square += (rows[fitted[part]] - self.centre).square().sum()
+        self.spread = (square / fitted.sum() / text.shape[1]).sqrt()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Change rows [n, d_L]."""
+        rows = rows - self.centre
+        return rows / self.spread if self.spread > 0 else rows
+
+
+class Whitening:
+    """Turns text embeddings into the coordinates of their principal axes, all of one spread.
+
+    Sentence vectors share one large common part and a few axes along which all of them differ.
+    Without these, items are told apart by what is particular to them: a sum over a user's history
+    then ranks the whole of a domain better than a trained model that starts from text as it is.
+
+    Parameters
+    ----------
+    text : Tensor or MappedText
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and axes are taken from.
+    size : int
+        How many leading axes a row's length is measured by.
+
+    Attributes
+    ----------
+    spread : Tensor
+        Scalar; root mean square of the centred entries. Zero if fitted rows are all alike.
+    """
+
+    def __init__(self, text: Tensor | MappedText, fitted: Tensor, size: int) -> None:
+        self.size = size
+        self.centre = mean_row(text, fitted)
+        products = inner_products(text, fitted, self.centre)
+        axes = principal_directions(products)  # [d_L, d_L]
+        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / fitted.sum()).sqrt()
+        self.spread = spreads.square().mean().sqrt()
+        # an axis along which nothing varies says nothing: it is not blown up
+        self.map = axes / spreads.clamp(min=_LEAST_SPREAD * float(self.spread) or 1.0)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Change rows [n, d_L]; what they have on the leading axes gets one length."""
+        rows = (rows - self.centre) @ self.map
+        length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
+        return rows / length.clamp(min=1e-6) * (self.size**0.5 / _DIVISOR)
+
+
+class ItemPairs:
+    """Pairs of items of one domain that users have near each other in their training sequences.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        Training rows; inserted ones are passed over.
+    item_domain : np.ndarray
+        int64 [n_items]; -1 for padding.
+
+    Attributes
+    ----------
+    weights : csr_array
+        float64 [n_items, n_items]; how often the second stands behind the first, nearer ones
+        counting more.
+    """
+
+    def __init__(self, sequences: Sequences, item_domain: np.ndarray) -> None:
+        rows = sequences.keep(~sequences.augmented)
+        items, users = rows.items, rows.users
+        shape = (len(item_domain), len(item_domain))
+        found = csr_array(shape)
+        for gap in range(1, _FURTHEST + 1):
+            first, second = items[:-gap], items[gap:]
+            near = (users[:-gap] == users[gap:]) & (item_domain[first] == item_domain[second])
+            weights = np.full(int(near.sum()), _PER_ROW ** (gap - 1))
+            found = found + csr_array((weights, (first[near], second[near])), shape)
+        self.weights = found
+
+    def shares(self) -> np.ndarray:
+        """Part of each item in both sides of all pairs, float64 [n_items]; they sum to one."""
+        both = self.weights.sum(0) + self.weights.sum(1)
+        return both / (both.sum() or 1.0)
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, csr_array]]:
+        """All pairs, or enough of very many, a part at a time.
+
+        Yields
+        ------
+        first, second : np.ndarray
+            int64 [n], int64 [m]; distinct items of either side.
+        weights : csr_array
+            float64 [n, m]; they sum to one over all parts.
+        """
+        pairs = coo_array(self.weights)
+        row, col, data = pairs.row, pairs.col, pairs.data
+        if len(data) > _MOST_PAIRS:
+            rng = np.random.default_rng(0)
+            some = np.sort(rng.choice(len(data), _MOST_PAIRS, replace=False))
+            row, col, data = row[some], col[some], data[some]
+        total = data.sum()
+        for start in range(0, len(data), BLOCK):
+            part = slice(start, start + BLOCK)
+            first, one = np.unique(row[part], return_inverse=True)
+            second, other = np.unique(col[part], return_inverse=True)
+            weights = csr_array((data[part] / total, (one, other)), (len(first), len(second)))
+            yield first.astype(np.int64), second.astype(np.int64), weights
+
+
+class Canonical(Whitening):
+    """Turns text embeddings into the coordinates of their canonical axes (Hotelling, 1936).
+
+    Those are the directions along which the text of items that users have near each other agrees
+    most. Each is scaled by the root of its correlation: the product of two items is then what the
+    text of the one tells about that of the other, by ridge regression over the pairs.
+
+    Parameters
+    ----------
+    text, fitted, size
+        As of :class:`Whitening`, in whose coordinates the axes are found.
+    pairs : ItemPairs
+        Whose text is correlated. If there are none, text is whitened.
+    """
+
+    def __init__(
+        self, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
+    ) -> None:
+        super().__init__(text, fitted, size)
+        shares = torch.from_numpy(pairs.shares())
+        if not shares.any():
+            return
+        within = torch.zeros(len(self.map), len(self.map), dtype=torch.float64)
+        between = torch.zeros_like(within)
+        for part, rows in row_blocks(text):
+            white = self._white(rows)
+            within += white.T @ (white * shares[part, None])
+        for first, second, weights in pairs.parts():
+            one = self._white(text_rows(text, torch.from_numpy(first)))
+            other = self._white(text_rows(text, torch.from_numpy(second)))
+            between += one.T @ torch.from_numpy(weights @ other.numpy())
+        self.map = self.map @ canonical_axes(within, between).to(self.map)
+
+    def _white(self, rows: Tensor) -> Tensor:
+        return ((rows - self.centre) @ self.map).double()
+
+
+def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
+    """Canonical axes of pairs of vectors x, y in either order, the most correlated first.
+
+    They are the same on every machine: the largest entry of each is positive.
+
+    Parameters
+    ----------
+    within : Tensor
+        float64 [k, k]; mean of ``x x.T`` over both sides of the pairs.
+    between : Tensor
+        float64 [k, k]; mean of ``x y.T``.
+
+    Returns
+    -------
+    Tensor
+        float64 [k, k]; columns, each scaled by the root of its correlation; zero where this is
+        negative.
+    """
+    eye = torch.eye(len(within), dtype=within.dtype)
+    root = torch.linalg.cholesky(within + _RIDGE * eye)
+    unit = torch.linalg.solve_triangular(root, eye, upper=False)
+    correlations, axes = torch.linalg.eigh(unit @ (between + between.T) @ unit.T / 2)
+    axes = (unit.T @ axes * correlations.clamp(min=0).sqrt()).flip(1)
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    return torch.where(largest < 0, -axes, axes)
+
+
+def start_components(
+    id_start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs | None
+) -> Tensor | None:
+    """Vectors that ids start as, float32 [n_items, <= size]; None for a random start."""
+    if id_start == "random":
+        return None
+    if id_start == "principal":
+        return principal_components(text, fitted, size)
+    change = _change(id_start, text, fitted, size, pairs)
+    components = torch.cat([change(rows)[:, :size] for _, rows in row_blocks(text)])
+    components[0] = 0
+    return components
+
+
+def changed_text(
+    text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs | None
+) -> tuple[Tensor | MappedText, Tensor | None]:
+    """Change text as its start asks for; return it with its spread before."""
+    if text_start == "random":
+        return text, None
+    change = _change(text_start, text, fitted, size, pairs)
+    if isinstance(text, MappedText):
+        return MappedText(text.table, change), change.spread
+    text[1:] = change(text[1:])
+    return text, change.spread
+
+
+def _change(
+    start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs | None
+) -> Standardising | Whitening:
+    if start == "principal":
+        return Standardising(text, fitted)
+    if start == "whitened":
+        return Whitening(text, fitted, size)
+    assert pairs is not None
+    return Canonical(text, fitted, size, pairs)
