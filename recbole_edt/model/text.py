@@ -24,7 +24,7 @@ _FURTHEST, _PER_ROW = 5, 0.8
 """Rows between the items of a pair at most, and what each further one leaves of its weight."""
 
 _MOST_PAIRS = 2**20
-"""Of more distinct pairs, so many are drawn: they tell products of a few hundred axes well."""
+"""Of more pairs, about so many are drawn: they tell products of a few hundred axes well."""
 
 _RIDGE = 1.0
 """Added to the unit spreads of whitened text: its last axes are mostly noise."""
@@ -231,20 +231,29 @@ class ItemPairs:
     ----------
     weights : csr_array
         float64 [n_items, n_items]; how often the second stands behind the first, nearer ones
-        counting more.
+        counting more. Of very many pairs it holds some, the same each time.
     """
 
     def __init__(self, sequences: Sequences, item_domain: np.ndarray) -> None:
         rows = sequences.keep(~sequences.augmented)
         items, users = rows.items, rows.users
+        domains = item_domain[items]
+
+        def firsts(gap: int) -> np.ndarray:
+            near = (users[:-gap] == users[gap:]) & (domains[:-gap] == domains[gap:])
+            return np.flatnonzero(near)
+
+        gaps = range(1, _FURTHEST + 1)
+        n = sum(len(firsts(gap)) for gap in gaps)
+        rng = np.random.default_rng(0)
         shape = (len(item_domain), len(item_domain))
-        found = csr_array(shape)
-        for gap in range(1, _FURTHEST + 1):
-            first, second = items[:-gap], items[gap:]
-            near = (users[:-gap] == users[gap:]) & (item_domain[first] == item_domain[second])
-            weights = np.full(int(near.sum()), _PER_ROW ** (gap - 1))
-            found = found + csr_array((weights, (first[near], second[near])), shape)
-        self.weights = found
+        self.weights = csr_array(shape)
+        for gap in gaps:
+            at = firsts(gap)
+            if n > _MOST_PAIRS:
+                at = at[rng.random(len(at)) < _MOST_PAIRS / n]
+            weights = np.full(len(at), _PER_ROW ** (gap - 1))
+            self.weights = self.weights + csr_array((weights, (items[at], items[at + gap])), shape)
 
     def shares(self) -> np.ndarray:
         """Part of each item in both sides of all pairs, float64 [n_items]; they sum to one."""
@@ -252,7 +261,7 @@ class ItemPairs:
         return both / (both.sum() or 1.0)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, csr_array]]:
-        """All pairs, or enough of very many, a part at a time.
+        """All pairs, a part at a time.
 
         Yields
         ------
@@ -263,10 +272,6 @@ class ItemPairs:
         """
         pairs = coo_array(self.weights)
         row, col, data = pairs.row, pairs.col, pairs.data
-        if len(data) > _MOST_PAIRS:
-            rng = np.random.default_rng(0)
-            some = np.sort(rng.choice(len(data), _MOST_PAIRS, replace=False))
-            row, col, data = row[some], col[some], data[some]
         total = data.sum()
         for start in range(0, len(data), BLOCK):
             part = slice(start, start + BLOCK)
