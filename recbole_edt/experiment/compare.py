@@ -74,6 +74,7 @@ def _all_positions(backbone: str) -> Contestant:
         "backbone": backbone,
         "item_embedding": "id",
         "pretrain_sequences": "mixed",
+        "learning_rate": 0.001,
         "align_weight": 0.0,
         "augmentation": False,
     }
