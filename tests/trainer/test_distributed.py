@@ -75,6 +75,20 @@ def parameters(folder: Path, part: str = "") -> dict[str, torch.Tensor]:
     return torch.load(path)["state_dict"]
 
 
+def with_adapters_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters with each domain adapter as the one matrix and offset that it is."""
+    state = dict(state)
+    for domain in (0, 1):
+        inner, inner_bias, outer, outer_bias = (
+            state.pop(f"domain_adapters.{domain}.{layer}.{part}")
+            for layer in ("inner", "outer")
+            for part in ("weight", "bias")
+        )
+        state[f"matrix_{domain}"] = outer @ inner
+        state[f"offset_{domain}"] = outer @ inner_bias + outer_bias
+    return state
+
+
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
@@ -98,6 +112,8 @@ def test_two_processes_learn_what_one_learns(finish, tmp_path, model, changes):
     for n in (1, 2):
         finish(n, model, tmp_path / str(n), **NO_CHANCE, **changes)
     one, two = (parameters(tmp_path / str(n), "last") for n in (1, 2))
+    if changes.get("preset") == "paper":  # rounding turns axes along which items vary alike
+        one, two = with_adapters_folded(one), with_adapters_folded(two)
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
