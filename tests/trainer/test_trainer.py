@@ -61,7 +61,7 @@ def test_half_precision_trains_and_evaluates(run, mode, name):
 
 
 def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
-    done = run(finetune_epochs=0, adapter="paper").fit()  # its adapters start as the zero map
+    done = run(finetune_epochs=0, adapter="paper", adapter_start="zero").fit()
     best = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
     start = torch.load(done.trainer.saved_model_file)
     assert start["epoch"] == -1
