@@ -74,7 +74,7 @@ def _all_positions(backbone: str) -> Contestant:
         "backbone": backbone,
         "item_embedding": "id",
         "pretrain_sequences": "mixed",
-        "learning_rate": 0.001,
+        "learning_rate": 0.001,  # RecBole's, as its own models have
         "align_weight": 0.0,
         "augmentation": False,
     }

@@ -268,11 +268,9 @@ def make_item_embedding(
         return ItemEmbedding(kind, n_items, hidden_size, None)
     text = frozen_text(dataset.item_table())
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
-    pairs = None
-    if "canonical" in (text_start, id_start):
-        pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
+    pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
     components = None
-    if kind == "both":
+    if kind == "both" and id_start != "random":
         components = start_components(id_start, text, raw, hidden_size, pairs)
     text, spread = changed_text(text_start, text, raw, hidden_size, pairs)
     embedding = ItemEmbedding(kind, n_items, hidden_size, text, {text_start: spread})

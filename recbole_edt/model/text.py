@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -115,10 +116,13 @@ def principal_directions(products: Tensor) -> Tensor:
         ``X.T @ X`` [d_L, d_L].
     """
     _, directions = torch.linalg.eigh(products.double().cpu())  # smallest first
-    directions = directions.flip(1)
-    # the sign of a direction is the solver's whim: its largest entry shall be positive
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    return (directions * largest.sign()).to(products)
+    return _signed(directions.flip(1)).to(products)
+
+
+def _signed(axes: Tensor) -> Tensor:
+    """Axes (columns) whose largest entry is positive: their sign is the solver's whim."""
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    return torch.where(largest < 0, -axes, axes)
 
 
 def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -> Tensor:
@@ -212,13 +216,19 @@ class Whitening:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Change rows [n, d_L]; what they have on the leading axes gets one length."""
-        rows = (rows - self.centre) @ self.map
+        rows = self.coordinates(rows)
         length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
         return rows / length.clamp(min=1e-6) * (self.size**0.5 / _DIVISOR)
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """Coordinates of rows [n, d_L], of whatever length they have."""
+        return (rows - self.centre) @ self.map
 
 
 class ItemPairs:
     """Pairs of items of one domain that users have near each other in their training sequences.
+
+    They are counted when they are first asked for.
 
     Parameters
     ----------
@@ -226,18 +236,20 @@ class ItemPairs:
         Training rows; inserted ones are passed over.
     item_domain : np.ndarray
         int64 [n_items]; -1 for padding.
-
-    Attributes
-    ----------
-    weights : csr_array
-        float64 [n_items, n_items]; how often the second stands behind the first, nearer ones
-        counting more. Of very many pairs it holds some, the same each time.
     """
 
     def __init__(self, sequences: Sequences, item_domain: np.ndarray) -> None:
-        rows = sequences.keep(~sequences.augmented)
+        self.sequences, self.item_domain = sequences, item_domain
+
+    @cached_property
+    def weights(self) -> csr_array:
+        """How often the second stands behind the first, nearer ones counting more.
+
+        float64 [n_items, n_items]; of very many pairs it holds some, the same each time.
+        """
+        rows = self.sequences.keep(~self.sequences.augmented)
         items, users = rows.items, rows.users
-        domains = item_domain[items]
+        domains = self.item_domain[items]
 
         def firsts(gap: int) -> np.ndarray:
             near = (users[:-gap] == users[gap:]) & (domains[:-gap] == domains[gap:])
@@ -246,14 +258,15 @@ class ItemPairs:
         gaps = range(1, _FURTHEST + 1)
         n = sum(len(firsts(gap)) for gap in gaps)
         rng = np.random.default_rng(0)
-        shape = (len(item_domain), len(item_domain))
-        self.weights = csr_array(shape)
+        shape = (len(self.item_domain), len(self.item_domain))
+        total = csr_array(shape)
         for gap in gaps:
             at = firsts(gap)
             if n > _MOST_PAIRS:
                 at = at[rng.random(len(at)) < _MOST_PAIRS / n]
             weights = np.full(len(at), _PER_ROW ** (gap - 1))
-            self.weights = self.weights + csr_array((weights, (items[at], items[at + gap])), shape)
+            total = total + csr_array((weights, (items[at], items[at + gap])), shape)
+        return total
 
     def shares(self) -> np.ndarray:
         """Part of each item in both sides of all pairs, float64 [n_items]; they sum to one."""
@@ -306,16 +319,13 @@ class Canonical(Whitening):
         within = torch.zeros(len(self.map), len(self.map), dtype=torch.float64)
         between = torch.zeros_like(within)
         for part, rows in row_blocks(text):
-            white = self._white(rows)
+            white = self.coordinates(rows).double()
             within += white.T @ (white * shares[part, None])
         for first, second, weights in pairs.parts():
-            one = self._white(text_rows(text, torch.from_numpy(first)))
-            other = self._white(text_rows(text, torch.from_numpy(second)))
+            one = self.coordinates(text_rows(text, torch.from_numpy(first))).double()
+            other = self.coordinates(text_rows(text, torch.from_numpy(second))).double()
             between += one.T @ torch.from_numpy(weights @ other.numpy())
         self.map = self.map @ canonical_axes(within, between).to(self.map)
-
-    def _white(self, rows: Tensor) -> Tensor:
-        return ((rows - self.centre) @ self.map).double()
 
 
 def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
@@ -340,27 +350,23 @@ def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
     root = torch.linalg.cholesky(within + _RIDGE * eye)
     unit = torch.linalg.solve_triangular(root, eye, upper=False)
     correlations, axes = torch.linalg.eigh(unit @ (between + between.T) @ unit.T / 2)
-    axes = (unit.T @ axes * correlations.clamp(min=0).sqrt()).flip(1)
-    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    return torch.where(largest < 0, -axes, axes)
+    return _signed((unit.T @ axes * correlations.clamp(min=0).sqrt()).flip(1))
 
 
 def start_components(
-    id_start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs | None
-) -> Tensor | None:
-    """Vectors that ids start as, float32 [n_items, <= size]; None for a random start."""
-    if id_start == "random":
-        return None
-    if id_start == "principal":
+    start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
+) -> Tensor:
+    """Vectors that ids start as, float32 [n_items, <= size], unless they start at random."""
+    if start == "principal":
         return principal_components(text, fitted, size)
-    change = _change(id_start, text, fitted, size, pairs)
+    change = _change(start, text, fitted, size, pairs)
     components = torch.cat([change(rows)[:, :size] for _, rows in row_blocks(text)])
     components[0] = 0
     return components
 
 
 def changed_text(
-    text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs | None
+    text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
 ) -> tuple[Tensor | MappedText, Tensor | None]:
     """Change text as its start asks for; return it with its spread before."""
     if text_start == "random":
@@ -373,11 +379,10 @@ def changed_text(
 
 
 def _change(
-    start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs | None
+    start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
 ) -> Standardising | Whitening:
     if start == "principal":
         return Standardising(text, fitted)
     if start == "whitened":
         return Whitening(text, fitted, size)
-    assert pairs is not None
     return Canonical(text, fitted, size, pairs)

@@ -43,7 +43,6 @@ from recbole_edt.model.text import (
     ItemPairs,
     MappedText,
     frozen_text,
-    principal_components,
     start_components,
 )
 
@@ -206,14 +205,12 @@ class LLMESR(CrossDomainModel):
         assert self.collaborative.table is not None
         weight = self.collaborative.table.weight
         raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
-        if start == "canonical":
-            pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
-            components = start_components("canonical", text, raw, weight.shape[1], pairs)
-            assert components is not None
+        pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
+        components = start_components(start, text, raw, weight.shape[1], pairs)
+        if start == "canonical":  # coordinates have no scale of their own, a PCA has the text's
             start_unit_(weight, components, raw)
-            return
-        components = principal_components(text, raw, weight.shape[1])
-        weight[:, : components.shape[1]] = components
+        else:
+            weight[:, : components.shape[1]] = components
 
     def _retrieve(self, config, dataset) -> None:
         """Find each user's similar users, and keep the histories that their states come from."""
