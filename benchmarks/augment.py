@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from recbole_edt.augment.pipeline import Pipeline, augment_settings
-from recbole_edt.files import read_table
+from recbole_edt.io.files import read_table
 
 
 def write_part(source: Path, name: str, target: Path, share: float) -> int:

@@ -7,16 +7,14 @@ import statistics
 from collections.abc import Callable, Mapping
 
 
-def take_turns(
-    rounds: int, contestants: Mapping[str, Callable[[], float]]
-) -> dict[str, list[float]]:
-    """Let contestants run in turn, so that a busy moment of the machine hits all alike.
+def take_turns(rounds: int, entries: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Let entries run in turn, so that a busy moment of the machine hits all alike.
 
     Parameters
     ----------
     rounds : int
         How often each runs.
-    contestants : mapping
+    entries : mapping
         Name -> function that runs once and returns the seconds that count.
 
     Returns
@@ -24,15 +22,15 @@ def take_turns(
     dict
         Name -> seconds of each round.
     """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in entries}
     for _ in range(rounds):
-        for name, run in contestants.items():
+        for name, run in entries.items():
             times[name].append(run())
     return times
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """Median seconds of each contestant."""
+    """Median seconds of each entry."""
     return {name: statistics.median(values) for name, values in times.items()}
 
 

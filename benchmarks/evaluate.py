@@ -22,7 +22,7 @@ import torch
 from contest import make_parser, medians, take_turns
 from recbole.data.dataloader.general_dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
-from train import Contestant
+from train import Entry
 
 BATCH_SIZES = (4096, 1024)
 TRAINING_BATCHES = 100
@@ -77,7 +77,7 @@ def measure(dataset: str, data_path: str, rounds: int) -> None:
     """Print the ratios and both results for one dataset."""
     with tempfile.TemporaryDirectory() as scratch:
         keys = {"eval_args.mode": "full", "train_batch_size": 256, "metric_decimal_place": 12}
-        ours = Contestant("SASRec", dataset, data_path, scratch, **keys)
+        ours = Entry("SASRec", dataset, data_path, scratch, **keys)
         ours.seconds_of_batches(TRAINING_BATCHES)
         data = ours.test_data._dataset
         stock = StockTrainer(ours.config, ours.network)

@@ -3,7 +3,7 @@
 Both run through the trainer, as in a real run; d = 128, 2 layers, length 50, float32. Stage 2 is
 timed with frozen and with learned positions of the domain sub-sequences, against the same set's own
 stage 1 and against stage 1 on mixed sequences alone. The states of the frozen backbone are computed
-in the first epoch of stage 2, which is reported by itself. All contestants of a dataset take turns
+in the first epoch of stage 2, which is reported by itself. All entries of a dataset take turns
 in one process; ratios of medians count, not seconds.
 
     python benchmarks/finetune.py --data_path DIR --datasets cloth_sport food_kitchen
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from contest import make_parser, medians, take_turns
-from train import Contestant
+from train import Entry
 
 SETS: dict[str, dict[str, Any]] = {"default": {}, "paper": {"preset": "paper"}}
 POSITIONS = ("frozen", "learned")
@@ -26,32 +26,32 @@ POSITIONS = ("frozen", "learned")
 class Stage:
     """One stage of training, an epoch at a time."""
 
-    def __init__(self, contestant: Contestant) -> None:
-        self.contestant, self.epoch = contestant, 0
+    def __init__(self, entry: Entry) -> None:
+        self.entry, self.epoch = entry, 0
 
     def seconds_of_epoch(self) -> float:
         start = perf_counter()
-        self.contestant.trainer._train_epoch(self.contestant.train_data, self.epoch)
+        self.entry.trainer._train_epoch(self.entry.train_data, self.epoch)
         self.epoch += 1
         return perf_counter() - start
 
 
 def second_stage(*arguments: str, **keys) -> Stage:
     """Enter stage 2; from which weights plays no part in its time."""
-    contestant = Contestant("LLMEDT", *arguments, **keys)
-    contestant.trainer._enter_stage_2()
-    return Stage(contestant)
+    entry = Entry("LLMEDT", *arguments, **keys)
+    entry.trainer._enter_stage_2()
+    return Stage(entry)
 
 
 def measure(name: str, dataset: str, data_path: str, rounds: int) -> None:
     """Print the ratios for one property set and one dataset."""
     with tempfile.TemporaryDirectory() as scratch:
         place, keys = (dataset, data_path, scratch), SETS[name]
-        stages = {"own": Stage(Contestant("LLMEDTPretrain", *place, **keys))}
-        sequences = stages["own"].contestant.config["pretrain_sequences"]
+        stages = {"own": Stage(Entry("LLMEDTPretrain", *place, **keys))}
+        sequences = stages["own"].entry.config["pretrain_sequences"]
         if sequences != "mixed":
             mixed = {**keys, "pretrain_sequences": "mixed"}
-            stages["mixed"] = Stage(Contestant("LLMEDTPretrain", *place, **mixed))
+            stages["mixed"] = Stage(Entry("LLMEDTPretrain", *place, **mixed))
         for positions in POSITIONS:
             stages[positions] = second_stage(*place, **keys, finetune_positions=positions)
         first = {stage: stages[stage].seconds_of_epoch() for stage in stages}

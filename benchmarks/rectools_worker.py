@@ -1,4 +1,4 @@
-"""RecTools' SASRec as a contestant of ``benchmarks/train.py``, in a Python of its own.
+"""RecTools' SASRec as a entry of ``benchmarks/train.py``, in a Python of its own.
 
 RecTools needs an older numpy than this project, so it runs as a child process: it reads training
 sequences from the .npz file it is given, then for each line ``N`` on its input trains on the next

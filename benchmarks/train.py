@@ -1,6 +1,6 @@
 """How much faster is an epoch here than elsewhere, how close to the floor, what costs evaluation?
 
-All contestants train on the same training rows and supervise the same positions, d = 128, 2
+All entries train on the same training rows and supervise the same positions, d = 128, 2
 layers, length 50, batches of 512 sequences (the paper's size), float32; LLM-EDT's stage 1 with its
 default loss over mixed sequences:
 
@@ -15,7 +15,7 @@ default loss over mixed sequences:
   ``python -m venv DIR && DIR/bin/pip install "rectools[torch]==0.19.0" torch==2.13.0``
 - the floor: see ``benchmarks/floor.py``.
 
-All figures come from one run in which the contestants take turns; ratios of medians count.
+All figures come from one run in which the entries take turns; ratios of medians count.
 
     python benchmarks/train.py --data_path DIR --datasets food_kitchen cloth_sport
 """
@@ -63,7 +63,7 @@ RECTOOLS = {
 """RecTools' losses: name there, negatives per position, and which epoch of ours they meet."""
 
 
-class Contestant:
+class Entry:
     """A model with its loaders, optimiser and trainer."""
 
     def __init__(self, model: str, dataset: str, data_path: str, scratch: str, **keys) -> None:
@@ -161,7 +161,7 @@ class RecTools:
         self.process.communicate()
 
 
-def rectools_contestants(python: str | None, ours: Contestant, scratch: str) -> dict:
+def rectools_contestants(python: str | None, ours: Entry, scratch: str) -> dict:
     """RecTools with each of its losses, on our training rows; none without its Python."""
     if python is None:
         print("RecTools is left out: --rectools_python was not given (see --help)")
@@ -176,21 +176,21 @@ def rectools_contestants(python: str | None, ours: Contestant, scratch: str) -> 
 
 
 def measure(dataset: str, arguments: argparse.Namespace, scratch: str) -> None:
-    """Let all contestants take turns on one dataset, and print what they took."""
+    """Let all entries take turns on one dataset, and print what they took."""
 
-    def contestant(model: str, **keys) -> Contestant:
-        return Contestant(model, dataset, arguments.data_path, scratch, **keys)
+    def entry(model: str, **keys) -> Entry:
+        return Entry(model, dataset, arguments.data_path, scratch, **keys)
 
-    ours = {"epoch": contestant("LLMEDTPretrain", **MIXED)}
-    ours["bfloat16"] = contestant("LLMEDTPretrain", enable_amp=True, **MIXED)
-    stock = {name: contestant(name, **STOCK[name]) for name in arguments.stock}
+    ours = {"epoch": entry("LLMEDTPretrain", **MIXED)}
+    ours["bfloat16"] = entry("LLMEDTPretrain", enable_amp=True, **MIXED)
+    stock = {name: entry(name, **STOCK[name]) for name in arguments.stock}
     for name in stock:
         if name != "SASRec":
             backbone = name.lower()
-            ours[backbone] = contestant("LLMEDTPretrain", backbone=backbone, **MIXED)
+            ours[backbone] = entry("LLMEDTPretrain", backbone=backbone, **MIXED)
     rectools = rectools_contestants(arguments.rectools_python, ours["epoch"], scratch)
     if rectools:
-        ours["bpr epoch"] = contestant("LLMEDTPretrain", loss="bpr", **MIXED)
+        ours["bpr epoch"] = entry("LLMEDTPretrain", loss="bpr", **MIXED)
     network, loader = ours["epoch"].network, ours["epoch"].train_data
     sizes = [sizes_of_batch(network, batch) for batch in loader]
     positions = sum(sum(batch.positions) for batch in sizes)

@@ -8,9 +8,9 @@ from recbole_edt.signals import watch_imports
 
 watch_imports()
 
-from recbole_edt.compat import heal  # noqa: E402
+from recbole_edt.compat import patch_recbole  # noqa: E402
 
-heal()
+patch_recbole()
 
 from recbole_edt.quick_start import run_recbole_edt  # noqa: E402
 from recbole_edt.registry import register  # noqa: E402

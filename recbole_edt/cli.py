@@ -6,10 +6,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from recbole_edt.config import parse_overrides, take_names
-from recbole_edt.distributed import process, several
+from recbole_edt.config import take_names
+from recbole_edt.distributed import is_launched, rank
 from recbole_edt.errors import EDTError
 from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.settings import parse_arguments
 from recbole_edt.signals import Terminated, ending_cleanly, exit_code, line
 
 RUN_HELP = """\
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    overrides = parse_overrides(arguments)
+    overrides = parse_arguments(arguments)
     model, dataset = take_names(overrides, "model", "dataset")
     files = str(overrides.pop("config_files", "") or "").split()
     run_recbole_edt(model, dataset, config_file_list=files, config_dict=overrides)
@@ -77,7 +78,7 @@ def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
         with ending_cleanly():
             command(arguments)
     except (EDTError, OSError) as error:
-        who = f"process {process()}: " if process() else ""
+        who = f"process {rank()}: " if rank() else ""
         print(f"error: {who}{' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as told:
@@ -157,7 +158,7 @@ def main() -> None:
         known = ", ".join(COMMANDS)
         print(f"error: unknown command '{arguments[0]}' (known: {known})", file=sys.stderr)
         sys.exit(2)
-    if arguments[0] != "run" and several({}):
+    if arguments[0] != "run" and is_launched({}):
         print(f"error: {arguments[0]} is one process: only run takes several", file=sys.stderr)
         sys.exit(2)
     command, help_ = COMMANDS[arguments[0]]()

@@ -1,8 +1,8 @@
 """The one room that knows what RecBole 1.2.1 does not: today's numpy, pandas and torch, and no ray.
 
-RecBole 1.2.1 was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6. :func:`heal` makes it
-run, with the results it had there, on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3 and
-torch up to 2.13. What is broken there, how it shows, and what is done:
+RecBole 1.2.1 was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6. :func:`patch_recbole`
+makes it run, with the results it had there, on Python 3.10-3.12, numpy 1.26 and
+2.x, pandas 2 and 3 and torch up to 2.13. What is broken there, how it shows, and what is done:
 
 - numpy 2 dropped old aliases: ``Config`` cannot be built. The missing names are set again.
 - pandas 3 copies on write: missing sequences crash, missing numbers stay NaN without a word.
@@ -41,7 +41,7 @@ from typing import Any
 
 from recbole_edt.errors import CheckpointError, EDTError
 
-__all__ = ["DependencyError", "heal", "load_checkpoint"]
+__all__ = ["DependencyError", "load_checkpoint", "patch_recbole"]
 
 
 class DependencyError(EDTError, ImportError):
@@ -49,7 +49,7 @@ class DependencyError(EDTError, ImportError):
 
 
 @functools.cache
-def heal() -> None:
+def patch_recbole() -> None:
     """Let RecBole 1.2.1 run on this Python, numpy, pandas and torch; a second call changes nothing.
 
     Raises
@@ -63,10 +63,10 @@ def heal() -> None:
         )
     _restore_numpy_names()
     _silence_recbole_deprecations()
-    sys.meta_path.insert(0, _HealingFinder())
-    for name, healer in _HEALERS.items():
+    sys.meta_path.insert(0, _PatchingFinder())
+    for name, patch in _PATCHES.items():
         if name in sys.modules:  # imported before us: mend it where it stands
-            with healer(sys.modules[name]):
+            with patch(sys.modules[name]):
                 pass
 
 
@@ -95,7 +95,7 @@ def _silence_recbole_deprecations() -> None:
     from pandas.errors import ChainedAssignmentError
 
     for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
-        # RecBole's only chained assignments are the `fillna` that `_healed_dataset` replaces.
+        # RecBole's only chained assignments are the `fillna` that `_patched_dataset` replaces.
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
     # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making
     # a tensor of it, so nobody else looks at that memory.
@@ -107,27 +107,27 @@ def _silence_recbole_deprecations() -> None:
 # --- mending a module when it is imported ---------------------------------------------------------
 
 
-class _HealingFinder(MetaPathFinder):
-    """Finds the modules of ``_HEALERS``, and only them, and has them mended as they load."""
+class _PatchingFinder(MetaPathFinder):
+    """Finds the modules of ``_PATCHES``, and only them, and has them mended as they load."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname not in _HEALERS:
+        if fullname not in _PATCHES:
             return None
         for finder in sys.meta_path:
             if finder is not self and hasattr(finder, "find_spec"):
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None and spec.loader is not None:
-                    spec.loader = _HealingLoader(spec.loader, _HEALERS[fullname])
+                    spec.loader = _PatchingLoader(spec.loader, _PATCHES[fullname])
                     return spec
         return None
 
 
-class _HealingLoader(Loader):
-    """Runs a module inside its healer, then leaves the module's own loader in its place."""
+class _PatchingLoader(Loader):
+    """Runs a module inside its patch, then leaves the module's own loader in its place."""
 
-    def __init__(self, loader: Any, healer: Healer) -> None:
+    def __init__(self, loader: Any, patch: Patch) -> None:
         self._loader = loader
-        self._healer = healer
+        self._healer = patch
 
     def create_module(self, spec: Any) -> Any:
         return self._loader.create_module(spec)
@@ -156,7 +156,7 @@ class _Overlay(types.ModuleType):
 
 
 @contextlib.contextmanager
-def _healed_dataset(module: types.ModuleType) -> Iterator[None]:
+def _patched_dataset(module: types.ModuleType) -> Iterator[None]:
     """``recbole.data.dataset.dataset``: missing values and sequence columns under pandas 3."""
     yield
     vars(module)["pd"] = _Overlay(module.pd, read_csv=_read_atomic)
@@ -179,13 +179,13 @@ def _healed_dataset(module: types.ModuleType) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _healed_row_lengths(module: types.ModuleType) -> Iterator[None]:
+def _patched_row_lengths(module: types.ModuleType) -> Iterator[None]:
     yield
     vars(module)["len"] = _row_lengths
 
 
 @contextlib.contextmanager
-def _healed_anomaly_detection(module: types.ModuleType) -> Iterator[None]:
+def _patched_anomaly_detection(module: types.ModuleType) -> Iterator[None]:
     """``sine``: torch's anomaly detection stays as the process had it."""
     import torch
 
@@ -196,7 +196,7 @@ def _healed_anomaly_detection(module: types.ModuleType) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _healed_folders(module: types.ModuleType) -> Iterator[None]:
+def _patched_folders(module: types.ModuleType) -> Iterator[None]:
     """``recbole.utils.utils``: ``ensure_dir`` bears that somebody else was faster."""
     yield
     makedirs = functools.partial(os.makedirs, exist_ok=True)
@@ -349,16 +349,16 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _healed_checkpoint_reader(module: types.ModuleType) -> Iterator[None]:
+def _patched_checkpoint_reader(module: types.ModuleType) -> Iterator[None]:
     """A RecBole module that reads checkpoints: ``torch.load`` is ours in that module only."""
     yield
     vars(module)["torch"] = _Overlay(module.torch, load=load_checkpoint)
 
 
 @contextlib.contextmanager
-def _healed_trainer(module: types.ModuleType) -> Iterator[None]:
+def _patched_trainer(module: types.ModuleType) -> Iterator[None]:
     """``recbole.trainer.trainer``: reads its own checkpoints, trains in parallel on CPUs too."""
-    with _healed_checkpoint_reader(module):
+    with _patched_checkpoint_reader(module):
         yield
     original = module.DistributedDataParallel
 
@@ -407,7 +407,7 @@ def _ray_or_stand_in() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _healed_quick_start(module: types.ModuleType) -> Iterator[None]:
+def _patched_quick_start(module: types.ModuleType) -> Iterator[None]:
     """``recbole.quick_start.quick_start``: imports without ray and reads its own checkpoints."""
     with _ray_or_stand_in():
         yield
@@ -449,15 +449,15 @@ def _failing_early(objective_function: Callable[..., Any], tune: Any) -> Callabl
     return wrapper
 
 
-Healer = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
+Patch = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
 
-_HEALERS: dict[str, Healer] = {
-    "recbole.data.dataset.dataset": _healed_dataset,
-    "recbole.data.dataset.kg_dataset": _healed_row_lengths,
-    "recbole.data.dataset.sequential_dataset": _healed_row_lengths,
-    "recbole.model.sequential_recommender.s3rec": _healed_checkpoint_reader,
-    "recbole.model.sequential_recommender.sine": _healed_anomaly_detection,
-    "recbole.trainer.trainer": _healed_trainer,
-    "recbole.quick_start.quick_start": _healed_quick_start,
-    "recbole.utils.utils": _healed_folders,
+_PATCHES: dict[str, Patch] = {
+    "recbole.data.dataset.dataset": _patched_dataset,
+    "recbole.data.dataset.kg_dataset": _patched_row_lengths,
+    "recbole.data.dataset.sequential_dataset": _patched_row_lengths,
+    "recbole.model.sequential_recommender.s3rec": _patched_checkpoint_reader,
+    "recbole.model.sequential_recommender.sine": _patched_anomaly_detection,
+    "recbole.trainer.trainer": _patched_trainer,
+    "recbole.quick_start.quick_start": _patched_quick_start,
+    "recbole.utils.utils": _patched_folders,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,45 +10,17 @@ from typing import Any
 import yaml
 from recbole.config import Config
 
-from recbole_edt.errors import ConfigError, refusing
+from recbole_edt.errors import ConfigError, as_config_error
+from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.registry import PROPERTIES, known_models
-from recbole_edt.values import NESTED, check_values, nearest
+from recbole_edt.settings import nearest, nest
+from recbole_edt.values import NESTED, check_values
 
-_PACKAGE = Path(__file__).resolve().parent
 _ALWAYS_KNOWN = {
     "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank",
     "encoding", "benchmark_filename", "train_neg_sample_args", "numerical_features",
     "selected_features", "pooling_mode", "single_spec", "domains", "clip_grad_norm",
 }  # fmt: skip
-
-
-def properties_dir() -> Path:
-    """Folder of the property files: inside an installed package, beside it in a checkout."""
-    for folder in (_PACKAGE / "properties", _PACKAGE.parent / "properties"):
-        if (folder / "overall.yaml").is_file():
-            return folder
-    raise ConfigError("the property files of recbole_edt are not installed")
-
-
-def find_data_root(dataset: str) -> str:
-    """Folder that holds the dataset: ``dataset/`` before the bundled ``dataset_atomic/``.
-
-    Parameters
-    ----------
-    dataset : str
-        Name of the dataset.
-
-    Returns
-    -------
-    str
-        The first of the working folder's and the checkout's data folders that holds it;
-        ``dataset`` when none does, so that the error names the expected place.
-    """
-    for root in (Path.cwd(), _PACKAGE.parent):
-        for folder in ("dataset", "dataset_atomic"):
-            if (root / folder / dataset).is_dir():
-                return str(root / folder)
-    return "dataset"
 
 
 def plugin_property_files(model: str, dataset: str, preset: str | None = None) -> list[Path]:
@@ -125,7 +96,7 @@ class EDTConfig(Config):
     ) -> None:
         overrides = nest(config_dict or {})
         check_files_exist(config_file_list or [])
-        with refusing("configuration"):
+        with as_config_error("configuration"):
             super().__init__(model, dataset, list(config_file_list or []), overrides)
 
     def _load_config_files(self, file_list):
@@ -203,28 +174,6 @@ def check_model(model: str) -> None:
         raise ConfigError(f"unknown model '{model}'{nearest(model, known)}")
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested dictionaries.
-
-    Raises
-    ------
-    ConfigError
-        If the same key is set as a whole and in part.
-    """
-    out: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, leaf = str(key).split(".")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"'{key}' and '{parents[0]}' cannot both be set")
-        if leaf in node:
-            raise ConfigError(f"'{key}' is set twice")
-        node[leaf] = dict(value) if isinstance(value, Mapping) else value
-    return out
-
-
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others; of nested ones only the named parts change."""
     out = dict(below)
@@ -232,47 +181,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         if key in NESTED and isinstance(value, dict) and isinstance(out.get(key), dict):
             value = {**out[key], **value}
         out[key] = value
-    return out
-
-
-def parse_value(text: str) -> Any:
-    """Read a command-line value as a Python literal, true/false/none, or plain text."""
-    words = {"true": True, "false": False, "none": None, "null": None, "~": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse ``--key=value`` and bare ``--key`` (true) arguments.
-
-    Raises
-    ------
-    ConfigError
-        For anything else, and for a key given twice.
-    """
-    out: dict[str, Any] = {}
-    for argument in arguments:
-        if not argument.startswith("--") or argument[2:3] in ("", "="):
-            raise ConfigError(f"'{argument}' is not of the form --key=value")
-        key, equals, value = argument[2:].partition("=")
-        if key in out:
-            raise ConfigError(f"--{key} is given twice")
-        out[key] = parse_value(value) if equals else True
-    return out
-
-
-def joined(arguments: Sequence[str]) -> list[str]:
-    """Join ``--key value`` into ``--key=value``, the form :func:`parse_overrides` reads."""
-    out: list[str] = []
-    for argument in arguments:
-        if not argument.startswith("--") and out and "=" not in out[-1]:
-            out[-1] += f"={argument}"
-        else:
-            out.append(argument)
     return out
 
 

@@ -23,27 +23,27 @@ _LOST = ("gloo", "nccl", "connection", "timed out", "timeout")
 """What torch's messages name when a process is gone."""
 
 
-def processes() -> int:
+def world_size() -> int:
     """Return the number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def process() -> int:
+def rank() -> int:
     """Return the number of this process, from 0; the first writes and prints."""
-    return dist.get_rank() if processes() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 # --- joining --------------------------------------------------------------------------------------
 
 
-def several(settings: dict[str, Any]) -> bool:
+def is_launched(settings: dict[str, Any]) -> bool:
     """Tell whether a launcher started this process as one of several: torchrun, or RecBole's."""
     if "local_rank" in settings:
         return int(settings.get("world_size", 1)) > 1
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
 
 
-def join(settings: dict[str, Any]) -> None:
+def init(settings: dict[str, Any]) -> None:
     """Meet the other processes, and settle on a device, as RecBole's configuration does on GPUs.
 
     Parameters
@@ -81,14 +81,14 @@ def join(settings: dict[str, Any]) -> None:
     if on_gpu:
         torch.cuda.set_device(local)
     settings["device"] = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    settings["local_rank"], settings["world_size"] = local, processes()
+    settings["local_rank"], settings["world_size"] = local, world_size()
     settings["single_spec"] = False
-    if process():
+    if rank():
         settings.update(state="error", show_progress=False)
 
 
 @contextmanager
-def company() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Part from the other processes at the end of a run, and say it plainly if one is lost.
 
     Raises
@@ -96,7 +96,7 @@ def company() -> Iterator[None]:
     TrainingError
         If another process ended in the middle of the run, or was silent for too long.
     """
-    if processes() == 1:
+    if world_size() == 1:
         yield
         return
     try:
@@ -105,7 +105,7 @@ def company() -> Iterator[None]:
         if not any(word in str(error).lower() for word in _LOST):
             raise
         raise TrainingError(
-            f"process {process()} of {processes()} has lost another one, which ended or was "
+            f"process {rank()} of {world_size()} has lost another one, which ended or was "
             "silent for too long: its own message says why"
         ) from error
     dist.destroy_process_group()
@@ -114,31 +114,31 @@ def company() -> Iterator[None]:
 # --- talking --------------------------------------------------------------------------------------
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when all processes have come here."""
-    if processes() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Sum of a tensor over the processes; no gradient passes."""
-    if processes() == 1:
+    if world_size() == 1:
         return values
     out = values.detach().clone()
     dist.all_reduce(out)
     return out
 
 
-def agreed(decision: bool, device: torch.device) -> bool:
+def broadcast_flag(decision: bool, device: torch.device) -> bool:
     """Return what the first process has decided."""
-    if processes() == 1:
+    if world_size() == 1:
         return decision
     word = torch.tensor(int(decision), device=device)
     dist.broadcast(word, 0)
     return bool(word)
 
 
-def gathered(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """Rows of all processes, in their order; gradients reach a process' own rows alone.
 
     Parameters
@@ -152,10 +152,10 @@ def gathered(rows: Tensor) -> Tensor:
         [N, d]. A loss over it, computed by every process, has in their sum the gradient of the
         loss over all rows.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return rows
     rows = rows.float()  # not every backend carries what autocast makes
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(processes())]
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     most = max(int(count) for count in counts)
     padded = rows.detach().new_zeros(most, rows.shape[1])
@@ -163,15 +163,15 @@ def gathered(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     pieces = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
-    pieces[process()] = rows
+    pieces[rank()] = rows
     return torch.cat(pieces)
 
 
-def counted_once(loss: Tensor) -> Tensor:
+def count_once(loss: Tensor) -> Tensor:
     """Give a loss that every process computes a value that sums to it; gradients stay."""
-    if processes() == 1:
+    if world_size() == 1:
         return loss
-    return loss - loss.detach() * (1 - 1 / processes())
+    return loss - loss.detach() * (1 - 1 / world_size())
 
 
 class SplitLoss(torch.nn.Module):
@@ -186,7 +186,7 @@ class SplitLoss(torch.nn.Module):
 
     def forward(self, interaction) -> Tensor:
         """Loss of a part, times the number of processes."""
-        return self.model.calculate_loss(interaction) * processes()
+        return self.model.calculate_loss(interaction) * world_size()
 
 
 def data_parallel(model: Any, device: torch.device) -> torch.nn.Module:

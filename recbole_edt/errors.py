@@ -31,7 +31,7 @@ class TrainingError(EDTError):
 
 
 @contextmanager
-def refusing(what: str) -> Iterator[None]:
+def as_config_error(what: str) -> Iterator[None]:
     """Turn what RecBole or torch raise about a setting into a :class:`ConfigError` of one line."""
     try:
         yield

@@ -8,7 +8,7 @@ import threading
 
 from recbole.utils import init_logger
 
-from recbole_edt.distributed import process
+from recbole_edt.distributed import rank
 
 FILE_ONLY = {"file_only": True}
 """``extra=`` of a message that belongs into the log file but would flood the screen."""
@@ -35,7 +35,7 @@ def open_log(config) -> None:
     RecBole's ``init_logger`` alone would let every later run of a process write into the log file
     and the tensorboard folder of the first. Of several processes the first alone has a log.
     """
-    if process():
+    if rank():
         logging.getLogger().setLevel(logging.ERROR)
         return
     root = logging.getLogger()

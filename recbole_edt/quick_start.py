@@ -17,7 +17,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from recbole_edt import distributed
 from recbole_edt.config import EDTConfig, set_threads
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.errors import refusing
+from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import check_writable, table, write_json, write_ranks
 from recbole_edt.log import FILE_ONLY, open_log
@@ -57,7 +57,7 @@ def run_recbole_edt(
         For anything the user has to mend.
     """
     config = EDTConfig(model, dataset, config_file_list, config_dict)
-    with distributed.company():
+    with distributed.process_group():
         return run_configured(config, saved)
 
 
@@ -68,11 +68,11 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
     set_threads(config)
     check_outputs(config, saved)
     init_seed(config["seed"], config["reproducibility"])
-    with refusing(f"dataset {dataset}"):
+    with as_config_error(f"dataset {dataset}"):
         data = CrossDomainDataset(config)
         train_data, valid_data, test_data = make_loaders(config, data)
     init_seed(config["seed"], config["reproducibility"])
-    with refusing(f"model {model}"):
+    with as_config_error(f"model {model}"):
         network = get_model(model)(config, train_data._dataset).to(config["device"])
     trainer_type: Any = trainer_class(model, get_trainer(config["MODEL_TYPE"], model))
     trainer_type.check(config, network, data)
@@ -92,7 +92,7 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
 
     results, ranks = report(config, data, trainer, valid_data, test_data)
     results["timing"]["total_s"] = round(perf_counter() - start, 2)
-    if distributed.process():
+    if distributed.rank():
         return results
     print_results(results, data)
     if config["result_file"]:

@@ -85,8 +85,8 @@ def _wrap_config() -> None:
         from recbole_edt.config import EDTConfig
 
         ours = self.final_config_dict["model"] in PLUGIN_MODELS or isinstance(self, EDTConfig)
-        if ours and distributed.several(self.final_config_dict):
-            distributed.join(self.final_config_dict)
+        if ours and distributed.is_launched(self.final_config_dict):
+            distributed.init(self.final_config_dict)
         else:
             alone(self)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from recbole_edt.data.candidates import sample_size
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.metrics import metric_names
+from recbole_edt.settings import nearest
 
 NESTED = ("eval_args", "train_neg_sample_args", "load_col")
 """Keys whose value is a mapping of which single entries can be set."""
@@ -186,10 +186,3 @@ def _check_eval_args(given: Any, defaults: Mapping[str, Any]) -> None:
 def _check_value(key: str, value: Any, check: Check | None) -> None:
     if check is not None and not check[0](value):
         raise ConfigError(f"{key} must be {check[1]}, not '{value}'")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Phrase a suggestion: ", did you mean 'x'?", or nothing."""
-    lowered = {name.lower(): name for name in sorted(known)}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
-    return f", did you mean '{lowered[close[0]]}'?" if close else ""

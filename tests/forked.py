@@ -176,11 +176,11 @@ def _watch(marks: np.ndarray) -> None:
 
         setattr(owner, name, wrapped)
 
-    replacing = checkpoint.replacing
+    atomic_write = checkpoint.atomic_write
 
     @contextmanager
     def writing(path):
-        with inside("writing a checkpoint"), replacing(path) as temporary:
+        with inside("writing a checkpoint"), atomic_write(path) as temporary:
             yield temporary
 
     get_model = quick_start.get_model
@@ -192,7 +192,7 @@ def _watch(marks: np.ndarray) -> None:
 
         return make
 
-    checkpoint.replacing = writing
+    checkpoint.atomic_write = writing
     quick_start.get_model = model_of
     wrap(quick_start, "CrossDomainDataset", lambda *_: "reading data")
     wrap(CrossDomainMixin, "fit", lambda *_: "between epochs")

@@ -16,7 +16,7 @@ import torch
 from recbole_edt import compat
 from recbole_edt.errors import CheckpointError, EDTError
 
-compat.heal()
+compat.patch_recbole()
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS, ITEMS, LENGTH = 40, 30, 8
@@ -84,14 +84,13 @@ def trained(config):
 
 def python(code, cwd, **env):
     """Run code in a fresh interpreter, with only ``compat`` of the package imported."""
-    # The package's own __init__ imports far more than `heal`: an empty package of its name, at its
-    # place, lets the test see what `heal` imports.
+    # An empty package of its name in place of the real one: the test sees what the patches import.
     alone = f"""
         import sys, types
         package = types.ModuleType("recbole_edt")
         package.__path__ = [{str(ROOT / "recbole_edt")!r}]
         sys.modules["recbole_edt"] = package
-        from recbole_edt.compat import heal
+        from recbole_edt.compat import patch_recbole
     """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(alone) + textwrap.dedent(code)],
@@ -103,16 +102,16 @@ def python(code, cwd, **env):
     )
 
 
-# --- what heal does, and what it leaves alone -----------------------------------------------------
+# --- what the patches do, and what they leave alone ----------------------------------------------
 
 
 def test_heal_imports_neither_ray_nor_recbole(tmp_path):
     result = python(
         """
-        heal(); heal()
+        patch_recbole(); patch_recbole()
         unwanted = {"ray", "ray.tune", "torch", "recbole", "recbole.quick_start"}
         print(sorted(unwanted & set(sys.modules)))
-        print(sum(type(finder).__name__ == "_HealingFinder" for finder in sys.meta_path))
+        print(sum(type(finder).__name__ == "_PatchingFinder" for finder in sys.meta_path))
         """,
         tmp_path,
     )
@@ -130,7 +129,7 @@ def test_numpy_has_the_names_that_config_reads():
 def test_missing_recbole_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install --no-deps recbole==1\.2\.1") as caught:
-        compat.heal.__wrapped__()
+        compat.patch_recbole.__wrapped__()
     assert isinstance(caught.value, EDTError)
     assert "\n" not in str(caught.value)
 
@@ -146,7 +145,7 @@ def test_modules_imported_before_heal_are_mended_where_they_stand(tmp_path):
     result = python(
         """
         import recbole.data.dataset.dataset as dataset, recbole.trainer.trainer as trainer
-        heal()
+        patch_recbole()
         print(dataset.pd.read_csv.__name__, trainer.torch.load.__name__)
         """,
         tmp_path,
@@ -159,7 +158,7 @@ def test_modules_imported_before_heal_are_mended_where_they_stand(tmp_path):
 
 @pytest.fixture(scope="module")
 def run_recbole_outside(atomic, tmp_path_factory):
-    """RecBole's own ``run_recbole`` in a process that has done no more than heal."""
+    """RecBole's own ``run_recbole`` in a process that has done no more than patch_recbole."""
     cwd = tmp_path_factory.mktemp("run")
     options = {
         "data_path": str(atomic),
@@ -173,7 +172,7 @@ def run_recbole_outside(atomic, tmp_path_factory):
     }
     first = python(
         f"""
-        heal()
+        patch_recbole()
         from recbole.quick_start import objective_function, run_recbole
         print("left behind:", [name for name in sys.modules if name.split(".")[0] == "ray"])
         try:
@@ -206,7 +205,7 @@ def test_saved_run_is_loaded_in_a_fresh_process(run_recbole_outside):
     cwd, _ = run_recbole_outside
     second = python(
         """
-        heal()
+        patch_recbole()
         from pathlib import Path
         from recbole.quick_start import load_data_and_model
         import torch

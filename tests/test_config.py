@@ -8,18 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_edt.config import (
-    EDTConfig,
-    check_files_exist,
-    find_data_root,
-    lay_properties,
-    nest,
-    parse_overrides,
-    parse_value,
-    properties_dir,
-)
+from recbole_edt.config import EDTConfig, check_files_exist, lay_properties
 from recbole_edt.errors import ConfigError
-from recbole_edt.values import nearest
+from recbole_edt.io.paths import find_data_root, properties_dir
+from recbole_edt.settings import nearest, nest, parse_arguments, parse_value
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -327,7 +319,7 @@ def test_values_are_literals_or_text(text, value):
 
 
 def test_overrides_of_the_command_line():
-    assert parse_overrides(["--epochs=3", "--resume", "--eval_args.mode=full", "--a=b=c"]) == {
+    assert parse_arguments(["--epochs=3", "--resume", "--eval_args.mode=full", "--a=b=c"]) == {
         "epochs": 3, "resume": True, "eval_args.mode": "full", "a": "b=c",
     }  # fmt: skip
 
@@ -344,7 +336,7 @@ def test_overrides_of_the_command_line():
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        parse_overrides(arguments)
+        parse_arguments(arguments)
 
 
 def test_dotted_keys_are_nested():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from recbole_edt.errors import CheckpointError
-from recbole_edt.files import replacing, write_array
+from recbole_edt.io.files import atomic_write, write_array
 from recbole_edt.trainer import checkpoint
 
 SMALL = [
@@ -177,6 +177,6 @@ def test_a_checkpoint_on_a_full_disk_names_its_file(disk):
 def test_an_array_on_a_full_disk_says_so(disk):
     fill(disk, 0)
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.npy'"):
-        with replacing(disk / "a.npy") as temporary:
+        with atomic_write(disk / "a.npy") as temporary:
             write_array(temporary, np.ones((1000, 100)))
     assert [file.name for file in disk.iterdir()] == ["ballast"]

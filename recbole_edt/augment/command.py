@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_edt.augment.pipeline import Pipeline, augment_settings
-from recbole_edt.config import find_data_root, joined, parse_overrides
 from recbole_edt.errors import ConfigError
-from recbole_edt.prepare.statistics import statistics_lines
+from recbole_edt.io.paths import find_data_root
+from recbole_edt.io.statistics import statistics_lines
+from recbole_edt.settings import parse_arguments
 
 HELP = """\
 usage: recbole-edt augment --dataset=D --output_path=OUT [--key=value ...]
@@ -49,9 +50,7 @@ def augment(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    given = {
-        key.replace("-", "_"): value for key, value in parse_overrides(joined(arguments)).items()
-    }
+    given = {key.replace("-", "_"): value for key, value in parse_arguments(arguments).items()}
     for key in ("dataset", "output_path"):
         if not isinstance(given.get(key), str):
             raise ConfigError(f"--{key} is missing")

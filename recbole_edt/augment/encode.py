@@ -13,8 +13,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.llm import LLMClient
-from recbole_edt.data.atomic import load_embeddings
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.io.atomic import load_embeddings
 
 
 class TextEncoder(Protocol):

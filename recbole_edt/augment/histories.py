@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_edt.data.atomic import check_files, check_frames, domain_names, flag_column
 from recbole_edt.data.sequences import build_sequences, leave_one_out
 from recbole_edt.errors import ConfigError
-from recbole_edt.files import read_table
+from recbole_edt.io.atomic import check_files, check_frames, domain_names, flag_column
+from recbole_edt.io.files import read_table
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import scipy
 import yaml
 from sklearn.preprocessing import normalize
 
+from recbole_edt.augment.cached import CachedEncoder, StageCache
 from recbole_edt.augment.clusters import Clusters, Representatives, cluster_items, representatives
 from recbole_edt.augment.encode import (
     EndpointEncoder,
@@ -45,21 +46,20 @@ from recbole_edt.augment.insert import (
     insert,
     match,
 )
-from recbole_edt.augment.kept import KeptEncoder, StageCache
-from recbole_edt.augment.llm import LLMClient, LLMSettings, Rehearsal
+from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
 from recbole_edt.augment.profile import ExtractiveProfiler, LLMProfiler, Profiler, UserGroups
-from recbole_edt.config import properties_dir
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.files import (
+from recbole_edt.io.files import (
     INTER_COLUMNS,
     ITEM_COLUMNS,
     file_sha256,
     write_array,
     write_table,
 )
-from recbole_edt.lock import sole_user
-from recbole_edt.prepare.statistics import dataset_statistics
-from recbole_edt.values import nearest
+from recbole_edt.io.lock import run_lock
+from recbole_edt.io.paths import properties_dir
+from recbole_edt.io.statistics import dataset_statistics
+from recbole_edt.settings import nearest
 
 CHOICES = {
     "encoder": ("lsa", "file", "openai", "sentence-transformers"),
@@ -152,7 +152,7 @@ class Pipeline:
         limits = (
             {} if self.settings["max_cost"] is None else {"max_cost": self.settings["max_cost"]}
         )
-        kind = Rehearsal if self.settings["dry_run"] else LLMClient
+        kind = DryRun if self.settings["dry_run"] else LLMClient
         return kind(
             LLMSettings.load(self.settings["llm"], limits), self.cache.folder / "llm.sqlite"
         )
@@ -164,7 +164,7 @@ class Pipeline:
         -------
         dict
             The report that is also written as ``augmentation.json``; of a dry run nothing but
-            ``dry_run``: the :attr:`Rehearsal.estimates`, empty where nothing is asked of an LLM.
+            ``dry_run``: the :attr:`DryRun.estimates`, empty where nothing is asked of an LLM.
 
         Raises
         ------
@@ -173,12 +173,12 @@ class Pipeline:
         """
         if self.settings["dry_run"]:
             return {"dry_run": self._rehearse()}
-        with self.client or nullcontext(), sole_user(self.cache.folder):
+        with self.client or nullcontext(), run_lock(self.cache.folder):
             made = self._make()
             return self._timed("write", lambda: self._write(made))
 
     def _rehearse(self) -> list[dict[str, Any]]:
-        if not isinstance(self.client, Rehearsal):
+        if not isinstance(self.client, DryRun):
             return []
         with self.client:
             self.settings |= {"tau": None, "tau_quantile": 0.0}  # made-up vectors have no scale
@@ -250,7 +250,7 @@ class Pipeline:
         """Have its vectors kept on disk, unless nothing is to be written."""
         if self.settings["dry_run"]:
             return encoder
-        return KeptEncoder(encoder, self.cache, identity)
+        return CachedEncoder(encoder, self.cache, identity)
 
     def _encode(self, encoder: TextEncoder, texts: list[str]) -> np.ndarray:
         """Encode the items, rounded as they are stored: every stage sees what the reader will."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.negatives import NegativeSampler
 from recbole_edt.data.sequences import Windows, in_domain_index
-from recbole_edt.distributed import process, processes
+from recbole_edt.distributed import rank, world_size
 from recbole_edt.errors import ConfigError
 
 SEQUENCE = "sequence"
@@ -116,7 +116,7 @@ class SequenceLoader(AbstractDataLoader):
         if not self.sample_size:
             raise ConfigError("no user has two training rows: there is nothing to train on")
         super().__init__(config, dataset, sampler, shuffle=shuffle)
-        self._init_batch_size_and_step()  # whole batches: RecBole divides them by the processes
+        self._init_batch_size_and_step()  # whole batches: RecBole divides them by the world_size
         self.epoch = 0
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
@@ -161,7 +161,7 @@ class SequenceLoader(AbstractDataLoader):
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         generator = torch.Generator(device=self.device).manual_seed(seed)
         for rows in self._batches(generator):
-            yield self.collate(rows, generator, slice(process(), None, processes()))
+            yield self.collate(rows, generator, slice(rank(), None, world_size()))
 
     def _batches(self, generator: torch.Generator) -> list[Tensor]:
         n = self.sample_size
@@ -255,7 +255,7 @@ class SequenceLoader(AbstractDataLoader):
 class EvaluationLoader(AbstractDataLoader):
     """Yields evaluation rows with their indices into ``dataset.split.users``.
 
-    Rows of similar length share a batch; each batch is ``(interaction, rows)``. Several processes
+    Rows of similar length share a batch; each batch is ``(interaction, rows)``. Several world_size
     take turns at the batches.
     """
 
@@ -273,11 +273,11 @@ class EvaluationLoader(AbstractDataLoader):
         self.set_batch_size(self.step)
 
     def _starts(self) -> range:
-        return range(process() * self.step, self.sample_size, processes() * self.step)
+        return range(rank() * self.step, self.sample_size, world_size() * self.step)
 
     def __len__(self) -> int:
         """Return the number of batches of the process that has most: an empty loader is none."""
-        return -(-self.sample_size // (processes() * self.step))
+        return -(-self.sample_size // (world_size() * self.step))
 
     def __iter__(self):
         """Iterate over the batches of this process."""

@@ -12,16 +12,6 @@ import pandas as pd
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils.enum_type import FeatureType
 
-from recbole_edt.data.atomic import (
-    check_files,
-    check_frames,
-    check_users,
-    domain_names,
-    flag_column,
-    is_blank,
-    load_embeddings,
-    read_columns,
-)
 from recbole_edt.data.candidates import sample_candidates, sample_size
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.gathered import GatheredRows
@@ -38,7 +28,17 @@ from recbole_edt.data.sequences import (
     training_windows,
 )
 from recbole_edt.errors import DataError
-from recbole_edt.files import read_table
+from recbole_edt.io.atomic import (
+    check_files,
+    check_frames,
+    check_users,
+    domain_names,
+    flag_column,
+    is_blank,
+    load_embeddings,
+    read_columns,
+)
+from recbole_edt.io.files import read_table
 
 TARGET_DOMAIN = "target_domain"
 """Field of an evaluation batch: the domain (0 or 1) of each target."""

@@ -12,7 +12,7 @@ import numpy as np
 from texttable import Texttable
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.files import replacing
+from recbole_edt.io.files import atomic_write
 
 
 def table(report: Mapping[str, Any], title: str) -> str:
@@ -61,7 +61,7 @@ def check_writable(key: str, path: str | Path) -> None:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a results file so that it is whole or absent."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
@@ -77,5 +77,5 @@ def write_ranks(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         each target), and per protocol ``<phase>_<mode>`` (int32 [n_eval]; rank of the target,
         from 1).
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

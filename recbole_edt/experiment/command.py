@@ -8,10 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_edt.config import joined, parse_overrides
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.experiment.bench import Bench, write_page
+from recbole_edt.experiment.context import ExperimentContext, write_page
 from recbole_edt.experiment.experiments import EXPERIMENTS, grids
 from recbole_edt.experiment.runs import (
     check_failures,
@@ -23,8 +22,8 @@ from recbole_edt.experiment.runs import (
     take_jobs,
     take_places,
 )
-from recbole_edt.lock import sole_user
-from recbole_edt.values import nearest
+from recbole_edt.io.lock import run_lock
+from recbole_edt.settings import nearest, parse_arguments
 
 HELP = """\
 usage: recbole-edt experiment list|NAME|all --dataset=D [--key=value ...]
@@ -61,10 +60,10 @@ def experiment(arguments: Sequence[str]) -> None:
         return
     if name != "all" and name not in EXPERIMENTS:
         raise ConfigError(f"unknown experiment '{name}'{nearest(name, EXPERIMENTS)}")
-    bench, jobs = read_bench(parse_overrides(joined(rest)))
+    bench, jobs = read_bench(parse_arguments(rest))
     names = list(EXPERIMENTS) if name == "all" else [name]
     check_writable("output_path", bench.folder / names[0] / "page.md")
-    with sole_user(bench.folder):
+    with run_lock(bench.folder):
         for page in make(bench, names, jobs):
             print(f"written: {page}")
 
@@ -75,7 +74,7 @@ def print_list() -> None:
         print(f"  {name:<12} {one.source:<15} {one.title}")
 
 
-def make(bench: Bench, names: Sequence[str], jobs: int | None = None) -> list[Path]:
+def make(bench: ExperimentContext, names: Sequence[str], jobs: int | None = None) -> list[Path]:
     """Do the runs of experiments, shared ones once, and write their pages.
 
     Returns
@@ -103,7 +102,7 @@ def make(bench: Bench, names: Sequence[str], jobs: int | None = None) -> list[Pa
     return pages
 
 
-def read_bench(given: dict[str, Any]) -> tuple[Bench, int | None]:
+def read_bench(given: dict[str, Any]) -> tuple[ExperimentContext, int | None]:
     """Turn arguments into a bench and a number of trainings at a time.
 
     Raises
@@ -121,4 +120,4 @@ def read_bench(given: dict[str, Any]) -> tuple[Bench, int | None]:
     seeds = parse_seeds(given.pop("seeds", simulated.get("seeds", [42, 44, 46])))
     refuse_unknown(given, ("LLMEDT", "SASRec"), name)
     keys = {"report_modes": ["full"], **given}
-    return Bench(name, data_path, folder, seeds, keys, budget), jobs
+    return ExperimentContext(name, data_path, folder, seeds, keys, budget), jobs

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_edt.config import joined, parse_overrides
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.experiment.runs import (
@@ -24,9 +23,9 @@ from recbole_edt.experiment.runs import (
 )
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.experiment.variants import Variants
-from recbole_edt.lock import sole_user
+from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import PLUGIN_MODELS, known_models
-from recbole_edt.values import nearest
+from recbole_edt.settings import nearest, parse_arguments
 
 HELP = """\
 usage: recbole-edt compare --dataset=D [--models=all] [--seeds=42,44,46] [--key=value ...]
@@ -50,7 +49,7 @@ it is significant. What is done already is not done again.
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Entry:
     """A row of the comparison: a model and what it is told.
 
     Attributes
@@ -68,7 +67,7 @@ class Contestant:
     raw: bool = False
 
 
-def _all_positions(backbone: str) -> Contestant:
+def _all_positions(backbone: str) -> Entry:
     """Make RecBole's model of a backbone anew: ids, one sequence, but all positions in one pass."""
     keys = {
         "backbone": backbone,
@@ -78,23 +77,23 @@ def _all_positions(backbone: str) -> Contestant:
         "align_weight": 0.0,
         "augmentation": False,
     }
-    return Contestant("LLMEDTPretrain", keys, raw=True)
+    return Entry("LLMEDTPretrain", keys, raw=True)
 
 
-CONTESTANTS = {
-    "GRU4Rec": Contestant("GRU4Rec", raw=True),
-    "BERT4Rec": Contestant("BERT4Rec", raw=True),
-    "SASRec": Contestant("SASRec", raw=True),
+ENTRIES = {
+    "GRU4Rec": Entry("GRU4Rec", raw=True),
+    "BERT4Rec": Entry("BERT4Rec", raw=True),
+    "SASRec": Entry("SASRec", raw=True),
     "GRU4Rec*": _all_positions("gru4rec"),
     "BERT4Rec*": _all_positions("bert4rec"),
     "SASRec*": _all_positions("sasrec"),
-    "C2DSR": Contestant("C2DSR", raw=True),
-    "TriCDR": Contestant("TriCDR", raw=True),
-    "SyNCRec": Contestant("SyNCRec", raw=True),
-    "LLMESR": Contestant("LLMESR"),
-    "LLMCDSR": Contestant("LLMCDSR"),
-    "LLM4CDSR": Contestant("LLM4CDSR"),
-    "LLMEDT": Contestant("LLMEDT"),
+    "C2DSR": Entry("C2DSR", raw=True),
+    "TriCDR": Entry("TriCDR", raw=True),
+    "SyNCRec": Entry("SyNCRec", raw=True),
+    "LLMESR": Entry("LLMESR"),
+    "LLMCDSR": Entry("LLMCDSR"),
+    "LLM4CDSR": Entry("LLM4CDSR"),
+    "LLMEDT": Entry("LLMEDT"),
 }
 """Rows of table 1 in its order, and RecBole's three once more without their prefixes (``*``)."""
 
@@ -111,8 +110,8 @@ class Comparison:
         Folder that holds its folder.
     folder : Path
         ``<output_path>/<dataset>``.
-    contestants : mapping
-        Row -> contestant.
+    entries : mapping
+        Row -> entry.
     seeds : list of int
         Of training.
     budget : float, optional
@@ -126,7 +125,7 @@ class Comparison:
     dataset: str
     data_path: Path
     folder: Path
-    contestants: Mapping[str, Contestant]
+    entries: Mapping[str, Entry]
     seeds: Sequence[int]
     budget: float | None = 600.0
     keys: Mapping[str, Any] = field(default_factory=dict)
@@ -137,22 +136,22 @@ class Comparison:
 
     def augmented(self) -> Path:
         """Folder of the augmented data, made first where a row needs them and they are raw."""
-        if all(contestant.raw for contestant in self.contestants.values()):
+        if all(entry.raw for entry in self.entries.values()):
             return self.data_path
         return Variants(self.dataset, self.data_path, self.folder / "data").make({})
 
     def runs(self, augmented: Path) -> dict[str, list[Run]]:
         """Runs of each row, one per seed, on the data as given or on their augmented folder."""
         out = {}
-        models = [contestant.model for contestant in self.contestants.values()]
+        models = [entry.model for entry in self.entries.values()]
         refuse_unknown(self.keys, models, self.dataset)
-        for row, contestant in self.contestants.items():
-            keys = {**contestant.keys, **keys_for(self.keys, contestant.model, self.dataset)}
-            if self.budget and contestant.model not in PLUGIN_MODELS:
+        for row, entry in self.entries.items():
+            keys = {**entry.keys, **keys_for(self.keys, entry.model, self.dataset)}
+            if self.budget and entry.model not in PLUGIN_MODELS:
                 keys["time_limit"] = self.budget
-            data_path = self.data_path if contestant.raw else augmented
+            data_path = self.data_path if entry.raw else augmented
             out[row] = [
-                Run(contestant.model, self.dataset, data_path, seed, keys) for seed in self.seeds
+                Run(entry.model, self.dataset, data_path, seed, keys) for seed in self.seeds
             ]
         return out
 
@@ -322,7 +321,7 @@ def trained(results: Mapping[str, Any]) -> int:
     return results["parameters"]["trainable"]
 
 
-def choose(names: Any) -> dict[str, Contestant]:
+def choose(names: Any) -> dict[str, Entry]:
     """Look up rows by name: ``all``, or names with commas between, of any known model.
 
     Raises
@@ -331,17 +330,16 @@ def choose(names: Any) -> dict[str, Contestant]:
         For an unknown name.
     """
     if names == "all":
-        return dict(CONTESTANTS)
+        return dict(ENTRIES)
     wanted = [name.strip() for name in str(names).split(",") if name.strip()]
-    known = [*CONTESTANTS, *known_models()]
+    known = [*ENTRIES, *known_models()]
     for name in wanted:
         if name not in known:
             raise ConfigError(f"unknown model '{name}'{nearest(name, known)}")
     if not wanted:
         raise ConfigError("--models names no model")
     return {
-        name: CONTESTANTS.get(name) or Contestant(name, raw=name not in PLUGIN_MODELS)
-        for name in wanted
+        name: ENTRIES.get(name) or Entry(name, raw=name not in PLUGIN_MODELS) for name in wanted
     }
 
 
@@ -353,10 +351,10 @@ def compare(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    given = parse_overrides(joined(arguments))
+    given = parse_arguments(arguments)
     comparison = read_comparison(given)
     check_writable("output_path", comparison.folder / "compare.md")
-    with sole_user(comparison.folder):
+    with run_lock(comparison.folder):
         tables = comparison.run()
     for table in tables:
         print(to_markdown(table))

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_edt.config import properties_dir
-from recbole_edt.experiment.bench import Bench, Page, Runs, paper_table
 from recbole_edt.experiment.compare import (
-    CONTESTANTS,
-    Contestant,
+    ENTRIES,
+    Entry,
     collect,
     costs_table,
     protocol_tables,
     results_of,
 )
+from recbole_edt.experiment.context import ExperimentContext, Page, Runs, paper_table
 from recbole_edt.experiment.tables import Table
-from recbole_edt.files import read_table
+from recbole_edt.io.files import read_table
+from recbole_edt.io.paths import properties_dir
 
 OURS = "LLM-EDT"
 
@@ -37,15 +37,15 @@ class Experiment:
     source : str
         Where the paper has it.
     runs : callable
-        Bench -> row -> runs; none for what needs no training.
+        ExperimentContext -> row -> runs; none for what needs no training.
     page : callable
-        (Bench, runs) -> what is shown of those that are done.
+        (ExperimentContext, runs) -> what is shown of those that are done.
     """
 
     title: str
     source: str
-    runs: Callable[[Bench], Runs]
-    page: Callable[[Bench, Runs], Page]
+    runs: Callable[[ExperimentContext], Runs]
+    page: Callable[[ExperimentContext, Runs], Page]
 
 
 def grids() -> dict[str, Any]:
@@ -54,7 +54,7 @@ def grids() -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _no_runs(bench: Bench) -> Runs:
+def _no_runs(bench: ExperimentContext) -> Runs:
     return {}
 
 
@@ -65,7 +65,11 @@ def _main_columns(table: Table) -> list[str]:
 
 
 def _results_page(
-    bench: Bench, runs: Runs, name: str, title: str, rows: Mapping[str, str] | None = None
+    bench: ExperimentContext,
+    runs: Runs,
+    name: str,
+    title: str,
+    rows: Mapping[str, str] | None = None,
 ) -> Page:
     """One table per protocol, the paper's beside them, and bars of the first."""
     from recbole_edt.experiment import pictures
@@ -83,12 +87,12 @@ def _results_page(
 # -- table 1, table 9: overall, efficiency --------------------------------------------------------
 
 
-def overall_runs(bench: Bench) -> Runs:
+def overall_runs(bench: ExperimentContext) -> Runs:
     """All rows of table 1."""
-    return {row: bench.runs(contestant) for row, contestant in CONTESTANTS.items()}
+    return {row: bench.runs(entry) for row, entry in ENTRIES.items()}
 
 
-def overall_page(bench: Bench, runs: Runs) -> Page:
+def overall_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 1 with our lead and its significance."""
     from recbole_edt.experiment import pictures
 
@@ -101,7 +105,7 @@ def overall_page(bench: Bench, runs: Runs) -> Page:
     return page
 
 
-def efficiency_page(bench: Bench, runs: Runs) -> Page:
+def efficiency_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 9: parameters and time of the runs of table 1."""
     page = Page("Parameters and time", tables=[costs_table(bench.dataset, bench.results(runs))])
     printed = paper_table("efficiency", bench.dataset)
@@ -125,17 +129,17 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """Row -> what differs from LLM-EDT: its model, its keys, or how its data are augmented."""
 
 
-def ablation_runs(bench: Bench) -> Runs:
+def ablation_runs(bench: ExperimentContext) -> Runs:
     """LLM-EDT and its seven ablations."""
     return {
         row: bench.runs(
-            Contestant(change.get("model", "LLMEDT")), change.get("keys"), change.get("augment")
+            Entry(change.get("model", "LLMEDT")), change.get("keys"), change.get("augment")
         )
         for row, change in ABLATIONS.items()
     }
 
 
-def ablation_page(bench: Bench, runs: Runs) -> Page:
+def ablation_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Tables 2 and 8."""
     page = _results_page(bench, runs, "ablation", "Ablations")
     page.text.append(
@@ -150,7 +154,7 @@ def ablation_page(bench: Bench, runs: Runs) -> Page:
 # -- table 3: similarity; table 6: cost; table 7: statistics; figure 1: ratios ---------------------
 
 
-def similarity_page(bench: Bench, runs: Runs) -> Page:
+def similarity_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 3: how far users' mean item vectors move when a share of the items is injected."""
     found = bench.variants.report({})["similarity"]
     table = Table(f"{bench.dataset}: cosine before and after injection", list(found), ranked=False)
@@ -161,14 +165,14 @@ def similarity_page(bench: Bench, runs: Runs) -> Page:
     return _with_paper(page, "similarity", bench)
 
 
-def _with_paper(page: Page, name: str, bench: Bench) -> Page:
+def _with_paper(page: Page, name: str, bench: ExperimentContext) -> Page:
     printed = paper_table(name, bench.dataset)
     if printed is not None:
         page.tables.append(printed)
     return page
 
 
-def cost_page(bench: Bench, runs: Runs) -> Page:
+def cost_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 6: what the LLM cost per user, or would cost by an estimate that asks nothing."""
     users = len(bench.histories().users)
     spent = bench.variants.report({})["cost"]
@@ -197,7 +201,7 @@ def _add_cost(table: Table, row: str, cost: Mapping[str, Any], users: int) -> No
         table.add(row, column, [float(value)])
 
 
-def statistics_page(bench: Bench, runs: Runs) -> Page:
+def statistics_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 7: users, items and rows before and after augmentation."""
     found = bench.variants.report({})["statistics"]
     domains = list(found["before"]["items"])
@@ -213,7 +217,7 @@ def statistics_page(bench: Bench, runs: Runs) -> Page:
     return _with_paper(Page("Statistics before and after", tables=[table]), "statistics", bench)
 
 
-def imbalance_page(bench: Bench, runs: Runs) -> Page:
+def imbalance_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Figure 1: users by r before and after augmentation."""
     from recbole_edt.experiment import pictures
 
@@ -231,14 +235,14 @@ def imbalance_page(bench: Bench, runs: Runs) -> Page:
 # -- table 4, figure 4: groups of users -----------------------------------------------------------
 
 
-def ratio_groups(bench: Bench) -> dict[str, np.ndarray]:
+def ratio_groups(bench: ExperimentContext) -> dict[str, np.ndarray]:
     """Users by r of their raw training rows (table 4), bool [n_users] each."""
     counts = bench.histories().domain_counts()
     r = np.abs(counts[:, 0] - counts[:, 1]) / np.maximum(counts.sum(axis=1), 1)
     return {"r >= 0.95": r >= 0.95, "0.9 <= r < 0.95": (r >= 0.9) & (r < 0.95), "r < 0.9": r < 0.9}
 
 
-def length_groups(bench: Bench) -> dict[str, np.ndarray]:
+def length_groups(bench: ExperimentContext) -> dict[str, np.ndarray]:
     """Users by their number of raw rows (figure 4), bool [n_users] each."""
     histories = bench.histories()
     rows = histories.inter["user_id"].value_counts().reindex(histories.users).to_numpy()
@@ -248,7 +252,7 @@ def length_groups(bench: Bench) -> dict[str, np.ndarray]:
 
 
 def _group_tables(
-    bench: Bench, runs: Runs, groups: Mapping[str, np.ndarray]
+    bench: ExperimentContext, runs: Runs, groups: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Table]]:
     """Protocol -> row of runs -> table with one row per group."""
     out: dict[str, dict[str, Table]] = {}
@@ -264,18 +268,18 @@ def _group_tables(
     return out
 
 
-def ratio_runs(bench: Bench) -> Runs:
+def ratio_runs(bench: ExperimentContext) -> Runs:
     """LLM-EDT and LLM-EDT without augmentation."""
     runs = ablation_runs(bench)
     return {row: runs[row] for row in (OURS, "w/o Aug.")}
 
 
-def length_runs(bench: Bench) -> Runs:
+def length_runs(bench: ExperimentContext) -> Runs:
     """The three models of figure 4."""
-    return ratio_runs(bench) | {"LLMCDSR": bench.runs(CONTESTANTS["LLMCDSR"])}
+    return ratio_runs(bench) | {"LLMCDSR": bench.runs(ENTRIES["LLMCDSR"])}
 
 
-def _groups_page(bench: Bench, runs: Runs, name: str, title: str, groups) -> Page:
+def _groups_page(bench: ExperimentContext, runs: Runs, name: str, title: str, groups) -> Page:
     from recbole_edt.experiment import pictures
 
     by_mode = _group_tables(bench, runs, groups)
@@ -289,12 +293,12 @@ def _groups_page(bench: Bench, runs: Runs, name: str, title: str, groups) -> Pag
     return page
 
 
-def ratio_page(bench: Bench, runs: Runs) -> Page:
+def ratio_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 4: by r."""
     return _groups_page(bench, runs, "ratio", "Users by domain ratio r", ratio_groups(bench))
 
 
-def length_page(bench: Bench, runs: Runs) -> Page:
+def length_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Figure 4: by length."""
     page = _groups_page(bench, runs, "length", "Users by length", length_groups(bench))
     page.text.append("Length: number of raw rows; a group holds its upper bound.")
@@ -304,16 +308,16 @@ def length_page(bench: Bench, runs: Runs) -> Page:
 # -- tables 5, 10, 11, 12, figure 5: variants of LLM-EDT ------------------------------------------
 
 
-def llm_runs(bench: Bench) -> Runs:
+def llm_runs(bench: ExperimentContext) -> Runs:
     """Other embeddings and generators (table 5)."""
     rows = grids()["llms"]
     vectors = bench.variants.raw() / bench.dataset / f"{bench.dataset}.item_emb.npy"
     if not vectors.is_file():
         rows = {row: keys for row, keys in rows.items() if keys.get("encoder") != "file"}
-    return {row: bench.runs(Contestant("LLMEDT"), augment=keys) for row, keys in rows.items()}
+    return {row: bench.runs(Entry("LLMEDT"), augment=keys) for row, keys in rows.items()}
 
 
-def llm_page(bench: Bench, runs: Runs) -> Page:
+def llm_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 5."""
     page = _results_page(bench, runs, "llm", "Encoders and generators")
     page.text.append("The embedded defaults, which need no network. For an LLM of your choice add "
@@ -321,17 +325,17 @@ def llm_page(bench: Bench, runs: Runs) -> Page:
     return page
 
 
-def backbone_runs(bench: Bench) -> Runs:
+def backbone_runs(bench: ExperimentContext) -> Runs:
     """The backbone alone, and models on it (table 10)."""
     out: Runs = {}
     for name in ("GRU4Rec", "BERT4Rec"):
-        out[name] = bench.runs(CONTESTANTS[f"{name}*"])
+        out[name] = bench.runs(ENTRIES[f"{name}*"])
         for label, model in (("LLMCDSR", "LLMCDSR"), ("LLM4CDSR", "LLM4CDSR"), (OURS, "LLMEDT")):
-            out[f"{name} + {label}"] = bench.runs(Contestant(model), {"backbone": name.lower()})
+            out[f"{name} + {label}"] = bench.runs(Entry(model), {"backbone": name.lower()})
     return out
 
 
-def backbone_page(bench: Bench, runs: Runs) -> Page:
+def backbone_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 10."""
     page = _results_page(bench, runs, "backbone", "Backbones")
     page.text.append("GRU4Rec and BERT4Rec by themselves are trained with ids on all positions at "
@@ -339,43 +343,43 @@ def backbone_page(bench: Bench, runs: Runs) -> Page:
     return page
 
 
-def tau_runs(bench: Bench) -> Runs:
+def tau_runs(bench: ExperimentContext) -> Runs:
     """Filters of several strengths (table 11)."""
     grid = grids()
     if bench.variants.settings()["encoder"] == "openai":  # the scale that the paper's taus have
-        return {f"τ = {tau:.2f}": bench.runs(Contestant("LLMEDT"), augment={"tau": tau})
+        return {f"τ = {tau:.2f}": bench.runs(Entry("LLMEDT"), augment={"tau": tau})
                 for tau in grid["tau"]}  # fmt: skip
     return {
         f"τ = quantile {q:g}": bench.runs(
-            Contestant("LLMEDT"), augment=bench.variants.changes({"tau_quantile": q})
+            Entry("LLMEDT"), augment=bench.variants.changes({"tau_quantile": q})
         )
         for q in grid["tau_quantile"]
     }
 
 
-def tau_page(bench: Bench, runs: Runs) -> Page:
+def tau_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 11."""
     return _results_page(bench, runs, "tau", "Threshold τ of the filter")
 
 
-def _proposed(bench: Bench) -> dict[str, int]:
+def _proposed(bench: ExperimentContext) -> dict[str, int]:
     """Retrieval proposes one item by default: how many it needs for every k to differ."""
     retrieves = bench.variants.settings()["generator"] == "retrieval"
     return {"neighbours": max(grids()["k"])} if retrieves else {}
 
 
-def k_runs(bench: Bench) -> Runs:
+def k_runs(bench: ExperimentContext) -> Runs:
     """Items kept per user (table 12)."""
     proposed = _proposed(bench)
     return {
         f"k = {k}": bench.runs(
-            Contestant("LLMEDT"), augment=bench.variants.changes({"k": k, **proposed})
+            Entry("LLMEDT"), augment=bench.variants.changes({"k": k, **proposed})
         )
         for k in grids()["k"]
     }
 
 
-def k_page(bench: Bench, runs: Runs) -> Page:
+def k_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Table 12."""
     page = _results_page(bench, runs, "k", "Items kept per user, k")
     page.text += [
@@ -385,15 +389,15 @@ def k_page(bench: Bench, runs: Runs) -> Page:
     return page
 
 
-def alpha_runs(bench: Bench) -> Runs:
+def alpha_runs(bench: ExperimentContext) -> Runs:
     """Weights of the alignment loss (figure 5)."""
     return {
-        f"α = {alpha:g}": bench.runs(Contestant("LLMEDT"), {"align_weight": alpha})
+        f"α = {alpha:g}": bench.runs(Entry("LLMEDT"), {"align_weight": alpha})
         for alpha in grids()["alpha"]
     }
 
 
-def alpha_page(bench: Bench, runs: Runs) -> Page:
+def alpha_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Figure 5."""
     from recbole_edt.experiment import pictures
 
@@ -414,7 +418,7 @@ _POINTS = 700
 """Items of each domain that the map shows, at most."""
 
 
-def map_page(bench: Bench, runs: Runs) -> Page:
+def map_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Figure 3: t-SNE of the items' text vectors, before and after augmentation."""
     from sklearn.manifold import TSNE
 
@@ -469,7 +473,7 @@ def _bridge_table(bench, vectors, kinds, domains) -> Table:
     return table
 
 
-def case_page(bench: Bench, runs: Runs) -> Page:
+def case_page(bench: ExperimentContext, runs: Runs) -> Page:
     """Figure 6: the user whom augmentation helped most."""
     from recbole_edt.experiment import pictures
 
@@ -493,7 +497,7 @@ def case_page(bench: Bench, runs: Runs) -> Page:
     return page
 
 
-def _best_case(bench: Bench, runs: Runs) -> tuple[str, int, int] | None:
+def _best_case(bench: ExperimentContext, runs: Runs) -> tuple[str, int, int] | None:
     """Return the augmented user with the largest gain in reciprocal rank, and both ranks."""
     first = {row: of_row[0] for row, of_row in runs.items()}
     results = bench.store.results(first[OURS])
@@ -513,7 +517,7 @@ def _best_case(bench: Bench, runs: Runs) -> tuple[str, int, int] | None:
     return best
 
 
-def _case(bench: Bench, user: str):
+def _case(bench: ExperimentContext, user: str):
     """Read a user's augmented history, his target, and the names of the domains."""
     folder = bench.variants.make({}) / bench.dataset
     inter = read_table(folder / f"{bench.dataset}.inter")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import markdown
 
-from recbole_edt.config import joined, parse_overrides
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.experiment.experiments import EXPERIMENTS
-from recbole_edt.files import replacing
-from recbole_edt.values import nearest
+from recbole_edt.io.files import atomic_write
+from recbole_edt.settings import nearest, parse_arguments
 
 HELP = """\
 usage: recbole-edt report --dataset=D [--output_path=results]
@@ -50,7 +49,7 @@ def report(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    given = parse_overrides(joined(arguments))
+    given = parse_arguments(arguments)
     name, output = given.pop("dataset", None), given.pop("output_path", "results")
     if not isinstance(name, str):
         raise ConfigError("--dataset is missing")
@@ -87,7 +86,7 @@ def write_report(folder: Path, dataset: str) -> Path:
         raise DataError(f"there is nothing to report in {folder}: run an experiment first")
     sections = {name: section(name, path) for name, path in found.items()}
     path = folder / "report.html"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(document(dataset, sections), encoding="utf-8")
     return path
 

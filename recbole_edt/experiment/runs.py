@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_edt.config import EDTConfig, find_data_root
+from recbole_edt.config import EDTConfig
 from recbole_edt.errors import ConfigError, DataError, TrainingError
+from recbole_edt.io.paths import find_data_root
+from recbole_edt.settings import nearest
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.trainer import run_file
-from recbole_edt.values import nearest
 
 _PARTS = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
 _POLL = 0.2

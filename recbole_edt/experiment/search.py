@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from recbole_edt.config import joined, parse_overrides, take_names
+from recbole_edt.config import take_names
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.experiment.runs import (
@@ -24,7 +24,8 @@ from recbole_edt.experiment.runs import (
     take_places,
 )
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
-from recbole_edt.lock import sole_user
+from recbole_edt.io.lock import run_lock
+from recbole_edt.settings import parse_arguments
 
 HELP = """\
 usage: recbole-edt search --model=M --dataset=D --space=SPACE [--key=value ...]
@@ -231,9 +232,9 @@ def search(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    wanted, method = read_search(parse_overrides(joined(arguments)))
+    wanted, method = read_search(parse_arguments(arguments))
     check_writable("output_path", wanted.folder / "search" / f"{wanted.model}.md")
-    with sole_user(wanted.folder):
+    with run_lock(wanted.folder):
         tried = list(METHODS[method](wanted))
     table = lay_out(wanted, tried)
     write_tables(wanted.folder / "search", wanted.model, [table])

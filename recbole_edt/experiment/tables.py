@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_edt.files import replacing
+from recbole_edt.io.files import atomic_write
 
 LEVEL = 0.05
 """Level of significance (paper, section 4.2)."""
@@ -281,7 +281,7 @@ def write_tables(folder: Path, name: str, tables: Sequence[Table]) -> list[Path]
     paths = []
     for suffix, text in texts.items():
         path = folder / f"{name}.{suffix}"
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths

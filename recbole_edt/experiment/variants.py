@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_edt.augment.pipeline import Pipeline, augment_settings
-from recbole_edt.data.atomic import load_embeddings
 from recbole_edt.errors import DataError
-from recbole_edt.files import INTER_COLUMNS, read_table, replacing, write_array, write_table
+from recbole_edt.io.atomic import load_embeddings
+from recbole_edt.io.files import INTER_COLUMNS, atomic_write, read_table, write_array, write_table
 
 
 def is_augmented(folder: Path) -> bool:
@@ -126,7 +126,7 @@ def strip_augmentation(source: Path, target: Path) -> None:
     kept = (items["generated"] != "1").to_numpy()
     vectors = source / f"{name}.item_emb.npy"
     if vectors.is_file():
-        with replacing(target / f"{name}.item_emb.npy") as temporary:
+        with atomic_write(target / f"{name}.item_emb.npy") as temporary:
             write_array(temporary, load_embeddings(vectors, len(items), "item")[kept])
     columns = {column: "token" for column in items.columns if column != "generated"}
     columns |= {c: "token_seq" for c in ("title", "brand", "categories", "description")

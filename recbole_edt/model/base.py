@@ -170,7 +170,7 @@ class CrossDomainModel(SequentialRecommender):
         for domain, own in enumerate(wanted):
             positives, negatives = vectors[2 * domain], vectors[2 * domain + 1]
             total = total + self._loss_of(batch, domain, own, positives, negatives, at[domain][0])
-        return total / distributed.total(chosen.sum()).clamp(min=1)
+        return total / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
 
     def loss_in_domain(
         self, batch, lookup, domain: int, states: Tensor, places: tuple[Tensor, ...]
@@ -399,12 +399,12 @@ class ProfiledModel(CrossDomainModel):
         has_profile = texts.abs().sum(-1) > 0
         profiles = self.profile_adapter(texts[has_profile])
         loss = alignment_loss(  # every process contrasts the users of the whole batch
-            distributed.gathered(user_vectors[has_profile]),
-            distributed.gathered(profiles),
+            distributed.all_gather_rows(user_vectors[has_profile]),
+            distributed.all_gather_rows(profiles),
             self.align_temperature,
             self.infonce,
         )
-        return distributed.counted_once(loss)
+        return distributed.count_once(loss)
 
     def profile_alignment(self, batch, states: Tensor) -> Tensor:
         """Alignment with profiles of the last states of users whose sequences end in the batch.

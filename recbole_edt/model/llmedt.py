@@ -283,7 +283,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
             states = frozen.states[places] + adapted
             total = total + self.loss_in_domain(batch, frozen.lookup, domain, states, targets)
             n += len(places)
-        return total / distributed.total(n).clamp(min=1)
+        return total / distributed.all_reduce_sum(n).clamp(min=1)
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """Global plus domain user vector per domain (eq. 11); the global one without history."""

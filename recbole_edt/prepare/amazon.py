@@ -18,21 +18,21 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.files import (
+from recbole_edt.io.files import (
     INTER_COLUMNS,
     ITEM_COLUMNS,
+    atomic_write,
     file_sha256,
-    replacing,
     write_table,
 )
-from recbole_edt.lock import sole_user
+from recbole_edt.io.lock import run_lock
+from recbole_edt.io.statistics import dataset_statistics
 from recbole_edt.prepare.catalogue import MetadataFile, listed_asins, read_catalogue
 from recbole_edt.prepare.download import fetch
 from recbole_edt.prepare.filters import Filters, apply, drop_cross_listed, in_order
 from recbole_edt.prepare.records import Item, number_to_asin
 from recbole_edt.prepare.reviews import Reviews, read_reviews
 from recbole_edt.prepare.sources import PairSource, RawFile, local_file
-from recbole_edt.prepare.statistics import dataset_statistics
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def prepare_pair(recipe: Recipe) -> dict[str, Any]:
         return done
     if recipe.local is not None:
         _raw_files(recipe)  # what is missing is said before anything is made
-    with sole_user(recipe.output_path / ".downloads"):
+    with run_lock(recipe.output_path / ".downloads"):
         return _prepare(recipe)
 
 
@@ -257,7 +257,7 @@ def _write(
         statistics["prepared"]["sha256"] = {
             file.name: file_sha256(file) for file in sorted(partial.iterdir())
         }
-        with replacing(partial / f"{name}.statistics.json") as temporary:
+        with atomic_write(partial / f"{name}.statistics.json") as temporary:
             text = json.dumps(statistics, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         os.rename(partial, recipe.target)

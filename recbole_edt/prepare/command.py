@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.statistics import statistics_lines
 from recbole_edt.prepare.amazon import Recipe, find_prepared, prepare_pair
 from recbole_edt.prepare.filters import Filters
 from recbole_edt.prepare.sources import default_options, pair_names, pair_source
-from recbole_edt.prepare.statistics import statistics_lines
-from recbole_edt.values import nearest
+from recbole_edt.settings import nearest
 
 HELP = """\
 usage: recbole-edt prepare PAIR [--key=value ...]

@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_edt.errors import EDTError
-from recbole_edt.files import file_sha256, replacing
+from recbole_edt.io.files import atomic_write, file_sha256
 
 CHUNK = 1 << 18
 TRANSIENT = (408, 425, 429)
@@ -37,7 +37,7 @@ class DownloadError(EDTError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to go on trying.
 
     Attributes
@@ -71,7 +71,7 @@ class _Damaged(Exception):
 
 
 def fetch(
-    url: str, path: Path, sha256: str | None = None, patience: Patience | None = None
+    url: str, path: Path, sha256: str | None = None, retry_policy: RetryPolicy | None = None
 ) -> dict[str, Any]:
     """Have a gzip file on disk, whole and checked; fetch only what is missing of it.
 
@@ -83,7 +83,7 @@ def fetch(
         Where it belongs; a complete file that stands there is verified and kept.
     sha256 : str, optional
         What its checksum must be.
-    patience : Patience, optional
+    retry_policy : RetryPolicy, optional
         How often and how long to try.
 
     Returns
@@ -103,7 +103,7 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     for trial in (1, 2):
-        _fetch_part(url, part, patience or Patience())
+        _fetch_part(url, part, retry_policy or RetryPolicy())
         try:
             digest = _check(part, sha256)
             break
@@ -180,27 +180,27 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # What comes over the line.
 
 
-def _fetch_part(url: str, part: Path, patience: Patience) -> None:
+def _fetch_part(url: str, part: Path, retry_policy: RetryPolicy) -> None:
     """Make ``part`` as long as the server says the file is."""
     idle, longest = 0, _size(part)
     while True:
         try:
-            _try_once(url, part, patience.timeout)
+            _try_once(url, part, retry_policy.timeout)
             return
         except _Retry as error:
             idle = 0 if _size(part) > longest else idle + 1
             longest = max(longest, _size(part))
-            if idle >= patience.attempts:
+            if idle >= retry_policy.attempts:
                 raise DownloadError(f"{url} cannot be fetched: {error}") from error
-            wait = max(patience.backoff * 2.0 ** max(idle - 1, 0), error.wait)
-            time.sleep(min(wait, patience.longest))
+            wait = max(retry_policy.backoff * 2.0 ** max(idle - 1, 0), error.wait)
+            time.sleep(min(wait, retry_policy.longest))
 
 
 def _size(path: Path) -> int:

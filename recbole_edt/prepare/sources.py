@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from recbole_edt.config import properties_dir
 from recbole_edt.errors import ConfigError
-from recbole_edt.values import nearest
+from recbole_edt.io.paths import properties_dir
+from recbole_edt.settings import nearest
 
 
 class RawFile(NamedTuple):

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_edt.config import joined, parse_overrides
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.files import replacing
+from recbole_edt.io.files import atomic_write
 from recbole_edt.recommend.recommender import HISTORIES, Recommender
-from recbole_edt.values import nearest
+from recbole_edt.settings import nearest, parse_arguments
 
 HELP = """\
 usage: recbole-edt recommend --dataset=D --checkpoint=C --user=U [--domain=X] [--topk=10]
@@ -48,7 +47,7 @@ def recommend(arguments: Sequence[str]) -> None:
     EDTError
         For anything the user has to mend.
     """
-    given = checked(parse_overrides(joined(arguments)))
+    given = checked(parse_arguments(arguments))
     changes: dict[str, Any] = {key: given[key] for key in _PLACES if key in given}
     recommender = Recommender.from_checkpoint(
         given["checkpoint"], given["dataset"], given.get("data_path"), given["history"], changes
@@ -138,7 +137,7 @@ def write_all(recommender: Recommender, domains: Sequence[int], k: int, path: Pa
         Number of recommendations.
     """
     data, n = recommender.data, 0
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("user_id\tdomain\trank\titem_id\tscore\n")
         total = -(-len(recommender.users) // int(recommender.config["eval_batch_size"]))
         for places in tqdm(recommender.batches(), total=total, desc="users", leave=False):

@@ -17,10 +17,10 @@ from recbole.utils import get_model, init_seed
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import Sequences
-from recbole_edt.errors import ConfigError, DataError, refusing
+from recbole_edt.errors import ConfigError, DataError, as_config_error
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.settings import nearest
 from recbole_edt.trainer import checkpoint
-from recbole_edt.values import nearest
 
 HISTORIES = ("all", "test", "valid")
 """Where histories end: behind the last row, or before the test or validation target."""
@@ -124,7 +124,7 @@ class Recommender:
         content = checkpoint.load(path)
         config = restored_config(content, dataset, data_path, changes or {})
         init_seed(config["seed"], config["reproducibility"])
-        with refusing(f"dataset {dataset}"):
+        with as_config_error(f"dataset {dataset}"):
             data = CrossDomainDataset(config)
             data.build()
         checkpoint.check_dataset(content, data, path)

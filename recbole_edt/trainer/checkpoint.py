@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from recbole_edt.errors import CheckpointError
-from recbole_edt.files import replacing
+from recbole_edt.io.files import atomic_write
 
 FORMAT = "recbole-edt/1"
 _NOT_SETTINGS = {
@@ -70,7 +70,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     # error about its own archive instead of the reason.
     packed = BytesIO()
     torch.save({"format": FORMAT, **content}, packed)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(packed.getbuffer())
 
 

@@ -102,7 +102,7 @@ class TwoStageTrainer(FinetuneTrainer):
 
     def load_best(self, model_file=None):
         """Load the best epoch of the current stage, or a checkpoint of either stage."""
-        distributed.wait()  # the first process may still be writing it
+        distributed.barrier()  # the first process may still be writing it
         path = model_file or self.saved_model_file
         content = checkpoint.load(path, self.device)
         if content["stage"] == 2 and self.stage == 1:

@@ -20,7 +20,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recbole_edt import distributed
-from recbole_edt.allocator import keep_freed_memory
 from recbole_edt.data.dataloader import EvaluationLoader
 from recbole_edt.errors import CheckpointError, ConfigError, TrainingError
 from recbole_edt.evaluation.metrics import metric_names, summarise
@@ -29,8 +28,9 @@ from recbole_edt.evaluation.vectors import Vectors, vectors_of
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.registry import PLUGIN_TRAINERS
 from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer.allocator import keep_freed_memory
 from recbole_edt.trainer.averaging import AveragedWeights
-from recbole_edt.trainer.lazy import LazyAdam
+from recbole_edt.trainer.lazy_adam import LazyAdam
 
 if TYPE_CHECKING:  # the mixin stands before one of RecBole's trainers, and builds on it
     from recbole.trainer import Trainer as TrainerBehind
@@ -100,7 +100,7 @@ class CrossDomainMixin(TrainerBehind):
 
     def _share_gradients(self) -> None:
         """Let processes share the gradients of the parameters that have some from now on."""
-        self.splits_batches = distributed.processes() > 1 and isinstance(
+        self.splits_batches = distributed.world_size() > 1 and isinstance(
             self.model, CrossDomainModel
         )
         if self.splits_batches:
@@ -140,8 +140,8 @@ class CrossDomainMixin(TrainerBehind):
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         numbers = [int(self.config["seed"]), self.stage, epoch_idx]
-        if distributed.process():  # what one process drops, another may keep
-            numbers.append(distributed.process())
+        if distributed.rank():  # what one process drops, another may keep
+            numbers.append(distributed.rank())
         draw = np.random.SeedSequence(numbers)
         seed = int(draw.generate_state(1)[0])
         torch.manual_seed(seed)
@@ -155,9 +155,9 @@ class CrossDomainMixin(TrainerBehind):
             loss_func = self.distributed_model
         start = perf_counter()
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        if distributed.processes() > 1:
+        if distributed.world_size() > 1:
             parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
-            loss = (distributed.total(parts) / distributed.processes()).tolist()
+            loss = (distributed.all_reduce_sum(parts) / distributed.world_size()).tolist()
             loss = tuple(loss) if isinstance(loss, list) else loss
         self.timing["train_s"] += perf_counter() - start
         self.timing["epochs"] += 1
@@ -206,7 +206,7 @@ class CrossDomainMixin(TrainerBehind):
         self.fingerprint = checkpoint.dataset_fingerprint(dataset)
         if saved and self.config["resume"]:
             self._resume(dataset)
-        elif saved and not distributed.process():
+        elif saved and not distributed.rank():
             # this run's best epochs will not fit where an earlier one stopped
             Path(self.last_file).unlink(missing_ok=True)
 
@@ -235,12 +235,12 @@ class CrossDomainMixin(TrainerBehind):
         limit = self.config["time_limit"]
         if limit is None:
             return False
-        return distributed.agreed(self.timing["train_s"] >= limit, self.device)
+        return distributed.broadcast_flag(self.timing["train_s"] >= limit, self.device)
 
     # -- checkpoints ----------------------------------------------------------------------------
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if distributed.process():
+        if distributed.rank():
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         goes_on = path == self.last_file
@@ -279,7 +279,7 @@ class CrossDomainMixin(TrainerBehind):
 
     def _resume(self, dataset) -> None:
         there = Path(self.last_file).exists()
-        if distributed.agreed(there, self.device) != there:
+        if distributed.broadcast_flag(there, self.device) != there:
             raise CheckpointError(f"{self.last_file} is not there for every process of the run")
         if not there:
             self.logger.info("Nothing to resume: starting from the beginning")
@@ -309,7 +309,7 @@ class CrossDomainMixin(TrainerBehind):
 
     def load_best(self, model_file=None) -> None:
         """Load the parameters of the best epoch, or of a given checkpoint."""
-        distributed.wait()  # the first process may still be writing it
+        distributed.barrier()  # the first process may still be writing it
         path = model_file or self.saved_model_file
         checkpoint.load_state(self.model, checkpoint.load(path, self.device), path)
 
@@ -386,8 +386,8 @@ class CrossDomainMixin(TrainerBehind):
         for interaction, rows in batches:
             with self._autocast():
                 out[rows] = self._batch_ranks(interaction.to(self.device), rows, ranking)
-        if distributed.processes() > 1:  # each has ranked some; the others' are zero
-            out = distributed.total(torch.from_numpy(out).to(self.device)).cpu().numpy()
+        if distributed.world_size() > 1:  # each has ranked some; the others' are zero
+            out = distributed.all_reduce_sum(torch.from_numpy(out).to(self.device)).cpu().numpy()
         return out
 
     def _autocast(self) -> torch.autocast:
@@ -404,7 +404,9 @@ class CrossDomainMixin(TrainerBehind):
                 for domain, mine in enumerate(vectors.user_vectors(interaction.to(self.device))):
                     chosen = domains[at] == domain
                     users[at[chosen].to(self.device)] = mine[chosen.to(self.device)].float()
-        users = distributed.total(users)  # each process has encoded some; the others' are zero
+        users = distributed.all_reduce_sum(
+            users
+        )  # each process has encoded some; the others' are zero
         return ranking.ranks_by_vectors(users, items).cpu().numpy()
 
     def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
@@ -435,7 +437,7 @@ def check_splits(model) -> None:
     ConfigError
         If there are several and the model is such a one.
     """
-    if distributed.processes() > 1 and isinstance(model, CrossDomainModel):
+    if distributed.world_size() > 1 and isinstance(model, CrossDomainModel):
         if not model.splits_batches:
             raise ConfigError(
                 f"{type(model).__name__} trains in one process: its losses contrast what a batch "

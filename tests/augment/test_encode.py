@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from recbole_edt.augment.cached import CachedEncoder, StageCache
 from recbole_edt.augment.encode import EndpointEncoder, FileEncoder, LsaEncoder, item_text
-from recbole_edt.augment.kept import KeptEncoder, StageCache
 from recbole_edt.errors import DataError
 
 FULL = {
@@ -161,10 +161,10 @@ class Counting(LsaEncoder):
 
 def test_a_second_run_neither_fits_nor_encodes(tmp_path: Path) -> None:
     more = [["a red boot"], ["a blue boot"]]
-    first = KeptEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4")
+    first = CachedEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4")
     made = [first.encode(CORPUS), first.encode_more(more[0])[0]]
     again = Counting(4)
-    second = KeptEncoder(again, StageCache(tmp_path), "lsa 4")
+    second = CachedEncoder(again, StageCache(tmp_path), "lsa 4")
     kept = [second.encode(CORPUS), second.encode_more(more[0])[0]]
     assert again.asked == 0
     assert all(np.array_equal(*pair) for pair in zip(made, kept, strict=True))
@@ -175,7 +175,7 @@ def test_a_second_run_neither_fits_nor_encodes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["identity", "corpus", "file"])
 def test_vectors_of_something_else_are_not_taken_for_these(tmp_path: Path, change: str) -> None:
-    KeptEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4").encode(CORPUS)
+    CachedEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4").encode(CORPUS)
     identity, corpus = "lsa 4", list(CORPUS)
     if change == "identity":
         identity = "lsa 5"
@@ -185,5 +185,5 @@ def test_vectors_of_something_else_are_not_taken_for_these(tmp_path: Path, chang
         (file,) = tmp_path.iterdir()
         file.write_bytes(file.read_bytes()[:99])  # cut off
     counting = Counting(4)
-    KeptEncoder(counting, StageCache(tmp_path), identity).encode(corpus)
+    CachedEncoder(counting, StageCache(tmp_path), identity).encode(corpus)
     assert counting.asked == 1

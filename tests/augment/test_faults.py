@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from recbole_edt.augment.command import HELP, augment
-from recbole_edt.augment.llm import ChatRequest, LLMClient, Rehearsal
+from recbole_edt.augment.llm import ChatRequest, DryRun, LLMClient
 from recbole_edt.augment.profile import WORDS
 from recbole_edt.augment.prompts import TEXT_SCHEMA, _template
 from recbole_edt.cli import guarded
 from recbole_edt.errors import DataError
-from recbole_edt.files import read_table
-from recbole_edt.lock import sole_user
-from recbole_edt.prepare.simulate import simulate, write_atomic
+from recbole_edt.io.files import read_table
+from recbole_edt.io.lock import run_lock
+from tools.simulate import simulate, write_atomic
 
 NAME = "shop"
 KEY = "test-key-0123456789abcdef"
@@ -233,7 +233,7 @@ def test_a_rehearsal_answers_from_the_cache_or_with_what_is_likely(
         (asked,) = client.chat([known], "profile")
         vectors, _ = client.embed(["shoe"], "encode")
     calls = llm_server.arrived
-    with Rehearsal(settings, cache) as rehearsal:
+    with DryRun(settings, cache) as rehearsal:
         answers = rehearsal.chat([known, likely, unlikely], "profile")
         same, _ = rehearsal.embed(["shoe"], "encode")
         others, failures = rehearsal.embed(["shoe", "sock"], "encode")
@@ -331,7 +331,7 @@ def test_a_raw_item_without_a_vector_ends_the_run_with_its_line(
 
 
 def test_a_second_run_into_the_folder_is_refused(command, llm_server, tmp_path, capsys) -> None:
-    with sole_user(tmp_path / "out" / ".augment" / NAME):
+    with run_lock(tmp_path / "out" / ".augment" / NAME):
         assert command(llm_server) == 2
     assert llm_server.arrived == 0
     said = capsys.readouterr().err
@@ -341,9 +341,9 @@ def test_a_second_run_into_the_folder_is_refused(command, llm_server, tmp_path, 
 
 
 def test_a_folder_is_free_again_after_an_error(tmp_path) -> None:
-    with pytest.raises(ZeroDivisionError), sole_user(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
         1 / 0  # noqa: B018
-    with sole_user(tmp_path), pytest.raises(DataError), sole_user(tmp_path):
+    with run_lock(tmp_path), pytest.raises(DataError), run_lock(tmp_path):
         pass
 
 

@@ -35,8 +35,8 @@ from recbole_edt.augment.pipeline import (
 )
 from recbole_edt.augment.profile import UserGroups
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.files import read_table
-from recbole_edt.prepare.simulate import simulate, write_atomic
+from recbole_edt.io.files import read_table
+from tools.simulate import simulate, write_atomic
 
 NAME = "mini"
 

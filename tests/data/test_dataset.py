@@ -142,7 +142,7 @@ def test_quotation_marks_and_na_survive_in_tokens(write_dataset, load, tmp_path)
     assert dataset.domains == ['"b"', "N/A"]
 
 
-# --- refusing -------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------
 
 
 def changed(rows, at, **values):

@@ -224,7 +224,7 @@ changes = st.lists(
 
 @pytest.fixture
 def read(monkeypatch, capfd):
-    """Run the command on a folder of data until it would train: the data, or the refusing line."""
+    """Run the command on a folder of data until it would train: the data, or the refusal."""
 
     def stop(config):
         raise Loaded

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.experiment.compare import CONTESTANTS, choose, compare, read_comparison
+from recbole_edt.experiment.compare import ENTRIES, choose, compare, read_comparison
 from recbole_edt.experiment.runs import Run, RunStore, execute, parse_seeds
 from recbole_edt.experiment.variants import strip_augmentation
 
@@ -143,9 +143,9 @@ def test_killed_and_started_again_it_ends_the_same(finished, data_path, tmp_path
 
 
 def test_a_second_comparison_in_the_same_folder_waits(finished, data_path) -> None:
-    from recbole_edt.lock import sole_user
+    from recbole_edt.io.lock import run_lock
 
-    with sole_user(finished), pytest.raises(DataError, match="another run is at work"):
+    with run_lock(finished), pytest.raises(DataError, match="another run is at work"):
         compare(arguments(data_path, models="SASRec", output_path=finished.parent))
 
 
@@ -203,7 +203,7 @@ def test_all_rows_of_table_1_are_there() -> None:
     assert [name for name in chosen if not name.endswith("*")] == paper
     assert chosen["GRU4Rec*"].keys["item_embedding"] == "id"
     assert list(choose("SASRec*, GRU4Rec")) == ["SASRec*", "GRU4Rec"]
-    assert CONTESTANTS["SASRec"].keys == {}
+    assert ENTRIES["SASRec"].keys == {}
 
 
 def test_recboles_own_models_alone_have_a_budget(data_path, tmp_path) -> None:
@@ -233,7 +233,7 @@ def test_raw_rows_of_bundled_data_are_found_again(tmp_path) -> None:
     """Stripping what augmentation added gives what the simulator wrote without it."""
     root = Path(__file__).resolve().parents[2]
     strip_augmentation(root / "dataset_atomic" / "cloth_sport", tmp_path / "out" / "cloth_sport")
-    command = [sys.executable, "-m", "recbole_edt.prepare.simulate", "--raw", "--output"]
+    command = [sys.executable, "-m", "tools.simulate", "--raw", "--output"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     raw = tmp_path / "raw"
     subprocess.run([*command, str(raw)], check=True, env=environment, stdout=subprocess.DEVNULL)

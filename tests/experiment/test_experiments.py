@@ -13,14 +13,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_edt.config import properties_dir
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.evaluation.report import write_ranks
 from recbole_edt.experiment import pictures
-from recbole_edt.experiment.bench import Bench, paper_table
 from recbole_edt.experiment.command import experiment, make, read_bench
+from recbole_edt.experiment.context import ExperimentContext, paper_table
 from recbole_edt.experiment.experiments import (
     ABLATIONS,
     EXPERIMENTS,
@@ -30,7 +29,8 @@ from recbole_edt.experiment.experiments import (
 )
 from recbole_edt.experiment.report import report, write_report
 from recbole_edt.experiment.tables import Table
-from recbole_edt.files import read_table
+from recbole_edt.io.files import read_table
+from recbole_edt.io.paths import properties_dir
 from recbole_edt.quick_start import describe_targets
 
 METRICS = ["hit@10", "ndcg@10", "mrr"]
@@ -49,7 +49,7 @@ def ranks_of(run, n: int) -> np.ndarray:
     return np.random.default_rng([run.seed, *told.encode()]).integers(1, 30, n)
 
 
-def pretend(bench: Bench, runs, data: CrossDomainDataset) -> None:
+def pretend(bench: ExperimentContext, runs, data: CrossDomainDataset) -> None:
     """Leave what finished runs would have left: results and ranks that agree."""
     targets = describe_targets(data)
     domains = targets["test_domains"]
@@ -75,7 +75,7 @@ def pretend(bench: Bench, runs, data: CrossDomainDataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_path, load) -> Bench:
+def finished(tmp_path_factory, data_path, load) -> ExperimentContext:
     """A bench on which every experiment was made, of trainings that were only pretended."""
     output = tmp_path_factory.mktemp("out")
     bench, _ = read_bench(

@@ -14,8 +14,8 @@ from amazon_upstream import asin, cut_at, raw_lines, raw_paths, review_line
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError, EDTError
-from recbole_edt.files import read_table
-from recbole_edt.lock import sole_user
+from recbole_edt.io.files import read_table
+from recbole_edt.io.lock import run_lock
 from recbole_edt.prepare import amazon
 from recbole_edt.prepare.command import HELP, parse, prepare
 from recbole_edt.prepare.sources import default_options, pair_names, pair_source
@@ -194,12 +194,12 @@ def test_what_a_killed_run_has_left_is_cleared_away(write_raw):
 
 def test_a_second_run_beside_one_at_work_is_refused(write_raw):
     source = write_raw()
-    with sole_user(Path("dataset/.downloads")):
+    with run_lock(Path("dataset/.downloads")):
         with pytest.raises(DataError, match="another run is at work in "):
             prepare(["cloth_sport", f"--source={source}"])
         assert made() == [".downloads"]
     prepare(["cloth_sport", f"--source={source}"])
-    with sole_user(Path("dataset/.downloads")):  # what is there needs no lock
+    with run_lock(Path("dataset/.downloads")):  # what is there needs no lock
         prepare(["cloth_sport", f"--source={source}"])
 
 

@@ -13,11 +13,11 @@ import pytest
 from amazon_upstream import cut_at, status
 
 from recbole_edt.prepare import download
-from recbole_edt.prepare.download import DownloadError, Patience, fetch
+from recbole_edt.prepare.download import DownloadError, RetryPolicy, fetch
 
 CONTENT = gzip.compress(random.Random(5).randbytes(300_000), mtime=0)
 OTHER = gzip.compress(random.Random(6).randbytes(300_000), mtime=0)
-QUICK = Patience(attempts=3, backoff=0.001, longest=0.01, timeout=5.0)
+QUICK = RetryPolicy(attempts=3, backoff=0.001, longest=0.01, timeout=5.0)
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def get(shelf, tmp_path):
     """Fetch ``big.gz``; gives the path."""
     shelf.files["big.gz"] = CONTENT
 
-    def run(sha256=None, patience=QUICK) -> Path:
+    def run(sha256=None, retry_policy=QUICK) -> Path:
         path = tmp_path / "downloads" / "big.gz"
-        fetch(f"{shelf.url}/big.gz", path, sha256, patience)
+        fetch(f"{shelf.url}/big.gz", path, sha256, retry_policy)
         return path
 
     return run
@@ -188,7 +188,7 @@ def test_no_network_is_one_clear_line(tmp_path):
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/big.gz"
         with pytest.raises(DownloadError, match="no connection") as caught:
-            fetch(url, tmp_path / "big.gz", patience=QUICK)
+            fetch(url, tmp_path / "big.gz", retry_policy=QUICK)
     assert "\n" not in str(caught.value)
 
 
@@ -199,8 +199,8 @@ def test_a_silent_server_is_not_waited_for_forever(get, shelf):
         handler.connection.recv(1)  # until the client hangs up
 
     shelf.behave = [stall]
-    quick = Patience(attempts=3, backoff=0.001, timeout=0.2)
-    assert get(patience=quick).read_bytes() == CONTENT
+    quick = RetryPolicy(attempts=3, backoff=0.001, timeout=0.2)
+    assert get(retry_policy=quick).read_bytes() == CONTENT
 
 
 def test_a_full_disk_is_one_clear_line(get, monkeypatch):

@@ -2,7 +2,7 @@
 
 from recbole_edt.augment.llm.client import LLMClient
 from recbole_edt.augment.llm.costs import CostLimitError
-from recbole_edt.augment.llm.rehearsal import Rehearsal
+from recbole_edt.augment.llm.dry_run import DryRun
 from recbole_edt.augment.llm.requests import Answer, ChatRequest
 from recbole_edt.augment.llm.settings import LLMSettings
 from recbole_edt.augment.llm.transport import EndpointError
@@ -11,8 +11,8 @@ __all__ = [
     "Answer",
     "ChatRequest",
     "CostLimitError",
+    "DryRun",
     "EndpointError",
     "LLMClient",
     "LLMSettings",
-    "Rehearsal",
 ]

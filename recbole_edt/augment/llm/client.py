@@ -60,7 +60,7 @@ class LLMClient:
     Parameters
     ----------
     settings : LLMSettings
-        Endpoints, patience and limits.
+        Endpoints, retries and limits.
     cache : str or Path
         SQLite file of the answers; made if missing. One run at a time can hold it.
 

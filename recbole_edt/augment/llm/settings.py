@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from recbole_edt.config import nest, properties_dir
 from recbole_edt.errors import ConfigError
-from recbole_edt.values import nearest
+from recbole_edt.io.paths import properties_dir
+from recbole_edt.settings import nearest, nest
 
 
 class _Strict(BaseModel):

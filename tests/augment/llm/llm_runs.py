@@ -18,7 +18,7 @@ from recbole_edt.augment.command import HELP, augment
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
 from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, TEXT_SCHEMA, prompt
 from recbole_edt.cli import guarded
-from recbole_edt.files import replacing
+from recbole_edt.io.files import atomic_write
 
 
 def requests_of(n: int) -> list[ChatRequest]:
@@ -47,7 +47,7 @@ def run(url: str, folder: Path, n: int) -> None:
         texts = [json.dumps(answer.value, sort_keys=True) for answer in answers]
         vectors, failures = client.embed(texts, "encode")
     said = {"texts": texts, "errors": [answer.error for answer in answers], "failures": failures}
-    with replacing(folder / "answers.json") as path:
+    with atomic_write(folder / "answers.json") as path:
         path.write_text(json.dumps(said, indent=1) + vectors.tobytes().hex(), encoding="utf-8")
 
 

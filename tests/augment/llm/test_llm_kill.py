@@ -18,8 +18,8 @@ import pytest
 import yaml
 from llm_server import KINDS
 
-from recbole_edt.files import read_table
-from recbole_edt.prepare.simulate import simulate, write_atomic
+from recbole_edt.io.files import read_table
+from tools.simulate import simulate, write_atomic
 
 KILLS = int(os.environ.get("RECBOLE_EDT_KILLS", "3"))
 USERS = int(os.environ.get("RECBOLE_EDT_USERS", "60"))

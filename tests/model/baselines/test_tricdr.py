@@ -26,10 +26,11 @@ from slow_reference import (
 )
 
 import recbole_edt
-from recbole_edt.config import EDTConfig, properties_dir
+from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.paths import properties_dir
 from recbole_edt.model.baselines.tricdr import (
     Fusion,
     TriCDR,

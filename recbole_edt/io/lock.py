@@ -12,7 +12,7 @@ from recbole_edt.errors import DataError
 
 
 @contextmanager
-def sole_user(folder: str | Path) -> Iterator[None]:
+def run_lock(folder: str | Path) -> Iterator[None]:
     """Keep other runs out of a folder while the block lasts.
 
     The operating system holds the lock, so that a killed run leaves none behind; the empty file

@@ -8,7 +8,7 @@ complements the last item. Most users shop in one domain only, which is the pape
 All randomness is uniform doubles from one PCG64 generator, the only draw whose stream does not
 depend on NumPy's choice of algorithm: the same seed gives the same bytes.
 
-Run ``python -m recbole_edt.prepare.simulate --output dataset_atomic/cloth_sport``.
+Run ``python -m tools.simulate --output dataset_atomic/cloth_sport``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import pandas as pd
 from numpy.random import PCG64, Generator
 
 from recbole_edt.errors import ConfigError, EDTError
-from recbole_edt.files import INTER_COLUMNS, ITEM_COLUMNS, replacing, write_table
-from recbole_edt.prepare import shop_vocabulary as words
+from recbole_edt.io.files import INTER_COLUMNS, ITEM_COLUMNS, atomic_write, write_table
+from tools import shop_vocabulary as words
 
 DOMAINS = ("cloth", "sport")
 NOTE = (
@@ -147,7 +147,7 @@ def write_atomic(shop: SimulatedShop, directory: str | Path, name: str) -> None:
     (directory / f"{name}.item_emb.npy").unlink(missing_ok=True)
     write_table(shop.items, ITEM_COLUMNS, directory / f"{name}.item")
     write_table(shop.interactions, INTER_COLUMNS, directory / f"{name}.inter")
-    with replacing(directory / "SIMULATED") as temporary:
+    with atomic_write(directory / "SIMULATED") as temporary:
         temporary.write_text(NOTE, encoding="utf-8")
 
 
@@ -167,7 +167,7 @@ def write_augmented(shop: SimulatedShop, directory: str | Path, name: str) -> No
         write_atomic(shop, raw / name, name)
         Pipeline(name, raw, made, augment_settings({})).run()
         for file in sorted((made / name).iterdir()):
-            with replacing(Path(directory) / file.name) as temporary:
+            with atomic_write(Path(directory) / file.name) as temporary:
                 shutil.copyfile(file, temporary)
 
 
@@ -470,7 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 for bad arguments.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m recbole_edt.prepare.simulate",
+        prog="python -m tools.simulate",
         description="Write the simulated clothing and sport shop as RecBole atomic files.",
     )
     parser.add_argument("--output", required=True, help="folder that receives the files")

@@ -1,6 +1,6 @@
 """Words of the simulated shop: lifestyles that sell in both domains, invented brands, wording.
 
-Only data lives here; :mod:`recbole_edt.prepare.simulate` turns it into items and purchases.
+Only data lives here; :mod:`tools.simulate` turns it into items and purchases.
 """
 
 from typing import NamedTuple

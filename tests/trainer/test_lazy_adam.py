@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.trainer.lazy import LazyAdam
+from recbole_edt.trainer.lazy_adam import LazyAdam
 
 
 def trained(optimizer_class, batches, sparse=True) -> torch.nn.Embedding:

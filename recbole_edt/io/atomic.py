@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.files import file_sha256
+from recbole_edt.io.files import file_sha256
 
 REQUIRED = {
     "inter": ("user_id:token", "item_id:token", "timestamp:float", "position:float"),

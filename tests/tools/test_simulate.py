@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.files import read_table, replacing
-from recbole_edt.prepare.simulate import SimulatedShop, main, simulate, write_atomic
+from recbole_edt.io.files import atomic_write, read_table
+from tools.simulate import SimulatedShop, main, simulate, write_atomic
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "dataset_atomic" / "cloth_sport"
@@ -29,7 +29,7 @@ def ratios(shop: SimulatedShop) -> np.ndarray:
 
 
 def test_command_regenerates_the_bundled_files(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recbole_edt.prepare.simulate", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "tools.simulate", "--output", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=ROOT)
     made = sorted(path.name for path in tmp_path.iterdir())
     assert made == sorted({path.name for path in BUNDLED.iterdir()} - {"README.md"})
@@ -184,7 +184,7 @@ def test_old_embeddings_do_not_outlive_their_items(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "d.inter"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old"

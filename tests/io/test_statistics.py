@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from recbole_edt.prepare.statistics import dataset_statistics, statistics_lines
+from recbole_edt.io.statistics import dataset_statistics, statistics_lines
 
 ITEM = pd.DataFrame({"item_id": ["a", "b", "x", "y"], "domain": ["art", "art", "bike", "bike"]})
 

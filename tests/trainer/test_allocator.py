@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from recbole_edt.allocator import keep_freed_memory
+from recbole_edt.trainer.allocator import keep_freed_memory
 
 told = keep_freed_memory(64 << 20, 1 << 29) if sys.argv[1] == "kept" else True
 def batch():

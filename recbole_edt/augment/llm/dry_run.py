@@ -16,7 +16,7 @@ from recbole_edt.augment.llm.settings import LLMSettings
 _DIMENSIONS = 256
 
 
-class Rehearsal(LLMClient):
+class DryRun(LLMClient):
     """A client that never calls anybody, for estimates.
 
     Answers come from the cache where it has them. Elsewhere what the request names as ``likely``

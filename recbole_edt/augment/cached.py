@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.encode import LsaEncoder, SentenceEncoder
-from recbole_edt.files import replacing, write_array
+from recbole_edt.io.files import atomic_write, write_array
 
 
 class StageCache:
@@ -36,12 +36,12 @@ class StageCache:
             except (ValueError, OSError, EOFError):
                 path.unlink()  # damaged: made again
         made = make()
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             write_array(temporary, made)
         return made
 
 
-class KeptEncoder:
+class CachedEncoder:
     """A local encoder whose vectors are kept: texts it has seen are neither fitted nor encoded.
 
     Parameters

@@ -11,13 +11,13 @@ import numpy as np
 import yaml
 
 from recbole_edt.augment.histories import Histories, read_histories
-from recbole_edt.config import properties_dir
 from recbole_edt.evaluation.metrics import summarise
-from recbole_edt.experiment.compare import Contestant, results_of
+from recbole_edt.experiment.compare import Entry, results_of
 from recbole_edt.experiment.runs import Run, RunStore, keys_for
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.experiment.variants import Variants
-from recbole_edt.files import replacing
+from recbole_edt.io.files import atomic_write
+from recbole_edt.io.paths import properties_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ Runs = dict[str, list[Run]]
 
 
 @dataclass
-class Bench:
+class ExperimentContext:
     """A data set, its augmented variants, and the runs that experiments share.
 
     Attributes
@@ -60,7 +60,7 @@ class Bench:
 
     def runs(
         self,
-        contestant: Contestant,
+        entry: Entry,
         keys: Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
     ) -> list[Run]:
@@ -68,22 +68,20 @@ class Bench:
 
         Parameters
         ----------
-        contestant : Contestant
+        entry : Entry
             What is trained.
         keys : mapping, optional
             Further settings of it.
         augment : mapping, optional
             What its data are augmented with, where that differs from the data set's own.
         """
-        raw = contestant.raw and augment is None
+        raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
-        given = keys_for(self.keys, contestant.model, self.dataset)
-        settings = {**contestant.keys, **(keys or {}), **given}
+        given = keys_for(self.keys, entry.model, self.dataset)
+        settings = {**entry.keys, **(keys or {}), **given}
         if self.budget:
             settings["time_limit"] = self.budget
-        return [
-            Run(contestant.model, self.dataset, data_path, seed, settings) for seed in self.seeds
-        ]
+        return [Run(entry.model, self.dataset, data_path, seed, settings) for seed in self.seeds]
 
     def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
         """Results of those runs that are done, by row."""
@@ -202,7 +200,7 @@ def write_page(page: Page, folder: Path, name: str) -> Path:
     lines = [f"# {page.title}", "", *(f"{paragraph}\n" for paragraph in page.text)]
     for picture, figure in page.pictures.items():
         for suffix in ("png", "svg"):
-            with replacing(folder / f"{picture}.{suffix}") as temporary:
+            with atomic_write(folder / f"{picture}.{suffix}") as temporary:
                 metadata = {"Date": None} if suffix == "svg" else None
                 figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata)
         pyplot.close(figure)
@@ -211,6 +209,6 @@ def write_page(page: Page, folder: Path, name: str) -> Path:
     if page.tables:
         write_tables(folder, name, page.tables)
     path = folder / f"{name}.md"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
     return path

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_edt.data.atomic import (
+from recbole_edt.errors import DataError
+from recbole_edt.io.atomic import (
     check_files,
     check_frames,
     domain_names,
@@ -14,7 +15,6 @@ from recbole_edt.data.atomic import (
     load_embeddings,
     read_columns,
 )
-from recbole_edt.errors import DataError
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ ITEM_COLUMNS = {
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path`` that takes its place when the block ends well.
 
     Failed or interrupted half-way, the block leaves what stood at ``path`` and nothing else; what
@@ -156,7 +156,7 @@ def write_table(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> 
     typed = frame[list(columns)].rename(
         columns={name: f"{name}:{t}" for name, t in columns.items()}
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         typed.to_csv(
             temporary,
             sep="\t",

@@ -1,0 +1,1 @@
+"""Atomic files, tables, atomic writes and the lock of a run."""

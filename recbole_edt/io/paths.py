@@ -1,0 +1,38 @@
+"""Where property files and data sets lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_edt.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def properties_dir() -> Path:
+    """Folder of the property files: inside an installed package, beside it in a checkout."""
+    for folder in (_PACKAGE / "properties", _PACKAGE.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise ConfigError("the property files of recbole_edt are not installed")
+
+
+def find_data_root(dataset: str) -> str:
+    """Folder that holds the dataset: ``dataset/`` before the bundled ``dataset_atomic/``.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the dataset.
+
+    Returns
+    -------
+    str
+        The first of the working folder's and the checkout's data folders that holds it;
+        ``dataset`` when none does, so that the error names the expected place.
+    """
+    for root in (Path.cwd(), _PACKAGE.parent):
+        for folder in ("dataset", "dataset_atomic"):
+            if (root / folder / dataset).is_dir():
+                return str(root / folder)
+    return "dataset"

@@ -1,0 +1,234 @@
+"""Settings as pydantic models: types and ranges, messages of one line, and the help of a command.
+
+A command, a model or a provider declares its keys as a subclass of :class:`Settings`; whoever
+extends one of them subclasses it. Nothing here knows what keys there are.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recbole_edt.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+"""1, 2, ..."""
+Amount = Annotated[int, Field(ge=0)]
+"""0, 1, 2, ..."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+"""0 <= p < 1, such as a dropout rate."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+"""A name or a path: text that is not empty."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: types are exact (``1`` is no text), unknown keys are refused.
+
+    Each field has a ``description``, which is what ``--help`` shows. A rule that joins several keys
+    is a ``model_validator`` that raises ``ValueError`` with the whole sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validate(model: type[S], values: Mapping[str, Any], where: str = "") -> S:
+    """Make settings from values.
+
+    Parameters
+    ----------
+    model : type
+        Subclass of :class:`Settings`.
+    values : mapping
+        Key -> value.
+    where : str
+        Put before each key in messages, such as ``chat.``.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key that is unknown, missing or wrong, what it must be and what it is.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        known = model.model_fields
+        raise ConfigError(_message(error, known, where)) from None
+
+
+def check_value(kind: Any, key: str, value: Any) -> None:
+    """Refuse one value of a key unless it is of a type that pydantic knows.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, what it must be and what it is.
+    """
+    from pydantic import TypeAdapter
+
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{key} must be {_words(problem)}, not '{value}'") from None
+
+
+def _message(error: ValidationError, known: Iterable[str], where: str) -> str:
+    """Put the first problem into one line."""
+    problems = error.errors()
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    problem = (unknown or problems)[0]
+    location = [str(part) for part in problem["loc"] if isinstance(part, str)]
+    key = where + (location[0] if location else "")
+    if problem["type"] == "extra_forbidden":
+        key = where + ".".join(location)
+        near = nearest(location[0], known) if len(location) == 1 else ""
+        return f"unknown key '{key}'{near}"
+    if problem["type"] == "missing":
+        return f"--{key} is missing"
+    if not location and problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{key} must be {_words(problem)}, not '{problem['input']}'"
+
+
+_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "bool_type": "True or False",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "list_type": "a list",
+    "too_short": "a list that is not empty",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "none_required": "empty",
+}
+
+
+def _words(problem: Any) -> str:
+    """Say what a value must be."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    limits = {
+        "greater_than": ("above", "gt"),
+        "greater_than_equal": ("at least", "ge"),
+        "less_than": ("below", "lt"),
+        "less_than_equal": ("at most", "le"),
+    }
+    if kind in limits:
+        word, name = limits[kind]
+        return f"{word} {context[name]:g}"
+    if kind == "literal_error":
+        return "one of " + context["expected"].replace("'", "").replace(" or ", ", ")
+    if kind == "value_error":
+        return str(context["error"])
+    return _WORDS.get(kind, problem["msg"])
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Phrase a suggestion: ", did you mean 'x'?", or nothing."""
+    lowered = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    return f", did you mean '{lowered[close[0]]}'?" if close else ""
+
+
+# -- command lines ------------------------------------------------------------------------------
+
+
+def parse_value(text: str) -> Any:
+    """Read a command-line value as a Python literal, true/false/none, or plain text."""
+    words = {"true": True, "false": False, "none": None, "null": None, "~": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parse ``--key=value``, ``--key value`` and bare ``--key`` (true); ``-`` in keys is ``_``.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, and for a key given twice.
+    """
+    out: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--") or argument[2:3] in ("", "="):
+            raise ConfigError(f"'{argument}' is not of the form --key=value")
+        key, equals, value = argument[2:].partition("=")
+        if not equals and rest and not rest[0].startswith("--"):
+            equals, value = "=", rest.pop(0)
+        key = key.replace("-", "_")
+        if key in out:
+            raise ConfigError(f"--{key} is given twice")
+        out[key] = parse_value(value) if equals else True
+    return out
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into nested dictionaries.
+
+    Raises
+    ------
+    ConfigError
+        If the same key is set as a whole and in part.
+    """
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = str(key).split(".")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"'{key}' and '{parents[0]}' cannot both be set")
+        if leaf in node:
+            raise ConfigError(f"'{key}' is set twice")
+        node[leaf] = dict(value) if isinstance(value, Mapping) else value
+    return out
+
+
+def help_text(usage: str, about: str, model: type[BaseModel], after: str = "") -> str:
+    """Write the help of a command from the descriptions of its settings.
+
+    Parameters
+    ----------
+    usage : str
+        The line behind ``usage:``.
+    about : str
+        What the command does.
+    model : type
+        Its settings; a field without a description is left out.
+    after : str
+        Text behind the list of keys.
+    """
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 96), ""]
+    for name, field in model.model_fields.items():
+        if not field.description:
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = "" if field.is_required() or default is None else f" (default: {default})"
+        key = f"  --{name}"
+        body = textwrap.wrap(f"{field.description}{shown}", 70)
+        gap = " " * 26
+        if len(key) >= 26:
+            lines.append(key)
+            key = ""
+        lines.append(f"{key:<26}{body[0]}")
+        lines += [gap + line for line in body[1:]]
+    return "\n".join(lines) + "\n" + (f"\n{after}" if after else "")
