@@ -101,10 +101,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("data_path", "checkpoint_dir"), (_is_text, "a path")),
     **dict.fromkeys(("result_file", "ranks_file", "pretrained_path"), _PATH),
     "time_limit": (lambda v: v is None or _ABOVE_0[0](v), _ABOVE_0[1]),
-    **dict.fromkeys(
-        ("mask_ratio", "prediction_share"),
-        (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, up to 1"),
-    ),
+    "prediction_share": (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, up to 1"),
     "pair_weights": (
         lambda v: isinstance(v, list) and len(v) == 3 and all(map(_FROM_0[0], v)) and sum(v) > 0,
         "a list of three numbers of at least 0, not all 0",

@@ -243,7 +243,7 @@ WRONG = [
     ("item_dropout", 1), ("item_dropout", -0.1), ("item_dropout", "some"),
     ("train_batch_size", 0), ("eval_batch_size", "big"), ("stopping_step", -1),
     ("finetune_epochs", -1), ("adapter_size", 0), ("align_weight", -1), ("align_temperature", 0),
-    ("mask_ratio", 0), ("threads", 0), ("threads", "all"), ("domains", "cloth"),
+    ("threads", 0), ("threads", "all"), ("domains", "cloth"),
     ("domains", ["cloth"]), ("result_file", True), ("pretrained_path", 5), ("data_path", None),
     ("augmentation", "yes"), ("resume", 1), ("learner", "adamm"), ("state", "loud"),
     ("clip_grad_norm", 1), ("backbone", 3), ("weight_decay", "a"), ("load_col", "all"),

@@ -24,17 +24,12 @@ from recbole_edt.data.dataloader import (
 )
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.errors import ConfigError
-from recbole_edt.model.backbones import PackedStates
+from recbole_edt.model.adapters import LinearAdapter
 from recbole_edt.model.kernels import look_up, take_rows_each
-from recbole_edt.model.layers import (
-    ItemLookup,
-    LinearAdapter,
-    alignment_loss,
-    bpr_loss,
-    hard_negatives,
-    look_up_by,
-    softmax_loss,
-)
+from recbole_edt.model.lookup import ItemLookup, look_up_by
+from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
+from recbole_edt.model.packing import PackedStates
+from recbole_edt.model.settings import ModelSettings, declared
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
 
 
@@ -52,6 +47,12 @@ class CrossDomainModel(SequentialRecommender):
 
     Attributes
     ----------
+    settings : type
+        Keys of the model, their types, ranges and defaults.
+    trainer : str or type
+        How it is trained: a class, or ``module:Class``.
+    properties : str or None
+        Name of its property files; by default the name of its class.
     choices : mapping
         Config key -> the values it can take; others are refused.
     splits_batches : bool
@@ -64,10 +65,11 @@ class CrossDomainModel(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    settings: type[ModelSettings] = ModelSettings
+    trainer: str | type = "recbole_edt.trainer.trainer:CrossDomainTrainer"
+    properties: str | None = None
     splits_batches = False
     choices: Mapping[str, tuple] = {
-        "backbone": ("sasrec", "gru4rec", "bert4rec"),
-        "attention_start": ("random", "mean"),
         "loss": ("bpr", "softmax"),
     }
 
@@ -87,7 +89,7 @@ class CrossDomainModel(SequentialRecommender):
 
     def _check_choices(self, config) -> None:
         for key, choices in self.choices.items():
-            if config[key] not in choices:
+            if declared(config, key, choices[0]) not in choices:
                 raise ConfigError(f"{key} '{config[key]}' is not one of {', '.join(choices)}")
         if config["hidden_size"] % config["n_heads"]:
             raise ConfigError("hidden_size must be a multiple of n_heads")

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_edt.model.backbones import Packing, multi_head_attention
+from recbole_edt.model.backbones import multi_head_attention
 from recbole_edt.model.kernels import linear
+from recbole_edt.model.packing import Packing
 
 if TYPE_CHECKING:
     from recbole.model.sequential_recommender.sasrec import SASRec

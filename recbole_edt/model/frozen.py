@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_edt.data.dataloader import SEQUENCE, WINDOW, SequenceLoader
-from recbole_edt.model.layers import Lookup
+from recbole_edt.model.lookup import Lookup
 
 _BLOCK = 512
 """Windows that are encoded at a time."""

@@ -6,8 +6,6 @@ types, and where PyTorch comes without oneDNN.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -258,95 +256,6 @@ _ATTENTION_BACKWARD: Any = getattr(
 def has_tiled_attention(device: torch.device) -> bool:
     """Whether :func:`tiled_attention` works for tensors of a device."""
     return device.type == "cpu" and _ATTENTION is not None and _ATTENTION_BACKWARD is not None
-
-
-_TILE = 32
-"""Steps that a tile of short sequences has at most: attention looks at all pairs of a tile, and
-each size of tile is a call."""
-
-_TILE_STEP = 16
-"""Sizes of tiles are multiples of it: what a long sequence leaves of its tile, short ones fill."""
-
-
-def tile_sequences(lengths: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Put sequences of unequal length side by side into tiles, with little space left over.
-
-    The longest come first; each goes where it leaves the least space, or opens a tile.
-
-    Parameters
-    ----------
-    lengths : list of int
-        Steps of each sequence; zero for none.
-
-    Returns
-    -------
-    starts : list of int
-        First row of each sequence when all tiles lie one after the other; 0 for an empty one.
-    tiles : list of (int, int)
-        How many tiles of what size follow each other.
-    """
-    real = [length for length in lengths if length]
-    even = not real or max(real) - min(real) < _TILE_STEP
-    step = 1 if even else _TILE_STEP  # sequences nearly alike have none among them to fill up
-    sizes: list[int] = []
-    opened: dict[int, list[int]] = defaultdict(list)  # tiles by the space that they have left
-    spaces = 0  # bit n: there is a tile with n steps left
-    placed: list[tuple[int, int] | None] = [None] * len(lengths)
-    for sequence in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        length = lengths[sequence]
-        if not length:
-            break
-        fitting = spaces >> length
-        if fitting:
-            space = length + (fitting & -fitting).bit_length() - 1
-            tile = opened[space].pop()
-            if not opened[space]:
-                spaces ^= 1 << space
-        else:
-            space = -(-length * max(_TILE // length, 1) // step) * step
-            tile = len(sizes)
-            sizes.append(space)
-        placed[sequence] = tile, sizes[tile] - space
-        left = space - length
-        if left:
-            opened[left].append(tile)
-            spaces |= 1 << left
-    first = list(accumulate(sizes, initial=0))
-    starts = [0 if place is None else first[place[0]] + place[1] for place in placed]
-    return starts, [(len(list(same)), size) for size, same in groupby(sizes)]
-
-
-def tile_masks(
-    sequence: Tensor, tiles: list[tuple[int, int]], causal: bool, dtype: torch.dtype
-) -> list[Tensor]:
-    """What is added to the logits of tiles: zero within a sequence, else minus infinity.
-
-    Parameters
-    ----------
-    sequence : Tensor
-        int64 [>= n_rows]; whose step each row is. Rows of no sequence have numbers of their own.
-    tiles : list of (int, int)
-        As :func:`tile_sequences` returns it.
-    causal : bool
-        Whether a step attends only to itself and the steps before it.
-    dtype : torch.dtype
-        Of the logits.
-
-    Returns
-    -------
-    list of Tensor
-        [n_tiles, 1, size, size] for each size.
-    """
-    masks, start = [], 0
-    for n, size in tiles:
-        mine = sequence[start : start + n * size].view(n, size)
-        start += n * size
-        seen = mine[:, :, None] == mine[:, None, :]
-        if causal:
-            seen = seen.tril_()
-        mask = torch.full(seen.shape, -torch.inf, dtype=dtype)
-        masks.append(mask.masked_fill_(seen, 0.0)[:, None])
-    return masks
 
 
 class _TiledAttention(torch.autograd.Function):

@@ -14,15 +14,12 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.errors import CheckpointError
-from recbole_edt.model.backbones import PackedStates, SequenceEncoder
+from recbole_edt.model.adapters import LinearAdapter, ResidualAdapter, start_projection_
 from recbole_edt.model.base import ProfiledModel
+from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.frozen import FrozenStates, fingerprint
-from recbole_edt.model.layers import (
-    LinearAdapter,
-    ResidualAdapter,
-    make_item_embedding,
-    start_projection_,
-)
+from recbole_edt.model.item_embedding import make_item_embedding
+from recbole_edt.model.packing import PackedStates
 
 _TEXT_SPREADS = {f"item_embedding.{kind}_spread" for kind in ("text", "white", "canonical")}
 """Saved by models of standardised, whitened or canonical text alone."""
@@ -35,6 +32,7 @@ class LLMEDTPretrain(ProfiledModel):
     """Stage 1: one backbone over the mixed sequence (eqs. 7-9, 13, 14)."""
 
     splits_batches = True
+    properties = "LLMEDT"
     choices = {
         **ProfiledModel.choices,
         "item_embedding": ("text", "id", "both"),
@@ -130,6 +128,8 @@ class LLMEDTFinetune(LLMEDTPretrain):
 
     What the frozen part says about a loader's targets is computed once (:meth:`loss_over`).
     """
+
+    trainer = "recbole_edt.trainer.stages:FinetuneTrainer"
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -299,6 +299,8 @@ class LLMEDTFinetune(LLMEDTPretrain):
 
 class LLMEDT(LLMEDTFinetune):
     """Both stages in one model: it is ``LLMEDTPretrain`` until :meth:`begin_finetuning`."""
+
+    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
 
     def __init__(self, config, dataset) -> None:
         self.finetuning = False

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from recbole_edt.settings import Count, Probability, Settings
+
+
+def declared(config: Any, key: str, default: Any) -> Any:
+    """Value of a key that only some models declare; for the others a default."""
+    value = config[key] if key in config else None
+    return default if value is None else value
 
 
 class ModelSettings(Settings):

@@ -10,7 +10,7 @@ from recbole.utils import get_model
 from recbole_edt.evaluation import ranking as ranking_module
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import vectors_of
-from recbole_edt.model import backbones, builtin
+from recbole_edt.model import builtin, packing
 from recbole_edt.model.builtin import SASRecVectors, _block_sizes
 from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
@@ -121,7 +121,7 @@ def test_products_of_sasrecs_vectors_are_its_own_scores(
 def test_sasrec_is_ranked_the_same_where_attention_is_padded(evaluated, monkeypatch) -> None:
     """As on devices that have no attention over tiles."""
     it = evaluated("SASRec")
-    monkeypatch.setattr(backbones, "has_tiled_attention", lambda device: False)
+    monkeypatch.setattr(packing, "has_tiled_attention", lambda device: False)
     assert it.trainer.ranks(it.loader).tolist() == it.from_scores()[1].tolist()
 
 

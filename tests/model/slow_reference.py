@@ -10,6 +10,7 @@ import torch
 
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.sequences import build_sequences, training_windows
+from recbole_edt.model.encoder import SequenceEncoder
 
 TEXT_SIZE, PROFILE_SIZE, SIZE, MAX_LENGTH = 6, 4, 8, 8
 N_ITEMS, FIRST_OF_B = 13, 6  # items 1..5 are of domain 0, items 6..12 of domain 1
@@ -52,7 +53,6 @@ CONFIG = {
     "inner_size": 12,
     "dropout": 0.5,
     "item_dropout": 0.0,
-    "mask_ratio": 0.5,
     "pretrain_sequences": "mixed",
     "loss": "bpr",
     "align_weight": 0.0,
@@ -117,10 +117,13 @@ class TinyShop:
         return out.astype(np.float32)
 
 
-def build(model_class, seed: int = 0, shop: TinyShop | None = None, **options):
+def build(model_class, seed: int = 0, shop: TinyShop | None = None, mask_ratio=0.5, **options):
     """Make a model in float64, whose parameters are all random and far from their start."""
     torch.manual_seed(seed)
     model = model_class({**CONFIG, **options}, shop or TinyShop()).double()
+    for module in model.modules():
+        if isinstance(module, SequenceEncoder):
+            module.mask_ratio = mask_ratio
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)

@@ -5,13 +5,9 @@ import pytest
 import torch
 from slow_reference import CONFIG, SIZE, array
 
-from recbole_edt.model.backbones import (
-    GRU4Rec,
-    Packing,
-    SequenceEncoder,
-    Transformer,
-    make_backbone,
-)
+from recbole_edt.model.backbones import GRU4Rec, Transformer, make_backbone
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.packing import Packing
 
 CAUSAL = ("sasrec", "gru4rec")
 ALL = (*CAUSAL, "bert4rec")

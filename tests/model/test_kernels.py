@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_edt.model import kernels
+from recbole_edt.model import kernels, packing
 
 
 @pytest.mark.parametrize("n", [0, 3, 64, 200])
@@ -89,7 +89,7 @@ def test_add_dropout_is_dropout_and_a_sum() -> None:
 
 def test_tiles_hold_every_sequence_once_and_waste_little() -> None:
     lengths = [0, 2, 50, 7, 31, 2, 33, 5, 9, 0, 12, 3] * 20
-    starts, tiles = kernels.tile_sequences(lengths)
+    starts, tiles = packing.tile_sequences(lengths)
     n_rows = sum(n * size for n, size in tiles)
     rows = [start + step for start, n in zip(starts, lengths, strict=True) for step in range(n)]
     assert len(set(rows)) == len(rows) == sum(lengths)
@@ -106,7 +106,7 @@ def test_tiles_hold_every_sequence_once_and_waste_little() -> None:
 
 
 def test_sequences_of_like_length_leave_no_space() -> None:
-    assert kernels.tile_sequences([17, 17, 19])[1] == [(1, 19), (2, 17)]
+    assert packing.tile_sequences([17, 17, 19])[1] == [(1, 19), (2, 17)]
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -116,7 +116,7 @@ def test_tiled_attention_is_attention_sequence_by_sequence(causal) -> None:
     tiles, lengths = [(2, 6), (1, 3)], [4, 2, 5, 1, 1, 2]  # the fourth one is an empty row
     steps = sum(lengths)
     owner = torch.repeat_interleave(torch.arange(6), torch.tensor(lengths))
-    masks = kernels.tile_masks(owner, tiles, causal, torch.float64)
+    masks = packing.tile_masks(owner, tiles, causal, torch.float64)
     qkv = torch.randn(steps + 2, 3 * size, dtype=torch.float64, requires_grad=True)
     ours = kernels.tiled_attention(qkv, tiles, masks, n_heads)
     pieces, start = [], 0

@@ -8,21 +8,17 @@ import torch
 from slow_reference import alignment
 from torch import nn
 
-from recbole_edt.model import layers
-from recbole_edt.model.layers import (
-    ItemEmbedding,
-    ItemLookup,
+from recbole_edt.model import losses
+from recbole_edt.model.adapters import (
     LinearAdapter,
     ResidualAdapter,
-    alignment_loss,
-    bpr_loss,
-    hard_negatives,
-    softmax_loss,
     start_leading_,
     start_principal_,
     start_projection_,
-    start_reduced_,
 )
+from recbole_edt.model.item_embedding import ItemEmbedding, start_reduced_
+from recbole_edt.model.lookup import ItemLookup
+from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
 from recbole_edt.model.text import Whitening
 
 
@@ -256,7 +252,7 @@ def test_few_owned_negatives_are_found_in_order(width) -> None:
     torch.manual_seed(0)
     mask = torch.rand(40, width) < 0.05
     mask[3], mask[7] = True, False
-    found = layers._nonzero_of_few(mask)
+    found = losses._nonzero_of_few(mask)
     assert all(map(torch.equal, found, torch.nonzero(mask, as_tuple=True)))
 
 
@@ -277,7 +273,7 @@ def test_softmax_over_all_items_is_the_full_softmax() -> None:
 
 @pytest.mark.parametrize("rows", [2, 3, 100])
 def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkeypatch) -> None:
-    monkeypatch.setitem(layers._ROWS, "cpu", rows)
+    monkeypatch.setitem(losses._ROWS, "cpu", rows)
     torch.manual_seed(0)
     inputs = [torch.randn(n, 4, requires_grad=True) for n in (7, 7, 5)]
     owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])

@@ -11,7 +11,7 @@ from recbole_edt.data import embeddings
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.sequences import build_sequences
 from recbole_edt.model import text as text_module
-from recbole_edt.model.layers import LinearAdapter, start_principal_
+from recbole_edt.model.adapters import LinearAdapter, start_principal_
 from recbole_edt.model.text import (
     Canonical,
     ItemPairs,

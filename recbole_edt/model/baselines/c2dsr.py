@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.sequences import Sequences
-from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import Lookup
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.lookup import Lookup
 
 
 class ItemGraph(nn.Module):

@@ -42,14 +42,11 @@ from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
-from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import ProfiledModel
-from recbole_edt.model.layers import (
-    Lookup,
-    alignment_loss,
-    make_item_embedding,
-    start_reduced_,
-)
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.item_embedding import make_item_embedding, start_reduced_
+from recbole_edt.model.lookup import Lookup
+from recbole_edt.model.losses import alignment_loss
 from recbole_edt.model.text import frozen_text
 
 

@@ -56,9 +56,9 @@ from recbole_edt.data.dataloader import (
 )
 from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.data.sequences import Sequences
-from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import make_item_embedding
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
 
 _RELATIVE_STEP = 0.01

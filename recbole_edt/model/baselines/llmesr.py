@@ -36,9 +36,12 @@ from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
-from recbole_edt.model.backbones import Packing, SequenceEncoder, multi_head_attention
+from recbole_edt.model.backbones import multi_head_attention
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import ItemEmbedding, ItemLookup, start_unit_
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.item_embedding import ItemEmbedding, start_unit_
+from recbole_edt.model.lookup import ItemLookup
+from recbole_edt.model.packing import Packing
 from recbole_edt.model.text import (
     ItemPairs,
     MappedText,
@@ -75,7 +78,7 @@ class DualViewEncoder(SequenceEncoder):
     Parameters
     ----------
     config : mapping
-        As :class:`~recbole_edt.model.backbones.SequenceEncoder` needs it, and ``fusion``.
+        As :class:`~recbole_edt.model.encoder.SequenceEncoder` needs it, and ``fusion``.
     max_length : int
         Longest history.
     """

@@ -42,9 +42,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
-from recbole_edt.model.backbones import drop_items, make_backbone
+from recbole_edt.model.backbones import make_backbone
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import ItemEmbedding
+from recbole_edt.model.encoder import drop_items
+from recbole_edt.model.item_embedding import ItemEmbedding
 
 
 class SequentialExperts(nn.Module):

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
-from recbole_edt.model.backbones import SequenceEncoder
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.layers import ItemLookup
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.lookup import ItemLookup
 
 _ATTENTION_SIZES = (80, 40)
 """Hidden units of the attention's scoring network."""

@@ -1,0 +1,180 @@
+"""From item sequences to user states (eq. 8): a backbone with position embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_edt.model.backbones import Transformer, make_backbone
+from recbole_edt.model.packing import PackedStates, Packing
+
+def drop_items(vectors: Tensor, share: float) -> Tensor:
+    """Blank whole items of an input at random, so that no single one is leant on.
+
+    Parameters
+    ----------
+    vectors : Tensor
+        [..., d].
+    share : float
+        Probability that an item is blanked.
+
+    Returns
+    -------
+    Tensor
+        [..., d]; unlike dropout, what is kept is not scaled.
+    """
+    if not share:
+        return vectors
+    kept = torch.rand(vectors.shape[:-1], device=vectors.device) >= share
+    return vectors * kept[..., None]
+
+
+class SequenceEncoder(nn.Module):
+    """A backbone with its position embeddings: from item sequences to user states (eq. 8).
+
+    Parameters
+    ----------
+    config : mapping
+        ``backbone`` and its sizes, ``dropout`` and ``item_dropout`` (share of input items blanked in
+        training).
+    max_length : int
+        Longest history.
+
+    Attributes
+    ----------
+    mask_ratio : float
+        Share of the items of a sequence that a bidirectional backbone hides in training.
+    """
+
+    mask_ratio = 0.2
+
+    def __init__(self, config, max_length: int) -> None:
+        super().__init__()
+        self.item_dropout = config["item_dropout"]
+        self.backbone = make_backbone(config)
+        self.positions = nn.Embedding(max_length + 1, config["hidden_size"])
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    @property
+    def causal(self) -> bool:
+        """Whether each state has seen nothing behind its own step."""
+        return self.backbone.causal
+
+    @property
+    def mask_vector(self) -> Tensor | None:
+        """What stands in the place of a hidden item; None in a causal encoder."""
+        return self.backbone.mask_vector
+
+    def encode(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Map vectors of a sequence's items to states, as a backbone does."""
+        return self.backbone(vectors, positions, valid)
+
+    def before_targets(
+        self,
+        lookup,
+        sequence: Tensor,
+        masked: Tensor,
+        positions: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """User states from which each target of a sequence is predicted (eq. 8).
+
+        Parameters
+        ----------
+        lookup : callable
+            Item ids -> vectors.
+        sequence : Tensor
+            [B, L + 1]; columns ``1:`` are the targets.
+        masked : Tensor
+            bool [B, L + 1]; items hidden from a bidirectional backbone; a causal one ignores it.
+        positions : Tensor, optional
+            [>= L + 1, d]; other position embeddings than the encoder's own.
+        wanted : Tensor, optional
+            bool [B, L]; the first steps of each row, whose states alone are asked for: a causal
+            encoder leaves the others out. By default all real ones.
+
+        Returns
+        -------
+        Tensor
+            [B, L, d]; state t has not seen ``sequence[:, t + 1]``.
+        """
+        positions = self.positions.weight if positions is None else positions
+        if self.causal:
+            inputs = sequence[:, :-1]
+            vectors = self._drop_items(lookup(inputs))
+            valid = inputs > 0 if wanted is None else wanted
+            return self.encode(vectors, positions[: inputs.shape[1]], valid)
+        mask_vector = self.mask_vector
+        assert mask_vector is not None
+        vectors = torch.where(masked[..., None], mask_vector, lookup(sequence))
+        valid = sequence > 0
+        valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
+        return self.encode(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
+
+    def packed_before_targets(
+        self, lookup, sequence: Tensor, masked: Tensor, wanted: Tensor
+    ) -> PackedStates | Tensor:
+        """:meth:`before_targets`, left packed where the encoder packs: nothing is padded then."""
+        backbone = self.backbone
+        own = type(self).encode is not SequenceEncoder.encode
+        if own or not isinstance(backbone, Transformer) or not backbone.causal:
+            return self.before_targets(lookup, sequence, masked, wanted=wanted)
+        inputs, packing = sequence[:, :-1], Packing(wanted)
+        vectors = lookup(inputs.reshape(-1)[packing.index])
+        if self.training and self.item_dropout:
+            kept = torch.rand(wanted.shape, device=wanted.device) >= self.item_dropout
+            vectors = vectors * kept.view(-1)[packing.index][:, None]
+        states = backbone.on_packed(vectors, self.positions.weight, packing, wanted)
+        return PackedStates(states, packing)
+
+    def _drop_items(self, vectors: Tensor) -> Tensor:
+        return drop_items(vectors, self.item_dropout if self.training else 0.0)
+
+    def last(
+        self, lookup, sequence: Tensor, lengths: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """State after the last item of each sequence: the user vector of eq. 8.
+
+        Parameters
+        ----------
+        lookup : callable
+            Item ids -> vectors.
+        sequence : Tensor
+            [B, L]; right-padded item ids.
+        lengths : Tensor
+            int64 [B]; a user with length 0 gets a state that means nothing.
+        positions : Tensor, optional
+            As in :meth:`before_targets`.
+
+        Returns
+        -------
+        Tensor
+            [B, d].
+        """
+        width = max(int(lengths.max()), 1)
+        sequence = F.pad(sequence[:, :width], (0, 1))
+        steps = torch.arange(width + 1, device=lengths.device)
+        after = steps == lengths[:, None]
+        if not self.causal:
+            sequence = sequence.masked_fill(after, 1)  # any real item: the mask vector hides it
+        states = self.before_targets(lookup, sequence, after, positions)
+        return states[torch.arange(len(lengths), device=lengths.device), (lengths - 1).clamp(min=0)]
+
+    def choose_targets(self, sequence: Tensor) -> Tensor:
+        """Choose the targets to predict: all, or for BERT4Rec a random part and the last one.
+
+        Returns
+        -------
+        Tensor
+            bool, the shape of ``sequence`` [B, L + 1]; never the first item, never padding.
+        """
+        real = sequence > 0
+        chosen = real.clone()
+        chosen[:, 0] = False
+        if self.causal:
+            return chosen
+        lengths = real.sum(1)
+        steps = torch.arange(sequence.shape[1], device=sequence.device)
+        drawn = torch.rand(sequence.shape, device=sequence.device) < self.mask_ratio
+        return chosen & (drawn | (steps == lengths[:, None] - 1))

@@ -1,0 +1,72 @@
+"""Item vectors that a batch needs, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_edt.model.kernels import look_up, look_up_each, rounded_rows
+
+
+class Lookup:
+    """Vectors of items that are computed already.
+
+    Parameters
+    ----------
+    vectors : Tensor
+        [n, d].
+    slot : Tensor, optional
+        int64 [n_items]; row of each item's vector. By default its id.
+    """
+
+    def __init__(self, vectors: Tensor, slot: Tensor | None = None) -> None:
+        self.vectors, self.slot = vectors, slot
+
+    def _rows(self, items: Tensor) -> Tensor:
+        return items if self.slot is None else self.slot[items]
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Look ids [...] up: [..., d]."""
+        return look_up(self.vectors, self._rows(items))
+
+    def each(self, *items: Tensor) -> tuple[Tensor, ...]:
+        """Look several ids [m] up, [m, d] each; the vectors get one gradient from all of them."""
+        return look_up_each(self.vectors, *map(self._rows, items))
+
+    def columns(self, start: int, stop: int) -> Lookup:
+        """Lookup of a part of each vector: ids [...] -> [..., stop - start]."""
+        return Lookup(self.vectors[:, start:stop], self.slot)
+
+
+class ItemLookup(Lookup):
+    """Vectors of just the items a batch needs, each computed once.
+
+    Parameters
+    ----------
+    embedding : callable
+        Computes them: distinct item ids [n] -> vectors [n, d].
+    n_items : int
+        Size of the item table.
+    *items : Tensor
+        All ids the batch will ask for.
+    """
+
+    def __init__(self, embedding: Callable[[Tensor], Tensor], n_items: int, *items: Tensor) -> None:
+        wanted = torch.zeros(n_items, dtype=torch.bool, device=items[0].device)
+        wanted[0] = True  # padding is always asked for
+        for ids in items:
+            wanted[ids.reshape(-1)] = True
+        distinct = torch.nonzero(wanted).squeeze(1)
+        # more padding, which is looked up nowhere, makes the products of a size that costs least
+        distinct = F.pad(distinct, (0, rounded_rows(len(distinct)) - len(distinct)))
+        super().__init__(embedding(distinct), torch.cumsum(wanted, 0) - 1)
+
+
+def look_up_by(lookup: Callable[[Tensor], Tensor], *items: Tensor) -> tuple[Tensor, ...]:
+    """Vectors of several ids [m] by any lookup: [m, d] each."""
+    if isinstance(lookup, Lookup):
+        return lookup.each(*items)
+    return lookup(torch.cat(items)).split([len(ids) for ids in items])

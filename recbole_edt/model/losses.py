@@ -1,0 +1,226 @@
+"""Losses over positions: eq. 9 and 12 with one negative or many, and eq. 13."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_edt.model.kernels import inner_product, product, rounded_rows
+
+
+def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Sum of ``-log sigmoid(positive's - negative's score)`` over positions (eqs. 9, 12).
+
+    Parameters
+    ----------
+    states, positives, negatives : Tensor
+        [n, d]; scores are products with ``states``.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+
+
+_HARD_ROWS = 512
+"""Positions whose negatives are drawn at a time."""
+
+
+@torch.no_grad()
+def hard_negatives(
+    states: Tensor, pool: Tensor, owned: Tensor, owners: Tensor, temperature: float
+) -> Tensor:
+    """Draw one negative per position from a shared pool, as ``softmax(score / temperature)``.
+
+    Nearly all of a domain is scored low: a negative drawn uniformly says little about the order of
+    what is scored high, which is what is looked at. The distribution follows the model, as in
+    dynamic negative sampling.
+
+    Parameters
+    ----------
+    states : Tensor
+        [n, d].
+    pool : Tensor
+        [m, d]; vectors of the shared negatives.
+    owned : Tensor
+        bool [B, m]; negatives that a user of the batch has, which are not drawn.
+    owners : Tensor
+        int64 [n]; whose position it is, a row of ``owned``.
+    temperature : float
+        Above zero; the smaller, the harder.
+
+    Returns
+    -------
+    Tensor
+        int64 [n]; rows of ``pool``. A user who owns the whole pool gets its last row.
+    """
+    drawn = torch.empty(len(states), dtype=torch.int64, device=states.device)
+    others = pool.float() / temperature
+    for start in range(0, len(states), _HARD_ROWS):
+        block = slice(start, start + _HARD_ROWS)
+        scores = product(states[block].float().contiguous(), others)
+        scores.masked_fill_(owned[owners[block]], -torch.inf)
+        weights = scores.sub_(scores.amax(1, keepdim=True)).exp_().nan_to_num_(0.0)
+        edges = weights.cumsum_(1)
+        share = torch.rand(len(edges), 1, device=edges.device) * edges[:, -1:]
+        drawn[block] = torch.searchsorted(edges, share, right=True).squeeze(1)
+    return drawn.clamp_(max=len(pool) - 1)
+
+
+_ROWS = {"cpu": 512}
+"""Positions whose logits exist at a time; elsewhere than on a CPU, as many as fit (8192)."""
+
+
+def _filled_up(state: Tensor) -> Tensor:
+    """Append rows of zeros, whose products are of a size that costs least, and weigh nothing."""
+    if state.device.type != "cpu" or len(state) == rounded_rows(len(state)):
+        return state
+    return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
+
+
+def _nonzero_of_few(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """``torch.nonzero`` of a mask [B, m] that holds hardly anywhere: eight entries at a glance."""
+    if mask.shape[1] % 8 or not mask.is_contiguous():
+        row, column = torch.nonzero(mask, as_tuple=True)
+        return row, column
+    words = mask.view(torch.int64)  # [B, m / 8]
+    row, word = torch.nonzero(words, as_tuple=True)
+    which, place = torch.nonzero(words[row, word, None].view(torch.bool), as_tuple=True)
+    return row[which], word[which] * 8 + place
+
+
+def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]:
+    """Yield the places of owned negatives among the flattened logits of each block of positions.
+
+    They are few: they are found once, instead of a mask of all logits being laid over them.
+    """
+    n = owned.shape[1]
+    owner, negative = _nonzero_of_few(owned)
+    counts = torch.bincount(owner, minlength=len(owned))
+    of_position = counts[owners]
+    ends = of_position.cumsum(0)
+    position = torch.repeat_interleave(of_position)  # [total], ascending
+    first = (counts.cumsum(0) - counts)[owners[position]]
+    step = torch.arange(len(position), device=owned.device) - (ends - of_position)[position]
+    places = position % rows * n + negative[first + step]
+    stops = [0, *ends[rows - 1 :: rows].tolist(), len(places)]
+    return (places[start:stop] for start, stop in pairwise(stops))
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Loss and gradients of the sampled softmax, a block of positions at a time.
+
+    The logits of a block stay in the processor's cache: they are turned into probabilities and
+    those into gradients before the next block is touched, and none are kept for the backward pass.
+    The three matrix products run in ``dtype``, everything else in float32.
+    """
+
+    @staticmethod
+    def forward(ctx, states, positives, negatives, owned, owners, dtype):
+        others = negatives.to(dtype)
+        rows = _ROWS.get(states.device.type, 8192)
+        grad_states = torch.empty_like(states)
+        grad_others = None  # [d, m]; frozen items need no gradients: that saves the third product
+        if ctx.needs_input_grad[2]:
+            grad_others = torch.zeros_like(others.T, dtype=torch.float32).contiguous()
+        scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
+        highest, whole = torch.empty_like(scores), torch.empty_like(scores)
+        masked = _masked_places(owned, owners, rows)
+        for start in range(0, len(states), rows):
+            block = slice(start, start + rows)
+            state, score, most, sum_of_all = (
+                of_all[block] for of_all in (states, scores, highest, whole)
+            )
+            lowered = _filled_up(state).to(dtype)
+            logits = product(lowered, others).float()
+            logits.view(-1).index_fill_(0, next(masked), -torch.inf)
+            weights = logits[: len(state)]
+            torch.maximum(weights.amax(1, keepdim=True), score, out=most)
+            weights.sub_(most).exp_()  # over their sum: the negatives' probabilities
+            torch.add(weights.sum(1, keepdim=True), (score - most).exp_(), out=sum_of_all)
+            filled_up = logits.to(dtype)
+            # what has d columns is divided by the sum, in place of the logits with their m
+            of_negatives = product(filled_up, others.T)[: len(state)].float()
+            torch.div(of_negatives, sum_of_all, out=grad_states[block])
+            if grad_others is not None:
+                lowered = _filled_up(state / sum_of_all).to(dtype)
+                grad_others += inner_product(lowered, filled_up)
+        excess = (scores - highest).exp_().div_(whole).sub_(1.0)  # positive's probability, minus 1
+        grad_states.addcmul_(excess, positives)
+        grad_positives = excess * states if ctx.needs_input_grad[1] else None
+        grad_negatives = None if grad_others is None else grad_others.T
+        ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
+        return (whole.log_().add_(highest).sub_(scores)).sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grads = (None if saved is None else grad * saved for saved in ctx.saved_tensors)
+        return *grads, None, None, None
+
+
+def softmax_loss(
+    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor, owners: Tensor
+) -> Tensor:
+    """Sampled softmax over each positive and the shared negatives of its domain, summed.
+
+    It is the full softmax over the domain when all of its items are drawn.
+
+    Parameters
+    ----------
+    states, positives : Tensor
+        [n, d]; user states and the vectors of their targets.
+    negatives : Tensor
+        [m, d]; vectors of the shared negatives.
+    owned : Tensor
+        bool [B, m]; negatives that a user of the batch has, which do not count.
+    owners : Tensor
+        int64 [n]; whose position it is, a row of ``owned``.
+
+    Returns
+    -------
+    Tensor
+        Scalar; the sum over positions of ``-log p(positive)``.
+    """
+    device = states.device.type
+    lowered = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if lowered else torch.float32
+    with torch.autocast(device_type=device, enabled=False):
+        return _SoftmaxLoss.apply(
+            states.float(), positives.float(), negatives.float(), owned, owners, dtype
+        )
+
+
+def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce: bool) -> Tensor:
+    """Contrastive alignment of user vectors and profiles, both directions summed (eq. 13).
+
+    Parameters
+    ----------
+    users, profiles : Tensor
+        [n, d]; row i of both belongs to the same user.
+    temperature : float
+        The paper's tau.
+    infonce : bool
+        Whether the positive stands in the denominator too; as printed it does not.
+
+    Returns
+    -------
+    Tensor
+        Scalar; zero for fewer than two users, who have no negatives.
+    """
+    if len(users) < 2:
+        return users.sum() * 0.0
+    cosine = F.normalize(users.float(), dim=-1) @ F.normalize(profiles.float(), dim=-1).T
+    logits = cosine / temperature
+    positives = logits.diagonal()
+    if not infonce:
+        itself = torch.eye(len(users), dtype=torch.bool, device=users.device)
+        logits = logits.masked_fill(itself, -torch.inf)
+    one_side = torch.logsumexp(logits, dim=1) - positives
+    other_side = torch.logsumexp(logits, dim=0) - positives
+    return one_side.mean() + other_side.mean()

@@ -1,0 +1,198 @@
+"""Packed rows: the real steps of a padded batch side by side, in tiles of several sequences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+from recbole_edt.model.kernels import has_tiled_attention, rounded_rows, take_rows, take_rows_each
+
+_TILE = 32
+"""Steps that a tile of short sequences has at most: attention looks at all pairs of a tile, and
+each size of tile is a call."""
+
+_TILE_STEP = 16
+"""Sizes of tiles are multiples of it: what a long sequence leaves of its tile, short ones fill."""
+
+
+class Packing:
+    """Where the real steps of a padded batch lie, so that padding costs next to nothing.
+
+    Everything that treats steps alone runs on packed rows [n, d]. Attention needs the steps of a
+    sequence side by side: where it can take tiles of several sequences, they are packed in the
+    order of the tiles, and a few rows stay empty; elsewhere it sees the padded batch.
+
+    Parameters
+    ----------
+    valid : Tensor
+        bool [B, L]; False on padding, which stands behind the real steps.
+
+    Attributes
+    ----------
+    index : Tensor
+        int64 [n]; place of each row in the flattened batch, any one for an empty row.
+    real : Tensor or None
+        int64 [n_real]; the rows that are not empty. None if that is all.
+    tiles : list of (int, int) or None
+        How many tiles of what size follow each other; None on a device whose attention is padded.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        self.shape = valid.shape
+        self.real: Tensor | None = None
+        self.tiles: list[tuple[int, int]] | None = None
+        if not has_tiled_attention(valid.device):
+            self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)
+            return
+        lengths = valid.sum(1)
+        starts, self.tiles = tile_sequences(lengths.tolist())
+        row, step = torch.nonzero(valid, as_tuple=True)
+        n = rounded_rows(sum(n * size for n, size in self.tiles))
+        self.real = torch.tensor(starts, dtype=torch.int64)[row] + step
+        self.index = torch.zeros(n, dtype=torch.int64)
+        self.index[self.real] = row * valid.shape[1] + step
+        self._sequence = torch.arange(-n, 0)  # an empty row sees itself: of nothing, NaN comes
+        self._sequence[self.real] = row
+        self._masks: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
+
+    @property
+    def steps(self) -> Tensor:
+        """Step of each row in its sequence, int64 [n]."""
+        return self.index % self.shape[1]
+
+    @property
+    def places(self) -> Tensor:
+        """Places of the real steps in the flattened batch, int64 [n_real]."""
+        return self.index if self.real is None else self.index[self.real]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, L, d] -> [n, d], zero in empty rows."""
+        rows = take_rows(padded.reshape(-1, padded.shape[-1]), self.places)
+        if self.real is None:
+            return rows
+        return rows.new_zeros(len(self.index), rows.shape[1]).index_copy(0, self.real, rows)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[n, d] -> [B, L, d], zero on padding."""
+        batch, length = self.shape
+        rows = packed if self.real is None else take_rows(packed, self.real)
+        flat = packed.new_zeros(batch * length, packed.shape[-1])
+        return flat.index_copy(0, self.places, rows).view(batch, length, -1)
+
+    def masks(self, causal: bool, dtype: torch.dtype) -> list[Tensor]:
+        """What :func:`~recbole_edt.model.kernels.tiled_attention` adds to its logits."""
+        assert self.tiles is not None
+        if (causal, dtype) not in self._masks:
+            self._masks[causal, dtype] = tile_masks(self._sequence, self.tiles, causal, dtype)
+        return self._masks[causal, dtype]
+
+
+class PackedStates:
+    """States of the real steps of a batch, which are never padded.
+
+    Parameters
+    ----------
+    packed : Tensor
+        [n, d].
+    packing : Packing
+        Where they lie.
+    """
+
+    def __init__(self, packed: Tensor, packing: Packing) -> None:
+        self.packed, self.packing = packed, packing
+
+    def take(self, *places: Tensor) -> tuple[Tensor, ...]:
+        """States at different places of the flattened batch, all of real steps: [m, d] each."""
+        packing, device = self.packing, self.packed.device
+        rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=device)
+        real = torch.arange(len(packing.index)) if packing.real is None else packing.real
+        rows[packing.places] = real.to(device)
+        return take_rows_each(self.packed, *(rows[place] for place in places))
+
+    def padded(self) -> Tensor:
+        """[B, L, d]; zero on padding."""
+        return self.packing.pad(self.packed)
+
+
+def tile_sequences(lengths: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Put sequences of unequal length side by side into tiles, with little space left over.
+
+    The longest come first; each goes where it leaves the least space, or opens a tile.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Steps of each sequence; zero for none.
+
+    Returns
+    -------
+    starts : list of int
+        First row of each sequence when all tiles lie one after the other; 0 for an empty one.
+    tiles : list of (int, int)
+        How many tiles of what size follow each other.
+    """
+    real = [length for length in lengths if length]
+    even = not real or max(real) - min(real) < _TILE_STEP
+    step = 1 if even else _TILE_STEP  # sequences nearly alike have none among them to fill up
+    sizes: list[int] = []
+    opened: dict[int, list[int]] = defaultdict(list)  # tiles by the space that they have left
+    spaces = 0  # bit n: there is a tile with n steps left
+    placed: list[tuple[int, int] | None] = [None] * len(lengths)
+    for sequence in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        length = lengths[sequence]
+        if not length:
+            break
+        fitting = spaces >> length
+        if fitting:
+            space = length + (fitting & -fitting).bit_length() - 1
+            tile = opened[space].pop()
+            if not opened[space]:
+                spaces ^= 1 << space
+        else:
+            space = -(-length * max(_TILE // length, 1) // step) * step
+            tile = len(sizes)
+            sizes.append(space)
+        placed[sequence] = tile, sizes[tile] - space
+        left = space - length
+        if left:
+            opened[left].append(tile)
+            spaces |= 1 << left
+    first = list(accumulate(sizes, initial=0))
+    starts = [0 if place is None else first[place[0]] + place[1] for place in placed]
+    return starts, [(len(list(same)), size) for size, same in groupby(sizes)]
+
+
+def tile_masks(
+    sequence: Tensor, tiles: list[tuple[int, int]], causal: bool, dtype: torch.dtype
+) -> list[Tensor]:
+    """What is added to the logits of tiles: zero within a sequence, else minus infinity.
+
+    Parameters
+    ----------
+    sequence : Tensor
+        int64 [>= n_rows]; whose step each row is. Rows of no sequence have numbers of their own.
+    tiles : list of (int, int)
+        As :func:`tile_sequences` returns it.
+    causal : bool
+        Whether a step attends only to itself and the steps before it.
+    dtype : torch.dtype
+        Of the logits.
+
+    Returns
+    -------
+    list of Tensor
+        [n_tiles, 1, size, size] for each size.
+    """
+    masks, start = [], 0
+    for n, size in tiles:
+        mine = sequence[start : start + n * size].view(n, size)
+        start += n * size
+        seen = mine[:, :, None] == mine[:, None, :]
+        if causal:
+            seen = seen.tril_()
+        mask = torch.full(seen.shape, -torch.inf, dtype=dtype)
+        masks.append(mask.masked_fill_(seen, 0.0)[:, None])
+    return masks
