@@ -1,4 +1,4 @@
-"""Downloads of big gzip files that survive cut connections, restarts and lying servers.
+"""Downloads of large gzip files that survive cut connections, restarts and wrong answers.
 
 A file grows as ``NAME.part``; ``NAME.part.json`` holds the validator (ETag or Last-Modified) that
 ties it to one version on the server, so that a later process resumes it only if the file is still
@@ -67,107 +67,88 @@ class _Retry(Exception):
 
 
 class _Damaged(Exception):
-    """All bytes are there, but they are not what they should be."""
+    """All bytes are there, but they are not a whole gzip file."""
 
 
-def fetch(
-    url: str, path: Path, sha256: str | None = None, retry_policy: RetryPolicy | None = None
-) -> dict[str, Any]:
-    """Have a gzip file on disk, whole and checked; fetch only what is missing of it.
+def fetch(url: str, path: Path, retry_policy: RetryPolicy | None = None) -> None:
+    """Download a gzip file and check it; fetch only the bytes that are not on disk.
 
     Parameters
     ----------
     url : str
         Address of the file.
     path : Path
-        Where it belongs; a complete file that stands there is verified and kept.
-    sha256 : str, optional
-        What its checksum must be.
+        Where it belongs; a complete file there is verified and kept.
     retry_policy : RetryPolicy, optional
         How often and how long to try.
-
-    Returns
-    -------
-    dict
-        ``url``, ``bytes`` and ``sha256``, as recorded in ``<path>.json``.
 
     Raises
     ------
     DownloadError
-        If the server has no such file, is out of reach, or sends a damaged file twice; if the
+        If the server has no such file, cannot be reached, or sends a damaged file twice; if the
         disk is full. What has arrived stays for the next call.
     """
-    record = _verified(path, sha256)
-    if record is not None:
-        return record
+    if path.is_file():
+        if _is_whole(path):
+            return
+        tqdm.write(f"{path} was changed: it is fetched again")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     for trial in (1, 2):
         _fetch_part(url, part, retry_policy or RetryPolicy())
         try:
-            digest = _check(part, sha256)
+            _check_gzip(part)
             break
         except _Damaged as error:
             _discard(part)
             if trial == 2:
                 raise DownloadError(f"{url} arrived damaged twice: {error}") from error
     os.replace(part, path)
-    _validator_path(part).unlink(missing_ok=True)
-    return _record(path, url, digest)
+    _note(part).unlink(missing_ok=True)
+    _record(path, url)
 
 
 # What is on disk.
 
 
-def _record_path(path: Path) -> Path:
+def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _record(path: Path, url: str | None, digest: str) -> dict[str, Any]:
-    record = {"url": url, "bytes": path.stat().st_size, "sha256": digest}
-    _write_json(_record_path(path), record)
-    return record
+def _record(path: Path, url: str | None) -> None:
+    content = {"url": url, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    _write_json(_note(path), content)
 
 
-def _verified(path: Path, sha256: str | None) -> dict[str, Any] | None:
-    """Return the record of a file that is there and whole; None when it has to be fetched."""
-    if not path.is_file():
-        return None
-    record = _read_json(_record_path(path))
-    if record.get("sha256"):
-        digest = file_sha256(path)
-        if digest == record["sha256"] and sha256 in (None, digest):
-            return record
-    else:  # put there by hand, or the process died before it was recorded
-        try:
-            return _record(path, None, _check(path, sha256))
-        except _Damaged:
-            pass
-    tqdm.write(f"{path} is not what it was: it is fetched again")
-    return None
+def _is_whole(path: Path) -> bool:
+    """Compare a file with its record; one put there by hand is checked, then recorded."""
+    recorded = _read_json(_note(path)).get("sha256")
+    if recorded:
+        return file_sha256(path) == recorded
+    try:
+        _check_gzip(path)
+    except _Damaged:
+        return False
+    _record(path, None)
+    return True
 
 
-def _check(path: Path, sha256: str | None) -> str:
-    """Return the checksum of a whole gzip file."""
-    digest = file_sha256(path)
-    if sha256 is not None and digest != sha256:
-        raise _Damaged(f"its sha256 is {digest}, not {sha256}")
+def _check_gzip(path: Path) -> None:
     try:
         with gzip.open(path) as file:
             while file.read(CHUNK):
                 pass
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _Damaged(f"it is no whole gzip file ({error})") from error
-    return digest
-
-
-def _validator_path(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
 
 
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _validator_path(part).unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -184,7 +165,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-# What comes over the line.
+# What the server sends.
 
 
 def _fetch_part(url: str, part: Path, retry_policy: RetryPolicy) -> None:
@@ -203,12 +184,8 @@ def _fetch_part(url: str, part: Path, retry_policy: RetryPolicy) -> None:
             time.sleep(min(wait, retry_policy.longest))
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
 def _try_once(url: str, part: Path, timeout: float) -> None:
-    validator = str(_read_json(_validator_path(part)).get("validator") or "")
+    validator = str(_read_json(_note(part)).get("validator") or "")
     start = _size(part) if validator else 0  # without one, nothing says it is the same file
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if start:
@@ -237,10 +214,8 @@ def _refused(error: urllib.error.HTTPError, url: str, part: Path, start: int) ->
         raise _Retry("the server refuses to resume")
     if error.code in TRANSIENT or error.code >= 500:
         after = error.headers.get("Retry-After", "")
-        raise _Retry(
-            f"the server answers {error.code} {error.reason}",
-            float(after) if after.isdecimal() else 0.0,
-        )
+        wait = float(after) if after.isdecimal() else 0.0
+        raise _Retry(f"the server answers {error.code} {error.reason}", wait)
     raise DownloadError(f"there is no such file: {url} answers {error.code} {error.reason}")
 
 
@@ -262,9 +237,8 @@ def _validator(response: HTTPResponse) -> str:
 
 def _content_range(response: HTTPResponse) -> tuple[int, int | None]:
     """First byte and size of the whole file, from ``Content-Range: bytes 5-9/10``."""
-    found = re.fullmatch(
-        r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
-    )
+    header = response.headers.get("Content-Range", "").strip()
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header)
     if not found:
         return -1, None
     return int(found[1]), None if found[2] == "*" else int(found[2])
@@ -277,7 +251,7 @@ def _receive(response: HTTPResponse, part: Path, start: int) -> None:
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
         part.unlink(missing_ok=True)  # before it is bound to another version
-        _write_json(_validator_path(part), {"validator": _validator(response)})
+        _write_json(_note(part), {"validator": _validator(response)})
     try:
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)

@@ -12,15 +12,17 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import DataError
 
-LONGEST_LINE = 1 << 24  # a longer one is no record, and would only fill the memory
+T = TypeVar("T")
+
 LONGEST_TITLE = 300
 LONGEST_BRAND = 100
 LONGEST_LABEL = 60  # of a category; longer ones are product features in 2018
@@ -44,11 +46,11 @@ class Item(NamedTuple):
     """Clean attributes of one item; unknown ones are empty, an unknown price is None."""
 
     asin: str
-    title: str
-    brand: str
-    price: float | None
-    categories: str
-    description: str
+    title: str = ""
+    brand: str = ""
+    price: float | None = None
+    categories: str = ""
+    description: str = ""
 
 
 # Lines.
@@ -57,8 +59,6 @@ class Item(NamedTuple):
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a plain or gzipped file with a progress bar; memory stays small.
 
-    A line above 16 MB comes out as one zero byte, which no parser takes.
-
     Raises
     ------
     DataError
@@ -66,13 +66,13 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """
     with path.open("rb") as raw:
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        stream: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw
         size = path.stat().st_size
         with tqdm(
             desc=f"read {path.name}", total=size, unit="B", unit_scale=True, disable=None
         ) as bar:
             try:
-                for number, line in enumerate(_whole_lines(stream)):
+                for number, line in enumerate(stream):
                     if number % 4096 == 0:
                         bar.update(raw.tell() - bar.n)
                     if not line.isspace():
@@ -81,72 +81,48 @@ def read_lines(path: Path) -> Iterator[bytes]:
                 raise DataError(f"{path} is a damaged gzip file: {error}") from error
 
 
-def _whole_lines(stream: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
-    while line := stream.readline(LONGEST_LINE):
-        if len(line) < LONGEST_LINE or line.endswith(b"\n"):
-            yield line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = stream.readline(LONGEST_LINE)
-        yield b"\0"
-
-
-class LineCheck:
-    """Counts the unreadable lines of a file and refuses it when they are too many.
+def parse_lines(path: Path, parse: Callable[[bytes], T], max_malformed: float) -> Iterator[T]:
+    """Parse the lines of a file, leaving out unreadable ones and reporting how many.
 
     Parameters
     ----------
     path : Path
-        The file, for messages.
-    share : float
-        Share of unreadable lines that is still accepted.
+        Plain or gzipped.
+    parse : callable
+        Reads a line, or raises :class:`Malformed`.
+    max_malformed : float
+        Share of unreadable lines above which the file is refused.
+
+    Raises
+    ------
+    DataError
+        If the file is empty or damaged, or more lines than that are unreadable.
     """
-
-    def __init__(self, path: Path, share: float) -> None:
-        self.path = path
-        self.share = share
-        self.lines = 0
-        self.malformed = 0
-        self.first = ""
-
-    def reject(self, error: Malformed) -> None:
-        """Note that the current line is unreadable."""
-        self.malformed += 1
-        self.first = self.first or f"line {self.lines}: {error}"
-
-    def close(self) -> None:
-        """Judge the whole file.
-
-        Raises
-        ------
-        DataError
-            If it has no lines, or more unreadable ones than accepted.
-        """
-        if not self.lines:
-            raise DataError(f"{self.path} is empty")
-        if self.malformed > self.share * self.lines:
-            raise DataError(
-                f"{self.path}: {self.malformed} of {self.lines} lines are unreadable "
-                f"(max_malformed={self.share}); the first is {self.first}"
-            )
-        if self.malformed:
-            tqdm.write(
-                f"{self.path.name}: {self.malformed} of {self.lines} lines are unreadable and "
-                f"left out; the first is {self.first}"
-            )
+    n_lines = n_malformed = 0
+    first = ""
+    for line in read_lines(path):
+        n_lines += 1
+        try:
+            value = parse(line)
+        except Malformed as error:
+            n_malformed += 1
+            first = first or f"line {n_lines}: {error}"
+        else:
+            yield value
+    if not n_lines:
+        raise DataError(f"{path} is empty")
+    found = f"{n_malformed} of {n_lines} lines are unreadable"
+    if n_malformed > max_malformed * n_lines:
+        raise DataError(f"{path}: {found} (max_malformed={max_malformed}); the first is {first}")
+    if n_malformed:
+        tqdm.write(f"{path.name}: {found} and left out; the first is {first}")
 
 
 # Reviews.
 
 
 def parse_review(line: bytes) -> tuple[str, str, int]:
-    """Read reviewer, ASIN and Unix time of a review line.
-
-    Raises
-    ------
-    Malformed
-        If it is not JSON or one of the three is missing or impossible.
-    """
+    """Read reviewer, ASIN and Unix time of a review line, or raise :class:`Malformed`."""
     record = parse_json(line)
     user, asin, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
     if not isinstance(user, str) or not user:
@@ -159,39 +135,28 @@ def parse_review(line: bytes) -> tuple[str, str, int]:
 
 
 def asin_to_number(asin: str) -> int:
-    """ASIN as a whole number: its ten characters are the digits to base 36."""
+    """Read the ten characters of an ASIN as the digits of a number to base 36."""
     return int(asin, 36)
 
 
 def number_to_asin(number: int) -> str:
     """Undo :func:`asin_to_number`."""
-    digits = ""
-    for _ in range(10):
-        number, digit = divmod(number, 36)
-        digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"[digit] + digits
-    return digits
+    return np.base_repr(number, 36).zfill(10)
 
 
 # Metadata.
 
 
 def named_asins(line: bytes) -> list[bytes]:
-    """ASINs that a metadata line seems to describe, found without parsing it.
+    """ASINs that a metadata line may describe, found without parsing it.
 
-    Usually one. A text that looks like the field gives one more, so that a line is parsed in vain
-    but never missed.
+    Usually one; a text that looks like the field gives one more.
     """
     return _ASIN_FIELD.findall(line)
 
 
 def parse_json(line: bytes) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    Malformed
-        If the line is none.
-    """
+    """Read a JSON object, or raise :class:`Malformed`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -202,13 +167,7 @@ def parse_json(line: bytes) -> dict[str, Any]:
 
 
 def parse_literal(line: bytes) -> dict[str, Any]:
-    """Read a Python dictionary literal.
-
-    Raises
-    ------
-    Malformed
-        If the line is none.
-    """
+    """Read a Python dictionary literal, or raise :class:`Malformed`; nothing is evaluated."""
     try:
         record = ast.literal_eval(line.decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -218,22 +177,15 @@ def parse_literal(line: bytes) -> dict[str, Any]:
     return record
 
 
-def metadata_parser(written_as: str) -> Callable[[bytes], dict[str, Any]]:
-    """Reader of metadata lines for how an edition writes them: ``json`` or ``python``.
-
-    Raises
-    ------
-    ConfigError
-        For any other word.
-    """
-    parsers = {"json": parse_json, "python": parse_literal}
-    if written_as not in parsers:
-        raise ConfigError(f"metadata must be json or python, not '{written_as}'")
-    return parsers[written_as]
+METADATA: dict[str, Callable[[bytes], dict[str, Any]]] = {
+    "json": parse_json,
+    "python": parse_literal,
+}
+"""Readers of a metadata line, by how an edition writes it."""
 
 
 def read_item(record: dict[str, Any], root: str, description_length: int) -> Item:
-    """Make clean attributes of a metadata record of either edition.
+    """Make clean attributes of a metadata record.
 
     Parameters
     ----------
@@ -249,7 +201,7 @@ def read_item(record: dict[str, Any], root: str, description_length: int) -> Ite
     Raises
     ------
     Malformed
-        If it names no ASIN.
+        If the record has no ASIN.
     """
     asin = record.get("asin")
     if not isinstance(asin, str) or not _ASIN.fullmatch(asin):
@@ -297,14 +249,14 @@ def _joined(value: object) -> str:
 
 
 def _title(value: object) -> str:
-    """A title; some of 2018 are a page's script instead, which says nothing."""
+    """A title; empty where an item of 2018 has the script of a page instead."""
     if isinstance(value, str) and "getTime()" in value:
         return ""
     return shorten(clean(value), LONGEST_TITLE)
 
 
 def _brand(value: object) -> str:
-    """A brand, without the line "by" that some of 2018 stand below."""
+    """A brand, without the line "by" that precedes some of 2018."""
     if isinstance(value, str):
         value = _BY.sub("", value, count=1)
     return shorten(clean(value), LONGEST_BRAND)

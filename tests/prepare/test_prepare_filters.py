@@ -1,87 +1,86 @@
 """Which reviews stay, on tiny cases by hand and against the slow, obvious way."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.errors import DataError
-from recbole_edt.prepare.filters import Filters, apply, drop_cross_listed, in_order
-from recbole_edt.prepare.reviews import Reviews
+from recbole_edt.prepare.filters import apply_filters, drop_cross_listed
+from recbole_edt.prepare.reviews import in_order
+from recbole_edt.prepare.settings import PrepareCommand
 
-LAX = {"min_item_rows": 1, "min_user_rows": 1}
+
+def options(**changes) -> PrepareCommand:
+    """Filters that keep every row, but for the changes."""
+    return PrepareCommand(**{"pair": "x", "min_item_rows": 1, "min_user_rows": 1, **changes})
 
 
-def reviews(*rows: tuple[int, int, int]) -> Reviews:
+def reviews(*rows: tuple[int, int, int]) -> pd.DataFrame:
     """Rows of (user, item, time); items from 100 on belong to domain B."""
-    user, item, time = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    asins = np.arange(200)
-    tie = np.arange(len(rows), dtype=np.uint64)
-    domain = (item >= 100).astype(np.int8)
-    return Reviews(user.astype(np.int32), item.astype(np.int32), time, domain, asins, tie)
+    frame = pd.DataFrame(rows, columns=["user", "item", "time"], dtype=np.int64)
+    return frame.astype({"user": np.uint64}).assign(domain=(frame["item"] >= 100).astype(np.int8))
 
 
-def rows_of(found: Reviews) -> list[tuple[int, int, int]]:
-    return list(zip(found.user.tolist(), found.item.tolist(), found.time.tolist(), strict=True))
+def rows_of(found: pd.DataFrame) -> list[tuple[int, int, int]]:
+    return list(found[["user", "item", "time"]].itertuples(index=False, name=None))
 
 
-def test_rows_are_ordered_by_user_time_and_hash():
-    found = in_order(reviews((1, 5, 7), (0, 2, 9), (0, 1, 9), (0, 100, 3)))
-    assert rows_of(found) == [(0, 100, 3), (0, 2, 9), (0, 1, 9), (1, 5, 7)]
+def test_rows_are_ordered_by_user_and_time_and_ties_prefer_no_domain():
+    rows = [(0, 2, 9), (0, 1, 9), (0, 100, 3)]
+    rows += [(user, item, 5) for user in range(1, 41) for item in (1, 100)]
+    found = rows_of(in_order(reviews(*rows)))
+    assert found == rows_of(in_order(reviews(*rows[::-1])))
+    assert [row[::2] for row in found] == sorted(row[::2] for row in rows)
+    assert 10 <= sum(item == 1 for _, item, _ in found[3::2]) <= 30
 
 
 def test_items_of_both_domains_leave_both():
-    rows = reviews((0, 1, 0), (0, 2, 0), (0, 3, 0), (0, 100, 0))
-    rows.domain[1] = 1
-    also = Reviews(*(np.concatenate([getattr(rows, f)] * 2) if f != "asins" else rows.asins
-                     for f in ("user", "item", "time", "domain", "asins", "tie")))  # fmt: skip
-    also.domain[5] = 0  # item 2 is now reviewed in both files
-    assert rows_of(drop_cross_listed(also, np.array([3]))) == [(0, 1, 0), (0, 100, 0)] * 2
+    rows = reviews(*[(user, item, 0) for user in (0, 1) for item in (1, 2, 3, 100)])
+    rows.loc[1, "domain"] = 1  # item 2 is reviewed in both files
+    assert rows_of(drop_cross_listed(rows, np.array([3]))) == [
+        (0, 1, 0), (0, 100, 0), (1, 1, 0), (1, 100, 0),
+    ]  # fmt: skip
 
 
 def test_of_repeated_rows_the_first_stays():
     rows = reviews((0, 1, 1), (0, 100, 2), (0, 1, 3))
-    assert rows_of(apply(rows, Filters(**LAX))) == [(0, 1, 1), (0, 100, 2)]
-    assert len(apply(rows, Filters(**LAX, repeated="all"))) == 3
+    assert rows_of(apply_filters(rows, options())) == [(0, 1, 1), (0, 100, 2)]
+    assert len(apply_filters(rows, options(repeated="all"))) == 3
 
 
 def test_a_dropped_item_can_drop_a_user_and_so_on():
     chain = [(0, 1, 1), (0, 2, 2), (1, 2, 1), (1, 3, 2)]  # item 1 is rare, then user 0, item 2, ...
     full = [(u, i, t) for u in (2, 3) for t, i in enumerate((4, 100))]
-    found = apply(reviews(*chain, *full), Filters(min_item_rows=2, min_user_rows=2))
+    found = apply_filters(reviews(*chain, *full), options(min_item_rows=2, min_user_rows=2))
     assert rows_of(found) == full
 
 
-def test_users_of_both_domains_with_enough_rows_in_each():
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"users": "both"}, {0, 1}),
+        ({"users": "both", "min_rows_per_domain": 2}, {0}),
+        ({"min_rows_per_domain": 2}, {0, 2}),
+    ],
+    ids=str,
+)
+def test_users_of_both_domains_with_enough_rows_in_each(changes, kept):
     rows = reviews(
         (0, 1, 1), (0, 2, 2), (0, 100, 3), (0, 101, 4), (1, 1, 1), (1, 2, 2), (1, 100, 3),
         (2, 1, 1), (2, 2, 2),
     )  # fmt: skip
-    both = apply(rows, Filters(**LAX, users="both"))
-    assert set(both.user) == {0, 1}
-    two_each = apply(rows, Filters(**LAX, users="both", min_rows_per_domain=2))
-    assert set(two_each.user) == {0}
-    two_where_any = apply(rows, Filters(**LAX, min_rows_per_domain=2))
-    assert set(two_where_any.user) == {0, 2}
+    assert set(apply_filters(rows, options(**changes))["user"]) == kept
 
 
-def test_long_histories_keep_their_last_rows():
-    rows = reviews((0, 1, 1), (0, 2, 2), (0, 100, 3), (1, 1, 1), (1, 100, 2))
-    assert rows_of(apply(rows, Filters(**LAX, max_rows=2))) == [
-        (0, 2, 2), (0, 100, 3), (1, 1, 1), (1, 100, 2),
-    ]  # fmt: skip
-
-
-def test_what_the_cut_makes_rare_leaves_as_well():
+def test_long_histories_keep_their_last_rows_and_what_that_makes_rare_leaves():
     once = [(0, 100, 2), (0, 101, 3), (1, 100, 2), (2, 100, 1), (2, 101, 2)]
-    rows = reviews((0, 1, 1), *once[:2], (1, 1, 1), *once[2:])  # item 1: user 0 loses his row
-    assert rows_of(_cut(rows, min_item_rows=1)) == [*once[:2], (1, 1, 1), *once[2:]]
+    rows = reviews((0, 1, 1), *once[:2], (1, 1, 1), *once[2:])  # item 1: user 0 loses a row
+    found = apply_filters(rows, options(max_rows=2))
+    assert rows_of(found) == [*once[:2], (1, 1, 1), *once[2:]]
     with pytest.raises(DataError, match="only domain B"):
-        _cut(rows, min_item_rows=2)
-
-
-def _cut(rows: Reviews, min_item_rows: int) -> Reviews:
-    return apply(rows, Filters(min_item_rows=min_item_rows, min_user_rows=1, max_rows=2))
+        apply_filters(rows, options(max_rows=2, min_item_rows=2))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def _cut(rows: Reviews, min_item_rows: int) -> Reviews:
 )
 def test_filters_that_leave_too_little_are_refused(rows, left):
     with pytest.raises(DataError, match=left):
-        apply(reviews(*rows), Filters(min_item_rows=2, min_user_rows=1))
+        apply_filters(reviews(*rows), options(min_item_rows=2))
 
 
 def slow_core(rows, items: int, users: int):
@@ -116,10 +115,11 @@ def slow_core(rows, items: int, users: int):
     st.integers(1, 3),
 )
 def test_the_core_is_the_largest_one(rows, items, users):
-    expected = slow_core(sorted(rows, key=lambda r: (r[0], r[2], rows.index(r))), items, users)
-    settings = Filters(min_item_rows=items, min_user_rows=users)
+    ordered = in_order(reviews(*rows))
+    expected = slow_core(rows_of(ordered), items, users)
+    settings = options(min_item_rows=items, min_user_rows=users)
     if len({i >= 100 for _, i, _ in expected}) < 2:
         with pytest.raises(DataError):
-            apply(in_order(reviews(*rows)), settings)
+            apply_filters(ordered, settings)
     else:
-        assert rows_of(apply(in_order(reviews(*rows)), settings)) == expected
+        assert rows_of(apply_filters(ordered, settings)) == expected

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.errors import DataError
-from recbole_edt.prepare import records
 from recbole_edt.prepare.records import (
-    LineCheck,
+    Item,
     Malformed,
     asin_to_number,
     clean,
     named_asins,
     number_to_asin,
     parse_json,
+    parse_lines,
     parse_literal,
     parse_review,
     read_item,
@@ -82,7 +82,7 @@ def test_metadata_is_parsed_but_never_run(tmp_path):
 
 def test_missing_attributes_are_empty():
     item = read_item({"asin": "B000000001", "title": None, "price": ""}, ROOT, 100)
-    assert item == ("B000000001", "", "", None, "", "")
+    assert item == Item("B000000001") == ("B000000001", "", "", None, "", "")
 
 
 def test_a_script_for_a_title_says_nothing():
@@ -136,12 +136,11 @@ def test_descriptions_end_behind_a_word():
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_lines_of_plain_and_zipped_files(tmp_path: Path, zipped, monkeypatch):
-    monkeypatch.setattr(records, "LONGEST_LINE", 8)
-    data = b"one\n\n" + b"x" * 30 + b"\nseven77\ntwo"
+def test_lines_of_plain_and_zipped_files(tmp_path: Path, zipped):
+    data = b"one\n\nseven77\ntwo"
     path = tmp_path / "f"
     path.write_bytes(gzip.compress(data) if zipped else data)
-    assert list(read_lines(path)) == [b"one\n", b"\0", b"seven77\n", b"two"]
+    assert list(read_lines(path)) == [b"one\n", b"seven77\n", b"two"]
 
 
 def test_a_damaged_gzip_file_is_one_clear_line(tmp_path: Path):
@@ -151,15 +150,12 @@ def test_a_damaged_gzip_file_is_one_clear_line(tmp_path: Path):
         list(read_lines(path))
 
 
-def test_too_many_unreadable_lines_are_refused():
-    check = LineCheck(Path("f"), 0.1)
-    for number in range(10):
-        check.lines += 1
-        if number == 4:
-            check.reject(Malformed("not JSON"))
-    check.close()
-    check.reject(Malformed("no asin"))
-    with pytest.raises(DataError, match=r"2 of 10 lines .* first is line 5: not JSON"):
-        check.close()
+def test_too_many_unreadable_lines_are_refused(tmp_path: Path):
+    path = tmp_path / "f"
+    path.write_bytes(b'{"a": 1}\n' * 3 + b"{\n[]\n" + b"{}\n" * 5)
+    assert list(parse_lines(path, parse_json, 0.2)) == [{"a": 1}] * 3 + [{}] * 5
+    with pytest.raises(DataError, match=r"2 of 10 lines .* first is line 4: not JSON"):
+        list(parse_lines(path, parse_json, 0.1))
+    path.write_bytes(b"\n")
     with pytest.raises(DataError, match="is empty"):
-        LineCheck(Path("f"), 0.1).close()
+        list(parse_lines(path, parse_json, 0.1))
