@@ -154,7 +154,7 @@ def measured(arguments: argparse.Namespace) -> None:
         train, _, test = make_loaders(config, data)
     with phase("model"):
         network = get_model("LLMEDT")(config, train._dataset)
-        trainer = trainer_class("LLMEDT")(config, network)
+        trainer = trainer_class(type(network))(config, network)
         trainer.fingerprint = {}
     if not arguments.train_only:
         with phase("candidates"):

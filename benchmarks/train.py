@@ -78,7 +78,7 @@ class Entry:
         data = CrossDomainDataset(self.config)
         self.train_data, _, self.test_data = make_loaders(self.config, data)
         self.network = get_model(model)(self.config, self.train_data._dataset)
-        self.trainer = trainer_class(model)(self.config, self.network)
+        self.trainer = trainer_class(type(self.network))(self.config, self.network)
         self.amp = self.config["enable_amp"]
         self.batches = iter(())
 

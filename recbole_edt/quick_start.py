@@ -73,8 +73,9 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
         train_data, valid_data, test_data = make_loaders(config, data)
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"model {model}"):
-        network = get_model(model)(config, train_data._dataset).to(config["device"])
-    trainer_type: Any = trainer_class(model, get_trainer(config["MODEL_TYPE"], model))
+        model_class = get_model(model)
+        network = model_class(config, train_data._dataset).to(config["device"])
+    trainer_type: Any = trainer_class(model_class, get_trainer(config["MODEL_TYPE"], model))
     trainer_type.check(config, network, data)
     rankings = make_rankings(config, data)
 

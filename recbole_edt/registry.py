@@ -26,14 +26,6 @@ PLUGIN_MODELS = {
 }
 """Model name -> module that defines it."""
 
-PLUGIN_TRAINERS: dict[str, str] = {
-    "LLMEDT": "recbole_edt.trainer.stages:TwoStageTrainer",
-    "LLMEDTFinetune": "recbole_edt.trainer.stages:FinetuneTrainer",
-    "TriCDR": "recbole_edt.trainer.stages:TwoStageTrainer",
-    "LLMCDSR": "recbole_edt.trainer.llmcdsr:RecallTrainer",
-}
-"""Model name -> module and class of its trainer; the others of the plugin train in one stage."""
-
 PROPERTIES = {"LLMEDTPretrain": "LLMEDT", "LLMEDTFinetune": "LLMEDT"}
 """Models that share the property files of another."""
 
@@ -59,7 +51,7 @@ def register() -> None:
         module = importlib.import_module(module_name)
         sys.modules[f"recbole.model.sequential_recommender.{name.lower()}"] = module
         setattr(recbole.data.dataset, f"{name}Dataset", CrossDomainDataset)
-        setattr(recbole.trainer, f"{name}Trainer", trainer_class(name))
+        setattr(recbole.trainer, f"{name}Trainer", trainer_class(getattr(module, name)))
     _wrap_config()
     _wrap_loaders()
 

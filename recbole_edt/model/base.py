@@ -7,6 +7,7 @@ product of its vector with the user's vector of the item's domain.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,8 @@ class CrossDomainModel(SequentialRecommender):
         Name of its property files; by default the name of its class.
     choices : mapping
         Config key -> the values it can take; others are refused.
+    stages : tuple of (str, str)
+        For each stage of training the config keys of its epochs and its learning rate.
     splits_batches : bool
         Whether the losses of a batch's parts add up to that of the batch, as several processes
         need it (:mod:`recbole_edt.distributed`).
@@ -68,6 +71,7 @@ class CrossDomainModel(SequentialRecommender):
     settings: type[ModelSettings] = ModelSettings
     trainer: str | type = "recbole_edt.trainer.trainer:CrossDomainTrainer"
     properties: str | None = None
+    stages: tuple[tuple[str, str], ...] = (("epochs", "learning_rate"),)
     splits_batches = False
     choices: Mapping[str, tuple] = {
         "loss": ("bpr", "softmax"),
@@ -94,13 +98,22 @@ class CrossDomainModel(SequentialRecommender):
         if config["hidden_size"] % config["n_heads"]:
             raise ConfigError("hidden_size must be a multiple of n_heads")
 
+    # -- hooks of the trainer ---------------------------------------------------------------------
+
+    def begin_finetuning(self) -> None:
+        """Enter stage 2; called once, by trainers of two stages."""
+
     def enter_stage(self, stage: int) -> None:
         """Become what a checkpoint of this stage of training holds; most models have one stage."""
 
-    def loss_over(self, train_data) -> Callable[..., Tensor]:
-        """Return the loss of the batches of one loader, for stage 2; by default that of any batch.
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters that stage 2 trains, in groups as an optimizer takes them."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
-        A model that freezes much computes here once what all epochs share.
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Return the loss of the batches of one loader; asked for at the start of every epoch.
+
+        A model computes here once what all batches share, or adds a step of its own to some.
         """
         return self.calculate_loss
 

@@ -130,6 +130,7 @@ class LLMEDTFinetune(LLMEDTPretrain):
     """
 
     trainer = "recbole_edt.trainer.stages:FinetuneTrainer"
+    stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -327,6 +328,10 @@ class LLMEDT(LLMEDTFinetune):
     def adapt(self, domain: int, states: Tensor) -> Tensor:
         """Apply what the stage applies to a domain's states."""
         return self._stage.adapt(self, domain, states)
+
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Return the loss of the current stage over one loader."""
+        return self._stage.loss_over(self, train_data)
 
     def calculate_loss(self, interaction) -> Tensor:
         """Return the loss of the current stage (eq. 14 or eq. 15)."""

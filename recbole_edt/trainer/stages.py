@@ -37,18 +37,13 @@ class FinetuneTrainer(CrossDomainTrainer):
 
     def _prepare_stage_2(self) -> None:
         """Turn the optimizer to the parameters that stage 2 trains."""
-        self.epochs = self.config["finetune_epochs"]
+        epochs, learning_rate = self.model.stages[1]
+        self.epochs = self.config[epochs]
         self.eval_step = min(self.config["eval_step"], self.epochs)
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self._build_optimizer(
-            params=trainable, learning_rate=self.config["finetune_learning_rate"]
+            params=self.model.parameter_groups(), learning_rate=self.config[learning_rate]
         )
         self._share_gradients()
-
-    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        if self.stage == 2 and loss_func is None:
-            loss_func = self.model.loss_over(train_data)
-        return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         """Count the untrained start of stage 2 as an epoch that can be the best one."""
@@ -68,6 +63,8 @@ class TwoStageTrainer(FinetuneTrainer):
         super().__init__(config, model)
         self.final_file = self.saved_model_file
         self.saved_model_file = run_file(config, "stage1")
+        self.epochs = config[model.stages[0][0]]
+        self.eval_step = min(config["eval_step"], self.epochs)
 
     @classmethod
     def check(cls, config, model, dataset):

@@ -26,7 +26,6 @@ from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import Vectors, vectors_of
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.registry import PLUGIN_TRAINERS
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.allocator import keep_freed_memory
 from recbole_edt.trainer.averaging import AveragedWeights
@@ -153,6 +152,8 @@ class CrossDomainMixin(TrainerBehind):
             train_data.generator.manual_seed(seed)
         if self.splits_batches:
             loss_func = self.distributed_model
+        elif loss_func is None and isinstance(self.model, CrossDomainModel):
+            loss_func = self.model.loss_over(train_data)
         start = perf_counter()
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if distributed.world_size() > 1:
@@ -471,24 +472,27 @@ def new_timing() -> dict[str, float]:
 
 
 @lru_cache
-def trainer_class(model_name: str, base: type[Trainer] = Trainer) -> type:
-    """Trainer for a model: its stages if it is the plugin's, else RecBole's own under the protocol.
+def trainer_class(model: type, base: type[Trainer] = Trainer) -> type:
+    """Trainer of a model: the one it names, else RecBole's own under the protocol.
 
     Parameters
     ----------
-    model_name : str
-        Name of the model.
+    model : type
+        The model's class; its attribute ``trainer`` is a class or ``module:Class``.
     base : type
-        RecBole's trainer for it.
+        RecBole's trainer for a model that names none.
 
     Returns
     -------
     type
         A trainer class.
     """
-    if model_name in PLUGIN_TRAINERS:
-        module_name, class_name = PLUGIN_TRAINERS[model_name].split(":")
+    named = getattr(model, "trainer", None)
+    if isinstance(named, str):
+        module_name, class_name = named.split(":")
         return getattr(import_module(module_name), class_name)
+    if named is not None:
+        return named
     if issubclass(base, CrossDomainMixin):
         return base
     if base is Trainer:

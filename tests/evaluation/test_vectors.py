@@ -74,7 +74,7 @@ class Evaluated:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.add_(torch.randn(parameter.shape) * 0.3)
-        self.trainer = trainer_class(name)(config, self.model)
+        self.trainer = trainer_class(type(self.model))(config, self.model)
 
     @torch.no_grad()
     def from_scores(self):

@@ -71,9 +71,10 @@ class Run:
         self.data = CrossDomainDataset(self.config)
         self.train, self.valid, self.test = make_loaders(self.config, self.data)
         init_seed(self.config["seed"], True)
-        network = get_model(model)(self.config, self.train._dataset)
+        model_class = get_model(model)
+        network = model_class(self.config, self.train._dataset)
         base = get_trainer(self.config["MODEL_TYPE"], model)
-        self.trainer = trainer_class(model, base)(self.config, network)
+        self.trainer = trainer_class(model_class, base)(self.config, network)
 
     def fit(self, **arguments) -> Run:
         """Train."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import Trainer
 
 from recbole_edt.errors import CheckpointError, TrainingError
@@ -139,10 +140,10 @@ def test_other_models_keep_the_training_of_their_recbole_trainer():
     class Special(Trainer):
         pass
 
-    mixed = trainer_class("Special", Special)
+    mixed = trainer_class(SASRec, Special)
     assert mixed.__mro__[1:3] == (CrossDomainMixin, Special)
-    assert trainer_class("Special", Special) is mixed
-    assert trainer_class("Special", mixed) is mixed
+    assert trainer_class(SASRec, Special) is mixed
+    assert trainer_class(SASRec, mixed) is mixed
 
 
 # --- repeatability --------------------------------------------------------------------------------

@@ -40,7 +40,9 @@ Departures, each for a reason:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -258,6 +260,9 @@ def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tup
 class LLMCDSR(CrossDomainModel):
     """Both stages: contrastive pre-training until :meth:`begin_finetuning`, then recommendation."""
 
+    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
+    stages = (("pretrain_epochs", "learning_rate"), ("epochs", "learning_rate"))
+
     choices = {
         **CrossDomainModel.choices,
         "item_embedding": ("id", "both"),
@@ -276,6 +281,9 @@ class LLMCDSR(CrossDomainModel):
         self.all_sequences = config["encoded_sequences"] == "all"
         self.n_recalled, self.recall_share = config["n_recalled"], config["recall_share"]
         self.shadow_learning_rate = config["shadow_learning_rate"]
+        self.meta_learning_rate = config["meta_learning_rate"]
+        self.meta_interval = config["meta_interval"]
+        self.meta_batch_size = config["meta_batch_size"]
 
         text = frozen_text(dataset.item_table())
         size = config["hidden_size"]
@@ -338,6 +346,20 @@ class LLMCDSR(CrossDomainModel):
             assert self.item_embedding.table is not None
             with torch.no_grad():
                 self.item_embedding.table.weight.copy_(self.features.weight)
+        if not self.pseudo.any():
+            self.logger.info(
+                "No inserted rows in the data: the recall network has nothing to weigh"
+            )
+        elif not self.has_both.any():
+            self.logger.info("No user of both domains: the recall network stays the plain mean")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The recommender, and the recall network at a learning rate of its own."""
+        recall_network = list(self.recall_network.parameters())
+        return [
+            {"params": self.recommender_parameters()},
+            {"params": recall_network, "lr": self.meta_learning_rate},
+        ]
 
     def recommender_parameters(self) -> list[nn.Parameter]:
         """Parameters of stage 2 without the recall network's."""
@@ -574,6 +596,30 @@ class LLMCDSR(CrossDomainModel):
         return out
 
     # -- stage 2: meta learning -----------------------------------------------------------------
+
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Loss that, every ``meta_interval`` batches, also updates the recall network.
+
+        Windows of users with real items of both domains judge that update.
+        """
+        judges = torch.nonzero(self.has_both[train_data.users]).squeeze(1)
+        if not self.finetuning or not self.pseudo.any() or not len(judges):
+            return self.calculate_loss
+        draw = np.random.SeedSequence([train_data.seed, *divmod(train_data.epoch, 1_000_000), 1])
+        generator = torch.Generator(device=train_data.device)
+        generator.manual_seed(int(draw.generate_state(1)[0]))
+        n_batches = 0
+
+        def loss(interaction):
+            nonlocal n_batches
+            n_batches += 1
+            if n_batches % self.meta_interval == 0:
+                drawn = torch.randperm(len(judges), generator=generator, device=judges.device)
+                rows = judges[drawn[: self.meta_batch_size]]
+                self.meta_backward(interaction, train_data.collate(rows, generator))
+            return self.calculate_loss(interaction)
+
+        return loss
 
     def meta_backward(self, interaction, meta_interaction) -> Tensor | None:
         """Add the recall network's gradient of what a shadow recommender learns from its recall.

@@ -244,6 +244,9 @@ class TripleContrast(nn.Module):
 class TriCDR(CrossDomainModel):
     """Tri-CDR in both directions: its encoders alone until :meth:`begin_finetuning`, then joint."""
 
+    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
+    stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
+
     choices = {
         **CrossDomainModel.choices,
         "backbone": ("sasrec", "gru4rec"),

@@ -470,7 +470,7 @@ def trained(folder, **changes):
     config = EDTConfig("LLM4CDSR", "tiny", None, settings)
     data = CrossDomainDataset(config)
     _, _, test = make_loaders(config, data)
-    trainer = trainer_class("LLM4CDSR")(config, LLM4CDSR(config, data))
+    trainer = trainer_class(LLM4CDSR)(config, LLM4CDSR(config, data))
     trainer.load_best()
     return results, trainer, test
 

@@ -49,6 +49,9 @@ OWN = {
     "recall_share": 1.0,
     "recall_attention": "history",
     "shadow_learning_rate": 0.5,
+    "meta_learning_rate": 0.001,
+    "meta_interval": 1,
+    "meta_batch_size": 8,
     "shuffle": False,
     "train_batch_size": 5,
 }
@@ -604,7 +607,7 @@ class Run:
         self.train, self.valid, self.test = make_loaders(self.config, self.data)
         init_seed(self.config["seed"], True)
         self.model = LLMCDSR(self.config, self.train._dataset)
-        self.trainer = trainer_class("LLMCDSR")(self.config, self.model)
+        self.trainer = trainer_class(LLMCDSR)(self.config, self.model)
 
     def fit(self):
         self.trainer.fit(self.train, self.valid, verbose=False)

@@ -690,7 +690,7 @@ def test_the_preset_trains_both_stages_and_its_checkpoint_scores_the_same(data_p
     assert results["test"]["overall"]["n"] == 20
     config = EDTConfig("TriCDR", "tiny", None, settings)
     _, valid, test = make_loaders(config, CrossDomainDataset(config))
-    trainer = trainer_class("TriCDR")(config, TriCDR(config, test._dataset))
+    trainer = trainer_class(TriCDR)(config, TriCDR(config, test._dataset))
     trainer.load_best(next(f for f in Path("saved").glob("*.pth") if f.suffixes == [".pth"]))
     assert trainer.model.joint
     for phase, loader in (("valid", valid), ("test", test)):
