@@ -130,7 +130,7 @@ def measured(arguments: argparse.Namespace) -> None:
 
         import recbole_edt  # noqa: F401 - makes RecBole run on this stack
         from recbole_edt.config import EDTConfig, set_threads
-        from recbole_edt.data import CrossDomainDataset
+        from recbole_edt.data.dataset import CrossDomainDataset
         from recbole_edt.quick_start import make_loaders, make_rankings
         from recbole_edt.trainer import trainer_class
 

@@ -38,7 +38,7 @@ from recbole.utils import get_model
 
 import recbole_edt  # noqa: F401 - makes RecBole run on this stack
 from recbole_edt.config import EDTConfig
-from recbole_edt.data import CrossDomainDataset
+from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 

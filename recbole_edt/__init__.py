@@ -2,20 +2,33 @@
 
 One import makes RecBole run on a current stack and lets its own look-ups (``get_model``,
 ``create_dataset``, ``get_trainer``, ``Config``, ``run_recbole``) find the plugin's classes.
+It loads neither torch nor RecBole: their modules are patched when they are imported.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from recbole_edt.compat import patch_recbole
 from recbole_edt.signals import watch_imports
 
+if TYPE_CHECKING:
+    from recbole_edt.quick_start import run_recbole_edt
+    from recbole_edt.registry import register_model
+
 watch_imports()
-
-from recbole_edt.compat import patch_recbole  # noqa: E402
-
 patch_recbole()
 
-from recbole_edt.quick_start import run_recbole_edt  # noqa: E402
-from recbole_edt.registry import register  # noqa: E402
-
-register()
-
 __version__ = "0.1.0"
-__all__ = ["run_recbole_edt"]
+__all__ = ["register_model", "run_recbole_edt"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public functions when they are asked for."""
+    if name == "run_recbole_edt":
+        from recbole_edt.quick_start import run_recbole_edt
+
+        return run_recbole_edt
+    if name == "register_model":
+        from recbole_edt.registry import register_model
+
+        return register_model
+    raise AttributeError(f"module 'recbole_edt' has no attribute '{name}'")

@@ -2,83 +2,85 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
-from recbole_edt.config import take_names
-from recbole_edt.distributed import is_launched, rank
-from recbole_edt.errors import EDTError
-from recbole_edt.quick_start import run_recbole_edt
-from recbole_edt.settings import parse_arguments
+from recbole_edt.errors import ConfigError, EDTError
 from recbole_edt.signals import Terminated, ending_cleanly, exit_code, line
 
-RUN_HELP = """\
-usage: run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]
 
-Train a model and test it under the leak-free protocol.
+@dataclass(frozen=True)
+class Command:
+    """A command of the console script; its module is imported when it is asked for.
 
-  --model=LLMEDT              a model of the plugin, or a sequential one of RecBole (SASRec, ...)
-  --dataset=cloth_sport       a folder in dataset/, dataset_atomic/ or --data_path
-  --data_path=DIR             folder that holds the dataset's folder
-  --preset=paper              property set with every key as the paper prints it
-  --config_files="a.yaml b.yaml"
-  --eval_args.mode=uni100     full, uni100 or uni999
-  --report_modes="['full']"   further protocols to test the same model under
-  --result_file=out.json      where to write the results
-  --seed=42
-  --resume                    go on behind the last whole epoch of the same run
-  --KEY=VALUE                 any other key of RecBole or of the property files
-
-Several processes train one model to the same result (LLMEDT, and RecBole's own in RecBole's way):
-  torchrun --nproc_per_node=2 run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport
-"""
-
-HELP = """\
-usage: recbole-edt COMMAND [arguments]
-
-  prepare     public Amazon files -> atomic files      (recbole-edt prepare --help)
-  augment     atomic files -> augmented atomic files   (recbole-edt augment --help)
-  run         train and test one model                 (recbole-edt run --help)
-  compare     many models over seeds, one table        (recbole-edt compare --help)
-  experiment  tables and figures of the paper          (recbole-edt experiment --help)
-  report      all of them in one HTML page             (recbole-edt report --help)
-  search      settings that validate best              (recbole-edt search --help)
-  recommend   a trained model at work                  (recbole-edt recommend --help)
-"""
-
-
-Command = Callable[[Sequence[str]], None]
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Run one training as the command line asks for it.
-
-    Raises
-    ------
-    EDTError
-        For anything the user has to mend.
+    Attributes
+    ----------
+    summary : str
+        Half a line of help.
+    module : str
+        Module with a function ``run(arguments)``.
+    help : str
+        ``module:name`` of its help: a text, or a function of the arguments.
     """
-    overrides = parse_arguments(arguments)
-    model, dataset = take_names(overrides, "model", "dataset")
-    files = str(overrides.pop("config_files", "") or "").split()
-    run_recbole_edt(model, dataset, config_file_list=files, config_dict=overrides)
+
+    summary: str
+    module: str
+    help: str
 
 
-def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
+def _command(summary: str, module: str, help_: str | None = None) -> Command:
+    module = f"recbole_edt.{module}"
+    return Command(summary, module, f"recbole_edt.{help_}" if help_ else f"{module}:HELP")
+
+
+COMMANDS = {
+    "prepare": _command("public Amazon files -> atomic files", "prepare.command"),
+    "augment": _command("atomic files -> augmented atomic files", "augment.command"),
+    "run": _command("train and test one model", "quick_start", "run_settings:help_of_run"),
+    "compare": _command("many models over seeds, one table", "experiment.compare"),
+    "experiment": _command("tables and figures of the paper", "experiment.command"),
+    "report": _command("all of them in one HTML page", "experiment.report"),
+    "search": _command("settings that validate best", "experiment.search"),
+    "recommend": _command("a trained model at work", "recommend.command"),
+}
+
+
+def usage() -> str:
+    """Help of the console script."""
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: recbole-edt COMMAND [arguments]", "", *lines, "",
+            "recbole-edt COMMAND --help lists the arguments of a command.", "",
+        ]
+    )  # fmt: skip
+
+
+def execute(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code.
 
-    What the user can mend (an :class:`EDTError`, or a file or disk that fails) becomes one line on
-    standard error and exit code 2; Ctrl-C and SIGTERM become one line, and 130 and 143.
+    An :class:`EDTError`, or a file or disk that fails, becomes one line on standard error and exit
+    code 2; Ctrl-C and SIGTERM become one line, and 130 and 143.
     """
-    if "--help" in arguments or "-h" in arguments:
-        print(help_, end="")
-        return 0
     try:
+        command = _find(name)
+        if "--help" in arguments or "-h" in arguments:
+            place, attribute = command.help.split(":")
+            help_ = getattr(import_module(place), attribute)
+            print(help_(arguments) if callable(help_) else help_, end="")
+            return 0
+        if name != "run" and _is_one_of_several():
+            raise ConfigError(f"{name} is one process: only run takes several")
+        module = import_module(command.module)
+        run = getattr(module, "run", None) or getattr(module, name)
         with ending_cleanly():
-            command(arguments)
+            run(arguments)
     except (EDTError, OSError) as error:
-        who = f"process {rank()}: " if rank() else ""
+        who = f"process {os.environ['RANK']}: " if _is_one_of_several() else ""
         print(f"error: {who}{' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as told:
@@ -88,78 +90,29 @@ def guarded(command: Command, arguments: Sequence[str], help_: str) -> int:
     return 0
 
 
-def _prepare() -> tuple[Command, str]:
-    from recbole_edt.prepare import command
+def _find(name: str) -> Command:
+    if name not in COMMANDS:
+        from recbole_edt.settings import nearest
 
-    return command.prepare, command.HELP
-
-
-def _augment() -> tuple[Command, str]:
-    from recbole_edt.augment import command
-
-    return command.augment, command.HELP
+        known = ", ".join(COMMANDS)
+        raise ConfigError(f"unknown command '{name}'{nearest(name, COMMANDS)} (known: {known})")
+    return COMMANDS[name]
 
 
-def _compare() -> tuple[Command, str]:
-    from recbole_edt.experiment import compare
-
-    return compare.compare, compare.HELP
-
-
-def _experiment() -> tuple[Command, str]:
-    from recbole_edt.experiment import command
-
-    return command.experiment, command.HELP
-
-
-def _report() -> tuple[Command, str]:
-    from recbole_edt.experiment import report
-
-    return report.report, report.HELP
-
-
-def _recommend() -> tuple[Command, str]:
-    from recbole_edt.recommend import command
-
-    return command.recommend, command.HELP
-
-
-def _search() -> tuple[Command, str]:
-    from recbole_edt.experiment import search
-
-    return search.search, search.HELP
-
-
-COMMANDS: dict[str, Callable[[], tuple[Command, str]]] = {
-    "prepare": _prepare,
-    "augment": _augment,
-    "run": lambda: (run, RUN_HELP),
-    "compare": _compare,
-    "experiment": _experiment,
-    "report": _report,
-    "search": _search,
-    "recommend": _recommend,
-}
-"""Name of each command -> what runs it, and its help; imported when it is asked for."""
+def _is_one_of_several() -> bool:
+    """Tell whether a launcher such as torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
 
 
 def run_main() -> None:
     """Entry point of ``run_recbole_edt.py``."""
-    sys.exit(guarded(run, sys.argv[1:], RUN_HELP))
+    sys.exit(execute("run", sys.argv[1:]))
 
 
 def main() -> None:
     """Entry point of the console script ``recbole-edt``."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("--help", "-h"):
-        print(HELP, end="")
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h"):
+        print(usage(), end="")
         sys.exit(0)
-    if arguments[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: unknown command '{arguments[0]}' (known: {known})", file=sys.stderr)
-        sys.exit(2)
-    if arguments[0] != "run" and is_launched({}):
-        print(f"error: {arguments[0]} is one process: only run takes several", file=sys.stderr)
-        sys.exit(2)
-    command, help_ = COMMANDS[arguments[0]]()
-    sys.exit(guarded(command, arguments[1:], help_))
+    sys.exit(execute(name, arguments))

@@ -1,26 +1,23 @@
-"""The one room that knows what RecBole 1.2.1 does not: today's numpy, pandas and torch, and no ray.
+"""Everything that patches RecBole 1.2.1, each module at the moment when it is imported.
 
-RecBole 1.2.1 was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6. :func:`patch_recbole`
-makes it run, with the results it had there, on Python 3.10-3.12, numpy 1.26 and
-2.x, pandas 2 and 3 and torch up to 2.13. What is broken there, how it shows, and what is done:
+First, it runs on a current stack. It was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6;
+with the patches it gives the same results on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3
+and torch up to 2.13:
 
-- numpy 2 dropped old aliases: ``Config`` cannot be built. The missing names are set again.
-- pandas 3 copies on write: missing sequences crash, missing numbers stay NaN without a word.
-  Missing values are filled by assignment.
-- pandas 3 changed ``Series.agg``: ``agg(len)`` is one number, so that sequence fields cannot be
-  loaded. ``len`` counts row by row in the three dataset modules that rely on it.
-- torch 2.6 changed ``torch.load``: no checkpoint can be read. RecBole's own reads go through an
-  allow-list.
-- RecBole's ``sine`` module, which every look-up of a sequential model imports, switches torch's
-  anomaly detection on for the whole process: every model trains slower. It is switched back.
-- RecBole trains in several processes on GPUs alone: torch's data parallelism is not told of a
-  GPU for a model that lies elsewhere.
-- Two runs that begin in one folder at the same moment both find a folder missing, and the second
-  to make it dies. Making a folder that is there is no error.
-- ray 2.6 does not exist for every Python: ``recbole.quick_start`` cannot be imported. A stand-in
-  is there for the length of that import, and says so when it is used.
+- numpy 2 dropped old aliases, without which ``Config`` fails: they are set again.
+- pandas 3 copies on write: missing values are filled by assignment instead of in place.
+- pandas 3 changed ``Series.agg(len)``: ``len`` counts row by row in the modules that rely on it.
+- torch 2.6 changed ``torch.load``: RecBole's own reads go through an allow-list.
+- The module ``sine``, which every look-up of a sequential model imports, switches torch's anomaly
+  detection on for the whole process: it is switched back.
+- Data parallelism is not told of a GPU for a model that lies on a CPU.
+- Making a folder that another run has just made is no error.
+- ray 2.6 does not exist for every Python: a stand-in lets ``recbole.quick_start`` be imported.
 
-Nothing is imported early for this: a RecBole module is mended when somebody imports it.
+Second, its look-ups find the plugin. ``get_model``, ``create_dataset`` and ``get_trainer`` look for
+a module or a name, which the import system and the modules then provide. RecBole offers no hook
+for property files, for processes and for loaders: ``Config._load_internal_config_dict``,
+``Config._init_device`` and ``get_dataloader`` are wrapped, and act as before for other models.
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 import os
 import pickle
 import sys
@@ -37,40 +33,37 @@ import warnings
 from collections.abc import Callable, Iterator
 from enum import Enum
 from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from typing import Any
 
-from recbole_edt.errors import CheckpointError, EDTError
+from recbole_edt.errors import CheckpointError, DependencyError
 
-__all__ = ["DependencyError", "load_checkpoint", "patch_recbole"]
-
-
-class DependencyError(EDTError, ImportError):
-    """A package that is needed for what was asked is not installed."""
+__all__ = ["load_checkpoint", "patch_recbole"]
 
 
 @functools.cache
 def patch_recbole() -> None:
-    """Let RecBole 1.2.1 run on this Python, numpy, pandas and torch; a second call changes nothing.
+    """Patch RecBole's modules: those imported already at once, the others when they are imported.
 
-    Raises
-    ------
-    DependencyError
-        RecBole is not installed.
+    A second call changes nothing.
     """
-    if importlib.util.find_spec("recbole") is None:
-        raise DependencyError(
-            "RecBole is not installed: run `pip install --no-deps recbole==1.2.1`."
-        )
-    _restore_numpy_names()
-    _silence_recbole_deprecations()
     sys.meta_path.insert(0, _PatchingFinder())
+    sys.meta_path.append(_ModelFinder())
     for name, patch in _PATCHES.items():
-        if name in sys.modules:  # imported before us: mend it where it stands
+        if name in sys.modules:
             with patch(sys.modules[name]):
                 pass
 
 
 # --- numpy and warnings ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _patched_package(module: types.ModuleType) -> Iterator[None]:
+    """``recbole``, which is imported before any of its modules."""
+    _restore_numpy_names()
+    _silence_recbole_deprecations()
+    yield
 
 
 def _restore_numpy_names() -> None:
@@ -91,24 +84,24 @@ def _restore_numpy_names() -> None:
 
 
 def _silence_recbole_deprecations() -> None:
-    """Hide warnings about lines of RecBole itself: whoever reads them cannot change those lines."""
+    """Hide warnings about lines of RecBole itself, which users cannot change."""
     from pandas.errors import ChainedAssignmentError
 
     for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
         # RecBole's only chained assignments are the `fillna` that `_patched_dataset` replaces.
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
     # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making
-    # a tensor of it, so nobody else looks at that memory.
+    # a tensor of it.
     warnings.filterwarnings(
         "ignore", "The given NumPy array is not writable", module=r"recbole\.data\."
     )
 
 
-# --- mending a module when it is imported ---------------------------------------------------------
+# --- patching a module when it is imported --------------------------------------------------------
 
 
 class _PatchingFinder(MetaPathFinder):
-    """Finds the modules of ``_PATCHES``, and only them, and has them mended as they load."""
+    """Finds the modules of ``_PATCHES``, and only them, and has them patched as they load."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname not in _PATCHES:
@@ -119,6 +112,10 @@ class _PatchingFinder(MetaPathFinder):
                 if spec is not None and spec.loader is not None:
                     spec.loader = _PatchingLoader(spec.loader, _PATCHES[fullname])
                     return spec
+        if fullname == "recbole":
+            raise DependencyError(
+                "RecBole is not installed: run `pip install --no-deps recbole==1.2.1`"
+            )
         return None
 
 
@@ -127,7 +124,7 @@ class _PatchingLoader(Loader):
 
     def __init__(self, loader: Any, patch: Patch) -> None:
         self._loader = loader
-        self._healer = patch
+        self._patch = patch
 
     def create_module(self, spec: Any) -> Any:
         return self._loader.create_module(spec)
@@ -136,7 +133,7 @@ class _PatchingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
-        with self._healer(module):
+        with self._patch(module):
             self._loader.exec_module(module)
 
 
@@ -449,9 +446,149 @@ def _failing_early(objective_function: Callable[..., Any], tune: Any) -> Callabl
     return wrapper
 
 
+# --- the plugin's classes -------------------------------------------------------------------------
+
+_MODELS = "recbole.model.sequential_recommender."
+
+
+class _ModelFinder(MetaPathFinder, Loader):
+    """Finds ``recbole.model.sequential_recommender.<name>`` of a model of the plugin."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if not fullname.startswith(_MODELS):
+            return None
+        from recbole_edt.registry import plugin_models
+
+        if fullname.removeprefix(_MODELS) in map(str.lower, plugin_models()):
+            return ModuleSpec(fullname, self)
+        return None
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        from recbole_edt.registry import plugin_models
+
+        _provide(module, lambda name: plugin_models().get(name))
+
+
+def _provide(module: types.ModuleType, find: Callable[[str], Any]) -> None:
+    """Let a module have names that are looked up when they are asked for."""
+
+    def __getattr__(name: str) -> Any:
+        found = None if name.startswith("_") else find(name)
+        if found is None:
+            raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
+        return found
+
+    vars(module)["__getattr__"] = __getattr__
+
+
+def _plugin_model(name: str, ending: str) -> Any:
+    """Class of the plugin's model that a name such as ``LLMEDTTrainer`` is made of, or None."""
+    if not name.endswith(ending) or name == ending:
+        return None
+    from recbole_edt.registry import plugin_models
+
+    return plugin_models().get(name.removesuffix(ending))
+
+
+@contextlib.contextmanager
+def _patched_datasets(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.data.dataset``: ``<Model>Dataset``."""
+    yield
+
+    def find(name: str) -> Any:
+        if _plugin_model(name, "Dataset") is None:
+            return None
+        from recbole_edt.data.dataset import CrossDomainDataset
+
+        return CrossDomainDataset
+
+    _provide(module, find)
+
+
+@contextlib.contextmanager
+def _patched_trainers(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.trainer``: ``<Model>Trainer``."""
+    yield
+
+    def find(name: str) -> Any:
+        model = _plugin_model(name, "Trainer")
+        if model is None:
+            return None
+        from recbole_edt.trainer import trainer_class
+
+        return trainer_class(model)
+
+    _provide(module, find)
+
+
+@contextlib.contextmanager
+def _patched_config(module: types.ModuleType) -> Iterator[None]:
+    """``Config``: the plugin's property files, and several processes that a launcher started."""
+    yield
+    config_class = module.Config
+    load_internal, init_device = config_class._load_internal_config_dict, config_class._init_device
+
+    def is_ours(config: Any) -> bool:
+        from recbole_edt.config import EDTConfig
+        from recbole_edt.registry import is_plugin_model
+
+        return is_plugin_model(config.model_class) or isinstance(config, EDTConfig)
+
+    @functools.wraps(load_internal)
+    def _load_internal_config_dict(self: Any, model: str, model_class: Any, dataset: str) -> None:
+        load_internal(self, model, model_class, dataset)
+        if is_ours(self):
+            from recbole_edt.config import lay_properties
+
+            lay_properties(self)
+
+    @functools.wraps(init_device)
+    def _init_device(self: Any) -> None:
+        from recbole_edt import distributed
+
+        if is_ours(self) and distributed.is_launched(self.final_config_dict):
+            distributed.init(self.final_config_dict)
+        else:
+            init_device(self)
+
+    config_class._load_internal_config_dict = _load_internal_config_dict
+    config_class._init_device = _init_device
+
+
+@contextlib.contextmanager
+def _patched_loaders(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.data.utils``: the plugin's loaders for its models, and for its runs of others."""
+    yield
+    original = module.get_dataloader
+
+    @functools.wraps(original)
+    def get_dataloader(config: Any, phase: str) -> Any:
+        from recbole_edt.config import EDTConfig
+        from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
+        from recbole_edt.registry import is_plugin_model
+
+        if is_plugin_model(config.model_class):
+            return SequenceLoader if phase == "train" else EvaluationLoader
+        if isinstance(config, EDTConfig) and phase != "train":
+            return EvaluationLoader
+        return original(config, phase)
+
+    for place in (module, sys.modules.get("recbole.data")):
+        if hasattr(place, "get_dataloader"):
+            vars(place)["get_dataloader"] = get_dataloader
+
+
 Patch = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
 
 _PATCHES: dict[str, Patch] = {
+    "recbole": _patched_package,
+    "recbole.config.configurator": _patched_config,
+    "recbole.data.dataset": _patched_datasets,
+    "recbole.data.utils": _patched_loaders,
+    "recbole.trainer": _patched_trainers,
     "recbole.data.dataset.dataset": _patched_dataset,
     "recbole.data.dataset.kg_dataset": _patched_row_lengths,
     "recbole.data.dataset.sequential_dataset": _patched_row_lengths,

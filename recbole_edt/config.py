@@ -2,68 +2,85 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, Field
 from recbole.config import Config
 
 from recbole_edt.errors import ConfigError, as_config_error
 from recbole_edt.io.paths import find_data_root, properties_dir
-from recbole_edt.registry import PROPERTIES, known_models
-from recbole_edt.settings import nearest, nest
-from recbole_edt.values import NESTED, check_values
+from recbole_edt.registry import find_model, is_plugin_model, properties_of
+from recbole_edt.run_settings import RunSettings
+from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
 
-_ALWAYS_KNOWN = {
+_NESTED = ("eval_args", "train_neg_sample_args", "load_col")
+"""Keys whose value is a mapping of which single entries can be set."""
+
+_WITHOUT_DEFAULT = {
     "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank",
-    "encoding", "benchmark_filename", "train_neg_sample_args", "numerical_features",
-    "selected_features", "pooling_mode", "single_spec", "domains", "clip_grad_norm",
+    "encoding", "selected_features", "pooling_mode", "single_spec",
 }  # fmt: skip
+"""Keys that RecBole reads and has no default for."""
 
 
-def plugin_property_files(model: str, dataset: str, preset: str | None = None) -> list[Path]:
-    """Property files of the plugin for a model and a dataset, in the order they are laid.
+def preset_file(model: type, preset: str) -> Path:
+    """Property file of a preset of a model.
 
     Raises
     ------
     ConfigError
-        If the model has no such preset.
+        If the model has no such preset; the message names those it has.
     """
-    root = properties_dir()
-    model = PROPERTIES.get(model, model)
-    files = [root / "overall.yaml", root / "model" / f"{model}.yaml"]
-    if preset:
-        path = root / "model" / f"{model}-{preset}.yaml"
-        if not path.is_file():
-            known = sorted(
-                file.stem.removeprefix(f"{model}-")
-                for file in (root / "model").glob(f"{model}-*.yaml")
-            )
-            raise ConfigError(
-                f"{model} has no preset '{preset}'"
-                + (f" (it has: {', '.join(known)})" if known else " (it has none)")
-            )
-        files.append(path)
-    files.append(root / "dataset" / f"{dataset}.yaml")
-    return [file for file in files if file.is_file()]
+    name, folder = properties_of(model), properties_dir() / "model"
+    path = folder / f"{name}-{preset}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem.removeprefix(f"{name}-") for file in folder.glob(f"{name}-*.yaml"))
+        raise ConfigError(
+            f"{name} has no preset '{preset}'"
+            + (f" (it has: {', '.join(known)})" if known else " (it has none)")
+        )
+    return path
 
 
-def lay_properties(config: Config, model: str, dataset: str) -> None:
-    """Lay the plugin's property files over RecBole's internal ones.
+def lay_properties(config: Config) -> None:
+    """Lay the plugin's defaults over RecBole's internal ones.
 
-    ``dataset/<D>.yaml`` may hold a section ``per_model: {<M>: {...}}`` that applies to one model;
-    a preset stays as printed and takes none of it.
+    They are, each over the one before: ``overall.yaml``, the defaults of the model's ``settings``,
+    its property file, the preset, and the file of the dataset. The latter may hold a section
+    ``per_model: {<M>: {...}}`` for single models, of which a preset takes nothing.
     """
+    model, internal = config.model_class, config.internal_config_dict
     preset = config.external_config_dict.get("preset")
-    for file in plugin_property_files(model, dataset, preset):
-        config._update_internal_config_dict(str(file))
-    per_model = config.internal_config_dict.pop("per_model", None) or {}
+    root, name = properties_dir(), properties_of(model)
+    files = [root / "model" / f"{name}.yaml", root / "dataset" / f"{config.dataset}.yaml"]
+    if preset:
+        files.insert(1, preset_file(model, preset))
+    config._update_internal_config_dict(str(root / "overall.yaml"))
+    if is_plugin_model(model):
+        internal.update(defaults(model.settings))
+        internal["train_neg_sample_args"] = None  # the plugin's loaders draw the negatives
+    for file in files:
+        if file.is_file():
+            config._update_internal_config_dict(str(file))
+    per_model = internal.pop("per_model", None) or {}
     if not preset:
-        for name in dict.fromkeys((PROPERTIES.get(model, model), model)):
-            config.internal_config_dict.update(per_model.get(name, {}))
-    config.internal_config_dict["data_path"] = find_data_root(dataset)
+        for owner in dict.fromkeys((name, model.__name__)):
+            internal.update(per_model.get(owner, {}))
+    internal["data_path"] = find_data_root(config.dataset)
+
+
+def defaults(settings: type[BaseModel]) -> dict[str, Any]:
+    """Key -> default of settings, without the keys that have none."""
+    return {
+        key: field.get_default(call_default_factory=True, validated_data={})
+        for key, field in settings.model_fields.items()
+        if not field.is_required()
+    }
 
 
 class EDTConfig(Config):
@@ -84,7 +101,7 @@ class EDTConfig(Config):
     Raises
     ------
     ConfigError
-        For anything the user has to mend.
+        If a name, a key, a value or a file is invalid.
     """
 
     def __init__(
@@ -106,7 +123,10 @@ class EDTConfig(Config):
         return merged
 
     def _merge_external_config_dict(self):
-        self.external_config_dict = merge(self.file_config_dict, self.variable_config_dict)
+        self.external_config_dict = {
+            key: list(value) if isinstance(value, tuple) and key != "gpu_id" else value
+            for key, value in merge(self.file_config_dict, self.variable_config_dict).items()
+        }
 
     def _load_cmd_line(self):
         return {}
@@ -116,32 +136,25 @@ class EDTConfig(Config):
 
     def _get_model_and_dataset(self, model, dataset):
         if isinstance(model, str):
-            check_model(model)
-        return super()._get_model_and_dataset(model, dataset)
-
-    def _load_internal_config_dict(self, model, model_class, dataset):
-        super()._load_internal_config_dict(model, model_class, dataset)
-        self._check_keys()
+            find_model(model)
+        self.model, self.model_class, self.dataset = super()._get_model_and_dataset(model, dataset)
+        return self.model, self.model_class, self.dataset
 
     def known_keys(self) -> set[str]:
         """Keys that a run of this model can be told."""
-        known = set(self.internal_config_dict) | _ALWAYS_KNOWN
+        known = set(self.internal_config_dict) | _WITHOUT_DEFAULT | set(RunSettings.model_fields)
+        known.update(getattr(self.model_class, "settings", RunSettings).model_fields)
         known.update(*self.parameters.values())
         return known
 
-    def _check_keys(self):
+    def _get_final_config_dict(self):
+        given = self.external_config_dict
         known = self.known_keys()
-        for key in self.external_config_dict:
+        for key in given:
             if key not in known:
                 raise ConfigError(f"unknown key '{key}'{nearest(str(key), known)}")
-
-    def _get_final_config_dict(self):
-        given = {
-            key: list(value) if isinstance(value, tuple) and key != "gpu_id" else value
-            for key, value in self.external_config_dict.items()
-        }
-        check_values(given, self.internal_config_dict)
         final = merge(self.internal_config_dict, given)
+        check_settings(self.model_class, final, self.internal_config_dict)
         if isinstance(final["report_modes"], str):
             final["report_modes"] = [final["report_modes"]]
         if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
@@ -151,7 +164,47 @@ class EDTConfig(Config):
     def _init_device(self):
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["gpu_id"] = ""  # RecBole decides by this key alone
-        super()._init_device()  # meets the other processes, if there are some: `registry`
+        super()._init_device()
+
+
+def check_settings(model: type, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse values that no run could use, before RecBole stumbles over them.
+
+    Parameters
+    ----------
+    model : type
+        The model's class; its ``settings``, where it has some, check its own keys.
+    values : mapping
+        All keys of the run.
+    known : mapping
+        Their defaults: a key that no settings declare is of its default's type, and not negative
+        unless the default is.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, what it must be and what it is.
+    """
+    declared: set[str] = set()
+    for settings in (RunSettings, getattr(model, "settings", None)):
+        if settings is not None:
+            declared |= set(settings.model_fields)
+            validate(settings, {key: values[key] for key in settings.model_fields if key in values})
+    for key, default in known.items():
+        kind = _kind_of(default)
+        if key not in declared and kind is not None:
+            check_value(kind, key, values[key])
+
+
+def _kind_of(default: Any) -> Any:
+    """Type of the values that can stand for a default, or None if it does not say."""
+    if isinstance(default, (bool, str)):
+        return type(default)
+    if isinstance(default, int):
+        return Amount if default >= 0 else int
+    if isinstance(default, float) and math.isfinite(default):
+        return NonNegative if default >= 0 else Annotated[float, Field(allow_inf_nan=False)]
+    return None
 
 
 def check_files_exist(files: Iterable[str]) -> None:
@@ -167,18 +220,11 @@ def check_files_exist(files: Iterable[str]) -> None:
             raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
 
 
-def check_model(model: str) -> None:
-    """Refuse a model that neither the plugin nor RecBole's sequential models have."""
-    known = known_models()
-    if model not in known:
-        raise ConfigError(f"unknown model '{model}'{nearest(model, known)}")
-
-
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others; of nested ones only the named parts change."""
     out = dict(below)
     for key, value in above.items():
-        if key in NESTED and isinstance(value, dict) and isinstance(out.get(key), dict):
+        if key in _NESTED and isinstance(value, dict) and isinstance(out.get(key), dict):
             value = {**out[key], **value}
         out[key] = value
     return out

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class EDTError(Exception):
-    """Base of every error that a user can mend; its message is one line."""
+    """Base of all errors about arguments, configuration and data; the message is one line."""
 
 
 class ConfigError(EDTError):
@@ -28,6 +28,10 @@ class CheckpointError(EDTError):
 
 class TrainingError(EDTError):
     """A training that cannot go on, such as one whose loss is no longer a number."""
+
+
+class DependencyError(EDTError, ImportError):
+    """A package that is needed for what was asked is not installed."""
 
 
 @contextmanager

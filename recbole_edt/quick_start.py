@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import recbole.data
 from recbole.data.utils import create_samplers
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import get_trainer, init_seed
 
 from recbole_edt import distributed
 from recbole_edt.config import EDTConfig, set_threads
@@ -21,7 +21,21 @@ from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import check_writable, table, write_json, write_ranks
 from recbole_edt.log import FILE_ONLY, open_log
+from recbole_edt.run_settings import RunArguments
+from recbole_edt.settings import parse_arguments, validate
 from recbole_edt.trainer import checkpoint, trainer_class
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train and test one model, as command-line arguments say.
+
+    Raises
+    ------
+    EDTError
+        If arguments, configuration or data are invalid.
+    """
+    given = validate(RunArguments, parse_arguments(arguments))
+    run_recbole_edt(given.model, given.dataset, given.config_files.split(), given.model_extra)
 
 
 def run_recbole_edt(
@@ -49,12 +63,14 @@ def run_recbole_edt(
     Returns
     -------
     dict
-        The content of the results file (specification, section 1).
+        The content of the results file: ``model``, ``dataset``, ``seed``, ``protocol``, ``preset``,
+        ``params``, ``test`` and ``valid`` (``overall`` and ``domains``: metric -> value),
+        ``protocols``, ``stages``, ``timing`` (seconds) and ``parameters``.
 
     Raises
     ------
     EDTError
-        For anything the user has to mend.
+        If configuration or data are invalid, or training cannot go on.
     """
     config = EDTConfig(model, dataset, config_file_list, config_dict)
     with distributed.process_group():
@@ -73,9 +89,9 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
         train_data, valid_data, test_data = make_loaders(config, data)
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"model {model}"):
-        model_class = get_model(model)
-        network = model_class(config, train_data._dataset).to(config["device"])
-    trainer_type: Any = trainer_class(model_class, get_trainer(config["MODEL_TYPE"], model))
+        network = make_model(config, train_data._dataset)
+    base = get_trainer(config["MODEL_TYPE"], model)
+    trainer_type: Any = trainer_class(config.model_class, base)
     trainer_type.check(config, network, data)
     rankings = make_rankings(config, data)
 
@@ -103,8 +119,13 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
     return results
 
 
+def make_model(config: EDTConfig, dataset: CrossDomainDataset):
+    """Make the untrained model of a configuration, on its device."""
+    return config.model_class(config, dataset).to(config["device"])
+
+
 def check_outputs(config, saved: bool) -> None:
-    """Refuse places that a run could not write to, before it has spent any time."""
+    """Refuse places that a run could not write to, before it spends any time."""
     for key in ("result_file", "ranks_file"):
         if config[key]:
             check_writable(key, config[key])

@@ -1,33 +1,76 @@
-"""Where RecBole finds the plugin: its look-ups by name get the plugin's classes as answers.
+"""The plugin's models, by name: those of its own rooms and those registered from outside.
 
-RecBole finds a model by importing ``recbole.model.sequential_recommender.<name>``, a dataset and a
-trainer as ``<Model>Dataset`` and ``<Model>Trainer`` in their packages. The plugin puts its modules
-and classes at those names. Only three functions are wrapped, because they have no such door:
-``Config._load_internal_config_dict`` (property files), ``Config._init_device`` (several processes)
-and ``get_dataloader``; for any other model they do what they always did.
+A model is a class with the attributes ``settings`` (its keys, their types and defaults) and
+``trainer`` (what trains it), both inherited from
+:class:`~recbole_edt.model.base.CrossDomainModel`. The plugin's own stand in modules of
+``recbole_edt.model`` and ``recbole_edt.model.baselines`` that are named like a property file in
+``properties/model``.
 """
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
-import sys
+from functools import cache
+from importlib import import_module
+from typing import Any
 
-PLUGIN_MODELS = {
-    "LLMEDT": "recbole_edt.model.llmedt",
-    "LLMEDTPretrain": "recbole_edt.model.llmedt",
-    "LLMEDTFinetune": "recbole_edt.model.llmedt",
-    "C2DSR": "recbole_edt.model.baselines.c2dsr",
-    "TriCDR": "recbole_edt.model.baselines.tricdr",
-    "SyNCRec": "recbole_edt.model.baselines.syncrec",
-    "LLMCDSR": "recbole_edt.model.baselines.llmcdsr",
-    "LLMESR": "recbole_edt.model.baselines.llmesr",
-    "LLM4CDSR": "recbole_edt.model.baselines.llm4cdsr",
-}
-"""Model name -> module that defines it."""
+from recbole_edt.errors import ConfigError
+from recbole_edt.io.paths import properties_dir
+from recbole_edt.settings import nearest
 
-PROPERTIES = {"LLMEDTPretrain": "LLMEDT", "LLMEDTFinetune": "LLMEDT"}
-"""Models that share the property files of another."""
+_ROOMS = ("recbole_edt.model", "recbole_edt.model.baselines")
+_registered: dict[str, type] = {}
+
+
+def is_plugin_model(model: Any) -> bool:
+    """Tell whether a class declares settings as the plugin's models do."""
+    return isinstance(model, type) and hasattr(model, "settings")
+
+
+@cache
+def _own_models() -> dict[str, type]:
+    files = {file.stem.lower() for file in (properties_dir() / "model").glob("*.yaml")}
+    found: dict[str, type] = {}
+    for room in _ROOMS:
+        for module_info in pkgutil.iter_modules(import_module(room).__path__):
+            if module_info.name in files:
+                module = import_module(f"{room}.{module_info.name}")
+                for name, value in vars(module).items():
+                    if is_plugin_model(value) and value.__module__ == module.__name__:
+                        found[name] = value
+    return found
+
+
+def plugin_models() -> dict[str, type]:
+    """Name -> class of the plugin's models and of the registered ones."""
+    return {**_own_models(), **_registered}
+
+
+def register_model(model: type) -> type:
+    """Let a model of another package be found by its name; usable as a decorator.
+
+    Parameters
+    ----------
+    model : type
+        A subclass of :class:`~recbole_edt.model.base.CrossDomainModel` or of a model of the plugin.
+
+    Returns
+    -------
+    type
+        The same class.
+
+    Raises
+    ------
+    ConfigError
+        If it is no such class, or its name is taken.
+    """
+    if not is_plugin_model(model):
+        raise ConfigError(f"{model} is no subclass of recbole_edt.model.base.CrossDomainModel")
+    name = model.__name__
+    if name not in _registered and name in known_models():
+        raise ConfigError(f"the name {name} is taken by another model")
+    _registered[name] = model
+    return model
 
 
 def known_models() -> list[str]:
@@ -36,73 +79,30 @@ def known_models() -> list[str]:
 
     names = [name for name in vars(builtin) if name[0].isupper()]
     modules = {module.name for module in pkgutil.iter_modules(builtin.__path__)}
-    return sorted({name for name in names if name.lower() in modules} | set(PLUGIN_MODELS))
+    return sorted({name for name in names if name.lower() in modules} | set(plugin_models()))
 
 
-def register() -> None:
-    """Make RecBole's own look-ups find the plugin's models, datasets, trainers and loaders."""
-    import recbole.data.dataset
-    import recbole.trainer
+def find_model(name: str) -> type:
+    """Class of a model of the plugin or of RecBole.
 
-    from recbole_edt.data.dataset import CrossDomainDataset
-    from recbole_edt.trainer import trainer_class
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; the message names the nearest.
+    """
+    from recbole.utils import get_model
 
-    for name, module_name in PLUGIN_MODELS.items():
-        module = importlib.import_module(module_name)
-        sys.modules[f"recbole.model.sequential_recommender.{name.lower()}"] = module
-        setattr(recbole.data.dataset, f"{name}Dataset", CrossDomainDataset)
-        setattr(recbole.trainer, f"{name}Trainer", trainer_class(getattr(module, name)))
-    _wrap_config()
-    _wrap_loaders()
-
-
-def _wrap_config() -> None:
-    from recbole.config.configurator import Config
-
-    original = Config._load_internal_config_dict
-    if getattr(original, "knows_recbole_edt", False):
-        return
-
-    def load_with_plugin(self, model, model_class, dataset):
-        from recbole_edt.config import EDTConfig, lay_properties
-
-        original(self, model, model_class, dataset)
-        if model in PLUGIN_MODELS or isinstance(self, EDTConfig):
-            lay_properties(self, model, dataset)
-
-    alone = Config._init_device
-
-    def meet_others(self):
-        from recbole_edt import distributed
-        from recbole_edt.config import EDTConfig
-
-        ours = self.final_config_dict["model"] in PLUGIN_MODELS or isinstance(self, EDTConfig)
-        if ours and distributed.is_launched(self.final_config_dict):
-            distributed.init(self.final_config_dict)
-        else:
-            alone(self)
-
-    load_with_plugin.knows_recbole_edt = True  # type: ignore[attr-defined]
-    Config._load_internal_config_dict = load_with_plugin
-    Config._init_device = meet_others
+    known = known_models()
+    if name not in known:
+        raise ConfigError(f"unknown model '{name}'{nearest(name, known)}")
+    return get_model(name)
 
 
-def _wrap_loaders() -> None:
-    import recbole.data
-    import recbole.data.utils as utils
-
-    original = utils.get_dataloader
-    if getattr(original, "knows_recbole_edt", False):
-        return
-
-    def get_dataloader(config, phase):
-        from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
-
-        if config["model"] not in PLUGIN_MODELS and not config["cross_domain"]:
-            return original(config, phase)
-        if phase != "train":
-            return EvaluationLoader
-        return SequenceLoader if config["model"] in PLUGIN_MODELS else original(config, phase)
-
-    get_dataloader.knows_recbole_edt = True  # type: ignore[attr-defined]
-    utils.get_dataloader = recbole.data.get_dataloader = get_dataloader
+def properties_of(model: type) -> str:
+    """Name of a model's property files: of the class, or of its nearest base that has some."""
+    folder = properties_dir() / "model"
+    for ancestor in model.__mro__:
+        name = vars(ancestor).get("properties") or ancestor.__name__
+        if (folder / f"{name}.yaml").is_file():
+            return name
+    return model.__name__

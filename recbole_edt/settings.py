@@ -1,7 +1,7 @@
 """Settings as pydantic models: types and ranges, messages of one line, and the help of a command.
 
-A command, a model or a provider declares its keys as a subclass of :class:`Settings`; whoever
-extends one of them subclasses it. Nothing here knows what keys there are.
+A command, a model or a provider declares its keys as a subclass of :class:`Settings`; a further
+subclass adds keys. Nothing here knows what keys there are.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import difflib
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from recbole_edt.errors import ConfigError
 
@@ -62,8 +63,7 @@ def validate(model: type[S], values: Mapping[str, Any], where: str = "") -> S:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        known = model.model_fields
-        raise ConfigError(_message(error, known, where)) from None
+        raise ConfigError(_message(error, model, where)) from None
 
 
 def check_value(kind: Any, key: str, value: Any) -> None:
@@ -74,8 +74,6 @@ def check_value(kind: Any, key: str, value: Any) -> None:
     ConfigError
         Naming the key, what it must be and what it is.
     """
-    from pydantic import TypeAdapter
-
     try:
         TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
@@ -83,22 +81,37 @@ def check_value(kind: Any, key: str, value: Any) -> None:
         raise ConfigError(f"{key} must be {_words(problem)}, not '{value}'") from None
 
 
-def _message(error: ValidationError, known: Iterable[str], where: str) -> str:
+def _message(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Put the first problem into one line."""
     problems = error.errors()
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     problem = (unknown or problems)[0]
-    location = [str(part) for part in problem["loc"] if isinstance(part, str)]
-    key = where + (location[0] if location else "")
+    key, owner = _locate(model, problem["loc"])
     if problem["type"] == "extra_forbidden":
-        key = where + ".".join(location)
-        near = nearest(location[0], known) if len(location) == 1 else ""
-        return f"unknown key '{key}'{near}"
+        return f"unknown key '{where}{key}'{nearest(str(problem['loc'][-1]), owner.model_fields)}"
     if problem["type"] == "missing":
-        return f"--{key} is missing"
-    if not location and problem["type"] == "value_error":
+        return f"--{where}{key} is missing"
+    if not key and problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    return f"{key} must be {_words(problem)}, not '{problem['input']}'"
+    return f"{where}{key} must be {_words(problem)}, not '{problem['input']}'"
+
+
+def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, type[BaseModel]]:
+    """Dotted key of a problem, and the settings that the key belongs to."""
+    if not location:
+        return "", model
+    key, *rest = location
+    nested = _nested(model.model_fields.get(str(key)))
+    if nested is None or not rest:
+        return str(key), model
+    inner, owner = _locate(nested, rest)
+    return f"{key}.{inner}", owner
+
+
+def _nested(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Settings that are the value of a field."""
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 _WORDS = {
@@ -217,18 +230,23 @@ def help_text(usage: str, about: str, model: type[BaseModel], after: str = "") -
     after : str
         Text behind the list of keys.
     """
-    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 96), ""]
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 96), "", *_help_lines(model)]
+    return "\n".join(lines) + "\n" + (f"\n{after}" if after else "")
+
+
+def _help_lines(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
+        nested = _nested(field)
+        if nested is not None:
+            yield from _help_lines(nested, f"{prefix}{name}.")
         if not field.description:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
-        shown = "" if field.is_required() or default is None else f" (default: {default})"
-        key = f"  --{name}"
+        shown = "" if nested or field.is_required() or default is None else f" (default: {default})"
+        key = f"  --{prefix}{name}"
         body = textwrap.wrap(f"{field.description}{shown}", 70)
-        gap = " " * 26
         if len(key) >= 26:
-            lines.append(key)
+            yield key
             key = ""
-        lines.append(f"{key:<26}{body[0]}")
-        lines += [gap + line for line in body[1:]]
-    return "\n".join(lines) + "\n" + (f"\n{after}" if after else "")
+        yield f"{key:<26}{body[0]}"
+        yield from (" " * 26 + line for line in body[1:])

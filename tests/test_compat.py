@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from recbole_edt import compat
-from recbole_edt.errors import CheckpointError, EDTError
+from recbole_edt.errors import CheckpointError
 
 compat.patch_recbole()
 
@@ -105,11 +105,11 @@ def python(code, cwd, **env):
 # --- what the patches do, and what they leave alone ----------------------------------------------
 
 
-def test_heal_imports_neither_ray_nor_recbole(tmp_path):
+def test_patching_imports_nothing(tmp_path):
     result = python(
         """
         patch_recbole(); patch_recbole()
-        unwanted = {"ray", "ray.tune", "torch", "recbole", "recbole.quick_start"}
+        unwanted = {"ray", "numpy", "pandas", "torch", "recbole"}
         print(sorted(unwanted & set(sys.modules)))
         print(sum(type(finder).__name__ == "_PatchingFinder" for finder in sys.meta_path))
         """,
@@ -126,22 +126,14 @@ def test_numpy_has_the_names_that_config_reads():
     assert np.bool8 is np.bool_
 
 
-def test_missing_recbole_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install --no-deps recbole==1\.2\.1") as caught:
-        compat.patch_recbole.__wrapped__()
-    assert isinstance(caught.value, EDTError)
-    assert "\n" not in str(caught.value)
-
-
-def test_mended_modules_keep_their_own_loader():
+def test_patched_modules_keep_their_own_loader():
     import recbole.trainer.trainer as trainer
 
     assert type(trainer.__loader__).__name__ == "SourceFileLoader"
     assert trainer.__spec__.loader is trainer.__loader__
 
 
-def test_modules_imported_before_heal_are_mended_where_they_stand(tmp_path):
+def test_modules_imported_earlier_are_patched_where_they_stand(tmp_path):
     result = python(
         """
         import recbole.data.dataset.dataset as dataset, recbole.trainer.trainer as trainer
@@ -347,14 +339,6 @@ def test_features_become_finite_tensors(config_of):
     for field in ("price", "vec"):
         assert torch.isfinite(features[field]).all()
         assert features[field].max() == 1.0
-
-
-def test_looking_models_up_leaves_anomaly_detection_off():
-    code = (
-        "import torch, recbole_edt; from recbole.utils import get_model; get_model('SASRec');"
-        "assert not torch.is_anomaly_enabled()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_that_another_run_makes_first_is_no_error(tmp_path, monkeypatch):

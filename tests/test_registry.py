@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,24 @@ from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer
 
 import recbole_edt
+from recbole_edt import registry
 from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.registry import PLUGIN_MODELS, known_models, register
+from recbole_edt.errors import ConfigError
+from recbole_edt.model.llmedt import LLMEDT
+from recbole_edt.registry import (
+    known_models,
+    plugin_models,
+    properties_of,
+    register_model,
+)
 from recbole_edt.trainer import CrossDomainMixin
 
 ROOT = Path(__file__).resolve().parents[1]
+OWN = {
+    "LLMEDT", "LLMEDTPretrain", "LLMEDTFinetune", "C2DSR", "TriCDR", "SyNCRec", "LLMCDSR", "LLMESR",
+    "LLM4CDSR",
+}  # fmt: skip
 SMALL = {
     "epochs": 1,
     "hidden_size": 16,
@@ -45,31 +56,62 @@ def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch):
+def _alone(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["test"])  # RecBole's own Config reads them
+    monkeypatch.setattr(registry, "_registered", {})
 
 
 def stock_config(model, data_path, **changes) -> Config:
     return Config(model, "tiny", config_dict={**SMALL, "data_path": data_path, **changes})
 
 
-# --- the plugin's models through RecBole's doors --------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", PLUGIN_MODELS)
-def test_get_model_and_get_trainer_find_the_plugin(model, data_path):
-    assert get_model(model) is getattr(import_module(PLUGIN_MODELS[model]), model)
+def test_known_models_are_the_plugins_and_the_sequential_ones_of_recbole():
+    assert set(plugin_models()) == OWN
+    known = known_models()
+    assert {*OWN, "SASRec", "GRU4Rec", "BERT4Rec"} <= {*known}
+    assert not {"BPR", "LightGCN", "SequentialRecommender", "CrossDomainModel"} & {*known}
+    assert known == sorted(known)
+    assert not torch.is_anomaly_enabled()  # an import of RecBole would turn it on
+
+
+def test_registered_model_is_found_and_has_the_properties_of_its_base(data_path):
+    @register_model
+    class Mine(LLMEDT):
+        pass
+
+    assert "Mine" in known_models()
+    assert get_model("Mine") is Mine
+    assert properties_of(Mine) == "LLMEDT"
+    config = stock_config("Mine", data_path)
+    assert config["n_negatives"] == stock_config("LLMEDT", data_path)["n_negatives"]
+    assert type(create_dataset(config)) is CrossDomainDataset
+
+    first = Mine
+    again = register_model(type("Mine", (LLMEDT,), {}))  # as a notebook does
+    assert get_model("Mine") is again is not first
+
+
+def test_register_model_refuses_what_is_none_and_names_that_are_taken():
+    with pytest.raises(ConfigError, match="is no subclass of"):
+        register_model(torch.nn.Linear)
+    with pytest.raises(ConfigError, match="SASRec is taken"):
+        register_model(type("SASRec", (LLMEDT,), {}))
+
+
+# --- the plugin's models in RecBole's own look-ups ------------------------------------------------
+
+
+@pytest.mark.parametrize("model", sorted(OWN))
+def test_recbole_finds_model_trainer_dataset_and_property_files(model, data_path):
+    assert get_model(model) is plugin_models()[model]
     config = stock_config(model, data_path)
     assert issubclass(get_trainer(config["MODEL_TYPE"], model), CrossDomainMixin)
-
-
-@pytest.mark.parametrize("model", PLUGIN_MODELS)
-def test_config_finds_the_property_files(model, data_path):
-    config = stock_config(model, data_path)
-    assert config["cross_domain"] is True
-    assert config["n_negatives"] == 2048
+    assert type(create_dataset(config)) is CrossDomainDataset
+    assert (config["candidate_seed"], config["n_negatives"]) == (42, 2048)
     assert config["hidden_size"] == 16
-    assert config["candidate_seed"] == 42
 
 
 def test_config_finds_presets_and_where_the_data_are(data_path):
@@ -78,11 +120,9 @@ def test_config_finds_presets_and_where_the_data_are(data_path):
     assert config["data_path"] == str(ROOT / "dataset_atomic" / "cloth_sport")
 
 
-def test_create_dataset_and_data_preparation_give_the_plugins_classes(data_path):
+def test_data_preparation_gives_the_plugins_loaders(data_path):
     config = stock_config("LLMEDT", data_path)
-    dataset = create_dataset(config)
-    assert type(dataset) is CrossDomainDataset
-    loaders = data_preparation(config, dataset)
+    loaders = data_preparation(config, create_dataset(config))
     assert [type(loader) for loader in loaders] == [
         SequenceLoader, EvaluationLoader, EvaluationLoader,
     ]  # fmt: skip
@@ -90,35 +130,43 @@ def test_create_dataset_and_data_preparation_give_the_plugins_classes(data_path)
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_run_recbole_trains_and_tests_a_plugin_model(data_path, saved):
+def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path, saved):
     from recbole.quick_start import run_recbole
 
     settings = {**SMALL, "data_path": data_path, "inner_size": 16, "finetune_epochs": 1}
-    result = run_recbole(model="LLMEDT", dataset="tiny", config_dict=settings, saved=saved)
-    assert result["test_result"].keys() == {
-        f"{part}{name}" for part in ("", "art/", "bike/") for name in ("hit@3", "ndcg@3", "mrr")
-    }
-    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@3"]
-
-
-def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path):
-    from recbole.quick_start import run_recbole
-
-    settings = {**SMALL, "data_path": data_path, "inner_size": 16, "finetune_epochs": 1}
-    theirs = run_recbole(model="LLMEDT", dataset="tiny", config_dict=dict(settings))
-    ours = recbole_edt.run_recbole_edt("LLMEDT", "tiny", None, settings)
-    for name in ("hit@3", "ndcg@3", "mrr"):
+    theirs = run_recbole(model="LLMEDT", dataset="tiny", config_dict=dict(settings), saved=saved)
+    names = ("hit@3", "ndcg@3", "mrr")
+    assert theirs["test_result"].keys() == {f"{p}{n}" for p in ("", "art/", "bike/") for n in names}
+    assert theirs["best_valid_score"] == theirs["best_valid_result"]["ndcg@3"]
+    ours = recbole_edt.run_recbole_edt("LLMEDT", "tiny", None, settings, saved)
+    for name in names:
         assert theirs["test_result"][name] == ours["test"]["overall"][name]
 
 
-def test_registering_again_changes_nothing(data_path):
-    before = Config._load_internal_config_dict, recbole_edt.registry
-    import recbole.data.utils
-
-    loaders = recbole.data.utils.get_dataloader
-    register()
-    assert (Config._load_internal_config_dict, recbole_edt.registry) == before
-    assert recbole.data.utils.get_dataloader is loaders is recbole.data.get_dataloader
+@pytest.mark.parametrize("first", ["recbole_edt", "recbole.trainer"])
+def test_order_of_imports_does_not_matter(first, data_path):
+    code = f"""if True:
+        import {first}
+        import recbole_edt, sys
+        print([name for name in ("ray", "recbole_edt.model") if name in sys.modules])
+        from recbole.config import Config
+        from recbole.data import create_dataset, data_preparation
+        from recbole.utils import get_model, get_trainer
+        config = Config("LLMEDT", "tiny", config_dict={ {**SMALL, "data_path": data_path}!r})
+        loaders = data_preparation(config, create_dataset(config))
+        trainer = get_trainer(config["MODEL_TYPE"], "LLMEDT")
+        print(get_model("LLMEDT").__name__, type(loaders[0]).__name__, trainer.__name__)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[:1] == ["[]"], done.stderr
+    assert lines[-1:] == ["LLMEDT SequenceLoader TwoStageTrainer"], done.stderr
 
 
 # --- stock models through stock RecBole -----------------------------------------------------------
@@ -132,8 +180,7 @@ def test_stock_model_through_stock_recbole_is_untouched(data_path):
         train_neg_sample_args=None,
         load_col={"inter": ["user_id", "item_id", "timestamp"]},
     )
-    assert config["cross_domain"] is None
-    assert config["adapter_size"] is None
+    assert config["candidate_seed"] is None
     assert config["learning_rate"] == 0.001
     assert get_trainer(config["MODEL_TYPE"], "SASRec") is Trainer
     dataset = create_dataset(config)
@@ -147,33 +194,3 @@ def test_stock_model_through_stock_recbole_is_untouched(data_path):
     trainer.fit(*loaders[:2], saved=False, verbose=False)
     result = trainer.evaluate(loaders[2], load_best_model=False)
     assert set(result) == {f"{name}@3" for name in ("recall", "mrr", "ndcg", "hit", "precision")}
-
-
-def test_known_models_are_the_plugins_and_the_sequential_ones_of_recbole():
-    known = known_models()
-    assert {"LLMEDT", "LLMEDTPretrain", "LLMEDTFinetune", "SASRec", "GRU4Rec", "BERT4Rec"} <= {
-        *known
-    }
-    assert not {"BPR", "LightGCN", "SequentialRecommender"} & {*known}
-    assert known == sorted(known)
-
-
-def test_anomaly_detection_that_an_import_of_recbole_turns_on_is_off():
-    known_models()
-    assert not torch.is_anomaly_enabled()
-
-
-def test_import_brings_neither_ray_nor_recboles_quick_start():
-    code = """if True:
-        import recbole_edt, sys
-        print([name for name in ("ray", "recbole.quick_start") if name in sys.modules])
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
-    assert not list(Path().iterdir())

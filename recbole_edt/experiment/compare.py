@@ -24,7 +24,7 @@ from recbole_edt.experiment.runs import (
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.lock import run_lock
-from recbole_edt.registry import PLUGIN_MODELS, known_models
+from recbole_edt.registry import known_models, plugin_models
 from recbole_edt.settings import nearest, parse_arguments
 
 HELP = """\
@@ -147,7 +147,7 @@ class Comparison:
         refuse_unknown(self.keys, models, self.dataset)
         for row, entry in self.entries.items():
             keys = {**entry.keys, **keys_for(self.keys, entry.model, self.dataset)}
-            if self.budget and entry.model not in PLUGIN_MODELS:
+            if self.budget and entry.model not in plugin_models():
                 keys["time_limit"] = self.budget
             data_path = self.data_path if entry.raw else augmented
             out[row] = [
@@ -339,7 +339,7 @@ def choose(names: Any) -> dict[str, Entry]:
     if not wanted:
         raise ConfigError("--models names no model")
     return {
-        name: ENTRIES.get(name) or Entry(name, raw=name not in PLUGIN_MODELS) for name in wanted
+        name: ENTRIES.get(name) or Entry(name, raw=name not in plugin_models()) for name in wanted
     }
 
 

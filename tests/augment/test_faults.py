@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from recbole_edt.augment.command import HELP, augment
 from recbole_edt.augment.llm import ChatRequest, DryRun, LLMClient
 from recbole_edt.augment.profile import WORDS
 from recbole_edt.augment.prompts import TEXT_SCHEMA, _template
-from recbole_edt.cli import guarded
+from recbole_edt.cli import execute
 from recbole_edt.errors import DataError
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
@@ -61,7 +60,7 @@ def command(raw, tmp_path, monkeypatch):
             *LLM,
             *arguments,
         ]
-        return guarded(augment, list({a.split("=")[0]: a for a in given}.values()), HELP)
+        return execute("augment", list({a.split("=")[0]: a for a in given}.values()))
 
     return run
 

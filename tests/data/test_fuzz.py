@@ -240,7 +240,7 @@ def read(monkeypatch, capfd):
     def run(folder: Path):
         seen.clear()
         try:
-            code = cli.guarded(cli.run, [*SMALL, f"--data_path={folder}"], "")
+            code = cli.execute("run", [*SMALL, f"--data_path={folder}"])
         except Loaded:
             assert capfd.readouterr().err == ""
             return seen[0]

@@ -14,10 +14,9 @@ import os
 import sys
 from pathlib import Path
 
-from recbole_edt.augment.command import HELP, augment
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
 from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, TEXT_SCHEMA, prompt
-from recbole_edt.cli import guarded
+from recbole_edt.cli import execute
 from recbole_edt.io.files import atomic_write
 
 
@@ -57,7 +56,7 @@ def work(what: str, log: str, *arguments: str) -> int:
     os.dup2(file, 1)
     os.dup2(file, 2)
     if what == "augment":
-        status = guarded(augment, arguments, HELP)
+        status = execute("augment", arguments)
         sys.stdout.flush()
         return status
     url, folder, n = arguments

@@ -1,0 +1,221 @@
+"""Settings of a run, whatever its model; the model's own keys are in its class' ``settings``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from recbole_edt.errors import ConfigError
+from recbole_edt.settings import (
+    Amount,
+    Count,
+    Name,
+    NonNegative,
+    Positive,
+    Probability,
+    Settings,
+    help_text,
+    parse_arguments,
+)
+
+
+def _must_be(words: str, accepts: Callable[[Any], Any]) -> AfterValidator:
+    """Refuse values for which a function is false or raises."""
+
+    def check(value: Any) -> Any:
+        try:
+            accepted = accepts(value)
+        except (ConfigError, AttributeError, TypeError, ValueError):
+            accepted = False
+        if not accepted:
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
+def _fixed(expected: Any) -> AfterValidator:
+    return _must_be(f"{expected} (fixed by the protocol)", lambda value: value == expected)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _are_modes(value: Any) -> bool:
+    from recbole_edt.data.candidates import sample_size
+
+    for mode in _listed(list(value.values()) if isinstance(value, dict) else value):
+        sample_size(mode)
+    return True
+
+
+def _are_metrics(value: Any) -> bool:
+    from recbole_edt.evaluation.metrics import metric_names
+
+    return bool(_listed(value) and metric_names(_listed(value), [1]))
+
+
+def _is_valid_metric(value: str) -> bool:
+    name, at, k = value.partition("@")
+    return _are_metrics(name) and (int(k) >= 1 if at else name.lower() == "mrr")
+
+
+def _are_counts(value: Any) -> bool:
+    return bool(_listed(value)) and all(type(k) is int and k >= 1 for k in _listed(value))
+
+
+def _are_gpus(value: Any) -> bool:
+    numbers = str(value).strip("()").replace(" ", "")
+    return re.fullmatch(r"(\d+(,\d+)*)?", numbers) is not None
+
+
+class EvalSettings(Settings):
+    """``eval_args``: of RecBole's four parts the protocol leaves the mode open."""
+
+    split: Annotated[Any, _fixed({"LS": "valid_and_test"})] = {"LS": "valid_and_test"}
+    order: Annotated[Any, _fixed("TO")] = "TO"
+    group_by: Annotated[Any, _fixed("user")] = "user"
+    mode: Annotated[Any, _must_be("full, uni100 or uni999 (uniN)", _are_modes)] = Field(
+        default="uni100", description="candidates: full, uni100 or uni999 (uniN)"
+    )
+
+
+class RunSettings(Settings):
+    """Keys of every run: those of ``properties/overall.yaml``, and RecBole's with a range."""
+
+    # Data
+    data_path: Name = Field("dataset/", description="folder that holds the dataset's folder")
+    load_col: dict | None = Field(None, description="columns read from the atomic files")
+    domains: Annotated[
+        list[Name] | None, _must_be("a list of two names", lambda v: v is None or len(v) == 2)
+    ] = Field(None, description="names of domain A and B; empty = alphabetical")
+    augmentation: bool = Field(False, description="train on inserted rows too")
+    augmented_histories: bool = Field(
+        True, description="know users by inserted rows at evaluation; they are never targets"
+    )
+    MAX_ITEM_LIST_LENGTH: Count = Field(50, description="longest sequence")
+    filter_inter_by_user_or_item: bool = False
+    text_limit: Amount = Field(
+        512,
+        description="MiB of float32 text embeddings kept in memory; more stay in their file",
+    )
+
+    # Evaluation
+    eval_args: EvalSettings = Field(default_factory=EvalSettings)
+    report_modes: Annotated[
+        Any, _must_be("a list of full, uni100, uni999 (uniN)", lambda v: v is None or _are_modes(v))
+    ] = Field(None, description="further modes to test the same model under")
+    candidate_seed: Amount = Field(
+        42, description="draws the sampled candidates; the same for every model"
+    )
+    metrics: Annotated[Any, _must_be("a list of Hit, NDCG, MRR", _are_metrics)] = Field(
+        ["Hit", "NDCG"], description="metrics of the results; the untruncated mrr is always added"
+    )
+    topk: Annotated[
+        Any, _must_be("a whole number of at least 1, or a list of them", _are_counts)
+    ] = Field([10], description="lengths of the lists that metrics look at")
+    valid_metric: Annotated[Any, _must_be("such as NDCG@10, or MRR", _is_valid_metric)] = Field(
+        "NDCG@10", description="decides which epoch is the best, and when training stops"
+    )
+    eval_batch_size: Count = 1024
+    repeatable: Annotated[bool, _fixed(True)] = True
+
+    # Training
+    seed: Amount = Field(42, description="draws weights, batches and negatives")
+    epochs: Count = Field(200, description="epochs at most")
+    stopping_step: Amount = Field(
+        10, description="epochs without a better validation score that end training"
+    )
+    eval_step: Amount = Field(1, description="epochs between validations")
+    train_batch_size: Count = Field(512, description="sequences of a batch")
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = Field(
+        "adam", description="optimizer"
+    )
+    learning_rate: Positive = Field(0.001, description="learning rate")
+    weight_decay: NonNegative = 0.0
+    weight_average: Probability = Field(
+        0.0,
+        description="decay per step of the average of weights that is evaluated; 0 = none",
+    )
+    clip_grad_norm: dict | None = Field(None, description="mapping with max_norm")
+    train_neg_sample_args: dict | None = None
+    reproducibility: bool = True
+    time_limit: Positive | None = Field(
+        None, description="seconds of training after which a stage begins no further epoch"
+    )
+    resume: bool = Field(False, description="go on behind the last whole epoch of the same run")
+    pretrained_path: Name | None = Field(
+        None, description="checkpoint of stage 1, for LLMEDTFinetune"
+    )
+    preset: Name | None = Field(None, description="a property set of the model, such as paper")
+
+    # Files and machine
+    checkpoint_dir: Name = Field("saved", description="where checkpoints are written")
+    result_file: Name | None = Field(None, description="where to write the results (JSON)")
+    ranks_file: Name | None = Field(
+        None, description="where to write the rank of every user's target (.npz)"
+    )
+    state: Annotated[
+        Any,
+        _must_be(
+            "debug, info, warning, error or critical",
+            lambda v: v.lower() in ("debug", "info", "warning", "error", "critical"),
+        ),
+    ] = Field("INFO", description="least level of messages that are logged")
+    use_gpu: bool = Field(True, description="use a GPU where there is one")
+    gpu_id: Annotated[Any, _must_be("the number of a GPU, or empty for none", _are_gpus)] = "0"
+    threads: Count | None = Field(
+        None, description="compute threads; empty = chosen by how busy the machine is"
+    )
+    fast_kernels: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto = those that agree with plain torch at start; off = plain torch",
+    )
+    worker: Amount = 0
+    process_timeout: Count = Field(
+        1800, description="seconds after which a process that waits for another one gives up"
+    )
+
+
+class RunArguments(Settings):
+    """What the command needs by name; all other arguments are keys of the run."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Name
+    dataset: Name
+    config_files: str = ""
+
+
+_USAGE = "run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]"
+_ABOUT = (
+    "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin or a "
+    "sequential one of RecBole, DATASET a folder in dataset/, dataset_atomic/ or --data_path."
+)
+_AFTER = """\
+Any other key of RecBole, and the model's own: run --model=MODEL --help
+  --config_files="a.yaml b.yaml"   settings from files; those of the command line win
+
+Several processes train one model to the same result:
+  torchrun --nproc_per_node=2 run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport
+"""
+
+
+def help_of_run(arguments: Sequence[str] = ()) -> str:
+    """Help of ``run``; with ``--model=NAME`` among the arguments, of that model's keys."""
+    given = [argument for argument in arguments if argument not in ("--help", "-h")]
+    name = parse_arguments(given).get("model")
+    if not isinstance(name, str):
+        return help_text(_USAGE, _ABOUT, RunSettings, _AFTER)
+    from recbole_edt.registry import find_model
+
+    model = find_model(name)
+    settings = getattr(model, "settings", None)
+    if settings is None:
+        raise ConfigError(f"the keys of {name} are RecBole's: see its documentation")
+    about = f"Keys of {name}, besides those of every run (run --help)."
+    return help_text(_USAGE.replace("MODEL", name, 1), about, settings)
