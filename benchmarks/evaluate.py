@@ -65,7 +65,7 @@ class StockTrainer(Trainer):
 def allowed_items(data, ranking) -> torch.Tensor:
     """Candidates and target of every test row, from the raw rows: bool [n_eval, n_items]."""
     targets = ranking.targets.numpy()
-    offsets, history = data.raw_history(data.split.test_rows)
+    offsets, history = data.raw_history(data.split.users, data.split.test_rows)
     raw = (data.item_domain >= 0) & ~data.item_generated
     allowed = raw & (data.item_domain == data.item_domain[targets][:, None])
     allowed[np.repeat(np.arange(len(targets)), np.diff(offsets)), history] = False

@@ -85,8 +85,7 @@ def read_histories(directory: str | Path, name: str, domains: list[str] | None =
         inter[column] = pd.to_numeric(inter[column], errors="coerce")
     for frame in (items, inter):
         frame.replace("", np.nan, inplace=True)
-    unique = items.drop_duplicates("item_id")
-    check_frames(inter, unique, len(items), name)
+    check_frames(inter, items, name)
     items = items.fillna("")
     if flag_column(inter, "augmented", name).any() or flag_column(items, "generated", name).any():
         raise ConfigError(f"{directory} is augmented already: give the raw data set")

@@ -1,1 +1,4 @@
-"""Datasets and loaders; :mod:`~recbole_edt.data.sequences` holds the protocol, in numpy alone."""
+"""From atomic files to leak-free batches and candidates.
+
+``sequences``, ``candidates`` and ``embeddings`` need numpy only.
+"""

@@ -1,8 +1,7 @@
 """Candidates of the evaluation: the same for every model, every seed of training, every run.
 
-Candidates are the raw items of the target's own domain (specification, section 3). They depend on
-the tokens in the raw data and on ``candidate_seed`` alone: not on the model, and not on whether the
-data was augmented.
+Candidates are raw items of the target's own domain. They depend on the tokens in the raw data and
+on ``candidate_seed`` alone: not on the model, and not on augmentation.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import re
 
 import numpy as np
 
+from recbole_edt.data.sequences import expand_ranges
 from recbole_edt.errors import ConfigError, ProtocolError
 
 _SAMPLED = re.compile(r"uni(\d+)")
 
 
 def sample_size(mode: str) -> int | None:
-    """Number of sampled candidates of an ``eval_args.mode``: None for ``full``, N for ``uniN``.
+    """Read an ``eval_args.mode``: None for ``full``, N sampled candidates for ``uniN``.
 
     Raises
     ------
@@ -50,7 +50,8 @@ def sample_candidates(
     pools : list of np.ndarray
         Per domain the ids of its raw items, in an order that depends on the tokens alone.
     history_offsets, history_items : np.ndarray
-        The WHOLE raw history (held-out rows included) of each target's user, in row form.
+        Raw items of each target's user, held-out rows included: target ``t`` has
+        ``history_items[history_offsets[t]:history_offsets[t + 1]]``.
     n_candidates : int
         Candidates per target.
     rng : np.random.Generator
@@ -64,7 +65,7 @@ def sample_candidates(
     Raises
     ------
     ProtocolError
-        If a domain has too few items outside somebody's history.
+        If a domain has too few items outside a user's history.
     """
     out = np.empty((len(target_domains), n_candidates), dtype=np.int32)
     n_items = 1 + max(int(pool.max()) if len(pool) else 0 for pool in pools)
@@ -81,10 +82,8 @@ def _history_keys(
     rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, n_items: int
 ) -> np.ndarray:
     """Sorted keys ``local_row * n_items + item`` of the histories of ``rows``."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    local = np.repeat(np.arange(len(rows)), lengths)
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.unique(local * n_items + items[np.repeat(offsets[rows], lengths) + within])
+    owners, places = expand_ranges(offsets[rows], offsets[rows + 1])
+    return np.unique(owners * n_items + items[places])
 
 
 def _sample_block(
@@ -97,12 +96,10 @@ def _sample_block(
 ) -> np.ndarray:
     """Draw with replacement, keep the first distinct ones; finish rare short rows exactly."""
     n_draws = int(n_candidates * 1.2) + 16
-    if n_draws * 2 > len(pool):
-        n_draws = 0  # a small pool: permute it instead
-    draws = pool[rng.integers(0, len(pool), size=(n_rows, n_draws))] if n_draws else None
     out = np.empty((n_rows, n_candidates), dtype=np.int64)
     short = np.arange(n_rows)
-    if draws is not None:
+    if n_draws * 2 <= len(pool):  # a small pool is permuted instead
+        draws = pool[rng.integers(0, len(pool), size=(n_rows, n_draws))]
         good = ~_is_member(draws, history, n_items) & _first_occurrence(draws)
         rank = np.cumsum(good, axis=1)
         full = rank[:, -1] >= n_candidates

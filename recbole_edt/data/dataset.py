@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.utils.enum_type import FeatureType
+from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_edt.data.candidates import sample_candidates, sample_size
 from recbole_edt.data.embeddings import EmbeddingTable
@@ -22,32 +22,27 @@ from recbole_edt.data.sequences import (
     Windows,
     build_sequences,
     domain_rows,
+    expand_ranges,
     gather_padded,
     leave_one_out,
     prefix_rows,
+    row_offsets,
     training_windows,
 )
 from recbole_edt.errors import DataError
 from recbole_edt.io.atomic import (
     check_files,
     check_frames,
-    check_users,
+    check_tokens,
     domain_names,
     flag_column,
-    is_blank,
     load_embeddings,
     read_columns,
 )
 from recbole_edt.io.files import read_table
 
 TARGET_DOMAIN = "target_domain"
-"""Field of an evaluation batch: the domain (0 or 1) of each target."""
-
-
-def domain_fields(domain: int) -> tuple[str, str]:
-    """Names of the batch fields that hold a domain's sub-sequence and its length (eq. 2)."""
-    return f"item_id_list_{domain}", f"item_length_{domain}"
-
+"""Field of an evaluation batch: the domain (0 or 1) of each target, [B]."""
 
 AUGMENTED_LIST = "augmented_list"
 """Field of an evaluation batch: which items of the history preprocessing inserted, bool [B, L].
@@ -56,15 +51,19 @@ With ``_<domain>`` behind it, the same of the domain's sub-sequence.
 """
 
 _DTYPES: dict[str, Any] = {"float": np.float64, "token": "category"}
-"""How columns are read; sequences of tokens as text."""
+"""How columns are read; other types are read as text."""
+
+
+def domain_fields(domain: int) -> tuple[str, str]:
+    """Fields of an evaluation batch: a domain's sub-sequence (eq. 2) [B, L], its length [B]."""
+    return f"item_id_list_{domain}", f"item_length_{domain}"
 
 
 class CrossDomainDataset(SequentialDataset):
     """Sequences of users over two domains, split leave-one-out on raw rows.
 
     Reads ``<D>.inter``, ``<D>.item`` and, where present, ``<D>.user``, ``<D>.item_emb.npy`` and
-    ``<D>.user_emb.npy`` (specification, section 2), and keeps RecBole's interface, so that
-    RecBole's built-in models train on it unchanged.
+    ``<D>.user_emb.npy``, and keeps RecBole's interface, so that its models train on it unchanged.
 
     Attributes
     ----------
@@ -73,20 +72,20 @@ class CrossDomainDataset(SequentialDataset):
     item_domain : np.ndarray
         int64 [n_items]; 0 or 1, and -1 for the padding item.
     item_generated : np.ndarray
-        bool [n_items]; items that exist only because preprocessing generated them.
+        bool [n_items]; items that preprocessing generated.
     sequences : Sequences
         All rows, by (user, position).
     split : LeaveOneOut
-        What is trained on and what is held out.
+        Training, validation and test rows.
     train_sequences : Sequences
-        The training rows alone.
+        The training rows.
 
     Raises
     ------
     DataError
         If the files break the data contract.
     ProtocolError
-        If augmented rows stand where only held-out rows may.
+        If augmented rows stand behind held-out rows.
     """
 
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
@@ -95,49 +94,44 @@ class CrossDomainDataset(SequentialDataset):
 
     def _load_data(self, token, dataset_path):
         check_files(dataset_path, token)
+        self._file_ids: dict[FeatureSource, np.ndarray] = {}
         super()._load_data(token, dataset_path)
-        self.item_lines = count_lines(Path(dataset_path) / f"{token}.item")
-        check_frames(self.inter_feat, self.item_feat, self.item_lines, token)
+        check_frames(self.inter_feat, self.item_feat, token)
         self.domains = domain_names(self.item_feat, self.config["domains"], token)
-        flag_column(self.inter_feat, "augmented", f"{token}.inter")
-        flag_column(self.item_feat, "generated", f"{token}.item")
-        self._file_items = self.item_feat[self.iid_field].astype(object).to_numpy()
-        user_feat = self.user_feat
-        self._file_users: np.ndarray | None = None
-        if user_feat is not None:
-            user_lines = count_lines(Path(dataset_path) / f"{token}.user")
-            check_users(user_feat[self.uid_field], user_lines, token)
-            self._file_users = user_feat[self.uid_field].astype(object).to_numpy()
-        if not self.config["augmentation"]:
-            self._drop_augmentation()
+        inserted = flag_column(self.inter_feat, "augmented", f"{token}.inter")
+        generated = flag_column(self.item_feat, "generated", f"{token}.item")
+        if not self.config["augmentation"]:  # the raw data exactly
+            self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
+            self.item_feat = self.item_feat[~generated].reset_index(drop=True)
 
     def _load_feat(self, filepath, source):
         """Read one atomic file: RecBole's reader, but tab-separated text is taken literally.
 
         RecBole lets pandas interpret quotation marks and names such as "NA"; titles hold both.
-        Tokens are kept as categories: each text once, and a small number per row.
+        Tokens are categories: each text once, and a small number per row.
         """
         load_col, _ = self._get_load_and_unload_col(source)
         columns = read_columns(filepath, load_col)
+        typed = {f"{name}:{ftype}": ftype for name, ftype in columns.items()}
         try:
             frame = pd.read_csv(
                 filepath,
                 sep="\t",
-                usecols=[f"{name}:{ftype}" for name, ftype in columns],
-                dtype={f"{name}:{ftype}": _DTYPES.get(ftype, str) for name, ftype in columns},
+                usecols=list(typed),
+                dtype={column: _DTYPES.get(ftype, str) for column, ftype in typed.items()},
                 index_col=False,
                 quoting=csv.QUOTE_NONE,
                 keep_default_na=False,
                 na_values={
-                    f"{name}:{ftype}": ["", "nan", "NaN"] if ftype == "float" else [""]
-                    for name, ftype in columns
+                    column: ["", "nan", "NaN"] if ftype == "float" else [""]
+                    for column, ftype in typed.items()
                 },
                 encoding="utf-8-sig",
             )
         except (ValueError, pd.errors.ParserError) as error:
             raise DataError(f"{filepath}: {str(error).splitlines()[0]}") from error
-        frame.columns = [name for name, _ in columns]
-        for name, ftype in columns:
+        frame.columns = list(columns)
+        for name, ftype in columns.items():
             self.field2source[name], self.field2type[name] = source, FeatureType(ftype)
             self.field2seqlen[name] = 1
             if "float" in ftype:
@@ -145,17 +139,21 @@ class CrossDomainDataset(SequentialDataset):
             if ftype.endswith("seq"):
                 frame[name] = [np.array(str(text).split()) for text in frame[name].fillna("")]
                 self.field2seqlen[name] = max(map(len, frame[name]))
+        if source in (FeatureSource.USER, FeatureSource.ITEM):  # RecBole would drop repeated ids
+            field = self.uid_field if source is FeatureSource.USER else self.iid_field
+            check_tokens(frame, field, Path(filepath).name)
+            self._file_ids[source] = frame[field].astype(object).to_numpy()
         return frame
 
     def _get_remap_list(self, field_list):
-        """Number items and users by the lines of their own files: held-out rows play no part."""
+        """Number items and users by the lines of their own files, not by held-out rows."""
         return super()._get_remap_list(field_list)[::-1]
 
     def _remap(self, remap_list):
         """Number tokens in the order in which they appear, as RecBole does.
 
-        RecBole lines up the texts of all rows; here each column is numbered by itself, and only
-        its distinct tokens meet those of the others.
+        RecBole joins the texts of all rows; here each column is numbered by itself, and only the
+        distinct tokens of the columns are joined.
         """
         if any(ftype != FeatureType.TOKEN for _, _, ftype in remap_list):
             super()._remap(remap_list)
@@ -174,15 +172,8 @@ class CrossDomainDataset(SequentialDataset):
                 self.field2token_id[field] = {t: i for i, t in enumerate(names.tolist())}
             feat[field] = by_code[codes]
 
-    def _drop_augmentation(self):
-        """Forget everything preprocessing added: the data are then the raw data exactly."""
-        inserted = flag_column(self.inter_feat, "augmented", "inter")
-        generated = flag_column(self.item_feat, "generated", "item")
-        self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
-        self.item_feat = self.item_feat[~generated].reset_index(drop=True)
-
     def _data_filtering(self):
-        """Filter nothing: filters belong to preprocessing, and would shift positions here."""
+        """Filter nothing: filters belong to preprocessing."""
 
     def _data_processing(self):
         super()._data_processing()
@@ -214,7 +205,7 @@ class CrossDomainDataset(SequentialDataset):
         return self._is_token(frame, column, "1")
 
     def _is_token(self, frame, column, token):
-        """Tell which rows of a remapped column hold a token; joins have made floats of the ids."""
+        """Mark the rows of a remapped column that hold a token; joins make floats of the ids."""
         return (self.field2id_token[column] == token)[frame[column].to_numpy(dtype=np.int64)]
 
     def _change_feat_format(self):
@@ -227,7 +218,7 @@ class CrossDomainDataset(SequentialDataset):
         return Path(self.dataset_path) / f"{self.dataset_name}.{what}_emb.npy"
 
     def item_titles(self) -> dict[str, str]:
-        """Titles of the items by id, as ``.item`` has them; empty without a column of titles."""
+        """Titles of the items by token; empty if ``.item`` has no titles."""
         frame = read_table(Path(self.dataset_path) / f"{self.dataset_name}.item")
         if "title" not in frame:
             return {}
@@ -241,8 +232,7 @@ class CrossDomainDataset(SequentialDataset):
         DataError
             If the file is missing, damaged or does not match ``.item``.
         """
-        matrix = load_embeddings(self._embedding_path("item"), self.item_lines, "item")
-        return self._by_id(matrix, self._file_items, self.iid_field)
+        return self._table("item", FeatureSource.ITEM, self.iid_field)
 
     def user_table(self) -> EmbeddingTable | None:
         """Profile embedding of every user by id, or None without a file.
@@ -252,25 +242,25 @@ class CrossDomainDataset(SequentialDataset):
         path = self._embedding_path("user")
         if not path.is_file():
             return None
-        if self._file_users is None:
+        if FeatureSource.USER not in self._file_ids:
             raise DataError(f"{path} has no {self.dataset_name}.user beside it")
-        matrix = load_embeddings(path, len(self._file_users), "user")
-        return self._by_id(matrix, self._file_users, self.uid_field)
+        return self._table("user", FeatureSource.USER, self.uid_field)
+
+    def _table(self, what: str, source: FeatureSource, field: str) -> EmbeddingTable:
+        ids = self._file_ids[source]
+        matrix = load_embeddings(self._embedding_path(what), len(ids), what)
+        lines = pd.Index(ids).get_indexer(pd.Index(self.field2id_token[field].astype(object)))
+        lines[0] = -1  # padding, even if a line has its name
+        return EmbeddingTable(matrix, lines)
 
     def item_embeddings(self) -> np.ndarray:
-        """Rows of :meth:`item_table`, all in memory: float32 [n_items, d_L]."""
+        """All rows of :meth:`item_table`, float32 [n_items, d_L]."""
         return self.item_table().whole()
 
     def user_embeddings(self) -> np.ndarray | None:
-        """Rows of :meth:`user_table`, all in memory: float32 [n_users, d_L], or None."""
+        """All rows of :meth:`user_table`, float32 [n_users, d_L], or None."""
         table = self.user_table()
         return None if table is None else table.whole()
-
-    def _by_id(self, matrix: np.ndarray, tokens: np.ndarray, field: str) -> EmbeddingTable:
-        lines = pd.Index(tokens).get_indexer(pd.Index(self.field2id_token[field].astype(object)))
-        lines[0] = -1  # padding, even where a line is called as it is
-        limit = self.config["text_limit"]
-        return EmbeddingTable(matrix, lines, None if limit is None else limit * 2**20)
 
     # -- what RecBole's loaders iterate over ----------------------------------------------------
 
@@ -280,32 +270,29 @@ class CrossDomainDataset(SequentialDataset):
         Returns
         -------
         list of CrossDomainDataset
-            Views of this dataset that differ in ``inter_feat`` alone: prefix rows for training,
-            one row per target for validation and test.
+            Views of this dataset with another ``inter_feat``: prefix rows for training, one row
+            per target for validation and test.
         """
         self._change_feat_format()
         rows = self.train_sequences
         prefixes = prefix_rows(rows, self.max_item_list_len)
-        views = [
-            self._view(rows, prefixes, lambda at: self._history_fields(rows, prefixes.take(at)))
-        ]
-        rows_known, held_out = self.evaluation_rows()
-        for targets in held_out:
-            views.append(self._evaluation_view(rows_known, targets))
+        views = [self._view(rows, prefixes, lambda at: self._mixed_fields(rows, prefixes.take(at)))]
+        known, held_out = self.evaluation_rows()
+        views += [self._evaluation_view(known, targets) for targets in held_out]
         self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
         return views
 
     def evaluation_rows(self) -> tuple[Sequences, list[np.ndarray]]:
-        """Rows that a user is known by at evaluation, and where in them the targets are."""
+        """Rows that histories are cut from at evaluation; validation and test targets in them."""
         held_out = [self.split.valid_rows, self.split.test_rows]
         if self.config["augmented_histories"]:
             return self.sequences, held_out
         raw = ~self.sequences.augmented
-        before = np.cumsum(raw) - 1
+        before = row_offsets(raw)
         return self.sequences.keep(raw), [before[targets] for targets in held_out]
 
     def _view(self, rows: Sequences, windows: Windows, gather) -> CrossDomainDataset:
-        """Return a view of targets, the rows behind ``windows``; ``gather`` makes the histories."""
+        """Return a view whose targets are the rows behind ``windows``."""
         ready = {
             self.uid_field: windows.users,
             self.iid_field: rows.items[windows.stops],
@@ -327,7 +314,7 @@ class CrossDomainDataset(SequentialDataset):
         return self._view(rows, self._last_rows(rows, users, targets), gather)
 
     def _last_rows(self, rows: Sequences, users: np.ndarray, stops: np.ndarray) -> Windows:
-        """Return what of each user's rows before ``stops`` a history can hold."""
+        """Cut each user's rows before ``stops`` to the longest history."""
         return Windows(
             users, np.maximum(rows.offsets[users], stops - self.max_item_list_len), stops
         )
@@ -335,26 +322,26 @@ class CrossDomainDataset(SequentialDataset):
     def history_fields(
         self, rows: Sequences, users: np.ndarray, stops: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Return the fields that a model knows users by: their last rows before some row.
+        """Make the fields of users' histories.
 
         Parameters
         ----------
         rows : Sequences
-            Where the rows are taken from.
+            Rows that the histories are cut from.
         users : np.ndarray
             int64 [n]; users of ``rows``.
         stops : np.ndarray
-            int64 [n]; the row of each user before which his history ends.
+            int64 [n]; the row of each user before which the history ends.
 
         Returns
         -------
         dict
-            Name -> array [n] or [n, longest history]: the mixed sequence, both domains'
-            sub-sequences (eq. 2), their lengths, and what of them preprocessing inserted.
+            Name -> array [n] or [n, longest history]: the mixed sequence, the sub-sequence of each
+            domain (eq. 2), their lengths, and which of their items preprocessing inserted.
         """
         width, first = self.max_item_list_len, rows.offsets[users]
         windows = self._last_rows(rows, users, stops)
-        fields = self._history_fields(rows, windows)
+        fields = self._mixed_fields(rows, windows)
         fields[AUGMENTED_LIST] = gather_padded(rows.augmented, windows.starts, stops, width)
         for domain, own in enumerate(self._domain_rows(rows)):
             ends = own.index[stops]
@@ -366,14 +353,14 @@ class CrossDomainDataset(SequentialDataset):
         return fields
 
     def _domain_rows(self, rows: Sequences) -> list[DomainRows]:
-        """Each domain's own rows; those asked for last are kept for the next batch."""
+        """Rows of each domain; the result is cached for the next batch."""
         if self._cut is None or self._cut[0] is not rows:
             domains = range(len(self.domains))
             self._cut = rows, [domain_rows(rows, self.item_domain, d) for d in domains]
         return self._cut[1]
 
-    def _history_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
-        """Return the fields that RecBole's own models know users by."""
+    def _mixed_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
+        """Make the fields of the mixed sequence, as RecBole's own models read them."""
         width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
         times = gather_padded(rows.timestamps, windows.starts, windows.stops, width)
         return {
@@ -384,7 +371,7 @@ class CrossDomainDataset(SequentialDataset):
         }
 
     def windows(self) -> Windows:
-        """Training windows for models that learn from all positions of a sequence in one pass."""
+        """Training windows, for models that learn from all positions of a sequence at once."""
         return training_windows(self.train_sequences, self.max_item_list_len)
 
     # -- evaluation -----------------------------------------------------------------------------
@@ -396,20 +383,28 @@ class CrossDomainDataset(SequentialDataset):
         raw = order[(order > 0) & ~self.item_generated[order]]
         return [raw[self.item_domain[raw] == domain] for domain in range(len(self.domains))]
 
-    def raw_history(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each user's raw items before his row ``rows``: offsets [n_eval + 1], items."""
-        all_rows = self.sequences
-        stop = np.full(self.user_num, -1, dtype=np.int64)
-        stop[self.split.users] = rows
-        owner = all_rows.users
-        keep = ~all_rows.augmented & (np.arange(len(all_rows.items)) < stop[owner])
-        counts = np.bincount(owner[keep], minlength=self.user_num)[self.split.users]
-        return np.concatenate([[0], np.cumsum(counts)]), all_rows.items[keep]
+    def raw_history(self, users: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Raw items of users before rows.
+
+        Parameters
+        ----------
+        users, stops : np.ndarray
+            int64 [n]; the user, and the row of :attr:`sequences` before which the history ends.
+
+        Returns
+        -------
+        offsets, items : np.ndarray
+            int64 [n + 1] and [total]; history ``i`` is ``items[offsets[i]:offsets[i + 1]]``.
+        """
+        owners, rows = expand_ranges(self.sequences.offsets[users], stops)
+        raw = ~self.sequences.augmented[rows]
+        counts = np.bincount(owners[raw], minlength=len(users))
+        return row_offsets(counts), self.sequences.items[rows[raw]]
 
     def sampled_candidates(self, phase: str, mode: str) -> np.ndarray | None:
         """Candidates of the validation or test targets in the order of ``split.users``.
 
-        They depend on the raw data and ``candidate_seed`` alone (specification, section 3).
+        They depend on the raw data and ``candidate_seed`` alone.
 
         Parameters
         ----------
@@ -426,32 +421,20 @@ class CrossDomainDataset(SequentialDataset):
         size = sample_size(mode)
         if size is None:
             return None
-        targets = self.split.valid_rows if phase == "valid" else self.split.test_rows
-        # users in the order of their tokens, so that ids (which augmentation shifts) play no part
-        tokens = self.id2token(self.uid_field, self.split.users).astype(str)
-        order = np.argsort(tokens, kind="stable")
-        offsets, items = self.raw_history(self.split.test_rows + 1)
-        lengths = np.diff(offsets)[order]
-        starts = offsets[:-1][order]
-        by_token = np.concatenate([[0], np.cumsum(lengths)])
-        gathered = items[np.repeat(starts - by_token[:-1], lengths) + np.arange(by_token[-1])]
-        # domains in the order of their names too: which one is called A plays no part either
+        split = self.split
+        targets = split.valid_rows if phase == "valid" else split.test_rows
+        # Users in the order of their tokens and domains in the order of their names: neither ids,
+        # which augmentation shifts, nor which domain is called A may change the draws.
+        order = np.argsort(self.id2token(self.uid_field, split.users).astype(str), kind="stable")
         by_name = np.argsort(self.domains, kind="stable")
         pools = self.candidate_pools()
         sampled = sample_candidates(
-            np.argsort(by_name)[self.item_domain[self.sequences.items[targets]]][order],
+            np.argsort(by_name)[self.item_domain[self.sequences.items[targets[order]]]],
             [pools[domain] for domain in by_name],
-            by_token,
-            gathered,
+            *self.raw_history(split.users[order], split.test_rows[order] + 1),
             size,
             np.random.default_rng([int(self.config["candidate_seed"]), phase == "test", size]),
         )
         out = np.empty_like(sampled)
         out[order] = sampled
         return out
-
-
-def count_lines(path: Path) -> int:
-    """Count the non-empty lines of a text file below its header."""
-    with path.open("rb") as file:
-        return sum(1 for line in file if not is_blank(line)) - 1

@@ -7,25 +7,28 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK = 65_536
-"""Rows that are read at a time where a whole table passes by."""
+"""Rows that are read at a time where a whole table is read."""
+
+IN_MEMORY = 512 * 2**20
+"""Bytes of float32 rows up to which a model keeps a whole table in memory."""
 
 
 class EmbeddingTable:
-    """Rows of an embedding file in the order of ids; the file stays where it is, in its own type.
+    """Rows of an embedding file in the order of ids; the file stays on disk, in its own type.
 
     Parameters
     ----------
     matrix : np.ndarray
-        Any float type [n_lines, d_L]; as a rule mapped from its file.
+        Any float type [n_lines, d_L]; usually mapped from its file.
     lines : np.ndarray, optional
         int64 [n_ids]; line of each id, -1 for an id without one, whose row is zero. By default ids
         are lines.
-    limit : float, optional
-        Bytes that a model may keep of it in memory; without it any number.
+    limit : int
+        Bytes up to which :attr:`fits` is true.
     """
 
     def __init__(
-        self, matrix: np.ndarray, lines: np.ndarray | None = None, limit: float | None = None
+        self, matrix: np.ndarray, lines: np.ndarray | None = None, limit: int = IN_MEMORY
     ) -> None:
         self.matrix = matrix
         self.lines = np.arange(len(matrix)) if lines is None else lines
@@ -39,18 +42,17 @@ class EmbeddingTable:
     @property
     def fits(self) -> bool:
         """Whether all rows, as float32, are within the limit."""
-        return self.limit is None or 4 * self.shape[0] * self.shape[1] <= self.limit
+        return 4 * self.shape[0] * self.shape[1] <= self.limit
 
     def __getitem__(self, ids: np.ndarray | slice) -> np.ndarray:
         """Rows of ids [n], or of a range of them: float32 [n, d_L]."""
         lines = self.lines[ids]
         out = np.zeros((len(lines), self.matrix.shape[1]), dtype=np.float32)
-        there = lines >= 0
-        out[there] = self.matrix[lines[there]]
+        out[lines >= 0] = self.matrix[lines[lines >= 0]]
         return out
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """All rows, a block of ids at a time."""
+        """Iterate over all rows, a block of ids at a time."""
         for start in range(0, len(self.lines), BLOCK):
             part = slice(start, min(start + BLOCK, len(self.lines)))
             yield part, self[part]

@@ -9,14 +9,14 @@ from torch import Tensor
 from recbole_edt.errors import DataError
 
 _LARGE_POOL = 16
-"""A pool this many times as large as the sample is drawn from, not permuted."""
+"""A pool this many times as large as the sample is sampled, a smaller one is permuted."""
 
 
 class NegativeSampler:
     """Draws negatives for whole batches at once, on the device where the batch lies.
 
-    "The user's items" are his training rows: excluding held-out rows as well would tell the model
-    which items they are.
+    "The user's items" are those of the training rows: to exclude held-out rows as well would tell
+    the model which items they are.
 
     Parameters
     ----------
@@ -42,12 +42,10 @@ class NegativeSampler:
         self._check()
 
     def _check(self) -> None:
-        distinct_items = self.keys % self.n_items
-        distinct_users = self.keys // self.n_items
+        users, items = self.keys // self.n_items, self.keys % self.n_items
         for domain in range(self.n_domains):
-            mine = self.item_domain[distinct_items] == domain
-            most = int(torch.bincount(distinct_users[mine]).max()) if bool(mine.any()) else 0
-            if int(self.size[domain]) <= most:
+            owned = torch.bincount(users[self.item_domain[items] == domain])
+            if len(owned) and int(self.size[domain]) <= int(owned.max()):
                 raise DataError(
                     f"domain {domain} has {int(self.size[domain])} items and a user who has them "
                     "all: no negative can be drawn"
@@ -86,24 +84,22 @@ class NegativeSampler:
         return negatives
 
     def shared(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """Draw, per domain, up to ``n`` distinct items that a whole batch shares.
+        """Draw, per domain, up to ``n`` distinct items that a whole batch shares: int64 [<= n].
 
-        A sampled softmax takes its denominator from them; entries that a user owns are masked
-        with :meth:`owned_mask`.
+        :meth:`owned_mask` tells which of them a user owns.
         """
-        pools = []
-        for domain in range(self.n_domains):
-            first, size = int(self.first[domain]), int(self.size[domain])
-            pools.append(self.by_domain[first + self._distinct(n, size, generator)])
-        return pools
+        bounds = zip(self.first.tolist(), self.size.tolist(), strict=True)
+        return [
+            self.by_domain[first + self._distinct(n, size, generator)] for first, size in bounds
+        ]
 
     def _distinct(self, n: int, size: int, generator: torch.Generator) -> Tensor:
-        """Draw n distinct numbers below ``size``, or all: not by a permutation of a large pool."""
+        """Draw ``n`` distinct numbers below ``size``, or all of them."""
         device = self.by_domain.device
         if size < _LARGE_POOL * n:
             return torch.randperm(size, generator=generator, device=device)[:n]
         drawn = torch.zeros(0, dtype=torch.int64, device=device)
-        while len(drawn) < n:  # in the order of their first draw: which ones are left out is chance
+        while len(drawn) < n:  # kept in the order of first draws, so that the cut is unbiased
             more = torch.randint(size, (n,), generator=generator, device=device)
             drawn = torch.cat([drawn, more])
             ordered, place = torch.sort(drawn, stable=True)

@@ -47,27 +47,31 @@ class Sequences:
 
     def keep(self, mask: np.ndarray) -> Sequences:
         """Return the sequences restricted to the rows where ``mask`` (bool [n_rows]) holds."""
-        counts = np.concatenate([[0], np.cumsum(mask)])
-        return Sequences(
-            counts[self.offsets], self.items[mask], self.augmented[mask], self.timestamps[mask]
-        )
+        offsets = row_offsets(mask)[self.offsets]
+        return Sequences(offsets, self.items[mask], self.augmented[mask], self.timestamps[mask])
 
     def pad(self, starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
-        """Gather row ranges into a right-padded matrix.
-
-        Parameters
-        ----------
-        starts, stops : np.ndarray
-            int64 [n]; half-open row ranges, each at most ``width`` long.
-        width : int
-            Number of columns.
-
-        Returns
-        -------
-        np.ndarray
-            int64 [n, width]; item ids, 0 = padding.
-        """
+        """Gather items of row ranges: int64 [n, width], see :func:`gather_padded`."""
         return gather_padded(self.items, starts, stops, width)
+
+
+def row_offsets(counts: np.ndarray) -> np.ndarray:
+    """Offsets of consecutive ranges of these lengths [n], or of marked rows: int64 [n + 1]."""
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def expand_ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """List the numbers of many ranges ``start:stop``.
+
+    Returns
+    -------
+    owners, numbers : np.ndarray
+        int64 [total]; which range each number comes from, and the number.
+    """
+    lengths = stops - starts
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    first = starts - row_offsets(lengths)[:-1]
+    return owners, np.arange(len(owners)) + first[owners]
 
 
 def gather_padded(
@@ -132,7 +136,7 @@ class LeaveOneOut:
 
 
 MIN_RAW_ROWS = 3
-"""Users with fewer raw rows are only trained on (specification, section 3)."""
+"""Users with fewer raw rows are only trained on."""
 
 
 def leave_one_out(sequences: Sequences) -> LeaveOneOut:
@@ -163,8 +167,8 @@ def check_split(sequences: Sequences, split: LeaveOneOut) -> None:
     Raises
     ------
     ProtocolError
-        If a held-out target is a generated row, or if any row other than the validation and the
-        test row stands at or behind a user's validation row.
+        If a held-out target is a generated row, or any row but the validation and the test row
+        stands at or behind a user's validation row.
     """
     held_out = np.concatenate([split.valid_rows, split.test_rows])
     if sequences.augmented[held_out].any():
@@ -245,24 +249,15 @@ def prefix_rows(sequences: Sequences, max_length: int) -> Windows:
     return Windows(sequences.users[targets], starts, targets)
 
 
-def in_domain_index(sequences: Sequences, item_domain: np.ndarray, domain: int) -> np.ndarray:
-    """Count, for every row, the rows of ``domain`` before it among all rows: int64 [n_rows + 1].
-
-    With it, rows ``start:stop`` map onto the domain's own sub-sequence (eq. 2) as
-    ``index[start]:index[stop]``.
-    """
-    inside = item_domain[sequences.items] == domain
-    return np.concatenate([[0], np.cumsum(inside)])
-
-
 @dataclass(frozen=True)
 class DomainRows:
-    """Rows of one domain alone.
+    """Rows of one domain alone: the sub-sequences of eq. 2.
 
     Attributes
     ----------
     index : np.ndarray
-        int64 [n_rows + 1]; as :func:`in_domain_index` gives it.
+        int64 [n_rows + 1]; rows of the domain before each of all rows. Rows ``start:stop`` of the
+        mixed sequence are rows ``index[start]:index[stop]`` of the domain.
     items, augmented : np.ndarray
         int64 and bool [rows of the domain].
     """
@@ -275,5 +270,4 @@ class DomainRows:
 def domain_rows(sequences: Sequences, item_domain: np.ndarray, domain: int) -> DomainRows:
     """Cut the rows of one domain out of all rows."""
     inside = item_domain[sequences.items] == domain
-    index = in_domain_index(sequences, item_domain, domain)
-    return DomainRows(index, sequences.items[inside], sequences.augmented[inside])
+    return DomainRows(row_offsets(inside), sequences.items[inside], sequences.augmented[inside])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.data.sequences import expand_ranges, row_offsets
 from recbole_edt.evaluation.metrics import count_not_below
 from recbole_edt.model.kernels import product
 
@@ -52,7 +53,7 @@ class Ranking:
 
     def _exclude(self, dataset: CrossDomainDataset, rows: np.ndarray, device) -> None:
         """Collect what a target's domain pool holds but is no candidate: history, the target."""
-        offsets, items = dataset.raw_history(rows)
+        offsets, items = dataset.raw_history(dataset.split.users, rows)
         n_items = dataset.item_num
         owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
         targets = dataset.sequences.items[rows]
@@ -62,7 +63,7 @@ class Ranking:
         )
         keys = np.unique(keys)
         counts = np.bincount(keys // n_items, minlength=len(rows))
-        self.excluded_offsets = np.concatenate([[0], np.cumsum(counts)])
+        self.excluded_offsets = row_offsets(counts)
         self.excluded = torch.from_numpy(keys % n_items).to(device)
 
     def ranks(self, scores: Tensor, rows: np.ndarray) -> Tensor:
@@ -153,10 +154,8 @@ class Ranking:
         target_scores = scores.gather(1, self.place[targets][:, None]).squeeze(1)
         counts = count_not_below(scores, target_scores)
         # what is no candidate, the target itself among it, was counted like everything else
-        first, last = self.excluded_offsets[rows], self.excluded_offsets[rows + 1]
-        lengths = last - first
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        owners = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)).to(device)
-        items = self.excluded[torch.from_numpy(np.repeat(first, lengths) + within).to(device)]
+        offsets = self.excluded_offsets
+        owners, places = map(torch.from_numpy, expand_ranges(offsets[rows], offsets[rows + 1]))
+        owners, items = owners.to(device), self.excluded[places.to(device)]
         counted = ~(scores[owners, self.place[items]] < target_scores[owners])
         return 1 + counts - torch.bincount(owners[counted], minlength=len(rows))

@@ -1,8 +1,9 @@
-"""The data contract of the atomic files, checked before RecBole reads any meaning into them."""
+"""The data contract of the atomic files: columns, lines, ids, flags and embeddings."""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,28 +25,28 @@ LONGEST_TOKEN = 1000
 
 _BOM = b"\xef\xbb\xbf"
 _LARGEST = 1e18
-"""Entry of an embedding whose square still is a float32."""
+"""Entries of an embedding above it are damage: their square would overflow float32."""
+_UNWANTED = {b"\0": "NUL byte", rb"\r(?!\n|\Z)": "carriage return within a line"}
 
 
 def check_files(directory: str | Path, name: str) -> None:
-    """Check that the atomic files are there, are sound tables and have the required columns.
+    """Check that the atomic files exist, are sound tables and have the required columns.
 
     Raises
     ------
     DataError
-        One sentence that names the file and what is wrong with it.
+        If not, naming the file and what is wrong with it.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise DataError(f"there is no dataset '{name}': the folder {directory} does not exist")
     for suffix, required in REQUIRED.items():
         path = directory / f"{name}.{suffix}"
-        if not path.is_file():
-            if suffix == "user":
-                continue
+        if path.is_file():
+            check_unchanged(path)
+            check_table(path, required)
+        elif suffix != "user":
             raise DataError(f"{path} is missing")
-        check_unchanged(path)
-        check_table(path, required)
 
 
 def check_unchanged(path: Path) -> None:
@@ -58,14 +59,14 @@ def check_unchanged(path: Path) -> None:
     """
     folder = path.parent
     for report, keys in (
-        (folder / "augmentation.json", ()),
-        (folder / f"{folder.name}.statistics.json", ("prepared",)),
+        (folder / "augmentation.json", ["sha256"]),
+        (folder / f"{folder.name}.statistics.json", ["prepared", "sha256"]),
     ):
         if not report.is_file():
             continue
         try:
             recorded = json.loads(report.read_text(encoding="utf-8"))
-            for key in (*keys, "sha256"):
+            for key in keys:
                 recorded = recorded.get(key, {})
             digest = recorded.get(path.name)
         except (ValueError, AttributeError, RecursionError) as error:
@@ -80,13 +81,13 @@ def check_unchanged(path: Path) -> None:
 def check_table(path: Path, required: Sequence[str]) -> None:
     """Check the text of an atomic file: UTF-8, a typed header, as many fields in every line.
 
-    Lines end with a line feed, or with a carriage return before it; empty lines count for nothing;
-    a byte order mark at the start is passed over.
+    Lines end with a line feed, or with a carriage return before it; empty lines and a byte order
+    mark at the start are ignored.
 
     Raises
     ------
     DataError
-        One sentence that names the file, and the line where one is to blame.
+        If not, naming the file and the line.
     """
     content = path.read_bytes().removeprefix(_BOM)
     try:
@@ -94,27 +95,14 @@ def check_table(path: Path, required: Sequence[str]) -> None:
     except UnicodeDecodeError as error:
         line = _line_of(content, error.start)
         raise DataError(f"{path} is not UTF-8 text (line {line})") from error
-    for byte, called in ((b"\0", "NUL byte"), (b"\r", "carriage return within a line")):
-        place = _first(content, byte)
-        if place >= 0:
-            raise DataError(f"{path}: line {_line_of(content, place)} holds a {called}")
+    for pattern, called in _UNWANTED.items():
+        if found := re.search(pattern, content):
+            raise DataError(f"{path}: line {_line_of(content, found.start())} holds a {called}")
     header = content.partition(b"\n")[0].decode("utf-8")
     if not header.strip():
         raise DataError(f"{path} is empty")
     _check_header(path, header.rstrip("\r").split("\t"), required)
     _check_lines(path, content)
-
-
-def _first(content: bytes, byte: bytes) -> int:
-    """Place of the first such byte, or -1; a carriage return that ends a line does not count."""
-    if byte != b"\r":
-        return content.find(byte)
-    if content.count(b"\r") == content.count(b"\r\n") + content.endswith(b"\r"):
-        return -1
-    place = content.find(b"\r")
-    while content[place + 1 : place + 2] in (b"\n", b""):
-        place = content.find(b"\r", place + 1)
-    return place
 
 
 def _line_of(content: bytes, place: int) -> int:
@@ -139,11 +127,9 @@ def _check_lines(path: Path, content: bytes) -> None:
     tabs = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0)
     starts = np.append(0, ends[:-1] + 1)
     n_empty = int((ends == starts).sum())
-    # lines that are not as the header, and those without a tab, of which some may be empty
-    for line in np.flatnonzero((tabs != tabs[0]) | (tabs == 0)):
-        if ends[line] == starts[line]:
-            continue
-        if is_blank(content[starts[line] : ends[line]]):
+    # lines unlike the header, and lines without a tab, some of which may be empty
+    for line in np.flatnonzero(((tabs != tabs[0]) | (tabs == 0)) & (ends > starts)):
+        if not content[starts[line] : ends[line]].strip(b" \r\n"):
             n_empty += 1
         elif tabs[line] != tabs[0]:
             raise DataError(
@@ -153,66 +139,75 @@ def _check_lines(path: Path, content: bytes) -> None:
         raise DataError(f"{path} has no rows")
 
 
-def is_blank(line: bytes) -> bool:
-    """Tell whether a line of an atomic file counts for nothing."""
-    return not line.strip(b" \r\n")
-
-
 def _shown(text: str, most: int = 200) -> str:
     """Shorten a text from a file to what a message can hold."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def read_columns(path: str | Path, wanted: set[str] | None) -> list[tuple[str, str]]:
+def read_columns(path: str | Path, wanted: set[str] | None) -> dict[str, str]:
     """Names and types of the columns of an atomic file, restricted to ``wanted`` unless None.
 
     Raises
     ------
     DataError
-        If a column is not of the form ``name:type`` with one of RecBole's four types, or a wanted
-        name stands twice.
+        If a column is not of the form ``name:type`` with one of RecBole's four types.
     """
     with Path(path).open(encoding="utf-8-sig") as file:
         header = file.readline().rstrip("\r\n").split("\t")
-    columns: list[tuple[str, str]] = []
+    columns = {}
     for column in header:
         name, _, ftype = column.rpartition(":")
         if not name or ftype not in ("token", "float", "token_seq", "float_seq"):
             raise DataError(f"{path}: column '{_shown(column)}' is not of the form name:type")
-        if any(name == known for known, _ in columns):
-            raise DataError(f"{path} has two columns '{_shown(name)}'")
         if wanted is None or name in wanted:
-            columns.append((name, ftype))
+            columns[name] = ftype
     return columns
 
 
-def check_frames(inter: pd.DataFrame, item: pd.DataFrame, item_lines: int, name: str) -> None:
+def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = True) -> None:
+    """Check a column of ids or names: none missing, none too long, none twice if ``unique``.
+
+    Raises
+    ------
+    DataError
+        If not, naming the file and the column.
+    """
+    tokens = frame[column]
+    missing = int(tokens.isna().sum())
+    if missing:
+        raise DataError(f"{file}: {missing} rows have no {column}")
+    longest = int(tokens.astype(str).str.len().max()) if len(tokens) else 0
+    if longest > LONGEST_TOKEN:
+        raise DataError(
+            f"{file}: a {column} has {longest:,} characters, more than {LONGEST_TOKEN:,}"
+        )
+    if unique and tokens.duplicated().any():
+        raise DataError(f"{file}: {int(tokens.duplicated().sum())} rows repeat an {column}")
+
+
+def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
     """Check the rows of ``.inter`` and ``.item`` against the contract.
 
     Parameters
     ----------
     inter, item : pd.DataFrame
-        As RecBole read them, before any id was remapped.
-    item_lines : int
-        Lines of ``.item`` below the header; more than ``len(item)`` means repeated items.
+        All lines of the files, ids not remapped; missing values are NaN.
 
     Raises
     ------
     DataError
-        For missing values, unlisted items, repeated items or a wrong number of domains.
+        If values are missing or not finite, or items are repeated or not listed.
     """
-    for column in ("user_id", "item_id", "timestamp", "position"):
+    check_tokens(item, "item_id", f"{name}.item")
+    check_tokens(item, "domain", f"{name}.item", unique=False)
+    check_tokens(inter, "user_id", f"{name}.inter", unique=False)
+    check_tokens(inter, "item_id", f"{name}.inter", unique=False)
+    for column in ("timestamp", "position"):
         missing = int(inter[column].isna().sum())
         if missing:
             raise DataError(f"{name}.inter: {missing} rows have no {column}")
-        if column in ("timestamp", "position") and not np.isfinite(inter[column]).all():
+        if not np.isfinite(inter[column]).all():
             raise DataError(f"{name}.inter: a {column} is not finite")
-    if item["item_id"].isna().any() or item["domain"].isna().any():
-        raise DataError(f"{name}.item: a row has no item_id or no domain")
-    for frame, column in ((inter, "user_id"), (item, "item_id"), (item, "domain")):
-        _check_lengths(frame[column], f"{name}.{'inter' if frame is inter else 'item'}")
-    if item_lines != len(item):
-        raise DataError(f"{name}.item: {item_lines - len(item)} rows repeat an item_id")
     unlisted = ~inter["item_id"].isin(item["item_id"])
     if unlisted.any():
         example = inter.loc[unlisted, "item_id"].iloc[0]
@@ -220,36 +215,6 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, item_lines: int, name:
             f"{name}.inter: {int(unlisted.sum())} rows name items that {name}.item does not list "
             f"(such as '{_shown(str(example))}')"
         )
-
-
-def _check_lengths(tokens: pd.Series, where: str) -> None:
-    longest = int(tokens.astype(str).str.len().max()) if len(tokens) else 0
-    if longest > LONGEST_TOKEN:
-        raise DataError(
-            f"{where}: a {tokens.name} has {longest:,} characters, more than {LONGEST_TOKEN:,}"
-        )
-
-
-def check_users(users: pd.Series, user_lines: int, name: str) -> None:
-    """Check the ids of ``.user``.
-
-    Parameters
-    ----------
-    users : pd.Series
-        As RecBole read them, before any id was remapped.
-    user_lines : int
-        Lines of ``.user`` below the header; more than ``len(users)`` means repeated users.
-
-    Raises
-    ------
-    DataError
-        For missing, repeated or overlong ids.
-    """
-    if users.isna().any():
-        raise DataError(f"{name}.user: a row has no user_id")
-    if user_lines != len(users):
-        raise DataError(f"{name}.user: {user_lines - len(users)} rows repeat a user_id")
-    _check_lengths(users, f"{name}.user")
 
 
 def domain_names(item: pd.DataFrame, wanted: Sequence[str] | None, name: str) -> list[str]:
@@ -284,12 +249,10 @@ def flag_column(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
     """
     if column not in frame:
         return np.zeros(len(frame), dtype=bool)
-    values = frame[column].astype("category").cat
-    texts = values.categories.astype(str).to_numpy()
-    codes = values.codes.to_numpy()
-    if (codes < 0).any() or not np.isin(texts[np.unique(codes)], ("0", "1")).all():
+    values = frame[column].astype(str)
+    if not values.isin(("0", "1")).all():
         raise DataError(f"{name}: column '{column}' holds values other than 0 and 1")
-    return (texts == "1")[codes]
+    return (values == "1").to_numpy()
 
 
 def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
@@ -298,17 +261,17 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing or damaged, is not a float matrix, has another number of rows, or
-        holds a value that is not finite, or is so large that it must be damage.
+        If the file is missing or damaged, is not a float matrix of ``n_rows`` rows, or holds
+        values that are not finite or impossibly large.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: it holds the {what} embeddings")
     check_unchanged(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy guesses at a header that it warns of
+            warnings.simplefilter("error")  # numpy guesses at a header that it warns about
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # whatever a damaged header makes its reader raise
+    except Exception as error:  # a damaged header can raise anything
         raise DataError(f"{path} is damaged or is no .npy file") from error
     if not isinstance(matrix, np.memmap):
         raise DataError(f"{path} is an archive of arrays, not one .npy array")

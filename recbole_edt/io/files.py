@@ -1,23 +1,26 @@
-"""Files that are replaced in one step, and RecBole's atomic files among them.
+"""Atomic writes, digests, arrays and tables.
 
-Atomic files are tab-separated with a typed header and no quoting.
+Tables are RecBole's atomic files: tab-separated with a typed header and no quoting.
 """
 
 import csv
 import hashlib
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 try:
     import fcntl
-except ImportError:  # no such locks on this system: what killed runs left there stays
+except ImportError:  # no such locks on this system: files of killed runs stay
     fcntl = None  # type: ignore[assignment]
 
 from recbole_edt.errors import DataError
@@ -28,7 +31,7 @@ INTER_COLUMNS = {
     "timestamp": "float",
     "position": "float",
 }
-"""Columns of ``.inter`` and their types (specification, section 2); augmentation adds one."""
+"""Columns of ``.inter`` and their types; augmentation adds ``augmented``."""
 
 ITEM_COLUMNS = {
     "item_id": "token",
@@ -45,20 +48,15 @@ ITEM_COLUMNS = {
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` that takes its place when the block ends well.
+    """Yield a temporary neighbour of ``path`` that replaces it when the block ends well.
 
-    Failed or interrupted half-way, the block leaves what stood at ``path`` and nothing else; what
-    a run leaves that is killed outright is removed by the next one that writes the same file.
+    If the block fails, what stood at ``path`` stays, and nothing else does. The temporary file of
+    a killed run is removed by the next run that writes ``path``.
 
     Parameters
     ----------
     path : str or Path
         The file to write; its folder is made if missing.
-
-    Yields
-    ------
-    Path
-        An empty file in the same folder, to be written by the block.
 
     Raises
     ------
@@ -86,12 +84,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(temporary: Path) -> Iterator[None]:
-    """Make a file and hold a lock on it: as long as it is held, somebody is writing the file."""
+    """Make a file and hold a lock on it, which tells other processes that it is being written."""
     while True:
         with temporary.open("xb") as handle:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if not temporary.exists():  # taken for abandoned before it was locked
+            if not temporary.exists():  # removed as abandoned before it was locked
                 continue
             yield
             return
@@ -119,17 +117,11 @@ def write_array(path: Path, array: np.ndarray) -> None:
     Raises
     ------
     OSError
-        With the reason, such as a full disk, which NumPy's own way of writing a file loses.
+        With the reason, such as a full disk, which NumPy's own writer loses.
     """
     with path.open("wb") as file:
-        np.lib.format.write_array(_Writer(file.write), np.asanyarray(array), allow_pickle=False)
-
-
-class _Writer:
-    """A file in disguise: NumPy writes to what it knows to be a file by C, without its errors."""
-
-    def __init__(self, write) -> None:
-        self.write = write
+        target = SimpleNamespace(write=file.write)  # NumPy writes to a real file by C
+        np.lib.format.write_array(target, np.asanyarray(array), allow_pickle=False)
 
 
 def file_sha256(path: Path) -> str:
@@ -141,13 +133,18 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def value_sha256(value: Any) -> str:
+    """Hexadecimal sha256 of a value that JSON can hold; the order of keys plays no part."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def write_table(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> None:
-    """Write a frame as an atomic file; floats get two decimals, so that the bytes are fixed.
+    """Write columns of a frame as an atomic file; floats get two decimals.
 
     Parameters
     ----------
     frame : DataFrame
-        Must hold every column named in ``columns``.
+        Holds every column named in ``columns``.
     columns : mapping
         Column name -> RecBole type (``token``, ``token_seq``, ``float``), in file order.
     path : Path
@@ -169,17 +166,7 @@ def write_table(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> 
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read an atomic file as text.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.inter``, ``.item`` or ``.user`` file.
-
-    Returns
-    -------
-    DataFrame
-        All values as strings (missing ones are empty), columns without their types.
+    """Read an atomic file: all values as strings (missing ones empty), columns without types.
 
     Raises
     ------

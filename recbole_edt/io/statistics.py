@@ -1,4 +1,4 @@
-"""Statistics of a data set as the paper's table 7 and figure 1 give them."""
+"""Statistics of a data set, as in table 7 and figure 1 of the paper."""
 
 from __future__ import annotations
 
@@ -31,35 +31,33 @@ def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any
         ``item`` lists), ``rows_per_domain``, ``users_per_domain``; and ``imbalance``, the share
         of users by r = |nA - nB| / (nA + nB) in tenths, largest r last.
     """
-    domains = sorted(item["domain"].astype(str).unique())
-    domain_of = pd.Series(item["domain"].astype(str).to_numpy(), index=item["item_id"].to_numpy())
+    domain = item["domain"].astype(str)
+    domains = sorted(domain.unique())
+    domain_of = pd.Series(domain.to_numpy(), index=item["item_id"].to_numpy())
     row_domain = pd.Categorical(inter["item_id"].map(domain_of), categories=domains).codes
     users, names = pd.factorize(inter["user_id"])
     counts = np.zeros((len(names), len(domains)), dtype=np.int64)  # [users, domains]
     np.add.at(counts, (users, row_domain), 1)
-    present = counts > 0
+
+    def by_name(values) -> dict[str, int]:
+        return {name: int(value) for name, value in zip(domains, values, strict=True)}
+
     return {
         "users": len(names),
-        "users_of_both_domains": int((present.sum(axis=1) > 1).sum()),
-        "users_per_domain": _by_name(domains, present.sum(axis=0)),
-        "items": _by_name(domains, [(item["domain"].astype(str) == d).sum() for d in domains]),
-        "generated_items": _flags(item, "generated"),
+        "users_of_both_domains": int(((counts > 0).sum(axis=1) > 1).sum()),
+        "users_per_domain": by_name((counts > 0).sum(axis=0)),
+        "items": by_name([(domain == name).sum() for name in domains]),
+        "generated_items": _count_ones(item, "generated"),
         "rows": len(inter),
-        "rows_per_domain": _by_name(domains, counts.sum(axis=0)),
-        "augmented_rows": _flags(inter, "augmented"),
+        "rows_per_domain": by_name(counts.sum(axis=0)),
+        "augmented_rows": _count_ones(inter, "augmented"),
         "average_length": round(len(inter) / len(names), 4) if len(names) else 0.0,
         "imbalance": _imbalance(counts),
     }
 
 
-def _by_name(domains: list[str], values) -> dict[str, int]:
-    return {domain: int(value) for domain, value in zip(domains, values, strict=True)}
-
-
-def _flags(frame: pd.DataFrame, column: str) -> int:
-    if column not in frame:
-        return 0
-    return int((pd.to_numeric(frame[column]) == 1).sum())
+def _count_ones(frame: pd.DataFrame, column: str) -> int:
+    return int((pd.to_numeric(frame[column]) == 1).sum()) if column in frame else 0
 
 
 def _imbalance(counts: np.ndarray) -> dict[str, float]:
@@ -72,15 +70,7 @@ def _imbalance(counts: np.ndarray) -> dict[str, float]:
 
 
 def statistics_lines(name: str, statistics: dict[str, Any]) -> list[str]:
-    """Say the statistics in a few lines for the screen.
-
-    Parameters
-    ----------
-    name : str
-        Name of the data set.
-    statistics : dict
-        What :func:`dataset_statistics` returned.
-    """
+    """Say what :func:`dataset_statistics` returned for a data set in a few lines."""
     items, rows = statistics["items"], statistics["rows_per_domain"]
     lines = [
         f"{name}: {statistics['users']:,} users ({statistics['users_of_both_domains']:,} of both "

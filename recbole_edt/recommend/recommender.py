@@ -16,7 +16,7 @@ from recbole.utils import get_model, init_seed
 
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.data.sequences import Sequences
+from recbole_edt.data.sequences import Sequences, expand_ranges
 from recbole_edt.errors import ConfigError, DataError, as_config_error
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.settings import nearest
@@ -169,10 +169,7 @@ class Recommender:
         users, stops = self.users[places], self.stops[places]
         scores = self._score(self.data.history_fields(self.rows, users, stops))
         scores[:, self._excluded] = -torch.inf
-        lengths = stops - self.rows.offsets[users]
-        owner = np.repeat(np.arange(len(places)), lengths)
-        step = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = np.repeat(self.rows.offsets[users], lengths) + step
+        owner, rows = expand_ranges(self.rows.offsets[users], stops)
         seen = ~self.rows.augmented[rows]
         if kept is not None:
             seen &= self.rows.items[rows] != kept[owner]

@@ -93,7 +93,7 @@ def test_what_is_of_a_domain_is_made_when_it_is_asked_for(make_train, monkeypatc
         "sequence": 2,
         "augmented_0": 2,
     }
-    with pytest.raises(AttributeError, match="no field 'colour'"):
+    with pytest.raises(AttributeError, match="no column 'colour'"):
         _ = batch.colour
     with pytest.raises(KeyError):
         batch["colour"]

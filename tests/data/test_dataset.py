@@ -184,8 +184,8 @@ def test_two_rows_at_one_position(shop, write_dataset, load, tmp_path):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (("", "art"), "no item_id or no domain"),
-        (("new", ""), "no item_id or no domain"),
+        (("", "art"), "1 rows have no item_id"),
+        (("new", ""), "1 rows have no domain"),
         (("new", "car"), r"3 domains \(art, bike, car\); exactly two"),
         (("art0", "art"), "1 rows repeat an item_id"),
     ],

@@ -12,8 +12,9 @@ from recbole_edt.data.sequences import (
     Sequences,
     build_sequences,
     check_split,
+    domain_rows,
+    expand_ranges,
     gather_padded,
-    in_domain_index,
     leave_one_out,
     prefix_rows,
     training_windows,
@@ -270,12 +271,20 @@ def test_the_domain_index_cuts_out_the_sub_sequence(lengths, random):
     rows = of_lengths(lengths)
     item_domain = np.array([-1] + [random.randint(0, 1) for _ in rows.items])
     for domain in (0, 1):
-        index = in_domain_index(rows, item_domain, domain)
-        sub_sequence = rows.items[item_domain[rows.items] == domain]
+        own = domain_rows(rows, item_domain, domain)
         start = random.randint(0, len(rows.items))
         stop = random.randint(start, len(rows.items))
         expected = [item for item in rows.items[start:stop] if item_domain[item] == domain]
-        assert sub_sequence[index[start] : index[stop]].tolist() == expected
+        assert own.items[own.index[start] : own.index[stop]].tolist() == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4))))
+def test_ranges_are_expanded_in_their_order(ranges):
+    starts, lengths = np.array(ranges, dtype=np.int64).reshape(-1, 2).T
+    owners, numbers = expand_ranges(starts, starts + lengths)
+    expected = [(i, n) for i, (start, length) in enumerate(ranges)
+                for n in range(start, start + length)]  # fmt: skip
+    assert list(zip(owners.tolist(), numbers.tolist(), strict=True)) == expected
 
 
 @given(LENGTHS, st.randoms())
