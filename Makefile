@@ -20,20 +20,21 @@ run: $(VENV)  ## train and test LLM-EDT on the bundled data; further options in 
 	$(BIN)/python run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport $(ARGS)
 
 test: $(VENV)  ## run the test suite; ARGS="-k name" chooses among it
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)  ## check style, format and types
+lint: $(VENV)  ## check style, format, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)  ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and everything built or cached, not data or results
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find recbole_edt tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find recbole_edt tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): $(STAMP)  ## the environment that all targets use (PYTHON=python3.12 chooses its Python)
 	@:

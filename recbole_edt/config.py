@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import Field
+from pydantic.fields import FieldInfo
 from recbole.config import Config
 
 from recbole_edt.errors import ConfigError, as_config_error
@@ -36,7 +37,7 @@ def preset_file(model: type, preset: str) -> Path:
     ConfigError
         If the model has no such preset; the message names those it has.
     """
-    name, folder = properties_of(model), properties_dir() / "model"
+    name, folder = properties_of(model)[0], properties_dir() / "model"
     path = folder / f"{name}-{preset}.yaml"
     if not path.is_file():
         known = sorted(file.stem.removeprefix(f"{name}-") for file in folder.glob(f"{name}-*.yaml"))
@@ -50,35 +51,45 @@ def preset_file(model: type, preset: str) -> Path:
 def lay_properties(config: Config) -> None:
     """Lay the plugin's defaults over RecBole's internal ones.
 
-    They are, each over the one before: ``overall.yaml``, the defaults of the model's ``settings``,
-    its property file, the preset, and the file of the dataset. The latter may hold a section
-    ``per_model: {<M>: {...}}`` for single models, of which a preset takes nothing.
+    They are, each over the one before: ``overall.yaml``, the model's property file, what a subclass
+    changes or adds in its ``settings``, the preset, and the file of the dataset. The latter may
+    hold a section ``per_model: {<M>: {...}}`` for single models, of which a preset takes nothing.
     """
     model, internal = config.model_class, config.internal_config_dict
     preset = config.external_config_dict.get("preset")
-    root, name = properties_dir(), properties_of(model)
-    files = [root / "model" / f"{name}.yaml", root / "dataset" / f"{config.dataset}.yaml"]
-    if preset:
-        files.insert(1, preset_file(model, preset))
-    config._update_internal_config_dict(str(root / "overall.yaml"))
-    if is_plugin_model(model):
-        internal.update(defaults(model.settings))
-        internal["train_neg_sample_args"] = None  # the plugin's loaders draw the negatives
-    for file in files:
+    root, (name, owner) = properties_dir(), properties_of(model)
+
+    def lay(file: Path) -> None:
         if file.is_file():
             config._update_internal_config_dict(str(file))
+
+    lay(root / "overall.yaml")
+    inherited, own = defaults(owner), defaults(model)
+    internal.update(inherited)
+    if is_plugin_model(model):
+        internal["train_neg_sample_args"] = None  # the plugin's loaders draw the negatives
+    lay(root / "model" / f"{name}.yaml")
+    internal.update({k: v for k, v in own.items() if k not in inherited or inherited[k] != v})
+    if preset:
+        lay(preset_file(model, preset))
+    lay(root / "dataset" / f"{config.dataset}.yaml")
     per_model = internal.pop("per_model", None) or {}
     if not preset:
-        for owner in dict.fromkeys((name, model.__name__)):
-            internal.update(per_model.get(owner, {}))
+        for model_name in dict.fromkeys((name, model.__name__)):
+            internal.update(per_model.get(model_name, {}))
     internal["data_path"] = find_data_root(config.dataset)
 
 
-def defaults(settings: type[BaseModel]) -> dict[str, Any]:
-    """Key -> default of settings, without the keys that have none."""
+def settings_of(model: Any) -> dict[str, FieldInfo]:
+    """Key -> field of a model's settings; RecBole's models have none."""
+    return model.settings.model_fields if is_plugin_model(model) else {}
+
+
+def defaults(model: type) -> dict[str, Any]:
+    """Key -> default of a model's settings, without the keys that have none."""
     return {
         key: field.get_default(call_default_factory=True, validated_data={})
-        for key, field in settings.model_fields.items()
+        for key, field in settings_of(model).items()
         if not field.is_required()
     }
 
@@ -143,8 +154,7 @@ class EDTConfig(Config):
     def known_keys(self) -> set[str]:
         """Keys that a run of this model can be told."""
         known = set(self.internal_config_dict) | _WITHOUT_DEFAULT | set(RunSettings.model_fields)
-        known.update(getattr(self.model_class, "settings", RunSettings).model_fields)
-        known.update(*self.parameters.values())
+        known.update(settings_of(self.model_class), *self.parameters.values())
         return known
 
     def _get_final_config_dict(self):
@@ -167,7 +177,7 @@ class EDTConfig(Config):
         super()._init_device()
 
 
-def check_settings(model: type, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def check_settings(model: Any, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuse values that no run could use, before RecBole stumbles over them.
 
     Parameters
@@ -186,10 +196,9 @@ def check_settings(model: type, values: Mapping[str, Any], known: Mapping[str, A
         Naming the key, what it must be and what it is.
     """
     declared: set[str] = set()
-    for settings in (RunSettings, getattr(model, "settings", None)):
-        if settings is not None:
-            declared |= set(settings.model_fields)
-            validate(settings, {key: values[key] for key in settings.model_fields if key in values})
+    for settings in (RunSettings, *([model.settings] if is_plugin_model(model) else [])):
+        declared |= set(settings.model_fields)
+        validate(settings, {key: values[key] for key in settings.model_fields if key in values})
     for key, default in known.items():
         kind = _kind_of(default)
         if key not in declared and kind is not None:

@@ -98,11 +98,11 @@ def find_model(name: str) -> type:
     return get_model(name)
 
 
-def properties_of(model: type) -> str:
-    """Name of a model's property files: of the class, or of its nearest base that has some."""
+def properties_of(model: type) -> tuple[str, type]:
+    """Name of a model's property files, and the class they belong to: the model or a base of it."""
     folder = properties_dir() / "model"
     for ancestor in model.__mro__:
         name = vars(ancestor).get("properties") or ancestor.__name__
         if (folder / f"{name}.yaml").is_file():
-            return name
-    return model.__name__
+            return name, ancestor
+    return model.__name__, model

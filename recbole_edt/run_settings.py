@@ -89,7 +89,14 @@ class RunSettings(Settings):
 
     # Data
     data_path: Name = Field("dataset/", description="folder that holds the dataset's folder")
-    load_col: dict | None = Field(None, description="columns read from the atomic files")
+    load_col: dict | None = Field(
+        {
+            "inter": ["user_id", "item_id", "timestamp", "position", "augmented"],
+            "item": ["item_id", "domain", "generated"],
+            "user": ["user_id"],
+        },
+        description="columns read from the atomic files",
+    )
     domains: Annotated[
         list[Name] | None, _must_be("a list of two names", lambda v: v is None or len(v) == 2)
     ] = Field(None, description="names of domain A and B; empty = alphabetical")
@@ -99,10 +106,6 @@ class RunSettings(Settings):
     )
     MAX_ITEM_LIST_LENGTH: Count = Field(50, description="longest sequence")
     filter_inter_by_user_or_item: bool = False
-    text_limit: Amount = Field(
-        512,
-        description="MiB of float32 text embeddings kept in memory; more stay in their file",
-    )
 
     # Evaluation
     eval_args: EvalSettings = Field(default_factory=EvalSettings)

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_edt.config import EDTConfig, check_files_exist, lay_properties
+from recbole_edt import registry
+from recbole_edt.config import EDTConfig, check_files_exist, defaults
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import find_data_root, properties_dir
-from recbole_edt.settings import nearest, nest, parse_arguments, parse_value
+from recbole_edt.model.llmedt import LLMEDT
+from recbole_edt.model.settings import ModelSettings
+from recbole_edt.run_settings import RunSettings
+from recbole_edt.settings import Positive, nearest, nest, parse_arguments, parse_value
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def config(model="LLMEDT", files=(), dataset="cloth_sport", **changes) -> EDTConfig:
     return EDTConfig(model, dataset, list(files), changes)
-
-
-def dotted(key, value) -> dict:
-    return {key: value}
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -110,14 +110,11 @@ def test_preset_has_the_papers_values():
     assert config(preset="paper", loss="softmax")["loss"] == "softmax"
 
 
-@pytest.mark.parametrize("preset", ["papr", True, ""])
-def test_unknown_preset_names_those_there_are(preset):
-    if preset == "":
-        with pytest.raises(ConfigError, match="preset must be"):
-            config(preset=preset)
-        return
-    with pytest.raises(ConfigError, match=f"LLMEDT has no preset '{preset}' .*paper"):
-        config(preset=preset)
+def test_unknown_preset_names_those_there_are():
+    with pytest.raises(ConfigError, match=r"LLMEDT has no preset 'papr' .*paper"):
+        config(preset="papr")
+    with pytest.raises(ConfigError, match="preset must be"):
+        config(preset="")
 
 
 def test_stages_share_the_presets_of_the_whole_model():
@@ -127,14 +124,13 @@ def test_stages_share_the_presets_of_the_whole_model():
 
 
 def test_dataset_file_sets_values_for_single_models_but_never_for_a_preset(tmp_path, monkeypatch):
-    import recbole_edt.config as module
-
     copied = tmp_path / "properties"
     shutil.copytree(properties_dir(), copied)
     (copied / "dataset" / "tiny.yaml").write_text(
         "seed: 7\nper_model:\n  LLMEDT: {dropout: 0.45}\n  SASRec: {n_layers: 3}\n"
     )
-    monkeypatch.setattr(module, "properties_dir", lambda: copied)
+    for module in ("config", "registry"):
+        monkeypatch.setattr(f"recbole_edt.{module}.properties_dir", lambda: copied)
     for model in ("LLMEDT", "LLMEDTPretrain", "LLMEDTFinetune"):
         assert config(model, dataset="tiny")["dropout"] == 0.45
     assert config("SASRec", dataset="tiny")["n_layers"] == 3
@@ -142,7 +138,6 @@ def test_dataset_file_sets_values_for_single_models_but_never_for_a_preset(tmp_p
     assert config(dataset="tiny", dropout=0.1)["dropout"] == 0.1
     assert config(dataset="tiny")["per_model"] is None
     assert config(dataset="other")["seed"] == 42
-    assert lay_properties.__doc__
 
 
 def test_process_arguments_are_not_read(monkeypatch):
@@ -275,12 +270,52 @@ def test_right_value_is_taken(key, value):
     config(**{key: value})
 
 
-@pytest.mark.parametrize("preset", [None, "paper"])
-def test_property_files_pass_their_own_checks(preset):
-    made = config(preset=preset)
-    given = {key: made.internal_config_dict[key] for key in made.internal_config_dict}
-    given.pop("MODEL_TYPE")
-    EDTConfig("LLMEDT", "cloth_sport", None, given)
+def test_overall_file_and_run_settings_agree():
+    written = yaml.safe_load((properties_dir() / "overall.yaml").read_text())
+    declared = RunSettings().model_dump()
+    assert written == {key: declared[key] for key in written}
+    assert not set(declared) - set(config().internal_config_dict)
+
+
+@pytest.mark.parametrize("model", registry.plugin_models())
+def test_property_files_and_settings_of_a_model_agree(model):
+    model_class = registry.plugin_models()[model]
+    if model_class.settings is ModelSettings:
+        pytest.skip("declares no settings of its own yet")
+    folder, (name, _) = properties_dir() / "model", registry.properties_of(model_class)
+    declared = defaults(model_class)
+    written = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    assert {key: written[key] for key in declared} == declared
+    for preset in folder.glob(f"{name}-*.yaml"):
+        preset_name = preset.stem.removeprefix(f"{name}-")
+        assert set(yaml.safe_load(preset.read_text())) <= config(model).known_keys()
+        config(model, preset=preset_name)  # which checks every value
+    assert set(written) - set(declared) <= set(RunSettings.model_fields)
+
+
+def test_subclass_of_a_user_adds_keys_without_a_property_file(monkeypatch):
+    class MySettings(LLMEDT.settings):
+        temperature: Positive = 0.5
+        hidden_size: int = 32
+
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register_model(type("Mine", (LLMEDT,), {"settings": MySettings}))
+    assert config("Mine")["temperature"] == 0.5
+    assert config("Mine")["hidden_size"] == 32
+    assert config("Mine", temperature=2)["temperature"] == 2
+    assert config("Mine", preset="paper")["loss"] == "bpr"
+    with pytest.raises(ConfigError, match="temperature must be above 0, not '0'"):
+        config("Mine", temperature=0)
+    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
+        config("Mine", temperatur=1)
+    with pytest.raises(ConfigError, match="unknown key 'temperature'"):
+        config("LLMEDT", temperature=1)
+
+
+def test_keys_of_recboles_models_are_of_their_defaults_type():
+    for key, value in {"n_layers": "two", "hidden_dropout_prob": -0.5, "hidden_act": 3}.items():
+        with pytest.raises(ConfigError, match=f"{key} must be .*, not '{value}'"):
+            config("SASRec", **{key: value})
 
 
 @pytest.mark.parametrize("key", ["split", "order", "group_by"])

@@ -84,7 +84,7 @@ def test_registered_model_is_found_and_has_the_properties_of_its_base(data_path)
 
     assert "Mine" in known_models()
     assert get_model("Mine") is Mine
-    assert properties_of(Mine) == "LLMEDT"
+    assert properties_of(Mine) == ("LLMEDT", LLMEDT)
     config = stock_config("Mine", data_path)
     assert config["n_negatives"] == stock_config("LLMEDT", data_path)["n_negatives"]
     assert type(create_dataset(config)) is CrossDomainDataset
