@@ -56,6 +56,8 @@ def sample_candidates(
         Candidates per target.
     rng : np.random.Generator
         Source of the draws.
+    chunk : int
+        Targets that are drawn for at a time.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def _sample_block(
     n_items: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draw with replacement, keep the first distinct ones; finish rare short rows exactly."""
+    """Draw with replacement and keep the first distinct items; permute the pool for short rows."""
     n_draws = int(n_candidates * 1.2) + 16
     out = np.empty((n_rows, n_candidates), dtype=np.int64)
     short = np.arange(n_rows)

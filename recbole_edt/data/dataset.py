@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
@@ -150,27 +151,19 @@ class CrossDomainDataset(SequentialDataset):
         return super()._get_remap_list(field_list)[::-1]
 
     def _remap(self, remap_list):
-        """Number tokens in the order in which they appear, as RecBole does.
-
-        RecBole joins the texts of all rows; here each column is numbered by itself, and only the
-        distinct tokens of the columns are joined.
-        """
-        if any(ftype != FeatureType.TOKEN for _, _, ftype in remap_list):
+        """Number tokens in the order in which they appear, as RecBole does, but by category."""
+        if not remap_list or any(ftype != FeatureType.TOKEN for _, _, ftype in remap_list):
             super()._remap(remap_list)
             return
-        numbered = [pd.factorize(feat[field].astype("category")) for feat, field, _ in remap_list]
-        distinct = [np.asarray(uniques, dtype=object) for _, uniques in numbered]
-        ids, tokens = pd.factorize(np.concatenate(distinct)) if distinct else ([], [])
+        columns = [feat[field].astype("category") for feat, field, _ in remap_list]
+        ids, tokens = pd.factorize(union_categoricals(columns))
         names = np.array(["[PAD]", *tokens])
-        ends = np.cumsum([len(part) for part in distinct])
-        for (feat, field, _), (codes, _), end, part in zip(
-            remap_list, numbered, ends, distinct, strict=True
-        ):
-            by_code = np.concatenate([ids[end - len(part) : end] + 1, [0]])  # last: missing, -1
-            if field not in self.field2id_token:
-                self.field2id_token[field] = names
-                self.field2token_id[field] = {t: i for i, t in enumerate(names.tolist())}
-            feat[field] = by_code[codes]
+        numbers = {token: number for number, token in enumerate(names.tolist())}
+        parts = np.split(ids + 1, np.cumsum([len(column) for column in columns])[:-1])
+        for (feat, field, _), part in zip(remap_list, parts, strict=True):
+            self.field2id_token.setdefault(field, names)
+            self.field2token_id.setdefault(field, numbers)
+            feat[field] = part  # 0 = missing
 
     def _data_filtering(self):
         """Filter nothing: filters belong to preprocessing."""
@@ -275,10 +268,11 @@ class CrossDomainDataset(SequentialDataset):
         """
         self._change_feat_format()
         rows = self.train_sequences
-        prefixes = prefix_rows(rows, self.max_item_list_len)
-        views = [self._view(rows, prefixes, lambda at: self._mixed_fields(rows, prefixes.take(at)))]
+        views = [self._view(rows, prefix_rows(rows, self.max_item_list_len), self._mixed_fields)]
         known, held_out = self.evaluation_rows()
-        views += [self._evaluation_view(known, targets) for targets in held_out]
+        for targets in held_out:
+            windows = self._last_rows(known, self.split.users, targets)
+            views.append(self._view(known, windows, self._evaluation_fields))
         self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
         return views
 
@@ -291,7 +285,7 @@ class CrossDomainDataset(SequentialDataset):
         before = row_offsets(raw)
         return self.sequences.keep(raw), [before[targets] for targets in held_out]
 
-    def _view(self, rows: Sequences, windows: Windows, gather) -> CrossDomainDataset:
+    def _view(self, rows: Sequences, windows: Windows, fields) -> CrossDomainDataset:
         """Return a view whose targets are the rows behind ``windows``."""
         ready = {
             self.uid_field: windows.users,
@@ -300,38 +294,23 @@ class CrossDomainDataset(SequentialDataset):
             self.item_list_length_field: windows.stops - windows.starts,
         }
         view = copy.copy(self)
-        view.inter_feat = GatheredRows(ready, gather)
+        view.inter_feat = GatheredRows(ready, lambda at: fields(rows, windows.take(at)))
         return view
 
-    def _evaluation_view(self, rows: Sequences, targets: np.ndarray) -> CrossDomainDataset:
-        users = self.split.users
-
-        def gather(at: np.ndarray) -> dict[str, np.ndarray]:
-            fields = self.history_fields(rows, users[at], targets[at])
-            fields[TARGET_DOMAIN] = self.item_domain[rows.items[targets[at]]]
-            return fields
-
-        return self._view(rows, self._last_rows(rows, users, targets), gather)
+    def _evaluation_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
+        target_domains = self.item_domain[rows.items[windows.stops]]
+        fields = self.history_fields(rows, windows.users, windows.stops)
+        return {**fields, TARGET_DOMAIN: target_domains}
 
     def _last_rows(self, rows: Sequences, users: np.ndarray, stops: np.ndarray) -> Windows:
         """Cut each user's rows before ``stops`` to the longest history."""
-        return Windows(
-            users, np.maximum(rows.offsets[users], stops - self.max_item_list_len), stops
-        )
+        starts = np.maximum(rows.offsets[users], stops - self.max_item_list_len)
+        return Windows(users, starts, stops)
 
     def history_fields(
         self, rows: Sequences, users: np.ndarray, stops: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Make the fields of users' histories.
-
-        Parameters
-        ----------
-        rows : Sequences
-            Rows that the histories are cut from.
-        users : np.ndarray
-            int64 [n]; users of ``rows``.
-        stops : np.ndarray
-            int64 [n]; the row of each user before which the history ends.
+        """Make the fields of the histories of ``users`` [n] before rows ``stops`` [n] of ``rows``.
 
         Returns
         -------
@@ -384,12 +363,7 @@ class CrossDomainDataset(SequentialDataset):
         return [raw[self.item_domain[raw] == domain] for domain in range(len(self.domains))]
 
     def raw_history(self, users: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Raw items of users before rows.
-
-        Parameters
-        ----------
-        users, stops : np.ndarray
-            int64 [n]; the user, and the row of :attr:`sequences` before which the history ends.
+        """Raw items of users ``users`` [n] before rows ``stops`` [n] of :attr:`sequences`.
 
         Returns
         -------
@@ -402,7 +376,7 @@ class CrossDomainDataset(SequentialDataset):
         return row_offsets(counts), self.sequences.items[rows[raw]]
 
     def sampled_candidates(self, phase: str, mode: str) -> np.ndarray | None:
-        """Candidates of the validation or test targets in the order of ``split.users``.
+        """Candidates of the targets of ``split.users``: int32 [n_eval, N], None for ``full``.
 
         They depend on the raw data and ``candidate_seed`` alone.
 
@@ -412,11 +386,6 @@ class CrossDomainDataset(SequentialDataset):
             Which targets.
         mode : str
             ``full`` or ``uniN``.
-
-        Returns
-        -------
-        np.ndarray or None
-            int32 [n_eval, N]; None for ``full``.
         """
         size = sample_size(mode)
         if size is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,6 @@ class LazyInteraction(Interaction):
             return self._ready[index]
         return super().__getitem__(index)
 
-    def __getattr__(self, name: str) -> Tensor:
-        """Return a column by its name."""
-        if name.startswith("_") or (name not in self._ready and name not in self.interaction):
-            raise AttributeError(f"there is no column '{name}'")
-        return self._ready[name]
-
     def to(self, device, selected_field=None) -> Interaction:
         """Return the columns on a device; itself, still lazy, if they are there."""
         there = all(column.device == torch.device(device) for column in self._ready.values())
@@ -86,10 +80,6 @@ class GatheredRows(LazyInteraction):
         """Names of the columns."""
         late = self._gather(np.arange(0)) if self._make is not None else []
         return [*self._ready, *late]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names of the columns."""
-        return iter(self.columns)
 
     def __contains__(self, name: object) -> bool:
         """Tell whether there is a column of this name."""

@@ -82,7 +82,6 @@ def test_what_is_of_a_domain_is_made_when_it_is_asked_for(make_train, monkeypatc
     monkeypatch.setattr(train, "_domain_fields", lambda *rest: cuts.append(1) or cut(*rest))
     batch = next(iter(train)).to("cpu")
     assert torch.equal(batch["sequence"], expected["sequence"])
-    assert torch.equal(batch.user_id, expected["user_id"])
     assert not cuts
     assert torch.equal(batch["sequence_1"], expected["sequence_1"])
     assert torch.equal(batch["place_0"], expected["place_0"])
@@ -93,8 +92,6 @@ def test_what_is_of_a_domain_is_made_when_it_is_asked_for(make_train, monkeypatc
         "sequence": 2,
         "augmented_0": 2,
     }
-    with pytest.raises(AttributeError, match="no column 'colour'"):
-        _ = batch.colour
     with pytest.raises(KeyError):
         batch["colour"]
 
