@@ -1,7 +1,7 @@
 """A seeded simulator of a shop with two domains, clothing and sport.
 
 Nothing in it comes from real data. Every user has a few *lifestyles* (hiking, golf, dancing, ...)
-that both domains serve, an audience, a price level and favourite brands. He shops in sessions; the
+that both domains serve, an audience, a price level and favourite brands. They shop in sessions; the
 next item follows a link of a recent one ("bought together"), or is drawn by taste and by what
 complements the last item. Most users shop in one domain only, which is the paper's imbalance.
 
@@ -107,11 +107,6 @@ def simulate(n_users: int = 2000, seed: int = 2026) -> SimulatedShop:
     seed : int
         Seed of the one random generator.
 
-    Returns
-    -------
-    SimulatedShop
-        Items with at least three purchases each, and the purchases.
-
     Raises
     ------
     ConfigError
@@ -130,18 +125,9 @@ def simulate(n_users: int = 2000, seed: int = 2026) -> SimulatedShop:
 
 
 def write_atomic(shop: SimulatedShop, directory: str | Path, name: str) -> None:
-    """Write ``<name>.item`` and ``<name>.inter``, each replaced atomically.
+    """Write ``<name>.item`` and ``<name>.inter`` of a shop into a folder.
 
-    An older ``<name>.item_emb.npy`` is removed, since its rows belong to the items it replaces.
-
-    Parameters
-    ----------
-    shop : SimulatedShop
-        What :func:`simulate` returned.
-    directory : str or Path
-        Folder of the data set; made if missing.
-    name : str
-        Name of the data set.
+    An older ``<name>.item_emb.npy`` is removed, since its rows belong to other items.
     """
     directory = Path(directory)
     (directory / f"{name}.item_emb.npy").unlink(missing_ok=True)
@@ -152,14 +138,7 @@ def write_atomic(shop: SimulatedShop, directory: str | Path, name: str) -> None:
 
 
 def write_augmented(shop: SimulatedShop, directory: str | Path, name: str) -> None:
-    """Write the shop as ``recbole-edt augment`` makes it with its defaults, file by file.
-
-    Parameters
-    ----------
-    shop, directory, name
-        As in :func:`write_atomic`.
-    """
-    # A later stage; imported here so that nothing else of this room depends on it.
+    """Write what ``recbole-edt augment`` makes of a shop with its defaults."""
     from recbole_edt.augment.pipeline import Pipeline, augment_settings
 
     with TemporaryDirectory() as folder:
@@ -171,7 +150,7 @@ def write_augmented(shop: SimulatedShop, directory: str | Path, name: str) -> No
                 shutil.copyfile(file, temporary)
 
 
-# Draws. Only Generator.random is used: NumPy may change its other distributions between versions.
+# Draws use Generator.random only: NumPy may change its other distributions between versions.
 
 
 def _pick(rng: Generator, weights: np.ndarray) -> int:
@@ -313,7 +292,7 @@ def _tier(brand: np.ndarray | int) -> np.ndarray | int:
 
 
 def _title(rng: Generator, catalogue: _Catalogue, item: int) -> tuple[str, str]:
-    """Draw the adjective, and the title that it and an option (colour, size, ...) give."""
+    """Draw an adjective and an option (colour, size, ...); gives the adjective and the title."""
     style = words.LIFESTYLES[catalogue.lifestyle[item]]
     options = words.SPORT_OPTIONS if catalogue.domain[item] else words.COLOURS
     adjectives = style.sport_adjectives if catalogue.domain[item] else style.cloth_adjectives
@@ -426,7 +405,7 @@ def _next_item(
     last = basket[-1][0]
     anchor = last if len(basket) == 1 or rng.random() < 0.7 else basket[-2][0]
     linked = links[anchor]
-    shares = np.where(weights[linked] > 0.0, LINK_SHARES, 0.0)  # what he has is not bought again
+    shares = np.where(weights[linked] > 0.0, LINK_SHARES, 0.0)  # nothing is bought twice
     if rng.random() < FOLLOW and shares.any():
         return int(linked[_pick(rng, shares)])
     return _pick(rng, weights * _complements(catalogue, last))
@@ -457,18 +436,7 @@ def _keep_sold(items: pd.DataFrame, baskets: Sequence[list[tuple[int, int]]]) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Instead of ``sys.argv[1:]``.
-
-    Returns
-    -------
-    int
-        Exit code: 0, or 2 for bad arguments.
-    """
+    """Run the command line; gives its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.simulate",
         description="Write the simulated clothing and sport shop as RecBole atomic files.",

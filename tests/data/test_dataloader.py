@@ -43,35 +43,55 @@ def dump(loader, epoch: int) -> list[dict[str, list]]:
     return [{name: field.tolist() for name, field in batch.interaction.items()} for batch in loader]
 
 
-OPTIONS = {
-    "seed": st.integers(0, 30),
-    "length": st.integers(1, 12),
-    "batch": st.integers(1, 40),
-    "shuffle": st.booleans(),
-}
+@pytest.fixture(scope="module")
+def many(make_train):
+    """Run a check on the training loaders of random shops, lengths and batch sizes."""
+
+    def run(check, examples: int = 20) -> None:
+        @settings(max_examples=examples)
+        @given(
+            seed=st.integers(0, 30),
+            MAX_ITEM_LIST_LENGTH=st.integers(1, 12),
+            train_batch_size=st.integers(1, 40),
+            shuffle=st.booleans(),
+        )
+        def over(**options):
+            check(make_train(**options))
+
+        over()
+
+    return run
+
+
+def rows_of(train, user: int) -> slice:
+    return slice(*train.dataset.train_sequences.offsets[user : user + 2])
 
 
 # --- training batches -----------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
-@given(**OPTIONS)
-def test_an_epoch_covers_every_window_once(make_train, seed, length, batch, shuffle):
-    train = make_train(seed, MAX_ITEM_LIST_LENGTH=length, train_batch_size=batch, shuffle=shuffle)
-    rows, windows = train.dataset.train_sequences, train.dataset.windows()
-    expected = sorted(
-        (user, rows.items[start : stop + 1].tolist(), bool(stop + 1 == rows.offsets[user + 1]))
-        for user, start, stop in zip(windows.users, windows.starts, windows.stops, strict=True)
-    )
-    found, batches = [], dump(train, 3)
-    for fields in batches:
-        columns = (fields["user_id"], fields[SEQUENCE], fields["last"])
-        for user, items, last in zip(*columns, strict=True):
-            filled = [item for item in items if item]
-            assert items == filled + [0] * (len(items) - len(filled))  # padded on the right
-            found.append((user, filled, last))
-    assert sorted(found) == expected
-    assert len(batches) == len(train)
+def test_an_epoch_covers_every_window_once_in_trimmed_batches(many):
+    def check(train):
+        rows, windows = train.dataset.train_sequences, train.dataset.windows()
+        expected = sorted(
+            (user, rows.items[start : stop + 1].tolist(), bool(stop + 1 == rows.offsets[user + 1]))
+            for user, start, stop in zip(windows.users, windows.starts, windows.stops, strict=True)
+        )
+        found, batches = [], dump(train, 3)
+        for fields in batches:
+            columns = (fields["user_id"], fields[SEQUENCE], fields["last"])
+            for user, items, last in zip(*columns, strict=True):
+                filled = [item for item in items if item]
+                assert items == filled + [0] * (len(items) - len(filled))  # padded on the right
+                found.append((user, filled, last))
+            assert any(items[-1] for items in fields[SEQUENCE])
+            for domain in (0, 1):
+                own = fields[domain_sequence_fields(domain)[0]]
+                assert len(own[0]) == 1 or any(items[-1] for items in own)
+        assert sorted(found) == expected
+        assert len(batches) == len(train)
+
+    many(check)
 
 
 def test_what_is_of_a_domain_is_made_when_it_is_asked_for(make_train, monkeypatch):
@@ -96,44 +116,47 @@ def test_what_is_of_a_domain_is_made_when_it_is_asked_for(make_train, monkeypatc
         batch["colour"]
 
 
-@settings(max_examples=20)
-@given(**OPTIONS)
-def test_batches_are_trimmed(make_train, seed, length, batch, shuffle):
-    train = make_train(seed, MAX_ITEM_LIST_LENGTH=length, train_batch_size=batch, shuffle=shuffle)
-    for fields in train:
-        assert fields[SEQUENCE].shape[1] <= length + 1
-        assert (fields[SEQUENCE][:, -1] > 0).any()
-        for domain in (0, 1):
-            sub_sequence = fields[domain_sequence_fields(domain)[0]]
-            assert sub_sequence.shape[1] == 1 or (sub_sequence[:, -1] > 0).any()
-
-
-@settings(max_examples=20)
-@given(**OPTIONS)
-def test_a_target_stands_at_its_place_in_its_domain(make_train, seed, length, batch, shuffle):
-    train = make_train(seed, MAX_ITEM_LIST_LENGTH=length, train_batch_size=batch, shuffle=shuffle)
-    item_domain = torch.from_numpy(train.dataset.item_domain)
-    rows = train.dataset.train_sequences
-    for fields in train:
-        targets = fields[SEQUENCE][:, 1:]
-        for domain in (0, 1):
-            name, place_name = domain_sequence_fields(domain)
-            sub_sequence, place = fields[name], fields[place_name]
-            mine = (targets > 0) & (item_domain[targets] == domain)
-            assert place.shape == targets.shape
-            assert ((place >= 0) == mine).all()
-            row, column = torch.nonzero(mine, as_tuple=True)
-            assert (sub_sequence[row, place[row, column]] == targets[row, column]).all()
-
-        # the sub-sequence is the user's own, whole, as far as the width and the last target reach
-        for at, user in enumerate(fields["user_id"].tolist()):
-            items = rows.items[slice(*rows.offsets[user : user + 2])]
-            if not fields["last"][at]:
-                continue
+def test_a_target_stands_at_its_place_in_its_domain(many):
+    def check(train):
+        item_domain = torch.from_numpy(train.dataset.item_domain)
+        width = train.dataset.max_item_list_len + 1
+        for fields in train:
+            targets = fields[SEQUENCE][:, 1:]
             for domain in (0, 1):
-                found = fields[domain_sequence_fields(domain)[0]][at]
-                expected = items[train.dataset.item_domain[items] == domain][-length - 1 :]
-                assert found[found > 0].tolist() == expected.tolist()
+                name, place_name = domain_sequence_fields(domain)
+                sub_sequence, place = fields[name], fields[place_name]
+                mine = (targets > 0) & (item_domain[targets] == domain)
+                assert torch.equal(place >= 0, mine)
+                row, column = torch.nonzero(mine, as_tuple=True)
+                assert (sub_sequence[row, place[row, column]] == targets[row, column]).all()
+                # the user's own items of the domain, as far as the width and the last target reach
+                for at in torch.nonzero(fields["last"]).flatten().tolist():
+                    items = train.items[rows_of(train, int(fields["user_id"][at]))]
+                    expected = items[item_domain[items] == domain][-width:]
+                    found = sub_sequence[at]
+                    assert torch.equal(found[found > 0], expected)
+
+    many(check)
+
+
+def test_inserted_items_are_marked(many):
+    def check(train):
+        item_domain = train.item_domain
+        for fields in train:
+            for at in torch.nonzero(fields["last"]).flatten().tolist():
+                mine = rows_of(train, int(fields["user_id"][at]))
+                items, flags = train.items[mine], train.augmented[mine]
+                cuts = [(SEQUENCE, AUGMENTED, torch.ones_like(flags))]
+                for domain in (0, 1):
+                    name = domain_sequence_fields(domain)[0]
+                    cuts.append((name, f"{AUGMENTED}_{domain}", item_domain[items] == domain))
+                for name, marked, kept in cuts:
+                    n = int((fields[name][at] > 0).sum())
+                    assert fields[marked].dtype == torch.bool
+                    assert torch.equal(fields[marked][at, :n], flags[kept][len(flags[kept]) - n :])
+                    assert not fields[marked][at, n:].any()
+
+    many(check)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
@@ -159,18 +182,15 @@ def test_another_seed_draws_another_epoch(write_dataset, load, tmp_path):
     assert epochs[0] == epochs[1] != epochs[2]
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 30))
+@pytest.mark.parametrize("seed", range(5))
 def test_one_negative_per_target(make_train, seed):
     train = make_train(seed, loss="bpr")
-    item_domain = torch.from_numpy(train.dataset.item_domain)
-    rows = train.dataset.train_sequences
     for fields in train:
         targets, negatives = fields[SEQUENCE][:, 1:], fields[NEGATIVES]
-        assert ((negatives > 0) == (targets > 0)).all()
-        assert (item_domain[negatives] == item_domain[targets]).all()
+        assert torch.equal(negatives > 0, targets > 0)
+        assert torch.equal(train.item_domain[negatives], train.item_domain[targets])
         for user, drawn in zip(fields["user_id"].tolist(), negatives.tolist(), strict=True):
-            assert not set(drawn) & set(rows.items[slice(*rows.offsets[user : user + 2])].tolist())
+            assert not set(drawn) & set(train.items[rows_of(train, user)].tolist())
 
 
 def test_shared_negatives_per_domain(make_train):
@@ -188,48 +208,20 @@ def test_shared_negatives_per_domain(make_train):
                 assert owned.tolist() == np.isin(shared.numpy(), items).tolist()
 
 
-def test_nothing_to_train_on(write_dataset, load, tmp_path):
-    rows = [("u", item, 0, at) for at, item in enumerate("abc")]
-    items = [("a", "x"), ("b", "y"), ("c", "x")]
-    dataset = load(write_dataset(tmp_path, rows=rows, items=items))
-    with pytest.raises(ConfigError, match="no user has two training rows"):
+@pytest.mark.parametrize(
+    ("items", "domains", "error", "message"),
+    [
+        ("abc", "xyx", ConfigError, "no user has two training rows"),
+        ("abcde", "xyxyy", DataError, "no negative can be drawn"),  # a user owns all of x
+    ],
+)
+def test_data_that_cannot_be_trained_on(
+    write_dataset, load, tmp_path, items, domains, error, message
+):
+    rows = [("u", item, 0, at) for at, item in enumerate(items)]
+    dataset = load(write_dataset(tmp_path, rows=rows, items=list(zip(items, domains, strict=True))))
+    with pytest.raises(error, match=message):
         make_loaders(dataset.config, dataset)
-
-
-def test_a_user_who_owns_a_whole_domain(write_dataset, load, tmp_path):
-    rows = [("u", item, 0, at) for at, item in enumerate("abcde")]
-    items = [("a", "x"), ("b", "y"), ("c", "x"), ("d", "y"), ("e", "y")]
-    dataset = load(write_dataset(tmp_path, rows=rows, items=items))
-    with pytest.raises(DataError, match="no negative can be drawn"):
-        make_loaders(dataset.config, dataset)
-
-
-@settings(max_examples=20)
-@given(**OPTIONS)
-def test_inserted_items_are_marked(make_train, seed, length, batch, shuffle):
-    train = make_train(seed, MAX_ITEM_LIST_LENGTH=length, train_batch_size=batch, shuffle=shuffle)
-    rows, item_domain = train.dataset.train_sequences, train.dataset.item_domain
-    assert rows.augmented.any()
-    for fields in train:
-        for at, user in enumerate(fields["user_id"].tolist()):
-            if not fields["last"][at]:
-                continue
-            mine = slice(*rows.offsets[user : user + 2])
-            items, flags = rows.items[mine], rows.augmented[mine]
-            columns = [(fields[SEQUENCE][at], fields[AUGMENTED][at], np.ones(len(items), bool))]
-            for domain in (0, 1):
-                columns.append(
-                    (
-                        fields[domain_sequence_fields(domain)[0]][at],
-                        fields[f"{AUGMENTED}_{domain}"][at],
-                        item_domain[items] == domain,
-                    )
-                )
-            for sequence, marked, kept in columns:
-                n = int((sequence > 0).sum())
-                expected = flags[kept][len(flags[kept]) - n :]
-                assert marked.dtype == torch.bool
-                assert marked.tolist() == expected.tolist() + [False] * (len(marked) - n)
 
 
 # --- evaluation batches ---------------------------------------------------------------------------

@@ -77,12 +77,6 @@ def test_negatives_are_uniform_over_what_is_allowed():
     assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
 
 
-def test_the_last_item_left_is_found():
-    sampler = sampler_of([0, 0, 0, 1], [[1, 3]])
-    drawn = sampler.per_position(torch.tensor([0, 0]), torch.tensor([1, 3]), generator())
-    assert drawn.tolist() == [2, 2]
-
-
 def test_a_user_who_owns_a_whole_domain_is_an_error():
     with pytest.raises(DataError, match="no negative can be drawn"):
         sampler_of([0, 0, 1, 1], [[1], [3, 4, 3]])
@@ -107,19 +101,6 @@ def test_the_owned_mask_marks_exactly_the_users_own_items(world, seed):
         mask = sampler.owned_mask(users, shared)
         expected = [[item in histories[user] for item in shared.tolist()] for user in users]
         assert mask.tolist() == expected
-
-
-def test_the_generator_alone_decides_the_draws():
-    sampler = sampler_of([0] * 50 + [1] * 50, [[1, 60]])
-    users, positives = torch.zeros(40).long(), torch.tensor([1, 60] * 20)
-    one, again, other = (
-        sampler.per_position(users, positives, generator(seed)).tolist() for seed in (1, 1, 2)
-    )
-    assert one == again != other
-    one, again, other = (
-        [items.tolist() for items in sampler.shared(8, generator(seed))] for seed in (1, 1, 2)
-    )
-    assert one == again != other
 
 
 def test_a_large_domain_is_sampled_as_evenly_as_a_small_one():
