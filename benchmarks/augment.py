@@ -16,7 +16,8 @@ from time import perf_counter
 
 import numpy as np
 
-from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.augment.pipeline import Pipeline
+from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.io.files import read_table
 
 
@@ -36,7 +37,7 @@ def write_part(source: Path, name: str, target: Path, share: float) -> int:
 
 def measure(folder: str, name: str, queue) -> None:
     start = perf_counter()
-    pipeline = Pipeline(name, Path(folder) / "raw", Path(folder) / "out", augment_settings({}))
+    pipeline = Pipeline(name, Path(folder) / "raw", Path(folder) / "out", AugmentSettings())
     pipeline.run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     queue.put((perf_counter() - start, peak, pipeline.seconds))

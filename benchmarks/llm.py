@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
-from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, prompt
+from recbole_edt.augment.prompts import GeneratedItems, prompt
 
 SERVER = Path(__file__).parents[1] / "tests" / "augment" / "llm" / "llm_server.py"
 
@@ -52,7 +52,7 @@ def generation(user: int) -> ChatRequest:
         source_samples=samples,
         target_samples=samples,
     )
-    return ChatRequest(prompt("system"), text, GENERATED_ITEMS_SCHEMA)
+    return ChatRequest(prompt("system"), text, GeneratedItems)
 
 
 def measure(url: str, n: int, concurrency: int, latency: float) -> float:

@@ -139,12 +139,13 @@ def write_atomic(shop: SimulatedShop, directory: str | Path, name: str) -> None:
 
 def write_augmented(shop: SimulatedShop, directory: str | Path, name: str) -> None:
     """Write what ``recbole-edt augment`` makes of a shop with its defaults."""
-    from recbole_edt.augment.pipeline import Pipeline, augment_settings
+    from recbole_edt.augment.pipeline import Pipeline
+    from recbole_edt.augment.settings import AugmentSettings
 
     with TemporaryDirectory() as folder:
         raw, made = Path(folder) / "raw", Path(folder) / "augmented"
         write_atomic(shop, raw / name, name)
-        Pipeline(name, raw, made, augment_settings({})).run()
+        Pipeline(name, raw, made, AugmentSettings()).run()
         for file in sorted((made / name).iterdir()):
             with atomic_write(Path(directory) / file.name) as temporary:
                 shutil.copyfile(file, temporary)

@@ -1,4 +1,4 @@
-"""K-means over a domain's items, and the items that stand for a user's history (3.2.1)."""
+"""Items as vectors, their clusters, and the items that stand for a user's history (3.2.1)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def cluster_items(
 
 @dataclass(frozen=True)
 class Representatives:
-    """Per user and domain one item for each cluster he touched, in the order of his rows.
+    """Per user and domain one item for each touched cluster, in the order of the rows.
 
     Attributes
     ----------
@@ -107,3 +107,36 @@ def representatives(histories: Histories, clusters: Clusters) -> Representatives
     chosen = chosen[np.lexsort((chosen, slot[chosen]))]
     counts = np.bincount(slot[chosen], minlength=2 * len(histories.users))
     return Representatives(np.concatenate([[0], np.cumsum(counts)]), chosen)
+
+
+@dataclass(frozen=True)
+class ItemSpace:
+    """Users' training rows and their items in the space of the encoder.
+
+    Attributes
+    ----------
+    histories : Histories
+        Training rows.
+    vectors : np.ndarray
+        float32 [items + new items, d_L].
+    clusters : Clusters
+        Of the raw items.
+    chosen : Representatives
+        What stands for each user's history.
+    """
+
+    histories: Histories
+    vectors: np.ndarray
+    clusters: Clusters
+    chosen: Representatives
+
+    @classmethod
+    def of(cls, histories: Histories, vectors: np.ndarray, k: int, seed: int = 2026) -> ItemSpace:
+        """Cluster the items of each domain and choose every user's representatives."""
+        clusters = cluster_items(vectors, histories.item_domain, k, seed)
+        return cls(histories, vectors, clusters, representatives(histories, clusters))
+
+    def representatives(self, user: int, domain: int) -> np.ndarray:
+        """Items that stand for a user in a domain; its cluster medoids if the user has none."""
+        places = self.chosen.of(user, domain)
+        return self.histories.rows[places] if len(places) else self.clusters.medoids[domain]

@@ -53,6 +53,10 @@ class Histories:
         """User of every training row, int64 [n_rows]."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
+    def of(self, user: int) -> np.ndarray:
+        """Items of a user's training rows."""
+        return self.rows[self.offsets[user] : self.offsets[user + 1]]
+
     def domain_counts(self) -> np.ndarray:
         """Training rows of each user in each domain, int64 [n_users, 2]."""
         key = self.owners * 2 + self.item_domain[self.rows]

@@ -188,7 +188,7 @@ def cost_page(bench: ExperimentContext, runs: Runs) -> Page:
     page = Page("Cost of preprocessing", tables=[table])
     page.text.append(
         "*Spent* is what the data in use cost; the embedded defaults ask no LLM and cost nothing. "
-        "*Estimate* is a dry run with the endpoint of `properties/augment.yaml`: nothing is asked."
+        "*Estimate* is a dry run with the default endpoint of `augment`: nothing is asked."
     )
     return _with_paper(page, "cost", bench)
 
@@ -346,7 +346,7 @@ def backbone_page(bench: ExperimentContext, runs: Runs) -> Page:
 def tau_runs(bench: ExperimentContext) -> Runs:
     """Filters of several strengths (table 11)."""
     grid = grids()
-    if bench.variants.settings()["encoder"] == "openai":  # the scale that the paper's taus have
+    if bench.variants.settings().encoder == "openai":  # the scale that the paper's taus have
         return {f"τ = {tau:.2f}": bench.runs(Entry("LLMEDT"), augment={"tau": tau})
                 for tau in grid["tau"]}  # fmt: skip
     return {
@@ -364,8 +364,8 @@ def tau_page(bench: ExperimentContext, runs: Runs) -> Page:
 
 def _proposed(bench: ExperimentContext) -> dict[str, int]:
     """Retrieval proposes one item by default: how many it needs for every k to differ."""
-    retrieves = bench.variants.settings()["generator"] == "retrieval"
-    return {"neighbours": max(grids()["k"])} if retrieves else {}
+    retrieves = bench.variants.settings().generator == "retrieval"
+    return {"num": max(grids()["k"])} if retrieves else {}
 
 
 def k_runs(bench: ExperimentContext) -> Runs:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from recbole_edt.augment.pipeline import Pipeline, augment_settings
+from recbole_edt.augment.pipeline import Pipeline
+from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import DataError
 from recbole_edt.io.atomic import load_embeddings
-from recbole_edt.io.files import INTER_COLUMNS, atomic_write, read_table, write_array, write_table
+from recbole_edt.io.files import (
+    INTER_COLUMNS,
+    atomic_write,
+    value_sha256,
+    read_table,
+    write_array,
+    write_table,
+)
+from recbole_edt.settings import validate
 
 
 def is_augmented(folder: Path) -> bool:
@@ -63,11 +71,8 @@ class Variants:
         """
         if self.augmented_source and not changes:
             return self.source
-        base = self._base()
-        if "tau" in changes:  # it and its quantile exclude each other
-            base.pop("tau_quantile", None)
-        settings = augment_settings({**base, **changes})
-        digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        settings = self.settings(changes)
+        digest = value_sha256(settings.model_dump())[:12]
         target = self.folder / f"augmented-{digest}"
         if not is_augmented(target / self.name):
             Pipeline(self.name, self.raw(), target, settings).run()
@@ -79,19 +84,22 @@ class Variants:
         vectors = self.source / self.name / f"{self.name}.item_emb.npy"
         return {"encoder": "file"} if vectors.is_file() else {}
 
-    def settings(self) -> dict[str, Any]:
-        """Settings that the data set's own variant is augmented with."""
-        return augment_settings(self._base())
+    def settings(self, changes: Mapping[str, Any] | None = None) -> AugmentSettings:
+        """Settings that the data set's own variant is augmented with, and what changes in them."""
+        base, changes = self._base(), changes or {}
+        if "tau" in changes:  # it and its quantile exclude each other
+            base.pop("tau_quantile", None)
+        return validate(AugmentSettings, {**base, **changes})
 
     def changes(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Leave out of ``wanted`` what the data set's own variant has anyway."""
         own = self.settings()
-        return {key: value for key, value in wanted.items() if own[key] != value}
+        return {key: value for key, value in wanted.items() if getattr(own, key) != value}
 
     def estimate(self, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Estimate what a variant would cost, stage by stage, and ask nothing."""
-        settings = augment_settings({**self._base(), **changes, "dry_run": True})
-        return Pipeline(self.name, self.raw(), self.folder / "estimate", settings).run()["dry_run"]
+        settings = self.settings(changes)
+        return Pipeline(self.name, self.raw(), self.folder / "estimate", settings).estimate()
 
     def report(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return what augmenting a variant reported (``augmentation.json``)."""

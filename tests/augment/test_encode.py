@@ -10,8 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from recbole_edt.augment.cached import CachedEncoder, StageCache
-from recbole_edt.augment.encode import EndpointEncoder, FileEncoder, LsaEncoder, item_text
+from recbole_edt.augment.cached import CachedEncoder
+from recbole_edt.augment.encoders.endpoint import EndpointEncoder
+from recbole_edt.augment.encoders.file import FileEncoder
+from recbole_edt.augment.encoders.lsa import LsaEncoder
+from recbole_edt.augment.items import item_text
 from recbole_edt.errors import DataError
 
 FULL = {
@@ -48,10 +51,6 @@ def test_text_leaves_out_what_is_missing(key: str, missing: object) -> None:
     assert "None" not in text
 
 
-def test_text_of_an_item_of_which_nothing_is_known_names_its_domain() -> None:
-    assert "cloth" in item_text({"domain": "cloth"})
-
-
 def test_text_stays_on_one_line() -> None:
     assert "\n" not in item_text({**FULL, "description": "one\n two\tthree"})
 
@@ -84,12 +83,6 @@ def test_the_start_vector_does_not_matter() -> None:
     # Sizes past the distinct singular values would leave a free rotation; 3 is safely below.
     one, other = (LsaEncoder(dim=3, seed=seed).encode(texts) for seed in (1, 2))
     np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-5)
-
-
-def test_order_of_rows_is_the_order_of_texts() -> None:
-    vectors = LsaEncoder(dim=3).encode(["red tent", "blue boot", "red tent", "green boot"])
-    np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
-    assert vectors[1] @ vectors[3] > vectors[1] @ vectors[0]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -161,10 +154,10 @@ class Counting(LsaEncoder):
 
 def test_a_second_run_neither_fits_nor_encodes(tmp_path: Path) -> None:
     more = [["a red boot"], ["a blue boot"]]
-    first = CachedEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4")
+    first = CachedEncoder(LsaEncoder(4), tmp_path)
     made = [first.encode(CORPUS), first.encode_more(more[0])[0]]
     again = Counting(4)
-    second = CachedEncoder(again, StageCache(tmp_path), "lsa 4")
+    second = CachedEncoder(again, tmp_path)
     kept = [second.encode(CORPUS), second.encode_more(more[0])[0]]
     assert again.asked == 0
     assert all(np.array_equal(*pair) for pair in zip(made, kept, strict=True))
@@ -175,15 +168,11 @@ def test_a_second_run_neither_fits_nor_encodes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["identity", "corpus", "file"])
 def test_vectors_of_something_else_are_not_taken_for_these(tmp_path: Path, change: str) -> None:
-    CachedEncoder(LsaEncoder(4), StageCache(tmp_path), "lsa 4").encode(CORPUS)
-    identity, corpus = "lsa 4", list(CORPUS)
-    if change == "identity":
-        identity = "lsa 5"
-    elif change == "corpus":
-        corpus[0] = "a green hat"
-    else:
+    CachedEncoder(LsaEncoder(4), tmp_path).encode(CORPUS)
+    corpus = ["a green hat", *CORPUS[1:]] if change == "corpus" else CORPUS
+    if change == "file":
         (file,) = tmp_path.iterdir()
         file.write_bytes(file.read_bytes()[:99])  # cut off
-    counting = Counting(4)
-    CachedEncoder(counting, StageCache(tmp_path), identity).encode(corpus)
+    counting = Counting(5 if change == "identity" else 4)
+    CachedEncoder(counting, tmp_path).encode(corpus)
     assert counting.asked == 1

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from recbole_edt.augment.llm import ChatRequest, DryRun, LLMClient
-from recbole_edt.augment.profile import WORDS
-from recbole_edt.augment.prompts import TEXT_SCHEMA, _template
+from recbole_edt.augment.profilers.endpoint import WORDS
+from recbole_edt.augment.prompts import Text, _template
 from recbole_edt.cli import execute
 from recbole_edt.errors import DataError
 from recbole_edt.io.files import read_table
@@ -225,7 +225,7 @@ def test_a_rehearsal_answers_from_the_cache_or_with_what_is_likely(
 ) -> None:
     settings, cache = llm_settings(llm_server), tmp_path / "llm.sqlite"
     known, likely, unlikely = (
-        ChatRequest("s", f"write {n} as JSON", TEXT_SCHEMA, likely=made)
+        ChatRequest("s", f"write {n} as JSON", Text, likely=made)
         for n, made in enumerate([None, lambda: {"text": "x" * 69}, None])
     )
     with LLMClient(settings, cache) as client:

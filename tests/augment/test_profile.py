@@ -6,14 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_edt.augment.profile import (
-    ExtractiveProfiler,
-    LLMProfiler,
-    UserGroups,
-    sample_both,
-)
+from recbole_edt.augment.profile import mean_vectors
+from recbole_edt.augment.profilers import Described, UserGroups
+from recbole_edt.augment.profilers.endpoint import LLMProfiler
+from recbole_edt.augment.profilers.extractive import ExtractiveProfiler
 from recbole_edt.augment.prompts import imbalance
-from recbole_edt.errors import ConfigError
 
 ITEMS = pd.DataFrame(
     {
@@ -24,8 +21,8 @@ ITEMS = pd.DataFrame(
         "categories": ["Art | Brushes", "Art | Brushes", "Art | Paint", "Art | Paper", "Parts", ""],
     }
 )
-DOMAINS = ["art", "bike"]
 VECTORS = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 1], [1, 1], [1, -1]], dtype=float)
+ABOUT = Described(ITEMS, ["art", "bike"], VECTORS)
 
 
 def groups(*sides) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -41,7 +38,7 @@ USERS = [
 
 
 def test_every_cluster_is_summarised() -> None:
-    ann, _, _ = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write(USERS).texts
+    ann, _, _ = ExtractiveProfiler(ABOUT, "sra").write(USERS).texts
     assert "art, " in ann
     assert "bike, " in ann
     assert "Brushes" in ann
@@ -53,7 +50,7 @@ def test_every_cluster_is_summarised() -> None:
 def test_the_domain_with_fewer_clusters_says_more_of_each() -> None:
     """Three clusters of bike leave art's two room for three items: two of the larger, one."""
     art, bike = [[0, 1, 2], [3]], [[4], [5], [4]]
-    text = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write(
+    text = ExtractiveProfiler(ABOUT, "sra").write(
         [UserGroups("dan", groups(art, bike))]
     ).texts[0]  # fmt: skip
     of_art, of_bike = text.split(" bike, ")
@@ -63,14 +60,14 @@ def test_the_domain_with_fewer_clusters_says_more_of_each() -> None:
 
 def test_the_most_central_item_speaks_for_a_cluster() -> None:
     user = UserGroups("dan", groups([[0, 1, 2]], []))
-    text = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write([user]).texts[0]
+    text = ExtractiveProfiler(ABOUT, "sra").write([user]).texts[0]
     # mean (1.9.., 1.1..)/3 points to (0.86, 0.5): the blue brush (0.99, 0.11) is nearest
     assert "Blue brush" in text
     assert "Red brush" not in text
 
 
 def test_the_text_of_imbalance_follows_the_counts() -> None:
-    write = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, "sra").write
+    write = ExtractiveProfiler(ABOUT, "sra").write
     one_sided = write([UserGroups("eve", groups([[0]], []))]).texts[0]
     balanced = write([UserGroups("eve", groups([[0]], [[4]]))]).texts[0]
     extent = one_sided.split(":")[0]
@@ -79,15 +76,15 @@ def test_the_text_of_imbalance_follows_the_counts() -> None:
 
 @pytest.mark.parametrize("pipeline", ["sra", "naive"])
 def test_a_user_without_items_has_no_profile(pipeline: str) -> None:
-    made = ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, pipeline).write(USERS)
+    made = ExtractiveProfiler(ABOUT, pipeline).write(USERS)
     assert made.texts[2] == ""
     assert all(made.texts[:2])
-    assert made == ExtractiveProfiler(ITEMS, DOMAINS, VECTORS, pipeline).write(USERS)
+    assert made == ExtractiveProfiler(ABOUT, pipeline).write(USERS)
 
 
 def test_summaries_are_reformed_and_then_analysed(llm_server, llm_client) -> None:
     with llm_client(llm_server) as client:
-        made = LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS)
+        made = LLMProfiler(ABOUT, client, "sra").write(USERS)
         costs = client.costs()
     assert all(made.texts[:2])
     assert made.texts[2] == ""
@@ -99,7 +96,7 @@ def test_summaries_are_reformed_and_then_analysed(llm_server, llm_client) -> Non
 
 def test_naive_profiles_ask_once_per_user(llm_server, llm_client) -> None:
     with llm_client(llm_server) as client:
-        made = LLMProfiler(ITEMS, DOMAINS, client, "naive").write(USERS)
+        made = LLMProfiler(ABOUT, client, "naive").write(USERS)
         assert {stage: cost["requests"] for stage, cost in client.costs().items()} == {"naive": 2}
     assert all(made.texts[:2])
 
@@ -109,7 +106,7 @@ def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
 ) -> None:
     llm_server.unreadable = "Oil paint"
     with llm_client(llm_server, retries=1, asks=1) as client:
-        made = LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS)
+        made = LLMProfiler(ABOUT, client, "sra").write(USERS)
     assert made.failures == {"ann": "summarise art: HTTP 400: this cannot be read"}
     assert made.texts[0] == ""
     assert made.texts[1]
@@ -126,24 +123,18 @@ def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
 def test_a_failure_names_its_stage(llm_server, llm_client, pipeline, unreadable, where) -> None:
     llm_server.unreadable = unreadable
     with llm_client(llm_server, retries=1, asks=1) as client:
-        made = LLMProfiler(ITEMS, DOMAINS, client, pipeline).write(USERS)
+        made = LLMProfiler(ABOUT, client, pipeline).write(USERS)
     reason = f"{where}: HTTP 400: this cannot be read"
     assert made.failures == {"ann": reason, "bob": reason}
-
-
-@pytest.mark.parametrize("profiler", [ExtractiveProfiler, LLMProfiler])
-def test_an_unknown_pipeline_is_refused(profiler) -> None:
-    with pytest.raises(ConfigError, match="profile 'rsa' is not one of sra, naive"):
-        profiler(ITEMS, DOMAINS, VECTORS, "rsa")
 
 
 def test_naive_samples_are_half_of_each_domain_and_of_all_clusters() -> None:
     first = [np.arange(0, 20), np.arange(20, 24)]
     user = UserGroups("fay", (first, [np.arange(30, 50)]))
-    assert sample_both(user) == [19, 23, 18, 22, 17, 49, 48, 47, 46, 45]
+    assert user.sample() == [19, 23, 18, 22, 17, 49, 48, 47, 46, 45]
     lonely = UserGroups("gus", (first, []))
-    assert sample_both(lonely) == [19, 23, 18, 22, 17, 21, 16, 20, 15, 14]
-    assert sample_both(USERS[1]) == [4, 5]
+    assert lonely.sample() == [19, 23, 18, 22, 17, 21, 16, 20, 15, 14]
+    assert USERS[1].sample() == [4, 5]
 
 
 def test_prompts_carry_the_imbalance_and_the_answers_of_the_stage_before(
@@ -160,7 +151,7 @@ def test_prompts_carry_the_imbalance_and_the_answers_of_the_stage_before(
             return answers
 
         monkeypatch.setattr(client, "chat", chat)
-        LLMProfiler(ITEMS, DOMAINS, client, "sra").write(USERS[:1])
+        LLMProfiler(ABOUT, client, "sra").write(USERS[:1])
     assert list(asked) == ["summarise", "reform", "analyse"]
     art, bike = (prompt for prompt, _ in asked["reform"])
     assert imbalance(3, 1) in art
@@ -172,3 +163,17 @@ def test_prompts_carry_the_imbalance_and_the_answers_of_the_stage_before(
     for _, text in asked["reform"]:
         assert " ".join(text.split()) in analysed
     assert analysed.index(imbalance(3, 1)) < analysed.index(imbalance(1, 3))
+
+
+def test_vectors_that_stand_in_for_profiles_hand_computed() -> None:
+    """Three items of one domain in two clusters, (3, 0), (1, 0) and (0, 2); one of the other."""
+    vectors = np.array([[3, 0], [1, 0], [0, 2], [0, 5]], dtype=np.float32)
+    groups = ([np.array([0, 1]), np.array([2])], [np.array([3])])
+    users = [UserGroups("u", groups), UserGroups("nobody", ([], []))]
+    # clusters (2, 0) and (0, 2), domains (1, 1) and (0, 5): mean of their unit vectors
+    sra = np.array([np.sqrt(0.5), np.sqrt(0.5) + 1])
+    naive = np.array([4, 7])  # the sum of all items
+    for profile, expected in (("sra", sra), ("naive", naive)):
+        found = mean_vectors(users, vectors, profile)
+        assert np.allclose(found[0], expected / np.linalg.norm(expected))
+        assert not found[1].any()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,12 +30,6 @@ INSERT INTO paid VALUES (?, ?, ?, ?, ?) ON CONFLICT (stage) DO UPDATE SET
     completion_tokens = completion_tokens + excluded.completion_tokens,
     dollars = dollars + excluded.dollars
 """
-
-
-def content_key(content: Mapping[str, Any]) -> bytes:
-    """Address of what a request asks for: SHA-256 of its JSON, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).digest()
 
 
 class AnswerCache:

@@ -1,32 +1,29 @@
-"""The one door to language models: asks many things at once, and each of them once."""
+"""Asks language models many things at once, and each of them once."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.augment.llm.cache import AnswerCache
-from recbole_edt.augment.llm.costs import (
-    Budget,
-    StageCounts,
-    Usage,
-    estimated_tokens,
-    most_tokens,
-)
+from recbole_edt.augment.llm.costs import Budget, StageCounts, Usage, most_tokens
 from recbole_edt.augment.llm.reading import read_answer
+from recbole_edt.augment.llm.reply import Mismatch
 from recbole_edt.augment.llm.requests import Answer, ChatRequest
-from recbole_edt.augment.llm.schema import Mismatch
-from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, LLMSettings
+from recbole_edt.augment.llm.settings import (
+    ChatEndpoint,
+    EmbeddingEndpoint,
+    Endpoint,
+    LLMSettings,
+)
 from recbole_edt.augment.llm.transport import BadResponse, Caller, CallFailed, Run, opened
 from recbole_edt.augment.llm.wire import (
     Messages,
@@ -40,6 +37,8 @@ from recbole_edt.augment.llm.wire import (
 )
 from recbole_edt.errors import ConfigError, DataError
 
+T = TypeVar("T")
+
 
 @dataclass
 class _Vectors:
@@ -49,13 +48,19 @@ class _Vectors:
     found: dict[bytes, np.ndarray] = field(default_factory=dict)
     lost: dict[bytes, str] = field(default_factory=dict)
 
+    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
+        """One row per key, zero where there is none."""
+        missing = np.zeros(self.size or 0, dtype=np.float32)
+        rows = [self.found.get(key, missing) for key in keys]
+        return np.stack(rows) if rows else np.zeros((0, self.size or 0), dtype=np.float32)
+
 
 class LLMClient:
     """Asks chat and embedding models, many requests at a time, and never the same one twice.
 
-    Use it as a context manager. Nothing that the caller did wrong or the model did badly is an
-    exception: such a request comes back with its reason. What no request can get past is one: a
-    wrong key, no credit, no such model, ``max_cost``. All answers so far are then in the cache.
+    Use it as a context manager. A request that cannot be sent or is answered badly comes back with
+    its reason. What no request can get past is an exception: a wrong key, no credit, no such model,
+    ``max_cost``. All answers so far are then in the cache.
 
     Parameters
     ----------
@@ -108,75 +113,57 @@ class LLMClient:
         ConfigError, CostLimitError, EndpointError
             If the run cannot go on; all answers so far are kept.
         """
-        endpoint, counts = self._chat_endpoint(), self._counts(stage)
-        keys, questions = distinct_questions(requests, endpoint)
-        answers = self._remembered(questions)
-        to_ask = [question for key, question in questions.items() if key not in answers]
+        keys, questions = distinct_questions(requests, self._chat_endpoint())
+        answers = self._known_answers(questions)
         known = frozenset(answers)
+
+        async def ask(question: Question, caller: Caller) -> int:
+            try:
+                answers[question.key] = await self._ask(question, caller, stage)
+            except CallFailed as failure:
+                answers[question.key] = Answer(error=str(failure))
+            return 1
+
+        to_ask = [question for key, question in questions.items() if key not in known]
         try:
-            if to_ask:
-                _block_on(self._ask_all(to_ask, endpoint, stage, len(questions), answers))
+            self._work(self._chat_endpoint(), to_ask, ask, stage, len(questions), len(known))
         finally:
             done = [answers[key] for key in keys if key in answers]
-            self._count(counts, [a.error for a in done], sum(key in known for key in keys))
-        self._warn(stage, [answer.error for answer in done if answer.error])
+            n_cached = sum(key in known for key in keys)
+            self._count(stage, [answer.error for answer in done], n_cached)
         return done
 
-    def _remembered(self, questions: Mapping[bytes, Question]) -> dict[bytes, Answer]:
+    def _known_answers(self, questions: Mapping[bytes, Question]) -> dict[bytes, Answer]:
         out = {}
         for key, text in self._cache.answers(list(questions)).items():
             try:
-                value = read_answer(text, questions[key].request.schema)
-            except Mismatch:  # kept by a version that read answers in another way
+                value = read_answer(text, questions[key].request.reply)
+            except Mismatch:  # stored when replies were read in another way
                 continue
             out[key] = Answer(value, cached=True)
         return out
 
-    async def _ask_all(
-        self,
-        questions: Sequence[Question],
-        endpoint: ChatEndpoint,
-        stage: str,
-        total: int,
-        answers: dict[bytes, Answer],
-    ) -> None:
-        run = self._new_run()
-        with _bar(stage, total, total - len(questions)) as bar:
-            async with opened(endpoint, self.settings, run) as caller:
-
-                async def answer(question: Question) -> None:
-                    try:
-                        answers[question.key] = await self._ask(question, caller, run, stage)
-                    except CallFailed as failure:
-                        answers[question.key] = Answer(error=str(failure))
-                    bar.update()
-
-                try:
-                    await run.work_through(questions, answer, self.settings.concurrency)
-                finally:
-                    self._counts(stage).retries += run.retries
-
-    async def _ask(self, question: Question, caller: Caller, run: Run, stage: str) -> Answer:
+    async def _ask(self, question: Question, caller: Caller, stage: str) -> Answer:
         """Ask, and once more with the reason where the answer cannot be used; then afresh."""
         reason = ""
         for _ in range(self.settings.asks):
             messages = question.messages
             for is_reask in (False, True):
                 self._counts(stage).reasks += is_reask
-                text, usage, cut = await self._complete(question, messages, caller, run, stage)
+                text, usage, was_cut = await self._complete(question, messages, caller, stage)
                 try:
-                    value = read_answer(text, question.request.schema)
+                    value = read_answer(text, question.request.reply)
                 except Mismatch as mismatch:
                     self._cache.keep_usage(stage, usage)
-                    reason = f"{mismatch}{' (cut off at max_tokens)' if cut else ''}"
-                    messages = [*question.messages, *reask(text, str(mismatch), cut)]
+                    reason = f"{mismatch}{' (cut off at max_tokens)' if was_cut else ''}"
+                    messages = [*question.messages, *reask(text, str(mismatch), was_cut)]
                 else:
                     self._cache.keep_answer(stage, usage, question.key, text)
                     return Answer(value)
         return Answer(error=f"no answer that can be used: {reason}")
 
     async def _complete(
-        self, question: Question, messages: Messages, caller: Caller, run: Run, stage: str
+        self, question: Question, messages: Messages, caller: Caller, stage: str
     ) -> tuple[str, Usage, bool]:
         """Make one completion: what was written, its cost, and whether it was cut off."""
         endpoint = self._chat_endpoint()
@@ -185,7 +172,7 @@ class LLMClient:
         def read(payload: dict) -> tuple[str, Usage, bool]:
             text, finish = written(payload)
             usage = Usage.reported(payload, endpoint.prices, asked, text)
-            self._pay(run, stage, usage)
+            self._pay(caller.run, stage, usage)
             if not text.strip():
                 self._cache.keep_usage(stage, usage)
                 if finish in ("length", "content_filter"):
@@ -193,7 +180,7 @@ class LLMClient:
                 raise BadResponse("the response holds no answer")
             return caller.redact(text), usage, finish == "length"
 
-        most = endpoint.prices.dollars(most_tokens(asked), 0, question.max_tokens)
+        most = endpoint.prices.dollars(most_tokens(asked), 0, endpoint.max_tokens)
         body = {**question.body, "messages": messages}
         return await caller.post("/chat/completions", body, most, read)
 
@@ -224,27 +211,35 @@ class LLMClient:
         DataError
             If the cache holds vectors of another size under the model's name.
         """
-        endpoint, counts = self._embedding_endpoint(), self._counts(stage)
+        endpoint = self._embedding_endpoint()
         keys = [text_key(text, endpoint) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
-        state = self._remembered_vectors(list(distinct), endpoint)
+        state = self._known_vectors(list(distinct))
         known = frozenset(state.found)
         state.lost = {
             key: "the text is empty" for key, text in distinct.items() if not text.strip()
         }
-        to_embed = [key for key in distinct if key not in state.found and key not in state.lost]
-        try:
-            if to_embed:
-                missing = {key: distinct[key] for key in to_embed}
-                _block_on(self._embed_all(missing, endpoint, stage, state))
-        finally:
-            done = [state.lost.get(key) for key in keys if key in state.found or key in state.lost]
-            self._count(counts, done, sum(key in known for key in keys))
-        failures = {n: state.lost[key] for n, key in enumerate(keys) if key in state.lost}
-        self._warn(stage, list(failures.values()))
-        return _stacked(keys, state.found, state.size or 0), failures
+        settled = known.union(state.lost)
+        missing = {key: text for key, text in distinct.items() if key not in settled}
 
-    def _remembered_vectors(self, keys: list[bytes], endpoint: EmbeddingEndpoint) -> _Vectors:
+        async def embed(batch: list[bytes], caller: Caller) -> int:
+            await self._embed(batch, missing, caller, stage, state)
+            return len(batch)
+
+        to_ask, size = list(missing), endpoint.batch_size
+        batches = [to_ask[start : start + size] for start in range(0, len(to_ask), size)]
+        try:
+            n_done = len(distinct) - len(missing)
+            self._work(endpoint, batches, embed, stage, len(distinct), n_done)
+        finally:
+            settled = frozenset(state.found).union(state.lost)
+            done = [state.lost.get(key) for key in keys if key in settled]
+            self._count(stage, done, sum(key in known for key in keys))
+        failures = {n: state.lost[key] for n, key in enumerate(keys) if key in state.lost}
+        return state.rows(keys), failures
+
+    def _known_vectors(self, keys: list[bytes]) -> _Vectors:
+        endpoint = self._embedding_endpoint()
         found = self._cache.vectors(keys)
         sizes = {len(vector) for vector in found.values()}
         if len(sizes) > 1:
@@ -254,30 +249,11 @@ class LLMClient:
             )
         return _Vectors(sizes.pop() if sizes else endpoint.dimensions, found)
 
-    async def _embed_all(
-        self, texts: Mapping[bytes, str], endpoint: EmbeddingEndpoint, stage: str, state: _Vectors
-    ) -> None:
-        run, keys, size = self._new_run(), list(texts), endpoint.batch_size
-        batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-        known = len(state.found) + len(state.lost)
-        with _bar(stage, known + len(texts), known) as bar:
-            async with opened(endpoint, self.settings, run) as caller:
-
-                async def embed(batch: list[bytes]) -> None:
-                    await self._embed(batch, texts, caller, run, stage, state)
-                    bar.update(len(batch))
-
-                try:
-                    await run.work_through(batches, embed, self.settings.concurrency)
-                finally:
-                    self._counts(stage).retries += run.retries
-
     async def _embed(
         self,
         batch: list[bytes],
         texts: Mapping[bytes, str],
         caller: Caller,
-        run: Run,
         stage: str,
         state: _Vectors,
     ) -> None:
@@ -287,7 +263,7 @@ class LLMClient:
 
         def read(payload: dict) -> tuple[np.ndarray, Usage]:
             usage = Usage.reported(payload, endpoint.prices, "".join(asked), "")
-            self._pay(run, stage, usage)
+            self._pay(caller.run, stage, usage)
             try:
                 rows = read_vectors(payload, len(batch), state.size)
             except BadResponse:
@@ -305,7 +281,7 @@ class LLMClient:
                 state.lost.update(dict.fromkeys(batch, str(failure)))
                 return
             for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                await self._embed(part, texts, caller, run, stage, state)
+                await self._embed(part, texts, caller, stage, state)
         else:
             vectors = dict(zip(batch, rows, strict=True))
             self._cache.keep_vectors(stage, usage, vectors)
@@ -326,79 +302,29 @@ class LLMClient:
             a text.
         """
         ever = self._cache.paid()
-        stages = [*self._stages, *(stage for stage in ever if stage not in self._stages)]
         return {
             stage: self._stages.get(stage, StageCounts()).report(ever.get(stage, Usage()))
-            for stage in stages
+            for stage in dict.fromkeys([*self._stages, *ever])
         }
 
-    def estimate_chat(self, requests: Sequence[ChatRequest], stage: str) -> dict[str, Any]:
-        """Say about what :meth:`chat` would cost, without the network.
+    def _counts(self, stage: str) -> StageCounts:
+        return self._stages.setdefault(stage, StageCounts())
 
-        Returns
-        -------
-        dict
-            ``stage``, ``requests``, ``from_cache``, ``calls`` to make, ``prompt_tokens``,
-            ``completion_tokens`` (each answer as long as its request's ``likely`` one, or filling
-            ``max_tokens`` where there is none) and ``dollars``. Calls that fail and have to be
-            made again come on top.
-        """
-        endpoint = self._chat_endpoint()
-        keys, questions = distinct_questions(requests, endpoint)
-        known = self._remembered(questions)
-        to_ask = [question for key, question in questions.items() if key not in known]
-        prompt = sum(
-            estimated_tokens(question.request.system + question.request.user) for question in to_ask
-        )
-        completion = sum(map(_likely_tokens, to_ask))
-        return {
-            "stage": stage,
-            "requests": len(keys),
-            "from_cache": sum(key in known for key in keys),
-            "calls": len(to_ask),
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "dollars": endpoint.prices.dollars(prompt, 0, completion),
-        }
+    def _pay(self, run: Run, stage: str, usage: Usage) -> None:
+        self._counts(stage).paid += usage
+        run.budget.spent += usage.dollars
 
-    def estimate_embed(self, texts: Sequence[str], stage: str) -> dict[str, Any]:
-        """Say about what :meth:`embed` would cost, without the network.
-
-        Returns
-        -------
-        dict
-            As for :meth:`estimate_chat`.
-        """
-        endpoint = self._embedding_endpoint()
-        keys = [text_key(text, endpoint) for text in texts]
-        distinct = {key: text for key, text in zip(keys, texts, strict=True) if text.strip()}
-        known = self._cache.vectors(list(distinct))
-        missing = [text for key, text in distinct.items() if key not in known]
-        prompt = sum(map(estimated_tokens, missing))
-        return {
-            "stage": stage,
-            "requests": len(keys),
-            "from_cache": sum(key in known for key in keys),
-            "calls": -(-len(missing) // endpoint.batch_size),
-            "prompt_tokens": prompt,
-            "completion_tokens": 0,
-            "dollars": endpoint.prices.dollars(prompt),
-        }
-
-    def recall(self, requests: Sequence[ChatRequest]) -> list[Answer | None]:
-        """Look answers up in the cache alone; None where there is none."""
-        keys, questions = distinct_questions(requests, self._chat_endpoint())
-        known = self._remembered(questions)
-        return [known.get(key) for key in keys]
-
-    def recall_vectors(self, texts: Sequence[str]) -> np.ndarray | None:
-        """Look vectors up in the cache alone, float32 [texts, d]; None unless it has them all."""
-        endpoint = self._embedding_endpoint()
-        keys = [text_key(text, endpoint) for text in texts]
-        state = self._remembered_vectors(list(dict.fromkeys(keys)), endpoint)
-        if not state.found.keys() >= set(keys):
-            return None
-        return _stacked(keys, state.found, state.size or 0)
+    def _count(self, stage: str, errors: Sequence[str | None], n_cached: int) -> None:
+        counts = self._counts(stage)
+        failed = [error for error in errors if error is not None]
+        counts.requests += len(errors)
+        counts.failed += len(failed)
+        counts.answered += len(errors) - len(failed)
+        counts.from_cache += n_cached
+        if failed:
+            self._logger.warning(
+                "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
+            )
 
     # -- shared -------------------------------------------------------------------------------
 
@@ -412,52 +338,38 @@ class LLMClient:
             raise ConfigError("the LLM settings name no embedding endpoint")
         return self.settings.embedding
 
-    def _counts(self, stage: str) -> StageCounts:
-        return self._stages.setdefault(stage, StageCounts())
+    def _work(
+        self,
+        endpoint: Endpoint,
+        jobs: Sequence[T],
+        do: Callable[[T, Caller], Awaitable[int]],
+        stage: str,
+        total: int,
+        done: int,
+    ) -> None:
+        """Do all jobs, many at a time; each returns how many of ``total`` it has settled."""
 
-    def _new_run(self) -> Run:
-        spent = sum(counts.paid.dollars for counts in self._stages.values())
-        return Run(Budget(self.settings.max_cost, spent))
+        async def work() -> None:
+            spent = sum(counts.paid.dollars for counts in self._stages.values())
+            run = Run(Budget(self.settings.max_cost, spent))
+            bar = tqdm(total=total, initial=done, desc=stage, unit="req", disable=None)
+            with bar:
+                async with opened(endpoint, self.settings, run) as caller:
 
-    def _pay(self, run: Run, stage: str, usage: Usage) -> None:
-        counts = self._counts(stage)
-        counts.paid += usage
-        run.budget.spent += usage.dollars
+                    async def one(job: T) -> None:
+                        bar.update(await do(job, caller))
 
-    @staticmethod
-    def _count(counts: StageCounts, errors: Sequence[str | None], from_cache: int) -> None:
-        failed = sum(error is not None for error in errors)
-        counts.requests += len(errors)
-        counts.failed += failed
-        counts.answered += len(errors) - failed
-        counts.from_cache += from_cache
+                    try:
+                        await run.work_through(jobs, one, self.settings.concurrency)
+                    finally:
+                        self._counts(stage).retries += run.retries
 
-    def _warn(self, stage: str, reasons: Sequence[str]) -> None:
-        if reasons:
-            self._logger.warning(
-                "%s: %d requests got no answer, the first: %s", stage, len(reasons), reasons[0]
-            )
-
-
-def _likely_tokens(question: Question) -> int:
-    """About how long the answer will be."""
-    likely = question.request.likely
-    if likely is None:
-        return question.max_tokens
-    return min(question.max_tokens, estimated_tokens(json.dumps(likely())))
-
-
-def _bar(stage: str, total: int, done: int) -> tqdm:
-    return tqdm(total=total, initial=done, desc=stage, unit="req", disable=None, smoothing=0.05)
+        if jobs:
+            _block_on(work())
 
 
 def _block_on(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, from within a notebook's running event loop too.
-
-    What is there already is kept from the garbage collector meanwhile: going through all of torch
-    and pandas would hold every call up for a sixth of a second each time.
-    """
-    gc.freeze()
+    """Run to the end, from within a notebook's running event loop too."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -465,14 +377,3 @@ def _block_on(work: Coroutine[Any, Any, None]) -> None:
     else:
         with ThreadPoolExecutor(max_workers=1) as aside:
             aside.submit(asyncio.run, work).result()
-    finally:
-        gc.unfreeze()
-
-
-def _stacked(keys: Sequence[bytes], found: Mapping[bytes, np.ndarray], size: int) -> np.ndarray:
-    """One row per key; zeros where there is none."""
-    out = np.zeros((len(keys), size), dtype=np.float32)
-    for n, key in enumerate(keys):
-        if key in found:
-            out[n] = found[key]
-    return out

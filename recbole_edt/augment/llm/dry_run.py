@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from recbole_edt.augment.llm.client import LLMClient
+from recbole_edt.augment.llm.costs import estimated_tokens
 from recbole_edt.augment.llm.requests import Answer, ChatRequest
 from recbole_edt.augment.llm.settings import LLMSettings
+from recbole_edt.augment.llm.wire import distinct_questions, text_key
 
 _DIMENSIONS = 256
 
@@ -33,8 +36,10 @@ class DryRun(LLMClient):
     Attributes
     ----------
     estimates : list of dict
-        One per call of :meth:`chat` or :meth:`embed`, in their order, as :meth:`estimate_chat`
-        returns them; ``prompts`` says whether what would be sent is ``exact`` or an ``estimate``,
+        One per call of :meth:`chat` or :meth:`embed`, in their order: ``stage``, ``requests``,
+        ``from_cache``, ``calls`` to make, ``prompt_tokens``, ``completion_tokens`` (each answer as
+        long as its request's ``likely`` one, or filling ``max_tokens`` where there is none),
+        ``dollars``, and ``prompts``: whether what would be sent is ``exact`` or an ``estimate``,
         because it builds on answers that are not there yet.
     """
 
@@ -42,28 +47,66 @@ class DryRun(LLMClient):
         super().__init__(settings, cache if Path(cache).is_file() else ":memory:")
         self.estimates: list[dict[str, Any]] = []
         self._size: int | None = None
-        self._made_up = False
+        self._is_made_up = False
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""
-        self._enter(self.estimate_chat(requests, stage))
-        pairs = zip(requests, self.recall(requests), strict=True)
-        return [known or _made_up(request) for request, known in pairs]
+        endpoint = self._chat_endpoint()
+        keys, questions = distinct_questions(requests, endpoint)
+        known = self._known_answers(questions)
+        missing = [q.request for key, q in questions.items() if key not in known]
+        prompt = sum(estimated_tokens(request.system + request.user) for request in missing)
+        completion = sum(_likely_tokens(request, endpoint.max_tokens) for request in missing)
+        self._enter(
+            stage, len(keys), sum(key in known for key in keys), len(missing), prompt, completion,
+            endpoint.prices.dollars(prompt, 0, completion),
+        )  # fmt: skip
+        pairs = zip(keys, requests, strict=True)
+        return [known.get(key) or _made_up(request) for key, request in pairs]
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Give one vector per text: the known ones if none is missing, else made-up ones."""
-        self._enter(self.estimate_embed(texts, stage))
-        vectors = self.recall_vectors(texts)
-        if vectors is None:
+        endpoint = self._embedding_endpoint()
+        keys = [text_key(text, endpoint) for text in texts]
+        distinct = dict(zip(keys, texts, strict=True))
+        state = self._known_vectors(list(distinct))
+        known = state.found
+        missing = [t for key, t in distinct.items() if key not in known and t.strip()]
+        prompt = sum(map(estimated_tokens, missing))
+        self._enter(
+            stage, len(keys), sum(key in known for key in keys),
+            -(-len(missing) // endpoint.batch_size), prompt, 0, endpoint.prices.dollars(prompt),
+        )  # fmt: skip
+        if known.keys() >= set(keys):
+            vectors = state.rows(keys)
+        else:
             hashing = HashingVectorizer(n_features=self._size or _DIMENSIONS)
             vectors = np.asarray(hashing.transform(texts).todense(), dtype=np.float32)
         self._size = vectors.shape[1]
         return vectors, {}
 
-    def _enter(self, estimate: dict[str, Any]) -> None:
-        prompts = "estimate" if self._made_up else "exact"
-        self.estimates.append(estimate | {"prompts": prompts})
-        self._made_up |= estimate["calls"] > 0
+    def _enter(
+        self, stage: str, requests: int, from_cache: int, calls: int, prompt: int, completion: int,
+        dollars: float,
+    ) -> None:  # fmt: skip
+        self.estimates.append({
+            "stage": stage,
+            "requests": requests,
+            "from_cache": from_cache,
+            "calls": calls,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "dollars": dollars,
+            "prompts": "estimate" if self._is_made_up else "exact",
+        })  # fmt: skip
+        self._is_made_up |= calls > 0
+
+
+def _likely_tokens(request: ChatRequest, most: int) -> int:
+    """About how long the answer will be."""
+    if request.likely is None:
+        return most
+    return min(most, estimated_tokens(json.dumps(request.likely())))
 
 
 def _made_up(request: ChatRequest) -> Answer:

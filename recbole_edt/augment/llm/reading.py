@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from recbole_edt.augment.llm.schema import Mismatch, conform
+from recbole_edt.augment.llm.reply import Mismatch, Reply, conform
 
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _STARTS_TRIED = 20
@@ -16,25 +16,24 @@ _DEEPEST = 64
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
 
 
-def read_answer(text: str, schema: Mapping[str, Any]) -> Any:
+def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     """Read the JSON that a model wrote.
 
     Found are: JSON alone, in a code fence, in the middle of a text, behind thoughts in ``<think>``
     tags. Mended are: commas before a closing bracket, line breaks within texts, and JSON that
-    breaks off: the element that is not finished is dropped and the brackets are closed. What
-    :func:`~recbole_edt.augment.llm.schema.conform` can mend is mended too.
+    breaks off: the element that is not finished is dropped and the brackets are closed.
 
     Parameters
     ----------
     text : str
         The answer.
-    schema : mapping
+    reply : type
         What it must be.
 
     Returns
     -------
-    object
-        The first value in the text that keeps the schema.
+    dict
+        The fields of the first such value in the text.
 
     Raises
     ------
@@ -44,7 +43,7 @@ def read_answer(text: str, schema: Mapping[str, Any]) -> Any:
     reason = "there is no JSON in the answer"
     for n, value in enumerate(_values(_THOUGHTS.sub("", text))):
         try:
-            return conform(value, schema)
+            return conform(value, reply)
         except Mismatch as mismatch:
             reason = reason if n else str(mismatch)
     raise Mismatch(reason)

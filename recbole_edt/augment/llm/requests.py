@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from recbole_edt.augment.llm.reply import Reply
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question to a chat model whose answer must be JSON of a given shape.
+    """One question to a chat model whose answer must be JSON.
 
     Parameters
     ----------
     system, user : str
         The two messages. With JSON mode on, vendors want the word JSON in one of them.
-    schema : mapping
-        JSON schema of the answer, in the subset of :func:`recbole_edt.augment.llm.schema.conform`.
-    max_tokens : int, optional
-        Longest answer; the endpoint's own setting when left out.
+    reply : type
+        What the answer must be.
     likely : callable, optional
         Makes up an answer of the usual length, for estimates; it is never sent.
     """
 
     system: str
     user: str
-    schema: Mapping[str, Any]
-    max_tokens: int | None = None
-    likely: Callable[[], Any] | None = None
+    reply: type[Reply]
+    likely: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,14 @@ class Answer:
 
     Parameters
     ----------
-    value : object, optional
-        JSON that keeps the request's schema.
+    value : dict, optional
+        The fields of the request's reply.
     error : str, optional
         Why there is no value.
     cached : bool
         The value was in the cache before it was asked for.
     """
 
-    value: Any | None = None
+    value: dict[str, Any] | None = None
     error: str | None = None
     cached: bool = False
-
-
-def well_formed(text: str) -> str:
-    """Replace what no UTF-8 can carry, such as half of a surrogate pair."""
-    return text.encode("utf-8", "replace").decode()

@@ -9,27 +9,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, model_validator
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import properties_dir
-from recbole_edt.settings import nearest, nest
+from recbole_edt.settings import (
+    Amount,
+    Count,
+    Name,
+    NonNegative,
+    Positive,
+    Settings,
+    nearest,
+    nest,
+    validate,
+)
 
 
-class _Strict(BaseModel):
-    """Settings that take no unknown key and do not change."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Prices(_Strict):
+class Prices(Settings):
     """Dollars per million tokens; ``cached`` is the price of prompt tokens the vendor had seen."""
 
-    prompt: float = Field(default=0.0, ge=0)
-    cached: float | None = Field(default=None, ge=0)
-    completion: float = Field(default=0.0, ge=0)
+    prompt: NonNegative = 0.0
+    cached: NonNegative | None = None
+    completion: NonNegative = 0.0
 
     def dollars(self, prompt: int, cached: int = 0, completion: int = 0) -> float:
         """Price of a call whose ``prompt`` tokens include ``cached`` ones."""
@@ -38,41 +40,33 @@ class Prices(_Strict):
         return whole / 1e6
 
 
-class Endpoint(_Strict):
-    """What the chat and the embedding endpoint have in common.
+class Endpoint(Settings):
+    """What the chat and the embedding endpoint have in common."""
 
-    Parameters
-    ----------
-    base_url : str
-        Address of an OpenAI-compatible API, such as ``https://api.deepseek.com``.
-    model : str
-        The vendor's name of the model.
-    key_env : str
-        Environment variable that holds the key; empty for a server that needs none.
-    timeout_s : float
-        Seconds after which a call counts as failed.
-    extra : mapping
-        Further fields of the request body, for what only one vendor knows.
-    prices : Prices
-        For the accounting and ``max_cost``.
-    """
+    base_url: Name = Field(
+        description="address of an OpenAI-compatible API, such as https://api.deepseek.com"
+    )
+    model: Name = Field(description="the vendor's name of the model")
+    key_env: str = Field(
+        "", description="environment variable that holds the key; empty where none is needed"
+    )
+    timeout_s: Positive = Field(120.0, description="seconds after which a call counts as failed")
+    extra: dict[str, Any] = Field(
+        {}, description="further fields of the request body, for what only one vendor knows"
+    )
+    prices: Prices = Field(Prices(), description="for the accounting and max_cost")
 
-    base_url: str
-    model: str = Field(min_length=1)
-    key_env: str = ""
-    timeout_s: float = Field(default=120.0, gt=0)
-    extra: dict[str, Any] = {}
-    prices: Prices = Prices()
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_address(cls, value: str) -> str:
-        parts = urlsplit(value)
+    @model_validator(mode="after")
+    def _plain_address(self) -> Endpoint:
+        # Of the whole model, so that no message repeats an address with a key in it.
+        parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http or https address")
+            raise ValueError("base_url must be an http or https address")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no key or password: name a variable in key_env instead")
-        return value.rstrip("/")
+            raise ValueError(
+                "base_url must hold no key or password: name a variable in key_env instead"
+            )
+        return self
 
     @property
     def place(self) -> str:
@@ -103,72 +97,44 @@ class Endpoint(_Strict):
 
 
 class ChatEndpoint(Endpoint):
-    """The endpoint that writes: generation and profiles.
+    """The endpoint that writes: generation and profiles."""
 
-    Parameters
-    ----------
-    temperature : float or None
-        0 for answers that vary least; None leaves it to models that refuse the field.
-    max_tokens : int
-        Longest answer, unless a request says otherwise.
-    max_tokens_key : str
-        Name of that field in the request; newer OpenAI models want ``max_completion_tokens``.
-    json_mode : bool
-        Ask the server to write nothing but a JSON object.
-    """
-
-    temperature: float | None = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=1024, ge=1)
-    max_tokens_key: str = Field(default="max_tokens", min_length=1)
-    json_mode: bool = True
+    temperature: NonNegative | None = Field(
+        0.0, description="0 for answers that vary least; empty for models that refuse the field"
+    )
+    max_tokens: Count = Field(1024, description="longest answer")
+    max_tokens_key: Name = Field("max_tokens", description="name of that field in the request")
+    json_mode: bool = Field(True, description="ask the server to write nothing but a JSON object")
 
 
 class EmbeddingEndpoint(Endpoint):
-    """The endpoint that turns texts into vectors.
+    """The endpoint that turns texts into vectors."""
 
-    Parameters
-    ----------
-    batch_size : int
-        Texts per call.
-    dimensions : int or None
-        Size of the vectors, for models that can shorten them; None takes what comes.
-    """
-
-    batch_size: int = Field(default=64, ge=1)
-    dimensions: int | None = Field(default=None, ge=1)
+    batch_size: Count = Field(64, description="texts per call")
+    dimensions: Count | None = Field(
+        None, description="size of the vectors, for models that can shorten them"
+    )
 
 
-class LLMSettings(_Strict):
-    """Everything the client has to know.
+class LLMSettings(Settings):
+    """Everything the client has to know."""
 
-    Parameters
-    ----------
-    chat : ChatEndpoint, optional
-        None where nothing is to be written.
-    embedding : EmbeddingEndpoint, optional
-        None where nothing is to be embedded; some chat vendors serve no embeddings.
-    concurrency : int
-        Calls under way at the same time.
-    retries : int
-        How often a call that failed on its way is repeated.
-    asks : int
-        How often a request is asked from scratch when neither its answer nor that to the re-ask
-        can be used.
-    backoff_s, max_wait_s : float
-        First and longest wait before a repeated call; waits double, with jitter. A server that
-        asks (Retry-After) for more than ``max_wait_s`` ends the run.
-    max_cost : float, optional
-        Dollars that one run may spend.
-    """
-
-    chat: ChatEndpoint | None = None
-    embedding: EmbeddingEndpoint | None = None
-    concurrency: int = Field(default=64, ge=1, le=1000)
-    retries: int = Field(default=7, ge=0)
-    asks: int = Field(default=3, ge=1)
-    backoff_s: float = Field(default=0.5, ge=0)
-    max_wait_s: float = Field(default=120.0, ge=0)
-    max_cost: float | None = Field(default=None, ge=0)
+    chat: ChatEndpoint | None = Field(None, description="empty where nothing is to be written")
+    embedding: EmbeddingEndpoint | None = Field(
+        None, description="empty where nothing is to be embedded"
+    )
+    concurrency: int = Field(64, ge=1, le=1000, description="calls under way at the same time")
+    retries: Amount = Field(7, description="repeats of a call that failed on its way")
+    asks: Count = Field(
+        3, description="fresh starts of a request of which neither answer nor re-ask can be used"
+    )
+    backoff_s: NonNegative = Field(
+        0.5, description="first wait before a repeated call; it doubles, with jitter"
+    )
+    max_wait_s: NonNegative = Field(
+        120.0, description="longest wait; a server that asks for more ends the run"
+    )
+    max_cost: NonNegative | None = Field(None, description="dollars that one run may spend")
 
     @classmethod
     def load(
@@ -186,19 +152,17 @@ class LLMSettings(_Strict):
         Raises
         ------
         ConfigError
-            If there is no such profile, or a key or value is not known.
+            If there is no such profile, or a key or value is invalid.
         """
-        path = _profile_path(str(profile))
-        try:
-            below = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"the LLM profile {path} cannot be read as YAML") from error
-        if not isinstance(below, dict):
-            raise ConfigError(f"the LLM profile {path} holds no 'key: value' lines")
-        try:
-            return cls.model_validate(_lay(below, nest(overrides or {})))
-        except ValidationError as error:
-            raise ConfigError(f"LLM settings: {_first_problem(error)}") from None
+        values = _lay(_read(_profile_path(str(profile))), nest(overrides or {}))
+        for name, endpoint in (("chat", ChatEndpoint), ("embedding", EmbeddingEndpoint)):
+            part = values.get(name)
+            if isinstance(part, dict):  # validated apart, so that messages name the nested key
+                if isinstance(part.get("prices"), dict):
+                    prices = validate(Prices, part["prices"], f"{name}.prices.")
+                    part = part | {"prices": prices}
+                values[name] = validate(endpoint, part, f"{name}.")
+        return validate(cls, values)
 
 
 def _profile_path(profile: str) -> Path:
@@ -217,6 +181,16 @@ def _profile_path(profile: str) -> Path:
     return Path(profile)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the LLM profile {path} cannot be read as YAML") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"the LLM profile {path} holds no 'key: value' lines")
+    return values
+
+
 def _lay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others, whatever their depth."""
     out = dict(below)
@@ -226,16 +200,3 @@ def _lay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
             value = _lay(lower, value)
         out[key] = value
     return out
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Say what the first problem is, without the value: it could be a key put in a wrong place."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    place = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        known: Any = LLMSettings
-        for part in place[:-1]:
-            known = {"chat": ChatEndpoint, "embedding": EmbeddingEndpoint}.get(part, Prices)
-        return f"unknown key '{'.'.join(place)}'{nearest(place[-1], known.model_fields)}"
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(place)}: {said[0].lower()}{said[1:]}"

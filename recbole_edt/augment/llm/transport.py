@@ -157,7 +157,7 @@ class Caller:
     def __init__(self, endpoint: Endpoint, settings: LLMSettings, run: Run) -> None:
         self._endpoint = endpoint
         self._settings = settings
-        self._run = run
+        self.run = run
         self._key = endpoint.key()
         # As many kept connections as calls under way; the type comes from whichever HTTP library
         # this version of openai is built on.
@@ -208,21 +208,21 @@ class Caller:
         attempt = 0
         while True:
             try:
-                async with self._run.budget.room_for(most_dollars):
-                    self._run.check()
+                async with self.run.budget.room_for(most_dollars):
+                    self.run.check()
                     out = read(await self._once(path, body))
-                self._run.succeeded()
+                self.run.succeeded()
                 return out
             except (openai.OpenAIError, asyncio.TimeoutError, BadResponse, ValueError) as error:
                 reason = self._reason(error)
                 self._refuse_for_good(error, reason)
                 wait = self._wait(error, attempt)
                 if not _is_transient(error) or attempt >= self._settings.retries:
-                    self._run.lost(reason)
+                    self.run.lost(reason)
                     raise CallFailed(reason, refused=not _is_transient(error)) from None
             attempt += 1
-            self._run.retries += 1
-            await self._run.sleep(wait)
+            self.run.retries += 1
+            await self.run.sleep(wait)
 
     async def _once(self, path: str, body: Mapping[str, Any]) -> dict:
         call = self._client.post(path, cast_to=object, body=dict(body))

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_edt.augment.llm.cache import content_key
-from recbole_edt.augment.llm.requests import ChatRequest, well_formed
-from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint
+from recbole_edt.augment.llm.reply import well_formed
+from recbole_edt.augment.llm.requests import ChatRequest
+from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint
 from recbole_edt.augment.llm.transport import BadResponse
+from recbole_edt.io.files import value_sha256
 
 Messages = list[dict[str, str]]
 
@@ -28,7 +29,6 @@ class Question:
     request: ChatRequest
     messages: Messages
     body: dict[str, Any]
-    max_tokens: int
 
 
 def distinct_questions(
@@ -45,21 +45,19 @@ def distinct_questions(
 
 
 def _question(request: ChatRequest, endpoint: ChatEndpoint) -> Question:
-    max_tokens = request.max_tokens or endpoint.max_tokens
     messages = [
         {"role": role, "content": well_formed(content)}
         for role, content in (("system", request.system), ("user", request.user))
         if content
     ]
-    body: dict[str, Any] = {"model": endpoint.model, endpoint.max_tokens_key: max_tokens}
+    body: dict[str, Any] = {"model": endpoint.model, endpoint.max_tokens_key: endpoint.max_tokens}
     if endpoint.temperature is not None:
         body["temperature"] = endpoint.temperature
     if endpoint.json_mode:
         body["response_format"] = {"type": "json_object"}
     body |= endpoint.extra
-    content = {"base_url": endpoint.base_url, "body": body, "messages": messages}
-    key = content_key(content | {"schema": request.schema})
-    return Question(key, request, messages, body, max_tokens)
+    key = _content_key(endpoint, body | {"messages": messages})
+    return Question(key, request, messages, body)
 
 
 def reask(text: str, mismatch: str, cut: bool) -> Messages:
@@ -89,8 +87,12 @@ def written(payload: dict) -> tuple[str, str | None]:
 
 def text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
     """Content key of one text to embed, whatever batch it goes in."""
-    body = embedding_body([text], endpoint)
-    return content_key({"base_url": endpoint.base_url, "body": body})
+    return _content_key(endpoint, embedding_body([text], endpoint))
+
+
+def _content_key(endpoint: Endpoint, body: dict[str, Any]) -> bytes:
+    """Address of what a call asks for."""
+    return bytes.fromhex(value_sha256({"base_url": endpoint.base_url.rstrip("/"), "body": body}))
 
 
 def embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:

@@ -5,40 +5,39 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
+
+from recbole_edt.augment.llm.reply import Figure, ListReply, Reply, Several, Words
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
 
-GENERATED_ITEMS_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "items": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "title": {"type": "string", "minLength": 1},
-                    "brand": {"type": ["string", "null"]},
-                    "price": {"type": ["number", "null"], "minimum": 0},
-                    "categories": {"type": "array", "items": {"type": "string"}},
-                    "description": {"type": "string"},
-                },
-                "required": ["title", "brand", "price", "categories", "description"],
-            },
-        }
-    },
-    "required": ["items"],
-}
-"""Answer to ``generate.txt``."""
+ATTRIBUTES = "title, brand, price, categories and description, where known"
+"""What items of a prompt are described by."""
 
-TEXT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"text": {"type": "string", "minLength": 1}},
-    "required": ["text"],
-}
-"""Answer to ``summarise.txt``, ``reform.txt``, ``analyse.txt`` and ``naive.txt``."""
+
+class GeneratedItem(Reply):
+    """An element of the answer to ``generate.txt``."""
+
+    title: Words = Field(min_length=1)
+    brand: Words
+    price: Figure | None
+    categories: Annotated[list[Words], Several]
+    description: Words
+
+
+class GeneratedItems(ListReply):
+    """Answer to ``generate.txt``."""
+
+    items: Annotated[list[GeneratedItem], Several] = Field(min_length=1)
+
+
+class Text(Reply):
+    """Answer to ``summarise.txt``, ``reform.txt``, ``analyse.txt`` and ``naive.txt``."""
+
+    text: Words = Field(min_length=1)
 
 
 def prompt(name: str, **values: object) -> str:

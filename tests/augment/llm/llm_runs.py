@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
-from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, TEXT_SCHEMA, prompt
+from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
 from recbole_edt.cli import execute
 from recbole_edt.io.files import atomic_write
 
@@ -29,10 +29,10 @@ def requests_of(n: int) -> list[ChatRequest]:
         of_items |= {"source_samples": samples, "target_samples": "- yoga mat\n- trail shoes"}
         if user % 2:
             text = prompt("generate", attributes="title", **of_items)
-            out.append(ChatRequest(prompt("system"), text, GENERATED_ITEMS_SCHEMA))
+            out.append(ChatRequest(prompt("system"), text, GeneratedItems))
         else:
             text = prompt("summarise", domain="cloth", attributes="title", samples=samples)
-            out.append(ChatRequest(prompt("system"), text, TEXT_SCHEMA))
+            out.append(ChatRequest(prompt("system"), text, Text))
     return out
 
 

@@ -12,12 +12,14 @@ from llm_server import KINDS, LLMServer, embedding
 from recbole_edt.augment.llm import (
     ChatRequest,
     CostLimitError,
+    DryRun,
     EndpointError,
     LLMClient,
     LLMSettings,
 )
 from recbole_edt.augment.llm import transport as transport_room
-from recbole_edt.augment.prompts import GENERATED_ITEMS_SCHEMA, TEXT_SCHEMA, prompt
+from recbole_edt.augment.llm.reply import Reply
+from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
 from recbole_edt.errors import ConfigError, DataError
 
 KEY = "test-key-0123456789abcdef"
@@ -35,17 +37,21 @@ def items_of(user, num=3):
         source_samples=f"- red cotton shirt {user}\n- woollen socks",
         target_samples="- yoga mat\n- trail running shoes",
     )
-    return ChatRequest(prompt("system"), text, GENERATED_ITEMS_SCHEMA)
+    return ChatRequest(prompt("system"), text, GeneratedItems)
 
 
 def profile_of(user):
     samples = f"- red cotton shirt {user}\n- woollen socks"
     text = prompt("summarise", domain="cloth", attributes="title", samples=samples)
-    return ChatRequest(prompt("system"), text, TEXT_SCHEMA)
+    return ChatRequest(prompt("system"), text, Text)
 
 
 def mixed(n):
     return [make(user) for user in range(n // 2) for make in (items_of, profile_of)]
+
+
+class Aged(Reply):
+    age: int
 
 
 def values(answers):
@@ -154,9 +160,9 @@ def test_vectors_may_be_plain_figures_without_an_index(llm_servers, llm_client):
 
 def test_a_fifth_of_all_calls_failing_loses_nothing(llm_server, llm_client, good_values):
     requests = mixed(300)
-    llm_server.slow_s = 0.7
+    llm_server.slow_s = 2.5
     llm_server.misbehave(0.2, [kind for kind in KINDS if kind != "truncated"], seed=3)
-    client = llm_client(llm_server)
+    client = llm_client(llm_server, **{"chat.timeout_s": 2.0})
     assert values(client.chat(requests, "generate")) == good_values(requests)
     served = llm_server.tally()
     assert len(served["questions"]) == 300
@@ -172,10 +178,9 @@ def test_the_reask_says_what_was_wrong(llm_servers, llm_client):
     asked = []
     whole = server.outcome_of
     server.outcome_of = lambda *call: (asked.append(call), whole(*call))[1]
-    wrong = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
     client = llm_client(server, asks=1)
-    (answer,) = client.chat([ChatRequest("s", "u", wrong)], "profile")
-    assert answer.error == "no answer that can be used: the answer lacks 'age'"
+    (answer,) = client.chat([ChatRequest("s", "u", Aged)], "profile")
+    assert answer.error == "no answer that can be used: the answer lacks age"
     assert len(asked) == 2
     assert asked[0][0] != asked[1][0] and asked[0][1] == asked[1][1]
 
@@ -219,7 +224,7 @@ def test_it_works_inside_a_running_event_loop(llm_server, llm_client):
 
 def test_text_that_no_utf8_can_carry_is_no_obstacle(llm_server, llm_client):
     client = llm_client(llm_server)
-    answers = client.chat([ChatRequest("", "half a pair: \ud83d", TEXT_SCHEMA)], "profile")
+    answers = client.chat([ChatRequest("", "half a pair: \ud83d", Text)], "profile")
     vectors, failures = client.embed(["half a pair: \ud83d"], "encode")
     assert values(answers)
     assert not failures and vectors.any()
@@ -441,22 +446,25 @@ def test_costs_are_what_the_server_reports(llm_server, llm_client):
     assert costs["encode"]["dollars"] == pytest.approx(3 * 0.5 / 1e6)
 
 
-def test_a_dry_run_counts_what_is_not_cached_and_calls_nobody(llm_server, llm_client):
+def test_a_dry_run_counts_what_is_not_cached_and_calls_nobody(
+    llm_server, llm_client, llm_settings, tmp_path
+):
     requests, texts = mixed(20), [f"shoe {n}" for n in range(40)]
     with llm_client(llm_server) as client:
         client.chat(requests[:5], "generate")
         client.embed(texts[:8], "encode")
     calls = len(llm_server.log)
-    client = llm_client(llm_server)
-    chat = client.estimate_chat([*requests, requests[-1]], "generate")
-    encode = client.estimate_embed(texts, "encode")
+    with DryRun(llm_settings(llm_server), tmp_path / "llm.sqlite") as rehearsal:
+        rehearsal.chat([*requests, requests[-1]], "generate")
+        rehearsal.embed(texts, "encode")
+    chat, encode = rehearsal.estimates
     assert len(llm_server.log) == calls
     assert (chat["requests"], chat["from_cache"], chat["calls"]) == (21, 5, 15)
     assert (encode["requests"], encode["from_cache"], encode["calls"]) == (40, 8, 2)
-    before = client.costs()["generate"]["total_dollars"]
-    client.chat(requests, "generate")
-    paid = client.costs()["generate"]
-    assert chat["dollars"] >= paid["total_dollars"] - before
+    with llm_client(llm_server) as client:
+        client.chat(requests, "generate")
+        paid = client.costs()["generate"]
+    assert chat["dollars"] >= paid["dollars"]
     assert chat["prompt_tokens"] == pytest.approx(paid["prompt_tokens"], rel=0.3)
 
 

@@ -1,16 +1,11 @@
-"""The prompts: complete, filled in exactly, and asking for what the schemas take."""
+"""The prompts: complete, filled in exactly, and asking for what is read."""
 
 import json
 
 import pytest
 
 from recbole_edt.augment.llm.reading import read_answer
-from recbole_edt.augment.prompts import (
-    GENERATED_ITEMS_SCHEMA,
-    TEXT_SCHEMA,
-    imbalance,
-    prompt,
-)
+from recbole_edt.augment.prompts import GeneratedItems, Text, imbalance, prompt
 
 PLACEHOLDERS = {
     "system": set(),
@@ -56,14 +51,14 @@ def test_braces_in_a_value_are_left_alone():
 
 
 @pytest.mark.parametrize("name", ["summarise", "reform", "analyse", "naive"])
-def test_the_form_of_a_text_is_what_its_schema_takes(name):
+def test_the_form_of_a_text_is_what_is_read(name):
     form = prompt(name, **dict.fromkeys(PLACEHOLDERS[name], "-")).splitlines()[-1]
-    assert read_answer(form, TEXT_SCHEMA) == json.loads(form) == {"text": "..."}
+    assert read_answer(form, Text) == json.loads(form) == {"text": "..."}
 
 
-def test_the_form_of_items_is_what_their_schema_takes():
+def test_the_form_of_items_is_what_is_read():
     form = prompt("generate", **dict.fromkeys(PLACEHOLDERS["generate"], "-")).splitlines()[-1]
-    assert read_answer(form, GENERATED_ITEMS_SCHEMA) == json.loads(form)
+    assert read_answer(form, GeneratedItems) == json.loads(form)
 
 
 def test_each_degree_of_imbalance_has_its_own_text():

@@ -31,7 +31,7 @@ def test_a_profile_can_be_a_file_with_one_endpoint(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("chat: {base_url: 'http://h:1/v1/', model: m}")
     settings = LLMSettings.load(path)
-    assert settings.chat is not None and settings.chat.base_url == "http://h:1/v1"
+    assert settings.chat is not None and settings.chat.base_url == "http://h:1/v1/"
     assert settings.embedding is None
 
 
@@ -42,9 +42,11 @@ def test_a_profile_can_be_a_file_with_one_endpoint(tmp_path):
         ("local", {"retrys": 1}, "unknown key 'retrys', did you mean 'retries'"),
         ("local", {"chat.modle": "m"}, "unknown key 'chat.modle', did you mean 'model'"),
         ("local", {"chat.prices.promt": 1}, "unknown key 'chat.prices.promt', .* 'prompt'"),
-        ("local", {"concurrency": 0}, "concurrency: input should be greater"),
-        ("local", {"chat.base_url": "localhost"}, "chat.base_url: must be an http"),
-        ("local", {"max_cost": -1}, "max_cost: input should be greater"),
+        ("local", {"concurrency": 0}, "concurrency must be at least 1, not '0'"),
+        ("local", {"chat.base_url": "localhost"}, "base_url must be an http"),
+        ("local", {"embedding.batch_size": "8"}, "embedding.batch_size must be a whole number"),
+        ("local", {"chat": 3}, "chat must be a mapping, not '3'"),
+        ("local", {"max_cost": -1}, "max_cost must be at least 0"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_line(profile, overrides, said):

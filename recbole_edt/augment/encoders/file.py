@@ -1,0 +1,41 @@
+"""Vectors that are on disk already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_edt.augment.encoders import Encoder, register_encoder
+from recbole_edt.errors import ConfigError
+from recbole_edt.io.atomic import load_embeddings
+
+
+@register_encoder("file")
+class FileEncoder(Encoder):
+    """Vectors of the raw items, one per line of ``.item``.
+
+    Parameters
+    ----------
+    path : Path
+        A float matrix, [n_items, d_L].
+    """
+
+    items_only = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def build(cls, settings, vectors, client) -> FileEncoder:
+        """Take the vectors beside the raw data."""
+        return cls(vectors)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the rows of the file; there must be one per text."""
+        return np.asarray(load_embeddings(self.path, len(texts), "item"), dtype=np.float32)
+
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Refuse: there are no further vectors."""
+        raise ConfigError("encoder 'file' can encode nothing but the items it was made for")

@@ -1,0 +1,87 @@
+"""Latent semantic analysis: the embedded default, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+from recbole_edt.augment.encoders import Encoder, register_encoder
+from recbole_edt.errors import DataError
+
+
+@register_encoder("lsa")
+class LsaEncoder(Encoder):
+    """TF-IDF of words and word pairs, then truncated SVD.
+
+    The SVD is ARPACK's: it iterates to machine precision from a start vector fixed by the seed, so
+    that neither BLAS threads nor a randomised projection show in the float16 that is stored.
+    The largest entry of each component is positive, because signs are arbitrary.
+
+    Parameters
+    ----------
+    dim : int
+        Size of the vectors; lowered to what the corpus can give (one less than its texts and
+        its terms).
+    seed : int
+        Seed of the start vector.
+    """
+
+    def __init__(self, dim: int = 128, seed: int = 2026) -> None:
+        self.dim = dim
+        self.seed = seed
+        self.identity = f"lsa {dim} scipy {scipy.__version__}"
+
+    @classmethod
+    def build(cls, settings, vectors, client) -> LsaEncoder:
+        """Make one of the default size."""
+        return cls()
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Fit a corpus and encode it; :meth:`encode_more` encodes into its space.
+
+        Returns
+        -------
+        ndarray
+            float32 [texts, dim], rows of length 1; a text without a word is all zeros.
+
+        Raises
+        ------
+        DataError
+            If no text holds a word.
+        """
+        self._vectorizer = TfidfVectorizer(
+            ngram_range=(1, 2),
+            sublinear_tf=True,
+            stop_words="english",
+            token_pattern=r"(?u)\b[^\W\d_]{2,}\b",  # figures, such as a price, are no words
+        )
+        try:
+            weights = self._vectorizer.fit_transform(texts)  # [texts, terms]
+        except ValueError as error:
+            raise DataError("there is no word in the texts to encode") from error
+        self._axes = self._fit(weights, min(self.dim, min(weights.shape) - 1))
+        return self._project(weights)
+
+    def _fit(self, weights, dim: int) -> np.ndarray:
+        if dim < 1:  # a single text or term: all texts point the same way
+            return np.ones((1, weights.shape[1]))
+        svd = TruncatedSVD(dim, algorithm="arpack", random_state=self.seed)
+        with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
+            svd.fit(weights)
+        axes = svd.components_  # [dim, terms]
+        peaks = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
+        return axes * np.sign(peaks)
+
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Encode texts into the space of the corpus; words that it lacks do not count."""
+        return self._project(self._vectorizer.transform(texts)), {}
+
+    def _project(self, weights) -> np.ndarray:
+        vectors = np.asarray(weights @ self._axes.T)  # [texts, dim]
+        vectors[np.linalg.norm(vectors, axis=1) < 1e-9] = 0.0  # nothing but rounding noise
+        return normalize(vectors).astype(np.float32)

@@ -1,0 +1,125 @@
+"""Stage *filter*: which generated items are transferable (eqs. 5, 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from recbole_edt.augment.clusters import ItemSpace
+from recbole_edt.augment.generators import Task
+from recbole_edt.augment.settings import AugmentSettings
+
+_DECIMALS = 9
+"""Similarities are rounded to these, so that equal vectors tie and tau is met exactly: the last
+bits of a matrix product depend on the machine and on the place in the matrix."""
+
+
+def best_matches(
+    generated: np.ndarray, representatives: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find each generated item's most similar representative of a domain (eq. 5).
+
+    Parameters
+    ----------
+    generated : np.ndarray
+        Any float type [n, d_L]; vectors of generated items.
+    representatives : np.ndarray
+        Any float type [m, d_L], m > 0; vectors of what stands for the user in one domain.
+
+    Returns
+    -------
+    index : np.ndarray
+        int64 [n]; row of the most similar representative, the first of equals.
+    score : np.ndarray
+        float64 [n]; its cosine similarity. A zero vector is similar to nothing (0).
+    """
+    if not len(generated):
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    cosine = np.round(_units(generated) @ _units(representatives).T, _DECIMALS)  # [n, m]
+    index = cosine.argmax(axis=1)
+    return index, cosine[np.arange(len(cosine)), index]
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    return normalize(np.asarray(vectors, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """How each proposed item of a task resembles the user's representatives (eq. 5).
+
+    Attributes
+    ----------
+    anchors : np.ndarray
+        int64 [n]; training row of the most similar source item.
+    source, target : np.ndarray
+        float64 [n]; best similarity to the source and to the target domain's representatives.
+    """
+
+    anchors: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+
+
+def match(task: Task, items: np.ndarray, space: ItemSpace) -> Matches:
+    """Compare a task's proposals with the user's representatives of both domains (eq. 5)."""
+    sources = space.chosen.of(task.user, 1 - task.target)
+    index, source = best_matches(space.vectors[items], space.vectors[space.histories.rows[sources]])
+    targets = space.representatives(task.user, task.target)
+    _, target = best_matches(space.vectors[items], space.vectors[targets])
+    return Matches(sources[index], source, target)
+
+
+def similarity_threshold(scores: np.ndarray, quantile: float) -> float:
+    """Settle eq. 6's tau as a quantile, for encoders of another scale than the paper's.
+
+    Parameters
+    ----------
+    scores : np.ndarray
+        float [n]; the target similarities of all users, so that one tau holds for all.
+    quantile : float
+        q in [0, 1]; tau is the score at place ceil(q (n - 1)), counted from 0, of the ascending
+        scores: 0 keeps all, 1 only the best.
+    """
+    return float(np.quantile(scores, quantile, method="higher")) if len(scores) else 0.0
+
+
+def transferable(source: np.ndarray, target: np.ndarray, k: int, tau: float) -> np.ndarray:
+    """Choose a user's transferable items among those generated in one direction (eq. 6).
+
+    The threshold comes first and the ranking second: of the items whose target similarity is at
+    least tau, the k most similar to the source representatives stay. Eq. 6 can also be read as
+    ranking all items first; then an item that fails tau would take a place from one that passes.
+
+    Parameters
+    ----------
+    source, target : np.ndarray
+        float [n]; best similarity of each item to the representatives of both domains (eq. 5).
+    k : int
+        Most items to keep.
+    tau : float
+        Least target similarity.
+
+    Returns
+    -------
+    np.ndarray
+        int64 [<= k]; places of the items of T_A2B (or T_B2A), the most similar to the source
+        first, of equals the earlier one.
+    """
+    passing = np.flatnonzero(target >= tau)
+    return passing[np.argsort(-source[passing], kind="stable")[:k]]
+
+
+def filter_items(matches: Sequence[Matches], settings: AugmentSettings) -> list[np.ndarray]:
+    """Per task the places of the proposals that stay; all of them for ``filter: none``."""
+    if settings.filter == "none":
+        return [np.arange(len(one.source)) for one in matches]
+    tau = settings.tau
+    if tau is None:
+        assert settings.tau_quantile is not None
+        scores = np.concatenate([np.zeros(0), *(one.target for one in matches)])
+        tau = similarity_threshold(scores, settings.tau_quantile)
+    return [transferable(one.source, one.target, settings.k, tau) for one in matches]

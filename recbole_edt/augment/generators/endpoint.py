@@ -1,0 +1,78 @@
+"""Items written by a chat model (appendix A.1): the paper's way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from recbole_edt.augment.clusters import ItemSpace
+from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
+from recbole_edt.augment.items import Catalogue, described, item_list
+from recbole_edt.augment.llm import ChatRequest, LLMClient
+from recbole_edt.augment.prompts import ATTRIBUTES, GeneratedItems, prompt
+
+
+@register_generator("openai")
+class LLMGenerator(Generator):
+    """Asks the chat endpoint of the LLM settings for ``num`` items per task."""
+
+    uses_llm = True
+
+    def __init__(self, space: ItemSpace, client: LLMClient, num: int = 10) -> None:
+        self.space, self.client, self.num = space, client, num
+        self.records = space.histories.items.to_dict("records")
+
+    @classmethod
+    def build(cls, settings, space, client) -> LLMGenerator:
+        """Ask for ``num`` items, ten by default."""
+        return cls(space, client, settings.num or 10)
+
+    def generate(self, tasks: Sequence[Task]) -> Generated:
+        """Ask for each task; a user whose call failed is named in ``failures``."""
+        histories, system = self.space.histories, prompt("system")
+        requests = [
+            ChatRequest(
+                system, self._prompt(task), GeneratedItems, likely=partial(self._likely, task)
+            )
+            for task in tasks
+        ]
+        catalogue = Catalogue(histories.items, histories.domains)
+        out = Generated([], catalogue.new_items)
+        for task, answer in zip(tasks, self.client.chat(requests, "generate"), strict=True):
+            if answer.value is None:
+                out.failures[str(histories.users[task.user])] = str(answer.error)
+                out.items.append(np.zeros(0, dtype=np.int64))
+                continue
+            lines = [catalogue.line(item, task.target) for item in answer.value["items"]]
+            owned = histories.of(task.user)
+            new = [line for line in dict.fromkeys(lines) if line not in owned]
+            out.items.append(np.array(new[: self.num], dtype=np.int64))
+        return out
+
+    def _prompt(self, task: Task) -> str:
+        histories, chosen = self.space.histories, self.space.chosen
+        other = histories.rows[chosen.of(task.user, 1 - task.target)]
+        return prompt(
+            "generate",
+            attributes=ATTRIBUTES,
+            source_domain=histories.domains[1 - task.target],
+            target_domain=histories.domains[task.target],
+            user=histories.users[task.user],
+            source_samples=item_list(self.records, other),
+            target_samples=item_list(self.records, self.space.representatives(*task)),
+            num=self.num,
+        )
+
+    def _likely(self, task: Task) -> dict[str, Any]:
+        """Make up an answer for estimates: as many items like the domain's, under new names."""
+        medoids = self.space.clusters.medoids[task.target]
+        some = [self.records[medoids[n % len(medoids)]] for n in range(self.num)]
+        return {
+            "items": [
+                described(item, f"{item.get('title', '')} {task.user} {n}")
+                for n, item in enumerate(some)
+            ]
+        }

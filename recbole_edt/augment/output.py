@@ -1,0 +1,190 @@
+"""Augmented atomic files, and the report beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.preprocessing import normalize
+
+from recbole_edt.augment.augmented import Augmented
+from recbole_edt.errors import ConfigError
+from recbole_edt.io.files import (
+    INTER_COLUMNS,
+    ITEM_COLUMNS,
+    file_sha256,
+    write_array,
+    write_table,
+)
+from recbole_edt.io.statistics import dataset_statistics
+
+REPORT = "augmentation.json"
+INJECTED = (0.3, 0.6, 1.0)
+"""Shares of the insertions in table 3."""
+
+
+def write(
+    made: Augmented, raw: Path, target: Path, scratch: Path, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the augmented data set, in one step.
+
+    Parameters
+    ----------
+    made : Augmented
+        What goes into it.
+    raw : Path
+        Folder of the raw data set.
+    target : Path
+        Folder to write, or to replace if augmentation wrote it; its name is the data set's.
+    scratch : Path
+        Folder on the same disk for what is not finished.
+    about : dict
+        Further entries of the report: ``settings`` and ``cost``.
+
+    Returns
+    -------
+    dict
+        What is written as ``augmentation.json``.
+
+    Raises
+    ------
+    ConfigError
+        If the target is there and was not made by augmentation.
+    """
+    items = made.item_table()
+    inter = augmented_rows(made, items)
+    report = {
+        "settings": about["settings"],
+        "statistics": _statistics(made, inter, items),
+        "similarity": similarities(made, INJECTED),
+        "cost": about["cost"],
+        "failures": made.failures,
+    }
+    folder = Path(mkdtemp(prefix="writing-", dir=scratch))
+    try:
+        _write_files(folder, target.name, made, inter, items)
+        if (raw / "SIMULATED").is_file():
+            shutil.copyfile(raw / "SIMULATED", folder / "SIMULATED")
+        report["sha256"] = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
+        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        (folder / REPORT).write_text(text, encoding="utf-8")
+        folder.chmod(0o755)
+        _swap(folder, target)
+    finally:
+        for left in scratch.glob("writing-*"):  # this one after an error, and those of killed runs
+            shutil.rmtree(left, ignore_errors=True)
+    return report
+
+
+def _write_files(
+    folder: Path, name: str, made: Augmented, inter: pd.DataFrame, items: pd.DataFrame
+) -> None:
+    write_table(inter, INTER_COLUMNS | {"augmented": "token"}, folder / f"{name}.inter")
+    columns = {column: ITEM_COLUMNS.get(column, "token_seq") for column in items.columns}
+    write_table(items, columns, folder / f"{name}.item")
+    _write_matrix(folder / f"{name}.item_emb.npy", made.space.vectors)
+    if made.profiles is not None and made.user_vectors is not None:
+        users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
+        write_table(users, {"user_id": "token", "profile": "token_seq"}, folder / f"{name}.user")
+        _write_matrix(folder / f"{name}.user_emb.npy", made.user_vectors)
+
+
+def _write_matrix(path: Path, matrix: np.ndarray) -> None:
+    write_array(path, matrix.astype(np.float16))
+
+
+def _swap(folder: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    if not target.exists():
+        os.replace(folder, target)
+        return
+    if not (target / REPORT).is_file():
+        raise ConfigError(f"{target} is there and was not made by augment: move it away")
+    old = folder.with_name(folder.name + ".old")
+    os.replace(target, old)
+    os.replace(folder, target)
+    shutil.rmtree(old)
+
+
+def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:
+    """Lines of ``.inter``: raw rows and inserted ones, by user and position.
+
+    Inserted rows share the gap behind their anchor evenly and take its timestamp.
+    """
+    histories, inserted = made.space.histories, made.insertions
+    raw = histories.inter.assign(augmented="0")
+    training = raw[~histories.held_out].reset_index(drop=True)
+    rank = np.arange(len(inserted.anchors)) - np.searchsorted(inserted.anchors, inserted.anchors)
+    behind = np.bincount(inserted.anchors, minlength=len(training) + 1)[inserted.anchors]
+    new = training.iloc[inserted.anchors].copy()
+    new["item_id"] = items["item_id"].to_numpy()[inserted.items]
+    raw["key"] = raw["position"].astype(float)
+    new["key"] = new["position"] + (rank + 1) / (behind + 1)
+    raw["position"] = [str(place) for place in raw["position"]]
+    new["position"] = [f"{key:.6f}".rstrip("0") for key in new["key"]]
+    new["augmented"] = "1"
+    both = pd.concat([raw, new], ignore_index=True)
+    order = np.lexsort((both["key"], both["user_id"].to_numpy(dtype=str)))
+    both = both.iloc[order].reset_index(drop=True)
+    both["timestamp"] = [f"{time:.15g}" for time in both["timestamp"]]
+    return both.drop(columns="key")
+
+
+def _statistics(made: Augmented, inter: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
+    held_out = made.space.histories.held_out
+    is_raw = (inter["augmented"] == "0").to_numpy()
+    training = np.ones(len(inter), dtype=bool)
+    training[np.flatnonzero(is_raw)[held_out]] = False
+    raw = inter[is_raw]
+    return {
+        "before": dataset_statistics(raw, items[items["generated"] == "0"]),
+        "after": dataset_statistics(inter, items),
+        "training_before": dataset_statistics(raw[~held_out], items),
+        "training_after": dataset_statistics(inter[training], items),
+    }
+
+
+def similarities(made: Augmented, shares: Sequence[float]) -> dict[str, float]:
+    """Mean cosine of augmented users' mean item vectors before and after injection (table 3).
+
+    Parameters
+    ----------
+    shares : sequence of float
+        Parts of the insertions to inject.
+
+    Returns
+    -------
+    dict
+        Percentage -> cosine; 1.0 where nobody is augmented.
+    """
+    histories = made.space.histories
+    owners, n_users = histories.owners, len(histories.users)
+    touched = np.unique(owners[made.insertions.anchors])
+    if not len(touched):
+        return {f"{share:.0%}": 1.0 for share in shares}
+    units = normalize(np.asarray(made.space.vectors, dtype=np.float64))
+    before = normalize(_user_sums(units, histories.rows, owners, n_users)[touched])
+    out = {}
+    for share in shares:
+        items, anchors = made.training_rows(share)
+        after = normalize(_user_sums(units, items, owners[anchors], n_users)[touched])
+        out[f"{share:.0%}"] = round(float((before * after).sum(axis=1).mean()), 6)
+    return out
+
+
+def _user_sums(
+    units: np.ndarray, items: np.ndarray, owners: np.ndarray, n_users: int
+) -> np.ndarray:
+    """Sum of each user's item vectors, float64 [n_users, d_L]."""
+    out = np.zeros((n_users, units.shape[1]))
+    for start in range(0, len(items), 65536):  # in parts, because the gathered rows are copies
+        part = slice(start, start + 65536)
+        np.add.at(out, owners[part], units[items[part]])
+    return out

@@ -1,0 +1,117 @@
+"""Profilers (3.4): users' items in, one text per user out. A file of this folder holds one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from recbole_edt.augment.llm import LLMClient
+from recbole_edt.augment.providers import import_providers, registration
+
+if TYPE_CHECKING:
+    from recbole_edt.augment.settings import AugmentSettings
+
+SAMPLES = 10
+"""Most items of a cluster that a text looks at: its latest ones."""
+
+
+@dataclass(frozen=True)
+class UserGroups:
+    """A user's augmented training items.
+
+    Attributes
+    ----------
+    user : str
+        Token.
+    groups : tuple of list of np.ndarray
+        Per domain the item lines of each cluster, in the order of the sequence; the largest cluster
+        first.
+    """
+
+    user: str
+    groups: tuple[list[np.ndarray], list[np.ndarray]]
+
+    def sizes(self) -> tuple[int, int]:
+        """Count the items of each domain."""
+        first, second = (sum(map(len, side)) for side in self.groups)
+        return first, second
+
+    def sample(self) -> list[int]:
+        """Choose up to ``SAMPLES`` items, half of each domain, the clusters taking turns.
+
+        Each cluster gives its latest items first; what one domain lacks the other may fill.
+        """
+        sides = []
+        for groups in self.groups:
+            turns = zip_longest(*(reversed(group.tolist()) for group in groups))
+            sides.append([line for turn in turns for line in turn if line is not None])
+        half = SAMPLES // 2
+        rooms = [max(half, SAMPLES - len(other)) for other in reversed(sides)]
+        return [line for side, room in zip(sides, rooms, strict=True) for line in side[:room]]
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What was written.
+
+    Attributes
+    ----------
+    texts : list of str
+        One per user; empty where a user failed or has no items.
+    failures : dict
+        User -> why, one line.
+    """
+
+    texts: list[str]
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Described:
+    """The items that profiles are about.
+
+    Attributes
+    ----------
+    items : DataFrame
+        Lines of ``.item`` as text, generated ones included.
+    domains : sequence of str
+        Names of domain A and B.
+    vectors : np.ndarray
+        Any float type [n_items, d_L].
+    """
+
+    items: pd.DataFrame
+    domains: Sequence[str]
+    vectors: np.ndarray
+
+
+class Profiler(ABC):
+    """Writes profiles; ``uses_llm`` asks for an LLM client."""
+
+    uses_llm: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, settings: AugmentSettings, about: Described, client: LLMClient | None
+    ) -> Profiler:
+        """Make a profiler; the client is None unless a stage has ``uses_llm``."""
+
+    @abstractmethod
+    def write(self, users: Sequence[UserGroups]) -> Profiles:
+        """Write one profile per user."""
+
+
+PROFILERS: dict[str, type[Profiler]] = {}
+"""Name in ``profiler:`` -> class."""
+
+register_profiler = registration(PROFILERS)
+"""``@register_profiler("mine")`` enters a subclass of :class:`Profiler`."""
+
+import_providers(__name__, __path__)

@@ -1,0 +1,92 @@
+"""Profiles extracted from the items themselves: the embedded default, without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from recbole_edt.augment.profilers import (
+    SAMPLES,
+    Described,
+    Profiler,
+    Profiles,
+    UserGroups,
+    register_profiler,
+)
+from recbole_edt.augment.prompts import imbalance
+
+
+@register_profiler("extractive")
+class ExtractiveProfiler(Profiler):
+    """Fills in a template.
+
+    ``sra`` says for each domain how much of the whole it is and, for each of its clusters, the most
+    central items and the commonest brand and category. Both domains may name as many items as the
+    one with more clusters has clusters, so that the minor one gets as much room as the major one.
+    ``naive`` lists items of both domains.
+
+    Parameters
+    ----------
+    about : Described
+        The items.
+    profile : {"sra", "naive"}
+        How.
+    """
+
+    def __init__(self, about: Described, profile: str) -> None:
+        items, n = about.items, len(about.items)
+        self.domains, self.profile = about.domains, profile
+        self.units = normalize(np.asarray(about.vectors, dtype=np.float32))
+        self.brands = items["brand"].tolist() if "brand" in items else [""] * n
+        paths = items["categories"].tolist() if "categories" in items else [""] * n
+        self.kinds = [path.split(" | ")[-1] for path in paths]
+        titles = items["title"].tolist() if "title" in items else [""] * n
+        self.titles = [title or kind for title, kind in zip(titles, self.kinds, strict=True)]
+
+    @classmethod
+    def build(cls, settings, about, client) -> ExtractiveProfiler:
+        """Follow ``profile``."""
+        return cls(about, settings.profile)
+
+    def write(self, users: Sequence[UserGroups]) -> Profiles:
+        """Write one profile per user."""
+        one = self._sra if self.profile == "sra" else self._naive
+        return Profiles([one(user) if any(user.sizes()) else "" for user in users])
+
+    def _sra(self, user: UserGroups) -> str:
+        sizes = user.sizes()
+        room = max(map(len, user.groups))
+        parts = []
+        for side, groups in enumerate(user.groups):
+            if groups:
+                extent = imbalance(sizes[side], sizes[1 - side])
+                shares = [(room + n) // len(groups) for n in reversed(range(len(groups)))]
+                said = "; ".join(map(self._summary, groups, shares))
+                parts.append(f"{self.domains[side]}, {extent}: {said}.")
+        return " ".join(parts)
+
+    def _summary(self, group: np.ndarray, room: int) -> str:
+        """Say what is typical of a cluster, with up to ``room`` items."""
+        latest = group[-SAMPLES:]
+        mean = self.units[group].mean(axis=0)
+        closeness = np.round(self.units[latest] @ mean, 5)
+        central = latest[np.argsort(-closeness, kind="stable")]
+        titles = dict.fromkeys(self.titles[line] for line in central)
+        words = [
+            *list(titles)[:room],
+            _commonest(self.kinds[line] for line in group),
+            _commonest(self.brands[line] for line in group),
+        ]
+        return ", ".join(dict.fromkeys(word for word in words if word))
+
+    def _naive(self, user: UserGroups) -> str:
+        return "; ".join(dict.fromkeys(self.titles[line] for line in user.sample()))
+
+
+def _commonest(words: Iterable[str]) -> str:
+    """Return the commonest of the words that are there; of equals the first."""
+    counts = Counter(word for word in words if word)
+    return counts.most_common(1)[0][0] if counts else ""

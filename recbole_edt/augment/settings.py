@@ -1,0 +1,145 @@
+"""Keys of ``recbole-edt augment``, with the paper's values where it prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from recbole_edt.augment.encoders import ENCODERS
+from recbole_edt.augment.generators import GENERATORS
+from recbole_edt.augment.profilers import PROFILERS
+from recbole_edt.settings import Amount, Count, Name, NonNegative, Settings, Share
+
+
+def _none_as_text(value: object) -> object:
+    return "none" if value is None else value  # `none` on the command line is read as None
+
+
+def _one_of(*tables: Collection[str]) -> AfterValidator:
+    """Accept the names that are registered when the value is checked."""
+
+    def known(name: str) -> str:
+        names = [name for table in tables for name in table]
+        if name not in names:
+            raise ValueError(f"one of {', '.join(names)}")
+        return name
+
+    return AfterValidator(known)
+
+
+_OrNone = BeforeValidator(_none_as_text)
+_Encoder = Annotated[str, _one_of(ENCODERS)]
+_Generator = Annotated[str, _OrNone, _one_of(GENERATORS, ["none"])]
+_Profiler = Annotated[str, _OrNone, _one_of(PROFILERS, ["none"])]
+
+
+class AugmentSettings(Settings):
+    """How a data set is augmented."""
+
+    domains: list[Name] | None = Field(
+        None, description="names of domain A and B; alphabetical by default"
+    )
+    encoder: _Encoder = Field(
+        "lsa",
+        description="where vectors of texts come from: lsa (no network), file (<D>.item_emb.npy "
+        "beside the raw data), openai (an endpoint), sentence-transformers",
+    )
+    sentence_model: Name = Field(
+        "all-MiniLM-L6-v2", description="model of encoder sentence-transformers"
+    )
+    generator: _Generator = Field(
+        "retrieval",
+        description="where items come from (eq. 4): retrieval (existing items by similarity, no "
+        "network), openai (the paper), none (w/o Aug.)",
+    )
+    clusters: Count = Field(10, description="K of K-means per domain; paper: 10")
+    num: Count | None = Field(
+        None,
+        description="items proposed per user and direction; by default 10 of openai (the paper) "
+        "and 1 of retrieval",
+    )
+    filter: Annotated[Literal["similarity", "none"], _OrNone] = Field(
+        "similarity", description="similarity (eqs. 5, 6) or none (w/o Filtering)"
+    )
+    k: Count = Field(10, description="most items kept per user and direction; table 12: 5, 10, 15")
+    tau: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="least similarity to the target domain; paper: 0.90, for API embeddings",
+    )
+    tau_quantile: Share | None = Field(
+        0.2, description="tau as a quantile of all similarities, for encoders of another scale"
+    )
+    insert: Literal["anchor", "end", "random"] = Field(
+        "anchor",
+        description="where items go (eq. 1): anchor (behind the most similar source item), end "
+        "(w/o Inserting), random (Random Inserting)",
+    )
+    inject_ratio: Share = Field(
+        1.0, description="share of the kept items that is inserted; tables 3 and 4"
+    )
+    directions: Literal["scarce", "both", "minor"] = Field(
+        "scarce",
+        description="both (A2B and B2A for everybody, the paper), minor (the domain that the user "
+        "has less of, by an amount that grows with r), scarce (the domain that the user has less "
+        "of, and for everybody the one that all users have less of)",
+    )
+    min_ratio: Share = Field(0.0, description="least imbalance r of a user who is augmented")
+    min_history: Amount = Field(
+        1, description="least training rows in a domain of a user who gets items of it; paper: 0"
+    )
+    profiler: _Profiler = Field(
+        "extractive",
+        description="who writes profiles (3.4): extractive (no network), openai (the paper), none",
+    )
+    profile: Literal["sra", "naive"] = Field(
+        "sra", description="sra (summarise, reform, analyse) or naive (w/o S-R-A)"
+    )
+    llm: Name = Field(
+        "deepseek", description="endpoints of openai: a profile in properties/llm/, or a YAML file"
+    )
+    max_cost: NonNegative | None = Field(
+        None, description="dollars after which a run stops; what was paid for is kept"
+    )
+    seed: int = Field(2026, description="seed of K-means and of random insertion")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tau_takes_the_place_of_its_quantile(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("tau") is not None and "tau_quantile" not in values:
+            return values | {"tau_quantile": None}
+        return values
+
+    @model_validator(mode="after")
+    def _keys_that_belong_together(self) -> AugmentSettings:
+        if (self.tau is None) == (self.tau_quantile is None):
+            raise ValueError("the filter needs either tau or tau_quantile")
+        if ENCODERS[self.encoder].items_only:
+            for what, key, providers in (
+                ("items", self.generator, GENERATORS),
+                ("profiles", self.profiler, PROFILERS),
+            ):
+                if key != "none" and providers[key].uses_llm:
+                    raise ValueError(
+                        f"encoder '{self.encoder}' has no vectors for the {what} an LLM writes"
+                    )
+        return self
+
+
+class _Paths(Settings):
+    dataset: Name = Field(description="name of the data set")
+    data_path: Name | None = Field(
+        None, description="folder that holds its folder; dataset/, then dataset_atomic/ by default"
+    )
+    output_path: Name = Field(
+        description="folder that receives the augmented one; train with --data_path set to it"
+    )
+    dry_run: bool = Field(
+        False, description="say what each stage would cost; call nothing, write nothing"
+    )
+
+
+class AugmentCommand(AugmentSettings, _Paths):
+    """Arguments of ``recbole-edt augment``."""

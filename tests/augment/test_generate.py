@@ -1,0 +1,128 @@
+"""Representatives, what is proposed for whom, and when a described item is a known one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from histories import history
+
+from recbole_edt.augment.clusters import ItemSpace
+from recbole_edt.augment.generators import Generated, Task
+from recbole_edt.augment.generators.endpoint import LLMGenerator
+from recbole_edt.augment.generators.retrieval import RetrievalGenerator
+from recbole_edt.augment.items import Catalogue
+from recbole_edt.augment.pipeline import leave_out
+
+
+def test_one_representative_for_each_cluster_a_user_touched() -> None:
+    # Domain A has two clusters on the axes: items 0, 1, 2 near x and 3 near y; B is item 4.
+    vectors = np.array([[1, 0], [1, 0.1], [1, -0.1], [0, 1], [1, 1]], dtype=float)
+    domain = np.array([0, 0, 0, 0, 1])
+    space = ItemSpace.of(history([[1, 0, 3, 4], [2]], domain), vectors, 2)
+    label, medoids = space.clusters.label, space.clusters.medoids
+    assert len(set(label[:3])) == 1
+    assert label[3] != label[0]
+    assert sorted(medoids[0]) == [0, 3]
+    assert space.representatives(0, 0).tolist() == [0, 3]  # 0 is nearer the centroid than 1
+    assert space.representatives(0, 1).tolist() == [4]
+    assert space.representatives(1, 0).tolist() == [2]
+    assert len(space.chosen.of(1, 1)) == 0
+    assert space.representatives(1, 1).tolist() == medoids[1].tolist()
+
+
+# Retrieval
+
+
+def test_retrieval_offers_the_nearest_items_that_the_user_lacks() -> None:
+    domain = np.array([0, 1, 1, 1])
+    vectors = np.array([[1, 0], [1, 0], [0.8, 0.6], [0, 1]], dtype=float)
+    space = ItemSpace.of(history([[0, 1]], domain), vectors, 1)
+    made = RetrievalGenerator(space, num=2).generate([Task(0, 1)])
+    assert made.items[0].tolist() == [2, 3]  # 1 is nearest, but the user has it
+    assert not made.new_items
+
+
+def test_retrieval_stays_near_what_the_user_has_in_the_target_domain() -> None:
+    # The user has 0 (domain A, on the x axis) and 1 (domain B, on the y axis); of B's items 2 is
+    # nearest to 0, and 4, then 3 to 1.  Another user has 0 alone.
+    domain = np.array([0, 1, 1, 1, 1])
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [0.6, 0.8], [0.28, 0.96]])
+    space = ItemSpace.of(history([[0, 1], [0]], domain), vectors, 1)
+    made = RetrievalGenerator(space, num=2).generate([Task(0, 1), Task(1, 1)])
+    assert made.items[0].tolist() == [4, 3]  # cosines with 1: 0.96, 0.8
+    assert made.items[1].tolist() == [2, 3]  # cosines with 0: 1, 0.6
+
+
+def test_retrieval_looks_past_what_the_user_has() -> None:
+    """A user who has an item's nearest neighbours is offered the next ones: a slow reference."""
+    draw = np.random.default_rng(0)
+    domain = np.arange(40) % 2
+    vectors = draw.normal(size=(40, 8))
+    sequences = [draw.permutation(40)[:size].tolist() for size in (3, 10, 25)]
+    tasks = [Task(user, target) for user in range(3) for target in (0, 1)]
+    space = ItemSpace.of(history(sequences, domain), vectors, 3)
+    made = RetrievalGenerator(space, num=4).generate(tasks)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for task, items in zip(tasks, made.items, strict=True):
+        owned = sequences[task.user]
+        own = [item for item in owned if domain[item] == task.target]
+        new = [item for item in range(40) if domain[item] == task.target and item not in owned]
+        new.sort(key=lambda item: -max(units[item] @ units[other] for other in own))
+        assert items.tolist() == new[:4]
+
+
+# What a model describes
+
+
+def test_a_described_item_becomes_the_catalogue_item_of_its_name() -> None:
+    items = pd.DataFrame({"domain": ["art"], "title": ["Red Brush, 2 in."], "brand": ["Ka-Lo"]})
+    catalogue = Catalogue(items, ["art", "bike"])
+    same = {"title": "red  brush 2 IN", "brand": "KA LO", "price": 3, "categories": [],
+            "description": ""}  # fmt: skip
+    assert catalogue.line(same, 0) == 0
+    assert catalogue.line({**same, "brand": ""}, 0) == 0
+    assert catalogue.line({**same, "brand": "Other"}, 0) == 1
+    assert catalogue.line(same, 1) == 2  # the other domain
+    assert catalogue.line({**same, "brand": "other "}, 0) == 1  # shared between users
+    assert catalogue.new_items[0]["price"] == "3.00"
+
+
+@pytest.mark.parametrize(
+    ("title", "brand", "same"),
+    [
+        ("Ka-Lo Red Brush", "Ka-Lo", True),  # the brand is in the title, too
+        ("Ka-Lo Red Brush", "", True),
+        ("Red Brush", "Ka-Lo", True),
+        ("Red Brush", "Other", False),
+        ("Ka-Lo Red Brush", "Other", False),
+        ("Kalossi Red Brush", "Ka", False),  # the brand must be a whole word
+    ],
+)
+@pytest.mark.parametrize("known", [("Red Brush", "Ka-Lo"), ("Ka-Lo Red Brush", "Ka-Lo")])
+def test_a_brand_counts_once_wherever_it_is_said(known, title, brand, same) -> None:
+    items = pd.DataFrame({"domain": ["art"], "title": [known[0]], "brand": [known[1]]})
+    described = {"title": title, "brand": brand, "categories": [], "description": ""}
+    assert (Catalogue(items, ["art", "bike"]).line(described, 0) == 0) == same
+
+
+# Failures
+
+
+def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client) -> None:
+    space = ItemSpace.of(history([[0], [1]], np.array([0, 0, 1, 1])), np.eye(4), 2)
+    llm_server.unreadable = "user u1 "
+    with llm_client(llm_server, retries=1, asks=1) as client:
+        made = LLMGenerator(space, client, num=3).generate([Task(0, 1), Task(1, 1)])
+    assert list(made.failures) == ["u1"]
+    assert [len(items) for items in made.items] == [3, 0]
+
+
+def test_items_without_a_vector_are_left_out_and_failed_users_get_nothing() -> None:
+    users = np.array(["u0", "u1", "u2"])
+    tasks = [Task(0, 0), Task(0, 1), Task(1, 1), Task(2, 0), Task(2, 1)]
+    proposed = [[1], [], [2, 3], [8], [1]]
+    generated = Generated([np.array(one, dtype=int) for one in proposed], [], {"u0": "why"})
+    leave_out(generated, tasks, {3: "bad", 8: "worse"}, users)
+    assert [items.tolist() for items in generated.items] == [[], [], [2], [], []]
+    assert generated.failures == {"u0": "why", "u2": "encode: worse"}
