@@ -14,8 +14,8 @@ from recbole_edt.io.atomic import load_embeddings
 from recbole_edt.io.files import (
     INTER_COLUMNS,
     atomic_write,
-    value_sha256,
     read_table,
+    value_sha256,
     write_array,
     write_table,
 )
