@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import os
 import pickle
 import sys
@@ -39,6 +39,9 @@ from typing import Any
 from recbole_edt.errors import CheckpointError, DependencyError
 
 __all__ = ["load_checkpoint", "patch_recbole"]
+
+Patch = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
+"""Surrounds the execution of a module."""
 
 
 @functools.cache
@@ -70,17 +73,10 @@ def _restore_numpy_names() -> None:
     """Set the aliases without which ``Config`` (``bool8``: ray.tune) fails on numpy 2."""
     import numpy as np
 
-    aliases = {
-        "float_": np.float64,
-        "complex_": np.complex128,
-        "unicode_": np.str_,
-        "bool8": np.bool_,
-    }
-    with warnings.catch_warnings():  # numpy 1.26 still has `bool8`, and warns when asked
-        warnings.simplefilter("ignore", DeprecationWarning)
-        missing = [name for name in aliases if not hasattr(np, name)]
-    for name in missing:
-        setattr(np, name, aliases[name])
+    aliases = {"float_": "float64", "complex_": "complex128", "unicode_": "str_", "bool8": "bool_"}
+    for alias, name in aliases.items():
+        if alias not in vars(np):
+            setattr(np, alias, getattr(np, name))
 
 
 def _silence_recbole_deprecations() -> None:
@@ -226,60 +222,37 @@ def _row_lengths(obj: Any) -> Any:
 
 # --- checkpoints ----------------------------------------------------------------------------------
 #
-# `torch.load` reads with `weights_only=True` since torch 2.6. `add_safe_globals` cannot make it
-# read RecBole's checkpoints: they are written with pickle protocol 4, whose opcodes its reader does
-# not know. Nor would it be safe to allow `Config` there: its constructor evaluates strings. So what
-# RecBole reads itself goes through the ordinary unpickler with an allow-list as strict: nothing but
-# the names below and the classes of RecBole and of this plugin, whose objects are filled with their
-# saved state and never constructed.
+# `torch.load` reads with `weights_only=True` since torch 2.6, which knows neither the pickle
+# protocol of RecBole's checkpoints nor their classes. What RecBole reads itself goes through the
+# ordinary unpickler with an allow-list as strict: the names below, and the classes of RecBole and
+# of this plugin, whose objects are filled with their saved state and never constructed (`Config`
+# evaluates strings).
 
 _CHECKPOINT_GLOBALS = {
-    ("_codecs", "encode"),
-    ("builtins", "frozenset"),
-    ("builtins", "set"),
-    ("collections", "Counter"),
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("logging", "getLogger"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._utils", "_rebuild_sparse_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch.serialization", "_get_layout"),
-    ("yaml.loader", "FullLoader"),
+    "_codecs": {"encode"},
+    "builtins": {"frozenset", "set"},
+    "collections": {"Counter", "OrderedDict", "defaultdict"},
+    "logging": {"getLogger"},
+    "numpy": {"dtype", "ndarray"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "torch": {"Size", "device"},
+    "torch._utils": {"_rebuild_parameter", "_rebuild_sparse_tensor", "_rebuild_tensor_v2"},
+    "torch.serialization": {"_get_layout"},
+    "yaml.loader": {"FullLoader"},
 }
-
 
 # `Config`, and what SASRecF and others save: a whole layer with the dataset that it was made for.
 _SAVED_WHOLE = (
-    "recbole.config.",
-    "recbole.data.",
-    "recbole.model.",
-    "recbole_edt.",
-    "torch.nn.modules.",
-)
-
-
-def _blank(real: type) -> type:
-    """Give a class whose only instance-to-be is an empty ``real``, ready for its saved state.
-
-    A pickle may call any class that it names with arguments of its choice; this one takes none.
-    """
-    return type(real.__name__, (), {"__new__": lambda cls: object.__new__(real)})
+    "recbole.config.", "recbole.data.", "recbole.model.", "recbole_edt.", "torch.nn.modules.",
+)  # fmt: skip
 
 
 class _CheckpointUnpickler(pickle.Unpickler):
     """An unpickler that knows what RecBole's checkpoints are made of, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _CHECKPOINT_GLOBALS:
+        if name in _CHECKPOINT_GLOBALS.get(module, ()):
             return super().find_class(module, name)
         # Only modules of RecBole and of this plugin are imported because a file names them.
         if module in sys.modules or module.startswith(("recbole.", "recbole_edt.")):
@@ -303,7 +276,10 @@ class _CheckpointUnpickler(pickle.Unpickler):
             return found  # itself: `Config` keeps its model class as a value
         if issubclass(found, Enum):
             return found if found.__module__.startswith("recbole.") else None
-        return _blank(found) if found.__module__.startswith(_SAVED_WHOLE) else None
+        if not found.__module__.startswith(_SAVED_WHOLE):
+            return None
+        # A pickle may call any class that it names: this one gives an empty object, whatever it is.
+        return type(found.__name__, (), {"__new__": lambda cls: object.__new__(found)})
 
 
 # What `torch.load` takes for the module `pickle`.
@@ -319,29 +295,19 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
 
     Parameters
     ----------
-    path
-        The file, as for ``torch.load``.
-    map_location
-        Where the tensors go, as for ``torch.load``.
-    **kwargs
-        Further arguments of ``torch.load``; if one of them is ``weights_only`` or
-        ``pickle_module``, the file is left to ``torch.load``.
-
-    Returns
-    -------
-    Any
-        The saved state: a dict with ``config``, ``state_dict``, ``optimizer``, ``epoch`` and so on.
+    path, map_location, **kwargs
+        As for ``torch.load``; with ``weights_only`` or ``pickle_module`` the file is left to it.
 
     Raises
     ------
     CheckpointError
-        The file refers to something that is no part of a RecBole checkpoint.
+        If the file refers to something that is no part of a RecBole checkpoint.
     """
     import torch
 
     if not kwargs.keys() & {"weights_only", "pickle_module"}:
         kwargs.update(weights_only=False, pickle_module=_checkpoint_pickle)
-    # The name that nobody exchanges: `torch.load` may be this function just now, see below.
+    # By the name that is never replaced: `torch.load` may be this function, see below.
     return torch.serialization.load(path, map_location, **kwargs)
 
 
@@ -366,84 +332,40 @@ def _patched_trainer(module: types.ModuleType) -> Iterator[None]:
     vars(module)["DistributedDataParallel"] = data_parallel
 
 
-# --- ray ------------------------------------------------------------------------------------------
-
-
-class _RayStandIn(types.ModuleType):
-    """Lets ``from ray import tune`` pass where there is no ray; using it raises."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # questions that Python itself asks of any module
-            raise AttributeError(name)
-        raise DependencyError(
-            "Hyper-parameter tuning through RecBole needs the real ray, which cannot be imported "
-            "here: install `ray[tune]<=2.6.3`."
-        )
+# --- quick start ----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _ray_or_stand_in() -> Iterator[None]:
-    """If ray cannot be imported, keep a stand-in in ``sys.modules`` for the length of the block."""
-    try:
-        importlib.import_module("ray.tune")
-    except Exception:  # absent, or present and broken: for RecBole it is the same
-        pass
-    else:
-        yield
-        return
-    stand_ins = {"ray": _RayStandIn("ray"), "ray.tune": _RayStandIn("ray.tune")}
-    vars(stand_ins["ray"])["tune"] = stand_ins["ray.tune"]
-    before = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
+def _patched_quick_start(module: types.ModuleType) -> Iterator[None]:
+    """``recbole.quick_start.quick_start``: imports without ray and reads its own checkpoints."""
+    stand_ins = {}
+    if "ray" not in sys.modules and importlib.util.find_spec("ray") is None:
+        ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
+        vars(tune)["report"] = lambda *_, **__: None  # all that RecBole asks of it
+        vars(ray)["tune"] = tune
+        stand_ins = {"ray": ray, "ray.tune": tune}
     sys.modules.update(stand_ins)
     try:
         yield
     finally:
         for name in stand_ins:
             del sys.modules[name]
-        sys.modules.update(before)
-
-
-@contextlib.contextmanager
-def _patched_quick_start(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.quick_start.quick_start``: imports without ray and reads its own checkpoints."""
-    with _ray_or_stand_in():
-        yield
-    changed = {"load_data_and_model": _reading_checkpoints(module.load_data_and_model)}
-    if isinstance(module.tune, _RayStandIn):
-        changed["objective_function"] = _failing_early(module.objective_function, module.tune)
-    package = sys.modules.get("recbole.quick_start")
-    for name, function in changed.items():
-        if package is not None and hasattr(package, name):
-            setattr(package, name, function)
-        setattr(module, name, function)
-
-
-def _reading_checkpoints(load_data_and_model: Callable[..., Any]) -> Callable[..., Any]:
-    """Exchange ``torch.load`` while the function runs: it imports torch within its own body."""
+    load_data_and_model = module.load_data_and_model
 
     @functools.wraps(load_data_and_model)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def reading_checkpoints(*args: Any, **kwargs: Any) -> Any:
         import torch
 
-        original = torch.load
+        original = torch.load  # the function imports torch in its body
         torch.load = load_checkpoint  # type: ignore[assignment]
         try:
             return load_data_and_model(*args, **kwargs)
         finally:
             torch.load = original
 
-    return wrapper
-
-
-def _failing_early(objective_function: Callable[..., Any], tune: Any) -> Callable[..., Any]:
-    """RecBole reports to ray once a trial is over: fail before the training instead of after it."""
-
-    @functools.wraps(objective_function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        tune.report  # noqa: B018 - asking for it raises
-        return objective_function(*args, **kwargs)
-
-    return wrapper
+    for place in (module, sys.modules.get("recbole.quick_start")):
+        if hasattr(place, "load_data_and_model"):
+            vars(place)["load_data_and_model"] = reading_checkpoints
 
 
 # --- the plugin's classes -------------------------------------------------------------------------
@@ -484,44 +406,33 @@ def _provide(module: types.ModuleType, find: Callable[[str], Any]) -> None:
     vars(module)["__getattr__"] = __getattr__
 
 
-def _plugin_model(name: str, ending: str) -> Any:
-    """Class of the plugin's model that a name such as ``LLMEDTTrainer`` is made of, or None."""
-    if not name.endswith(ending) or name == ending:
-        return None
-    from recbole_edt.registry import plugin_models
-
-    return plugin_models().get(name.removesuffix(ending))
-
-
-@contextlib.contextmanager
-def _patched_datasets(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.data.dataset``: ``<Model>Dataset``."""
-    yield
+def _providing(ending: str, provide: Callable[[type], Any]) -> Patch:
+    """Patch that lets a package have ``<Model><ending>`` for each model of the plugin."""
 
     def find(name: str) -> Any:
-        if _plugin_model(name, "Dataset") is None:
-            return None
-        from recbole_edt.data.dataset import CrossDomainDataset
+        from recbole_edt.registry import plugin_models
 
-        return CrossDomainDataset
+        model = plugin_models().get(name.removesuffix(ending)) if name.endswith(ending) else None
+        return None if model is None else provide(model)
 
-    _provide(module, find)
+    @contextlib.contextmanager
+    def patch(module: types.ModuleType) -> Iterator[None]:
+        yield
+        _provide(module, find)
+
+    return patch
 
 
-@contextlib.contextmanager
-def _patched_trainers(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.trainer``: ``<Model>Trainer``."""
-    yield
+def _dataset_of(model: type) -> type:
+    from recbole_edt.data.dataset import CrossDomainDataset
 
-    def find(name: str) -> Any:
-        model = _plugin_model(name, "Trainer")
-        if model is None:
-            return None
-        from recbole_edt.trainer import trainer_class
+    return CrossDomainDataset
 
-        return trainer_class(model)
 
-    _provide(module, find)
+def _trainer_of(model: type) -> type:
+    from recbole_edt.trainer import trainer_class
+
+    return trainer_class(model)
 
 
 @contextlib.contextmanager
@@ -581,14 +492,12 @@ def _patched_loaders(module: types.ModuleType) -> Iterator[None]:
             vars(place)["get_dataloader"] = get_dataloader
 
 
-Patch = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
-
 _PATCHES: dict[str, Patch] = {
     "recbole": _patched_package,
     "recbole.config.configurator": _patched_config,
-    "recbole.data.dataset": _patched_datasets,
+    "recbole.data.dataset": _providing("Dataset", _dataset_of),
     "recbole.data.utils": _patched_loaders,
-    "recbole.trainer": _patched_trainers,
+    "recbole.trainer": _providing("Trainer", _trainer_of),
     "recbole.data.dataset.dataset": _patched_dataset,
     "recbole.data.dataset.kg_dataset": _patched_row_lengths,
     "recbole.data.dataset.sequential_dataset": _patched_row_lengths,

@@ -167,10 +167,8 @@ def run_recbole_outside(atomic, tmp_path_factory):
         patch_recbole()
         from recbole.quick_start import objective_function, run_recbole
         print("left behind:", [name for name in sys.modules if name.split(".")[0] == "ray"])
-        try:
-            objective_function({options!r} | {{"model": "SASRec", "dataset": "tiny"}})
-        except ImportError as error:
-            print("tuning:", error)
+        tuned = objective_function({options!r} | {{"model": "SASRec", "dataset": "tiny"}})
+        print("tuned:", tuned["model"])
         result = run_recbole(model="SASRec", dataset="tiny", config_dict={options!r})
         print("hit:", float(result["test_result"]["hit@10"]))
         """,
@@ -180,10 +178,10 @@ def run_recbole_outside(atomic, tmp_path_factory):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
-def test_quick_start_works_without_ray_and_tuning_says_what_is_missing(run_recbole_outside):
+def test_quick_start_and_its_objective_function_work_without_ray(run_recbole_outside):
     _, first = run_recbole_outside
     assert "left behind: []" in first.stdout, first.stderr
-    assert "tuning: Hyper-parameter tuning through RecBole needs the real ray" in first.stdout
+    assert "tuned: SASRec" in first.stdout
     assert "hit: 0." in first.stdout, first.stderr
 
 
@@ -202,7 +200,7 @@ def test_saved_run_is_loaded_in_a_fresh_process(run_recbole_outside):
         from recbole.quick_start import load_data_and_model
         import torch
         load = torch.load
-        (saved,) = Path("saved").glob("SASRec*.pth")
+        saved = min(Path("saved").glob("SASRec*.pth"))
         model = load_data_and_model(str(saved))[1]
         print(type(model).__name__, torch.load is load)
         """,
