@@ -14,7 +14,7 @@ import pytest
 from forked import Commands
 from hypothesis import settings
 
-import recbole_edt  # noqa: F401 - mends and extends RecBole before any test imports it
+import recbole_edt  # noqa: F401 - patches RecBole before any test imports it
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 

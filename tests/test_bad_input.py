@@ -1,4 +1,4 @@
-"""Section 9 of the specification, line by line, with the real command.
+"""Bad input, with the real command.
 
 Each is one clear line on standard error, exit code 2, and nothing written or lost. Killed in the
 middle of a write: ``trainer/test_kill.py``; a full disk: ``test_full_disk.py``; malformed LLM
@@ -99,11 +99,6 @@ def test_files_that_break_the_contract(write, refused, parts, words):
 
 def test_an_unknown_domain(write, refused):
     assert "unknown domain 'shoes'" in refused(write(), *LLMEDT, "--domains=['art','shoes']")
-
-
-def test_an_unknown_model_or_key_gets_the_nearest(write, refused):
-    assert "did you mean 'LLMEDT'" in refused(write(), "--model=LLMEDTT")
-    assert "did you mean 'epochs'" in refused(write(), *LLMEDT, "--epoch=2")
 
 
 def test_too_few_items_for_the_sampled_protocol(write, refused):

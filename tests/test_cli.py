@@ -180,18 +180,6 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
 # --- models ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["LLMEDTPretrain", "SASRec", "GRU4Rec", "BERT4Rec"])
-def test_every_model_prints_the_same_table(data, capsys, model):
-    arguments = [f"--model={model}", *SMALL, f"--data_path={data}", "--state=ERROR"]
-    assert cli.execute("run", arguments) == 0
-    title, rule, *rows = capsys.readouterr().out.rstrip().splitlines()
-    assert title.split() == [model, "test,", "uni5", "users", "hit@3", "ndcg@3", "mrr"]
-    assert set(rule) == {"="}
-    assert [row.split()[0] for row in rows] == ["art", "bike", "overall"]
-    assert int(rows[0].split()[1]) + int(rows[1].split()[1]) == int(rows[2].split()[1]) == 20
-    assert all(0 <= float(cell) <= 1 for row in rows for cell in row.split()[2:])
-
-
 def test_runs_of_one_process_have_logs_and_curves_of_their_own(data):
     for seed in (1, 2):
         arguments = ["--model=SASRec", *SMALL, f"--data_path={data}", f"--seed={seed}"]
