@@ -36,7 +36,8 @@ def _own_models() -> dict[str, type]:
             if module_info.name in files:
                 module = import_module(f"{room}.{module_info.name}")
                 for name, value in vars(module).items():
-                    if is_plugin_model(value) and value.__module__ == module.__name__:
+                    own = is_plugin_model(value) and value.__module__ == module.__name__
+                    if own and not name.startswith("_"):
                         found[name] = value
     return found
 

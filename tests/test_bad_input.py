@@ -17,7 +17,7 @@ SMALL = [
     "--dataset=tiny", "--epochs=1", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3",
     "--valid_metric=NDCG@3", "--use_gpu=False", "--threads=1", "--result_file=r.json",
 ]  # fmt: skip
-OWN = ["--inner_size=16", "--finetune_epochs=1"]
+OWN = ["--finetune_epochs=1"]
 LLMEDT = ["--model=LLMEDT", *OWN]
 ROW = ("u0", "art1", 5, 0)
 VECTORS = np.random.default_rng(0).normal(size=(26, 6))
@@ -108,7 +108,7 @@ def test_too_few_items_for_the_sampled_protocol(write, refused):
 def test_checkpoints_that_are_missing_foreign_or_damaged(commands, write, refused, shop, tmp_path):
     data = write()
     assert "needs --pretrained_path" in refused(data, "--model=LLMEDTFinetune", *OWN)
-    run = ["--model=LLMEDTPretrain", "--inner_size=16"]
+    run = ["--model=LLMEDTPretrain"]
     done = commands.run(tmp_path / "work", [*run, *SMALL, f"--data_path={data.parent}"])
     assert done.code == 0, done.err
     saved = tmp_path / "work" / "saved"

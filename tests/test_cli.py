@@ -19,7 +19,7 @@ SMALL = [
     "--dataset=tiny", "--epochs=1", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3",
     "--valid_metric=NDCG@3", "--use_gpu=False",
 ]  # fmt: skip
-OWN = ["--inner_size=16", "--finetune_epochs=1"]
+OWN = ["--finetune_epochs=1"]
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_unknown_model_names_the_nearest(wrong, meant):
         ("LLMEDT", "Epochs", ", did you mean 'epochs'"),
         ("LLMEDT", "hiden_size", ", did you mean 'hidden_size'"),
         ("LLMEDT", "qqqq", "$"),
-        ("SASRec", "adapter_size", ""),
+        ("SASRec", "align_weight", ""),
     ],
 )
 def test_unknown_key_names_the_nearest_of_the_model(model, wrong, hint):
