@@ -176,7 +176,7 @@ class RunSettings(Settings):
     )
     fast_kernels: Literal["auto", "off"] = Field(
         "auto",
-        description="auto = those that agree with plain torch at start; off = plain torch",
+        description="auto = those that agree with plain torch when first used; off = plain torch",
     )
     worker: Amount = 0
     process_timeout: Count = Field(

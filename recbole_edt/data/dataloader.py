@@ -36,15 +36,24 @@ AUGMENTED = "augmented"
 With ``_<domain>`` behind it, the same of the domain's sub-sequence.
 """
 
+_WHOLE_DOMAIN = 2**40
+"""More negatives than any domain has items."""
+
 
 def domain_sequence_fields(domain: int) -> tuple[str, str]:
     """Fields of a domain's sub-sequence and of each target's place in it (-1 = other domain)."""
     return f"sequence_{domain}", f"place_{domain}"
 
 
-def has_own_negatives(config) -> bool:
-    """Whether each position has a negative of its own; otherwise a batch shares its negatives."""
-    return config["loss"] == "bpr" and config["negative_sampling"] != "hard"
+def n_shared_negatives(config) -> int:
+    """Negatives per domain that a batch shares; 0 if each target has one of its own.
+
+    For hard negatives of ``loss: bpr`` it is the whole domain.
+    """
+    if config["loss"] != "bpr":
+        return int(config["n_negatives"])
+    model = getattr(config, "model_class", None)
+    return _WHOLE_DOMAIN if getattr(model, "hard_negatives", False) else 0
 
 
 class SequenceLoader(AbstractDataLoader):
@@ -73,7 +82,7 @@ class SequenceLoader(AbstractDataLoader):
         self.epoch = 0
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
-        self.n_shared = 0 if has_own_negatives(config) else int(config["n_negatives"])
+        self.n_shared = n_shared_negatives(config)
         self._place_on_device(dataset, windows)
 
     def _init_batch_size_and_step(self):

@@ -1,4 +1,4 @@
-"""Adapters: two linear layers (eqs. 7, 10), with a residual and an activation, and their starts."""
+"""Adapters (eqs. 7, 10): two linear layers, or a bottleneck with residual; what they start as."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from torch import Tensor, nn
 from recbole_edt.model.kernels import linear
 from recbole_edt.model.text import MappedText, inner_products, mean_row, principal_directions
 
+_INNER_START = 16.0
+"""Canonical text is short: large weights keep Adam near the start of its adapter."""
+
+_START_SCALE = 0.25
+"""Scale of a principal start; 0.1 ranks whole domains worse (validation, cloth_sport)."""
+
 
 class LinearAdapter(nn.Module):
     """Two linear layers with nothing between them: ``W1 (W2 e + b2) + b1`` (eqs. 7, 10).
 
-    Being linear, the two layers are one matrix: they are folded into it before they meet the
-    data, which changes neither parameters nor gradients.
+    The two layers are folded into one matrix before they meet the data, which changes neither
+    parameters nor gradients.
 
     Parameters
     ----------
@@ -39,7 +45,7 @@ class LinearAdapter(nn.Module):
 
 
 class ResidualAdapter(nn.Module):
-    """Bottleneck with activation and residual: ``h + W ReLU(W h)`` (specification, section 8)."""
+    """Bottleneck with activation and residual, ``h + W ReLU(W h)``; starts as the identity."""
 
     def __init__(self, n_in: int, n_hidden: int) -> None:
         super().__init__()
@@ -53,18 +59,9 @@ class ResidualAdapter(nn.Module):
         return inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
-_INNER_START = 16.0
-"""Of whitened and canonical text, which is short: large weights keep Adam near its start."""
-
-_START_SCALE = 0.25
-"""Scale of a principal start; 0.1 ranked whole domains worse (validation, cloth_sport)."""
-
-
 @torch.no_grad()
 def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: Tensor) -> None:
-    """Let an adapter start as the projection onto the principal directions of its inputs.
-
-    Items alike in their text then start alike, more exactly than under a random projection.
+    """Start an adapter as the projection onto the principal directions of its inputs.
 
     Parameters
     ----------
@@ -84,13 +81,7 @@ def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: 
 
 @torch.no_grad()
 def start_leading_(adapter: LinearAdapter) -> None:
-    """Let an adapter of whitened or canonical text start as the choice of its leading axes.
-
-    Parameters
-    ----------
-    adapter : LinearAdapter
-        [d_L] -> [d]; its weights are overwritten.
-    """
+    """Start the adapter of text in canonical coordinates as the choice of the leading ones."""
     nn.init.zeros_(adapter.inner.bias)
     nn.init.zeros_(adapter.outer.bias)
     nn.init.eye_(adapter.inner.weight).mul_(_INNER_START)
@@ -99,7 +90,7 @@ def start_leading_(adapter: LinearAdapter) -> None:
 
 @torch.no_grad()
 def start_projection_(adapter: LinearAdapter, vectors: Tensor, fitted: Tensor) -> None:
-    """Let a bottleneck of equal ends start as the projection onto the leading axes of vectors.
+    """Start an adapter of equal ends as the projection onto the leading axes of vectors.
 
     Of all maps through so narrow a bottleneck, it changes the products with those vectors least.
 
@@ -118,6 +109,5 @@ def start_projection_(adapter: LinearAdapter, vectors: Tensor, fitted: Tensor) -
     axes = principal_directions(products)[:, : adapter.inner.out_features]
     for parameter in (adapter.inner.bias, adapter.outer.weight, adapter.outer.bias):
         nn.init.zeros_(parameter)
-    width = axes.shape[1]  # of a bottleneck wider than its ends, the rest starts as the zero map
-    adapter.inner.weight[:width] = axes.T
-    adapter.outer.weight[:, :width] = axes
+    adapter.inner.weight[: axes.shape[1]] = axes.T
+    adapter.outer.weight[:, : axes.shape[1]] = axes

@@ -1,13 +1,13 @@
-"""What every model of the plugin shares: losses over all positions, and scores by dot product.
+"""What all models of the plugin share: targets and their vectors, and scores by dot product.
 
-A model gives each item one vector and each user one vector per domain; an item's score is the dot
-product of its vector with the user's vector of the item's domain.
+A model gives each item one vector and each user one vector per domain; the score of an item is the
+dot product of its vector with the user's vector of the item's domain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,29 +16,42 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_edt import distributed
-from recbole_edt.data.dataloader import (
-    NEGATIVES,
-    OWNED,
-    SEQUENCE,
-    domain_sequence_fields,
-    has_own_negatives,
-)
+from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.embeddings import BLOCK
-from recbole_edt.errors import ConfigError
 from recbole_edt.model.adapters import LinearAdapter
-from recbole_edt.model.kernels import look_up, take_rows_each
+from recbole_edt.model.kernels import take_rows_each, use_fast_kernels
 from recbole_edt.model.lookup import ItemLookup, look_up_by
-from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
-from recbole_edt.model.packing import PackedStates
+from recbole_edt.model.losses import alignment_loss, bpr_loss, softmax_loss
 from recbole_edt.model.settings import ModelSettings, declared
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
+from recbole_edt.settings import validate
+
+States = Tensor | Callable[..., Iterable[Tensor]]
+"""States [B, L, d], where state t predicts ``sequence[:, t + 1]``; or what gives the states [n, d]
+at places of the flattened batch, int64 [n] for each domain."""
 
 
-def _states_at(states: Tensor | PackedStates, places: list[Tensor]) -> tuple[Tensor, ...]:
-    """States [m, d] at different places, int64 [m] each, of the flattened batch."""
-    if isinstance(states, PackedStates):
-        return states.take(*places)
-    return take_rows_each(states.reshape(-1, states.shape[-1]), *places)
+class Targets(NamedTuple):
+    """Targets of one domain, and what their loss needs.
+
+    Attributes
+    ----------
+    states, positives : Tensor
+        [n, d]; states that predict the targets, vectors of the targets.
+    negatives : Tensor
+        [m, d]; vectors of the negatives that a batch shares, or [n, d] of one for each target.
+    owned : Tensor or None
+        bool [B, m]; shared negatives that the user of a row has.
+    rows : Tensor
+        int64 [n]; row of each target in the batch.
+    """
+
+    states: Tensor
+    positives: Tensor
+    negatives: Tensor
+    owned: Tensor | None
+    rows: Tensor
 
 
 class CrossDomainModel(SequentialRecommender):
@@ -50,17 +63,18 @@ class CrossDomainModel(SequentialRecommender):
     ----------
     settings : type
         Keys of the model, their types, ranges and defaults.
-    trainer : str or type
-        How it is trained: a class, or ``module:Class``.
     properties : str or None
         Name of its property files; by default the name of its class.
-    choices : mapping
-        Config key -> the values it can take; others are refused.
+    trainer : str or type
+        What trains the model, as ``module:Class`` or as a class; subclasses inherit it.
     stages : tuple of (str, str)
         For each stage of training the config keys of its epochs and its learning rate.
     splits_batches : bool
         Whether the losses of a batch's parts add up to that of the batch, as several processes
         need it (:mod:`recbole_edt.distributed`).
+    hard_negatives : bool
+        Whether ``loss: bpr`` draws each negative from the whole domain by the model's scores;
+        otherwise the loader draws one for each target, uniformly.
     n_domains : int
         Always two.
     item_domain : Tensor
@@ -69,34 +83,25 @@ class CrossDomainModel(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     settings: type[ModelSettings] = ModelSettings
-    trainer: str | type = "recbole_edt.trainer.trainer:CrossDomainTrainer"
     properties: str | None = None
+    trainer: str | type = "recbole_edt.trainer.trainer:CrossDomainTrainer"
     stages: tuple[tuple[str, str], ...] = (("epochs", "learning_rate"),)
     splits_batches = False
-    choices: Mapping[str, tuple] = {
-        "loss": ("bpr", "softmax"),
-    }
+    hard_negatives = False
+    choices: dict[str, tuple] = {}
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self._check_choices(config)
+        fields = self.settings.model_fields
+        validate(self.settings, {key: config[key] for key in fields if key in config})
+        use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
-        self._own_negatives = has_own_negatives(config)
-        self.negative_temperature: float | None = None
-        if self.loss_name == "bpr" and not self._own_negatives:
-            self.negative_temperature = config["negative_temperature"]
+        self._own_negatives = self.loss_name == "bpr" and not self.hard_negatives
         self.n_domains = len(dataset.domains)
         item_domain = torch.from_numpy(dataset.item_domain)
         self.item_domain: Tensor
         self.register_buffer("item_domain", item_domain, persistent=False)
         self._item_vectors: Tensor | None = None
-
-    def _check_choices(self, config) -> None:
-        for key, choices in self.choices.items():
-            if declared(config, key, choices[0]) not in choices:
-                raise ConfigError(f"{key} '{config[key]}' is not one of {', '.join(choices)}")
-        if config["hidden_size"] % config["n_heads"]:
-            raise ConfigError("hidden_size must be a multiple of n_heads")
 
     # -- hooks of the trainer ---------------------------------------------------------------------
 
@@ -117,11 +122,11 @@ class CrossDomainModel(SequentialRecommender):
         """
         return self.calculate_loss
 
+    # -- losses -----------------------------------------------------------------------------------
+
     def embed(self, items: Tensor) -> Tensor:
         """Vectors that user vectors are multiplied with, for item ids [...]: [..., d]."""
         raise NotImplementedError
-
-    # -- losses ---------------------------------------------------------------------------------
 
     def batch_lookup(
         self, batch, embed: Callable[[Tensor], Tensor] | None = None, by_domain: bool = True
@@ -146,15 +151,28 @@ class CrossDomainModel(SequentialRecommender):
             wanted += [batch[f"{NEGATIVES}_{d}"] for d in range(self.n_domains)]
         return ItemLookup(embed or self.embed, self.n_items, *wanted)
 
-    def next_item_loss(
-        self, batch, lookup, states: Tensor | PackedStates, chosen: Tensor
-    ) -> Tensor:
-        """Next-item loss, averaged over the chosen positions (LLM-EDT's eqs. 9, 12).
+    def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
+        """Loss of the next items, averaged over the chosen positions.
 
-        ``loss: bpr`` is one sampled negative per position; where ``negative_sampling`` is hard,
-        it is drawn from negatives that the batch shares, the likelier the higher the model scores
-        it. ``softmax`` is a softmax over the positive and the shared ones. All are of the
-        positive's own domain.
+        ``loss: bpr`` has one negative per position, ``softmax`` those that the batch shares; all
+        are of the positive's own domain.
+
+        Parameters
+        ----------
+        batch, lookup, states, chosen
+            As in :meth:`targets`.
+
+        Returns
+        -------
+        Tensor
+            Scalar; zero when no target counts.
+        """
+        loss: Callable[..., Tensor] = softmax_loss if self.loss_name == "softmax" else bpr_loss
+        terms = [loss(*targets) for targets in self.targets(batch, lookup, states, chosen)]
+        return self.mean_over(chosen, terms)
+
+    def targets(self, batch, lookup, states: States, chosen: Tensor) -> list[Targets]:
+        """Gather the chosen targets of each domain, the states before them and their negatives.
 
         Parameters
         ----------
@@ -162,74 +180,34 @@ class CrossDomainModel(SequentialRecommender):
             Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
         lookup : callable
             Item ids -> vectors that states are multiplied with.
-        states : Tensor or PackedStates
-            [B, L, d]; state t predicts ``sequence[:, t + 1]``.
+        states : Tensor or callable
+            As :data:`States`.
         chosen : Tensor
-            bool [B, L]; which targets count.
-
-        Returns
-        -------
-        Tensor
-            Scalar; zero when no target counts.
+            bool [B, L]; which of ``sequence[:, 1:]`` count.
         """
-        targets = batch[SEQUENCE][:, 1:]
+        following = batch[SEQUENCE][:, 1:]
         places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
-        domains = self.item_domain[targets.reshape(-1)[places]]
-        mine = [places[domains == domain] for domain in range(self.n_domains)]
-        at = [(place // targets.shape[1], place % targets.shape[1]) for place in mine]
+        domain_of = self.item_domain[following.reshape(-1)[places]]
+        own = [places[domain_of == domain] for domain in range(self.n_domains)]
+        at = [(place // following.shape[1], place % following.shape[1]) for place in own]
         # one lookup for all domains, and one gradient of all vectors
-        items = [ids for domain, of in enumerate(at) for ids in self._asked(batch, domain, of)]
-        vectors = look_up_by(lookup, *items)
-        wanted = _states_at(states, mine)
-        total = wanted[0].new_zeros(())
-        for domain, own in enumerate(wanted):
-            positives, negatives = vectors[2 * domain], vectors[2 * domain + 1]
-            total = total + self._loss_of(batch, domain, own, positives, negatives, at[domain][0])
-        return total / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
-
-    def loss_in_domain(
-        self, batch, lookup, domain: int, states: Tensor, places: tuple[Tensor, ...]
-    ) -> Tensor:
-        """Next-item loss of some targets of one domain, summed over them.
-
-        Parameters
-        ----------
-        batch, lookup
-            As in :meth:`next_item_loss`.
-        domain : int
-            Of the targets.
-        states : Tensor
-            [n, d]; what predicts them.
-        places : tuple of Tensor
-            int64 [n] each; rows and steps of the targets in ``sequence[:, 1:]``.
-        """
-        positives, negatives = look_up_by(lookup, *self._asked(batch, domain, places))
-        return self._loss_of(batch, domain, states, positives, negatives, places[0])
-
-    def _asked(self, batch, domain: int, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Targets of one domain, int64 [n], and its negatives: [n] of their own, or [m] shared."""
-        targets = batch[SEQUENCE][:, 1:][places]
+        positives = [following[place] for place in at]
         if self._own_negatives:
-            return targets, batch[NEGATIVES][places]
-        return targets, batch[f"{NEGATIVES}_{domain}"]
+            negatives, owned = [batch[NEGATIVES][place] for place in at], [None] * self.n_domains
+        else:
+            negatives = [batch[f"{NEGATIVES}_{domain}"] for domain in range(self.n_domains)]
+            owned = [batch[f"{OWNED}_{domain}"] for domain in range(self.n_domains)]
+        vectors = look_up_by(lookup, *positives, *negatives)
+        if callable(states):
+            before = states(*own)
+        else:
+            before = take_rows_each(states.reshape(-1, states.shape[-1]), *own)
+        split = (vectors[: self.n_domains], vectors[self.n_domains :])
+        return list(map(Targets, before, *split, owned, (rows for rows, _ in at)))
 
-    def _loss_of(
-        self,
-        batch,
-        domain: int,
-        states: Tensor,
-        positives: Tensor,
-        negatives: Tensor,
-        owners: Tensor,
-    ) -> Tensor:
-        """Loss of targets whose vectors, and those of the negatives, are known; of rows owners."""
-        if self._own_negatives:
-            return bpr_loss(states, positives, negatives)
-        owned = batch[f"{OWNED}_{domain}"]
-        if self.negative_temperature is not None:
-            drawn = hard_negatives(states, negatives, owned, owners, self.negative_temperature)
-            return bpr_loss(states, positives, look_up(negatives, drawn))
-        return softmax_loss(states, positives, negatives, owned, owners)
+    def mean_over(self, chosen: Tensor, terms: Iterable[Tensor]) -> Tensor:
+        """Sum of terms, divided by the number of chosen targets of all processes."""
+        return sum(terms) / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict the last training targets of users, one per user.
@@ -298,7 +276,7 @@ class CrossDomainModel(SequentialRecommender):
         assert total is not None and has_any is not None
         return total, has_any
 
-    # -- inference ------------------------------------------------------------------------------
+    # -- inference --------------------------------------------------------------------------------
 
     def train(self, mode: bool = True):
         """Switch the mode; item vectors cached for inference are forgotten."""
@@ -311,10 +289,10 @@ class CrossDomainModel(SequentialRecommender):
             return self._item_vectors
         items = torch.arange(self.n_items, device=self.item_domain.device)
         if torch.is_grad_enabled():
-            vectors = self.embed(items)
-        else:  # in blocks: what the vectors are made of takes more room than they
-            vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
-        if not self.training and not torch.is_grad_enabled():
+            return self.embed(items)
+        # in blocks: what vectors are made of takes more memory than they do
+        vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
+        if not self.training:
             self._item_vectors = vectors
         return vectors
 
@@ -325,6 +303,25 @@ class CrossDomainModel(SequentialRecommender):
     def user_vectors(self, interaction) -> list[Tensor]:
         """User vectors [B, d] that items of each domain are scored with."""
         raise NotImplementedError
+
+    def last_in_own_domain(self, interaction, encoders, lookups) -> list[Tensor]:
+        """States after each user's last item of each domain, [B, d]; zero without such an item.
+
+        Parameters
+        ----------
+        interaction : Interaction
+            Evaluation rows.
+        encoders, lookups : iterable
+            Per domain a :class:`~recbole_edt.model.encoder.SequenceEncoder`, and item ids ->
+            vectors.
+        """
+        out = []
+        for domain, (encoder, lookup) in enumerate(zip(encoders, lookups, strict=True)):
+            list_field, length_field = domain_fields(domain)
+            lengths = interaction[length_field]
+            state = encoder.last(lookup, interaction[list_field], lengths)
+            out.append(state * (lengths > 0)[:, None])
+        return out
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of all items, [B, n_items]."""
@@ -338,7 +335,7 @@ class CrossDomainModel(SequentialRecommender):
         return scores
 
     def candidate_scores(self, interaction, candidates: Tensor) -> Tensor:
-        """Scores of given items per row, where scoring all would be a waste.
+        """Scores of given items per row, without those of all items.
 
         Parameters
         ----------
@@ -354,16 +351,12 @@ class CrossDomainModel(SequentialRecommender):
         """
         users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
         rows = torch.arange(len(candidates), device=candidates.device)
-        mine = users[self.item_domain[candidates[:, 0]], rows]
-        return torch.einsum("bd,bnd->bn", mine, self.item_vectors()[candidates])
+        own = users[self.item_domain[candidates[:, 0]].clamp(min=0), rows]
+        return torch.einsum("bd,bnd->bn", own, self.item_vectors()[candidates])
 
     def predict(self, interaction) -> Tensor:
         """Scores of one item per row, [B]."""
-        items = interaction[self.ITEM_ID]
-        users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
-        rows = torch.arange(len(items), device=items.device)
-        mine = users[self.item_domain[items].clamp(min=0), rows]
-        return (mine * self.item_vectors()[items]).sum(-1)
+        return self.candidate_scores(interaction, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
 
 class ProfiledModel(CrossDomainModel):
@@ -377,8 +370,6 @@ class ProfiledModel(CrossDomainModel):
     profile_adapter : LinearAdapter or None
         Maps profiles into the space of user vectors.
     """
-
-    choices = {**CrossDomainModel.choices, "align_loss": ("paper", "infonce")}
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -399,36 +390,27 @@ class ProfiledModel(CrossDomainModel):
         if profiles is not None:
             self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)
 
-    def profile_loss(self, users: Tensor, user_vectors: Tensor) -> Tensor:
-        """Alignment of user vectors with profiles (eq. 13); users without a profile are skipped.
-
-        Parameters
-        ----------
-        users : Tensor
-            int64 [n]; ids.
-        user_vectors : Tensor
-            [n, d]; the states at their last positions.
-        """
-        assert self.profiles is not None and self.profile_adapter is not None
-        texts = text_rows(self.profiles, users)
-        has_profile = texts.abs().sum(-1) > 0
-        profiles = self.profile_adapter(texts[has_profile])
-        loss = alignment_loss(  # every process contrasts the users of the whole batch
-            distributed.all_gather_rows(user_vectors[has_profile]),
-            distributed.all_gather_rows(profiles),
-            self.align_temperature,
-            self.infonce,
-        )
+    def profile_alignment(self, batch, states: Tensor) -> Tensor:
+        users, profiles = self.users_and_profiles(batch, states)
+        loss = alignment_loss(users, profiles, self.align_temperature, self.infonce)
         return distributed.count_once(loss)
 
-    def profile_alignment(self, batch, states: Tensor) -> Tensor:
-        """Alignment with profiles of the last states of users whose sequences end in the batch.
+    def users_and_profiles(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Last states and adapted profiles, both [n, d], of users whose sequences end in a batch.
+
+        Users without a profile are left out; those of all processes are there.
 
         Parameters
         ----------
         batch : Interaction
             Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
         states : Tensor
-            [B, L, d]; as in :meth:`next_item_loss`.
+            [B, L, d]; state t predicts ``sequence[:, t + 1]``.
         """
-        return self.profile_loss(*self.final_states(batch, states))
+        assert self.profiles is not None and self.profile_adapter is not None
+        users, vectors = self.final_states(batch, states)
+        texts = text_rows(self.profiles, users)
+        has_profile = texts.abs().sum(-1) > 0
+        profiles = self.profile_adapter(texts[has_profile])
+        gather = distributed.all_gather_rows
+        return gather(vectors[has_profile]), gather(profiles)

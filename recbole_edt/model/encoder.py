@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recbole_edt.model.backbones import Transformer, make_backbone
 from recbole_edt.model.packing import PackedStates, Packing
 
+
 def drop_items(vectors: Tensor, share: float) -> Tensor:
     """Blank whole items of an input at random, so that no single one is leant on.
 
@@ -36,7 +37,7 @@ class SequenceEncoder(nn.Module):
     Parameters
     ----------
     config : mapping
-        ``backbone`` and its sizes, ``dropout`` and ``item_dropout`` (share of input items blanked in
+        ``backbone`` and its sizes, ``dropout``, ``item_dropout`` (share of input items blanked in
         training).
     max_length : int
         Longest history.

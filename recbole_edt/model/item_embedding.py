@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +16,9 @@ from recbole_edt.model.text import (
     text_rows,
 )
 
+_LARGE_TABLE = 2**27
+"""Bytes above which Adam moves the rows of a batch alone, where a model asks for it."""
+
 
 class ItemEmbedding(nn.Module):
     """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
@@ -30,9 +31,8 @@ class ItemEmbedding(nn.Module):
         Size of the table and of its vectors.
     text : Tensor or MappedText, optional
         float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
-    spreads : mapping, optional
-        ``principal``, ``whitened``, ``canonical`` -> scalar; the spread of text changed so. It is
-        saved, so that the weights of one kind of text do not fit a model of another.
+    lazy : bool
+        Whether the gradient of a large table is sparse.
     """
 
     def __init__(
@@ -40,19 +40,15 @@ class ItemEmbedding(nn.Module):
         kind: str,
         n_items: int,
         hidden_size: int,
-        text: Tensor | MappedText | None,
-        spreads: Mapping[str, Tensor | None] | None = None,
+        text: Tensor | MappedText | None = None,
+        lazy: bool = False,
     ) -> None:
         super().__init__()
-        spreads = spreads or {}
         self.text: Tensor | MappedText | None
         if isinstance(text, MappedText):
             self.text = text  # no buffer: it stays where its file is
         else:
             self.register_buffer("text", text, persistent=False)
-        self.register_buffer("text_spread", spreads.get("principal"))
-        self.register_buffer("white_spread", spreads.get("whitened"))
-        self.register_buffer("canonical_spread", spreads.get("canonical"))
         self.adapter = None
         if text is not None:
             self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)
@@ -60,6 +56,7 @@ class ItemEmbedding(nn.Module):
         if kind != "text":
             self.table = nn.Embedding(n_items, hidden_size)
             nn.init.normal_(self.table.weight, std=0.02)
+            self.table.sparse = lazy and self.table.weight.nbytes > _LARGE_TABLE
 
     def forward(self, items: Tensor) -> Tensor:
         """Embed item ids of any shape [...] into [..., hidden_size]."""
@@ -73,76 +70,47 @@ class ItemEmbedding(nn.Module):
 
 
 def make_item_embedding(
-    kind: str, text_start: str, id_start: str, dataset, hidden_size: int
+    kind: str, dataset, hidden_size: int, start: str = "canonical", lazy: bool = False
 ) -> ItemEmbedding:
-    """Embedding of a dataset's items, started as configured.
+    """Embedding of a dataset's items, started from their text.
 
     What a start takes from the text is fitted to the items that preprocessing did not generate.
 
     Parameters
     ----------
-    kind : {"text", "id", "both"}
+    kind, hidden_size, lazy
         As in :class:`ItemEmbedding`.
-    text_start : {"random", "principal", "whitened", "canonical"}
-        ``principal``: text standardised, its adapter started as its PCA. ``whitened``,
-        ``canonical``: text in those coordinates, its adapter started as the leading ones.
-    id_start : {"random", "principal", "whitened", "canonical"}
-        Beside the text (``both``), id vectors start as its PCA, or as the leading whitened or
-        canonical coordinates; without it they know nothing of it.
     dataset : CrossDomainDataset
         Where the text embeddings come from.
-    hidden_size : int
-        Size of the vectors.
+    start : {"principal", "canonical"}
+        Coordinates of the text that the vectors start from. Text alone is taken in them, and its
+        adapter starts as the leading ones; beside raw text (``both``) the ids start there.
     """
     n_items = len(dataset.item_domain)
     if kind == "id":
-        return ItemEmbedding(kind, n_items, hidden_size, None)
+        return ItemEmbedding(kind, n_items, hidden_size, lazy=lazy)
     text = frozen_text(dataset.item_table())
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
     pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
-    components = None
-    if kind == "both" and id_start != "random":
-        components = start_components(id_start, text, raw, hidden_size, pairs)
-    text, spread = changed_text(text_start, text, raw, hidden_size, pairs)
-    embedding = ItemEmbedding(kind, n_items, hidden_size, text, {text_start: spread})
-    assert embedding.adapter is not None
-    if text_start == "principal":
-        start_principal_(embedding.adapter, text, raw)
-    elif text_start != "random":
-        start_leading_(embedding.adapter)
-    if components is not None and embedding.table is not None:
+    if kind == "both":
+        components = start_components(start, text, raw, hidden_size, pairs)
+        embedding = ItemEmbedding(kind, n_items, hidden_size, text, lazy)
+        assert embedding.table is not None
         start_unit_(embedding.table.weight, components, raw)
+        return embedding
+    text = changed_text(start, text, raw, hidden_size, pairs)
+    embedding = ItemEmbedding(kind, n_items, hidden_size, text)
+    assert embedding.adapter is not None
+    if start == "principal":
+        start_principal_(embedding.adapter, text, raw)
+    else:
+        start_leading_(embedding.adapter)
     return embedding
 
 
 @torch.no_grad()
-def start_reduced_(table: Tensor, text: Tensor | MappedText, items: Tensor, fitted: Tensor) -> None:
-    """Let the id vectors of some items start as their text, reduced by PCA.
-
-    The reduced vectors are scaled to the root mean square that the id vectors had.
-
-    Parameters
-    ----------
-    table : Tensor
-        float32 [n_items, d]; rows ``items`` are overwritten, in as many of their entries as there
-        are directions of the text.
-    text : Tensor
-        float32 [n_items, d_L].
-    items, fitted : Tensor
-        bool [n_items]; whose vectors start so, and whose text says what its directions are.
-    """
-    components = principal_components(text, fitted, table.shape[1])
-    spread = components[fitted].square().mean().sqrt()
-    if not spread > 0:  # no text, or all alike
-        return
-    scale = table[items].square().mean().sqrt() / spread
-    columns = torch.arange(components.shape[1], device=table.device)
-    table[torch.nonzero(items), columns] = components[items] * scale
-
-
-@torch.no_grad()
 def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
-    """Let id vectors start as reduced text whose vectors have, in root mean square, length one.
+    """Start id vectors as reduced text, scaled to a root mean square length of one.
 
     Parameters
     ----------
@@ -156,3 +124,28 @@ def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
     length = components[fitted].square().sum(1).mean().sqrt()
     if length > 0:
         table[:, : components.shape[1]] = components / length
+
+
+@torch.no_grad()
+def start_reduced_(table: Tensor, text: Tensor | MappedText, items: Tensor, fitted: Tensor) -> None:
+    """Start the id vectors of some items as the PCA of their text.
+
+    The components are scaled to the root mean square that the id vectors had.
+
+    Parameters
+    ----------
+    table : Tensor
+        float32 [n_items, d]; rows ``items`` are overwritten, in as many columns as there are
+        components.
+    text : Tensor or MappedText
+        float32 [n_items, d_L].
+    items, fitted : Tensor
+        bool [n_items]; whose vectors start so, and whose text the directions are taken from.
+    """
+    components = principal_components(text, fitted, table.shape[1])
+    spread = components[fitted].square().mean().sqrt()
+    if not spread > 0:  # no text, or all alike
+        return
+    scale = table[items].square().mean().sqrt() / spread
+    columns = torch.arange(components.shape[1], device=table.device)
+    table[torch.nonzero(items), columns] = components[items] * scale

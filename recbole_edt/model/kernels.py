@@ -1,11 +1,14 @@
 """Faster ways to compute what PyTorch computes too, for training in float32 on a CPU.
 
-Each function falls back to PyTorch's own where it has nothing better: on other devices, in other
-types, and where PyTorch comes without oneDNN.
+Some use private operators of PyTorch. Each kernel is checked against plain PyTorch on a small input
+when it is first used, and turns itself off if its operator is missing, changed or wrong. Without
+it, on other devices and in other types the functions here are PyTorch's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -13,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ROWS = 64
-"""Matrices have their rows counted in these: oneDNN compiles a kernel per shape, and there shall
-be few. What is left over goes to PyTorch's own product."""
+"""Products take rows in multiples of it: oneDNN compiles a kernel per shape, and few shapes are
+wanted. The rest goes to PyTorch's own product."""
 
 _MASK_BITS = {torch.int8: 8, torch.int16: 16}
-"""Random bits per entry that a dropout mask compares: 8 where they tell the rate exactly, such as
+"""Random bits per entry that a dropout mask compares: 8 where they give the exact rate, such as
 0.5; else 16, and the rate is rounded to a multiple of 1/65536."""
 
 
@@ -26,17 +29,108 @@ def rounded_rows(n: int) -> int:
     return -(-n // _ROWS) * _ROWS
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# -- the switch -----------------------------------------------------------------------------------
 
 
-_ONEDNN = _has_onednn()
+class Kernel:
+    """Whether a fast kernel is used: if it is switched on and passes its check.
+
+    Parameters
+    ----------
+    name : str
+        For the log.
+    check : callable
+        Yields pairs of tensors: what the kernel computes, and PyTorch.
+    """
+
+    allowed = True
+    """``fast_kernels`` of the process: False for ``off``."""
+
+    def __init__(self, name: str, check: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
+        self.name, self.check = name, check
+        self.works: bool | None = None
+
+    def __bool__(self) -> bool:
+        """Check the kernel at the first call; log one line if it fails."""
+        if not Kernel.allowed:
+            return False
+        if self.works is None:
+            problem = self._problem()
+            self.works = not problem
+            if problem:
+                getLogger().warning(f"fast kernel '{self.name}' is off: {problem}")
+        return self.works
+
+    def _problem(self) -> str:
+        self.works = True  # the check itself runs the kernel
+        try:
+            with (
+                torch.random.fork_rng(devices=[]),  # runs draw the same numbers without it
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.autocast("cpu", enabled=False),
+            ):
+                torch.manual_seed(0)
+                for ours, theirs in self.check():
+                    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+                        return "its results are not PyTorch's own"
+        except Exception as error:  # whatever a missing or changed operator raises
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return ""
 
 
-def _fits_onednn(*tensors: Tensor) -> bool:
-    return _ONEDNN and all(
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
-    )
+def use_fast_kernels(mode: str | None) -> None:
+    """Switch all kernels of the process: ``auto`` (also None) or ``off``."""
+    Kernel.allowed = mode != "off"
+
+
+def _check_product():
+    left, right, bias = torch.randn(130, 8), torch.randn(5, 8), torch.randn(5)
+    yield product(left, right, bias), F.linear(left, right, bias)
+    yield product(left[:, :5], right.T), left[:, :5] @ right
+
+
+def _check_inner_product():
+    left, right = torch.randn(130, 8), torch.randn(130, 5)
+    yield inner_product(left, right), left.T @ right
+
+
+def _check_dropout():
+    for rate in (0.5, 0.3):
+        mask, scale = _dropout_mask(torch.empty(256, 256), rate)
+        yield mask, (mask > 0.5).float()
+        yield (mask.mean() * scale).round(decimals=1), torch.tensor(1.0)
+
+
+def _check_attention():
+    owner = torch.repeat_interleave(torch.arange(3), torch.tensor([4, 2, 6]))
+    seen = (owner[:, None] == owner).tril()
+    mask = torch.zeros(12, 12).masked_fill(~seen, -torch.inf)
+    qkv = torch.randn(12, 24, requires_grad=True)
+    query, key, value = (x.view(12, 2, -1).transpose(0, 1) for x in qkv.chunk(3, dim=-1))
+    weights = (query @ key.transpose(1, 2) / 2.0 + mask).softmax(-1)
+    theirs = (weights @ value).transpose(0, 1).reshape(12, 8)
+    masks = [torch.stack([mask[:6, :6], mask[6:, 6:]])[:, None]]
+    ours = tiled_attention(qkv, [(2, 6)], masks, n_heads=2)
+    yield ours, theirs
+    above = torch.randn_like(theirs)
+    yield tuple(torch.autograd.grad(x, qkv, above)[0] for x in (ours, theirs))
+
+
+PRODUCT = Kernel("product (oneDNN)", _check_product)
+INNER_PRODUCT = Kernel("inner product (oneDNN)", _check_inner_product)
+DROPOUT = Kernel("dropout mask", _check_dropout)
+ATTENTION = Kernel("tiled attention", _check_attention)
+
+_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ATTENTION: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_ATTENTION_BACKWARD: Any = getattr(
+    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
+)
+
+
+def _in_float32(*tensors: Tensor) -> bool:
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 # -- matrix products ------------------------------------------------------------------------------
@@ -63,11 +157,11 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
         [n, m].
     """
     whole = len(left) // _ROWS * _ROWS
-    if not whole or not _fits_onednn(left, right):
+    if not whole or not (_in_float32(left, right) and PRODUCT):
         return F.linear(left, right, bias)
     if len(right) < whole:  # a copy that pays: oneDNN reads columns faster
         right = right.T.contiguous().T
-    out = torch.ops.mkldnn._linear_pointwise(left[:whole], right, bias, "none", [], "")
+    out = _LINEAR(left[:whole], right, bias, "none", [], "")
     if whole == len(left):
         return out
     return torch.cat([out, F.linear(left[whole:], right, bias)])
@@ -87,7 +181,7 @@ def inner_product(left: Tensor, right: Tensor) -> Tensor:
         [k, m].
     """
     whole = len(left) // _ROWS * _ROWS
-    if not whole or not _fits_onednn(left, right):
+    if not whole or not (_in_float32(left, right) and INNER_PRODUCT):
         return left.T @ right
     if whole > max(left.shape[1], right.shape[1]):
         out = _summed_over_rows(left[:whole], right[:whole])
@@ -139,7 +233,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Map ``inputs`` [..., k] by a ``weight`` [m, k] and a ``bias`` [m], as ``F.linear`` does."""
-    if not _fits_onednn(inputs, weight) or torch.is_autocast_enabled("cpu"):
+    if not (_in_float32(inputs, weight) and PRODUCT) or torch.is_autocast_enabled("cpu"):
         return F.linear(inputs, weight, bias)
     rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
     return _Linear.apply(rows, weight, bias).view(*inputs.shape[:-1], len(weight))
@@ -224,7 +318,7 @@ def _dropout_mask(like: Tensor, rate: float) -> tuple[Tensor, float]:
 
 
 def _draws_masks(states: Tensor, rate: float, training: bool) -> bool:
-    return training and 0 < rate < 1 and states.device.type == "cpu"
+    return training and 0 < rate < 1 and states.device.type == "cpu" and bool(DROPOUT)
 
 
 def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
@@ -247,15 +341,10 @@ def add_dropout(states: Tensor, added: Tensor, rate: float, training: bool) -> T
 
 # -- attention ------------------------------------------------------------------------------------
 
-_ATTENTION: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_ATTENTION_BACKWARD: Any = getattr(
-    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
-)
-
 
 def has_tiled_attention(device: torch.device) -> bool:
     """Whether :func:`tiled_attention` works for tensors of a device."""
-    return device.type == "cpu" and _ATTENTION is not None and _ATTENTION_BACKWARD is not None
+    return device.type == "cpu" and bool(ATTENTION)
 
 
 class _TiledAttention(torch.autograd.Function):

@@ -1,72 +1,136 @@
-"""LLM-EDT (KDD '26): global pre-training, then domain fine-tuning of small adapters.
+"""LLM-EDT (KDD '26), equations 7 to 15 in the paper's order.
 
-Equation numbers are the paper's.
+Beside them: ``stages.py`` (freezing, checkpoints of stage 1, both stages in one model),
+``frozen.py`` (states of stage 2 that are computed once), ``encoder.py`` and ``backbones.py``.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from recbole_edt import distributed
-from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.dataset import domain_fields
-from recbole_edt.errors import CheckpointError
-from recbole_edt.model.adapters import LinearAdapter, ResidualAdapter, start_projection_
-from recbole_edt.model.base import ProfiledModel
+from recbole_edt.model.adapters import LinearAdapter, ResidualAdapter
+from recbole_edt.model.base import ProfiledModel, States
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.model.frozen import FrozenStates, fingerprint
 from recbole_edt.model.item_embedding import make_item_embedding
+from recbole_edt.model.kernels import look_up
+from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
 from recbole_edt.model.packing import PackedStates
+from recbole_edt.model.settings import LLMEDTSettings
+from recbole_edt.model.stages import BothStages, Finetuning
 
-_TEXT_SPREADS = {f"item_embedding.{kind}_spread" for kind in ("text", "white", "canonical")}
-"""Saved by models of standardised, whitened or canonical text alone."""
-
-_UNUSED_IN_STAGE_2 = ("domain_", "profile_adapter.")
-"""Parts that are stage 2's own, or that no score needs any more."""
+NEGATIVE_TEMPERATURE = 0.4
+"""Of the distribution that ``loss: bpr`` draws its negatives from: the smaller, the harder."""
 
 
-class LLMEDTPretrain(ProfiledModel):
-    """Stage 1: one backbone over the mixed sequence (eqs. 7-9, 13, 14)."""
+class _Equations(ProfiledModel):
+    """Parts of LLM-EDT and their equations; a stage puts them together."""
 
-    splits_batches = True
+    settings = LLMEDTSettings
     properties = "LLMEDT"
-    choices = {
-        **ProfiledModel.choices,
-        "item_embedding": ("text", "id", "both"),
-        "text_start": ("random", "principal", "whitened", "canonical"),
-        "id_start": ("random", "principal", "whitened", "canonical"),
-        "id_updates": ("dense", "lazy"),
-        "negative_sampling": ("uniform", "hard"),
-        "adapter": ("paper", "residual"),
-        "adapter_start": ("zero", "projection"),
-        "pretrain_sequences": ("mixed", "all"),
-        "finetune_positions": ("frozen", "learned"),
-    }
+    splits_batches = True
+    hard_negatives = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.all_sequences = config["pretrain_sequences"] == "all"
-
         size = config["hidden_size"]
         self.item_embedding = make_item_embedding(
-            config["item_embedding"], config["text_start"], config["id_start"], dataset, size
+            config["item_embedding"], dataset, size, lazy=True
         )
-        if self.item_embedding.table is not None:
-            self.item_embedding.table.sparse = config["id_updates"] == "lazy"
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self._add_profiles(dataset, size)
 
     def embed(self, items: Tensor) -> Tensor:
-        """Vectors of items (eq. 7), [...] -> [..., d]."""
+        """Item vectors ``v = W1 (W2 e + b2) + b1`` of frozen text (eq. 7), [...] -> [..., d]."""
         return self.item_embedding(items)
 
-    # -- losses ---------------------------------------------------------------------------------
+    def user_states(self, lookup, sequence: Tensor, chosen: Tensor) -> Tensor | PackedStates:
+        """User vectors ``u = f(v_1, ..., v_t)`` before each target of a sequence (eq. 8).
+
+        Parameters
+        ----------
+        lookup : callable
+            Item ids -> vectors.
+        sequence : Tensor
+            int64 [B, L + 1]; columns ``1:`` are the targets.
+        chosen : Tensor
+            bool [B, L + 1]; targets, which a bidirectional backbone must not see.
+        """
+        return self.encoder.packed_before_targets(lookup, sequence, chosen, sequence[:, 1:] > 0)
+
+    def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
+        """Loss of the next items, averaged over the chosen positions (eq. 9).
+
+        ``loss: bpr`` is printed: ``-log sigmoid(P(v+) - P(v-))`` with one negative, drawn from the
+        positive's domain in proportion to ``exp(P(v-) / NEGATIVE_TEMPERATURE)``. ``softmax`` is
+        ``-log softmax(P)`` over the positive and the negatives that a batch shares.
+
+        Parameters
+        ----------
+        batch, lookup, states, chosen
+            As in :meth:`~recbole_edt.model.base.CrossDomainModel.targets`.
+        """
+        terms = []
+        for u, positives, pool, owned, rows in self.targets(batch, lookup, states, chosen):
+            if self.loss_name == "softmax":
+                terms.append(softmax_loss(u, positives, pool, owned, rows))
+            else:
+                drawn = hard_negatives(u, pool, owned, rows, NEGATIVE_TEMPERATURE)
+                terms.append(bpr_loss(u, positives, look_up(pool, drawn)))
+        return self.mean_over(chosen, terms)
+
+    def own_states(self, batch, lookup, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """States h before each target of its own domain's sub-sequence [B, L, d], and where."""
+
+        def encode(domain, sequence, masked):
+            return self.encoder.before_targets(lookup, sequence, masked)
+
+        return self.states_in_own_domain(batch, encode, None if self.encoder.causal else chosen)
+
+    def adapt(self, domain: int, states: Tensor) -> Tensor:
+        """Adapted domain states ``u^A = A(h)`` (eq. 10), [n, d] -> [n, d]."""
+        return self.domain_adapters[domain](states)
+
+    def score_vectors(self, domain: int, u: Tensor, own: Tensor) -> Tensor:
+        """What a candidate v of a domain is multiplied with: ``P(v) = (u^A + u) v`` (eq. 11).
+
+        The domain term and the global term are of the same candidate, so that the vectors are
+        summed before they meet it.
+
+        Parameters
+        ----------
+        domain : int
+            Of the candidates.
+        u, own : Tensor
+            [n, d]; states of the mixed sequence and of the domain's own sub-sequence.
+        """
+        return u + self.adapt(domain, own)
+
+    domain_loss = next_item_loss
+    """Loss of a domain's next items (eq. 12): eq. 9 with the scores of eq. 11."""
+
+    def profile_loss(self, batch, states: Tensor) -> Tensor:
+        """Contrastive alignment of users and their profiles (eq. 13).
+
+        Parameters
+        ----------
+        batch, states
+            As in :meth:`~recbole_edt.model.base.ProfiledModel.users_and_profiles`.
+        """
+        users, profiles = self.users_and_profiles(batch, states)
+        loss = alignment_loss(users, profiles, self.align_temperature, self.infonce)
+        return distributed.count_once(loss)
+
+
+class LLMEDTPretrain(_Equations):
+    """Stage 1: one backbone over the mixed sequences of both domains."""
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss of stage 1 over all positions of a batch of sequences (eq. 14).
+        """Loss of stage 1 over all positions: eq. 9 plus alpha times eq. 13 (eq. 14).
 
         Parameters
         ----------
@@ -76,267 +140,69 @@ class LLMEDTPretrain(ProfiledModel):
         Returns
         -------
         Tensor
-            Scalar: eq. 9 plus alpha times eq. 13.
+            Scalar.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch, by_domain=self.all_sequences)
         chosen = self.encoder.choose_targets(sequence)
-        states = self.encoder.packed_before_targets(lookup, sequence, chosen, sequence[:, 1:] > 0)
+        states = self.user_states(lookup, sequence, chosen)
         loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])
-        if self.all_sequences:
-            positions = [self.encoder.positions.weight] * self.n_domains
-            domain_states, has = self.domain_states(batch, lookup, positions, chosen)
-            loss = loss + self.next_item_loss(batch, lookup, domain_states, has & chosen[:, 1:])
+        if self.all_sequences:  # beyond the paper: eq. 9 of the domain sub-sequences, too
+            own, has = self.own_states(batch, lookup, chosen)
+            loss = loss + self.next_item_loss(batch, lookup, own, has & chosen[:, 1:])
         if self.profiles is not None:
             padded = states.padded() if isinstance(states, PackedStates) else states
-            loss = loss + self.align_weight * self.profile_alignment(batch, padded)
+            loss = loss + self.align_weight * self.profile_loss(batch, padded)
         return loss
 
-    def domain_states(
-        self, batch, lookup, positions: list[Tensor], chosen: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """States of each target's own domain sub-sequence before it (eq. 10's h), adapted.
-
-        Returns
-        -------
-        states : Tensor
-            [B, L, d]; zero where the target is the first of its domain.
-        has : Tensor
-            bool [B, L]; where there is domain history.
-        """
-
-        def encode(domain, sequence, masked):
-            before = self.encoder.before_targets(lookup, sequence, masked, positions[domain])
-            return self.adapt(domain, before)
-
-        return self.states_in_own_domain(batch, encode, None if self.encoder.causal else chosen)
-
-    def adapt(self, domain: int, states: Tensor) -> Tensor:
-        """Leave a domain's states as they are: stage 1 has no domain adapters."""
-        return states
-
-    # -- inference ------------------------------------------------------------------------------
-
     def user_vectors(self, interaction) -> list[Tensor]:
-        """User vectors [B, d] that items of each domain are scored with (eq. 8)."""
+        """User vectors [B, d] that items of each domain are scored with: u of eq. 8 for both."""
         sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains
 
 
-class LLMEDTFinetune(LLMEDTPretrain):
-    """Stage 2: frozen backbone and items, one adapter and own positions per domain (eqs. 10-12).
-
-    What the frozen part says about a loader's targets is computed once (:meth:`loss_over`).
-    """
-
-    trainer = "recbole_edt.trainer.stages:FinetuneTrainer"
-    stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
+class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
+    """Stage 2: items and backbone frozen, one adapter per domain."""
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.learned_positions = config["finetune_positions"] == "learned"
-        self.start_adapters = config["adapter_start"] == "projection"
-        self.cache_bytes = int(config["finetune_cache"] * 2**20)
-        self._frozen: FrozenStates | None = None
-        self._frozen_of: tuple | None = None
-        size, bottleneck = config["hidden_size"], config["adapter_size"]
+        size = config["hidden_size"]
         self.domain_adapters = nn.ModuleList(
-            LinearAdapter(size, bottleneck, size, zero=True)
+            LinearAdapter(size, size // 2, size, zero=True)
             if config["adapter"] == "paper"
-            else ResidualAdapter(size, bottleneck)
+            else ResidualAdapter(size, size // 2)
             for _ in range(self.n_domains)
         )
-        self.domain_positions = nn.ModuleList(
-            nn.Embedding(self.max_seq_length + 1, size) for _ in range(self.n_domains)
-        )
-
-    def begin_finetuning(self) -> None:
-        """Freeze stage 1; start each domain's positions, and its adapter, from what it learned."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-        self.domain_adapters.requires_grad_(True)
-        self.domain_positions.requires_grad_(self.learned_positions)
-        with torch.no_grad():
-            for positions in self.own_positions():
-                positions.copy_(self.encoder.positions.weight)
-            if self.start_adapters:
-                self._start_adapters()
-
-    def _start_adapters(self) -> None:
-        """Let adapters as printed leave of a domain's states what its items vary in most."""
-        vectors = self.item_vectors()
-        for domain, adapter in enumerate(self.domain_adapters):
-            if isinstance(adapter, LinearAdapter):
-                start_projection_(adapter, vectors, self.item_domain == domain)
-
-    def own_positions(self) -> list[Tensor]:
-        """Position embeddings of each domain, [L + 1, d]."""
-        return [table.get_parameter("weight") for table in self.domain_positions]
-
-    def load_pretrained(self, state: dict[str, Tensor]) -> None:
-        """Take the parameters of stage 1 and begin fine-tuning.
-
-        Parameters
-        ----------
-        state : dict
-            ``state_dict`` of an ``LLMEDTPretrain`` or ``LLMEDT`` of the same configuration.
-
-        Raises
-        ------
-        CheckpointError
-            If it does not fit.
-        """
-        own = self.state_names()
-        theirs = {name for name in state if not name.startswith(_UNUSED_IN_STAGE_2)}
-        if own != theirs and own ^ theirs <= _TEXT_SPREADS:
-            raise CheckpointError("the pre-trained model has another text_start than this one")
-        try:
-            missing, _ = self.load_state_dict(
-                {name: value for name, value in state.items() if name in own}, strict=False
-            )
-        except RuntimeError as error:
-            raise CheckpointError("the pre-trained model has other sizes than this one") from error
-        if own & set(missing):
-            raise CheckpointError("the pre-trained model lacks parts of this one")
-        if theirs - own:
-            raise CheckpointError("the pre-trained model has parts that this one lacks")
-        self.begin_finetuning()
-
-    def state_names(self) -> set[str]:
-        """Names of the parameters that stage 2 takes from stage 1."""
-        return {name for name in self.state_dict() if not name.startswith(_UNUSED_IN_STAGE_2)}
-
-    def adapt(self, domain: int, states: Tensor) -> Tensor:
-        """Apply a domain's adapter (eq. 10), [..., d] -> [..., d]."""
-        return self.domain_adapters[domain](states)
-
-    def train(self, mode: bool = True):
-        """Switch the mode; what is frozen stays without dropout."""
-        super().train(mode)
-        self.item_embedding.train(False)
-        self.encoder.train(False)
-        return self
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss of stage 2, both domains over all their positions (eqs. 11, 12, 15).
-
-        A target's score is the sum of the domain and the global term for the same candidate, so
-        the two user vectors are summed before they meet the candidate.
-        """
-        batch, sequence = interaction, interaction[SEQUENCE]
-        chosen = self.encoder.choose_targets(sequence)
-        with torch.no_grad():
-            lookup = self.batch_lookup(batch)
-            states = self.encoder.before_targets(lookup, sequence, chosen)
-        return self._loss(batch, lookup, states, chosen)
-
-    def _loss(self, batch, lookup, states: Tensor, chosen: Tensor) -> Tensor:
-        domain_states, has = self.domain_states(batch, lookup, self.own_positions(), chosen)
-        return self.next_item_loss(batch, lookup, states + domain_states, has & chosen[:, 1:])
-
-    def loss_over(self, train_data) -> Callable[..., Tensor]:
-        """Loss of stage 2 for batches of one loader: :meth:`calculate_loss`, from frozen states.
-
-        Global states, item vectors and, where ``finetune_positions`` is frozen, domain states are
-        computed at the first batch, and anew should the frozen weights change. They are computed
-        batch by batch where they would take more than ``finetune_cache``, and for BERT4Rec, which
-        hides other targets in each epoch.
+        """Loss of stage 2: eq. 12 of both domains over all their positions (eq. 15).
 
         Parameters
         ----------
-        train_data : SequenceLoader
-            Whose batches the loss is asked for.
+        interaction : Interaction
+            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
         """
+        chosen = self.encoder.choose_targets(interaction[SEQUENCE])
+        known = self.frozen_states(interaction, chosen)
 
-        def loss(batch):
-            frozen = self._frozen_states(train_data)
-            if frozen is None:
-                return self.calculate_loss(batch)
-            if frozen.domain_states is None:
-                chosen = self.encoder.choose_targets(batch[SEQUENCE])
-                return self._loss(batch, frozen.lookup, frozen.padded(batch), chosen)
-            return self._adapter_loss(batch, frozen)
+        def states(*places: Tensor) -> list[Tensor]:
+            by_domain = enumerate(map(known.at, places))
+            return [self.score_vectors(domain, u, own) for domain, (u, own) in by_domain]
 
-        return loss
-
-    def _frozen_states(self, loader) -> FrozenStates | None:
-        """Return what is known of a loader's targets, or None where it is computed per batch."""
-        known = (loader, fingerprint(self))
-        if self._frozen_of != known:
-            self._frozen = None  # before the next one takes its place in memory
-            in_domain = not self.learned_positions
-            small = FrozenStates.size(self, loader, in_domain) <= self.cache_bytes
-            if self.encoder.causal and small:
-                self._frozen = FrozenStates(self, loader, in_domain)
-            self._frozen_of = known
-        return self._frozen
-
-    def _adapter_loss(self, batch, frozen: FrozenStates) -> Tensor:
-        """Eqs. 10-12 where adapters are all that is left to compute."""
-        assert frozen.domain_states is not None
-        total = self.encoder.positions.weight.new_zeros(())
-        n = torch.zeros((), dtype=torch.int64, device=total.device)
-        for domain in range(self.n_domains):
-            _, place_field = domain_sequence_fields(domain)
-            targets = torch.nonzero(batch[place_field] >= 1, as_tuple=True)  # not the first ones
-            places = frozen.places(batch, *targets)
-            adapted = self.adapt(domain, frozen.domain_states[places])
-            states = frozen.states[places] + adapted
-            total = total + self.loss_in_domain(batch, frozen.lookup, domain, states, targets)
-            n += len(places)
-        return total / distributed.all_reduce_sum(n).clamp(min=1)
+        return self.domain_loss(interaction, known.lookup, states, known.has & chosen[:, 1:])
 
     def user_vectors(self, interaction) -> list[Tensor]:
-        """Global plus domain user vector per domain (eq. 11); the global one without history."""
+        """User vectors [B, d] of each domain (eq. 11): u alone without items of the domain."""
+        twice = [self.encoder] * self.n_domains, [self.look_up] * self.n_domains
+        own = self.last_in_own_domain(interaction, *twice)
         out = []
-        positions = self.own_positions()
-        for domain, state in enumerate(super().user_vectors(interaction)):
-            list_field, length_field = domain_fields(domain)
-            sequence, lengths = interaction[list_field], interaction[length_field]
-            own = self.encoder.last(self.look_up, sequence, lengths, positions[domain])
-            out.append(state + self.adapt(domain, own) * (lengths > 0)[:, None])
+        for domain, u in enumerate(super().user_vectors(interaction)):
+            has = interaction[domain_fields(domain)[1]] > 0
+            out.append(torch.where(has[:, None], self.score_vectors(domain, u, own[domain]), u))
         return out
 
 
-class LLMEDT(LLMEDTFinetune):
-    """Both stages in one model: it is ``LLMEDTPretrain`` until :meth:`begin_finetuning`."""
+class LLMEDT(BothStages, LLMEDTFinetune):
+    """Both stages in one model."""
 
-    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
-
-    def __init__(self, config, dataset) -> None:
-        self.finetuning = False
-        super().__init__(config, dataset)
-
-    def begin_finetuning(self) -> None:
-        """Enter stage 2."""
-        super().begin_finetuning()
-        self.finetuning = True
-
-    def enter_stage(self, stage: int) -> None:
-        """Become ``LLMEDTPretrain`` (1) or ``LLMEDTFinetune`` (2)."""
-        if stage == 2 and not self.finetuning:
-            self.begin_finetuning()
-
-    @property
-    def _stage(self):
-        return LLMEDTFinetune if self.finetuning else LLMEDTPretrain
-
-    def train(self, mode: bool = True):
-        """Switch the mode as the stage does."""
-        return self._stage.train(self, mode)
-
-    def adapt(self, domain: int, states: Tensor) -> Tensor:
-        """Apply what the stage applies to a domain's states."""
-        return self._stage.adapt(self, domain, states)
-
-    def loss_over(self, train_data) -> Callable[..., Tensor]:
-        """Return the loss of the current stage over one loader."""
-        return self._stage.loss_over(self, train_data)
-
-    def calculate_loss(self, interaction) -> Tensor:
-        """Return the loss of the current stage (eq. 14 or eq. 15)."""
-        return self._stage.calculate_loss(self, interaction)
-
-    def user_vectors(self, interaction) -> list[Tensor]:
-        """Return the user vectors of the current stage (eq. 8 or eq. 11)."""
-        return self._stage.user_vectors(self, interaction)
+    stage_classes = (LLMEDTPretrain, LLMEDTFinetune)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 from recbole_edt.model.kernels import inner_product, product, rounded_rows
 
 
-def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor, *_: Any) -> Tensor:
     """Sum of ``-log sigmoid(positive's - negative's score)`` over positions (eqs. 9, 12).
 
     Parameters

@@ -104,7 +104,7 @@ class PackedStates:
     def __init__(self, packed: Tensor, packing: Packing) -> None:
         self.packed, self.packing = packed, packing
 
-    def take(self, *places: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *places: Tensor) -> tuple[Tensor, ...]:
         """States at different places of the flattened batch, all of real steps: [m, d] each."""
         packing, device = self.packing, self.packed.device
         rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=device)

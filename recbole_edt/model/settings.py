@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from recbole_edt.settings import Count, Probability, Settings
+from recbole_edt.settings import Amount, Count, NonNegative, Positive, Probability, Settings
 
 
 def declared(config: Any, key: str, default: Any) -> Any:
@@ -38,3 +38,39 @@ class ModelSettings(Settings):
         if self.hidden_size % self.n_heads:
             raise ValueError("hidden_size must be a multiple of n_heads")
         return self
+
+
+class LLMEDTSettings(ModelSettings):
+    """Keys of LLM-EDT, of both its stages."""
+
+    augmentation: bool = Field(True, description="train on inserted rows too")
+    augmented_histories: bool = Field(
+        False, description="know users by inserted rows at evaluation; paper: True"
+    )
+    item_embedding: Literal["text", "id", "both"] = Field(
+        "both",
+        description="item vectors from text (paper), ids, or their sum; text is taken in its "
+        "canonical coordinates, and ids beside it start there",
+    )
+    backbone: str = Field("sasrec", description="sasrec, gru4rec, bert4rec or a registered one")
+    weight_average: Probability = Field(
+        0.98, description="decay per step of an average of the weights; 0: none"
+    )
+    stopping_step: Amount = Field(
+        3, description="epochs without a better validation score that end a stage"
+    )
+    learning_rate: Positive = Field(0.0005, description="of stage 1; paper: 0.001")
+    train_batch_size: Count = Field(256, description="sequences of a batch; paper: 512")
+    pretrain_sequences: Literal["mixed", "all"] = Field(
+        "all", description="of stage 1: mixed (paper), or all: the domain sub-sequences too"
+    )
+    align_weight: NonNegative = Field(0.05, description="alpha of eq. 14; paper: 0.1 to 1.0")
+    align_temperature: Positive = Field(0.5, description="tau of eq. 13")
+    align_loss: Literal["paper", "infonce"] = Field(
+        "paper", description="eq. 13: infonce has the positive in the denominator, too"
+    )
+    adapter: Literal["paper", "residual"] = Field(
+        "residual", description="two linear layers (paper), or h + W ReLU(W h)"
+    )
+    finetune_learning_rate: Positive = Field(0.0001, description="of stage 2; paper: 1e5, a typo")
+    finetune_epochs: Amount = Field(20, description="epochs of stage 2, at most")

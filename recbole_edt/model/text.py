@@ -18,29 +18,29 @@ _LEAST_SPREAD = 1e-3
 """Axes that vary less, in parts of the mean, are not whitened further."""
 
 _DIVISOR = 256.0
-"""Adam moves every weight by about the learning rate, however small what it multiplies is: short
-text behind large weights lets an adapter learn slowly from its start, which is worth keeping."""
+"""Adam moves every weight by about the learning rate, however small its input: with short text
+behind large weights an adapter stays near its start for long, which validates better."""
 
 _FURTHEST, _PER_ROW = 5, 0.8
-"""Rows between the items of a pair at most, and what each further one leaves of its weight."""
+"""Rows between the items of a pair at most, and the factor of its weight per further row."""
 
 _MOST_PAIRS = 2**20
-"""Of more pairs, about so many are drawn: they tell products of a few hundred axes well."""
+"""Of more pairs, about so many are drawn: enough for products of a few hundred axes."""
 
 _RIDGE = 1.0
 """Added to the unit spreads of whitened text: its last axes are mostly noise."""
 
 
 class MappedText:
-    """Rows of a text table that stays in its file, as they are asked for.
+    """Rows of a text table that stays in its file.
 
     Parameters
     ----------
     table : EmbeddingTable
         The text.
     change : callable, optional
-        What is done to rows [n, d_L] but those of padding: :class:`Standardising`,
-        :class:`Whitening`.
+        Applied to all rows [n, d_L] but those of padding: :class:`Standardising`,
+        :class:`Canonical`.
     """
 
     def __init__(
@@ -80,8 +80,11 @@ def text_rows(text: Tensor | MappedText, ids: Tensor) -> Tensor:
 
 
 def frozen_text(table: EmbeddingTable) -> Tensor | MappedText:
-    """Keep a text table in memory (float32 [n, d_L]) if it is small enough, else in its file."""
+    """Read a text table into memory (float32 [n, d_L]) if it is small enough, else map it."""
     return torch.from_numpy(table.whole()) if table.fits else MappedText(table)
+
+
+# -- principal axes -------------------------------------------------------------------------------
 
 
 def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
@@ -95,20 +98,18 @@ def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
 def inner_products(
     text: Tensor | MappedText, fitted: Tensor, centre: Tensor | None = None
 ) -> Tensor:
-    """``X.T @ X`` of the rows X where ``fitted`` holds, after ``centre`` was taken from them."""
+    """``X.T @ X`` of the rows X where ``fitted`` holds, minus ``centre``: [d_L, d_L]."""
     total = torch.zeros(())
     for part, rows in row_blocks(text):
-        mine = rows[fitted[part]]
-        mine = mine if centre is None else mine - centre
-        total = total.to(mine.device) + mine.T @ mine
+        own = rows[fitted[part]]
+        own = own if centre is None else own - centre
+        total = total.to(own.device) + own.T @ own
     return total
 
 
 @torch.no_grad()
 def principal_directions(products: Tensor) -> Tensor:
     """Principal directions of centred vectors X, the largest first: columns of [d_L, d_L].
-
-    They are the same on every machine: the largest entry of each is positive.
 
     Parameters
     ----------
@@ -120,7 +121,10 @@ def principal_directions(products: Tensor) -> Tensor:
 
 
 def _signed(axes: Tensor) -> Tensor:
-    """Axes (columns) whose largest entry is positive: their sign is the solver's whim."""
+    """Turn axes (columns) so that their largest entry is positive: eigenvector signs are arbitrary.
+
+    The same axes come out on every machine.
+    """
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return torch.where(largest < 0, -axes, axes)
 
@@ -135,7 +139,7 @@ def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -
     fitted : Tensor
         bool [n_items]; rows that centre and directions are taken from.
     size : int
-        How many components; text has no more than d_L of them.
+        Number of components.
 
     Returns
     -------
@@ -153,20 +157,15 @@ class Standardising:
     """Centres text embeddings and gives their entries unit root mean square.
 
     Sentence vectors share one large common part and have entries far below one, which Adam's
-    steps of fixed size follow slowly. The outcome depends on which items are fitted: it belongs to
-    one dataset.
+    steps of fixed size follow slowly.
 
     Parameters
     ----------
     text : Tensor or MappedText
         float32 [n_items, d_L]; row 0 is padding.
     fitted : Tensor
-        bool [n_items]; rows that centre and spread are taken from.
-
-    Attributes
-    ----------
-    spread : Tensor
-        Scalar; the root mean square before. Zero if fitted rows are all alike: nothing is scaled.
+        bool [n_items]; rows that centre and spread are taken from. If they are all alike, nothing
+        is scaled.
     """
 
     def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
@@ -182,47 +181,7 @@ class Standardising:
         return rows / self.spread if self.spread > 0 else rows
 
 
-class Whitening:
-    """Turns text embeddings into the coordinates of their principal axes, all of one spread.
-
-    Sentence vectors share one large common part and a few axes along which all of them differ.
-    Without these, items are told apart by what is particular to them: a sum over a user's history
-    then ranks the whole of a domain better than a trained model that starts from text as it is.
-
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and axes are taken from.
-    size : int
-        How many leading axes a row's length is measured by.
-
-    Attributes
-    ----------
-    spread : Tensor
-        Scalar; root mean square of the centred entries. Zero if fitted rows are all alike.
-    """
-
-    def __init__(self, text: Tensor | MappedText, fitted: Tensor, size: int) -> None:
-        self.size = size
-        self.centre = mean_row(text, fitted)
-        products = inner_products(text, fitted, self.centre)
-        axes = principal_directions(products)  # [d_L, d_L]
-        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / fitted.sum()).sqrt()
-        self.spread = spreads.square().mean().sqrt()
-        # an axis along which nothing varies says nothing: it is not blown up
-        self.map = axes / spreads.clamp(min=_LEAST_SPREAD * float(self.spread) or 1.0)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Change rows [n, d_L]; what they have on the leading axes gets one length."""
-        rows = self.coordinates(rows)
-        length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
-        return rows / length.clamp(min=1e-6) * (self.size**0.5 / _DIVISOR)
-
-    def coordinates(self, rows: Tensor) -> Tensor:
-        """Coordinates of rows [n, d_L], of whatever length they have."""
-        return (rows - self.centre) @ self.map
+# -- canonical axes -------------------------------------------------------------------------------
 
 
 class ItemPairs:
@@ -243,9 +202,9 @@ class ItemPairs:
 
     @cached_property
     def weights(self) -> csr_array:
-        """How often the second stands behind the first, nearer ones counting more.
+        """Weighted counts of the second item behind the first, nearer pairs counting more.
 
-        float64 [n_items, n_items]; of very many pairs it holds some, the same each time.
+        float64 [n_items, n_items]; of very many pairs a sample, the same each time.
         """
         rows = self.sequences.keep(~self.sequences.augmented)
         items, users = rows.items, rows.users
@@ -294,25 +253,32 @@ class ItemPairs:
             yield first.astype(np.int64), second.astype(np.int64), weights
 
 
-class Canonical(Whitening):
+class Canonical:
     """Turns text embeddings into the coordinates of their canonical axes (Hotelling, 1936).
 
-    Those are the directions along which the text of items that users have near each other agrees
-    most. Each is scaled by the root of its correlation: the product of two items is then what the
-    text of the one tells about that of the other, by ridge regression over the pairs.
+    Text is whitened first: sentence vectors share one large common part and a few axes along which
+    all of them differ. Canonical axes are the directions along which the text of items that users
+    have near each other agrees most. Each is scaled by the root of its correlation: the product of
+    two items is the prediction of one text from the other, by ridge regression over the pairs.
 
     Parameters
     ----------
-    text, fitted, size
-        As of :class:`Whitening`, in whose coordinates the axes are found.
+    text : Tensor or MappedText
+        float32 [n_items, d_L]; row 0 is padding.
+    fitted : Tensor
+        bool [n_items]; rows that centre and axes are taken from.
+    size : int
+        How many leading axes the length of a row is measured by.
     pairs : ItemPairs
-        Whose text is correlated. If there are none, text is whitened.
+        Whose text is correlated. Without pairs, text is whitened alone.
     """
 
     def __init__(
         self, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
     ) -> None:
-        super().__init__(text, fitted, size)
+        self.size = size
+        self.centre = mean_row(text, fitted)
+        self.map = self._whitening(inner_products(text, fitted, self.centre), int(fitted.sum()))
         shares = torch.from_numpy(pairs.shares())
         if not shares.any():
             return
@@ -327,11 +293,27 @@ class Canonical(Whitening):
             between += one.T @ torch.from_numpy(weights @ other.numpy())
         self.map = self.map @ canonical_axes(within, between).to(self.map)
 
+    @staticmethod
+    def _whitening(products: Tensor, n: int) -> Tensor:
+        """Principal axes of n centred rows, scaled to unit spread: columns of [d_L, d_L]."""
+        axes = principal_directions(products)
+        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / n).sqrt()
+        least = _LEAST_SPREAD * float(spreads.square().mean().sqrt())
+        return axes / spreads.clamp(min=least or 1.0)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Change rows [n, d_L]; their parts on the leading axes get the same length."""
+        rows = self.coordinates(rows)
+        length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
+        return rows / length.clamp(min=1e-6) * (self.size**0.5 / _DIVISOR)
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """Coordinates of rows [n, d_L], of whatever length they have."""
+        return (rows - self.centre) @ self.map
+
 
 def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
     """Canonical axes of pairs of vectors x, y in either order, the most correlated first.
-
-    They are the same on every machine: the largest entry of each is positive.
 
     Parameters
     ----------
@@ -353,36 +335,31 @@ def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
     return _signed((unit.T @ axes * correlations.clamp(min=0).sqrt()).flip(1))
 
 
+# -- starts ---------------------------------------------------------------------------------------
+
+
 def start_components(
     start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
 ) -> Tensor:
-    """Vectors that ids start as, float32 [n_items, <= size], unless they start at random."""
+    """Leading coordinates of text that id vectors start as, float32 [n_items, <= size]."""
     if start == "principal":
         return principal_components(text, fitted, size)
-    change = _change(start, text, fitted, size, pairs)
+    change = Canonical(text, fitted, size, pairs)
     components = torch.cat([change(rows)[:, :size] for _, rows in row_blocks(text)])
     components[0] = 0
     return components
 
 
 def changed_text(
-    text_start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
-) -> tuple[Tensor | MappedText, Tensor | None]:
-    """Change text as its start asks for; return it with its spread before."""
-    if text_start == "random":
-        return text, None
-    change = _change(text_start, text, fitted, size, pairs)
-    if isinstance(text, MappedText):
-        return MappedText(text.table, change), change.spread
-    text[1:] = change(text[1:])
-    return text, change.spread
-
-
-def _change(
     start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
-) -> Standardising | Whitening:
+) -> Tensor | MappedText:
+    """Standardise text (``principal``), or take it in canonical coordinates; in place in memory."""
+    change: Callable[[Tensor], Tensor]
     if start == "principal":
-        return Standardising(text, fitted)
-    if start == "whitened":
-        return Whitening(text, fitted, size)
-    return Canonical(text, fitted, size, pairs)
+        change = Standardising(text, fitted)
+    else:
+        change = Canonical(text, fitted, size, pairs)
+    if isinstance(text, MappedText):
+        return MappedText(text.table, change)
+    text[1:] = change(text[1:])
+    return text

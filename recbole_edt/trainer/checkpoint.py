@@ -17,7 +17,7 @@ FORMAT = "recbole-edt/1"
 _NOT_SETTINGS = {
     "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
     "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
-    "threads", "worker", "nproc", "ip", "port", "offset", "process_timeout",
+    "threads", "worker", "nproc", "ip", "port", "offset", "process_timeout", "fast_kernels",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import Vectors, vectors_of
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.kernels import use_fast_kernels
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.allocator import keep_freed_memory
 from recbole_edt.trainer.averaging import AveragedWeights
@@ -64,6 +65,7 @@ class CrossDomainMixin(TrainerBehind):
     def __init__(self, config, model):
         super().__init__(config, model)
         keep_freed_memory()
+        use_fast_kernels(config["fast_kernels"])
         self._share_gradients()
         self.saved_model_file = run_file(config)
         self.last_file = run_file(config, "last")
@@ -126,16 +128,15 @@ class CrossDomainMixin(TrainerBehind):
         return optimizer
 
     def _new_optimizer(self, **kwargs):
-        if not any(getattr(module, "sparse", False) for module in self.model.modules()):
-            optimizer = super()._build_optimizer(**kwargs)
-            return fused(optimizer) if self.device.type == "cpu" else optimizer
-        if self.learner.lower() != "adam" or self.weight_decay or self.clip_grad_norm:
-            raise ConfigError(
-                "id_updates lazy goes with learner adam alone, without weight_decay and "
-                "clip_grad_norm"
-            )
-        params = kwargs.pop("params", self.model.parameters())
-        return LazyAdam(params, lr=kwargs.pop("learning_rate", self.learning_rate))
+        tables = [module for module in self.model.modules() if getattr(module, "sparse", False)]
+        lazy = self.learner.lower() == "adam" and not (self.weight_decay or self.clip_grad_norm)
+        if tables and lazy and distributed.world_size() == 1:
+            params = kwargs.pop("params", self.model.parameters())
+            return LazyAdam(params, lr=kwargs.pop("learning_rate", self.learning_rate))
+        for table in tables:
+            table.sparse = False
+        optimizer = super()._build_optimizer(**kwargs)
+        return fused(optimizer) if self.device.type == "cpu" else optimizer
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         numbers = [int(self.config["seed"]), self.stage, epoch_idx]
@@ -444,8 +445,6 @@ def check_splits(model) -> None:
                 f"{type(model).__name__} trains in one process: its losses contrast what a batch "
                 "holds (start it without torchrun)"
             )
-        if any(getattr(module, "sparse", False) for module in model.modules()):
-            raise ConfigError("id_updates lazy goes with one process alone")
 
 
 def run_file(config, part: str = "") -> str:

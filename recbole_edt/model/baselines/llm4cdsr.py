@@ -67,7 +67,7 @@ class LLM4CDSR(ProfiledModel):
 
         self.size = size = config["hidden_size"]
         self.item_embedding = make_item_embedding(
-            "text", config["text_start"], "random", dataset, size
+            "text", dataset, size, config["text_start"]
         )
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self.local_embedding = nn.Embedding(self.n_items, size)

@@ -1,0 +1,175 @@
+"""From stage 1 of LLM-EDT to stage 2: checkpoints, freezing, and both stages in one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from recbole_edt.errors import CheckpointError
+from recbole_edt.model.adapters import LinearAdapter, start_projection_
+from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.frozen import (
+    CACHE_BYTES,
+    BatchStates,
+    FrozenStates,
+    batch_states,
+    fingerprint,
+)
+from recbole_edt.model.item_embedding import ItemEmbedding
+
+_OF_ONE_STAGE = ("domain_adapters.", "profile_adapter.")
+"""Parameters that only one of the stages uses."""
+
+
+class Finetuning(CrossDomainModel):
+    """What stage 2 does beside its equations; stands before the model of stage 1."""
+
+    trainer = "recbole_edt.trainer.stages:FinetuneTrainer"
+    stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
+    item_embedding: ItemEmbedding
+    encoder: SequenceEncoder
+    domain_adapters: nn.ModuleList
+    _cache: FrozenStates | None = None
+    _cache_of: tuple | None = None
+    _in_use: FrozenStates | None = None
+
+    def begin_finetuning(self) -> None:
+        """Freeze what stage 1 learned, and start the adapters from it.
+
+        Linear adapters start as projections onto the leading axes of their domain's item vectors.
+        """
+        self.requires_grad_(False)
+        self.domain_adapters.requires_grad_(True)
+        with torch.no_grad():
+            vectors = self.item_vectors()
+            for domain, adapter in enumerate(self.domain_adapters):
+                if isinstance(adapter, LinearAdapter):
+                    start_projection_(adapter, vectors, self.item_domain == domain)
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take the parameters of stage 1 and begin fine-tuning.
+
+        Parameters
+        ----------
+        state : dict
+            ``state_dict`` of an ``LLMEDTPretrain`` or ``LLMEDT`` of the same configuration.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not fit.
+        """
+        own, theirs = (
+            {name for name in names if not name.startswith(_OF_ONE_STAGE)}
+            for names in (self.state_dict(), state)
+        )
+        if own - theirs:
+            raise CheckpointError("the pre-trained model lacks parts of this one")
+        if theirs - own:
+            raise CheckpointError("the pre-trained model has parts that this one lacks")
+        try:
+            self.load_state_dict({name: state[name] for name in own}, strict=False)
+        except RuntimeError as error:
+            raise CheckpointError("the pre-trained model has other sizes than this one") from error
+        self.begin_finetuning()
+
+    def train(self, mode: bool = True):
+        """Switch the mode; frozen parts stay without dropout."""
+        super().train(mode)
+        self.item_embedding.train(False)
+        self.encoder.train(False)
+        return self
+
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Loss of the batches of one loader, from states that are computed once for all epochs.
+
+        They are computed at the first batch, and again if the frozen weights have changed.
+
+        Parameters
+        ----------
+        train_data : SequenceLoader
+            Whose batches the loss is asked for.
+        """
+
+        def loss(batch):
+            self._in_use = self._cached_states(train_data)
+            try:
+                return self.calculate_loss(batch)
+            finally:
+                self._in_use = None
+
+        return loss
+
+    def _cached_states(self, loader) -> FrozenStates | None:
+        """States of a loader's targets; None where they are many, or other ones in each epoch."""
+        known = (loader, fingerprint(self))
+        if self._cache_of != known:
+            self._cache = None  # before the next one takes its place in memory
+            if self.encoder.causal and FrozenStates.size(self, loader) <= CACHE_BYTES:
+                self._cache = FrozenStates(self, loader)
+            self._cache_of = known
+        return self._cache
+
+    def frozen_states(self, batch, chosen: Tensor) -> BatchStates:
+        """States before the targets of a batch: cached ones, or computed now.
+
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        chosen : Tensor
+            bool [B, L + 1]; targets, which a bidirectional backbone must not see.
+        """
+        if self._in_use is not None:
+            return self._in_use.of(batch)
+        with torch.no_grad():
+            return batch_states(self, batch, self.batch_lookup(batch), chosen)
+
+
+class BothStages(CrossDomainModel):
+    """A model that is its first stage until :meth:`begin_finetuning`, then its second.
+
+    Attributes
+    ----------
+    stage_classes : tuple of type
+        Classes of the stages, bases of the model.
+    finetuning : bool
+        Whether stage 2 has begun.
+    """
+
+    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
+    stage_classes: tuple[type[CrossDomainModel], type[CrossDomainModel]]
+    finetuning = False
+
+    @property
+    def _stage(self) -> type[CrossDomainModel]:
+        return self.stage_classes[self.finetuning]
+
+    def begin_finetuning(self) -> None:
+        """Enter stage 2."""
+        self.stage_classes[1].begin_finetuning(self)
+        self.finetuning = True
+
+    def enter_stage(self, stage: int) -> None:
+        """Become what a checkpoint of this stage holds."""
+        if stage == 2 and not self.finetuning:
+            self.begin_finetuning()
+
+    def train(self, mode: bool = True):
+        """Switch the mode as the stage does."""
+        return self._stage.train(self, mode)
+
+    def loss_over(self, train_data) -> Callable[..., Tensor]:
+        """Return the loss of the current stage over one loader."""
+        return self._stage.loss_over(self, train_data)
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Return the loss of the current stage."""
+        return self._stage.calculate_loss(self, interaction)
+
+    def user_vectors(self, interaction) -> list[Tensor]:
+        """Return the user vectors of the current stage."""
+        return self._stage.user_vectors(self, interaction)
