@@ -25,17 +25,12 @@ class LinearAdapter(nn.Module):
     ----------
     n_in, n_hidden, n_out : int
         Sizes of input, bottleneck and output.
-    zero : bool
-        Start as the zero map (``W1`` and both biases zero).
     """
 
-    def __init__(self, n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> None:
+    def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
         super().__init__()
         self.inner = nn.Linear(n_in, n_hidden)
         self.outer = nn.Linear(n_hidden, n_out)
-        if zero:
-            for parameter in (self.inner.bias, self.outer.weight, self.outer.bias):
-                nn.init.zeros_(parameter)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [..., n_in] to [..., n_out]."""

@@ -168,7 +168,7 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
         super().__init__(config, dataset)
         size = config["hidden_size"]
         self.domain_adapters = nn.ModuleList(
-            LinearAdapter(size, size // 2, size, zero=True)
+            LinearAdapter(size, size // 2, size)
             if config["adapter"] == "paper"
             else ResidualAdapter(size, size // 2)
             for _ in range(self.n_domains)

@@ -41,11 +41,7 @@ CONFIG = {
     "n_negatives": 4,
     "item_embedding": "text",
     "text_start": "random",
-    "id_start": "random",
-    "id_updates": "dense",
     "attention_start": "random",
-    "negative_sampling": "uniform",
-    "negative_temperature": 1.0,
     "backbone": "sasrec",
     "hidden_size": SIZE,
     "n_layers": 2,
@@ -59,10 +55,6 @@ CONFIG = {
     "align_temperature": 0.2,
     "align_loss": "paper",
     "adapter": "paper",
-    "adapter_start": "projection",
-    "adapter_size": 4,
-    "finetune_positions": "learned",
-    "finetune_cache": 64,
 }
 
 
@@ -242,7 +234,7 @@ def summed_vector(model, history: list[int], domain: int) -> np.ndarray:
     own = [item for item in history if domain_of(item) == domain]
     out = user_vector(model, history, model.encoder.positions)
     if own:
-        state = user_vector(model, own, model.domain_positions[domain])
+        state = user_vector(model, own, model.encoder.positions)
         out = out + adapted(model, domain, state)
     return out
 
@@ -251,6 +243,13 @@ def log_sigmoid_gap(state: np.ndarray, model, positive: int, negative: int) -> f
     """-log sigmoid(P(v+) - P(v-)), the inside of eqs. 9 and 12."""
     gap = state @ item_vector(model, positive) - state @ item_vector(model, negative)
     return float(np.log1p(np.exp(-gap)))
+
+
+def hardest_term(state, model, positive: int, owned: list[int]) -> float:
+    """Eq. 9 with the shared negative of the highest score that the user has not."""
+    shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
+    hardest = max(shared, key=lambda n: state @ item_vector(model, n))
+    return log_sigmoid_gap(state, model, positive, hardest)
 
 
 def softmax_term(state, model, positive: int, owned: list[int]) -> float:

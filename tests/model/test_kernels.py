@@ -1,10 +1,14 @@
 """The faster kernels say what PyTorch's own do, in values and gradients."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from slow_reference import CONFIG, SEQUENCES, TinyShop, training_batch
 
 from recbole_edt.model import kernels, packing
+from recbole_edt.model.llmedt import LLMEDT
 
 
 @pytest.mark.parametrize("n", [0, 3, 64, 200])
@@ -87,28 +91,6 @@ def test_add_dropout_is_dropout_and_a_sum() -> None:
     torch.testing.assert_close(kernels.add_dropout(states, added, 0.4, True), expected)
 
 
-def test_tiles_hold_every_sequence_once_and_waste_little() -> None:
-    lengths = [0, 2, 50, 7, 31, 2, 33, 5, 9, 0, 12, 3] * 20
-    starts, tiles = packing.tile_sequences(lengths)
-    n_rows = sum(n * size for n, size in tiles)
-    rows = [start + step for start, n in zip(starts, lengths, strict=True) for step in range(n)]
-    assert len(set(rows)) == len(rows) == sum(lengths)
-    edges = {0}
-    for n, size in tiles:
-        first = max(edges)
-        edges |= {first + (k + 1) * size for k in range(n)}
-    inside = [
-        not edges & set(range(start + 1, start + n))
-        for start, n in zip(starts, lengths, strict=True)
-    ]
-    assert all(inside)
-    assert n_rows < 1.03 * sum(lengths)
-
-
-def test_sequences_of_like_length_leave_no_space() -> None:
-    assert packing.tile_sequences([17, 17, 19])[1] == [(1, 19), (2, 17)]
-
-
 @pytest.mark.parametrize("causal", [True, False])
 def test_tiled_attention_is_attention_sequence_by_sequence(causal) -> None:
     torch.manual_seed(0)
@@ -172,3 +154,85 @@ def test_rows_looked_up_together_add_to_one_gradient(n) -> None:
 def test_look_up_keeps_the_shape_of_its_index() -> None:
     table, index = torch.randn(7, 3), torch.tensor([[[0, 6], [6, 2]]])
     assert torch.equal(kernels.look_up(table, index), table[index])
+
+
+# -- the switch -----------------------------------------------------------------------------------
+
+KERNELS = [kernels.PRODUCT, kernels.INNER_PRODUCT, kernels.DROPOUT, kernels.ATTENTION]
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """As at the start of a process: no kernel has been checked, all are allowed."""
+    for kernel in KERNELS:
+        monkeypatch.setattr(kernel, "works", None)
+    monkeypatch.setattr(kernels.Kernel, "allowed", True)
+
+
+def trained(backbone: str, dropout: float = 0.0) -> list[float]:
+    """Train a small model in float32 for some steps; return its losses."""
+    config = {**CONFIG, "loss": "softmax", "backbone": backbone, "dropout": dropout}
+    torch.manual_seed(0)
+    model = LLMEDT({**config, "item_embedding": "both"}, TinyShop())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    out = []
+    for stage in (1, 2):
+        model.enter_stage(stage)
+        for _ in range(3):
+            optimizer.zero_grad()
+            # enough rows for products of 64
+            loss = model.train().calculate_loss(training_batch(tuple(SEQUENCES) * 10))
+            loss.backward()
+            optimizer.step()
+            out.append(loss.item())
+    return out
+
+
+def test_all_kernels_pass_their_checks_which_draw_no_numbers(unchecked, caplog) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert all(map(bool, KERNELS))
+    assert torch.equal(torch.rand(1), expected)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec"])
+def test_losses_with_and_without_fast_kernels_agree_to_rounding(unchecked, backbone) -> None:
+    torch.manual_seed(0)
+    fast = trained(backbone)
+    kernels.use_fast_kernels("off")
+    assert not any(map(bool, KERNELS))
+    torch.manual_seed(0)
+    assert trained(backbone) == pytest.approx(fast, rel=1e-5)
+
+
+def broken(*_, **__):
+    raise RuntimeError("expected 5 arguments\nand more")
+
+
+def wrong(query, key, value, *_, **__):
+    return value, query[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("operator", "replacement", "kernel", "said"),
+    [
+        ("_LINEAR", None, "product", "TypeError"),
+        ("_LINEAR", broken, "product", "RuntimeError: expected 5 arguments"),
+        ("_LINEAR", lambda left, right, *_: left @ right.T + 1, "product", "not PyTorch's own"),
+        ("_summed_over_rows", broken, "inner product", "RuntimeError"),
+        ("_dropout_mask", broken, "dropout mask", "RuntimeError"),
+        ("_ATTENTION", None, "tiled attention", "TypeError"),
+        ("_ATTENTION", wrong, "tiled attention", "not PyTorch's own"),
+        ("_ATTENTION_BACKWARD", broken, "tiled attention", "RuntimeError"),
+    ],
+)
+def test_a_broken_operator_turns_its_kernel_off_with_one_line(
+    unchecked, monkeypatch, caplog, operator, replacement, kernel, said
+) -> None:
+    monkeypatch.setattr(kernels, operator, replacement)
+    losses = trained("sasrec", dropout=0.5)
+    assert all(map(math.isfinite, losses))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"fast kernel '{kernel}" in line and said in line and "\n" not in line

@@ -17,7 +17,6 @@ from recbole_edt.model.text import (
     ItemPairs,
     MappedText,
     Standardising,
-    Whitening,
     canonical_axes,
     changed_text,
     principal_components,
@@ -43,23 +42,15 @@ def test_standardising_survives_a_constant_text() -> None:
     assert change.spread == 0
 
 
-def test_whitening_hand_computed() -> None:
+def test_text_without_pairs_is_whitened_alone() -> None:
     # centred, the fitted rows are (+-2, 0, 0) and (0, +-1, 0): spreads sqrt(2) and sqrt(1/2)
     text = torch.tensor([[0.0, 0, 0], [3, 5, 7], [-1, 5, 7], [1, 6, 7], [1, 4, 7], [3, 6, 7]])
     fitted = torch.tensor([False, True, True, True, True, False])
-    whitening = Whitening(text, fitted, 2)
-    rows = whitening(text[1:]) * 256 / math.sqrt(2)  # lengths of one on the leading axes
+    change = Canonical(text, fitted, 2, ItemPairs(sequences_of("1", "2"), ITEM_DOMAIN))
+    rows = change(text[1:]) * 256 / math.sqrt(2)  # lengths of one on the leading axes
     assert torch.allclose(rows[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
     # (2, 1) is (sqrt(2), sqrt(2)) when both axes have the same spread
     assert torch.allclose(rows[4], torch.tensor([math.sqrt(0.5), math.sqrt(0.5), 0.0]))
-    assert whitening.spread.item() == pytest.approx(math.sqrt((2 + 0.5) / 3))
-
-
-def test_whitening_survives_a_constant_text() -> None:
-    text = torch.tensor([[0.0, 0.0], [2.0, 1.0], [2.0, 1.0]])
-    whitening = Whitening(text, torch.tensor([False, True, True]), 2)
-    assert whitening(text[1:]).tolist() == [[0, 0], [0, 0]]
-    assert whitening.spread == 0
 
 
 # -- canonical axes -------------------------------------------------------------------------------
@@ -200,13 +191,6 @@ def test_canonical_products_are_the_regression_of_one_text_on_the_other(shop) ->
     assert np.allclose((ours @ ours.T).numpy(), expected, atol=1e-5)
 
 
-def test_canonical_text_without_pairs_is_whitened(shop) -> None:
-    text, fitted = torch.from_numpy(shop[0]), torch.arange(7) > 0
-    pairs = ItemPairs(sequences_of("1", "2"), ITEM_DOMAIN)
-    white = Whitening(text, fitted, 2)
-    assert torch.equal(Canonical(text, fitted, 2, pairs)(text[1:]), white(text[1:]))
-
-
 def test_canonical_text_survives_a_constant_text(shop) -> None:
     text = torch.ones(7, 3)
     change = Canonical(text, torch.arange(7) > 0, 2, ItemPairs(shop[1], ITEM_DOMAIN))
@@ -235,13 +219,12 @@ def test_mapped_text_has_the_rows_of_text_in_memory(text_and_fitted, mapped) -> 
     assert torch.equal(mapped(ids), text_and_fitted[0][ids])
 
 
-@pytest.mark.parametrize("start", ["principal", "whitened", "canonical"])
+@pytest.mark.parametrize("start", ["principal", "canonical"])
 def test_mapped_text_is_changed_as_text_in_memory_is(text_and_fitted, mapped, start) -> None:
     text, fitted = text_and_fitted
     pairs = ItemPairs(sequences_of("1424", "31", "5635"), np.arange(11) % 2)
-    theirs, spread = changed_text(start, text.clone(), fitted, 3, pairs)
-    ours, own_spread = changed_text(start, mapped, fitted, 3, pairs)
-    assert torch.allclose(own_spread, spread)
+    theirs = changed_text(start, text.clone(), fitted, 3, pairs)
+    ours = changed_text(start, mapped, fitted, 3, pairs)
     assert torch.allclose(ours(torch.arange(11)), theirs, atol=1e-5)
     assert torch.allclose(torch.cat([rows for _, rows in ours.blocks()]), theirs, atol=1e-5)
     assert not theirs[0].any()

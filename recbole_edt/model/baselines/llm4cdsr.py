@@ -66,9 +66,7 @@ class LLM4CDSR(ProfiledModel):
         self.first_items = config["first_items"]
 
         self.size = size = config["hidden_size"]
-        self.item_embedding = make_item_embedding(
-            "text", dataset, size, config["text_start"]
-        )
+        self.item_embedding = make_item_embedding("text", dataset, size, config["text_start"])
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self.local_embedding = nn.Embedding(self.n_items, size)
         self._start_local(dataset, config["local_start"])

@@ -289,9 +289,7 @@ class LLMCDSR(CrossDomainModel):
         size = config["hidden_size"]
         self._add_pretraining(config, text, size)
         id_start = "random" if self.pretrained_start else config["item_start"]
-        self.item_embedding = make_item_embedding(
-            config["item_embedding"], dataset, size, id_start
-        )
+        self.item_embedding = make_item_embedding(config["item_embedding"], dataset, size, id_start)
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         history = config["recall_attention"] == "history"
         self.recall_network = RecallNetwork(size, self.n_domains, history)

@@ -1,0 +1,196 @@
+"""Losses of eqs. 9, 12 and 13, computed by hand or by brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from slow_reference import alignment
+
+from recbole_edt.model import losses
+from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
+
+
+def test_bpr_hand_computed() -> None:
+    """Scores of the positives: 2, 1, -1; of the negatives: 0, 1, 2."""
+    states = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    positives = torch.tensor([[2.0, 9.0], [9.0, 1.0], [-3.0, 2.0]])
+    negatives = torch.tensor([[0.0, 9.0], [9.0, 1.0], [4.0, -2.0]])
+    expected = [math.log(1 + math.exp(-gap)) for gap in (2.0, 0.0, -3.0)]
+    assert float(bpr_loss(states, positives, negatives)) == pytest.approx(sum(expected), rel=1e-6)
+
+
+def test_bpr_is_finite_for_hopeless_scores() -> None:
+    states = torch.tensor([[1.0]], requires_grad=True)
+    loss = bpr_loss(states, torch.tensor([[-1e4]]), torch.tensor([[1e4]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4)
+    assert states.grad.tolist() == [[2e4]]
+
+
+@pytest.mark.parametrize("width", [24, 21])
+def test_few_owned_negatives_are_found_in_order(width) -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(40, width) < 0.05
+    mask[3], mask[7] = True, False
+    found = losses._nonzero_of_few(mask)
+    assert all(map(torch.equal, found, torch.nonzero(mask, as_tuple=True)))
+
+
+def test_softmax_over_all_items_is_the_full_softmax() -> None:
+    """All items drawn, none owned but the target, which is counted as the positive already."""
+    rng = np.random.default_rng(0)
+    states, items = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
+    targets = [5, 0, 0, 2]
+    owned = np.arange(6) == np.array(targets)[:, None]
+    arrays = (states, items[targets], items, owned, np.arange(4))
+    loss = softmax_loss(*map(torch.from_numpy, arrays))
+    expected = 0.0
+    for row, target in enumerate(targets):
+        scores = [math.exp(states[row] @ item) for item in items]
+        expected -= math.log(scores[target] / sum(scores))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 100])
+def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkeypatch) -> None:
+    monkeypatch.setitem(losses._ROWS, "cpu", rows)
+    torch.manual_seed(0)
+    inputs = [torch.randn(n, 4, requires_grad=True) for n in (7, 7, 5)]
+    owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+
+    def plain(states, positives, negatives):
+        own = (states * positives).sum(-1, keepdim=True)
+        others = (states @ negatives.T).masked_fill(owned[owners], -torch.inf)
+        return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).sum()
+
+    ours, slow = softmax_loss(*inputs, owned, owners), plain(*inputs)
+    assert ours.item() == pytest.approx(slow.item(), rel=1e-5)
+    gradients = torch.autograd.grad(2.5 * ours, inputs)
+    for mine, reference in zip(gradients, torch.autograd.grad(2.5 * slow, inputs), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_softmax_of_frozen_items_gives_the_states_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    states, positives, negatives = inputs = [torch.randn(n, 4) for n in (7, 7, 5)]
+    owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    for needed in (inputs, [states], [states, positives], [negatives]):
+        for tensor in inputs:
+            tensor.requires_grad_(any(tensor is other for other in needed))
+        got = torch.autograd.grad(softmax_loss(*inputs, owned, owners), needed)
+        if needed is inputs:
+            whole = dict(zip(map(id, inputs), got, strict=True))
+        for tensor, gradient in zip(needed, got, strict=True):
+            assert torch.equal(gradient, whole[id(tensor)])
+
+
+def test_softmax_hand_computed_with_owned_negatives() -> None:
+    states = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    positives = torch.tensor([[1.0, 5.0], [3.0, 0.5]])  # scores 1 and 1
+    negatives = torch.tensor([[0.0, 1.0], [2.0, -1.0]])  # scores [0, 2] and [2, -2]
+    owned = torch.tensor([[False, True], [False, False]])
+    loss = softmax_loss(states, positives, negatives, owned, torch.arange(2))
+    first = math.log(math.e + 1) - 1
+    second = math.log(math.e + math.exp(2) + math.exp(-2)) - 1
+    assert float(loss) == pytest.approx(first + second, rel=1e-6)
+
+
+def test_softmax_where_every_negative_is_owned_loses_nothing() -> None:
+    states = torch.randn(1, 2, requires_grad=True)
+    owned = torch.ones(1, 3, dtype=torch.bool)
+    loss = softmax_loss(states, torch.randn(1, 2), torch.randn(3, 2), owned, torch.tensor([0]))
+    loss.backward()
+    assert float(loss) == 0.0
+    assert states.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_softmax_gives_owned_negatives_no_gradient() -> None:
+    negatives = torch.randn(3, 2, requires_grad=True)
+    owned = torch.tensor([[False, True, False]])
+    row = torch.tensor([0])
+    softmax_loss(torch.randn(1, 2), torch.randn(1, 2), negatives, owned, row).backward()
+    assert negatives.grad.abs().sum(1).gt(0).tolist() == [True, False, True]
+
+
+def test_eq13_two_users_hand_computed() -> None:
+    users = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    profiles = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    # cosines: u1 to (p1, p2) = (.6, 0), u2 to (p1, p2) = (.8, 1); temperature .5 doubles them
+    printed = (-1.2 + 0.0) + (-2.0 + 1.6)  # users to profiles: the one negative over the positive
+    other_side = (-1.2 + 1.6) + (-2.0 + 0.0)  # profiles to users
+    assert float(alignment_loss(users, profiles, 0.5, infonce=False)) == pytest.approx(
+        (printed + other_side) / 2, rel=1e-5
+    )
+    e = math.exp
+    infonce = (
+        -math.log(e(1.2) / (e(1.2) + e(0.0)))
+        - math.log(e(2.0) / (e(1.6) + e(2.0)))
+        - math.log(e(1.2) / (e(1.2) + e(1.6)))
+        - math.log(e(2.0) / (e(0.0) + e(2.0)))
+    ) / 2
+    assert float(alignment_loss(users, profiles, 0.5, infonce=True)) == pytest.approx(
+        infonce, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("infonce", [False, True])
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_eq13_equals_pair_by_pair(n, infonce) -> None:
+    rng = np.random.default_rng(n)
+    users, profiles = rng.normal(size=(2, n, 5))
+    loss = alignment_loss(torch.from_numpy(users), torch.from_numpy(profiles), 0.3, infonce)
+    assert float(loss) == pytest.approx(alignment(users, profiles, 0.3, infonce), rel=1e-5)
+
+
+@pytest.mark.parametrize("infonce", [False, True])
+def test_eq13_is_symmetric_and_blind_to_length_and_order(infonce) -> None:
+    torch.manual_seed(0)
+    users, profiles = torch.randn(2, 5, 4)
+    loss = float(alignment_loss(users, profiles, 0.2, infonce))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    for other in (
+        alignment_loss(profiles, users, 0.2, infonce),
+        alignment_loss(users * 7, profiles * 0.1, 0.2, infonce),
+        alignment_loss(users[order], profiles[order], 0.2, infonce),
+    ):
+        assert float(other) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_eq13_without_negatives_is_zero_and_harmless(n) -> None:
+    users = torch.randn(n, 4, requires_grad=True)
+    loss = alignment_loss(users, torch.randn(n, 4), 0.1, infonce=False)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not users.grad.any()
+
+
+def test_hard_negatives_follow_the_softmax_of_scores_over_temperature() -> None:
+    torch.manual_seed(0)
+    n = 60_000
+    states = torch.tensor([[1.0, 0.0]]).expand(n, 2)
+    pool = torch.tensor([[0.0, 5.0], [math.log(2) / 2, 0.0], [math.log(6) / 2, 1.0], [9.0, 0.0]])
+    owned = torch.tensor([[False, False, False, True]])
+    drawn = hard_negatives(states, pool, owned, torch.zeros(n, dtype=torch.int64), 0.5)
+    # exp(score / 0.5) is 1, 2, 6; the last one is the user's own
+    shares = torch.bincount(drawn, minlength=4) / n
+    assert torch.allclose(shares, torch.tensor([1 / 9, 2 / 9, 6 / 9, 0.0]), atol=0.01)
+
+
+def test_hard_negatives_of_huge_scores_are_the_hardest() -> None:
+    states = torch.tensor([[1e4], [-1e4]])
+    pool = torch.tensor([[1.0], [2.0], [3.0]])
+    owned = torch.zeros(1, 3, dtype=torch.bool)
+    assert hard_negatives(states, pool, owned, torch.tensor([0, 0]), 0.1).tolist() == [2, 0]
+
+
+def test_hard_negatives_of_a_user_who_owns_all_are_still_rows_of_the_pool() -> None:
+    drawn = hard_negatives(
+        torch.randn(3, 2),
+        torch.randn(4, 2),
+        torch.ones(1, 4, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.int64),
+        1.0,
+    )
+    assert ((drawn >= 0) & (drawn < 4)).all()
