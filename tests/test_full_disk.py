@@ -19,7 +19,7 @@ from recbole_edt.trainer import checkpoint
 SMALL = [
     "--dataset=tiny", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3", "--use_gpu=False",
     "--valid_metric=NDCG@3", "--train_batch_size=32", "--threads=1", "--result_file=r.json",
-    "--state=ERROR", "--model=LLMEDT", "--epochs=3", "--finetune_epochs=2", "--inner_size=16",
+    "--state=ERROR", "--model=LLMEDT", "--epochs=3", "--finetune_epochs=2",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ SMALL = {
     "use_gpu": False,
     "state": "ERROR",
 }
-OWN = {"inner_size": 16, "finetune_epochs": 1}
+OWN = {"finetune_epochs": 1}
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def test_data_preparation_gives_the_plugins_loaders(data_path):
 def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path, saved):
     from recbole.quick_start import run_recbole
 
-    settings = {**SMALL, "data_path": data_path, "inner_size": 16, "finetune_epochs": 1}
+    settings = {**SMALL, "data_path": data_path, "finetune_epochs": 1}
     theirs = run_recbole(model="LLMEDT", dataset="tiny", config_dict=dict(settings), saved=saved)
     names = ("hit@3", "ndcg@3", "mrr")
     assert theirs["test_result"].keys() == {f"{p}{n}" for p in ("", "art/", "bike/") for n in names}

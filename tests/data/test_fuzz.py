@@ -25,7 +25,7 @@ from recbole_edt.errors import ConfigError, DataError, ProtocolError
 EXAMPLES = int(os.environ.get("RECBOLE_EDT_FUZZ", "150"))
 FILES = ("tiny.inter", "tiny.item", "tiny.user")
 SMALL = [
-    "--model=LLMEDT", "--dataset=tiny", "--hidden_size=4", "--inner_size=4", "--use_gpu=False",
+    "--model=LLMEDT", "--dataset=tiny", "--hidden_size=4", "--use_gpu=False",
     "--eval_args.mode=uni1", "--threads=1", "--n_heads=1", "--n_layers=1", "--augmentation=True",
 ]  # fmt: skip
 

@@ -121,7 +121,7 @@ def test_command_trains_writes_and_goes_on(
     arguments = [
         "--model=LLMEDTPretrain", "--dataset=tiny", f"--data_path={data}", "--epochs=1",
         "--space={'hidden_size': [8, 16]}", "--metric=ndcg@3", "--topk=[3]",
-        "--eval_args.mode=uni5", "--valid_metric=NDCG@3", "--use_gpu=False", "--inner_size=8",
+        "--eval_args.mode=uni5", "--valid_metric=NDCG@3", "--use_gpu=False",
         "--item_embedding=id", "--n_negatives=4", "--output_path=out",
     ]  # fmt: skip
     search(arguments)

@@ -25,8 +25,8 @@ SMALL = {
     "show_progress": False,
 }
 MODELS = {
-    "LLMEDT": {"inner_size": 16, "finetune_epochs": 2, "n_negatives": 8},
-    "LLMEDTPretrain": {"inner_size": 16, "augmented_histories": True, "n_negatives": 8},
+    "LLMEDT": {"finetune_epochs": 2, "n_negatives": 8},
+    "LLMEDTPretrain": {"augmented_histories": True, "n_negatives": 8},
     "SASRec": {"inner_size": 16, "train_neg_sample_args": None},
 }
 

@@ -31,7 +31,7 @@ SMALL = {
 }
 """Settings of a run that takes a moment."""
 
-OWN = {"inner_size": 16, "finetune_epochs": 2, "finetune_learning_rate": 0.01, "n_negatives": 8}
+OWN = {"finetune_epochs": 2, "finetune_learning_rate": 0.01, "n_negatives": 8}
 """Further ones that only LLM-EDT has."""
 
 

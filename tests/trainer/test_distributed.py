@@ -100,7 +100,7 @@ def with_adapters_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
                 "train_batch_size": 7,
                 "preset": "paper",
                 "align_weight": 0.5,
-                "negative_sampling": "uniform",
+                "loss": "softmax",
             },
         ),
         # 20 windows: the last batch holds one, and one of the processes nothing

@@ -26,8 +26,8 @@ SMALL = [
     "--checkpoint_dir=saved", "--result_file=r.json", "--resume",
 ]  # fmt: skip
 OWN = {
-    "LLMEDT": ["--epochs=3", "--finetune_epochs=3", "--inner_size=16"],
-    "LLMEDTPretrain": ["--epochs=4", "--inner_size=16"],
+    "LLMEDT": ["--epochs=3", "--finetune_epochs=3"],
+    "LLMEDTPretrain": ["--epochs=4"],
     "LLMCDSR": ["--epochs=3", "--pretrain_epochs=2", "--inner_size=16", "--augmentation=True"],
     "SASRec": ["--epochs=4", "--inner_size=16"],
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_edt.errors import ConfigError
+from recbole_edt.model import item_embedding
 from recbole_edt.trainer.lazy_adam import LazyAdam
 
 
@@ -39,21 +39,25 @@ def test_rows_that_no_batch_asks_for_stay_where_they_are():
     assert moved.tolist() == [True, True, True, True, False, True]
 
 
-def test_a_lazy_run_learns_and_resumes_its_moments(run, same_result):
-    lazy = run("LLMEDTPretrain", id_updates="lazy", item_embedding="both").fit()
-    dense = run("LLMEDTPretrain", item_embedding="both").fit()
+def test_a_run_with_a_large_table_learns_and_resumes_its_moments(run, monkeypatch):
+    table = "item_embedding.table.weight"
+    dense = run("LLMEDTPretrain").fit()
+    moved_whole = dense.result()[1][table]
+    monkeypatch.setattr(item_embedding, "_LARGE_TABLE", 0)
+    lazy = run("LLMEDTPretrain").fit()
     assert isinstance(lazy.trainer.optimizer, LazyAdam)
     assert not isinstance(dense.trainer.optimizer, LazyAdam)
-    table = "item_embedding.table.weight"
-    assert not torch.equal(lazy.result()[1][table], dense.result()[1][table])
-    again = run("LLMEDTPretrain", id_updates="lazy", item_embedding="both", resume=True)
+    assert not torch.equal(lazy.result()[1][table], moved_whole)
+    again = run("LLMEDTPretrain", resume=True)
     again.trainer.resume_checkpoint(lazy.trainer.last_file)
     mine, theirs = (t.trainer.optimizer.state_dict()["state"] for t in (again, lazy))
     for name, state in theirs.items():
         assert torch.equal(mine[name]["exp_avg"], state["exp_avg"])
 
 
-def test_what_lazy_updates_would_leave_out_is_refused(run):
-    for changes in ({"learner": "sgd"}, {"weight_decay": 0.1}):
-        with pytest.raises(ConfigError, match="id_updates lazy goes with learner adam"):
-            run("LLMEDTPretrain", id_updates="lazy", item_embedding="both", **changes)
+@pytest.mark.parametrize("changes", [{"learner": "sgd"}, {"weight_decay": 0.1}])
+def test_what_needs_whole_tables_trains_them_whole(run, monkeypatch, changes):
+    monkeypatch.setattr(item_embedding, "_LARGE_TABLE", 0)
+    done = run("LLMEDTPretrain", epochs=1, **changes).fit()
+    assert not isinstance(done.trainer.optimizer, LazyAdam)
+    assert not done.trainer.model.item_embedding.table.sparse

@@ -16,6 +16,7 @@ from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import Trainer
 
 from recbole_edt.errors import CheckpointError, TrainingError
+from recbole_edt.model import stages
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
 from recbole_edt.trainer.trainer import fused
@@ -48,7 +49,7 @@ def test_both_stages_run_and_the_second_trains_adapters_alone(run):
         for name, value in last["state_dict"].items()
         if not torch.equal(value, stage_1["state_dict"][name])
     }
-    assert changed == {"domain_adapters", "domain_positions"}
+    assert changed == {"domain_adapters"}
 
 
 @pytest.mark.parametrize("name", ["LLMEDT", "SASRec"])
@@ -62,26 +63,25 @@ def test_half_precision_trains_and_evaluates(run, mode, name):
 
 
 def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
-    done = run(finetune_epochs=0, adapter="paper", adapter_start="zero").fit()
+    done = run(finetune_epochs=0).fit()
     best = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
     start = torch.load(done.trainer.saved_model_file)
     assert start["epoch"] == -1
     for name, value in best["state_dict"].items():
         if not name.startswith("domain_"):
             assert torch.equal(value, start["state_dict"][name]), name
-    assert done.result()[0]["stages"][1] == done.result()[0]["stages"][2]
 
 
-@pytest.mark.parametrize("positions", ["frozen", "learned"])
 @pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTFinetune"])
-def test_stage_2_from_states_computed_once_ends_as_it_would_without(run, model, positions):
-    changes = {"finetune_positions": positions}
+def test_stage_2_from_states_computed_once_ends_as_it_would_without(run, model, monkeypatch):
+    changes = {}
     if model == "LLMEDTFinetune":
         changes["pretrained_path"] = run("LLMEDTPretrain").fit().trainer.saved_model_file
     ends = []
-    for cache in (1024, 0):
-        done = run(model, finetune_cache=cache, **changes).fit(saved=False)
-        assert (done.trainer.model._frozen is None) == (cache == 0)
+    for limit in (stages.CACHE_BYTES, 0):
+        monkeypatch.setattr(stages, "CACHE_BYTES", limit)
+        done = run(model, **changes).fit(saved=False)
+        assert (done.trainer.model._cache is None) == (limit == 0)
         ends.append(done.trainer.model.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
@@ -226,19 +226,6 @@ def test_killed_at_any_write_and_resumed_it_ends_as_if_unbroken(
             again = run(model, **changes, **place, resume=True).fit()
             same_result(unbroken, again.result())
         kills += 1
-
-
-def test_fine_tuning_resumed_with_learned_positions_ends_as_if_unbroken(
-    run, same_result, monkeypatch, tmp_path
-):
-    start = run("LLMEDTPretrain", epochs=1).fit().trainer.saved_model_file
-    changes = {"pretrained_path": start, "finetune_positions": "learned"}
-    unbroken = run("LLMEDTFinetune", **changes).fit().result()
-    changes["checkpoint_dir"] = str(tmp_path / "again")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at_save(patch, 2, before=False)
-        run("LLMEDTFinetune", **changes).fit()
-    same_result(unbroken, run("LLMEDTFinetune", **changes, resume=True).fit().result())
 
 
 def test_killed_run_repeats_no_whole_epoch(run, monkeypatch):
