@@ -1,4 +1,4 @@
-"""Files as nobody should write them: loaded as a slow reader reads them, or refused in one line.
+"""Broken files: loaded as a slow reader reads them, or refused in one line.
 
 The mutations go through the real command up to the moment at which training would begin.
 ``RECBOLE_EDT_FUZZ=5000 pytest tests/data/test_fuzz.py`` tries more of them.
@@ -132,94 +132,80 @@ def as_read(data) -> dict[str, list[tuple[str, str, bool]]]:
 # --- mutations ------------------------------------------------------------------------------------
 
 FIELDS = [
-    "", " ", "nan", "NaN", "NA", "null", "None", "inf", "-inf", "1e400", "-1e400", "1e308", "-0",
-    "-0.0", "0", "1", "00", "0.0", "1.5", "1e0", "+1", "0x1", "1_0", " 1", "1 ", "１", "٣", "²",
-    "9" * 400, "9007199254740993", "9007199254740992", "1" * 30, "u0", "a0", "b1", " a0", "a0 ",
-    '"', '"a0"', "'", '"a\tb"', "a\tb", "#", "\\", "\\N", "\\t", "a", "b", "c", "[PAD]", "[MASK]",
-    "\ufeff", "\u00a0", "\u2028", "\x1a", "\x0c", "\x0b", "\x85", "é", "e\u0301", "🎾", "x" * 999,
-    "x" * 1001, "x" * 70_000, "True", "False", "1,5", "1,000", "1e", "e1", ".", "-", "--1", "5.",
-    ".5", "1e-400", "4.9e-324",
+    "", " ", "nan", "NA", "null", "None", "inf", "-inf", "1e400", "1e308", "-0.0", "0", "00", "0.0",
+    "1.5", "1e0", "+1", "0x1", "1_0", " 1", "1 ", "\uff11", "\u0663", "9" * 400, "9007199254740993",
+    "u0", "a0", "b1", " a0", "a0 ", '"', '"a0"', '"a\tb"', "a\tb", "#", "\\N", "a", "c", "[PAD]",
+    "\ufeff", "\u00a0", "\u2028", "\x1a", "\x0c", "\x85", "e\u0301", "x" * 999, "x" * 1001,
+    "x" * 70_000, "True", "1,000", "1e", ".", "-", "5.", "1e-400",
 ]  # fmt: skip
 HEADERS = [
-    "user_id:token", "item_id:token", "timestamp:float", "position:float", "augmented:token",
-    "augmented:float", "augmented:token_seq", "domain:token", "generated:token", "domain:float",
-    "title:token_seq", "position:token", "position:float_seq", "user_id", "", ":", "x:token",
-    "x:y:float", "user_id:token ", " user_id:token", "USER_ID:token", "item_id:float",
-    "generated:float", "user_id:token.1",
+    "user_id:token", "item_id:token", "position:float", "augmented:token", "augmented:float",
+    "augmented:token_seq", "domain:token", "generated:token", "domain:float", "position:token",
+    "position:float_seq", "user_id", "", ":", "x:token", "x:y:float", "user_id:token ",
+    "USER_ID:token", "item_id:float", "generated:float", "user_id:token.1",
 ]  # fmt: skip
 RAW = [
     b"\0", b"\r", b"\n", b"\r\n", b"\n\n", b"\t", b"\xff", b"\xef\xbb\xbf", b"\xc3", b'"', b" ",
-    b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x1a", b"  \n", b"\t\n", b" \r\n",
+    b"\xed\xa0\x80", b"\x1a", b"  \n", b"\t\n", b" \r\n",
 ]  # fmt: skip
+
+
+def on_fields(change, lines: list[bytes], which) -> bytes:
+    """Change the fields of some lines."""
+    return b"\n".join(
+        b"\t".join(change(line.split(b"\t"))) if which(number) else line
+        for number, line in enumerate(lines)
+    )
 
 
 @st.composite
 def mutations(draw):
     """A change of one file's bytes: a function of them, with a name that says what it does."""
-    kind = draw(st.sampled_from(
-        ["field", "field", "field", "header", "swap", "drop", "raw", "raw", "flip", "cut", "lines",
-         "crlf", "bom", "repeat", "twice"]
-    ))  # fmt: skip
+    kinds = (
+        ["field"] * 3 + ["raw"] * 2 + ["header", "swap", "drop", "twice", "flip", "cut", "repeat"]
+    )
+    kind = draw(st.sampled_from([*kinds, "sorted", "crlf", "bom"]))
     place, other = draw(st.integers(0, 10_000)), draw(st.integers(0, 10_000))
-    value = draw(st.sampled_from(
-        {"header": HEADERS, "raw": RAW}.get(kind, FIELDS)
-    ) if kind in ("field", "header", "raw") else st.just(""))  # fmt: skip
+    value = draw(st.sampled_from({"header": HEADERS, "raw": RAW}.get(kind, FIELDS)))
+
+    def set_field(fields: list[bytes]) -> list[bytes]:
+        fields[other % len(fields)] = value.encode()
+        return fields
+
+    def swap(fields: list[bytes]) -> list[bytes]:
+        one, two = place % len(fields), other % len(fields)
+        fields[one], fields[two] = fields[two], fields[one]
+        return fields
 
     def change(content: bytes) -> bytes:
         lines = content.split(b"\n")
-        if kind in ("field", "header"):
-            line = 0 if kind == "header" else 1 + place % max(1, len(lines) - 1)
-            fields = lines[min(line, len(lines) - 1)].split(b"\t")
-            fields[other % len(fields)] = value.encode()
-            lines[min(line, len(lines) - 1)] = b"\t".join(fields)
-            return b"\n".join(lines)
-        if kind == "swap":  # two columns, header and all, or of the header alone
-
-            def swapped(line: bytes) -> bytes:
-                fields = line.split(b"\t")
-                one, two = place % len(fields), other % len(fields)
-                fields[one], fields[two] = fields[two], fields[one]
-                return b"\t".join(fields)
-
-            return b"\n".join(
-                [*map(swapped, lines[:1]), *(map(swapped, lines[1:]) if place % 2 else lines[1:])]
-            )
-        if kind == "drop":
-            return b"\n".join(
-                b"\t".join(f for n, f in enumerate(line.split(b"\t")) if n != other % 5)
-                for line in lines
-            )
-        if kind == "twice":  # a column a second time, values and all
-            return b"\n".join(
-                b"\t".join([*(fields := line.split(b"\t")), fields[other % len(fields)]])
-                if line
-                else line
-                for line in lines
-            )
         at = place % (len(content) + 1)
-        if kind == "raw":
-            return content[:at] + value + content[at:]
-        if kind == "flip":
-            at = place % max(1, len(content))
-            changed = bytearray(content)
-            if changed:
-                changed[at] ^= 1 << other % 8
-            return bytes(changed)
-        if kind == "cut":
-            return content[:at]
-        if kind == "lines":
-            return b"\n".join(lines[:1] + sorted(lines[1:]))
-        if kind == "repeat":
-            return content + lines[place % len(lines)] + b"\n"
-        return content.replace(b"\n", b"\r\n") if kind == "crlf" else b"\xef\xbb\xbf" + content
+        flipped = bytearray(content or b"\0")
+        flipped[place % len(flipped)] ^= 1 << other % 8
+        of_columns = {
+            "field": (set_field, lambda n: n == 1 + place % max(1, len(lines) - 1)),
+            "header": (set_field, lambda n: n == 0),
+            "swap": (swap, lambda n: n == 0 or place % 2),  # with its values, or its header alone
+            "drop": (lambda fields: fields[: other % 5] + fields[other % 5 + 1 :], lambda n: True),
+            "twice": (lambda fields: [*fields, fields[other % len(fields)]], lambda n: lines[n]),
+        }
+        if kind in of_columns:
+            return on_fields(of_columns[kind][0], lines, of_columns[kind][1])
+        return {
+            "raw": lambda: content[:at] + value + content[at:],
+            "flip": lambda: bytes(flipped),
+            "cut": lambda: content[:at],
+            "repeat": lambda: content + lines[place % len(lines)] + b"\n",
+            "sorted": lambda: b"\n".join(lines[:1] + sorted(lines[1:])),
+            "crlf": lambda: content.replace(b"\n", b"\r\n"),
+            "bom": lambda: b"\xef\xbb\xbf" + content,
+        }[kind]()
 
     change.__name__ = f"{kind}({value!r:.30}, {place}, {other})"
     return change
 
 
-changes = st.lists(
-    st.tuples(st.sampled_from(FILES), mutations()), min_size=1, max_size=3
-)  # fmt: skip
+changes = st.lists(st.tuples(st.sampled_from(FILES), mutations()), min_size=1, max_size=3)
 
 
 @pytest.fixture
