@@ -130,24 +130,16 @@ def test_what_had_arrived_completely_needs_no_more_bytes(get, shelf, tmp_path):
     assert len(shelf.log) == 1
 
 
-def test_a_length_that_is_too_small_is_found_out(get, shelf, tmp_path):
+@pytest.mark.parametrize(
+    ("extra", "message"), [(-5_000, "damaged twice"), (7, "cannot be fetched")]
+)
+def test_a_server_that_lies_about_the_length_is_found_out(get, shelf, extra, message):
     def lie(handler, body):
-        handler.head(200, **{"Content-Length": "1000"})
-        handler.wfile.write(body[:1000])
-
-    shelf.behave = [lie, lie]
-    with pytest.raises(DownloadError, match="damaged twice"):
-        get()
-    assert list((tmp_path / "downloads").iterdir()) == []
-
-
-def test_a_length_that_is_too_great_is_a_cut_connection(get, shelf):
-    def lie(handler, body):
-        handler.head(200, **{"Content-Length": str(len(body) + 7)})
-        handler.wfile.write(body)
+        handler.head(200, **{"Content-Length": str(len(body) + extra)})
+        handler.wfile.write(body[: len(body) + extra])
 
     shelf.behave = [lie] * 9
-    with pytest.raises(DownloadError, match="cannot be fetched"):
+    with pytest.raises(DownloadError, match=message):
         get()
 
 

@@ -80,39 +80,27 @@ def test_metadata_is_parsed_but_never_run(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_missing_attributes_are_empty():
-    item = read_item({"asin": "B000000001", "title": None, "price": ""}, ROOT, 100)
-    assert item == Item("B000000001") == ("B000000001", "", "", None, "", "")
-
-
-def test_a_script_for_a_title_says_nothing():
-    record = {"asin": "B000000001", "title": "var aPageStart = (new Date()).getTime();"}
-    assert read_item(record, ROOT, 100).title == ""
-
-
-def test_the_line_by_is_not_part_of_a_brand():
-    record = {"asin": "B000000001", "brand": "\n\n\n   by\n    \n    Outers"}
-    assert read_item(record, ROOT, 100).brand == "Outers"
-    record["brand"] = "by Malene Birger"
-    assert read_item(record, ROOT, 100).brand == "by Malene Birger"
-
-
 @pytest.mark.parametrize(
-    ("price", "read"),
+    ("attributes", "expected"),
     [
-        ("$12.99", 12.99),
-        ("$1,299.00", 1299.0),
-        ("$9.99 - $19.99", 9.99),
-        (7, 7.0),
-        (0.0, None),
-        (float("nan"), None),
-        (True, None),
-        (".a-box-inner{background-color:#fff}", None),
-        (None, None),
+        ({"title": None, "price": ""}, Item("B000000001")),
+        # some titles of 2018 are the script of a page
+        ({"title": "var aPageStart = (new Date()).getTime();"}, Item("B000000001")),
+        ({"brand": "\n\n\n   by\n    \n    Outers"}, Item("B000000001", brand="Outers")),
+        ({"brand": "by Malene Birger"}, Item("B000000001", brand="by Malene Birger")),
+        *(
+            ({"price": written}, Item("B000000001", price=price))
+            for written, price in [
+                ("$12.99", 12.99), ("$1,299.00", 1299.0), ("$9.99 - $19.99", 9.99), (7, 7.0),
+                (0.0, None), (float("nan"), None), (True, None),
+                (".a-box-inner{background-color:#fff}", None),
+            ]
+        ),
     ],
-)
-def test_prices(price, read):
-    assert read_item({"asin": "B000000001", "price": price}, ROOT, 100).price == read
+    ids=str,
+)  # fmt: skip
+def test_attributes_that_are_dirty(attributes, expected):
+    assert read_item({"asin": "B000000001", **attributes}, ROOT, 100) == expected
 
 
 @given(st.text())
@@ -135,12 +123,11 @@ def test_descriptions_end_behind_a_word():
     assert shorten("onetwothree", 5) == "onetw"
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_lines_of_plain_and_zipped_files(tmp_path: Path, zipped):
+def test_lines_of_plain_and_zipped_files(tmp_path: Path):
     data = b"one\n\nseven77\ntwo"
-    path = tmp_path / "f"
-    path.write_bytes(gzip.compress(data) if zipped else data)
-    assert list(read_lines(path)) == [b"one\n", b"seven77\n", b"two"]
+    for content in (data, gzip.compress(data)):
+        (tmp_path / "f").write_bytes(content)
+        assert list(read_lines(tmp_path / "f")) == [b"one\n", b"seven77\n", b"two"]
 
 
 def test_a_damaged_gzip_file_is_one_clear_line(tmp_path: Path):
