@@ -10,6 +10,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from recbole_edt.augment.histories import Histories
+from recbole_edt.data.sequences import row_offsets
 
 _SAMPLES = 20_000
 """Above this many items, mini-batches fit the centroids: the cost stays linear and small."""
@@ -106,7 +107,7 @@ def representatives(histories: Histories, clusters: Clusters) -> Representatives
     chosen = order[np.unique(key[order], return_index=True)[1]]
     chosen = chosen[np.lexsort((chosen, slot[chosen]))]
     counts = np.bincount(slot[chosen], minlength=2 * len(histories.users))
-    return Representatives(np.concatenate([[0], np.cumsum(counts)]), chosen)
+    return Representatives(row_offsets(counts), chosen)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_edt.data.sequences import build_sequences, leave_one_out
+from recbole_edt.data.sequences import build_sequences, leave_one_out, row_offsets
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.atomic import check_files, check_frames, domain_names, flag_column
 from recbole_edt.io.files import read_table
@@ -110,7 +110,7 @@ def read_histories(directory: str | Path, name: str, domains: list[str] | None =
     split = leave_one_out(sequences)
     held_out = np.zeros(len(rows), dtype=bool)
     held_out[np.concatenate([split.valid_rows, split.test_rows])] = True
-    counts = np.concatenate([[0], np.cumsum(~held_out)])
+    counts = row_offsets(~held_out)
     inter["position"] = np.arange(len(rows)) - sequences.offsets[owner] + 1
     return Histories(
         items=items,

@@ -176,7 +176,7 @@ def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = Tru
     missing = int(tokens.isna().sum())
     if missing:
         raise DataError(f"{file}: {missing} rows have no {column}")
-    longest = int(tokens.astype(str).str.len().max()) if len(tokens) else 0
+    longest = max(map(len, map(str, tokens.unique())), default=0)
     if longest > LONGEST_TOKEN:
         raise DataError(
             f"{file}: a {column} has {longest:,} characters, more than {LONGEST_TOKEN:,}"
