@@ -21,6 +21,8 @@ from recbole_edt.settings import (
     parse_arguments,
 )
 
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
 
 def _must_be(words: str, accepts: Callable[[Any], Any]) -> AfterValidator:
     """Refuse values for which a function is false or raises."""
@@ -73,15 +75,22 @@ def _are_gpus(value: Any) -> bool:
     return re.fullmatch(r"(\d+(,\d+)*)?", numbers) is not None
 
 
+Modes = Annotated[Any, _must_be("full, uni100 or uni999 (uniN)", _are_modes)]
+Metrics = Annotated[Any, _must_be("a list of Hit, NDCG, MRR", _are_metrics)]
+Metric = Annotated[Any, _must_be("such as NDCG@10, or MRR", _is_valid_metric)]
+Counts = Annotated[Any, _must_be("a whole number of at least 1, or a list of them", _are_counts)]
+Gpus = Annotated[Any, _must_be("the number of a GPU, or empty for none", _are_gpus)]
+Level = Annotated[Any, _must_be(", ".join(_LEVELS), lambda level: level.lower() in _LEVELS)]
+Pair = Annotated[list[Name], _must_be("a list of two names", lambda names: len(names) == 2)]
+
+
 class EvalSettings(Settings):
     """``eval_args``: of RecBole's four parts the protocol leaves the mode open."""
 
     split: Annotated[Any, _fixed({"LS": "valid_and_test"})] = {"LS": "valid_and_test"}
     order: Annotated[Any, _fixed("TO")] = "TO"
     group_by: Annotated[Any, _fixed("user")] = "user"
-    mode: Annotated[Any, _must_be("full, uni100 or uni999 (uniN)", _are_modes)] = Field(
-        default="uni100", description="candidates: full, uni100 or uni999 (uniN)"
-    )
+    mode: Modes = Field(default="uni100", description="candidates: full, uni100 or uni999 (uniN)")
 
 
 class RunSettings(Settings):
@@ -89,62 +98,40 @@ class RunSettings(Settings):
 
     # Data
     data_path: Name = Field("dataset/", description="folder that holds the dataset's folder")
-    load_col: dict | None = Field(
-        {
-            "inter": ["user_id", "item_id", "timestamp", "position", "augmented"],
-            "item": ["item_id", "domain", "generated"],
-            "user": ["user_id"],
-        },
-        description="columns read from the atomic files",
-    )
-    domains: Annotated[
-        list[Name] | None, _must_be("a list of two names", lambda v: v is None or len(v) == 2)
-    ] = Field(None, description="names of domain A and B; empty = alphabetical")
+    load_col: dict | None = {
+        "inter": ["user_id", "item_id", "timestamp", "position", "augmented"],
+        "item": ["item_id", "domain", "generated"],
+        "user": ["user_id"],
+    }
+    domains: Pair | None = Field(None, description="names of domain A and B; else alphabetical")
     augmentation: bool = Field(False, description="train on inserted rows too")
-    augmented_histories: bool = Field(
-        True, description="know users by inserted rows at evaluation; they are never targets"
-    )
+    augmented_histories: bool = Field(True, description="and know users by them at evaluation")
     MAX_ITEM_LIST_LENGTH: Count = Field(50, description="longest sequence")
     filter_inter_by_user_or_item: bool = False
 
     # Evaluation
     eval_args: EvalSettings = Field(default_factory=EvalSettings)
-    report_modes: Annotated[
-        Any, _must_be("a list of full, uni100, uni999 (uniN)", lambda v: v is None or _are_modes(v))
-    ] = Field(None, description="further modes to test the same model under")
-    candidate_seed: Amount = Field(
-        42, description="draws the sampled candidates; the same for every model"
-    )
-    metrics: Annotated[Any, _must_be("a list of Hit, NDCG, MRR", _are_metrics)] = Field(
-        ["Hit", "NDCG"], description="metrics of the results; the untruncated mrr is always added"
-    )
-    topk: Annotated[
-        Any, _must_be("a whole number of at least 1, or a list of them", _are_counts)
-    ] = Field([10], description="lengths of the lists that metrics look at")
-    valid_metric: Annotated[Any, _must_be("such as NDCG@10, or MRR", _is_valid_metric)] = Field(
-        "NDCG@10", description="decides which epoch is the best, and when training stops"
-    )
+    report_modes: Modes | None = Field(None, description="further modes to test the model under")
+    candidate_seed: Amount = Field(42, description="draws the candidates, for all models alike")
+    metrics: Metrics = Field(["Hit", "NDCG"], description="metrics; mrr is always added")
+    topk: Counts = Field([10], description="lengths of the lists that metrics look at")
+    valid_metric: Metric = Field("NDCG@10", description="decides which epoch is the best")
     eval_batch_size: Count = 1024
     repeatable: Annotated[bool, _fixed(True)] = True
 
     # Training
     seed: Amount = Field(42, description="draws weights, batches and negatives")
     epochs: Count = Field(200, description="epochs at most")
-    stopping_step: Amount = Field(
-        10, description="epochs without a better validation score that end training"
-    )
-    eval_step: Amount = Field(1, description="epochs between validations")
+    stopping_step: Amount = Field(10, description="epochs without a better score that end training")
+    eval_step: Amount = 1
     train_batch_size: Count = Field(512, description="sequences of a batch")
-    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = Field(
-        "adam", description="optimizer"
-    )
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = "adam"
     learning_rate: Positive = Field(0.001, description="learning rate")
     weight_decay: NonNegative = 0.0
     weight_average: Probability = Field(
-        0.0,
-        description="decay per step of the average of weights that is evaluated; 0 = none",
+        0.0, description="decay per step of the average of weights that is evaluated; 0 = none"
     )
-    clip_grad_norm: dict | None = Field(None, description="mapping with max_norm")
+    clip_grad_norm: dict | None = None
     train_neg_sample_args: dict | None = None
     reproducibility: bool = True
     time_limit: Positive | None = Field(
@@ -159,24 +146,15 @@ class RunSettings(Settings):
     # Files and machine
     checkpoint_dir: Name = Field("saved", description="where checkpoints are written")
     result_file: Name | None = Field(None, description="where to write the results (JSON)")
-    ranks_file: Name | None = Field(
-        None, description="where to write the rank of every user's target (.npz)"
-    )
-    state: Annotated[
-        Any,
-        _must_be(
-            "debug, info, warning, error or critical",
-            lambda v: v.lower() in ("debug", "info", "warning", "error", "critical"),
-        ),
-    ] = Field("INFO", description="least level of messages that are logged")
+    ranks_file: Name | None = Field(None, description="where to write every target's rank (.npz)")
+    state: Level = Field("INFO", description="least level of messages that are logged")
     use_gpu: bool = Field(True, description="use a GPU where there is one")
-    gpu_id: Annotated[Any, _must_be("the number of a GPU, or empty for none", _are_gpus)] = "0"
+    gpu_id: Gpus = "0"
     threads: Count | None = Field(
-        None, description="compute threads; empty = chosen by how busy the machine is"
+        None, description="compute threads; by default as many as the machine has free"
     )
     fast_kernels: Literal["auto", "off"] = Field(
-        "auto",
-        description="auto = those that agree with plain torch when first used; off = plain torch",
+        "auto", description="auto = those that agree with plain torch; off = none"
     )
     worker: Amount = 0
     process_timeout: Count = Field(
