@@ -76,7 +76,7 @@ def _are_gpus(value: Any) -> bool:
 
 
 Modes = Annotated[Any, _must_be("full, uni100 or uni999 (uniN)", _are_modes)]
-Metrics = Annotated[Any, _must_be("a list of Hit, NDCG, MRR", _are_metrics)]
+Metrics = Annotated[Any, _must_be("a list of Hit, NDCG, MRR or registered ones", _are_metrics)]
 Metric = Annotated[Any, _must_be("such as NDCG@10, or MRR", _is_valid_metric)]
 Counts = Annotated[Any, _must_be("a whole number of at least 1, or a list of them", _are_counts)]
 Gpus = Annotated[Any, _must_be("the number of a GPU, or empty for none", _are_gpus)]

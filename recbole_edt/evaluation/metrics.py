@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from recbole.evaluator import register
+from recbole.evaluator.base_metric import TopkMetric
 from torch import Tensor
 
 from recbole_edt.errors import ConfigError
@@ -13,11 +15,30 @@ from recbole_edt.errors import ConfigError
 _COUNTED = 2**18
 """Scores of a CPU counted at a time: what is marked among them stays in its cache."""
 
-_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hit": np.ones_like,
     "ndcg": lambda ranks: 1.0 / np.log2(ranks + 1.0),
     "mrr": lambda ranks: 1.0 / ranks,
 }
+"""Name in ``metrics:``, in lower case -> gain of a target at a rank, within the top k."""
+
+
+def register_metric(name: str, gain: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Add a metric: the mean gain of the targets among the top k.
+
+    Parameters
+    ----------
+    name : str
+        For ``metrics:``; its case does not matter.
+    gain : callable
+        Ranks float64 [n], from 1 -> gains [n].
+    """
+    name = name.lower()
+    METRICS[name] = gain
+    # RecBole's configuration and trainer look these up, and leave the metric itself to this module
+    register.metric_types[name] = TopkMetric.metric_type
+    register.metric_information[name] = TopkMetric.metric_need
+    register.metrics_dict[name] = TopkMetric
 
 
 def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
@@ -59,8 +80,8 @@ def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
     """
     names = []
     for metric in metrics:
-        if metric.lower() not in _METRICS:
-            raise ConfigError(f"unknown metric '{metric}' (known: {', '.join(_METRICS)})")
+        if metric.lower() not in METRICS:
+            raise ConfigError(f"unknown metric '{metric}' (known: {', '.join(METRICS)})")
         names += [f"{metric.lower()}@{k}" for k in topk]
     return [*names, "mrr"]
 
@@ -83,7 +104,7 @@ def summarise(ranks: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     out: dict[str, float] = {}
     for name in names:
         metric, _, k = name.partition("@")
-        gains = _METRICS[metric](ranks.astype(np.float64))
+        gains = METRICS[metric](ranks.astype(np.float64))
         if k:
             gains = np.where(ranks <= int(k), gains, 0.0)
         out[name] = float(gains.mean()) if len(ranks) else 0.0

@@ -1,0 +1,107 @@
+"""What docs/extending.md shows: a rival, a backbone, a provider and so on, from outside."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_edt import registry
+from recbole_edt.cli import execute
+from recbole_edt.quick_start import run_recbole_edt
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+SMALL = {
+    "epochs": 1,
+    "hidden_size": 16,
+    "eval_args.mode": "uni5",
+    "topk": [3],
+    "valid_metric": "NDCG@3",
+    "use_gpu": False,
+    "state": "ERROR",
+    "show_progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
+    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
+    vectors = np.random.default_rng(0).normal(size=(26, 6))
+    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """Import the example of a name from the page, as a module outside the package."""
+    tables = [
+        ("recbole_edt.registry", "_registered"),
+        ("recbole_edt.model.backbones", "BACKBONES"),
+        ("recbole_edt.augment.generators", "GENERATORS"),
+        ("recbole_edt.evaluation.metrics", "METRICS"),
+    ]
+    entries = {(m, t): dict(getattr(import_module(m), t)) for m, t in tables}
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load(name: str):
+        (code,) = re.findall(rf"```python\n# {name}\.py\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        (tmp_path / f"{name}.py").write_text(code)
+        return import_module(name)
+
+    yield load
+    for (module, table), before in entries.items():
+        now = getattr(import_module(module), table)
+        now.clear()
+        now.update(before)
+    for name in [n for n in sys.modules if n.startswith("my_")]:
+        del sys.modules[name]
+
+
+def run(model, data_path, **changes):
+    return run_recbole_edt(model, "tiny", None, {**SMALL, "data_path": data_path, **changes})
+
+
+def test_a_rival(example, data_path):
+    example("my_rival")
+    assert "RecentMean" in registry.known_models()
+    results = run("RecentMean", data_path, decay=0.5)
+    assert results["params"]["decay"] == 0.5
+    assert results["test"]["overall"]["n"] == 20
+
+
+def test_a_rivals_keys_are_checked_and_shown(example, data_path, capsys):
+    example("my_rival")
+    assert execute("run", ["--model=RecentMean", "--help"]) == 0
+    assert "--decay" in capsys.readouterr().out
+    assert execute("run", ["--model=RecentMean", "--dataset=tiny", "--decay=2"]) == 2
+    assert "decay must be below 1, not '2'" in capsys.readouterr().err
+
+
+def test_a_backbone(example, data_path):
+    example("my_backbone")
+    assert run("LLMEDTPretrain", data_path, backbone="window")["test"]["overall"]["n"] == 20
+
+
+def test_a_metric(example, data_path):
+    example("my_metric")
+    assert 0 <= run("SASRec", data_path, metrics=["First"])["test"]["overall"]["first@3"] <= 1
+
+
+def test_a_provider(example, data_path, capsys):
+    example("my_generator")
+    arguments = ["--dataset=tiny", f"--data_path={data_path}", "--output_path=out",
+                 "--generator=popular", "--encoder=file", "--clusters=3"]  # fmt: skip
+    assert execute("augment", arguments) == 0, capsys.readouterr().err
+    assert Path("out/tiny/tiny.inter").is_file()
+
+
+def test_an_experiment(example, data_path, capsys):
+    pytest.importorskip("recbole_edt.experiment.base")
+    example("my_experiment")
+    keys = [f"--{key}={value}" for key, value in SMALL.items() if key not in ("state", "use_gpu")]
+    arguments = ["--dataset=tiny", f"--data_path={data_path}", "--seeds=1", "--jobs=1", *keys]
+    assert execute("experiment", ["my_experiment:depth", *arguments]) == 0, capsys.readouterr().err
+    assert "2 layers" in Path("results/tiny/depth/depth.md").read_text()
