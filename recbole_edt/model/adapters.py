@@ -56,17 +56,7 @@ class ResidualAdapter(nn.Module):
 
 @torch.no_grad()
 def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: Tensor) -> None:
-    """Start an adapter as the projection onto the principal directions of its inputs.
-
-    Parameters
-    ----------
-    adapter : LinearAdapter
-        [d_L] -> [d]; its weights are overwritten.
-    text : Tensor or MappedText
-        [n_items, d_L]; centred.
-    fitted : Tensor
-        bool [n_items]; rows that directions are taken from.
-    """
+    """Start an adapter as the projection of centred text onto its principal directions."""
     directions = principal_directions(inner_products(text, fitted))
     nn.init.zeros_(adapter.inner.bias)
     nn.init.zeros_(adapter.outer.bias)
@@ -85,18 +75,10 @@ def start_leading_(adapter: LinearAdapter) -> None:
 
 @torch.no_grad()
 def start_projection_(adapter: LinearAdapter, vectors: Tensor, fitted: Tensor) -> None:
-    """Start an adapter of equal ends as the projection onto the leading axes of vectors.
+    """Start an adapter of equal ends as the projection onto the leading axes of vectors [n, d].
 
     Of all maps through so narrow a bottleneck, it changes the products with those vectors least.
-
-    Parameters
-    ----------
-    adapter : LinearAdapter
-        [d] -> [d]; its weights are overwritten.
-    vectors : Tensor
-        [n, d].
-    fitted : Tensor
-        bool [n]; rows that axes are taken from. If there are none, the adapter stays as it is.
+    Axes are those of the ``fitted`` rows; without any, the adapter stays as it is.
     """
     if not fitted.any():
         return

@@ -29,14 +29,14 @@ from recbole_edt.model.settings import declared
 def multi_head_attention(
     qkv: Tensor, packing: Packing, valid: Tensor, n_heads: int, causal: bool
 ) -> Tensor:
-    """Scaled dot-product attention among the steps of each sequence, before the output layer.
+    """Scaled dot-product attention within sequences, before the output layer: [n, d].
 
-    Right padding needs no mask in causal attention: padding stands behind every real step.
+    Right padding needs no mask in causal attention: it stands behind every real step.
 
     Parameters
     ----------
     qkv : Tensor
-        [n_real, 3 d]; queries, keys and values side by side, on packed steps.
+        [n, 3 d]; queries, keys and values side by side, on packed steps.
     packing : Packing
         Where the steps lie.
     valid : Tensor
@@ -45,11 +45,6 @@ def multi_head_attention(
         Divides d.
     causal : bool
         Whether a step attends only to itself and the steps before it.
-
-    Returns
-    -------
-    Tensor
-        [n_real, d].
     """
     if packing.tiles is not None:
         return tiled_attention(qkv, packing.tiles, packing.masks(causal, qkv.dtype), n_heads)
@@ -87,9 +82,7 @@ class TransformerLayer(nn.Module):
     def start_mean_(self) -> None:
         """Start as ``state + _MEAN_SHARE * mean of the states attended to``, and little else.
 
-        Item vectors that know from the start which items are alike are then of use from the start:
-        a state lies near the items of its history. Random values and outputs would first have to
-        be unlearned.
+        With item vectors that start from text, a state then starts near the items of its history.
         """
         size = self.out.in_features
         self.qkv.weight[: 2 * size].mul_(_SMALL_START)
@@ -128,29 +121,14 @@ class Transformer(nn.Module):
                 layer.start_mean_()  # type: ignore[operator]
 
     def forward(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """Encode item vectors.
-
-        Parameters
-        ----------
-        vectors : Tensor
-            [B, L, d].
-        positions : Tensor
-            [L, d]; position embeddings.
-        valid : Tensor
-            bool [B, L]; False on padding.
-
-        Returns
-        -------
-        Tensor
-            [B, L, d]; zero on padding.
-        """
+        """Encode item vectors [B, L, d] and positions [L, d] into states; zero if not ``valid``."""
         packing = Packing(valid)
         return packing.pad(self.on_packed(packing.pack(vectors), positions, packing, valid))
 
     def on_packed(
         self, vectors: Tensor, positions: Tensor, packing: Packing, valid: Tensor
     ) -> Tensor:
-        """Encode item vectors [n, d] on packed rows: states [n, d]; the rest as in `forward`."""
+        """Encode item vectors [n, d] on packed rows into states [n, d]."""
         states = vectors + look_up(positions, packing.steps)
         states = dropout(self.input_norm(states), self.dropout, self.training)
         for layer in self.layers:
@@ -209,13 +187,7 @@ def register_backbone(name: str, make: Callable[[Any], nn.Module]) -> None:
 
 
 def make_backbone(config) -> nn.Module:
-    """Build the configured backbone.
-
-    Raises
-    ------
-    ConfigError
-        If no backbone has the name.
-    """
+    """Build the configured backbone; a ConfigError names those that are registered."""
     name = config["backbone"]
     if name not in BACKBONES:
         raise ConfigError(f"backbone '{name}' is not one of {', '.join(BACKBONES)}")

@@ -42,7 +42,7 @@ class Targets(NamedTuple):
     negatives : Tensor
         [m, d]; vectors of the negatives that a batch shares, or [n, d] of one for each target.
     owned : Tensor or None
-        bool [B, m]; shared negatives that the user of a row has.
+        bool [B, m]; shared negatives that the user of a row has; None if they are not shared.
     rows : Tensor
         int64 [n]; row of each target in the batch.
     """
@@ -50,7 +50,7 @@ class Targets(NamedTuple):
     states: Tensor
     positives: Tensor
     negatives: Tensor
-    owned: Tensor | None
+    owned: Any
     rows: Tensor
 
 
@@ -152,20 +152,10 @@ class CrossDomainModel(SequentialRecommender):
         return ItemLookup(embed or self.embed, self.n_items, *wanted)
 
     def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
-        """Loss of the next items, averaged over the chosen positions.
+        """Loss of the next items, averaged over chosen positions; arguments as in :meth:`targets`.
 
-        ``loss: bpr`` has one negative per position, ``softmax`` those that the batch shares; all
-        are of the positive's own domain.
-
-        Parameters
-        ----------
-        batch, lookup, states, chosen
-            As in :meth:`targets`.
-
-        Returns
-        -------
-        Tensor
-            Scalar; zero when no target counts.
+        ``loss: bpr`` has one negative per position, ``softmax`` those that the batch shares; all are
+        of the positive's own domain.
         """
         loss: Callable[..., Tensor] = softmax_loss if self.loss_name == "softmax" else bpr_loss
         terms = [loss(*targets) for targets in self.targets(batch, lookup, states, chosen)]
@@ -210,22 +200,10 @@ class CrossDomainModel(SequentialRecommender):
         return sum(terms) / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States that predict the last training targets of users, one per user.
+        """User ids [n] and the states [n, d] that predict their last training targets.
 
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`; windows that do not end their
-            user's sequence are left out.
-        states : Tensor
-            [B, L, d]; state t predicts ``sequence[:, t + 1]``.
-
-        Returns
-        -------
-        users : Tensor
-            int64 [n]; ids.
-        vectors : Tensor
-            [n, d].
+        Windows that do not end their user's sequence are left out. State t of ``states``
+        [B, L, d] predicts ``sequence[:, t + 1]``.
         """
         rows = torch.nonzero(batch["last"]).squeeze(1)
         lengths = (batch[SEQUENCE][rows] > 0).sum(1)
@@ -307,13 +285,7 @@ class CrossDomainModel(SequentialRecommender):
     def last_in_own_domain(self, interaction, encoders, lookups) -> list[Tensor]:
         """States after each user's last item of each domain, [B, d]; zero without such an item.
 
-        Parameters
-        ----------
-        interaction : Interaction
-            Evaluation rows.
-        encoders, lookups : iterable
-            Per domain a :class:`~recbole_edt.model.encoder.SequenceEncoder`, and item ids ->
-            vectors.
+        ``encoders`` and ``lookups`` hold one encoder and one lookup per domain.
         """
         out = []
         for domain, (encoder, lookup) in enumerate(zip(encoders, lookups, strict=True)):
@@ -335,20 +307,7 @@ class CrossDomainModel(SequentialRecommender):
         return scores
 
     def candidate_scores(self, interaction, candidates: Tensor) -> Tensor:
-        """Scores of given items per row, without those of all items.
-
-        Parameters
-        ----------
-        interaction : Interaction
-            Evaluation rows.
-        candidates : Tensor
-            int64 [B, n]; in each row items of one domain.
-
-        Returns
-        -------
-        Tensor
-            [B, n].
-        """
+        """Scores [B, n] of candidates int64 [B, n], which are of one domain in each row."""
         users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
         rows = torch.arange(len(candidates), device=candidates.device)
         own = users[self.item_domain[candidates[:, 0]].clamp(min=0), rows]
@@ -396,16 +355,10 @@ class ProfiledModel(CrossDomainModel):
         return distributed.count_once(loss)
 
     def users_and_profiles(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Last states and adapted profiles, both [n, d], of users whose sequences end in a batch.
+        """Last states and adapted profiles [n, d] of users whose sequences end in a batch.
 
-        Users without a profile are left out; those of all processes are there.
-
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        states : Tensor
-            [B, L, d]; state t predicts ``sequence[:, t + 1]``.
+        Users without a profile are left out; those of all processes are there. State t of ``states``
+        [B, L, d] predicts ``sequence[:, t + 1]``.
         """
         assert self.profiles is not None and self.profile_adapter is not None
         users, vectors = self.final_states(batch, states)

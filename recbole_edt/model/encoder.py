@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,20 +13,7 @@ from recbole_edt.model.packing import PackedStates, Packing
 
 
 def drop_items(vectors: Tensor, share: float) -> Tensor:
-    """Blank whole items of an input at random, so that no single one is leant on.
-
-    Parameters
-    ----------
-    vectors : Tensor
-        [..., d].
-    share : float
-        Probability that an item is blanked.
-
-    Returns
-    -------
-    Tensor
-        [..., d]; unlike dropout, what is kept is not scaled.
-    """
+    """Blank whole items [..., d] at random; unlike dropout, the others are not scaled."""
     if not share:
         return vectors
     kept = torch.rand(vectors.shape[:-1], device=vectors.device) >= share
@@ -53,7 +42,7 @@ class SequenceEncoder(nn.Module):
     def __init__(self, config, max_length: int) -> None:
         super().__init__()
         self.item_dropout = config["item_dropout"]
-        self.backbone = make_backbone(config)
+        self.backbone: Any = make_backbone(config)
         self.positions = nn.Embedding(max_length + 1, config["hidden_size"])
         nn.init.normal_(self.positions.weight, std=0.02)
 
@@ -76,31 +65,22 @@ class SequenceEncoder(nn.Module):
         lookup,
         sequence: Tensor,
         masked: Tensor,
-        positions: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """User states from which each target of a sequence is predicted (eq. 8).
+        """User states [B, L, d] from which each target of a sequence is predicted (eq. 8).
 
         Parameters
         ----------
         lookup : callable
             Item ids -> vectors.
         sequence : Tensor
-            [B, L + 1]; columns ``1:`` are the targets.
+            [B, L + 1]; columns ``1:`` are the targets. State t has not seen ``sequence[:, t + 1]``.
         masked : Tensor
             bool [B, L + 1]; items hidden from a bidirectional backbone; a causal one ignores it.
-        positions : Tensor, optional
-            [>= L + 1, d]; other position embeddings than the encoder's own.
         wanted : Tensor, optional
-            bool [B, L]; the first steps of each row, whose states alone are asked for: a causal
-            encoder leaves the others out. By default all real ones.
-
-        Returns
-        -------
-        Tensor
-            [B, L, d]; state t has not seen ``sequence[:, t + 1]``.
+            bool [B, L]; first steps of each row whose states are needed; by default all real ones.
         """
-        positions = self.positions.weight if positions is None else positions
+        positions = self.positions.weight
         if self.causal:
             inputs = sequence[:, :-1]
             vectors = self._drop_items(lookup(inputs))
@@ -116,7 +96,7 @@ class SequenceEncoder(nn.Module):
     def packed_before_targets(
         self, lookup, sequence: Tensor, masked: Tensor, wanted: Tensor
     ) -> PackedStates | Tensor:
-        """:meth:`before_targets`, left packed where the encoder packs: nothing is padded then."""
+        """:meth:`before_targets`, left packed where the backbone packs."""
         backbone = self.backbone
         own = type(self).encode is not SequenceEncoder.encode
         if own or not isinstance(backbone, Transformer) or not backbone.causal:
@@ -132,10 +112,8 @@ class SequenceEncoder(nn.Module):
     def _drop_items(self, vectors: Tensor) -> Tensor:
         return drop_items(vectors, self.item_dropout if self.training else 0.0)
 
-    def last(
-        self, lookup, sequence: Tensor, lengths: Tensor, positions: Tensor | None = None
-    ) -> Tensor:
-        """State after the last item of each sequence: the user vector of eq. 8.
+    def last(self, lookup, sequence: Tensor, lengths: Tensor) -> Tensor:
+        """State [B, d] after the last item of each sequence: the user vector of eq. 8.
 
         Parameters
         ----------
@@ -144,14 +122,7 @@ class SequenceEncoder(nn.Module):
         sequence : Tensor
             [B, L]; right-padded item ids.
         lengths : Tensor
-            int64 [B]; a user with length 0 gets a state that means nothing.
-        positions : Tensor, optional
-            As in :meth:`before_targets`.
-
-        Returns
-        -------
-        Tensor
-            [B, d].
+            int64 [B]; the state of a user with length 0 means nothing.
         """
         width = max(int(lengths.max()), 1)
         sequence = F.pad(sequence[:, :width], (0, 1))
@@ -159,16 +130,13 @@ class SequenceEncoder(nn.Module):
         after = steps == lengths[:, None]
         if not self.causal:
             sequence = sequence.masked_fill(after, 1)  # any real item: the mask vector hides it
-        states = self.before_targets(lookup, sequence, after, positions)
+        states = self.before_targets(lookup, sequence, after)
         return states[torch.arange(len(lengths), device=lengths.device), (lengths - 1).clamp(min=0)]
 
     def choose_targets(self, sequence: Tensor) -> Tensor:
-        """Choose the targets to predict: all, or for BERT4Rec a random part and the last one.
+        """Targets of sequences [B, L + 1], bool: all items but the first.
 
-        Returns
-        -------
-        Tensor
-            bool, the shape of ``sequence`` [B, L + 1]; never the first item, never padding.
+        A bidirectional backbone predicts the last and a random share of the others.
         """
         real = sequence > 0
         chosen = real.clone()

@@ -110,16 +110,9 @@ def make_item_embedding(
 
 @torch.no_grad()
 def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
-    """Start id vectors as reduced text, scaled to a root mean square length of one.
+    """Start id vectors as components [n_items, <= d], scaled to a root mean square length of one.
 
-    Parameters
-    ----------
-    table : Tensor
-        float32 [n_items, d]; overwritten in as many columns as there are components.
-    components : Tensor
-        float32 [n_items, <= d]; row 0 (padding) is zero.
-    fitted : Tensor
-        bool [n_items]; rows that the length is taken from. If they are all zero, nothing is done.
+    The length is that of ``fitted`` rows; if they are all zero, nothing is done.
     """
     length = components[fitted].square().sum(1).mean().sqrt()
     if length > 0:
@@ -130,13 +123,12 @@ def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
 def start_reduced_(table: Tensor, text: Tensor | MappedText, items: Tensor, fitted: Tensor) -> None:
     """Start the id vectors of some items as the PCA of their text.
 
-    The components are scaled to the root mean square that the id vectors had.
+    The components are scaled to the root mean square of the id vectors.
 
     Parameters
     ----------
     table : Tensor
-        float32 [n_items, d]; rows ``items`` are overwritten, in as many columns as there are
-        components.
+        float32 [n_items, d]; rows ``items`` are overwritten.
     text : Tensor or MappedText
         float32 [n_items, d_L].
     items, fitted : Tensor

@@ -137,24 +137,10 @@ def _in_float32(*tensors: Tensor) -> bool:
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply matrices: ``left @ right.T + bias``, without gradient.
+    """Multiply matrices without gradient: ``left [n, k] @ right [m, k].T + bias [m]``, [n, m].
 
-    PyTorch's own products come from MKL, which on processors of other makers than its own leaves
-    half of the vector units idle; oneDNN uses them.
-
-    Parameters
-    ----------
-    left : Tensor
-        [n, k]; its rows should lie side by side, ``right`` is read best column by column.
-    right : Tensor
-        [m, k].
-    bias : Tensor, optional
-        [m].
-
-    Returns
-    -------
-    Tensor
-        [n, m].
+    PyTorch's products come from MKL, which uses half of the vector units of processors of other
+    makers; oneDNN uses all. Rows of ``left`` should be contiguous, columns of ``right``.
     """
     whole = len(left) // _ROWS * _ROWS
     if not whole or not (_in_float32(left, right) and PRODUCT):
@@ -168,18 +154,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def inner_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply matrices along their rows: ``left.T @ right``, without gradient.
-
-    Parameters
-    ----------
-    left, right : Tensor
-        [n, k] and [n, m].
-
-    Returns
-    -------
-    Tensor
-        [k, m].
-    """
+    """Multiply along rows without gradient: ``left [n, k].T @ right [n, m]``, [k, m]."""
     whole = len(left) // _ROWS * _ROWS
     if not whole or not (_in_float32(left, right) and INNER_PRODUCT):
         return left.T @ right
@@ -197,9 +172,9 @@ _IMAGES = 16
 
 
 def _summed_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` of many rows: of a convolution of single pixels, the weight's gradient.
+    """``left.T @ right`` of many rows, as the weight gradient of a convolution of single pixels.
 
-    It reads both as they lie, where a product would need one of them transposed in memory.
+    It reads both as they lie; a product would need one of them transposed in memory.
     """
 
     def images(rows: Tensor) -> Tensor:
@@ -264,19 +239,9 @@ class _Rows(torch.autograd.Function):
 
 
 def take_rows_each(table: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
-    """Take rows of a ``table`` [n, d], each at most once: nothing is summed in the backward pass.
+    """Rows of a ``table`` [n, d] at indices int64 [m] that are all different: [m, d] each.
 
-    Parameters
-    ----------
-    table : Tensor
-        [n, d].
-    *indices : Tensor
-        int64 [m] each; all different, those of other indices too.
-
-    Returns
-    -------
-    tuple of Tensor
-        [m, d] each.
+    Nothing is summed in the backward pass.
     """
     return _Rows.apply(table, True, *indices)
 
@@ -289,8 +254,7 @@ def take_rows(table: Tensor, index: Tensor) -> Tensor:
 def look_up_each(table: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
     """Rows of a ``table`` [n, d] at several indices, int64 [m] each: [m, d] each.
 
-    All of them add to one gradient of the table, in the order in which they stand there: the sum
-    is the same in every run.
+    All add to one gradient of the table, in a fixed order: the sum is the same in every run.
     """
     if table.device.type != "cpu":
         return tuple(F.embedding(index, table) for index in indices)
@@ -407,10 +371,9 @@ def tiled_attention(
     ----------
     qkv : Tensor
         [n, 3 d]; queries, keys and values side by side, in the order of the tiles.
-    tiles : list of (int, int)
-        As :func:`tile_sequences` returns it; rows behind the last tile come out as zero.
-    masks : list of Tensor
-        As :func:`tile_masks` returns it.
+    tiles, masks
+        As :func:`~recbole_edt.model.packing.tile_sequences` and ``tile_masks`` return them; rows
+        behind the last tile come out as zero.
     n_heads : int
         Divides d.
 

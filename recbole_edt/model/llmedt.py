@@ -69,10 +69,7 @@ class _Equations(ProfiledModel):
         positive's domain in proportion to ``exp(P(v-) / NEGATIVE_TEMPERATURE)``. ``softmax`` is
         ``-log softmax(P)`` over the positive and the negatives that a batch shares.
 
-        Parameters
-        ----------
-        batch, lookup, states, chosen
-            As in :meth:`~recbole_edt.model.base.CrossDomainModel.targets`.
+        Arguments are those of :meth:`~recbole_edt.model.base.CrossDomainModel.targets`.
         """
         terms = []
         for u, positives, pool, owned, rows in self.targets(batch, lookup, states, chosen):
@@ -114,13 +111,7 @@ class _Equations(ProfiledModel):
     """Loss of a domain's next items (eq. 12): eq. 9 with the scores of eq. 11."""
 
     def profile_loss(self, batch, states: Tensor) -> Tensor:
-        """Contrastive alignment of users and their profiles (eq. 13).
-
-        Parameters
-        ----------
-        batch, states
-            As in :meth:`~recbole_edt.model.base.ProfiledModel.users_and_profiles`.
-        """
+        """Contrastive alignment of last states and profiles of users (eq. 13)."""
         users, profiles = self.users_and_profiles(batch, states)
         loss = alignment_loss(users, profiles, self.align_temperature, self.infonce)
         return distributed.count_once(loss)
@@ -136,11 +127,6 @@ class LLMEDTPretrain(_Equations):
         ----------
         interaction : Interaction
             A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch, by_domain=self.all_sequences)

@@ -14,18 +14,7 @@ from recbole_edt.model.kernels import inner_product, product, rounded_rows
 
 
 def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor, *_: Any) -> Tensor:
-    """Sum of ``-log sigmoid(positive's - negative's score)`` over positions (eqs. 9, 12).
-
-    Parameters
-    ----------
-    states, positives, negatives : Tensor
-        [n, d]; scores are products with ``states``.
-
-    Returns
-    -------
-    Tensor
-        Scalar.
-    """
+    """Sum of ``-log sigmoid(states (positives - negatives))`` over rows [n, d] (eqs. 9, 12)."""
     return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
 
 
@@ -37,11 +26,10 @@ _HARD_ROWS = 512
 def hard_negatives(
     states: Tensor, pool: Tensor, owned: Tensor, owners: Tensor, temperature: float
 ) -> Tensor:
-    """Draw one negative per position from a shared pool, as ``softmax(score / temperature)``.
+    """Draw one negative per position from a shared pool by ``softmax(score / temperature)``.
 
-    Nearly all of a domain is scored low: a negative drawn uniformly says little about the order of
-    what is scored high, which is what is looked at. The distribution follows the model, as in
-    dynamic negative sampling.
+    Nearly all of a domain is scored low: a uniform negative says little about the order of what is
+    scored high. The distribution follows the model, as in dynamic negative sampling.
 
     Parameters
     ----------
@@ -50,9 +38,9 @@ def hard_negatives(
     pool : Tensor
         [m, d]; vectors of the shared negatives.
     owned : Tensor
-        bool [B, m]; negatives that a user of the batch has, which are not drawn.
+        bool [B, m]; negatives that the user of a row has, which are not drawn.
     owners : Tensor
-        int64 [n]; whose position it is, a row of ``owned``.
+        int64 [n]; row of each position in ``owned``.
     temperature : float
         Above zero; the smaller, the harder.
 
@@ -79,30 +67,16 @@ _ROWS = {"cpu": 512}
 
 
 def _filled_up(state: Tensor) -> Tensor:
-    """Append rows of zeros, whose products are of a size that costs least, and weigh nothing."""
+    """Append rows of zeros up to the size of a fast product; they weigh nothing."""
     if state.device.type != "cpu" or len(state) == rounded_rows(len(state)):
         return state
     return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
 
 
-def _nonzero_of_few(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """``torch.nonzero`` of a mask [B, m] that holds hardly anywhere: eight entries at a glance."""
-    if mask.shape[1] % 8 or not mask.is_contiguous():
-        row, column = torch.nonzero(mask, as_tuple=True)
-        return row, column
-    words = mask.view(torch.int64)  # [B, m / 8]
-    row, word = torch.nonzero(words, as_tuple=True)
-    which, place = torch.nonzero(words[row, word, None].view(torch.bool), as_tuple=True)
-    return row[which], word[which] * 8 + place
-
-
 def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]:
-    """Yield the places of owned negatives among the flattened logits of each block of positions.
-
-    They are few: they are found once, instead of a mask of all logits being laid over them.
-    """
+    """Yield the places of owned negatives among the flattened logits of each block of positions."""
     n = owned.shape[1]
-    owner, negative = _nonzero_of_few(owned)
+    owner, negative = torch.nonzero(owned, as_tuple=True)
     counts = torch.bincount(owner, minlength=len(owned))
     of_position = counts[owners]
     ends = of_position.cumsum(0)
@@ -117,9 +91,8 @@ def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]
 class _SoftmaxLoss(torch.autograd.Function):
     """Loss and gradients of the sampled softmax, a block of positions at a time.
 
-    The logits of a block stay in the processor's cache: they are turned into probabilities and
-    those into gradients before the next block is touched, and none are kept for the backward pass.
-    The three matrix products run in ``dtype``, everything else in float32.
+    The logits of a block stay in the processor's cache while they become probabilities and those
+    gradients; none are saved for the backward pass. Products run in ``dtype``, the rest in float32.
     """
 
     @staticmethod
@@ -168,25 +141,14 @@ class _SoftmaxLoss(torch.autograd.Function):
 def softmax_loss(
     states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor, owners: Tensor
 ) -> Tensor:
-    """Sampled softmax over each positive and the shared negatives of its domain, summed.
-
-    It is the full softmax over the domain when all of its items are drawn.
+    """Sum of ``-log softmax`` of each positive among itself and the shared negatives.
 
     Parameters
     ----------
     states, positives : Tensor
         [n, d]; user states and the vectors of their targets.
-    negatives : Tensor
-        [m, d]; vectors of the shared negatives.
-    owned : Tensor
-        bool [B, m]; negatives that a user of the batch has, which do not count.
-    owners : Tensor
-        int64 [n]; whose position it is, a row of ``owned``.
-
-    Returns
-    -------
-    Tensor
-        Scalar; the sum over positions of ``-log p(positive)``.
+    negatives, owned, owners
+        ``pool``, ``owned`` and ``owners`` of :func:`hard_negatives`; owned ones do not count.
     """
     device = states.device.type
     lowered = torch.is_autocast_enabled(device)
@@ -203,16 +165,11 @@ def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce:
     Parameters
     ----------
     users, profiles : Tensor
-        [n, d]; row i of both belongs to the same user.
+        [n, d]; row i of both belongs to the same user. With fewer than two users the loss is zero.
     temperature : float
         The paper's tau.
     infonce : bool
         Whether the positive stands in the denominator too; as printed it does not.
-
-    Returns
-    -------
-    Tensor
-        Scalar; zero for fewer than two users, who have no negatives.
     """
     if len(users) < 2:
         return users.sum() * 0.0

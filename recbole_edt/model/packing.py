@@ -21,9 +21,9 @@ _TILE_STEP = 16
 class Packing:
     """Where the real steps of a padded batch lie, so that padding costs next to nothing.
 
-    Everything that treats steps alone runs on packed rows [n, d]. Attention needs the steps of a
-    sequence side by side: where it can take tiles of several sequences, they are packed in the
-    order of the tiles, and a few rows stay empty; elsewhere it sees the padded batch.
+    Everything that treats steps alone runs on packed rows [n, d]. Where attention takes tiles of
+    several sequences, rows are in the order of the tiles, and a few stay empty; elsewhere attention
+    sees the padded batch.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Packing:
     real : Tensor or None
         int64 [n_real]; the rows that are not empty. None if that is all.
     tiles : list of (int, int) or None
-        How many tiles of what size follow each other; None on a device whose attention is padded.
+        Numbers and sizes of consecutive tiles; None on a device whose attention is padded.
     """
 
     def __init__(self, valid: Tensor) -> None:
@@ -91,21 +91,13 @@ class Packing:
 
 
 class PackedStates:
-    """States of the real steps of a batch, which are never padded.
-
-    Parameters
-    ----------
-    packed : Tensor
-        [n, d].
-    packing : Packing
-        Where they lie.
-    """
+    """States [n, d] of the real steps of a batch, which are never padded."""
 
     def __init__(self, packed: Tensor, packing: Packing) -> None:
         self.packed, self.packing = packed, packing
 
     def __call__(self, *places: Tensor) -> tuple[Tensor, ...]:
-        """States at different places of the flattened batch, all of real steps: [m, d] each."""
+        """States at places of the flattened batch, all of real steps: [m, d] for each int64 [m]."""
         packing, device = self.packing, self.packed.device
         rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=device)
         real = torch.arange(len(packing.index)) if packing.real is None else packing.real
@@ -132,7 +124,7 @@ def tile_sequences(lengths: list[int]) -> tuple[list[int], list[tuple[int, int]]
     starts : list of int
         First row of each sequence when all tiles lie one after the other; 0 for an empty one.
     tiles : list of (int, int)
-        How many tiles of what size follow each other.
+        Numbers and sizes of consecutive tiles.
     """
     real = [length for length in lengths if length]
     even = not real or max(real) - min(real) < _TILE_STEP
@@ -173,9 +165,9 @@ def tile_masks(
     Parameters
     ----------
     sequence : Tensor
-        int64 [>= n_rows]; whose step each row is. Rows of no sequence have numbers of their own.
+        int64 [>= n_rows]; sequence of each row. Empty rows have numbers of their own.
     tiles : list of (int, int)
-        As :func:`tile_sequences` returns it.
+        As :func:`tile_sequences` returns them.
     causal : bool
         Whether a step attends only to itself and the steps before it.
     dtype : torch.dtype

@@ -109,13 +109,7 @@ def inner_products(
 
 @torch.no_grad()
 def principal_directions(products: Tensor) -> Tensor:
-    """Principal directions of centred vectors X, the largest first: columns of [d_L, d_L].
-
-    Parameters
-    ----------
-    products : Tensor
-        ``X.T @ X`` [d_L, d_L].
-    """
+    """Principal directions of centred vectors X from ``X.T @ X``: columns [k, k], largest first."""
     _, directions = torch.linalg.eigh(products.double().cpu())  # smallest first
     return _signed(directions.flip(1)).to(products)
 
@@ -130,21 +124,9 @@ def _signed(axes: Tensor) -> Tensor:
 
 
 def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -> Tensor:
-    """Reduce text embeddings to their first principal components (PCA without whitening).
+    """First principal components of text [n_items, d_L]: float32 [n_items, min(size, d_L)].
 
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and directions are taken from.
-    size : int
-        Number of components.
-
-    Returns
-    -------
-    Tensor
-        float32 [n_items, min(size, d_L)]; row 0 is zero.
+    Centre and directions are those of ``fitted`` rows; row 0 (padding) is zero.
     """
     centre = mean_row(text, fitted)
     directions = principal_directions(inner_products(text, fitted, centre))[:, :size]
@@ -233,14 +215,9 @@ class ItemPairs:
         return both / (both.sum() or 1.0)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, csr_array]]:
-        """All pairs, a part at a time.
+        """All pairs, a part at a time: distinct first items, distinct second items, their weights.
 
-        Yields
-        ------
-        first, second : np.ndarray
-            int64 [n], int64 [m]; distinct items of either side.
-        weights : csr_array
-            float64 [n, m]; they sum to one over all parts.
+        Weights sum to one over all parts.
         """
         pairs = coo_array(self.weights)
         row, col, data = pairs.row, pairs.col, pairs.data
@@ -313,20 +290,17 @@ class Canonical:
 
 
 def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
-    """Canonical axes of pairs of vectors x, y in either order, the most correlated first.
+    """Canonical axes of pairs of vectors x, y in either order: columns [k, k], best first.
 
     Parameters
     ----------
-    within : Tensor
-        float64 [k, k]; mean of ``x x.T`` over both sides of the pairs.
-    between : Tensor
-        float64 [k, k]; mean of ``x y.T``.
+    within, between : Tensor
+        float64 [k, k]; mean of ``x x.T`` over both sides of the pairs, and of ``x y.T``.
 
     Returns
     -------
     Tensor
-        float64 [k, k]; columns, each scaled by the root of its correlation; zero where this is
-        negative.
+        Each axis scaled by the root of its correlation; zero where this is negative.
     """
     eye = torch.eye(len(within), dtype=within.dtype)
     root = torch.linalg.cholesky(within + _RIDGE * eye)

@@ -28,15 +28,6 @@ def test_bpr_is_finite_for_hopeless_scores() -> None:
     assert states.grad.tolist() == [[2e4]]
 
 
-@pytest.mark.parametrize("width", [24, 21])
-def test_few_owned_negatives_are_found_in_order(width) -> None:
-    torch.manual_seed(0)
-    mask = torch.rand(40, width) < 0.05
-    mask[3], mask[7] = True, False
-    found = losses._nonzero_of_few(mask)
-    assert all(map(torch.equal, found, torch.nonzero(mask, as_tuple=True)))
-
-
 def test_softmax_over_all_items_is_the_full_softmax() -> None:
     """All items drawn, none owned but the target, which is counted as the positive already."""
     rng = np.random.default_rng(0)
