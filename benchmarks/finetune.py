@@ -1,8 +1,7 @@
 """What does an epoch of fine-tuning (stage 2) cost, in epochs of pre-training (stage 1)?
 
 Both run through the trainer, as in a real run; d = 128, 2 layers, length 50, float32. Stage 2 is
-timed with frozen and with learned positions of the domain sub-sequences, against the same set's own
-stage 1 and against stage 1 on mixed sequences alone. The states of the frozen backbone are computed
+timed against the same set's own stage 1 and against stage 1 on mixed sequences alone. The states of the frozen backbone are computed
 in the first epoch of stage 2, which is reported by itself. All entries of a dataset take turns
 in one process; ratios of medians count, not seconds.
 
@@ -20,7 +19,6 @@ from contest import make_parser, medians, take_turns
 from train import Entry
 
 SETS: dict[str, dict[str, Any]] = {"default": {}, "paper": {"preset": "paper"}}
-POSITIONS = ("frozen", "learned")
 
 
 class Stage:
@@ -52,8 +50,7 @@ def measure(name: str, dataset: str, data_path: str, rounds: int) -> None:
         if sequences != "mixed":
             mixed = {**keys, "pretrain_sequences": "mixed"}
             stages["mixed"] = Stage(Entry("LLMEDTPretrain", *place, **mixed))
-        for positions in POSITIONS:
-            stages[positions] = second_stage(*place, **keys, finetune_positions=positions)
+        stages["second"] = second_stage(*place, **keys)
         first = {stage: stages[stage].seconds_of_epoch() for stage in stages}
         runs = {stage: runner.seconds_of_epoch for stage, runner in stages.items()}
         median = medians(take_turns(rounds, runs))
@@ -62,15 +59,14 @@ def measure(name: str, dataset: str, data_path: str, rounds: int) -> None:
         f"threads, {rounds} rounds; a pre-training epoch takes {median['own']:.2f} s"
         + (f", on mixed sequences alone {median['mixed']:.2f} s" if "mixed" in median else "")
     )
-    for positions in POSITIONS:
-        ratios = f"{median[positions] / median['own']:6.3f} of its own pre-training epoch"
-        if "mixed" in median:
-            ratios += f", {median[positions] / median['mixed']:6.3f} of one on mixed sequences"
-        print(
-            f"  fine-tuning epoch, {positions:<7} positions {ratios}   ({median[positions]:.2f} s; "
-            f"the first one {first[positions]:.2f} s)",
-            flush=True,
-        )
+    ratios = f"{median['second'] / median['own']:6.3f} of its own pre-training epoch"
+    if "mixed" in median:
+        ratios += f", {median['second'] / median['mixed']:6.3f} of one on mixed sequences"
+    print(
+        f"  fine-tuning epoch {ratios}   ({median['second']:.2f} s; the first one "
+        f"{first['second']:.2f} s)",
+        flush=True,
+    )
 
 
 def main() -> None:

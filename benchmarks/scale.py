@@ -8,7 +8,6 @@ mapped files included), and how well the cost of an epoch fits a line through th
 ``--limit`` GiB is stopped.
 
     python benchmarks/scale.py --scratch DIR                            # 1/8, 1/4, 1/2 and 1
-    python benchmarks/scale.py --scratch DIR --fractions 1 --id_updates lazy
 """
 
 from __future__ import annotations
@@ -143,8 +142,6 @@ def measured(arguments: argparse.Namespace) -> None:
         "item_embedding": arguments.item_embedding,
         "eval_batch_size": 1024,
     }
-    if arguments.id_updates:
-        overrides["id_updates"] = arguments.id_updates
     config = EDTConfig("LLMEDT", folder.name, None, overrides)
     set_threads(config)
     init_seed(config["seed"], True)
@@ -285,7 +282,6 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=500_000)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1.0])
     parser.add_argument("--item_embedding", default="both", choices=("text", "id", "both"))
-    parser.add_argument("--id_updates", choices=("dense", "lazy"))
     parser.add_argument("--steps", type=int, help="batches of an epoch; all of them by default")
     parser.add_argument("--full_users", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
@@ -299,7 +295,7 @@ def main() -> None:
         return
     options = [
         f"--{key}={getattr(arguments, key)}"
-        for key in ("item_embedding", "id_updates", "steps", "full_users", "threads")
+        for key in ("item_embedding", "steps", "full_users", "threads")
         if getattr(arguments, key) is not None
     ] + [f"--{flag}" for flag in ("save", "train_only") if getattr(arguments, flag)]
     done: list[dict[str, dict]] = []

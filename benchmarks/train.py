@@ -9,7 +9,8 @@ default loss over mixed sequences:
   RecBole's default losses. A stock epoch is extrapolated from a few of its batches.
 - RecTools' SASRec, whole sequences as here: its softmax over the whole catalogue, its sampled
   softmax with 128 negatives of each position's own (2,048 would take 13 GB a batch), and its loss
-  of one negative. The last meets ``loss: bpr`` here, the others the default with 2,048 negatives.
+  of one negative. The last meets ``loss: bpr`` here (whose negative is drawn by the scores of the
+  whole domain), the others the default with 2,048 negatives.
   Batch size, heads and dropout are ours; its feed-forward layer is d wide, ours 2 d, and it has no
   text of items, which ours reads. Without ``--rectools_python`` it is left out. To install it:
   ``python -m venv DIR && DIR/bin/pip install "rectools[torch]==0.19.0" torch==2.13.0``
@@ -46,7 +47,7 @@ SHAPE = {"hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50}
 BATCH = 512
 """Sequences: the paper's appendix A.4."""
 BLOCKS = {"n_layers": 2, "inner_size": 256}
-MIXED = {"pretrain_sequences": "mixed", **BLOCKS}
+MIXED = {"pretrain_sequences": "mixed", "n_layers": 2}
 
 STOCK = {
     "SASRec": {"train_batch_size": 2048, **BLOCKS},

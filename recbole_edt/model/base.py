@@ -154,7 +154,7 @@ class CrossDomainModel(SequentialRecommender):
     def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
         """Loss of the next items, averaged over chosen positions; arguments as in :meth:`targets`.
 
-        ``loss: bpr`` has one negative per position, ``softmax`` those that the batch shares; all are
+        ``loss: bpr`` has one negative per position, ``softmax`` those that the batch shares, all
         of the positive's own domain.
         """
         loss: Callable[..., Tensor] = softmax_loss if self.loss_name == "softmax" else bpr_loss
@@ -202,8 +202,8 @@ class CrossDomainModel(SequentialRecommender):
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """User ids [n] and the states [n, d] that predict their last training targets.
 
-        Windows that do not end their user's sequence are left out. State t of ``states``
-        [B, L, d] predicts ``sequence[:, t + 1]``.
+        Windows that do not end their user's sequence are left out. State t of
+        ``states`` [B, L, d] predicts ``sequence[:, t + 1]``.
         """
         rows = torch.nonzero(batch["last"]).squeeze(1)
         lengths = (batch[SEQUENCE][rows] > 0).sum(1)
@@ -357,8 +357,8 @@ class ProfiledModel(CrossDomainModel):
     def users_and_profiles(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """Last states and adapted profiles [n, d] of users whose sequences end in a batch.
 
-        Users without a profile are left out; those of all processes are there. State t of ``states``
-        [B, L, d] predicts ``sequence[:, t + 1]``.
+        Users without a profile are left out; those of all processes are there. State t of
+        ``states`` [B, L, d] predicts ``sequence[:, t + 1]``.
         """
         assert self.profiles is not None and self.profile_adapter is not None
         users, vectors = self.final_states(batch, states)
