@@ -55,13 +55,6 @@ def test_text_stays_on_one_line() -> None:
     assert "\n" not in item_text({**FULL, "description": "one\n two\tthree"})
 
 
-def test_rows_have_the_length_one_and_the_wanted_size() -> None:
-    vectors = LsaEncoder(dim=8).encode(CORPUS)
-    assert vectors.dtype == np.float32
-    assert vectors.shape == (len(CORPUS), 8)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
-
-
 def test_texts_that_share_words_are_close() -> None:
     texts = ["waterproof hiking boot", "leather hiking boot", "golf ball", "golf glove", "ski"]
     vectors = LsaEncoder(dim=4).encode(texts)
@@ -101,11 +94,6 @@ def test_small_corpora_lower_the_size_without_a_warning(texts: list[str]) -> Non
     assert np.isfinite(vectors).all()
     lengths = np.linalg.norm(vectors, axis=1)
     assert (np.isclose(lengths, 1.0, atol=1e-5) | (lengths == 0.0)).all()
-
-
-def test_text_without_words_has_no_direction() -> None:
-    vectors = LsaEncoder(dim=2).encode(["red tent", "", "blue boot", "red boot"])
-    np.testing.assert_array_equal(vectors[1], 0.0)
 
 
 def test_corpus_without_words_is_an_error() -> None:

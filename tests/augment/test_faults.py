@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from recbole_edt.augment.llm import ChatRequest, DryRun, LLMClient
 from recbole_edt.augment.profilers.endpoint import WORDS
-from recbole_edt.augment.prompts import Text, _template
+from recbole_edt.augment.prompts import _template
 from recbole_edt.cli import execute
-from recbole_edt.errors import DataError
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
 from tools.simulate import simulate, write_atomic
@@ -112,13 +110,6 @@ def test_a_key_in_the_address_is_refused_unseen(command, tmp_path, capsys, addre
     assert said.err.count("error: ") == 2
     assert KEY not in said.out + said.err
     assert not written(tmp_path)
-
-
-def test_a_key_in_the_path_of_the_address_is_refused_unseen(command, tmp_path, capsys) -> None:
-    assert command(None, address=f"http://h/{KEY}/v1") == 2
-    said = capsys.readouterr()
-    assert said.err == "error: base_url holds the key of EDT_TEST_KEY: take it out\n"
-    assert not [path for path in written(tmp_path) if KEY.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize(
@@ -220,35 +211,6 @@ def test_estimates_count_with_the_words_that_prompts_allow(name) -> None:
     assert f"at most {WORDS[name]} words" in _template(name)
 
 
-def test_a_rehearsal_answers_from_the_cache_or_with_what_is_likely(
-    llm_server, llm_settings, tmp_path
-) -> None:
-    settings, cache = llm_settings(llm_server), tmp_path / "llm.sqlite"
-    known, likely, unlikely = (
-        ChatRequest("s", f"write {n} as JSON", Text, likely=made)
-        for n, made in enumerate([None, lambda: {"text": "x" * 69}, None])
-    )
-    with LLMClient(settings, cache) as client:
-        (asked,) = client.chat([known], "profile")
-        vectors, _ = client.embed(["shoe"], "encode")
-    calls = llm_server.arrived
-    with DryRun(settings, cache) as rehearsal:
-        answers = rehearsal.chat([known, likely, unlikely], "profile")
-        same, _ = rehearsal.embed(["shoe"], "encode")
-        others, failures = rehearsal.embed(["shoe", "sock"], "encode")
-    assert llm_server.arrived == calls
-    assert answers[0].value == asked.value
-    assert answers[1].value == {"text": "x" * 69}
-    assert answers[2].value is None and answers[2].error
-    assert np.array_equal(same, vectors)
-    assert others.shape == (2, vectors.shape[1]) and not failures
-    chat, first, second = rehearsal.estimates
-    # {"text": "xx..."} is 81 bytes: 21 tokens and 16 around it; the other one could fill max_tokens
-    assert chat["completion_tokens"] == 21 + 16 + settings.chat.max_tokens
-    assert [call["calls"] for call in (chat, first, second)] == [2, 0, 1]
-    assert [call["prompts"] for call in (chat, first, second)] == ["exact", "estimate", "estimate"]
-
-
 # Failed calls
 
 
@@ -318,14 +280,6 @@ def test_a_user_whose_profile_has_no_vector_is_named_and_has_none(
     assert np.flatnonzero(~vectors.any(axis=1)).tolist() == [2]
 
 
-def test_a_raw_item_without_a_vector_ends_the_run_with_its_line(
-    llm_servers, command, raw, capsys
-) -> None:
-    title = read_table(raw / NAME / f"{NAME}.item")["title"].iloc[4]
-    assert command(llm_servers(unreadable=title)) == 2
-    assert "the first in line 6 of .item (HTTP 400: " in capsys.readouterr().err
-
-
 # A second run, and what a killed one left
 
 
@@ -337,13 +291,6 @@ def test_a_second_run_into_the_folder_is_refused(command, llm_server, tmp_path, 
     assert said.startswith("error: another run is at work in ") and said.count("\n") == 1
     assert not (tmp_path / "out" / NAME).exists()
     assert command(llm_server) == 0
-
-
-def test_a_folder_is_free_again_after_an_error(tmp_path) -> None:
-    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
-        1 / 0  # noqa: B018
-    with run_lock(tmp_path), pytest.raises(DataError), run_lock(tmp_path):
-        pass
 
 
 def test_what_a_killed_run_left_is_cleared_away(command, llm_server, tmp_path) -> None:

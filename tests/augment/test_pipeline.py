@@ -14,7 +14,7 @@ from recbole_edt.augment.command import HELP, augment
 from recbole_edt.augment.histories import read_histories
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import ConfigError
 from recbole_edt.io.files import read_table
 from recbole_edt.settings import validate
 from tools.simulate import simulate, write_atomic
@@ -218,11 +218,6 @@ def test_a_folder_of_other_origin_is_not_replaced(raw: Path, tmp_path: Path) -> 
         run(raw, tmp_path)
     assert (tmp_path / NAME / "precious").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir() if path.name != ".augment"] == [NAME]
-
-
-def test_missing_embeddings_are_named(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="item_emb"):
-        run(raw, tmp_path, encoder="file")
 
 
 def test_command_takes_both_forms_of_arguments(raw: Path, tmp_path: Path, capsys) -> None:

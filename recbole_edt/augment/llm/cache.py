@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.errors import DataError
 
 _VERSION = 1
-_PER_QUERY = 500
 _TABLES = """
 CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
@@ -94,21 +93,19 @@ class AnswerCache:
         """Give the file back."""
         self._base.close()
 
-    def answers(self, keys: Sequence[bytes]) -> dict[bytes, str]:
-        """Look up answers in bulk."""
-        return dict(self._rows("SELECT key, answer FROM answers", keys))
+    def answers(self, keys: Iterable[bytes]) -> dict[bytes, str]:
+        """Look up answers."""
+        return self._found("SELECT answer FROM answers WHERE key = ?", keys)
 
-    def vectors(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Look up vectors in bulk; float32 each."""
-        rows = self._rows("SELECT key, vector FROM vectors", keys)
-        return {key: np.frombuffer(vector, dtype="<f4") for key, vector in rows}
+    def vectors(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
+        """Look up vectors, float32 each."""
+        found = self._found("SELECT vector FROM vectors WHERE key = ?", keys)
+        return {key: np.frombuffer(vector, dtype="<f4") for key, vector in found.items()}
 
-    def _rows(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
+    def _found(self, query: str, keys: Iterable[bytes]) -> dict[bytes, Any]:
         with self._readable():
-            for start in range(0, len(keys), _PER_QUERY):
-                part = keys[start : start + _PER_QUERY]
-                marks = ",".join("?" * len(part))
-                yield from self._base.execute(f"{query} WHERE key IN ({marks})", part)
+            rows = ((key, self._base.execute(query, (key,)).fetchone()) for key in keys)
+            return {key: row[0] for key, row in rows if row}
 
     def keep_answer(self, stage: str, usage: Usage, key: bytes, answer: str) -> None:
         """Store an answer and what it cost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 from recbole_edt.augment.llm.settings import Prices
@@ -30,12 +30,7 @@ class Usage:
     dollars: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt + other.prompt,
-            self.cached + other.cached,
-            self.completion + other.completion,
-            self.dollars + other.dollars,
-        )
+        return Usage(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
     @classmethod
     def reported(cls, payload: Mapping[str, Any], prices: Prices, asked: str, said: str) -> Usage:
@@ -44,24 +39,22 @@ class Usage:
         Vendors name the prompt tokens they had seen in two ways: OpenAI in
         ``prompt_tokens_details.cached_tokens``, DeepSeek in ``prompt_cache_hit_tokens``.
         """
-        usage = payload.get("usage")
-        usage = usage if isinstance(usage, Mapping) else {}
-        details = usage.get("prompt_tokens_details")
-        details = details if isinstance(details, Mapping) else {}
-        prompt = _count(usage.get("prompt_tokens"))
-        if prompt is None:
-            prompt = estimated_tokens(asked)
-        completion = _count(usage.get("completion_tokens"))
-        if completion is None:
-            completion = estimated_tokens(said) if said else 0
-        cached = _count(usage.get("prompt_cache_hit_tokens"))
-        cached = min(prompt, cached or _count(details.get("cached_tokens")) or 0)
+        usage = _mapping(payload.get("usage"))
+        details = _mapping(usage.get("prompt_tokens_details"))
+        prompt = _tokens(usage.get("prompt_tokens"), estimated_tokens(asked))
+        completion = _tokens(usage.get("completion_tokens"), estimated_tokens(said) if said else 0)
+        seen = _tokens(usage.get("prompt_cache_hit_tokens"), 0)
+        cached = min(prompt, seen or _tokens(details.get("cached_tokens"), 0))
         return cls(prompt, cached, completion, prices.dollars(prompt, cached, completion))
 
 
-def _count(value: Any) -> int | None:
-    """A number of tokens that can be one."""
-    return value if isinstance(value, int) and 0 <= value < 2**32 else None
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tokens(value: Any, otherwise: int) -> int:
+    """A number of tokens, if it can be one."""
+    return value if isinstance(value, int) and 0 <= value < 2**32 else otherwise
 
 
 def estimated_tokens(text: str) -> int:
@@ -113,7 +106,7 @@ class Budget:
     def __init__(self, limit: float | None, spent: float = 0.0) -> None:
         self.limit = limit
         self.spent = spent
-        self._set_aside: dict[int, float] = {}
+        self._set_aside: list[float] = []
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -137,15 +130,13 @@ class Budget:
                     f"stopped at {self.spent:.4f} of {self.limit:.4f} dollars, as the next request "
                     f"could cost {dollars:.4f}: all answers are kept; raise max_cost to go on"
                 )
-            ticket = max(self._set_aside, default=0) + 1
-            self._set_aside[ticket] = dollars
+            self._set_aside.append(dollars)
         try:
             yield
         finally:
-            del self._set_aside[ticket]
+            self._set_aside.remove(dollars)
             async with self._changed:
                 self._changed.notify_all()
 
     def _fits(self, dollars: float) -> bool:
-        aside = sum(self._set_aside.values())
-        return self.limit is None or self.spent + aside + dollars <= self.limit
+        return self.limit is None or self.spent + sum(self._set_aside) + dollars <= self.limit

@@ -67,69 +67,48 @@ def _values(text: str) -> Iterator[Any]:
 
 def _mended(text: str, start: int) -> Iterator[Any]:
     """Values that the broken JSON from ``start`` on may have been meant to be."""
-    for candidate in _Scan(text, start).candidates():
+    for candidate in _completed(text[start:]):
         try:
             yield _DECODER.decode(candidate)
         except (ValueError, RecursionError):
             continue
 
 
-class _Scan:
-    """One pass over broken JSON: which brackets are open where it ends, and where to cut it.
-
-    ``kept`` is the text without commas that close a list. For each open bracket, ``cuts`` holds
-    the length of ``kept`` before its element under way.
-    """
-
-    def __init__(self, text: str, start: int) -> None:
-        self.kept: list[str] = []
-        self.closers: list[str] = []
-        self.cuts: list[int] = []
-        self.in_text = False
-        self._read(text, start)
-
-    def _read(self, text: str, start: int) -> None:
-        escaped = False
-        for sign in text[start:]:
-            if self.in_text:
-                self.in_text = escaped or sign != '"'
-                escaped = sign == "\\" and not escaped
-                self.kept.append(sign)
-                continue
-            self._step(sign)
-            if not self.closers or len(self.closers) > _DEEPEST:
-                return
-
-    def _step(self, sign: str) -> None:
-        if sign in "]}":
-            if not self.closers or sign != self.closers[-1]:
-                self.closers.clear()  # not JSON: brackets that do not match
-                return
-            self.closers.pop()
-            self.cuts.pop()
-            self._drop_comma()
-        self.kept.append(sign)
+def _completed(text: str) -> list[str]:
+    """Whole JSON texts: without commas that close a list; closed at its end; cut before that."""
+    kept: list[str] = []  # of the text, what is not a comma before a closing bracket
+    closers: list[str] = []  # of the open brackets
+    cuts: list[int] = []  # per open bracket the length of ``kept`` before its element under way
+    in_text = is_escaped = False
+    for sign in text:
+        if in_text:
+            in_text = is_escaped or sign != '"'
+            is_escaped = sign == "\\" and not is_escaped
+        elif sign in "]}":
+            if sign != closers.pop():
+                return []  # not JSON: brackets that do not match
+            cuts.pop()
+            while kept[-1].isspace():
+                kept.pop()
+            if kept[-1] == ",":
+                kept.pop()
+        elif sign == '"':
+            in_text = True
+        kept.append(sign)
+        if in_text:
+            continue
         if sign in "[{":
-            self.closers.append("]" if sign == "[" else "}")
-            self.cuts.append(len(self.kept))
-        elif sign == "," and self.cuts:
-            self.cuts[-1] = len(self.kept) - 1
-        self.in_text = sign == '"'
-
-    def _drop_comma(self) -> None:
-        last = len(self.kept) - 1
-        while last >= 0 and self.kept[last].isspace():
-            last -= 1
-        if last >= 0 and self.kept[last] == ",":
-            del self.kept[last]
-
-    def candidates(self) -> Iterator[str]:
-        """Whole JSON texts: as it is; closed at its end; cut before what is not finished."""
-        whole = "".join(self.kept)
-        if not self.closers:
-            yield whole
-            return
-        if not self.in_text and whole.rstrip()[-1:] in ('"', "}", "]"):
-            yield whole + "".join(reversed(self.closers))
-        for depth, cut in enumerate(self.cuts):  # the outermost first: no half element is kept
-            yield whole[:cut] + "".join(reversed(self.closers[: depth + 1]))
+            closers.append("]" if sign == "[" else "}")
+            cuts.append(len(kept))
+        elif sign == ",":
+            cuts[-1] = len(kept) - 1
+        if not closers or len(closers) > _DEEPEST:
+            break
+    whole = "".join(kept)
+    if not closers:
+        return [whole]
+    cut_texts = [
+        whole[:cut] + "".join(reversed(closers[: depth + 1])) for depth, cut in enumerate(cuts)
+    ]  # the outermost first: no half element is kept
+    is_after_value = not in_text and whole.rstrip()[-1:] in ('"', "}", "]")
+    return [whole + "".join(reversed(closers)), *cut_texts] if is_after_value else cut_texts

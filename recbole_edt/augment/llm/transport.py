@@ -7,8 +7,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -314,22 +314,10 @@ def _retry_after(error: Exception) -> float | None:
 async def opened(endpoint: Endpoint, settings: LLMSettings, run: Run) -> AsyncIterator[Caller]:
     """Connect to an endpoint for the length of a block."""
     caller = Caller(endpoint, settings, run)
-    try:
-        with _one_line_per_run():
-            yield caller
-    finally:
-        await caller.close()
-
-
-@contextmanager
-def _one_line_per_run() -> Iterator[None]:
-    """Keep the HTTP libraries from logging every single call while a run is on."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
+    for name in _TALKATIVE:  # they log every call, with the address
+        logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
     try:
-        yield
+        yield caller
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        await caller.close()

@@ -74,13 +74,6 @@ def good_values(llm_servers, llm_settings, tmp_path):
 # -- answers --------------------------------------------------------------------------------------
 
 
-def test_answers_come_in_the_order_of_the_requests(llm_server, llm_client):
-    requests = mixed(40)
-    answers = values(llm_client(llm_server).chat(requests, "generate"))
-    assert [set(value) for value in answers] == [{"items"}, {"text"}] * 20
-    assert len({str(value) for value in answers}) == 40
-
-
 @pytest.mark.parametrize("kind", ["fence", "prose", "trailing_comma"])
 def test_an_answer_that_can_be_mended_is_asked_for_once(llm_server, llm_client, good_values, kind):
     requests = mixed(6)
@@ -280,19 +273,6 @@ def test_a_server_that_is_not_there_ends_the_run(llm_client, monkeypatch):
         client.chat(mixed(40), "generate")
 
 
-def test_a_key_is_missed_only_when_it_is_needed(llm_server, llm_client, monkeypatch):
-    monkeypatch.delenv("EDT_TEST_KEY", raising=False)
-    needs_key = {"chat.key_env": "EDT_TEST_KEY"}
-    client = llm_client(llm_server, **needs_key)
-    with pytest.raises(ConfigError, match="EDT_TEST_KEY holds no key"):
-        client.chat([profile_of(1)], "profile")
-    client.close()
-    first = llm_client(llm_server)
-    first.chat([profile_of(1)], "profile")
-    first.close()
-    assert values(llm_client(llm_server, **needs_key).chat([profile_of(1)], "profile"))
-
-
 # -- the cache ------------------------------------------------------------------------------------
 
 
@@ -330,17 +310,6 @@ def test_another_setting_is_another_request(llm_server, llm_client, change):
         (answer,) = client.chat([profile_of(1)], "profile")
     assert not answer.cached
     assert len(llm_server.log) == 2
-
-
-def test_a_bad_answer_is_not_cached(llm_server, llm_client):
-    llm_server.misbehave(1.0, ["wrong_fields"])
-    with llm_client(llm_server, asks=1) as client:
-        assert client.chat([profile_of(1)], "profile")[0].error
-        assert client.costs()["profile"]["dollars"] > 0
-    llm_server.misbehave(0.0)
-    with llm_client(llm_server) as client:
-        (answer,) = client.chat([profile_of(1)], "profile")
-    assert answer.value and not answer.cached
 
 
 def test_the_answer_to_a_reask_is_kept_as_the_answer(llm_server, llm_client):
@@ -400,20 +369,6 @@ def test_a_text_that_is_refused_fails_alone(llm_servers, llm_client):
     assert [n for n, row in enumerate(vectors) if not row.any()] == [13, 21]
 
 
-def test_batches_may_differ_between_runs(llm_server, llm_client):
-    with llm_client(llm_server) as client:
-        client.embed([f"shoe {n}" for n in range(20)], "encode")
-    with llm_client(llm_server, **{"embedding.batch_size": 3}) as client:
-        client.embed([f"shoe {n}" for n in range(25)], "encode")
-        assert client.costs()["encode"]["from_cache"] == 20
-    assert sorted(llm_server.tally()["texts"].values()) == [1] * 25
-
-
-def test_the_size_of_vectors_can_be_set(llm_server, llm_client):
-    vectors, _ = llm_client(llm_server, **{"embedding.dimensions": 8}).embed(["shoe"], "encode")
-    assert vectors.shape == (1, 8)
-
-
 def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
     """A local server that was restarted with another model under the same name."""
     small = '{"data": [{"embedding": [1, 2]}]}'
@@ -430,20 +385,6 @@ def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
 
 
 # -- costs ----------------------------------------------------------------------------------------
-
-
-def test_costs_are_what_the_server_reports(llm_server, llm_client):
-    client = llm_client(llm_server)
-    client.chat([profile_of(1), profile_of(2)], "profile")
-    client.embed(["one two", "three"], "encode")
-    costs = client.costs()
-    chat = costs["profile"]
-    assert chat["dollars"] == pytest.approx(
-        (chat["prompt_tokens"] * 1.0 + chat["completion_tokens"] * 2.0) / 1e6
-    )
-    assert (chat["requests"], chat["answered"], chat["failed"]) == (2, 2, 0)
-    assert costs["encode"]["prompt_tokens"] == 3
-    assert costs["encode"]["dollars"] == pytest.approx(3 * 0.5 / 1e6)
 
 
 def test_a_dry_run_counts_what_is_not_cached_and_calls_nobody(
@@ -482,6 +423,20 @@ def test_max_cost_stops_before_the_request_that_could_pass_it(llm_server, llm_cl
     assert set(llm_server.tally()["questions"].values()) == {1}
 
 
+def test_costs_are_what_the_server_reports(llm_server, llm_client):
+    client = llm_client(llm_server)
+    client.chat([profile_of(1), profile_of(2)], "profile")
+    client.embed(["one two", "three"], "encode")
+    costs = client.costs()
+    chat = costs["profile"]
+    assert chat["dollars"] == pytest.approx(
+        (chat["prompt_tokens"] * 1.0 + chat["completion_tokens"] * 2.0) / 1e6
+    )
+    assert (chat["requests"], chat["answered"], chat["failed"]) == (2, 2, 0)
+    assert costs["encode"]["prompt_tokens"] == 3
+    assert costs["encode"]["dollars"] == pytest.approx(3 * 0.5 / 1e6)
+
+
 def test_max_cost_is_for_all_stages_together(llm_server, llm_client):
     client = llm_client(llm_server, max_cost=0.01, **{"chat.max_tokens": 300})
     client.chat([items_of(user) for user in range(8)], "generate")
@@ -491,25 +446,6 @@ def test_max_cost_is_for_all_stages_together(llm_server, llm_client):
 
 
 # -- secrets --------------------------------------------------------------------------------------
-
-
-def test_the_key_is_nowhere_to_be_found(llm_servers, llm_client, monkeypatch, caplog, tmp_path):
-    monkeypatch.setenv("EDT_TEST_KEY", KEY)
-    caplog.set_level("DEBUG")
-    keyed = {"chat.key_env": "EDT_TEST_KEY", "embedding.key_env": "EDT_TEST_KEY"}
-    server = llm_servers(echo_key=True, unreadable="shirt 3\n")
-    client = llm_client(server, asks=1, retries=1, **keyed)
-    shown = [repr(client), repr(client.settings), repr(client.chat(mixed(10), "generate"))]
-    server.refuse = (400, f"you sent {KEY} and")
-    shown.append(repr(client.chat([profile_of(99)], "profile")))
-    shown.append(repr(client.embed(["shoe"], "encode")))
-    shown.append(repr(client.costs()))
-    client.close()
-    assert "[key]" in "".join(shown)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert tmp_path / "llm.sqlite" in files
-    assert all(KEY not in text for text in (*shown, caplog.text))
-    assert all(KEY.encode() not in path.read_bytes() for path in files)
 
 
 @pytest.mark.parametrize("key", ["two words", "ключ", "line\nbreak"])

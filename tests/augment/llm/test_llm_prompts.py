@@ -72,7 +72,3 @@ def test_severe_imbalance_begins_where_the_paper_draws_the_line():
     """19 against 1 is r = 0.9; 18 against 1 is r = 0.895."""
     assert imbalance(1, 19) == imbalance(0, 9) != imbalance(1, 18)
     assert imbalance(20, 1) == imbalance(9, 0) != imbalance(18, 1)
-
-
-def test_a_user_without_items_is_in_balance():
-    assert imbalance(0, 0) == imbalance(1, 1)

@@ -27,14 +27,6 @@ def test_overrides_change_only_what_they_name():
     assert after.embedding.batch_size == 3
 
 
-def test_a_profile_can_be_a_file_with_one_endpoint(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("chat: {base_url: 'http://h:1/v1/', model: m}")
-    settings = LLMSettings.load(path)
-    assert settings.chat is not None and settings.chat.base_url == "http://h:1/v1/"
-    assert settings.embedding is None
-
-
 @pytest.mark.parametrize(
     ("profile", "overrides", "said"),
     [
