@@ -15,30 +15,15 @@ from recbole_edt.errors import DataError
 
 @dataclass
 class Augmented:
-    """Everything that goes into the augmented files.
+    """Everything that goes into the augmented files."""
 
-    Attributes
-    ----------
-    space : ItemSpace
-        Training rows, and vectors of the raw items and of the new ones behind them.
-    new_items : list of dict
-        Attributes of the new items.
-    insertions : Insertions
-        Rows to insert.
-    failures : dict
-        Stage -> user -> why, one line.
-    profiles : list of str, optional
-        One per user.
-    user_vectors : np.ndarray, optional
-        float32 [n_users, d_L]; vectors of the profiles.
-    """
-
-    space: ItemSpace
-    new_items: list[dict[str, Any]]
-    insertions: Insertions
+    space: ItemSpace  # Training rows, and vectors of the raw items and of the new ones behind them
+    new_items: list[dict[str, Any]]  # Attributes of the new items
+    insertions: Insertions  # Rows to insert
+    # Stage -> user -> why, one line
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
-    profiles: list[str] | None = None
-    user_vectors: np.ndarray | None = None
+    profiles: list[str] | None = None  # One per user
+    user_vectors: np.ndarray | None = None  # float32 [n_users, d_L]; vectors of the profiles
 
     def without_unused(self) -> Augmented:
         """Leave out new items that no sequence holds after filtering."""

@@ -12,17 +12,10 @@ from recbole_edt.io.files import atomic_write, value_sha256, write_array
 
 
 class CachedEncoder(Encoder):
-    """An encoder whose vectors are kept: texts it has seen are neither fitted nor encoded.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        Encodes what is not there yet; its ``identity`` is part of the name of a file.
-    folder : Path
-        Where vectors are kept; made if missing.
-    """
+    """An encoder whose vectors are kept: texts it has seen are neither fitted nor encoded."""
 
     def __init__(self, encoder: Encoder, folder: Path) -> None:
+        super().__init__(encoder.settings)
         self.encoder, self.folder = encoder, folder
         self.corpus: list[str] = []
         self._is_fitted = False

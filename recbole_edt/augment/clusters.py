@@ -18,43 +18,18 @@ _SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of the items of both domains.
+    """Clusters of the items of both domains."""
 
-    Attributes
-    ----------
-    label : np.ndarray
-        int64 [n_items]; cluster of each item within its domain.
-    distance : np.ndarray
-        float64 [n_items]; distance to the centroid.
-    medoids : tuple of np.ndarray
-        Per domain the item line nearest to each centroid, int64 [<= K].
-    """
-
-    label: np.ndarray
-    distance: np.ndarray
+    label: np.ndarray  # int64 [n_items]; cluster of each item within its domain
+    distance: np.ndarray  # float64 [n_items]; distance to the centroid
+    # Per domain the item line nearest to each centroid, int64 [<= K]
     medoids: tuple[np.ndarray, np.ndarray]
 
 
 def cluster_items(
     vectors: np.ndarray, item_domain: np.ndarray, k: int, seed: int = 2026
 ) -> Clusters:
-    """Cluster each domain's item embeddings (unit length, so Euclid orders as cosine does).
-
-    Parameters
-    ----------
-    vectors : np.ndarray
-        Any float type [n_items, d_L].
-    item_domain : np.ndarray
-        int64 [n_items]; 0 or 1.
-    k : int
-        Number of clusters; fewer where a domain has fewer items.
-    seed : int
-        Seed of the start.
-
-    Returns
-    -------
-    Clusters
-    """
+    """Cluster each domain's item embeddings (unit length, so Euclid orders as cosine does)."""
     label = np.zeros(len(vectors), dtype=np.int64)
     distance = np.zeros(len(vectors))
     medoids = []
@@ -74,19 +49,12 @@ def cluster_items(
 
 @dataclass(frozen=True)
 class Representatives:
-    """Per user and domain one item for each touched cluster, in the order of the rows.
+    """Per user and domain one item for each touched cluster, in the order of the rows."""
 
-    Attributes
-    ----------
-    offsets : np.ndarray
-        int64 [2 * n_users + 1]; those of user ``u`` in domain ``d`` are
-        ``offsets[2 * u + d]:offsets[2 * u + d + 1]``.
-    places : np.ndarray
-        int64 [n]; their training rows.
-    """
-
+    # int64 [2 * n_users + 1]; those of user ``u`` in domain ``d`` are ``offsets[2 * u +
+    # d]:offsets[2 * u + d + 1]``
     offsets: np.ndarray
-    places: np.ndarray
+    places: np.ndarray  # int64 [n]; their training rows
 
     def of(self, user: int, domain: int) -> np.ndarray:
         """Return the training rows that stand for a user's history in a domain."""
@@ -112,24 +80,12 @@ def representatives(histories: Histories, clusters: Clusters) -> Representatives
 
 @dataclass(frozen=True)
 class ItemSpace:
-    """Users' training rows and their items in the space of the encoder.
+    """Users' training rows and their items in the space of the encoder."""
 
-    Attributes
-    ----------
-    histories : Histories
-        Training rows.
-    vectors : np.ndarray
-        float32 [items + new items, d_L].
-    clusters : Clusters
-        Of the raw items.
-    chosen : Representatives
-        What stands for each user's history.
-    """
-
-    histories: Histories
-    vectors: np.ndarray
-    clusters: Clusters
-    chosen: Representatives
+    histories: Histories  # Training rows
+    vectors: np.ndarray  # float32 [items + new items, d_L]
+    clusters: Clusters  # Of the raw items
+    chosen: Representatives  # What stands for each user's history
 
     @classmethod
     def of(cls, histories: Histories, vectors: np.ndarray, k: int, seed: int = 2026) -> ItemSpace:

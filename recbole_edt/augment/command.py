@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentCommand
 from recbole_edt.io.paths import find_data_root
@@ -54,14 +56,7 @@ def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) 
         print("dry run: no stage asks a model behind an endpoint; nothing was written")
         return
     print("dry run: nothing was asked, nothing was written")
-    print(f"  {'stage':<10} {'requests':>9} {'cached':>9} {'calls':>7} {'tokens in':>11} "
-          f"{'out':>10} {'dollars':>10}  what is sent")  # fmt: skip
-    for call in calls:
-        print(
-            f"  {call['stage']:<10} {call['requests']:>9,} {call['from_cache']:>9,} "
-            f"{call['calls']:>7,} {call['prompt_tokens']:>11,} {call['completion_tokens']:>10,} "
-            f"{call['dollars']:>10.4f}  {call['prompts']}"
-        )
+    print(pd.DataFrame(calls).to_string(index=False, float_format="{:,.4f}".format))
     dollars = sum(call["dollars"] for call in calls)
     print(f"  about {dollars:.4f} dollars in all\n{_ESTIMATE}")
     if max_cost is not None and dollars > max_cost:

@@ -22,13 +22,6 @@ def best_matches(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find each generated item's most similar representative of a domain (eq. 5).
 
-    Parameters
-    ----------
-    generated : np.ndarray
-        Any float type [n, d_L]; vectors of generated items.
-    representatives : np.ndarray
-        Any float type [m, d_L], m > 0; vectors of what stands for the user in one domain.
-
     Returns
     -------
     index : np.ndarray
@@ -49,17 +42,10 @@ def _units(vectors: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matches:
-    """How each proposed item of a task resembles the user's representatives (eq. 5).
+    """How each proposed item of a task resembles the user's representatives (eq. 5)."""
 
-    Attributes
-    ----------
-    anchors : np.ndarray
-        int64 [n]; training row of the most similar source item.
-    source, target : np.ndarray
-        float64 [n]; best similarity to the source and to the target domain's representatives.
-    """
-
-    anchors: np.ndarray
+    anchors: np.ndarray  # int64 [n]; training row of the most similar source item
+    # float64 [n]; best similarity to the source and to the target domain's representatives
     source: np.ndarray
     target: np.ndarray
 
@@ -93,15 +79,6 @@ def transferable(source: np.ndarray, target: np.ndarray, k: int, tau: float) -> 
     The threshold comes first and the ranking second: of the items whose target similarity is at
     least tau, the k most similar to the source representatives stay. Eq. 6 can also be read as
     ranking all items first; then an item that fails tau would take a place from one that passes.
-
-    Parameters
-    ----------
-    source, target : np.ndarray
-        float [n]; best similarity of each item to the representatives of both domains (eq. 5).
-    k : int
-        Most items to keep.
-    tau : float
-        Least target similarity.
 
     Returns
     -------

@@ -16,36 +16,20 @@ from recbole_edt.io.files import read_table
 
 @dataclass(frozen=True)
 class Histories:
-    """The raw rows of a data set, and which of them preprocessing sees.
+    """The raw rows of a data set, and which of them preprocessing sees."""
 
-    Attributes
-    ----------
-    items : DataFrame
-        Lines of ``.item`` as text.
-    domains : list of str
-        Names of domain A and B.
-    item_domain : np.ndarray
-        int64 [n_items]; 0 or 1 by line of ``.item``.
-    users : np.ndarray
-        str [n_users]; tokens, ascending.
-    offsets : np.ndarray
-        int64 [n_users + 1]; training rows of user ``u`` are ``offsets[u]:offsets[u + 1]``.
-    rows : np.ndarray
-        int64 [n_rows]; item line of every training row, in the order of ``position``.
-    inter : DataFrame
-        All raw rows, by user and position: ``user_id``, ``item_id``, ``timestamp`` and
-        ``position``, which is renumbered 1, 2, ... within each user.
-    held_out : np.ndarray
-        bool [len(inter)]; validation and test rows, which only the writer of the files sees.
-    """
-
-    items: pd.DataFrame
-    domains: list[str]
-    item_domain: np.ndarray
-    users: np.ndarray
+    items: pd.DataFrame  # Lines of ``.item`` as text
+    domains: list[str]  # Names of domain A and B
+    item_domain: np.ndarray  # int64 [n_items]; 0 or 1 by line of ``.item``
+    users: np.ndarray  # str [n_users]; tokens, ascending
+    # int64 [n_users + 1]; training rows of user ``u`` are ``offsets[u]:offsets[u + 1]``
     offsets: np.ndarray
+    # int64 [n_rows]; item line of every training row, in the order of ``position``
     rows: np.ndarray
+    # All raw rows, by user and position: ``user_id``, ``item_id``, ``timestamp`` and ``position``,
+    # which is renumbered 1, 2, ... within each user
     inter: pd.DataFrame
+    # bool [len(inter)]; validation and test rows, which only the writer of the files sees
     held_out: np.ndarray
 
     @property
@@ -65,15 +49,6 @@ class Histories:
 
 def read_histories(directory: str | Path, name: str, domains: list[str] | None = None) -> Histories:
     """Read a raw data set and set the held-out rows apart.
-
-    Parameters
-    ----------
-    directory : str or Path
-        Folder of the data set.
-    name : str
-        Its name.
-    domains : list of str, optional
-        Names of domain A and B; alphabetical by default.
 
     Raises
     ------

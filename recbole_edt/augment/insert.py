@@ -17,13 +17,6 @@ def balancing_tasks(counts: np.ndarray, settings: AugmentSettings) -> list[Task]
     """List the users to balance, each with a domain to insert items of; A before B.
 
     An item follows one of the other domain (eq. 5), so a user needs a row there.
-
-    Parameters
-    ----------
-    counts : np.ndarray
-        int64 [n_users, 2]; training rows per domain.
-    settings : AugmentSettings
-        ``directions``, ``min_ratio`` and ``min_history`` say who is augmented.
     """
     gap, total = np.abs(counts[:, 0] - counts[:, 1]), counts.sum(1)
     ratio = gap / np.maximum(total, 1)  # r = |nA - nB| / (nA + nB)
@@ -42,17 +35,6 @@ def amounts(
     counts: np.ndarray, tasks: Sequence[Task], kept: Sequence[int], settings: AugmentSettings
 ) -> np.ndarray:
     """How many of the kept items each task inserts (n + 2k in eq. 9).
-
-    Parameters
-    ----------
-    counts : np.ndarray
-        int64 [n_users, 2]; training rows per domain.
-    tasks : sequence of Task
-        Whom to balance.
-    kept : sequence of int
-        Items that the filter left of each.
-    settings : AugmentSettings
-        ``inject_ratio`` and ``directions``.
 
     Returns
     -------
@@ -74,15 +56,9 @@ def _ceil(amount: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Insertions:
-    """Rows to insert: the n-th one puts ``items[n]`` behind training row ``anchors[n]``.
+    """Rows to insert: the n-th one puts ``items[n]`` behind training row ``anchors[n]``."""
 
-    Attributes
-    ----------
-    anchors, items : np.ndarray
-        int64 [n]; by anchor, and in the order in which they follow one anchor.
-    """
-
-    anchors: np.ndarray
+    anchors: np.ndarray  # int64 [n]; by anchor, and in the order in which they follow one anchor
     items: np.ndarray
 
 
@@ -94,21 +70,7 @@ def insert(
     kept: Sequence[np.ndarray],
     settings: AugmentSettings,
 ) -> Insertions:
-    """Place kept items in their users' sequences (eq. 1).
-
-    Parameters
-    ----------
-    chosen : sequence of np.ndarray
-        Per task the items proposed.
-    matches : sequence of Matches
-        Per task their anchors.
-    kept : sequence of np.ndarray
-        Per task the places of those that the filter left, best first; :func:`amounts` of them
-        are inserted.
-    settings : AugmentSettings
-        ``insert``: right behind the most similar source item (``anchor``, the paper), behind the
-        last training row (``end``), or behind a row drawn by ``seed`` and user (``random``).
-    """
+    """Place kept items in their users' sequences (eq. 1)."""
     counts = amounts(histories.domain_counts(), tasks, [len(one) for one in kept], settings)
     anchors, items = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for task, proposed, matched, places, n in zip(

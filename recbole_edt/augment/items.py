@@ -18,11 +18,6 @@ def item_text(row: Mapping[str, object]) -> str:
     row : mapping
         Attributes by column name: ``domain`` and, where known, ``title``, ``brand``, ``price``,
         ``categories``, ``description``. Missing ones (absent, empty or NaN) are left out.
-
-    Returns
-    -------
-    str
-        One line of text.
     """
     domain, title, brand, price, categories, description = (
         _known(row, key)
@@ -56,11 +51,6 @@ class Catalogue:
     Two items are the same when their domain and full name agree but for case, spaces and
     punctuation; the full name is the brand, then the title, and a brand that the title begins with
     counts once. A model that names no brand means the first item of that title.
-
-    Attributes
-    ----------
-    new_items : list of dict
-        Attributes of the items that are in no line of ``.item``, each listed once.
     """
 
     def __init__(self, items: pd.DataFrame, domains: Sequence[str]) -> None:

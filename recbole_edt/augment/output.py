@@ -16,13 +16,7 @@ from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.augmented import Augmented
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.files import (
-    INTER_COLUMNS,
-    ITEM_COLUMNS,
-    file_sha256,
-    write_array,
-    write_table,
-)
+from recbole_edt.io.files import INTER_COLUMNS, ITEM_COLUMNS, file_sha256, write_array, write_table
 from recbole_edt.io.statistics import dataset_statistics
 
 REPORT = "augmentation.json"
@@ -34,19 +28,6 @@ def write(
     made: Augmented, raw: Path, target: Path, scratch: Path, about: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the augmented data set, in one step.
-
-    Parameters
-    ----------
-    made : Augmented
-        What goes into it.
-    raw : Path
-        Folder of the raw data set.
-    target : Path
-        Folder to write, or to replace if augmentation wrote it; its name is the data set's.
-    scratch : Path
-        Folder on the same disk for what is not finished.
-    about : dict
-        Further entries of the report: ``settings`` and ``cost``.
 
     Returns
     -------
@@ -153,11 +134,6 @@ def _statistics(made: Augmented, inter: pd.DataFrame, items: pd.DataFrame) -> di
 
 def similarities(made: Augmented, shares: Sequence[float]) -> dict[str, float]:
     """Mean cosine of augmented users' mean item vectors before and after injection (table 3).
-
-    Parameters
-    ----------
-    shares : sequence of float
-        Parts of the insertions to inject.
 
     Returns
     -------

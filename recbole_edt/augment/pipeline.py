@@ -30,29 +30,7 @@ from recbole_edt.io.lock import run_lock
 
 
 class Pipeline:
-    """One augmentation of one data set.
-
-    Parameters
-    ----------
-    name : str
-        Name of the data set.
-    source : Path
-        Folder that holds the raw data set's folder.
-    output : Path
-        Folder that receives the augmented one's, under the same name.
-    settings : AugmentSettings
-        How.
-
-    Attributes
-    ----------
-    seconds : dict
-        Stage -> seconds that it took.
-
-    Raises
-    ------
-    ConfigError
-        If source and output are the same folder.
-    """
+    """One augmentation of one data set."""
 
     def __init__(self, name: str, source: Path, output: Path, settings: AugmentSettings) -> None:
         self.name, self.settings = name, settings
@@ -121,7 +99,7 @@ class Pipeline:
             histories = read_histories(self.raw, self.name, settings.domains)
         with self._timed("encode"):
             vectors = self.raw / f"{self.name}.item_emb.npy"
-            encoder = ENCODERS[settings.encoder].build(settings, vectors, client)
+            encoder = ENCODERS[settings.encoder](settings, vectors, client)
             if cache is not None and encoder.identity:
                 encoder = CachedEncoder(encoder, cache)
             space = embed(histories, encoder, settings)
@@ -158,7 +136,7 @@ def generate(
     if settings.generator == "none":
         return [], Generated([])
     tasks = balancing_tasks(space.histories.domain_counts(), settings)
-    return tasks, GENERATORS[settings.generator].build(settings, space, client).generate(tasks)
+    return tasks, GENERATORS[settings.generator](settings, space, client).generate(tasks)
 
 
 def embed_new(
@@ -184,17 +162,6 @@ def leave_out(
 
     A user who is left without a proposal for a domain has failed. Failed users get nothing in
     either direction: half of what they should get would tip their balance the other way.
-
-    Parameters
-    ----------
-    generated : Generated
-        Changed in place.
-    tasks : sequence of Task
-        Whom each proposal is for.
-    lost : mapping
-        Line of each item without a vector -> why.
-    users : np.ndarray
-        Tokens.
     """
     for place, task in enumerate(tasks):
         items = generated.items[place]
@@ -223,7 +190,7 @@ def profile(
     """Write and encode a profile of every user (3.4)."""
     users = user_groups(made)
     about = Described(made.item_table(), made.space.histories.domains, made.space.vectors)
-    profiles = PROFILERS[settings.profiler].build(settings, about, client).write(users)
+    profiles = PROFILERS[settings.profiler](settings, about, client).write(users)
     if encoder.items_only:
         made.user_vectors = mean_vectors(users, made.space.vectors, settings.profile)
     else:

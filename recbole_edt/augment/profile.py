@@ -47,15 +47,6 @@ def encode_profiles(
 ) -> np.ndarray:
     """Encode profiles; a user whose text cannot be encoded is named and loses it.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        Encodes texts.
-    users : sequence of UserGroups
-        Whom the profiles are of.
-    profiles : Profiles
-        Changed in place.
-
     Returns
     -------
     ndarray
@@ -83,16 +74,6 @@ def encode_profiles(
 
 def mean_vectors(users: Sequence[UserGroups], vectors: np.ndarray, profile: str) -> np.ndarray:
     """Vectors in place of encoded profiles, for an encoder that has the items alone.
-
-    Parameters
-    ----------
-    users : sequence of UserGroups
-        Their items by domain and cluster.
-    vectors : ndarray
-        float32 [n_items, d_L].
-    profile : {"sra", "naive"}
-        ``sra``: the mean over a user's clusters, then over the domains, so that the minor domain
-        has as much weight as the major one. ``naive``: the mean over all items.
 
     Returns
     -------

@@ -13,6 +13,7 @@ from recbole_edt.augment.generators.endpoint import LLMGenerator
 from recbole_edt.augment.generators.retrieval import RetrievalGenerator
 from recbole_edt.augment.items import Catalogue
 from recbole_edt.augment.pipeline import leave_out
+from recbole_edt.augment.settings import AugmentSettings
 
 
 def test_one_representative_for_each_cluster_a_user_touched() -> None:
@@ -38,7 +39,7 @@ def test_retrieval_offers_the_nearest_items_that_the_user_lacks() -> None:
     domain = np.array([0, 1, 1, 1])
     vectors = np.array([[1, 0], [1, 0], [0.8, 0.6], [0, 1]], dtype=float)
     space = ItemSpace.of(history([[0, 1]], domain), vectors, 1)
-    made = RetrievalGenerator(space, num=2).generate([Task(0, 1)])
+    made = RetrievalGenerator(AugmentSettings(num=2), space).generate([Task(0, 1)])
     assert made.items[0].tolist() == [2, 3]  # 1 is nearest, but the user has it
     assert not made.new_items
 
@@ -49,7 +50,7 @@ def test_retrieval_stays_near_what_the_user_has_in_the_target_domain() -> None:
     domain = np.array([0, 1, 1, 1, 1])
     vectors = np.array([[1, 0], [0, 1], [1, 0], [0.6, 0.8], [0.28, 0.96]])
     space = ItemSpace.of(history([[0, 1], [0]], domain), vectors, 1)
-    made = RetrievalGenerator(space, num=2).generate([Task(0, 1), Task(1, 1)])
+    made = RetrievalGenerator(AugmentSettings(num=2), space).generate([Task(0, 1), Task(1, 1)])
     assert made.items[0].tolist() == [4, 3]  # cosines with 1: 0.96, 0.8
     assert made.items[1].tolist() == [2, 3]  # cosines with 0: 1, 0.6
 
@@ -62,7 +63,7 @@ def test_retrieval_looks_past_what_the_user_has() -> None:
     sequences = [draw.permutation(40)[:size].tolist() for size in (3, 10, 25)]
     tasks = [Task(user, target) for user in range(3) for target in (0, 1)]
     space = ItemSpace.of(history(sequences, domain), vectors, 3)
-    made = RetrievalGenerator(space, num=4).generate(tasks)
+    made = RetrievalGenerator(AugmentSettings(num=4), space).generate(tasks)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for task, items in zip(tasks, made.items, strict=True):
         owned = sequences[task.user]
@@ -113,7 +114,9 @@ def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client)
     space = ItemSpace.of(history([[0], [1]], np.array([0, 0, 1, 1])), np.eye(4), 2)
     llm_server.unreadable = "user u1 "
     with llm_client(llm_server, retries=1, asks=1) as client:
-        made = LLMGenerator(space, client, num=3).generate([Task(0, 1), Task(1, 1)])
+        made = LLMGenerator(AugmentSettings(num=3), space, client).generate(
+            [Task(0, 1), Task(1, 1)]
+        )
     assert list(made.failures) == ["u1"]
     assert [len(items) for items in made.items] == [3, 0]
 

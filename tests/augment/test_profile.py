@@ -11,6 +11,7 @@ from recbole_edt.augment.profilers import Described, UserGroups
 from recbole_edt.augment.profilers.endpoint import LLMProfiler
 from recbole_edt.augment.profilers.extractive import ExtractiveProfiler
 from recbole_edt.augment.prompts import imbalance
+from recbole_edt.augment.settings import AugmentSettings
 
 ITEMS = pd.DataFrame(
     {
@@ -30,6 +31,14 @@ def groups(*sides) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return first, second
 
 
+def extractive(profile: str) -> ExtractiveProfiler:
+    return ExtractiveProfiler(AugmentSettings(profile=profile), ABOUT)
+
+
+def asking(client, profile: str) -> LLMProfiler:
+    return LLMProfiler(AugmentSettings(profile=profile), ABOUT, client)
+
+
 USERS = [
     UserGroups("ann", groups([[0, 1], [2]], [[4]])),
     UserGroups("bob", groups([], [[5, 4]])),
@@ -40,7 +49,7 @@ USERS = [
 def test_the_domain_with_fewer_clusters_says_more_of_each() -> None:
     """Three clusters of bike leave art's two room for three items: two of the larger, one."""
     art, bike = [[0, 1, 2], [3]], [[4], [5], [4]]
-    text = ExtractiveProfiler(ABOUT, "sra").write(
+    text = extractive("sra").write(
         [UserGroups("dan", groups(art, bike))]
     ).texts[0]  # fmt: skip
     of_art, of_bike = text.split(" bike, ")
@@ -50,7 +59,7 @@ def test_the_domain_with_fewer_clusters_says_more_of_each() -> None:
 
 def test_the_most_central_item_speaks_for_a_cluster() -> None:
     user = UserGroups("dan", groups([[0, 1, 2]], []))
-    text = ExtractiveProfiler(ABOUT, "sra").write([user]).texts[0]
+    text = extractive("sra").write([user]).texts[0]
     # mean (1.9.., 1.1..)/3 points to (0.86, 0.5): the blue brush (0.99, 0.11) is nearest
     assert "Blue brush" in text
     assert "Red brush" not in text
@@ -58,15 +67,15 @@ def test_the_most_central_item_speaks_for_a_cluster() -> None:
 
 @pytest.mark.parametrize("pipeline", ["sra", "naive"])
 def test_a_user_without_items_has_no_profile(pipeline: str) -> None:
-    made = ExtractiveProfiler(ABOUT, pipeline).write(USERS)
+    made = extractive(pipeline).write(USERS)
     assert made.texts[2] == ""
     assert all(made.texts[:2])
-    assert made == ExtractiveProfiler(ABOUT, pipeline).write(USERS)
+    assert made == extractive(pipeline).write(USERS)
 
 
 def test_summaries_are_reformed_and_then_analysed(llm_server, llm_client) -> None:
     with llm_client(llm_server) as client:
-        made = LLMProfiler(ABOUT, client, "sra").write(USERS)
+        made = asking(client, "sra").write(USERS)
         costs = client.costs()
     assert all(made.texts[:2])
     assert made.texts[2] == ""
@@ -78,7 +87,7 @@ def test_summaries_are_reformed_and_then_analysed(llm_server, llm_client) -> Non
 
 def test_naive_profiles_ask_once_per_user(llm_server, llm_client) -> None:
     with llm_client(llm_server) as client:
-        made = LLMProfiler(ABOUT, client, "naive").write(USERS)
+        made = asking(client, "naive").write(USERS)
         assert {stage: cost["requests"] for stage, cost in client.costs().items()} == {"naive": 2}
     assert all(made.texts[:2])
 
@@ -88,7 +97,7 @@ def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
 ) -> None:
     llm_server.unreadable = "Oil paint"
     with llm_client(llm_server, retries=1, asks=1) as client:
-        made = LLMProfiler(ABOUT, client, "sra").write(USERS)
+        made = asking(client, "sra").write(USERS)
     assert made.failures == {"ann": "summarise art: HTTP 400: this cannot be read"}
     assert made.texts[0] == ""
     assert made.texts[1]
@@ -105,7 +114,7 @@ def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(
 def test_a_failure_names_its_stage(llm_server, llm_client, pipeline, unreadable, where) -> None:
     llm_server.unreadable = unreadable
     with llm_client(llm_server, retries=1, asks=1) as client:
-        made = LLMProfiler(ABOUT, client, pipeline).write(USERS)
+        made = asking(client, pipeline).write(USERS)
     reason = f"{where}: HTTP 400: this cannot be read"
     assert made.failures == {"ann": reason, "bob": reason}
 
@@ -133,7 +142,7 @@ def test_prompts_carry_the_imbalance_and_the_answers_of_the_stage_before(
             return answers
 
         monkeypatch.setattr(client, "chat", chat)
-        LLMProfiler(ABOUT, client, "sra").write(USERS[:1])
+        asking(client, "sra").write(USERS[:1])
     assert list(asked) == ["summarise", "reform", "analyse"]
     art, bike = (prompt for prompt, _ in asked["reform"])
     assert imbalance(3, 1) in art

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 class Encoder(ABC):
     """Turns texts into vectors.
+
+    Parameters
+    ----------
+    settings : AugmentSettings
+        Keys of the command.
+    vectors : Path
+        ``<D>.item_emb.npy`` of the raw data, which need not exist.
+    client : LLMClient
+        None unless a stage has ``uses_llm``.
 
     Attributes
     ----------
@@ -34,20 +43,15 @@ class Encoder(ABC):
     items_only: ClassVar[bool] = False
     identity: str = ""
 
-    @classmethod
-    def build(cls, settings: AugmentSettings, vectors: Path, client: LLMClient | None) -> Encoder:
-        """Make an encoder.
-
-        Parameters
-        ----------
-        settings : AugmentSettings
-            Keys of the command.
-        vectors : Path
-            ``<D>.item_emb.npy`` of the raw data, which need not exist.
-        client : LLMClient or None
-            None unless a stage has ``uses_llm``.
-        """
-        raise NotImplementedError
+    def __init__(
+        self,
+        settings: AugmentSettings,
+        vectors: Path | None = None,
+        client: LLMClient | None = None,
+    ) -> None:
+        self.settings = settings
+        self.vectors = cast(Path, vectors)
+        self.client = cast(LLMClient, client)
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> np.ndarray:

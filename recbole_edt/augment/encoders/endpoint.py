@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from recbole_edt.augment.encoders import Encoder, register_encoder
-from recbole_edt.augment.llm import LLMClient
 from recbole_edt.errors import DataError
 
 
@@ -17,22 +16,8 @@ class EndpointEncoder(Encoder):
 
     uses_llm = True
 
-    def __init__(self, client: LLMClient) -> None:
-        self.client = client
-
-    @classmethod
-    def build(cls, settings, vectors, client) -> EndpointEncoder:
-        """Ask through the client of the run."""
-        return cls(client)
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode the items.
-
-        Raises
-        ------
-        DataError
-            If a text could not be encoded.
-        """
+        """Encode the items."""
         vectors, failures = self.client.embed(texts, "encode")
         if failures:
             place, reason = next(iter(failures.items()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,27 +13,13 @@ from recbole_edt.io.atomic import load_embeddings
 
 @register_encoder("file")
 class FileEncoder(Encoder):
-    """Vectors of the raw items, one per line of ``.item``.
-
-    Parameters
-    ----------
-    path : Path
-        A float matrix, [n_items, d_L].
-    """
+    """Vectors of the raw items, one per line of ``.item``."""
 
     items_only = True
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @classmethod
-    def build(cls, settings, vectors, client) -> FileEncoder:
-        """Take the vectors beside the raw data."""
-        return cls(vectors)
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the rows of the file; there must be one per text."""
-        return np.asarray(load_embeddings(self.path, len(texts), "item"), dtype=np.float32)
+        return np.asarray(load_embeddings(self.vectors, len(texts), "item"), dtype=np.float32)
 
     def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Refuse: there are no further vectors."""

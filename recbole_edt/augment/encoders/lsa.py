@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import scipy
@@ -13,47 +14,24 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.encoders import Encoder, register_encoder
 from recbole_edt.errors import DataError
 
+_SEED = 2026
+"""Of the start vector of the SVD."""
+
 
 @register_encoder("lsa")
 class LsaEncoder(Encoder):
     """TF-IDF of words and word pairs, then truncated SVD.
 
-    The SVD is ARPACK's: it iterates to machine precision from a start vector fixed by the seed, so
+    The SVD is ARPACK's: it iterates to machine precision from a start vector that is fixed, so
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
     The largest entry of each component is positive, because signs are arbitrary.
-
-    Parameters
-    ----------
-    dim : int
-        Size of the vectors; lowered to what the corpus can give (one less than its texts and
-        its terms).
-    seed : int
-        Seed of the start vector.
     """
 
-    def __init__(self, dim: int = 128, seed: int = 2026) -> None:
-        self.dim = dim
-        self.seed = seed
-        self.identity = f"lsa {dim} scipy {scipy.__version__}"
-
-    @classmethod
-    def build(cls, settings, vectors, client) -> LsaEncoder:
-        """Make one of the default size."""
-        return cls()
+    dim: ClassVar[int] = 128
+    identity = f"lsa {dim} scipy {scipy.__version__}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Fit a corpus and encode it; :meth:`encode_more` encodes into its space.
-
-        Returns
-        -------
-        ndarray
-            float32 [texts, dim], rows of length 1; a text without a word is all zeros.
-
-        Raises
-        ------
-        DataError
-            If no text holds a word.
-        """
+        """Fit a corpus and encode it; :meth:`encode_more` encodes into its space."""
         self._vectorizer = TfidfVectorizer(
             ngram_range=(1, 2),
             sublinear_tf=True,
@@ -70,7 +48,7 @@ class LsaEncoder(Encoder):
     def _fit(self, weights, dim: int) -> np.ndarray:
         if dim < 1:  # a single text or term: all texts point the same way
             return np.ones((1, weights.shape[1]))
-        svd = TruncatedSVD(dim, algorithm="arpack", random_state=self.seed)
+        svd = TruncatedSVD(dim, algorithm="arpack", random_state=_SEED)
         with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
             svd.fit(weights)
         axes = svd.components_  # [dim, terms]

@@ -14,20 +14,16 @@ from recbole_edt.errors import ConfigError
 class SentenceEncoder(Encoder):
     """A model by its name or folder; needs the extra ``[sentence]``."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, settings, vectors=None, client=None) -> None:
+        super().__init__(settings, vectors, client)
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ConfigError(
                 "encoder sentence-transformers needs: pip install 'recbole-edt[sentence]'"
             ) from error
-        self.model = SentenceTransformer(model)
-        self.identity = f"sentence-transformers {model}"
-
-    @classmethod
-    def build(cls, settings, vectors, client) -> SentenceEncoder:
-        """Load ``sentence_model``."""
-        return cls(settings.sentence_model)
+        self.model = SentenceTransformer(settings.sentence_model)
+        self.identity = f"sentence-transformers {settings.sentence_model}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts, float32 [texts, d_L], rows of length 1."""

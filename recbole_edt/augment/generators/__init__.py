@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -26,35 +26,37 @@ class Task(NamedTuple):
 
 @dataclass
 class Generated:
-    """What was proposed.
+    """What was proposed."""
 
-    Attributes
-    ----------
-    items : list of np.ndarray
-        Per task the item lines proposed, best first; lines from ``len(histories.items)`` on are
-        new items.
-    new_items : list of dict
-        Attributes of the new items, each listed once.
-    failures : dict
-        User token -> why nothing could be generated in at least one domain, one line.
-    """
-
+    # Per task the item lines proposed, best first; lines from ``len(histories.items)`` on are new
+    # items
     items: list[np.ndarray]
+    # Attributes of the new items, each listed once
     new_items: list[dict[str, Any]] = field(default_factory=list)
+    # User token -> why nothing could be generated in at least one domain, one line
     failures: dict[str, str] = field(default_factory=dict)
 
 
 class Generator(ABC):
-    """Proposes items of a domain to users; ``uses_llm`` asks for an LLM client."""
+    """Proposes items of a domain to users.
+
+    Parameters
+    ----------
+    settings : AugmentSettings
+        Keys of the command.
+    space : ItemSpace
+        Items and training rows.
+    client : LLMClient
+        None unless a stage has ``uses_llm``.
+    """
 
     uses_llm: ClassVar[bool] = False
 
-    @classmethod
-    @abstractmethod
-    def build(
-        cls, settings: AugmentSettings, space: ItemSpace, client: LLMClient | None
-    ) -> Generator:
-        """Make a generator; the client is None unless a stage has ``uses_llm``."""
+    def __init__(
+        self, settings: AugmentSettings, space: ItemSpace, client: LLMClient | None = None
+    ) -> None:
+        self.settings, self.space = settings, space
+        self.client = cast(LLMClient, client)
 
     @abstractmethod
     def generate(self, tasks: Sequence[Task]) -> Generated:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
 from recbole_edt.augment.items import Catalogue, described, item_list
-from recbole_edt.augment.llm import ChatRequest, LLMClient
+from recbole_edt.augment.llm import ChatRequest
 from recbole_edt.augment.prompts import ATTRIBUTES, GeneratedItems, prompt
 
 
@@ -21,14 +20,10 @@ class LLMGenerator(Generator):
 
     uses_llm = True
 
-    def __init__(self, space: ItemSpace, client: LLMClient, num: int = 10) -> None:
-        self.space, self.client, self.num = space, client, num
+    def __init__(self, settings, space, client=None) -> None:
+        super().__init__(settings, space, client)
+        self.num = settings.num or 10
         self.records = space.histories.items.to_dict("records")
-
-    @classmethod
-    def build(cls, settings, space, client) -> LLMGenerator:
-        """Ask for ``num`` items, ten by default."""
-        return cls(space, client, settings.num or 10)
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
 
 _MOST_OWNED = 50
@@ -21,25 +20,13 @@ class RetrievalGenerator(Generator):
     A user is offered the items nearest to those they have in the target domain, which is what
     eq. 6 asks of a transferable item; without any, the items nearest to the representatives of
     their other domain. What they have is never offered.
-
-    Parameters
-    ----------
-    space : ItemSpace
-        Items and training rows.
-    num : int
-        Most items to propose for a task.
     """
 
-    def __init__(self, space: ItemSpace, num: int = 1) -> None:
-        self.space = space
+    def __init__(self, settings, space, client=None) -> None:
+        super().__init__(settings, space, client)
+        self.num = settings.num or 1
         # In float32 the number of threads would show, in the order of near-equal neighbours.
         self.units = normalize(np.asarray(space.vectors, dtype=np.float64))
-        self.num = num
-
-    @classmethod
-    def build(cls, settings, space, client) -> RetrievalGenerator:
-        """Propose ``num`` items, one by default."""
-        return cls(space, settings.num or 1)
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Propose up to ``num`` items for each task, best first."""

@@ -37,11 +37,6 @@ class AnswerCache:
     Each answer is committed together with its price as it comes, in write-ahead mode: a killed
     process loses nothing that it was given. One process at a time holds the file.
 
-    Parameters
-    ----------
-    path : Path
-        The file; made, with its folder, if missing.
-
     Raises
     ------
     DataError

@@ -18,18 +18,13 @@ from recbole_edt.augment.llm.costs import Budget, StageCounts, Usage, most_token
 from recbole_edt.augment.llm.reading import read_answer
 from recbole_edt.augment.llm.reply import Mismatch
 from recbole_edt.augment.llm.requests import Answer, ChatRequest
-from recbole_edt.augment.llm.settings import (
-    ChatEndpoint,
-    EmbeddingEndpoint,
-    Endpoint,
-    LLMSettings,
-)
+from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
 from recbole_edt.augment.llm.transport import BadResponse, Caller, CallFailed, Run, opened
 from recbole_edt.augment.llm.wire import (
     Messages,
     Question,
-    distinct_questions,
     embedding_body,
+    question,
     read_vectors,
     reask,
     text_key,
@@ -94,42 +89,26 @@ class LLMClient:
     # -- chat ---------------------------------------------------------------------------------
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
-        """Have all requests answered; blocks until that is done.
-
-        Parameters
-        ----------
-        requests : sequence of ChatRequest
-            Equal ones are asked once.
-        stage : str
-            Under which the costs are kept.
-
-        Returns
-        -------
-        list of Answer
-            One per request, in their order.
-
-        Raises
-        ------
-        ConfigError, CostLimitError, EndpointError
-            If the run cannot go on; all answers so far are kept.
-        """
-        keys, questions = distinct_questions(requests, self._chat_endpoint())
+        """Have all requests answered; blocks until that is done."""
+        endpoint = self._chat_endpoint()
+        asked = [question(request, endpoint) for request in requests]
+        questions = {one.key: one for one in asked}
         answers = self._known_answers(questions)
         known = frozenset(answers)
 
-        async def ask(question: Question, caller: Caller) -> int:
+        async def ask(one: Question, caller: Caller) -> int:
             try:
-                answers[question.key] = await self._ask(question, caller, stage)
+                answers[one.key] = await self._ask(one, caller, stage)
             except CallFailed as failure:
-                answers[question.key] = Answer(error=str(failure))
+                answers[one.key] = Answer(error=str(failure))
             return 1
 
-        to_ask = [question for key, question in questions.items() if key not in known]
+        to_ask = [one for key, one in questions.items() if key not in known]
         try:
-            self._work(self._chat_endpoint(), to_ask, ask, stage, len(questions), len(known))
+            self._work(endpoint, to_ask, ask, stage, len(questions), len(known))
         finally:
-            done = [answers[key] for key in keys if key in answers]
-            n_cached = sum(key in known for key in keys)
+            done = [answers[one.key] for one in asked if one.key in answers]
+            n_cached = sum(one.key in known for one in asked)
             self._count(stage, [answer.error for answer in done], n_cached)
         return done
 
@@ -143,27 +122,27 @@ class LLMClient:
             out[key] = Answer(value, cached=True)
         return out
 
-    async def _ask(self, question: Question, caller: Caller, stage: str) -> Answer:
+    async def _ask(self, asked: Question, caller: Caller, stage: str) -> Answer:
         """Ask, and once more with the reason where the answer cannot be used; then afresh."""
         reason = ""
         for _ in range(self.settings.asks):
-            messages = question.messages
+            messages = asked.messages
             for is_reask in (False, True):
                 self._counts(stage).reasks += is_reask
-                text, usage, was_cut = await self._complete(question, messages, caller, stage)
+                text, usage, was_cut = await self._complete(asked, messages, caller, stage)
                 try:
-                    value = read_answer(text, question.request.reply)
+                    value = read_answer(text, asked.request.reply)
                 except Mismatch as mismatch:
                     self._cache.keep_usage(stage, usage)
                     reason = f"{mismatch}{' (cut off at max_tokens)' if was_cut else ''}"
-                    messages = [*question.messages, *reask(text, str(mismatch), was_cut)]
+                    messages = [*asked.messages, *reask(text, str(mismatch), was_cut)]
                 else:
-                    self._cache.keep_answer(stage, usage, question.key, text)
+                    self._cache.keep_answer(stage, usage, asked.key, text)
                     return Answer(value)
         return Answer(error=f"no answer that can be used: {reason}")
 
     async def _complete(
-        self, question: Question, messages: Messages, caller: Caller, stage: str
+        self, one: Question, messages: Messages, caller: Caller, stage: str
     ) -> tuple[str, Usage, bool]:
         """Make one completion: what was written, its cost, and whether it was cut off."""
         endpoint = self._chat_endpoint()
@@ -181,20 +160,13 @@ class LLMClient:
             return caller.redact(text), usage, finish == "length"
 
         most = endpoint.prices.dollars(most_tokens(asked), 0, endpoint.max_tokens)
-        body = {**question.body, "messages": messages}
+        body = {**one.body, "messages": messages}
         return await caller.post("/chat/completions", body, most, read)
 
     # -- embeddings ---------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Turn texts into vectors; blocks until that is done.
-
-        Parameters
-        ----------
-        texts : sequence of str
-            Equal ones are sent once.
-        stage : str
-            Under which the costs are kept.
 
         Returns
         -------

@@ -30,7 +30,9 @@ class Usage:
     dollars: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
+        return Usage(
+            *(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True))
+        )
 
     @classmethod
     def reported(cls, payload: Mapping[str, Any], prices: Prices, asked: str, said: str) -> Usage:
@@ -93,15 +95,7 @@ class StageCounts:
 
 
 class Budget:
-    """The dollars of one run: a call sets aside the most it can cost before it is made.
-
-    Parameters
-    ----------
-    limit : float or None
-        Dollars; None for no limit.
-    spent : float
-        Dollars that the run has spent already.
-    """
+    """The dollars of one run: a call sets aside the most it can cost before it is made."""
 
     def __init__(self, limit: float | None, spent: float = 0.0) -> None:
         self.limit = limit
@@ -114,11 +108,6 @@ class Budget:
         """Set the most a call can cost aside while the call is under way.
 
         Calls wait while those under way may yet leave room for them.
-
-        Raises
-        ------
-        CostLimitError
-            If there is not enough, and nothing under way to wait for.
         """
         if self.limit is None:
             yield

@@ -14,7 +14,7 @@ from recbole_edt.augment.llm.client import LLMClient
 from recbole_edt.augment.llm.costs import estimated_tokens
 from recbole_edt.augment.llm.requests import Answer, ChatRequest
 from recbole_edt.augment.llm.settings import LLMSettings
-from recbole_edt.augment.llm.wire import distinct_questions, text_key
+from recbole_edt.augment.llm.wire import question, text_key
 
 _DIMENSIONS = 256
 
@@ -25,13 +25,6 @@ class DryRun(LLMClient):
     Answers come from the cache where it has them. Elsewhere what the request names as ``likely``
     stands in, and hashed words of a text for its vector, so that what builds on an answer can be
     estimated too.
-
-    Parameters
-    ----------
-    settings : LLMSettings
-        Endpoints and prices.
-    cache : str or Path
-        As for :class:`LLMClient`; where there is no such file, none is made.
 
     Attributes
     ----------
@@ -52,15 +45,14 @@ class DryRun(LLMClient):
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""
         endpoint = self._chat_endpoint()
-        keys, questions = distinct_questions(requests, endpoint)
+        asked = [question(request, endpoint) for request in requests]
+        keys, questions = [one.key for one in asked], {one.key: one for one in asked}
         known = self._known_answers(questions)
         missing = [q.request for key, q in questions.items() if key not in known]
         prompt = sum(estimated_tokens(request.system + request.user) for request in missing)
         completion = sum(_likely_tokens(request, endpoint.max_tokens) for request in missing)
-        self._enter(
-            stage, len(keys), sum(key in known for key in keys), len(missing), prompt, completion,
-            endpoint.prices.dollars(prompt, 0, completion),
-        )  # fmt: skip
+        dollars = endpoint.prices.dollars(prompt, 0, completion)
+        self._enter(stage, keys, known, len(missing), prompt, completion, dollars)
         pairs = zip(keys, requests, strict=True)
         return [known.get(key) or _made_up(request) for key, request in pairs]
 
@@ -73,10 +65,8 @@ class DryRun(LLMClient):
         known = state.found
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]
         prompt = sum(map(estimated_tokens, missing))
-        self._enter(
-            stage, len(keys), sum(key in known for key in keys),
-            -(-len(missing) // endpoint.batch_size), prompt, 0, endpoint.prices.dollars(prompt),
-        )  # fmt: skip
+        calls = -(-len(missing) // endpoint.batch_size)
+        self._enter(stage, keys, known, calls, prompt, 0, endpoint.prices.dollars(prompt))
         if known.keys() >= set(keys):
             vectors = state.rows(keys)
         else:
@@ -85,14 +75,11 @@ class DryRun(LLMClient):
         self._size = vectors.shape[1]
         return vectors, {}
 
-    def _enter(
-        self, stage: str, requests: int, from_cache: int, calls: int, prompt: int, completion: int,
-        dollars: float,
-    ) -> None:  # fmt: skip
+    def _enter(self, stage, keys, known, calls: int, prompt: int, completion: int, dollars) -> None:
         self.estimates.append({
             "stage": stage,
-            "requests": requests,
-            "from_cache": from_cache,
+            "requests": len(keys),
+            "from_cache": sum(key in known for key in keys),
             "calls": calls,
             "prompt_tokens": prompt,
             "completion_tokens": completion,

@@ -23,13 +23,6 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     tags. Mended are: commas before a closing bracket, line breaks within texts, and JSON that
     breaks off: the element that is not finished is dropped and the brackets are closed.
 
-    Parameters
-    ----------
-    text : str
-        The answer.
-    reply : type
-        What it must be.
-
     Returns
     -------
     dict

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 class Mismatch(Exception):
@@ -75,13 +68,6 @@ def well_formed(text: str) -> str:
 
 def conform(value: Any, reply: type[Reply]) -> dict[str, Any]:
     """Check a JSON value.
-
-    Parameters
-    ----------
-    value : object
-        What ``json`` read.
-    reply : type
-        What it must be.
 
     Returns
     -------

@@ -11,38 +11,19 @@ from recbole_edt.augment.llm.reply import Reply
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question to a chat model whose answer must be JSON.
+    """One question to a chat model whose answer must be JSON."""
 
-    Parameters
-    ----------
-    system, user : str
-        The two messages. With JSON mode on, vendors want the word JSON in one of them.
-    reply : type
-        What the answer must be.
-    likely : callable, optional
-        Makes up an answer of the usual length, for estimates; it is never sent.
-    """
-
-    system: str
+    system: str  # The two messages. With JSON mode on, vendors want the word JSON in one of them
     user: str
-    reply: type[Reply]
+    reply: type[Reply]  # What the answer must be
+    # Makes up an answer of the usual length, for estimates; it is never sent
     likely: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request came to: a value, or one line that says why there is none.
+    """What a request came to: a value, or one line that says why there is none."""
 
-    Parameters
-    ----------
-    value : dict, optional
-        The fields of the request's reply.
-    error : str, optional
-        Why there is no value.
-    cached : bool
-        The value was in the cache before it was asked for.
-    """
-
-    value: dict[str, Any] | None = None
-    error: str | None = None
-    cached: bool = False
+    value: dict[str, Any] | None = None  # The fields of the request's reply
+    error: str | None = None  # Why there is no value
+    cached: bool = False  # The value was in the cache before it was asked for

@@ -37,15 +37,7 @@ _TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
 class CallFailed(Exception):
-    """A request that failed for good; one line.
-
-    Parameters
-    ----------
-    reason : str
-        Why.
-    refused : bool
-        The endpoint took offence at this very request, so that another one may pass.
-    """
+    """A request that failed for good; one line."""
 
     def __init__(self, reason: str, refused: bool = False) -> None:
         super().__init__(reason)
@@ -65,13 +57,7 @@ class Halted(Exception):
 
 
 class Run:
-    """What the workers of one run share: the money, and the reason to stop.
-
-    Parameters
-    ----------
-    budget : Budget
-        What the run may spend.
-    """
+    """What the workers of one run share: the money, and the reason to stop."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -85,13 +71,7 @@ class Run:
         self._lost_in_a_row = 0
 
     def lost(self, reason: str) -> None:
-        """Note a request that its endpoint would not serve, and stop when that is all there is.
-
-        Raises
-        ------
-        EndpointError
-            After :data:`LOST_IN_A_ROW` of them.
-        """
+        """Note a request that its endpoint would not serve, and stop when that is all there is."""
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= LOST_IN_A_ROW:
             raise EndpointError(
@@ -115,13 +95,7 @@ class Run:
     async def work_through(
         self, jobs: Sequence[T], do: Callable[[T], Awaitable[None]], workers: int
     ) -> None:
-        """Do all jobs, so many at a time; after an error those under way still come to their end.
-
-        Raises
-        ------
-        EDTError
-            The first one that a job raised.
-        """
+        """Do all jobs, some at a time; after an error those under way still come to their end."""
         waiting = iter(jobs)
 
         async def work(number: int) -> None:
@@ -142,17 +116,7 @@ class Run:
 
 
 class Caller:
-    """Calls to one endpoint through the ``openai`` package.
-
-    Parameters
-    ----------
-    endpoint : Endpoint
-        Whom to call.
-    settings : LLMSettings
-        How patiently.
-    run : Run
-        The run these calls belong to.
-    """
+    """Calls to one endpoint through the ``openai`` package."""
 
     def __init__(self, endpoint: Endpoint, settings: LLMSettings, run: Run) -> None:
         self._endpoint = endpoint
@@ -186,17 +150,6 @@ class Caller:
         self, path: str, body: Mapping[str, Any], most_dollars: float, read: Callable[[dict], T]
     ) -> T:
         """Make a call, and repeat it while that may help.
-
-        Parameters
-        ----------
-        path : str
-            Below the base URL.
-        body : mapping
-            The request.
-        most_dollars : float
-            The most that one such call can cost.
-        read : callable
-            Takes what it needs from the response's JSON; raises :class:`BadResponse`.
 
         Raises
         ------
@@ -232,13 +185,7 @@ class Caller:
         return payload
 
     def _wait(self, error: Exception, attempt: int) -> float:
-        """Seconds to wait before the next attempt.
-
-        Raises
-        ------
-        EndpointError
-            If the server asks for more than the settings allow.
-        """
+        """Seconds to wait before the next attempt."""
         asked, longest = _retry_after(error), self._settings.max_wait_s
         if asked is not None and asked > longest:
             raise EndpointError(

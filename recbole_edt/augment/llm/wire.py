@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ _SHOWN = 4000
 
 @dataclass
 class Question:
-    """One distinct chat request: its content key, its messages, and its body without them."""
+    """A chat request on the wire: its content key, its messages, and its body without them."""
 
     key: bytes
     request: ChatRequest
@@ -31,20 +31,8 @@ class Question:
     body: dict[str, Any]
 
 
-def distinct_questions(
-    requests: Iterable[ChatRequest], endpoint: ChatEndpoint
-) -> tuple[list[bytes], dict[bytes, Question]]:
-    """The content key of every request, and the distinct ones among them."""
-    keys: list[bytes] = []
-    questions: dict[bytes, Question] = {}
-    for request in requests:
-        question = _question(request, endpoint)
-        keys.append(question.key)
-        questions.setdefault(question.key, question)
-    return keys, questions
-
-
-def _question(request: ChatRequest, endpoint: ChatEndpoint) -> Question:
+def question(request: ChatRequest, endpoint: ChatEndpoint) -> Question:
+    """Write a request as its endpoint wants it."""
     messages = [
         {"role": role, "content": well_formed(content)}
         for role, content in (("system", request.system), ("user", request.user))
@@ -108,13 +96,7 @@ def embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[st
 
 
 def read_vectors(payload: dict, n: int, size: int | None) -> np.ndarray:
-    """Read the vectors of a response, in the order of its texts: float32 [n, d].
-
-    Raises
-    ------
-    BadResponse
-        If they are not n finite vectors of one size.
-    """
+    """Read the vectors of a response, in the order of its texts: float32 [n, d]."""
     try:
         entries = {
             int(entry.get("index", n)): entry["embedding"]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -23,18 +23,11 @@ SAMPLES = 10
 
 @dataclass(frozen=True)
 class UserGroups:
-    """A user's augmented training items.
+    """A user's augmented training items."""
 
-    Attributes
-    ----------
-    user : str
-        Token.
-    groups : tuple of list of np.ndarray
-        Per domain the item lines of each cluster, in the order of the sequence; the largest cluster
-        first.
-    """
-
-    user: str
+    user: str  # Token
+    # Per domain the item lines of each cluster, in the order of the sequence; the largest cluster
+    # first
     groups: tuple[list[np.ndarray], list[np.ndarray]]
 
     def sizes(self) -> tuple[int, int]:
@@ -58,50 +51,41 @@ class UserGroups:
 
 @dataclass(frozen=True)
 class Profiles:
-    """What was written.
+    """What was written."""
 
-    Attributes
-    ----------
-    texts : list of str
-        One per user; empty where a user failed or has no items.
-    failures : dict
-        User -> why, one line.
-    """
-
-    texts: list[str]
-    failures: dict[str, str] = field(default_factory=dict)
+    texts: list[str]  # One per user; empty where a user failed or has no items
+    failures: dict[str, str] = field(default_factory=dict)  # User -> why, one line
 
 
 @dataclass(frozen=True)
 class Described:
-    """The items that profiles are about.
+    """The items that profiles are about."""
 
-    Attributes
-    ----------
-    items : DataFrame
-        Lines of ``.item`` as text, generated ones included.
-    domains : sequence of str
-        Names of domain A and B.
-    vectors : np.ndarray
-        Any float type [n_items, d_L].
-    """
-
-    items: pd.DataFrame
-    domains: Sequence[str]
-    vectors: np.ndarray
+    items: pd.DataFrame  # Lines of ``.item`` as text, generated ones included
+    domains: Sequence[str]  # Names of domain A and B
+    vectors: np.ndarray  # Any float type [n_items, d_L]
 
 
 class Profiler(ABC):
-    """Writes profiles; ``uses_llm`` asks for an LLM client."""
+    """Writes profiles.
+
+    Parameters
+    ----------
+    settings : AugmentSettings
+        Keys of the command.
+    about : Described
+        The items.
+    client : LLMClient
+        None unless a stage has ``uses_llm``.
+    """
 
     uses_llm: ClassVar[bool] = False
 
-    @classmethod
-    @abstractmethod
-    def build(
-        cls, settings: AugmentSettings, about: Described, client: LLMClient | None
-    ) -> Profiler:
-        """Make a profiler; the client is None unless a stage has ``uses_llm``."""
+    def __init__(
+        self, settings: AugmentSettings, about: Described, client: LLMClient | None = None
+    ) -> None:
+        self.profile, self.domains = settings.profile, about.domains
+        self.client = cast(LLMClient, client)
 
     @abstractmethod
     def write(self, users: Sequence[UserGroups]) -> Profiles:

@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any
 
 from recbole_edt.augment.items import item_list
-from recbole_edt.augment.llm import ChatRequest, LLMClient
+from recbole_edt.augment.llm import ChatRequest
 from recbole_edt.augment.profilers import (
     SAMPLES,
-    Described,
     Profiler,
     Profiles,
     UserGroups,
@@ -35,14 +34,10 @@ class LLMProfiler(Profiler):
 
     uses_llm = True
 
-    def __init__(self, about: Described, client: LLMClient, profile: str) -> None:
+    def __init__(self, settings, about, client=None) -> None:
+        super().__init__(settings, about, client)
         self.records = about.items.to_dict("records")
-        self.domains, self.client, self.profile = about.domains, client, profile
-
-    @classmethod
-    def build(cls, settings, about, client) -> LLMProfiler:
-        """Follow ``profile``."""
-        return cls(about, client, settings.profile)
+        self.both = {"domain_a": about.domains[0], "domain_b": about.domains[1]}
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
         """Write one profile per user; one with a failed call is named in ``failures``.
@@ -102,38 +97,24 @@ class LLMProfiler(Profiler):
         })  # fmt: skip
 
     def _naive(self, users, present: Sequence[int], failures) -> dict[Key, str]:
-        prompts: dict[Key, str] = {
-            (place,): prompt(
-                "naive",
-                attributes=ATTRIBUTES,
-                domain_a=self.domains[0],
-                domain_b=self.domains[1],
-                samples=item_list(self.records, users[place].sample()),
-            )
-            for place in present
-        }
+        prompts: dict[Key, str] = {}
+        for place in present:
+            samples = item_list(self.records, users[place].sample())
+            prompts[(place,)] = prompt("naive", attributes=ATTRIBUTES, samples=samples, **self.both)
         return self._ask("naive", prompts, users, failures)
 
     def _summarise(self, side: int, group: Sequence[int]) -> str:
-        samples = item_list(self.records, group[-SAMPLES:])
-        domain = self.domains[side]
+        samples, domain = item_list(self.records, group[-SAMPLES:]), self.domains[side]
         return prompt("summarise", attributes=ATTRIBUTES, domain=domain, samples=samples)
 
     def _reform(self, user: UserGroups, side: int, summaries: Sequence[str]) -> str:
-        extent = _extent(user, side)
-        domain = self.domains[side]
+        extent, domain = _extent(user, side), self.domains[side]
         return prompt("reform", domain=domain, summaries="\n".join(summaries), imbalance=extent)
 
     def _analyse(self, user: UserGroups, summaries: Sequence[str]) -> str:
-        return prompt(
-            "analyse",
-            domain_a=self.domains[0],
-            domain_b=self.domains[1],
-            imbalance_a=_extent(user, 0),
-            imbalance_b=_extent(user, 1),
-            summaries_a=summaries[0],
-            summaries_b=summaries[1],
-        )
+        extents = {"imbalance_a": _extent(user, 0), "imbalance_b": _extent(user, 1)}
+        texts = {"summaries_a": summaries[0], "summaries_b": summaries[1]}
+        return prompt("analyse", **self.both, **extents, **texts)
 
 
 def _extent(user: UserGroups, side: int) -> str:

@@ -10,7 +10,6 @@ from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.profilers import (
     SAMPLES,
-    Described,
     Profiler,
     Profiles,
     UserGroups,
@@ -27,29 +26,17 @@ class ExtractiveProfiler(Profiler):
     central items and the commonest brand and category. Both domains may name as many items as the
     one with more clusters has clusters, so that the minor one gets as much room as the major one.
     ``naive`` lists items of both domains.
-
-    Parameters
-    ----------
-    about : Described
-        The items.
-    profile : {"sra", "naive"}
-        How.
     """
 
-    def __init__(self, about: Described, profile: str) -> None:
-        items, n = about.items, len(about.items)
-        self.domains, self.profile = about.domains, profile
+    def __init__(self, settings, about, client=None) -> None:
+        super().__init__(settings, about, client)
         self.units = normalize(np.asarray(about.vectors, dtype=np.float32))
-        self.brands = items["brand"].tolist() if "brand" in items else [""] * n
-        paths = items["categories"].tolist() if "categories" in items else [""] * n
-        self.kinds = [path.split(" | ")[-1] for path in paths]
-        titles = items["title"].tolist() if "title" in items else [""] * n
-        self.titles = [title or kind for title, kind in zip(titles, self.kinds, strict=True)]
-
-    @classmethod
-    def build(cls, settings, about, client) -> ExtractiveProfiler:
-        """Follow ``profile``."""
-        return cls(about, settings.profile)
+        items = about.items.reindex(columns=["title", "brand", "categories"], fill_value="")
+        self.brands = items["brand"].tolist()
+        self.kinds = [path.split(" | ")[-1] for path in items["categories"]]
+        self.titles = [
+            title or kind for title, kind in zip(items["title"], self.kinds, strict=True)
+        ]
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
         """Write one profile per user."""

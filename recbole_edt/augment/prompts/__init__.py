@@ -43,13 +43,6 @@ class Text(Reply):
 def prompt(name: str, **values: object) -> str:
     """Fill in a template.
 
-    Parameters
-    ----------
-    name : str
-        ``system``, ``generate``, ``summarise``, ``reform``, ``analyse`` or ``naive``.
-    **values : object
-        One value for each ``{placeholder}`` of the template. Braces in a value are left alone.
-
     Raises
     ------
     ValueError
@@ -64,14 +57,7 @@ def prompt(name: str, **values: object) -> str:
 
 
 def imbalance(own: int, other: int) -> str:
-    """Say in words how much a domain is of what a user bought (3.4.2): one of five texts.
-
-    Parameters
-    ----------
-    own, other : int
-        The user's items in the domain and in the other one; their |difference| over their sum
-        is the paper's r.
-    """
+    """Say in words how much a domain is of what a user bought (3.4.2): one of five texts."""
     total = own + other
     ratio = (own - other) / total if total else 0.0
     return next(text for bound, text in _imbalances() if ratio <= bound)
