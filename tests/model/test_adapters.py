@@ -61,14 +61,6 @@ def test_principal_start_keeps_the_directions_that_vary_most() -> None:
     assert torch.allclose(adapter(text).squeeze(1), torch.tensor([1.0, -1, 0, 0, 0, 0]))
 
 
-def test_principal_start_fits_adapters_wider_than_their_input() -> None:
-    adapter = LinearAdapter(4, 2, 6)
-    text = torch.randn(20, 4)
-    start_principal_(adapter, text, torch.ones(len(text), dtype=torch.bool))
-    assert torch.isfinite(adapter(text)).all()
-    assert adapter(text)[:, 2:].abs().max() == 0
-
-
 def test_projection_start_hand_computed() -> None:
     # centred, the fitted rows are (+-3, 0, 0), (0, +-2, 0), (0, 0, +-1); the last row counts not
     vectors = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 1], [0, 0, -1]])
@@ -80,11 +72,3 @@ def test_projection_start_hand_computed() -> None:
     # both layers take part, so that both are trained from the first step on
     adapter(torch.randn(5, 3)).square().sum().backward()
     assert all(parameter.grad.any() for parameter in adapter.parameters())
-
-
-def test_projection_start_without_items_changes_nothing() -> None:
-    adapter = LinearAdapter(3, 2, 3)
-    before = [parameter.clone() for parameter in adapter.parameters()]
-    start_projection_(adapter, torch.randn(4, 3), torch.zeros(4, dtype=torch.bool))
-    for parameter, old in zip(adapter.parameters(), before, strict=True):
-        assert torch.equal(parameter, old)

@@ -120,44 +120,6 @@ def test_backbone_equals_numpy_on_every_sequence_of_a_padded_batch(name) -> None
 # -- who sees what --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", range(5))
-@pytest.mark.parametrize("name", CAUSAL)
-def test_causal_states_never_see_what_comes_later(name, step) -> None:
-    backbone = backbone_of(name)
-    vectors, positions = some_inputs(2, 5)
-    valid = valid_mask([5, 5], 5)
-    changed = vectors.clone()
-    changed[:, step:] = torch.randn(changed[:, step:].shape, dtype=torch.float64) * 9
-    before, after = backbone(vectors, positions, valid), backbone(changed, positions, valid)
-    assert torch.allclose(before[:, :step], after[:, :step], atol=1e-12)
-    moved = (before - after).abs().amax(-1)
-    assert (moved[:, step:] > 1e-6).all()  # and every later state has seen it
-
-
-def test_bidirectional_states_see_both_sides_but_no_padding() -> None:
-    backbone = backbone_of("bert4rec")
-    vectors, positions = some_inputs(1, 5)
-    vectors.requires_grad_()
-    states = backbone(vectors, positions, valid_mask([3], 5))
-    for step in range(3):
-        (seen,) = torch.autograd.grad(states[0, step].sin().sum(), vectors, retain_graph=True)
-        assert seen[0].abs().amax(-1).gt(0).tolist() == [True, True, True, False, False]
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_padding_and_batch_composition_do_not_matter(name) -> None:
-    backbone = backbone_of(name)
-    vectors, positions = some_inputs(3, 6)
-    lengths = [3, 6, 1]
-    together = backbone(vectors, positions, valid_mask(lengths, 6))
-    for row, length in enumerate(lengths):
-        for width in range(length, 7):
-            alone = backbone(
-                vectors[row : row + 1, :width], positions[:width], valid_mask([length], width)
-            )
-            assert torch.allclose(alone[0, :length], together[row, :length], atol=1e-12)
-
-
 # -- modes ----------------------------------------------------------------------------------------
 
 

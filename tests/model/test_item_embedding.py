@@ -15,42 +15,6 @@ from recbole_edt.model.lookup import ItemLookup
 from recbole_edt.model.text import Canonical, ItemPairs, MappedText
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"),
-    [
-        ("text", {"adapter.inner", "adapter.outer"}),
-        ("id", {"table"}),
-        ("both", {"adapter.inner", "adapter.outer", "table"}),
-    ],
-)
-def test_kinds_of_item_embedding_and_their_parameters(kind, names) -> None:
-    text = None if kind == "id" else torch.randn(5, 6)
-    embedding = ItemEmbedding(kind, 5, 4, text)
-    assert {name.rpartition(".")[0] for name, _ in embedding.named_parameters()} == names
-    assert {name.rpartition(".")[0] for name in embedding.state_dict()} == names
-    items = torch.tensor([[3, 1], [0, 3]])
-    expected = torch.zeros(2, 2, 4)
-    if kind != "id":
-        expected = expected + embedding.adapter.outer(embedding.adapter.inner(text[items]))
-    if kind != "text":
-        expected = expected + embedding.table.weight[items]
-    assert torch.allclose(embedding(items), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["text", "both"])
-def test_text_is_frozen_and_moves_with_the_model_but_is_not_saved(kind) -> None:
-    text = torch.randn(5, 6)
-    before = text.clone()
-    embedding = ItemEmbedding(kind, 5, 4, text)
-    assert "text" in dict(embedding.named_buffers())
-    assert "text" not in embedding.state_dict()
-    optimizer = torch.optim.SGD(embedding.parameters(), lr=1.0)
-    embedding(torch.arange(5)).square().sum().backward()
-    optimizer.step()
-    assert torch.equal(embedding.text, before)
-    assert embedding.text.grad is None
-
-
 def test_reduced_start_hand_computed() -> None:
     table = torch.tensor([[9.0, 9], [3, 3], [3, 3], [3, 3], [9, 9]])
     text = torch.tensor([[0.0, 0, 0], [1, 5, 2], [1, -3, 2], [1, 1, 2], [1, 3, 2]])
@@ -63,13 +27,6 @@ def test_reduced_start_hand_computed() -> None:
     assert torch.allclose(table[1:4, 0], torch.tensor([4.0, -4, 0]) * scale)
     assert torch.allclose(table[1:4, 1], torch.zeros(3), atol=1e-6)
     assert table[[0, 4]].tolist() == [[9, 9], [9, 9]]
-
-
-def test_reduced_start_leaves_the_table_alone_where_texts_are_alike() -> None:
-    table = torch.ones(3, 2)
-    items = torch.tensor([False, True, True])
-    start_reduced_(table, torch.full((3, 2), 4.0), items, items)
-    assert torch.equal(table, torch.ones(3, 2))
 
 
 def test_lookup_of_columns_is_a_part_of_the_whole() -> None:
@@ -94,13 +51,6 @@ def test_lookup_computes_each_distinct_item_once() -> None:
     assert found[0].shape == (2, 3, 4)
     for items, vectors in zip((first, second), found, strict=True):
         assert torch.allclose(vectors, embedding(items), atol=1e-6)
-
-
-def test_lookup_passes_gradients_of_every_use() -> None:
-    embedding = ItemEmbedding("id", 4, 2, None)
-    items = torch.tensor([2, 3, 2])
-    ItemLookup(embedding, 4, items)(items).sum().backward()
-    assert embedding.table.weight.grad.tolist() == [[0, 0], [0, 0], [2, 2], [1, 1]]
 
 
 # -- starts ---------------------------------------------------------------------------------------

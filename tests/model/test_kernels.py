@@ -36,12 +36,6 @@ def test_inner_product_sums_over_rows(n, k, m) -> None:
     )
 
 
-def test_product_takes_either_layout_of_the_right_matrix() -> None:
-    torch.manual_seed(0)
-    left, right = torch.randn(70, 4), torch.randn(4, 6)
-    torch.testing.assert_close(kernels.product(left, right.T), left @ right)
-
-
 def test_linear_stays_lowered_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert kernels.linear(torch.randn(64, 4), torch.randn(3, 4)).dtype == torch.bfloat16
@@ -121,14 +115,6 @@ def test_tiled_attention_is_attention_sequence_by_sequence(causal) -> None:
     )
 
 
-def test_taken_rows_pass_their_gradients_back() -> None:
-    table = torch.randn(5, 2, requires_grad=True)
-    index = torch.tensor([3, 0])
-    kernels.take_rows(table, index).backward(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    expected = [[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
-    assert table.grad.tolist() == expected
-
-
 @pytest.mark.parametrize("n", [1, 40, 3000])
 def test_rows_looked_up_together_add_to_one_gradient(n) -> None:
     torch.manual_seed(0)
@@ -149,11 +135,6 @@ def test_rows_looked_up_together_add_to_one_gradient(n) -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
     assert torch.equal(gradient, again)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_look_up_keeps_the_shape_of_its_index() -> None:
-    table, index = torch.randn(7, 3), torch.tensor([[[0, 6], [6, 2]]])
-    assert torch.equal(kernels.look_up(table, index), table[index])
 
 
 # -- the switch -----------------------------------------------------------------------------------

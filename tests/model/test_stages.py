@@ -8,7 +8,7 @@ from slow_reference import CONFIG, TinyShop, build, training_batch
 
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.errors import CheckpointError
-from recbole_edt.model import frozen, llmedt, stages
+from recbole_edt.model import frozen, stages
 from recbole_edt.model.llmedt import LLMEDT, LLMEDTFinetune, LLMEDTPretrain
 from recbole_edt.trainer.checkpoint import load_state
 
@@ -256,15 +256,3 @@ def test_a_subclass_changes_the_loss_of_both_stages() -> None:
     mine.load_state_dict(theirs.state_dict())
     ours = mine.loss_over(loader)(batch).item()
     assert ours == pytest.approx(theirs.loss_over(loader)(batch).item() + 5)
-
-
-def test_hard_negatives_of_stage_2_come_from_cached_states(monkeypatch) -> None:
-    class Config(dict):
-        model_class = LLMEDT
-
-    monkeypatch.setattr(llmedt, "NEGATIVE_TEMPERATURE", 1e-6)
-    model, _ = finetuned(loss="bpr")
-    loader = SequenceLoader(Config(CONFIG, loss="bpr"), TinyShop(max_length=3))
-    batch = next(iter(loader))
-    known = model.loss_over(loader)(batch).item()
-    assert known == pytest.approx(model.calculate_loss(batch).item(), rel=1e-6)

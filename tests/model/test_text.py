@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 
 from recbole_edt.data import embeddings
@@ -94,12 +93,6 @@ def test_pairs_pass_over_inserted_rows() -> None:
     assert np.array_equal(one.toarray(), other.toarray())
 
 
-def test_shares_are_those_of_both_sides_of_all_pairs() -> None:
-    pairs = ItemPairs(sequences_of("121", "45"), ITEM_DOMAIN)
-    # 1-2, 2-1, 4-5 with weight one, 1-1 with 0.8: sides 1: 1 + 1 + 1.6, 2: 2, 4: 1, 5: 1
-    assert pairs.shares() == pytest.approx(np.array([0, 3.6, 2, 0, 1, 1, 0]) / 7.6)
-
-
 @pytest.mark.parametrize("block", [1, 3, 1000])
 def test_parts_are_all_pairs(block, monkeypatch) -> None:
     monkeypatch.setattr(text_module, "BLOCK", block)
@@ -131,21 +124,6 @@ def test_canonical_axes_hand_computed() -> None:
     axes = canonical_axes(within, between)
     expected = torch.tensor([[0.0, 0.25, 0], [0.5, 0, 0], [0, 0, 0]], dtype=torch.float64)
     assert torch.allclose(axes, expected)
-
-
-def test_canonical_axes_are_those_of_the_generalised_eigenproblem() -> None:
-    rng = np.random.default_rng(2)
-    one = rng.normal(size=(50, 6))
-    other = one @ rng.normal(size=(6, 6)) / 3 + rng.normal(size=(50, 6))
-    within, between = (one.T @ one + other.T @ other) / 100, one.T @ other / 50
-    between = (between + between.T) / 2
-    correlations, vectors = scipy.linalg.eigh(between, within + np.eye(6))
-    order = np.argsort(-correlations)
-    expected = vectors[:, order] * np.sqrt(np.maximum(correlations[order], 0))
-    expected *= np.sign(expected[np.abs(expected).argmax(0), range(6)]) + (correlations[order] < 0)
-    axes = canonical_axes(torch.from_numpy(within), torch.from_numpy(between)).numpy()
-    assert (correlations < 0).any()
-    assert np.allclose(axes, expected)
 
 
 def brute_force(text, fitted, rows, item_domain):
