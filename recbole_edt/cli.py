@@ -22,7 +22,7 @@ class Command:
     summary : str
         Half a line of help.
     module : str
-        Module with a function ``run(arguments)``.
+        Module with a function of the command's name, which takes the arguments.
     help : str
         ``module:name`` of its help: a text, or a function of the arguments.
     """
@@ -75,8 +75,7 @@ def execute(name: str, arguments: Sequence[str]) -> int:
             return 0
         if name != "run" and _is_one_of_several():
             raise ConfigError(f"{name} is one process: only run takes several")
-        module = import_module(command.module)
-        run = getattr(module, "run", None) or getattr(module, name)
+        run = getattr(import_module(command.module), name)
         with ending_cleanly():
             run(arguments)
     except (EDTError, OSError) as error:

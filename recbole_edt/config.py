@@ -12,8 +12,11 @@ import yaml
 from pydantic import Field
 from pydantic.fields import FieldInfo
 from recbole.config import Config
+from recbole.evaluator import register
+from recbole.evaluator.base_metric import TopkMetric
 
 from recbole_edt.errors import ConfigError, as_config_error
+from recbole_edt.evaluation.metrics import METRICS
 from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.registry import find_model, is_plugin_model, properties_of
 from recbole_edt.run_settings import RunSettings
@@ -170,6 +173,13 @@ class EDTConfig(Config):
         if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
             final["train_neg_sample_args"] = None  # a softmax over all items samples none
         return final
+
+    def _set_default_parameters(self):
+        for name in METRICS:  # RecBole looks them up; they are computed by the plugin
+            register.metric_types.setdefault(name, TopkMetric.metric_type)
+            register.metric_information.setdefault(name, TopkMetric.metric_need)
+            register.metrics_dict.setdefault(name, TopkMetric)
+        super()._set_default_parameters()
 
     def _init_device(self):
         if not self.final_config_dict["use_gpu"]:

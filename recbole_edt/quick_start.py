@@ -153,7 +153,7 @@ def reported_modes(config) -> list[str]:
 
 
 def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ranking]:
-    """Draw the candidates of every protocol the run will need: too few items show at once."""
+    """Draw the candidates of every protocol of the run, so that too few items show at once."""
     modes = dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)])
     return {
         (phase, mode): Ranking(data, phase, mode, config["device"])

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from recbole.evaluator import register
-from recbole.evaluator.base_metric import TopkMetric
 from torch import Tensor
 
 from recbole_edt.errors import ConfigError
@@ -33,12 +31,7 @@ def register_metric(name: str, gain: Callable[[np.ndarray], np.ndarray]) -> None
     gain : callable
         Ranks float64 [n], from 1 -> gains [n].
     """
-    name = name.lower()
-    METRICS[name] = gain
-    # RecBole's configuration and trainer look these up, and leave the metric itself to this module
-    register.metric_types[name] = TopkMetric.metric_type
-    register.metric_information[name] = TopkMetric.metric_need
-    register.metrics_dict[name] = TopkMetric
+    METRICS[name.lower()] = gain
 
 
 def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
