@@ -19,11 +19,6 @@ def test_ids_get_the_rows_of_their_lines_and_none_a_zero_row(matrix):
     expected = np.array([[6, 7, 8], [0, 0, 0], [0, 1, 2], [6, 7, 8]], dtype=np.float32)
     rows = table[np.array([1, 0, 2, 1])]
     assert rows.dtype == np.float32 and (rows == expected).all()
-
-
-def test_the_file_stays_mapped_in_its_own_type(matrix):
-    table = EmbeddingTable(matrix, np.array([-1, 2, 0]))
-    table.whole()
     assert isinstance(table.matrix, np.memmap) and table.matrix.dtype == np.float16
 
 
