@@ -184,7 +184,7 @@ def test_another_seed_draws_another_epoch(write_dataset, load, tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_negative_per_target(make_train, seed):
-    train = make_train(seed, loss="bpr")
+    train = make_train(seed, model="C2DSR", loss="bpr")
     for fields in train:
         targets, negatives = fields[SEQUENCE][:, 1:], fields[NEGATIVES]
         assert torch.equal(negatives > 0, targets > 0)
@@ -282,9 +282,11 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(4)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "bpr"])
-def test_parts_of_a_batch_are_the_rows_of_the_whole(make_train, loss):
-    train = make_train(5, MAX_ITEM_LIST_LENGTH=6, loss=loss, n_negatives=9)
+@pytest.mark.parametrize(
+    ("model", "loss"), [("LLMEDT", "softmax"), ("LLMEDT", "bpr"), ("C2DSR", "bpr")]
+)
+def test_parts_of_a_batch_are_the_rows_of_the_whole(make_train, model, loss):
+    train = make_train(5, model=model, MAX_ITEM_LIST_LENGTH=6, loss=loss, n_negatives=9)
     rows = torch.arange(11)
     whole = train.collate(rows, generator())
     for number in (0, 1):
