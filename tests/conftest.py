@@ -155,6 +155,14 @@ def write_dataset(make_shop) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
+    """Folder of a small dataset ``tiny`` that trains within a second."""
+    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
+    vectors = np.random.default_rng(0).normal(size=(26, 6))
+    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
+
+
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[tuple]) -> None:
     header = columns[: len(rows[0])] if rows else columns
     lines = ["\t".join(map(str, row)) for row in [header, *rows]]

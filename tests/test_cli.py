@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from recbole_edt import cli
@@ -22,11 +21,9 @@ SMALL = [
 OWN = ["--finetune_epochs=1"]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, make_shop, write_dataset) -> Path:
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-    vectors = np.random.default_rng(0).normal(size=(26, 6))
-    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+@pytest.fixture
+def data(data_path) -> Path:
+    return Path(data_path)
 
 
 @pytest.fixture

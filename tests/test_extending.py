@@ -7,7 +7,6 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from recbole_edt import registry
@@ -25,13 +24,6 @@ SMALL = {
     "state": "ERROR",
     "show_progress": False,
 }
-
-
-@pytest.fixture(scope="module")
-def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-    vectors = np.random.default_rng(0).normal(size=(26, 6))
-    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
 
 
 @pytest.fixture

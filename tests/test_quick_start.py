@@ -26,13 +26,6 @@ SMALL = {
 OWN = {"finetune_epochs": 1}
 
 
-@pytest.fixture(scope="module")
-def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-    vectors = np.random.default_rng(0).normal(size=(26, 6))
-    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
-
-
 @pytest.fixture
 def run(data_path):
     def call(model="LLMEDT", saved=True, **changes):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from recbole.config import Config
@@ -46,13 +45,6 @@ SMALL = {
     "show_progress": False,
     "state": "ERROR",
 }
-
-
-@pytest.fixture(scope="module")
-def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-    vectors = np.random.default_rng(0).normal(size=(26, 6))
-    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
 
 
 @pytest.fixture(autouse=True)
