@@ -60,7 +60,7 @@ _MEAN_SHARE = 0.5
 """Weight of the history in a layer that starts as a mean; the step itself has one."""
 
 _SMALL_START = 0.1
-"""What a layer that starts as a mean leaves of the random queries, keys and feed-forward part."""
+"""Factor of the random queries, keys and feed-forward weights of a layer that starts as a mean."""
 
 
 class TransformerLayer(nn.Module):

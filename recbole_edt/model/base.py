@@ -210,10 +210,7 @@ class CrossDomainModel(SequentialRecommender):
         return batch[self.USER_ID][rows], states[rows, lengths - 2]
 
     def states_in_own_domain(
-        self,
-        batch,
-        encode: Callable[[int, Tensor, Tensor], Tensor],
-        chosen: Tensor | None = None,
+        self, batch, encode: Callable[..., Tensor], chosen: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """States of each target's own domain sub-sequence before it, in the target's place.
 
@@ -235,7 +232,7 @@ class CrossDomainModel(SequentialRecommender):
         has : Tensor
             bool [B, L]; where there is domain history.
         """
-        total, has_any = None, None
+        parts, where = [], []
         for domain in range(self.n_domains):
             sequence_field, place_field = domain_sequence_fields(domain)
             sequence, place = batch[sequence_field], batch[place_field]
@@ -248,11 +245,9 @@ class CrossDomainModel(SequentialRecommender):
                 masked[hidden[0], place[hidden]] = True
             states = encode(domain, sequence, masked)
             rows = torch.arange(len(place), device=place.device)[:, None]
-            mine = states[rows, (place - 1).clamp(min=0)] * has[..., None]  # [B, L, d]
-            total = mine if total is None else total + mine
-            has_any = has if has_any is None else has_any | has
-        assert total is not None and has_any is not None
-        return total, has_any
+            parts.append(states[rows, (place - 1).clamp(min=0)] * has[..., None])  # [B, L, d]
+            where.append(has)
+        return parts[0] + parts[1], where[0] | where[1]
 
     # -- inference --------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
-"""RecBole's own SASRec, seen as what it is: one vector per user, one per item, and their products.
+"""User and item vectors of RecBole's own SASRec, whose products are its scores up to rounding.
 
-``full_sort_predict`` spends most of its time on padding, on steps that no score depends on, and on
-items that are no candidates. The vectors here are those it multiplies, up to rounding; a model that
-is not exactly RecBole's class is scored by its own ``full_sort_predict``.
+Its ``full_sort_predict`` spends most of its time on padding, on steps that no score depends on, and
+on items that are no candidates.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from recbole.model.sequential_recommender.sasrec import SASRec
 
 _STEPS = 8192
-"""Steps encoded at a time: fewer cost more calls than they save in the processor's cache."""
+"""Steps encoded at a time, so that they stay in the processor's cache."""
 
 
 def _block_sizes(lengths: list[int]) -> list[int]:
@@ -73,7 +72,7 @@ class SASRecVectors:
         for layer in layers:
             mixed = _attend(layer.multi_head_attention, states, packing, valid)
             states = self._after_attention(layer, mixed, states)
-        # of the last layer the last state alone is asked for
+        # only the last state of the last layer is needed
         padded = packing.pad(states)
         last = padded[torch.arange(len(lengths), device=lengths.device), lengths - 1]
         mixed = _attend_from(last, final.multi_head_attention, padded, lengths)
@@ -104,9 +103,9 @@ def _attend(attention, states: Tensor, packing: Packing, valid: Tensor) -> Tenso
 def _attend_from(last: Tensor, attention, states: Tensor, lengths: Tensor) -> Tensor:
     """Mix [B, L, d] as the last states [B, d] see them: [B, d].
 
-    A single query meets each sequence. So it is mapped to where the states are, and their mixture
-    to where the values are: no key and no value of a state is computed. The bias of the keys moves
-    all scores of a query alike, which the softmax does not see.
+    With a single query per sequence it is cheaper to map the query by the keys' weights, and the
+    mixture of states by the values', than to compute keys and values of all states. The bias of
+    the keys moves all scores of a query alike, which the softmax does not see.
     """
     n_heads, size = attention.num_attention_heads, attention.attention_head_size
     of_keys, of_values = (

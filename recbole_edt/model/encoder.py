@@ -61,11 +61,7 @@ class SequenceEncoder(nn.Module):
         return self.backbone(vectors, positions, valid)
 
     def before_targets(
-        self,
-        lookup,
-        sequence: Tensor,
-        masked: Tensor,
-        wanted: Tensor | None = None,
+        self, lookup, sequence: Tensor, masked: Tensor, wanted: Tensor | None = None
     ) -> Tensor:
         """User states [B, L, d] from which each target of a sequence is predicted (eq. 8).
 
@@ -90,7 +86,7 @@ class SequenceEncoder(nn.Module):
         assert mask_vector is not None
         vectors = torch.where(masked[..., None], mask_vector, lookup(sequence))
         valid = sequence > 0
-        valid[:, 0] = True  # an empty row attends to padding: softmax over nothing is NaN
+        valid[:, 0] = True  # softmax over an all-masked row is NaN
         return self.encode(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
 
     def packed_before_targets(

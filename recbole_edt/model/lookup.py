@@ -56,11 +56,11 @@ class ItemLookup(Lookup):
 
     def __init__(self, embedding: Callable[[Tensor], Tensor], n_items: int, *items: Tensor) -> None:
         wanted = torch.zeros(n_items, dtype=torch.bool, device=items[0].device)
-        wanted[0] = True  # padding is always asked for
+        wanted[0] = True  # padding
         for ids in items:
             wanted[ids.reshape(-1)] = True
         distinct = torch.nonzero(wanted).squeeze(1)
-        # more padding, which is looked up nowhere, makes the products of a size that costs least
+        # filled up with padding to a size that fast products take whole
         distinct = F.pad(distinct, (0, rounded_rows(len(distinct)) - len(distinct)))
         super().__init__(embedding(distinct), torch.cumsum(wanted, 0) - 1)
 

@@ -54,7 +54,7 @@ class Packing:
         self.real = torch.tensor(starts, dtype=torch.int64)[row] + step
         self.index = torch.zeros(n, dtype=torch.int64)
         self.index[self.real] = row * valid.shape[1] + step
-        self._sequence = torch.arange(-n, 0)  # an empty row sees itself: of nothing, NaN comes
+        self._sequence = torch.arange(-n, 0)  # empty rows see themselves: softmax over none is NaN
         self._sequence[self.real] = row
         self._masks: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
 
