@@ -1,4 +1,4 @@
-"""The command line: arguments in, one clear line and exit code 2 for what the user can mend."""
+"""The command line; an error of the plugin becomes one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _find(name: str) -> Command:
 
 
 def _is_one_of_several() -> bool:
-    """Tell whether a launcher such as torchrun started this process as one of several."""
+    """Whether a launcher such as torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
 
 

@@ -188,7 +188,7 @@ class EDTConfig(Config):
 
 
 def check_settings(model: Any, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse values that no run could use, before RecBole stumbles over them.
+    """Refuse values of keys that no run can use.
 
     Parameters
     ----------

@@ -134,7 +134,7 @@ def check_outputs(config, saved: bool) -> None:
 
 
 def make_loaders(config, dataset: CrossDomainDataset):
-    """Make training, validation and test loaders, RecBole's or the plugin's as the model needs."""
+    """Make training, validation and test loaders."""
     views = dataset.build()
     samplers = create_samplers(config, dataset, views)
     return tuple(
@@ -147,9 +147,8 @@ def make_loaders(config, dataset: CrossDomainDataset):
 
 def reported_modes(config) -> list[str]:
     """Protocols of the results, the main one first."""
-    return list(
-        dict.fromkeys([config["eval_args"]["mode"]["test"], *(config["report_modes"] or [])])
-    )
+    modes = [config["eval_args"]["mode"]["test"], *(config["report_modes"] or [])]
+    return list(dict.fromkeys(modes))
 
 
 def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ranking]:
@@ -198,21 +197,18 @@ def report(
             ranks[f"{phase}_{mode}"] = trainer.last_ranks[phase].astype(np.int32)
         protocols[mode] = part
     parameters = list(trainer.model.parameters())
+    stages = trainer.stages.values()
     results = {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "seed": config["seed"],
+        **{key: config[key] for key in ("model", "dataset", "seed", "preset")},
         "protocol": modes[0],
-        "preset": config["preset"],
         "params": checkpoint.settings(config),
-        "test": protocols[modes[0]]["test"],
-        "valid": protocols[modes[0]]["valid"],
+        **protocols[modes[0]],
         "protocols": protocols,
         "stages": checkpoint.plain(trainer.stages),
         "timing": {
-            "train_s": round(sum(s["train_s"] for s in trainer.stages.values()), 2),
-            "valid_s": round(sum(s["valid_s"] for s in trainer.stages.values()), 2),
-            "epochs": sum(s["epochs"] for s in trainer.stages.values()),
+            "train_s": round(sum(stage["train_s"] for stage in stages), 2),
+            "valid_s": round(sum(stage["valid_s"] for stage in stages), 2),
+            "epochs": sum(stage["epochs"] for stage in stages),
             "test_s": round(test_s, 3),
         },
         "parameters": {

@@ -23,7 +23,7 @@ _registered: dict[str, type] = {}
 
 
 def is_plugin_model(model: Any) -> bool:
-    """Tell whether a class declares settings as the plugin's models do."""
+    """Whether a class declares settings, as the plugin's models do."""
     return isinstance(model, type) and hasattr(model, "settings")
 
 
