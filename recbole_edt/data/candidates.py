@@ -13,8 +13,6 @@ import numpy as np
 from recbole_edt.data.sequences import expand_ranges
 from recbole_edt.errors import ConfigError, ProtocolError
 
-_SAMPLED = re.compile(r"uni(\d+)")
-
 
 def sample_size(mode: str) -> int | None:
     """Read an ``eval_args.mode``: None for ``full``, N sampled candidates for ``uniN``.
@@ -26,8 +24,8 @@ def sample_size(mode: str) -> int | None:
     """
     if mode == "full":
         return None
-    match = _SAMPLED.fullmatch(str(mode))
-    if match is None or int(match[1]) == 0:
+    match = re.fullmatch(r"uni0*([1-9]\d*)", str(mode))
+    if match is None:
         raise ConfigError(f"eval_args.mode '{mode}' is not one of full, uni100, uni999 (uniN)")
     return int(match[1])
 

@@ -83,10 +83,8 @@ class CrossDomainDataset(SequentialDataset):
 
     Raises
     ------
-    DataError
-        If the files break the data contract.
-    ProtocolError
-        If augmented rows stand behind held-out rows.
+    DataError, ProtocolError
+        If the files break the data contract, or augmented rows stand behind held-out rows.
     """
 
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions

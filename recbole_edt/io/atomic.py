@@ -35,7 +35,7 @@ def check_files(directory: str | Path, name: str) -> None:
     Raises
     ------
     DataError
-        If not, naming the file and what is wrong with it.
+        If not.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -170,7 +170,7 @@ def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = Tru
     Raises
     ------
     DataError
-        If not, naming the file and the column.
+        If not.
     """
     tokens = frame[column]
     missing = int(tokens.isna().sum())

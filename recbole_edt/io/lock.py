@@ -15,13 +15,9 @@ from recbole_edt.errors import DataError
 def run_lock(folder: str | Path) -> Iterator[None]:
     """Keep other runs out of a folder while the block lasts.
 
-    The operating system holds the lock, so that a killed run leaves none behind; the empty file
-    ``.lock`` stays.
+    The operating system holds the lock, so that a killed run leaves none behind.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Made, with those above it, if missing.
+    The folder is made if missing.
 
     Raises
     ------

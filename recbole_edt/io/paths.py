@@ -18,18 +18,10 @@ def properties_dir() -> Path:
 
 
 def find_data_root(dataset: str) -> str:
-    """Folder that holds the dataset: ``dataset/`` before the bundled ``dataset_atomic/``.
+    """Folder that holds the dataset's folder: ``dataset/`` before the bundled ``dataset_atomic/``.
 
-    Parameters
-    ----------
-    dataset : str
-        Name of the dataset.
-
-    Returns
-    -------
-    str
-        The first of the working folder's and the checkout's data folders that holds it;
-        ``dataset`` when none does, so that the error names the expected place.
+    Both are looked up in the working folder, then in the checkout. Where neither holds it, the
+    answer is ``dataset``, so that the error names the expected place.
     """
     for root in (Path.cwd(), _PACKAGE.parent):
         for folder in ("dataset", "dataset_atomic"):
