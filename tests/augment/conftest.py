@@ -42,10 +42,10 @@ def llm_settings() -> Callable[..., LLMSettings]:
     def make(server: LLMServer, **overrides) -> LLMSettings:
         quick = {
             "chat.base_url": server.url,
-            "chat.timeout_s": 0.6,
+            "chat.timeout_s": 1.5,
             "chat.prices": {"prompt": 1.0, "completion": 2.0},
             "embedding.base_url": server.url,
-            "embedding.timeout_s": 0.6,
+            "embedding.timeout_s": 1.5,
             "embedding.prices": {"prompt": 0.5},
             "embedding.batch_size": 16,
             "backoff_s": 0.01,

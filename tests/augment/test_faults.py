@@ -200,12 +200,6 @@ def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(
     assert llm_server.arrived > asked
 
 
-def test_a_dry_run_without_a_model_says_so(command, capsys) -> None:
-    embedded = ("--encoder=lsa", "--generator=retrieval", "--profiler=extractive")
-    assert command(None, "--dry_run", *embedded, address="http://h") == 0
-    assert "no stage asks a model" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", ["summarise", "reform", "analyse", "naive"])
 def test_estimates_count_with_the_words_that_prompts_allow(name) -> None:
     assert f"at most {WORDS[name]} words" in _template(name)
@@ -230,25 +224,6 @@ def test_a_failed_user_is_named_with_the_stage_and_the_others_are_served(
     inserted = inter["user_id"][inter["augmented"] == "1"]
     assert len(set(inserted)) >= 2 and unlucky not in set(inserted)
     assert (read_table(tmp_path / "other" / NAME / f"{NAME}.user")["profile"] != "").all()
-
-
-def test_a_generated_item_without_a_vector_is_left_out_and_its_user_named(
-    llm_servers, command, tmp_path
-) -> None:
-    assert command(llm_servers(), "--num=1") == 0
-    before = read_table(tmp_path / "out" / NAME / f"{NAME}.item")
-    title = before["title"][before["generated"] == "1"].iloc[0]
-    server = llm_servers(unreadable=title)
-    assert command(server, f"--output_path={tmp_path / 'other'}", "--num=1") == 0
-    folder = tmp_path / "other" / NAME
-    report = json.loads((folder / "augmentation.json").read_text())
-    ((user, reason),) = report["failures"]["generate"].items()
-    assert reason == "encode: HTTP 400: a text cannot be read"
-    inter, items = (read_table(folder / f"{NAME}.{kind}") for kind in ("inter", "item"))
-    assert title not in set(items["title"])
-    inserted = set(inter["user_id"][inter["augmented"] == "1"])
-    assert len(inserted) >= 2 and user in set(inter["user_id"])
-    assert np.isfinite(np.load(folder / f"{NAME}.item_emb.npy")).all()
 
 
 def test_when_no_generated_item_has_a_vector_the_raw_rows_remain(

@@ -26,19 +26,6 @@ def test_eq5_hand_computed() -> None:
     assert score == pytest.approx([0.96, 1.0, -np.sqrt(0.5)], abs=1e-8)
 
 
-def test_matches_a_loop_over_pairs() -> None:
-    rng = np.random.default_rng(1)
-    generated = rng.normal(size=(6, 5)).astype(np.float32)
-    representatives = rng.normal(size=(3, 5)).astype(np.float32)
-    index, score = best_matches(generated, representatives)
-    for i, item in enumerate(generated.astype(np.float64)):
-        cosines = []
-        for other in representatives.astype(np.float64):
-            cosines.append(item @ other / np.sqrt((item @ item) * (other @ other)))
-        assert index[i] == np.argmax(cosines)
-        assert score[i] == pytest.approx(max(cosines), abs=1e-8)
-
-
 def test_equal_representatives_tie_to_the_first_wherever_they_stand() -> None:
     rng = np.random.default_rng(2)
     item = rng.normal(size=(1, 384)).astype(np.float32)

@@ -57,14 +57,6 @@ def test_the_domain_with_fewer_clusters_says_more_of_each() -> None:
     assert of_bike.endswith(": Bell, Parts, Ding; Saddle; Bell, Parts, Ding.")
 
 
-def test_the_most_central_item_speaks_for_a_cluster() -> None:
-    user = UserGroups("dan", groups([[0, 1, 2]], []))
-    text = extractive("sra").write([user]).texts[0]
-    # mean (1.9.., 1.1..)/3 points to (0.86, 0.5): the blue brush (0.99, 0.11) is nearest
-    assert "Blue brush" in text
-    assert "Red brush" not in text
-
-
 @pytest.mark.parametrize("pipeline", ["sra", "naive"])
 def test_a_user_without_items_has_no_profile(pipeline: str) -> None:
     made = extractive(pipeline).write(USERS)
@@ -83,13 +75,6 @@ def test_summaries_are_reformed_and_then_analysed(llm_server, llm_client) -> Non
     # ann: two clusters of art and one of bike; bob: one of bike; cid: nothing to ask
     asked = {stage: costs[stage]["requests"] for stage in ("summarise", "reform", "analyse")}
     assert asked == {"summarise": 4, "reform": 3, "analyse": 2}
-
-
-def test_naive_profiles_ask_once_per_user(llm_server, llm_client) -> None:
-    with llm_client(llm_server) as client:
-        made = asking(client, "naive").write(USERS)
-        assert {stage: cost["requests"] for stage, cost in client.costs().items()} == {"naive": 2}
-    assert all(made.texts[:2])
 
 
 def test_a_user_with_a_failed_piece_is_named_and_the_others_are_written(

@@ -23,7 +23,7 @@ class EndpointEncoder(Encoder):
             place, reason = next(iter(failures.items()))
             raise DataError(
                 f"{len(failures)} items could not be embedded, the first in line {place + 2} of "
-                f".item ({reason}): run it again, or mend what is said of them there"
+                f".item ({reason}): run it again, or correct these lines"
             )
         return vectors
 

@@ -45,7 +45,7 @@ class CallFailed(Exception):
 
 
 class BadResponse(Exception):
-    """A response that arrived but holds nothing of use; a repeat may mend it."""
+    """A response that arrived but holds nothing of use; a repeat may help."""
 
 
 class EndpointError(EDTError):

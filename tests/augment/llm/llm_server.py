@@ -3,9 +3,9 @@
 Good answers depend on nothing but the question (the first system and user message, or the text to
 embed), so that two runs can be compared byte for byte. In a process of its own:
 
-    python tests/augment/llm/llm_server.py --latency 0.2 --share 0.2
+    python tests/augment/llm/llm_server.py --latency 0.2
 
-prints its URL; ``GET <url>/tally`` tells what it has served.
+prints its URL.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LLMServer:
     """
 
     latency_s: float = 0.0
-    slow_s: float = 1.0
+    slow_s: float = 2.0
     retry_after: str = "0.02"
     refuse: tuple[int, str] | None = None
     refuse_after: int = 0
@@ -187,9 +187,6 @@ class _Connection(asyncio.Protocol):
 
     async def serve(self, path: str, headers: dict, raw: bytes) -> None:
         server = self.server
-        if path.endswith("/tally"):
-            self.send(200, json.dumps(server.tally()))
-            return
         server.arrived += 1
         server.at_once += 1
         server.most_at_once = max(server.most_at_once, server.at_once)
@@ -383,15 +380,8 @@ async def _serve_forever(server: LLMServer) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=0, help="0 = any free one")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds per answer")
-    parser.add_argument("--slow", type=float, default=1.0, help="seconds that a slow answer takes")
-    parser.add_argument("--share", type=float, default=0.0, help="share of calls that fail")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    server = LLMServer(latency_s=given.latency, slow_s=given.slow, port=given.port)
-    server.misbehave(given.share, given.kinds, given.seed)
+    server = LLMServer(latency_s=parser.parse_args().latency)
     try:
         asyncio.run(_serve_forever(server))
     except KeyboardInterrupt:

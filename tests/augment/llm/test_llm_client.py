@@ -194,12 +194,6 @@ def test_retry_after_may_be_a_date(llm_servers, llm_client):
         llm_client(server).chat([profile_of(1)], "profile")
 
 
-def test_no_more_calls_are_under_way_than_allowed(llm_servers, llm_client):
-    server = llm_servers(latency_s=0.05)
-    llm_client(server, concurrency=7).chat(mixed(60), "generate")
-    assert server.most_at_once == 7
-
-
 def test_equal_requests_are_asked_once(llm_server, llm_client):
     answers = llm_client(llm_server).chat([profile_of(1), profile_of(2), profile_of(1)], "profile")
     assert len(llm_server.log) == 2
@@ -213,14 +207,6 @@ def test_it_works_inside_a_running_event_loop(llm_server, llm_client):
         return client.chat([profile_of(1)], "profile")
 
     assert values(asyncio.run(notebook()))
-
-
-def test_text_that_no_utf8_can_carry_is_no_obstacle(llm_server, llm_client):
-    client = llm_client(llm_server)
-    answers = client.chat([ChatRequest("", "half a pair: \ud83d", Text)], "profile")
-    vectors, failures = client.embed(["half a pair: \ud83d"], "encode")
-    assert values(answers)
-    assert not failures and vectors.any()
 
 
 # -- what ends a run ------------------------------------------------------------------------------
@@ -310,19 +296,6 @@ def test_another_setting_is_another_request(llm_server, llm_client, change):
         (answer,) = client.chat([profile_of(1)], "profile")
     assert not answer.cached
     assert len(llm_server.log) == 2
-
-
-def test_the_answer_to_a_reask_is_kept_as_the_answer(llm_server, llm_client):
-    server = llm_server
-    whole, calls = server.outcome_of, []
-    server.outcome_of = lambda *call: (
-        calls.append(call) or ("plain_text" if len(calls) == 1 else whole(*call))
-    )
-    with llm_client(server) as client:
-        values(client.chat([profile_of(1)], "profile"))
-    with llm_client(server) as client:
-        assert client.chat([profile_of(1)], "profile")[0].cached
-    assert len(calls) == 2
 
 
 def test_one_run_at_a_time_holds_the_cache(llm_server, llm_client):
