@@ -11,7 +11,7 @@ Where each part of the paper's method is:
 Departures, and why:
 
 - The encoders are the plugin's pre-norm blocks, always causal, as for every other model here; item
-  vectors are not scaled by the root of d, since the encoders normalise what they are given.
+  vectors are not scaled by the root of d, since the encoders normalise their input.
 - A single-domain target is predicted from the cross-domain state directly before it, in training
   as in evaluation. The authors train with the state at the domain's previous item and evaluate
   with the last one.
@@ -19,42 +19,60 @@ Departures, and why:
 - With ``graph_edges: others`` the graphs of a training batch have no edge that only users of the
   batch made. With all edges, as in the paper, the vector of an item holds the very target that
   follows it in training, and never in evaluation.
-- ``output_vectors: graphs`` has no output tables: a state meets the item vectors of its own graph,
-  and the paper's sum of a single- and a cross-domain score stays a sum.
+- ``output_vectors: graphs`` has no output tables: a state meets the item vectors of its own graph.
 - Every position is a target; the authors' code takes the last ten. Losses are means over targets
-  and users, not sums. A target without history in its domain counts in the cross-domain
-  objective alone, and a user without both domains in none of the infomax terms: the authors' code
-  drops his whole sequence.
-- Predictions are softmaxes over the target's own domain. Their output layer has no class for
-  padding, which the authors' code adds, and no bias, which no dot product has.
+  and users, not sums. A target without history in its domain counts in the cross-domain objective
+  alone, and a user without both domains in none of the infomax terms; the authors' code drops the
+  whole sequence.
+- Predictions are softmaxes over the target's own domain, without the authors' class for padding
+  and without a bias.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
-from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.lookup import Lookup
 
 
-class ItemGraph(nn.Module):
-    """Item vectors, propagated over directed transitions without weights or activation.
+class C2DSRSettings(RivalSettings):
+    """Keys of C2DSR."""
 
-    ``G = mean(E, A E, ..., A^L E) + E``: the mean over the layers, and the vectors themselves once
-    more, which the paper adds against over-smoothing. Row i of A is the mean over the distinct
-    successors of item i; it is zero for an item that nothing followed.
+    output_vectors: Literal["own", "graphs"] = Field(
+        "graphs", description="vectors that states are multiplied with: own tables (paper), graphs"
+    )
+    graph_edges: Literal["all", "others"] = Field(
+        "others", description="all (paper), or others: none that only users of the batch made"
+    )
+    prediction_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.7, description="lambda; the infomax objective has the rest"
+    )
+
+
+class ItemGraph(nn.Module):
+    """Item vectors, propagated once over directed transitions without weights or activation.
+
+    ``G = mean(E, A E) + E``: the mean over the layers (one, as in the authors' runs), plus the
+    vectors themselves, which the paper adds against over-smoothing. Row i of A is the mean over
+    the distinct successors of item i; it is zero for an item that nothing followed.
 
     Parameters
     ----------
-    config : mapping
-        ``hidden_size``, ``graph_layers`` (L) and ``dropout``, which acts on each layer's input.
+    size : int
+        Size of the vectors.
+    dropout : float
+        Of the layer's input.
     sequences : Sequences
         The rows to take transitions from; those of items that are no node are passed over, so
         that a domain's graph has the transitions of the domain's own sub-sequences.
@@ -62,11 +80,13 @@ class ItemGraph(nn.Module):
         int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
     """
 
-    def __init__(self, config, sequences: Sequences, node_of: np.ndarray) -> None:
+    def __init__(
+        self, size: int, dropout: float, sequences: Sequences, node_of: np.ndarray
+    ) -> None:
         super().__init__()
-        self.n_layers, self.dropout = config["graph_layers"], config["dropout"]
-        self.n_nodes, self.n_users = int(node_of.max()) + 1, sequences.n_users
-        self.table = nn.Embedding(self.n_nodes, config["hidden_size"])
+        self.dropout, self.n_users = dropout, sequences.n_users
+        self.n_nodes = int(node_of.max()) + 1
+        self.table = nn.Embedding(self.n_nodes, size)
         nn.init.normal_(self.table.weight, std=0.02)
         rows = sequences.keep(node_of[sequences.items] > 0)
         nodes, users = node_of[rows.items], rows.users
@@ -85,13 +105,7 @@ class ItemGraph(nn.Module):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def propagation(self, without: Tensor | None = None) -> Tensor:
-        """Return A, sparse [n_nodes, n_nodes].
-
-        Parameters
-        ----------
-        without : Tensor, optional
-            int64 [n]; users whose transitions do not count.
-        """
+        """Return A, sparse [n_nodes, n_nodes], without the transitions of some users (ids [n])."""
         edge_of = self.edge_of
         if without is not None:
             away = torch.zeros(self.n_users, dtype=torch.bool, device=edge_of.device)
@@ -108,14 +122,10 @@ class ItemGraph(nn.Module):
     def forward(self, without: Tensor | None = None) -> Tensor:
         """Return the vectors of all nodes, [n_nodes, d]; ``without`` as in :meth:`propagation`."""
         vectors = self.table.weight
-        layer = total = vectors
         with torch.autocast(device_type=vectors.device.type, enabled=False):
-            propagation = self.propagation(without)
-            for _ in range(self.n_layers):
-                dropped = F.dropout(layer, self.dropout, self.training)
-                layer = torch.sparse.mm(propagation, dropped)
-                total = total + layer
-        return total / (self.n_layers + 1) + vectors
+            dropped = F.dropout(vectors, self.dropout, self.training)
+            layer = torch.sparse.mm(self.propagation(without), dropped)
+        return (vectors + layer) / 2 + vectors
 
 
 class Discriminator(nn.Module):
@@ -135,20 +145,7 @@ class Discriminator(nn.Module):
 
 
 def prototypes(states: Tensor, where: Tensor) -> Tensor:
-    """Mean of each row's states over some of its positions.
-
-    Parameters
-    ----------
-    states : Tensor
-        [B, L, d].
-    where : Tensor
-        bool [B, L].
-
-    Returns
-    -------
-    Tensor
-        [B, d]; zero in rows without such a position.
-    """
+    """Mean of states [B, L, d] over each row's chosen positions (bool [B, L]), else 0: [B, d]."""
     weights = where / where.sum(1, keepdim=True).clamp(min=1)
     return torch.einsum("bl,bld->bd", weights.to(states.dtype), states)
 
@@ -163,29 +160,28 @@ class C2DSR(CrossDomainModel):
     domain_graphs, domain_encoders : nn.ModuleList
         The same of each domain's sub-sequence.
     output : nn.Embedding or None
-        Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item); None
-        where ``output_vectors`` is ``graphs``: then each state meets the vectors of its own graph,
-        and the two vectors of an item and of a user stand side by side.
+        Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item). None
+        if ``output_vectors`` is ``graphs``: each state is then multiplied with the vectors of its
+        own graph, and both vectors of an item and of a user are concatenated.
     """
 
-    choices = {
-        **CrossDomainModel.choices,
-        "backbone": ("sasrec", "gru4rec"),
-        "output_vectors": ("own", "graphs"),
-        "graph_edges": ("all", "others"),
-    }
+    settings = C2DSRSettings
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.prediction_share = config["prediction_share"]
+        self.all_edges = config["graph_edges"] == "all"
         size, rows = config["hidden_size"], dataset.train_sequences
         inside = [dataset.item_domain == domain for domain in range(self.n_domains)]
         nodes = [np.where(mine, np.cumsum(mine), 0) for mine in inside]
-        self.all_edges = config["graph_edges"] == "all"
-        self.mixed_graph = ItemGraph(config, rows, np.arange(self.n_items))
-        self.domain_graphs = nn.ModuleList(ItemGraph(config, rows, node_of) for node_of in nodes)
         self.node_of: Tensor
         self.register_buffer("node_of", torch.from_numpy(np.stack(nodes)), persistent=False)
+
+        def graph(node_of):
+            return ItemGraph(size, config["dropout"], rows, node_of)
+
+        self.mixed_graph = graph(np.arange(self.n_items))
+        self.domain_graphs = nn.ModuleList(map(graph, nodes))
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self.domain_encoders = nn.ModuleList(
             SequenceEncoder(config, self.max_seq_length) for _ in nodes
@@ -205,7 +201,7 @@ class C2DSR(CrossDomainModel):
         return self.views(items, *self.inputs())
 
     def inputs(self, without: Tensor | None = None) -> tuple[Lookup, list[Lookup]]:
-        """Look-ups of the vectors that sequences are encoded from: the mixed, and each domain's.
+        """Look-ups of the vectors that the mixed and each domain's sequences are encoded from.
 
         Parameters
         ----------
@@ -213,12 +209,8 @@ class C2DSR(CrossDomainModel):
             int64 [n]; users whose transitions are left out of the graphs.
         """
         vectors = self.mixed_graph(without)
-        domains = [self._domain_lookup(domain, without) for domain in range(self.n_domains)]
-        return Lookup(vectors), domains
-
-    def _domain_lookup(self, domain: int, without: Tensor | None) -> Lookup:
-        vectors = self.domain_graphs[domain](without)
-        return Lookup(vectors, self.node_of[domain])
+        domains = zip(self.domain_graphs, self.node_of, strict=True)
+        return Lookup(vectors), [Lookup(graph(without), nodes) for graph, nodes in domains]
 
     def views(self, items: Tensor, mixed: Lookup, domains: list[Lookup]) -> Tensor:
         """Vectors of items in the mixed graph and in their own domain's, side by side."""
@@ -233,18 +225,9 @@ class C2DSR(CrossDomainModel):
     # -- losses ---------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Both sequential objectives and the infomax objective, weighted by lambda.
+        """Both sequential objectives and the infomax objective, over all positions of a batch.
 
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar: ``lambda (single + cross) + (1 - lambda) infomax``; lambda is
-            ``prediction_share``.
+        ``lambda (single + cross) + (1 - lambda) infomax``; lambda is ``prediction_share``.
         """
         batch, sequence = interaction, interaction[SEQUENCE]
         mixed, domains = self.inputs(None if self.all_edges else batch[self.USER_ID])
@@ -297,7 +280,6 @@ class C2DSR(CrossDomainModel):
         """
         assert self.discriminators is not None
         domain_of = self.item_domain[sequence]
-        unmasked = torch.zeros_like(sequence, dtype=torch.bool)
         total = cross.new_zeros(())
         for domain, discriminator in enumerate(self.discriminators):
             own = has & (domain_of[:, 1:] == domain)
@@ -306,7 +288,7 @@ class C2DSR(CrossDomainModel):
             if not users.any():
                 continue
             corrupted = self.corrupted(sequence[users], domain)
-            false = self.encoder.before_targets(inputs, corrupted, unmasked[users])
+            false = self.encoder.before_targets(inputs, corrupted, torch.zeros_like(corrupted))
             prototype, other = prototypes(single[users], own[users]), other[users]
             real_logits = discriminator(prototype, prototypes(cross[users], other))
             false_logits = discriminator(prototype, prototypes(false, other))
@@ -329,11 +311,5 @@ class C2DSR(CrossDomainModel):
         sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         mixed, domains = self.inputs()
         cross = self.encoder.last(mixed, sequence, lengths)
-        out = []
-        for domain, encoder in enumerate(self.domain_encoders):
-            assert isinstance(encoder, SequenceEncoder)
-            list_field, length_field = domain_fields(domain)
-            sequence, lengths = interaction[list_field], interaction[length_field]
-            single = encoder.last(domains[domain], sequence, lengths)
-            out.append(self.both(cross, single * (lengths > 0)[:, None]))
-        return out
+        single = self.last_in_own_domain(interaction, self.domain_encoders, domains)
+        return [self.both(cross, state) for state in single]

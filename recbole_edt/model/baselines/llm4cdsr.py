@@ -29,57 +29,75 @@ Departures:
 - A negative is of its positive's domain.
 - Each position counts the same; the authors average over each domain and add the two.
 - Local embeddings are trained. The authors' code loads them frozen, by a default of its library.
-- Contrastive terms compare cosines, with one positive per row, as LLM-EDT's eq. 13 does; the
-  authors' code compares dot products with soft targets, which nothing bounds.
+- Contrastive terms compare cosines, with one positive per row, as LLM-EDT's eq. 13 does, and with
+  the positive in the denominator, as the authors' code does; that compares unbounded dot products
+  with soft targets. Both have one temperature (``align_temperature``: gamma of eq. 6, tau of eq. 7).
 - The first target of a domain may be trained on too (``first_items``), by the global score alone,
-  which is all that a user new to a domain has.
+  which is the only score of a user new to a domain.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
-from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import ProfiledModel
+from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import make_item_embedding, start_reduced_
 from recbole_edt.model.lookup import Lookup
 from recbole_edt.model.losses import alignment_loss
 from recbole_edt.model.text import frozen_text
+from recbole_edt.settings import NonNegative, Positive, Probability
+
+
+class LLM4CDSRSettings(RivalSettings):
+    """Keys of LLM4CDSR."""
+
+    backbone: str = Field("sasrec", description="of every thread (table 10); paper: sasrec")
+    dropout: Probability = Field(0.3, description="dropout in the threads; paper: 0.5")
+    text_start: Literal["principal", "canonical"] = Field(
+        "canonical",
+        description="text standardised, its adapter starts as its PCA (principal, paper), or in "
+        "the coordinates of its canonical axes",
+    )
+    first_items: bool = Field(
+        True, description="whether the first item of a domain is a target; paper: False"
+    )
+    regularisation_weight: NonNegative = Field(0.1, description="alpha of eq. 8")
+    align_weight: NonNegative = Field(0.1, description="beta of eq. 8")
+    align_temperature: Positive = Field(1.0, description="gamma of eq. 6 and tau of eq. 7")
 
 
 class LLM4CDSR(ProfiledModel):
     """A global thread on LLM embeddings, and per domain a local one on embeddings of its own."""
 
-    choices = {
-        **ProfiledModel.choices,
-        "text_start": ("random", "principal", "whitened", "canonical"),
-        "local_start": ("random", "principal"),
-    }
+    settings = LLM4CDSRSettings
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
+        self.infonce = True
         self.regularisation_weight = config["regularisation_weight"]
-        self.regularisation_temperature = config["regularisation_temperature"]
         self.first_items = config["first_items"]
-
         self.size = size = config["hidden_size"]
         self.item_embedding = make_item_embedding("text", dataset, size, config["text_start"])
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         self.local_embedding = nn.Embedding(self.n_items, size)
-        self._start_local(dataset, config["local_start"])
+        self._start_local(dataset)
         self.local_encoders = nn.ModuleList(
             SequenceEncoder(config, self.max_seq_length) for _ in range(self.n_domains)
         )
         self._add_profiles(dataset, size)
-        self.lacks_profiles = bool(self.align_weight) and self.profiles is None
+        if self.align_weight and self.profiles is None:
+            self.logger.info("no profile embeddings: users are not aligned with profiles")
 
-    def _start_local(self, dataset, start: str) -> None:
+    def _start_local(self, dataset) -> None:
+        """Let local embeddings start as a PCA of their domain's LLM embeddings."""
         nn.init.normal_(self.local_embedding.weight, std=0.02)
-        if start == "random":
-            return
         text = frozen_text(dataset.item_table())
         generated = torch.from_numpy(dataset.item_generated)
         for domain in range(self.n_domains):
@@ -93,19 +111,7 @@ class LLM4CDSR(ProfiledModel):
     # -- losses ---------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss over all positions of a batch of sequences (eq. 8).
-
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar: eq. 4 plus alpha times eq. 6 plus beta times eq. 7.
-        """
-        self._say_what_is_missing()
+        """Loss over all positions of a batch (eq. 8): eq. 4 + alpha eq. 6 + beta eq. 7."""
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch)
         unified = lookup.columns(0, self.size)
@@ -119,11 +125,6 @@ class LLM4CDSR(ProfiledModel):
         if self.profiles is not None:
             loss = loss + self.align_weight * self.profile_alignment(batch, states)
         return loss
-
-    def _say_what_is_missing(self) -> None:
-        if self.lacks_profiles:
-            self.logger.info("no profile embeddings: users are not aligned with profiles")
-            self.lacks_profiles = False
 
     def local_states(self, batch, lookup, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """States of the local threads (eq. 2), each in its target's place in the mixed sequence.
@@ -146,9 +147,7 @@ class LLM4CDSR(ProfiledModel):
         """
 
         def encode(domain, sequence, masked):
-            encoder = self.local_encoders[domain]
-            assert isinstance(encoder, SequenceEncoder)
-            return encoder.before_targets(lookup, sequence, masked)
+            return self.local_encoders[domain].before_targets(lookup, sequence, masked)
 
         return self.states_in_own_domain(batch, encode, None if self.encoder.causal else chosen)
 
@@ -178,13 +177,9 @@ class LLM4CDSR(ProfiledModel):
             place = torch.rand(len(both), device=both.device) * length[both]
             drawn.append(lookup(sequence[both, place.long()]))
         first, second = drawn
-        return alignment_loss(first, second, self.regularisation_temperature, self.infonce)
+        return alignment_loss(first, second, self.align_temperature, self.infonce)
 
     # -- inference ------------------------------------------------------------------------------
-
-    def _look_up_part(self, start: int):
-        """Lookup of one view of all items' vectors, from column ``start`` on."""
-        return Lookup(self.item_vectors()).columns(start, start + self.size)
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """Global and local user vector side by side per domain (eq. 3), [B, 2 d].
@@ -192,13 +187,8 @@ class LLM4CDSR(ProfiledModel):
         The local part is zero for a user without history in the domain.
         """
         sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        unified, local = self._look_up_part(0), self._look_up_part(self.size)
+        vectors = Lookup(self.item_vectors())
+        unified, local = (vectors.columns(s, s + self.size) for s in (0, self.size))
         whole = self.encoder.last(unified, sequence, lengths)
-        out = []
-        for domain, encoder in enumerate(self.local_encoders):
-            assert isinstance(encoder, SequenceEncoder)
-            list_field, length_field = domain_fields(domain)
-            own_lengths = interaction[length_field]
-            own = encoder.last(local, interaction[list_field], own_lengths)
-            out.append(torch.cat([whole, own * (own_lengths > 0)[:, None]], -1))
-        return out
+        own = self.last_in_own_domain(interaction, self.local_encoders, [local] * self.n_domains)
+        return [torch.cat([whole, state], -1) for state in own]

@@ -18,9 +18,10 @@ Where the parts of the paper are:
   (:meth:`LLMCDSR.meta_backward`); through the discrete recall it goes as an even share to the
   pooled vector from each recalled item.
 
-Users are scored from their real rows alone, as in the authors' experiments.
+Users are scored from their real rows alone (``augmented_histories: False``), as in the authors'
+experiments.
 
-Departures, each for a reason:
+Departures, and why:
 
 * The authors unroll a shadow step of Adam and differentiate through it. Here it is a step of plain
   gradient descent without dropout, and the derivative of its gradient is taken as a central
@@ -28,25 +29,26 @@ Departures, each for a reason:
   with recalled items.
 * RMRN and recommender are updated together after a batch, the authors' RMRN just before it.
 * A user's own items are not recalled: one of them, put before its own row, would be its answer.
-* The first real item is no target: what precedes it in some rows is recalled items alone.
+* The first real item is no target: only recalled items precede it, in some rows.
 * ``recall_attention: history`` also weighs a pseudo item by its similarity to the user's real
   sequence; the authors' code (``item``) judges each pseudo item by itself.
-* Options beyond the paper: text in the items' vectors (``item_embedding: both``), a start from the
-  PCA of the text or from the pre-trained vectors (``item_start``), each domain's sub-sequences
-  beside the mixed sequences (``encoded_sequences: all``), and a softmax over many negatives
-  (``loss: softmax``); ``loss: bpr`` stands for the paper's cross-entropy with one negative.
-  Negatives are of the positive's domain.
+* Options beyond the paper: text in the items' vectors, whose ids then start as the text's canonical
+  coordinates (``item_embedding: both``), each domain's sub-sequences beside the mixed sequences
+  (``encoded_sequences: all``), and a softmax over many negatives; ``loss: bpr`` stands for the
+  paper's cross-entropy with one negative. Negatives are of the positive's domain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import (
@@ -56,19 +58,40 @@ from recbole_edt.data.dataloader import (
     SEQUENCE,
     domain_sequence_fields,
 )
-from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.baselines.settings import TwoStageSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
+from recbole_edt.settings import Count, NonNegative
 
 _RELATIVE_STEP = 0.01
 """Length of the central difference's half step among the recommender's parameters."""
 
 
+class LLMCDSRSettings(TwoStageSettings):
+    """Keys of LLMCDSR."""
+
+    backbone: str = Field("sasrec", description="of every encoder (table 10); paper: sasrec")
+    item_embedding: Literal["id", "both"] = Field(
+        "both", description="item vectors of stage 2: id (paper), or both (id plus text)"
+    )
+    contrast_weight: NonNegative = Field(0.1, description="weight of the contrast of text and id")
+    contrast_items: Count = Field(
+        512, description="items contrasted at most, per domain and batch; paper: all of a batch"
+    )
+    encoded_sequences: Literal["mixed", "all"] = Field(
+        "all", description="mixed (paper), or all: the domain sub-sequences too"
+    )
+    recall_attention: Literal["item", "history"] = Field(
+        "history", description="item (authors' code), or history: similarity to it counts too"
+    )
+    meta_interval: Count = Field(4, description="batches per update of the recall network; paper: 1")
+
+
 def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) -> np.ndarray:
-    """Collect every user's inserted items of each domain.
+    """Collect every user's inserted items of each domain: int64 [n_users, n_domains, m], 0-padded.
 
     Parameters
     ----------
@@ -78,11 +101,6 @@ def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) 
         int64 [n_items].
     n_domains : int
         Number of domains.
-
-    Returns
-    -------
-    np.ndarray
-        int64 [n_users, n_domains, m]; items in the order of their rows, 0 = padding.
     """
     inserted = sequences.keep(sequences.augmented)
     domains = item_domain[inserted.items]
@@ -103,39 +121,26 @@ def users_of_both_domains(
 
 
 def front(values: Tensor, kept: Tensor, fill: int = 0) -> Tensor:
-    """Move the kept entries of each row to its front, in their order.
+    """Move the kept entries (bool [B, L]) of each row [B, L] to its front, in their order.
 
-    Parameters
-    ----------
-    values : Tensor
-        [B, L].
-    kept : Tensor
-        bool [B, L].
-    fill : int
-        What stands behind them.
-
-    Returns
-    -------
-    Tensor
-        [B, M]; as wide as the most entries kept in a row, but not below two if L is not.
+    The outcome [B, M] is as wide as the most entries kept in a row, but not below two if L is not;
+    ``fill`` stands behind them.
     """
     width = max(int(kept.sum(1).max()), 2)
     order = torch.argsort(~kept, dim=1, stable=True)[:, :width]
     return values.gather(1, order).masked_fill(~kept.gather(1, order), fill)
 
 
-def contrastive_loss(texts: Tensor, features: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(texts: Tensor, features: Tensor) -> Tensor:
     """Contrast each item's projected text with its id embedding (pre-training).
 
     The positive of either view is the other view of the same item; both views of all other items
-    are negatives.
+    are negatives. Scores are dot products (temperature 1).
 
     Parameters
     ----------
     texts, features : Tensor
         [n, d]; row i of both belongs to the same item.
-    temperature : float
-        Divides the dot products.
 
     Returns
     -------
@@ -145,7 +150,7 @@ def contrastive_loss(texts: Tensor, features: Tensor, temperature: float) -> Ten
     if not len(texts):
         return texts.sum()
     views = torch.cat([texts, features]).float()  # [2 n, d]
-    logits = views @ views.T / temperature
+    logits = views @ views.T
     positives = logits.diagonal(len(texts))
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
     denominators = torch.logsumexp(logits.masked_fill(itself, -torch.inf), dim=1)
@@ -173,7 +178,7 @@ class RecallNetwork(nn.Module):
         self.relevance = nn.Parameter(torch.zeros(n_domains)) if history else None
 
     def forward(self, domain: int, pseudo: Tensor, valid: Tensor, history: Tensor) -> Tensor:
-        """Pool pseudo items.
+        """Pool pseudo items of a domain: [n, d].
 
         Parameters
         ----------
@@ -184,13 +189,7 @@ class RecallNetwork(nn.Module):
         valid : Tensor
             bool [n, m]; False on padding, and True at least once in a row.
         history : Tensor
-            [n, d]; texts of the user's real sequence, summed and projected alike: its direction
-            counts.
-
-        Returns
-        -------
-        Tensor
-            [n, d].
+            [n, d]; direction of the projected texts of the user's real sequence.
         """
         scores = pseudo @ self.content[domain]
         if self.relevance is not None:
@@ -260,36 +259,32 @@ def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tup
 class LLMCDSR(CrossDomainModel):
     """Both stages: contrastive pre-training until :meth:`begin_finetuning`, then recommendation."""
 
+    settings = LLMCDSRSettings
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
-    stages = (("pretrain_epochs", "learning_rate"), ("epochs", "learning_rate"))
 
-    choices = {
-        **CrossDomainModel.choices,
-        "item_embedding": ("id", "both"),
-        "item_start": ("random", "principal", "canonical", "pretrained"),
-        "encoded_sequences": ("mixed", "all"),
-        "recall_attention": ("item", "history"),
-    }
+    # values of the authors' runs, shared by both property sets
+    n_recalled = 10
+    """k, items recalled per user."""
+    recall_share = 0.25
+    """Rows with recalled items per real row: 32 to 128."""
+    meta_batch_size = 128
+    """Users of both domains that judge a step of the shadow."""
+    shadow_learning_rate = 1.0
+    """Of gradient descent; the authors' 0.001 is Adam's, whose steps keep their length."""
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.finetuning = False
+        self.seed = int(config["seed"])
         self.contrast_weight = config["contrast_weight"]
-        self.contrast_temperature = config["contrast_temperature"]
         self.contrast_items = config["contrast_items"]
-        self.pretrained_start = config["item_start"] == "pretrained"
         self.all_sequences = config["encoded_sequences"] == "all"
-        self.n_recalled, self.recall_share = config["n_recalled"], config["recall_share"]
-        self.shadow_learning_rate = config["shadow_learning_rate"]
-        self.meta_learning_rate = config["meta_learning_rate"]
         self.meta_interval = config["meta_interval"]
-        self.meta_batch_size = config["meta_batch_size"]
 
         text = frozen_text(dataset.item_table())
         size = config["hidden_size"]
         self._add_pretraining(config, text, size)
-        id_start = "random" if self.pretrained_start else config["item_start"]
-        self.item_embedding = make_item_embedding(config["item_embedding"], dataset, size, id_start)
+        self.item_embedding = make_item_embedding(config["item_embedding"], dataset, size)
         self.encoder = SequenceEncoder(config, self.max_seq_length)
         history = config["recall_attention"] == "history"
         self.recall_network = RecallNetwork(size, self.n_domains, history)
@@ -315,49 +310,33 @@ class LLMCDSR(CrossDomainModel):
 
     def _add_pseudo_items(self, dataset) -> None:
         arguments = (dataset.train_sequences, dataset.item_domain, self.n_domains)
-        self.pseudo: Tensor
-        self.register_buffer("pseudo", torch.from_numpy(pseudo_items(*arguments)), False)
-        self.has_both: Tensor
-        both = users_of_both_domains(*arguments)
-        self.register_buffer("has_both", torch.from_numpy(both), persistent=False)
-        self.raw_item: Tensor
-        self.register_buffer("raw_item", torch.from_numpy(~dataset.item_generated), False)
+        self.pseudo: Tensor  # [n_users, domains, m]
+        self.has_both: Tensor  # [n_users]; users with real items of both domains
+        self.raw_item: Tensor  # [n_items]
+        buffers = {
+            "pseudo": pseudo_items(*arguments),
+            "has_both": users_of_both_domains(*arguments),
+            "raw_item": ~dataset.item_generated,
+        }
+        for name, array in buffers.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     # -- stages ---------------------------------------------------------------------------------
 
-    def _stage_modules(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        pretraining = [self.features, self.projections, self.domain_encoders]
-        return pretraining, [self.item_embedding, self.encoder, self.recall_network]
-
     def _freeze(self) -> None:
-        for modules, trained in zip(
-            self._stage_modules(), (not self.finetuning, self.finetuning), strict=True
-        ):
-            for module in modules:
-                module.requires_grad_(trained)
+        for module in (self.features, self.projections, self.domain_encoders):
+            module.requires_grad_(not self.finetuning)
+        for module in (self.item_embedding, self.encoder, self.recall_network):
+            module.requires_grad_(self.finetuning)
 
     def begin_finetuning(self) -> None:
-        """Enter stage 2: what was pre-trained is frozen, and may be where item vectors start."""
+        """Enter stage 2: the pre-trained parts are frozen."""
         self.finetuning = True
         self._freeze()
-        if self.pretrained_start:
-            assert self.item_embedding.table is not None
-            with torch.no_grad():
-                self.item_embedding.table.weight.copy_(self.features.weight)
         if not self.pseudo.any():
-            self.logger.info(
-                "No inserted rows in the data: the recall network has nothing to weigh"
-            )
+            self.logger.info("no inserted rows in the data: the recall network has no pseudo items")
         elif not self.has_both.any():
-            self.logger.info("No user of both domains: the recall network stays the plain mean")
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The recommender, and the recall network at a learning rate of its own."""
-        recall_network = list(self.recall_network.parameters())
-        return [
-            {"params": self.recommender_parameters()},
-            {"params": recall_network, "lr": self.meta_learning_rate},
-        ]
+            self.logger.info("no user of both domains: the recall network stays the plain mean")
 
     def recommender_parameters(self) -> list[nn.Parameter]:
         """Parameters of stage 2 without the recall network's."""
@@ -370,18 +349,7 @@ class LLMCDSR(CrossDomainModel):
     # -- real rows ------------------------------------------------------------------------------
 
     def real_rows(self, batch) -> dict[str, Tensor]:
-        """Return a batch without the inserted rows: what the user did himself.
-
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        dict of str to Tensor
-            The same fields, shifted to the front.
-        """
+        """Return the fields of a batch without its inserted rows, shifted to the front."""
         kept = (batch[SEQUENCE] > 0) & ~batch[AUGMENTED]
         out = {self.USER_ID: batch[self.USER_ID], SEQUENCE: front(batch[SEQUENCE], kept)}
         if self.loss_name == "bpr":
@@ -398,14 +366,6 @@ class LLMCDSR(CrossDomainModel):
                 for field in (f"{NEGATIVES}_{domain}", f"{OWNED}_{domain}"):
                     out[field] = batch[field]
         return out
-
-    def _real_history(self, interaction, domain: int | None = None) -> tuple[Tensor, Tensor]:
-        """Real items of evaluation rows, and how many there are."""
-        field, inserted = self.ITEM_SEQ, AUGMENTED_LIST
-        if domain is not None:
-            field, inserted = domain_fields(domain)[0], f"{AUGMENTED_LIST}_{domain}"
-        kept = (interaction[field] > 0) & ~interaction[inserted]
-        return front(interaction[field], kept), kept.sum(1)
 
     # -- stage 1: collaborative-textual contrastive pre-training --------------------------------
 
@@ -435,7 +395,7 @@ class LLMCDSR(CrossDomainModel):
             drawn = torch.randperm(len(items), device=items.device)[: self.contrast_items]
             items = items[drawn]
         texts = self.projections[domain](text_rows(self.text, items))
-        return contrastive_loss(texts, self.features(items), self.contrast_temperature)
+        return contrastive_loss(texts, self.features(items))
 
     # -- stage 2: recall ------------------------------------------------------------------------
 
@@ -450,7 +410,7 @@ class LLMCDSR(CrossDomainModel):
         Returns
         -------
         RecalledRows or None
-            None when no user of the batch has pseudo items.
+            None if no user of the batch has pseudo items.
         """
         sequence = batch[SEQUENCE]
         pseudo = self.pseudo[batch[self.USER_ID]]  # [B, domains, m]
@@ -458,7 +418,7 @@ class LLMCDSR(CrossDomainModel):
         pairs = torch.nonzero(usable)
         wanted = int(np.ceil(self.recall_share * len(sequence)))
         pairs = pairs[torch.randperm(len(pairs), device=pairs.device)[:wanted]]
-        if not len(pairs) or not self.n_recalled:
+        if not len(pairs):
             return None
         rows, recalled, pooled = [], [], []
         for domain in range(self.n_domains):
@@ -511,18 +471,7 @@ class LLMCDSR(CrossDomainModel):
     # -- stage 2: losses ------------------------------------------------------------------------
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Return the loss of the current stage over all positions of a batch.
-
-        Parameters
-        ----------
-        interaction : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
-        """
+        """Return the loss of the current stage over all positions of a batch."""
         if not self.finetuning:
             return self.pretraining_loss(interaction)
         batch = self.real_rows(interaction)
@@ -596,28 +545,27 @@ class LLMCDSR(CrossDomainModel):
     # -- stage 2: meta learning -----------------------------------------------------------------
 
     def loss_over(self, train_data) -> Callable[..., Tensor]:
-        """Loss that, every ``meta_interval`` batches, also updates the recall network.
-
-        Windows of users with real items of both domains judge that update.
-        """
+        """Return a loss that, every ``meta_interval`` batches, also updates the recall network."""
         judges = torch.nonzero(self.has_both[train_data.users]).squeeze(1)
-        if not self.finetuning or not self.pseudo.any() or not len(judges):
+        if not self.pseudo.any() or not len(judges):
             return self.calculate_loss
-        draw = np.random.SeedSequence([train_data.seed, *divmod(train_data.epoch, 1_000_000), 1])
-        generator = torch.Generator(device=train_data.device)
-        generator.manual_seed(int(draw.generate_state(1)[0]))
-        n_batches = 0
+        batches, judging = count(1), self._judging(train_data, judges)
 
         def loss(interaction):
-            nonlocal n_batches
-            n_batches += 1
-            if n_batches % self.meta_interval == 0:
-                drawn = torch.randperm(len(judges), generator=generator, device=judges.device)
-                rows = judges[drawn[: self.meta_batch_size]]
-                self.meta_backward(interaction, train_data.collate(rows, generator))
+            if next(batches) % self.meta_interval == 0:
+                self.meta_backward(interaction, next(judging))
             return self.calculate_loss(interaction)
 
         return loss
+
+    def _judging(self, train_data, judges: Tensor) -> Iterator[Tensor]:
+        """Yield batches of random judges (windows [n]); seed and epoch decide which."""
+        draw = np.random.SeedSequence([self.seed, *divmod(train_data.epoch, 1_000_000), 1])
+        generator = torch.Generator(device=train_data.device)
+        generator.manual_seed(int(draw.generate_state(1)[0]))
+        while True:
+            drawn = torch.randperm(len(judges), generator=generator, device=judges.device)
+            yield train_data.collate(judges[drawn[: self.meta_batch_size]], generator)
 
     def meta_backward(self, interaction, meta_interaction) -> Tensor | None:
         """Add the recall network's gradient of what a shadow recommender learns from its recall.
@@ -701,13 +649,8 @@ class LLMCDSR(CrossDomainModel):
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """User vectors [B, d] that items of each domain are scored with."""
-        if self.finetuning:
-            sequence, lengths = self._real_history(interaction)
-            return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains
-        out = []
-        for domain, encoder in enumerate(self.domain_encoders):
-            assert isinstance(encoder, SequenceEncoder)
-            sequence, lengths = self._real_history(interaction, domain)
-            state = encoder.last(self.look_up, sequence, lengths)
-            out.append(state * (lengths > 0)[:, None])
-        return out
+        if not self.finetuning:
+            lookups = [self.look_up] * self.n_domains
+            return self.last_in_own_domain(interaction, self.domain_encoders, lookups)
+        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains

@@ -13,13 +13,13 @@ Where the parts of the paper are (its section 3):
 
 The sequence is the mixed one of both domains: the paper knows of one domain.
 
-Departures, each for a reason:
+Departures, and why:
 
 * Attention of every kind is causal (but for ``backbone: bert4rec``). The public code leaves it
   unmasked while it trains all positions, which shows each position its own target.
-* What enters the cross-attention is layer-normed, where the public code scales embeddings by the
-  root of their size: the scale of text embeddings and of their PCA is whatever the text model's is.
-* ``fusion: residual`` adds what enters the cross-attention to its outcome. ``paper`` does not.
+* Inputs of the cross-attention are layer-normed, where the public code scales embeddings by the
+  root of their size: text embeddings and their PCA have the text model's scale.
+* ``fusion: residual`` adds the inputs of the cross-attention to its output. ``paper`` does not.
 * Users without a profile file are embedded by the mean of the text embeddings of their training
   items, where the paper has an LLM embed a prompt that lists them.
 * Negatives are of the positive's domain; ``loss: softmax`` shares many of them.
@@ -27,9 +27,12 @@ Departures, each for a reason:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
@@ -42,15 +45,30 @@ from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import ItemEmbedding, start_unit_
 from recbole_edt.model.lookup import ItemLookup
 from recbole_edt.model.packing import Packing
-from recbole_edt.model.text import (
-    ItemPairs,
-    MappedText,
-    frozen_text,
-    start_components,
-)
+from recbole_edt.model.settings import ModelSettings
+from recbole_edt.model.text import ItemPairs, MappedText, frozen_text, start_components
+from recbole_edt.settings import Count, NonNegative, Probability
 
 _TEACHERS = 256
 """Similar users that are encoded at a time: padding is short among histories of like length."""
+
+
+class LLMESRSettings(ModelSettings):
+    """Keys of LLM-ESR."""
+
+    backbone: str = Field("sasrec", description="sequence encoder; the paper has all three")
+    attention_start: Literal["random", "mean"] = Field(
+        "mean", description="mean: a layer starts as an average of the history; random (paper)"
+    )
+    dropout: Probability = Field(0.3, description="dropout in the encoder; public code: 0.5")
+    collaborative_start: Literal["principal", "canonical"] = Field(
+        "canonical", description="ids start as PCA of the text (principal, paper), or canonical axes"
+    )
+    fusion: Literal["paper", "residual"] = Field(
+        "residual", description="paper: the output of the cross-attention; residual: plus its input"
+    )
+    distill_weight: NonNegative = Field(0.1, description="alpha of self-distillation; 0 = none")
+    similar_users: Count = Field(2, description="N, similar users that teach each user; paper: 10")
 
 
 class CrossAttention(nn.Module):
@@ -74,13 +92,6 @@ class DualViewEncoder(SequenceEncoder):
 
     Item vectors [..., 2 d] are the semantic view and the collaborative view side by side, and so
     are the states.
-
-    Parameters
-    ----------
-    config : mapping
-        As :class:`~recbole_edt.model.encoder.SequenceEncoder` needs it, and ``fusion``.
-    max_length : int
-        Longest history.
     """
 
     def __init__(self, config, max_length: int) -> None:
@@ -94,7 +105,7 @@ class DualViewEncoder(SequenceEncoder):
 
     @property
     def mask_vector(self) -> Tensor | None:
-        """What stands in the place of a hidden item: the same in both views."""
+        """Vector of a hidden item: the same in both views."""
         vector = super().mask_vector
         return None if vector is None else vector.repeat(2)
 
@@ -105,21 +116,9 @@ class DualViewEncoder(SequenceEncoder):
         return torch.cat(states.chunk(2), dim=-1)
 
     def fuse(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Let each view gather from itself what the other view asks for.
+        """Cross-attention: keys and values from each view, queries from the other one.
 
-        Parameters
-        ----------
-        vectors : Tensor
-            [B, L, 2 d].
-        positions : Tensor
-            [L, d]; position embeddings.
-        valid : Tensor
-            bool [B, L]; False on padding.
-
-        Returns
-        -------
-        semantic, collaborative : Tensor
-            [B, L, d]; zero on padding.
+        Parameters as of :meth:`encode`; returns both views, [B, L, d] each, zero on padding.
         """
         packing = Packing(valid)
         semantic, collaborative = packing.pack(vectors).chunk(2, dim=-1)
@@ -136,20 +135,7 @@ class DualViewEncoder(SequenceEncoder):
 
 
 def mean_text(sequences: Sequences, text: np.ndarray) -> np.ndarray:
-    """Mean text embedding of each user's items.
-
-    Parameters
-    ----------
-    sequences : Sequences
-        Training rows.
-    text : np.ndarray
-        float32 [n_items, d_L].
-
-    Returns
-    -------
-    np.ndarray
-        float32 [n_users, d_L]; zero for a user without rows.
-    """
+    """Mean text [n_items, d_L] of each user's items: float32 [n_users, d_L], zero without rows."""
     ones = np.ones(len(sequences.items), dtype=np.float32)
     rows = csr_matrix((ones, sequences.items, sequences.offsets), (sequences.n_users, len(text)))
     return (rows @ text) / np.maximum(np.diff(sequences.offsets), 1)[:, None].astype(np.float32)
@@ -163,14 +149,14 @@ def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.nd
     embeddings : np.ndarray
         float32 [n_users, d_L].
     eligible : np.ndarray
-        bool [n_users]; who asks and who is found; a user whose embedding is zero is neither.
+        bool [n_users]; users to compare; those whose embedding is zero are left out.
     n : int
         How many; fewer if there are no more others.
 
     Returns
     -------
     np.ndarray
-        int64 [n_users, n]; most similar first, never the user himself; 0 where there is none.
+        int64 [n_users, n]; most similar first, without the user themself; 0 where there is none.
     """
     users = np.flatnonzero(eligible & embeddings.any(1))
     found = np.zeros((len(embeddings), n), dtype=np.int64)
@@ -184,11 +170,7 @@ def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.nd
 class LLMESR(CrossDomainModel):
     """LLM-ESR on the mixed sequence of both domains."""
 
-    choices = {
-        **CrossDomainModel.choices,
-        "fusion": ("paper", "residual"),
-        "collaborative_start": ("principal", "canonical"),
-    }
+    settings = LLMESRSettings
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -204,7 +186,7 @@ class LLMESR(CrossDomainModel):
 
     @torch.no_grad()
     def _start_collaborative(self, start: str, dataset, text: Tensor | MappedText) -> None:
-        """Start ids as the text's PCA, or canonical axes; what it does not reach stays random."""
+        """Start ids as the text's PCA, or canonical axes; columns beyond those stay random."""
         assert self.collaborative.table is not None
         weight = self.collaborative.table.weight
         raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
@@ -239,11 +221,11 @@ class LLMESR(CrossDomainModel):
 
     @torch.no_grad()
     def teachers(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean state of each user's similar users; no gradient reaches it.
+        """Mean state of each user's similar users, without gradient.
 
-        A similar user's state is the one that predicts his own last training target, so teacher
-        and student have seen as much; it is encoded without dropout, as for inference. Each
-        similar user of the batch is encoded once, beside others with histories about as long.
+        A similar user's state is the one that predicts their last training target, as the
+        student's is; it is encoded without dropout. Each similar user of the batch is encoded
+        once, beside others with histories about as long.
 
         Parameters
         ----------
@@ -286,7 +268,7 @@ class LLMESR(CrossDomainModel):
         -------
         Tensor
             Scalar; the mean over entries too, so that the weight means the same at every size.
-            Zero when nobody has similar users.
+            Zero if nobody has similar users.
         """
         means, taught = self.teachers(users)
         if not taught.any():
@@ -294,18 +276,7 @@ class LLMESR(CrossDomainModel):
         return F.mse_loss(user_vectors[taught], means[taught])
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Ranking loss over all positions plus alpha times the distillation loss.
-
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
-        """
+        """Ranking loss over all positions plus alpha times the distillation loss."""
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch)
         chosen = self.encoder.choose_targets(sequence)

@@ -15,21 +15,21 @@ sees the mixed sequence. Where the parts of the paper are:
 * total loss: :meth:`SyNCRec.calculate_loss`; inference by CDSR alone:
   :meth:`SyNCRec.user_vectors`.
 
-Departures, each with its reason:
+Departures, and why:
 
 * A gate weighs the experts step by step, from the mean of the inputs up to the step. The paper's
-  gate reads the whole sequence at once and lets each state know what comes after it; at the last
-  step ours reads just as much.
+  gate reads the whole sequence at once, so that states know later items; at the last step both
+  read the same.
 * Every expert has weights of its own, and the experts are softly gated without noise. In the
   authors' code all experts are one and the same module, and a fixed ratio splits a gate's weight
   between the two kinds.
 * The gap compares the two losses of the same targets. A target that is the first of its domain has
   no sub-sequence before it (the paper starts one with a token for "start of sequence"): CDSR alone
-  predicts it. Losses are means over positions where the paper sums, so that the temperature does
-  not depend on the size of a batch.
+  predicts it. Losses are means over positions where the paper sums, so that the softmax over the
+  gaps does not depend on the size of a batch.
 * The update of the gap (alpha, beta) is fixed. Learned from the loss that it weighs, it would
   prefer the domain whose targets are easier; in the authors' code no gradient reaches it either.
-* Negatives of SC-MIM are the SDSR states of other users, as printed; each has one, his last.
+* Negatives of SC-MIM are the SDSR states of other users, as printed; each user's last one.
 * The authors' embedding of an item's domain is left out: the item's own vector contains it.
 * ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy over a target and one
   negative; negatives are of the target's domain.
@@ -39,13 +39,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.model.backbones import make_backbone
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import drop_items
 from recbole_edt.model.item_embedding import ItemEmbedding
+from recbole_edt.settings import Count, NonNegative
+
+_N_SINGLE_EXPERTS = 1
+"""K - j, experts that learn from SDSR (authors' code)."""
+
+_GAP_DECAY, _GAP_RATE = 0.9, 0.1
+"""alpha and beta of LC-NTG, which the paper does not print."""
+
+
+class SyNCRecSettings(RivalSettings):
+    """Keys of SyNCRec."""
+
+    n_cross_experts: Count = Field(2, description="j, experts that learn from CDSR; authors: 4")
+    mim_weight: NonNegative = Field(0.1, description="weight of SC-MIM; paper: 1")
 
 
 class SequentialExperts(nn.Module):
@@ -54,15 +70,14 @@ class SequentialExperts(nn.Module):
     Parameters
     ----------
     config : mapping
-        ``n_cross_experts`` (the paper's j), ``n_single_experts`` (K - j), and what a causal
-        backbone needs.
+        ``n_cross_experts`` (the paper's j), and the keys of a causal backbone.
     """
 
     def __init__(self, config) -> None:
         super().__init__()
         self.cross, self.single = (
-            nn.ModuleList(make_backbone(config) for _ in range(config[key]))
-            for key in ("n_cross_experts", "n_single_experts")
+            nn.ModuleList(make_backbone(config) for _ in range(n))
+            for n in (config["n_cross_experts"], _N_SINGLE_EXPERTS)
         )
 
     def __len__(self) -> int:
@@ -99,15 +114,7 @@ class SequentialExperts(nn.Module):
 
 
 class Gate(nn.Module):
-    """Weights of the experts for one task, from the inputs up to each step.
-
-    Parameters
-    ----------
-    size : int
-        Size d of the inputs.
-    n_experts : int
-        K.
-    """
+    """Weights of the K experts for one task, from the inputs [.., d] up to each step."""
 
     def __init__(self, size: int, n_experts: int) -> None:
         super().__init__()
@@ -122,15 +129,7 @@ class Gate(nn.Module):
 
 
 class Tower(nn.Module):
-    """Feed-forward head of one task: ``LayerNorm(x + W GELU(W x))``.
-
-    Parameters
-    ----------
-    size, inner_size : int
-        Sizes of states and of the hidden layer.
-    dropout : float
-        Of what is added to x.
-    """
+    """Feed-forward head of one task: ``LayerNorm(x + dropout(W GELU(W x)))``."""
 
     def __init__(self, size: int, inner_size: int, dropout: float) -> None:
         super().__init__()
@@ -155,12 +154,12 @@ def mutual_information_loss(
     Parameters
     ----------
     anchors, positives : Tensor
-        [n, d]; row i of both belongs to the same target, and anchors have been multiplied with the
-        discriminator's matrix.
+        [n, d]; row i of both belongs to the same target; anchors are multiplied with the
+        discriminator's matrix already.
     negatives : Tensor
         [m, d].
     same : Tensor
-        bool [n, m]; negatives of the anchor's own user, which do not count.
+        bool [n, m]; negatives of the anchor's own user, which are left out.
 
     Returns
     -------
@@ -177,25 +176,21 @@ def mutual_information_loss(
 
 
 class SyNCRec(CrossDomainModel):
-    """CDSR and SDSR of both domains in one network; see the module for the paper's parts."""
+    """CDSR and SDSR of both domains in one network."""
 
-    choices = {**CrossDomainModel.choices, "backbone": ("sasrec", "gru4rec")}
+    settings = SyNCRecSettings
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        size = config["hidden_size"]
-        self.item_dropout = config["item_dropout"]
-        self.mim_weight = config["mim_weight"]
-        self.gap_decay, self.gap_rate = config["gap_decay"], config["gap_rate"]
-        self.gap_temperature = config["gap_temperature"]
-
+        size, n_tasks = config["hidden_size"], self.n_domains + 1
+        self.item_dropout, self.mim_weight = config["item_dropout"], config["mim_weight"]
         self.item_embedding = ItemEmbedding("id", self.n_items, size, None)
         self.positions = nn.Embedding(self.max_seq_length + 1, size)
         nn.init.normal_(self.positions.weight, std=0.02)
         self.experts = SequentialExperts(config)
-        self.gates = nn.ModuleList(Gate(size, len(self.experts)) for _ in range(self.n_domains + 1))
+        self.gates = nn.ModuleList(Gate(size, len(self.experts)) for _ in range(n_tasks))
         self.towers = nn.ModuleList(
-            Tower(size, config["inner_size"], config["dropout"]) for _ in range(self.n_domains + 1)
+            Tower(size, config["inner_size"], config["dropout"]) for _ in range(n_tasks)
         )
         self.discriminators = nn.ModuleList(
             nn.Linear(size, size, bias=False) for _ in range(self.n_domains)
@@ -231,7 +226,7 @@ class SyNCRec(CrossDomainModel):
         Returns
         -------
         Tensor
-            [B, L, d]; state t has seen the items up to t. It means nothing on padding.
+            [B, L, d]; state t has seen the items up to t; arbitrary on padding.
         """
         vectors = drop_items(lookup(sequence), self.item_dropout if self.training else 0.0)
         positions = self.positions.weight[: sequence.shape[1]]
@@ -249,8 +244,8 @@ class SyNCRec(CrossDomainModel):
     def relative_gaps(self, gaps: Tensor) -> Tensor:
         """Update each domain's negative transfer gap and weigh the domains by it (LC-NTG).
 
-        ``phi <- alpha phi + beta gaps``, then ``softmax(phi / temperature)``: the less CDSR has
-        over SDSR in a domain, the less the domain counts. The update is kept in training alone.
+        ``phi <- alpha phi + beta gaps``, then ``softmax(phi)``: the less CDSR gains over SDSR in a
+        domain, the less the domain counts. The update is kept in training only.
 
         Parameters
         ----------
@@ -262,10 +257,10 @@ class SyNCRec(CrossDomainModel):
         Tensor
             [n_domains]; they sum to one.
         """
-        updated = self.gap_decay * self.transfer_gaps + self.gap_rate * gaps
+        updated = _GAP_DECAY * self.transfer_gaps + _GAP_RATE * gaps
         if self.training:
             self.transfer_gaps.copy_(updated)
-        return (updated / self.gap_temperature).softmax(0)
+        return updated.softmax(0)
 
     def prediction_losses(
         self, batch, lookup, cross: Tensor, single: Tensor, has: Tensor
@@ -289,7 +284,7 @@ class SyNCRec(CrossDomainModel):
             Scalar; mean over the targets with domain history.
         cross_loss : Tensor
             Scalar; mean over all targets, those of a domain weighed by n_domains times its
-            relative gap, which is one where all domains gain alike.
+            relative gap: by one if all domains gain alike.
         """
         domain_of = self.item_domain[batch[SEQUENCE][:, 1:]]  # -1 on padding
         single_sum, cross_sums, gaps = cross.new_zeros(()), [], []
@@ -331,18 +326,7 @@ class SyNCRec(CrossDomainModel):
         return total
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss over all positions of a batch: SDSR, corrected CDSR and SC-MIM.
-
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
-        """
+        """Loss over all positions of a batch: SDSR, corrected CDSR and SC-MIM."""
         batch = interaction
         lookup = self.batch_lookup(batch)
         cross = self.run_task(self.cross_task, lookup, batch[SEQUENCE][:, :-1])

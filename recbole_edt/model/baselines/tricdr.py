@@ -7,42 +7,68 @@ Where the parts of the paper are:
 * triple contrastive learning (TCL): :class:`TripleContrast`, of which :func:`nt_xent_loss` is the
   coarse-grained part and the triplet margin the fine-grained one;
 * prediction: :class:`Fusion`, :meth:`TriCDR.user_vectors`;
-* intra-domain pre-training of the encoders, then joint training: :meth:`TriCDR.calculate_loss`,
-  in stages of :class:`~recbole_edt.trainer.stages.TwoStageTrainer`.
+* intra-domain pre-training of the encoders, then joint training: :meth:`TriCDR.calculate_loss`.
 
 The form of each part (inputs and layer sizes of the attention, the losses and the points that they
 are taken at) is that of the model which the authors published, not checked against the printed
-equations. Departures, each with its reason:
+equations. Departures, and why:
 
 * Both domains are served. The paper trains one model per target domain; here one has three
   encoders, one per domain and one for the mixed sequence, which both directions share: each domain
   is the target of one direction and the source of the other. Attention, fusion and projections are
   each direction's own, and the losses of both are averaged over all their targets.
-* All positions are trained at once. The state of a target's own sequence before it asks; it may
-  only be answered by items that stand before the target in the mixed order, in all three sequences.
-* A target may lack history in its own or in the other domain, which the paper's users never do:
-  what an empty sequence would give is zero. Contrasted are users who have all three sequences.
+* All positions are trained at once. The query is the last state of the target's own sequence; all
+  three sequences show only items that stand before the target in the mixed order.
+* A target may lack history in its own or in the other domain, unlike in the paper: an empty
+  sequence gives zero. Users who have all three sequences are contrasted.
 * One pre-training serves all encoders, stopped by one validation score, that of the summed scores
   of mixed and domain encoder; the paper chooses each encoder's epoch by itself.
 * ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy over the same pair of a
-  target and one negative of its domain, ``loss: softmax`` has many negatives.
+  target and one negative of its domain.
 * ``item_tables: shared`` and ``score: dot`` are choices beside the paper's.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.baselines.settings import TwoStageSettings
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.model.lookup import ItemLookup
+from recbole_edt.settings import NonNegative, Positive, Probability
 
 _ATTENTION_SIZES = (80, 40)
 """Hidden units of the attention's scoring network."""
+
+_SCORE_SCALE = 5.0
+"""What cosines are multiplied with (authors' code)."""
+
+_TEMPERATURE = 0.1
+"""Of coarse-grained TCL (authors' code)."""
+
+_PAIR_WEIGHT = 1 / 3
+"""Of mixed-source, mixed-target and source-target in coarse-grained TCL."""
+
+
+class TriCDRSettings(TwoStageSettings):
+    """Keys of Tri-CDR."""
+
+    dropout: Probability = Field(0.3, description="dropout in the encoders")
+    item_tables: Literal["separate", "shared"] = Field(
+        "shared", description="separate: mixed and domain encoders have their own items (paper)"
+    )
+    score: Literal["cosine", "dot"] = Field("dot", description="cosine (paper), dot")
+    finetune_learning_rate: Positive = Field(0.0003, description="learning rate of joint training")
+    coarse_weight: NonNegative = Field(0.1, description="weight of coarse-grained TCL")
+    fine_weight: NonNegative = Field(0.1, description="weight of fine-grained TCL")
+    fine_margin: NonNegative = Field(1.0, description="margin of fine-grained TCL")
 
 
 def visible_counts(items: Tensor, sequence_length: Tensor, in_domain: Tensor) -> Tensor:
@@ -200,18 +226,13 @@ class TripleContrast(nn.Module):
     Parameters
     ----------
     config : mapping
-        ``hidden_size``, ``coarse_weight``, ``coarse_temperature``, ``pair_weights`` (of mixed and
-        source, mixed and target, source and target; only their ratio counts), ``fine_weight``,
-        ``fine_margin``.
+        ``hidden_size``, ``coarse_weight``, ``fine_weight`` and ``fine_margin``.
     """
 
     def __init__(self, config) -> None:
         super().__init__()
-        size = config["hidden_size"]
-        self.temperature, self.margin = config["coarse_temperature"], config["fine_margin"]
+        size, self.margin = config["hidden_size"], config["fine_margin"]
         self.coarse_weight, self.fine_weight = config["coarse_weight"], config["fine_weight"]
-        weights = config["pair_weights"]
-        self.pair_weights = [weight / sum(weights) for weight in weights]
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size)) for _ in range(3)
         )
@@ -234,9 +255,8 @@ class TripleContrast(nn.Module):
         views = zip(self.projections, (mixed, source, target), strict=True)
         mixed, source, target = (project(view) for project, view in views)
         coarse = mixed.new_zeros(())
-        pairs = ((mixed, source), (mixed, target), (source, target))
-        for weight, pair in zip(self.pair_weights, pairs, strict=True):
-            coarse = coarse + weight * nt_xent_loss(*pair, self.temperature)
+        for pair in ((mixed, source), (mixed, target), (source, target)):
+            coarse = coarse + _PAIR_WEIGHT * nt_xent_loss(*pair, _TEMPERATURE)
         fine = F.triplet_margin_loss(source, mixed, target, self.margin)
         return self.coarse_weight * coarse + self.fine_weight * fine
 
@@ -244,20 +264,12 @@ class TripleContrast(nn.Module):
 class TriCDR(CrossDomainModel):
     """Tri-CDR in both directions: its encoders alone until :meth:`begin_finetuning`, then joint."""
 
+    settings = TriCDRSettings
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
-    stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
-
-    choices = {
-        **CrossDomainModel.choices,
-        "backbone": ("sasrec", "gru4rec"),
-        "item_tables": ("separate", "shared"),
-        "score": ("cosine", "dot"),
-    }
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        size = config["hidden_size"]
-        self.cosine, self.score_scale = config["score"] == "cosine", config["score_scale"]
+        size, self.cosine = config["hidden_size"], config["score"] == "cosine"
         self.joint = False
         self.domain_items = self._make_table(size)
         self.mixed_items = self.domain_items
@@ -300,8 +312,8 @@ class TriCDR(CrossDomainModel):
         return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
     def _scoring(self, vectors: Tensor) -> Tensor:
-        """User vectors as scores see them: of length ``score_scale`` where scores are cosines."""
-        return F.normalize(vectors, dim=-1) * self.score_scale if self.cosine else vectors
+        """User vectors as scores see them: of one length where scores are cosines."""
+        return F.normalize(vectors, dim=-1) * _SCORE_SCALE if self.cosine else vectors
 
     # -- triple sequence encoding and TCA -------------------------------------------------------
 
@@ -360,18 +372,7 @@ class TriCDR(CrossDomainModel):
     # -- losses ---------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss of the current stage over all positions of a batch of sequences.
-
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
-        """
+        """Loss of the current stage over all positions of a batch of sequences."""
         return (self.joint_loss if self.joint else self.pretraining_loss)(interaction)
 
     def pretraining_loss(self, batch) -> Tensor:
@@ -422,8 +423,7 @@ class TriCDR(CrossDomainModel):
             last = asked & (asked.flip(1).cumsum(1).flip(1) == 1)
             contrasted = (last & everywhere & batch["last"][:, None])[asked]
             contrast = contrast + self.contrasts[target](*(view[contrasted] for view in views))
-        lookup: ItemLookup = self.batch_lookup(batch)
-        return self.next_item_loss(batch, lookup, states, real) + contrast
+        return self.next_item_loss(batch, self.batch_lookup(batch), states, real) + contrast
 
     # -- inference ------------------------------------------------------------------------------
 
