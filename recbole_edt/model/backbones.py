@@ -188,7 +188,7 @@ def register_backbone(name: str, make: Callable[[Any], nn.Module]) -> None:
 
 def make_backbone(config) -> nn.Module:
     """Build the configured backbone; a ConfigError names those that are registered."""
-    name = config["backbone"]
+    name = declared(config, "backbone", "sasrec")
     if name not in BACKBONES:
         raise ConfigError(f"backbone '{name}' is not one of {', '.join(BACKBONES)}")
     return BACKBONES[name](config)
