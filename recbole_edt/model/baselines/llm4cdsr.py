@@ -29,9 +29,9 @@ Departures:
 - A negative is of its positive's domain.
 - Each position counts the same; the authors average over each domain and add the two.
 - Local embeddings are trained. The authors' code loads them frozen, by a default of its library.
-- Contrastive terms compare cosines, with one positive per row, as LLM-EDT's eq. 13 does, and with
-  the positive in the denominator, as the authors' code does; that compares unbounded dot products
-  with soft targets. Both have one temperature (``align_temperature``: gamma of eq. 6, tau of eq. 7).
+- Contrastive terms compare cosines, with one positive per row, as LLM-EDT's eq. 13 does; the
+  authors' code compares unbounded dot products with soft targets. The positive is in the
+  denominator, as in their code. Both terms have one temperature, ``align_temperature``.
 - The first target of a domain may be trained on too (``first_items``), by the global score alone,
   which is the only score of a user new to a domain.
 """

@@ -40,7 +40,7 @@ Departures, and why:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -60,7 +60,7 @@ from recbole_edt.data.dataloader import (
 )
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.baselines.settings import TwoStageSettings
+from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
@@ -70,13 +70,14 @@ _RELATIVE_STEP = 0.01
 """Length of the central difference's half step among the recommender's parameters."""
 
 
-class LLMCDSRSettings(TwoStageSettings):
+class LLMCDSRSettings(RivalSettings):
     """Keys of LLMCDSR."""
 
     backbone: str = Field("sasrec", description="of every encoder (table 10); paper: sasrec")
     item_embedding: Literal["id", "both"] = Field(
         "both", description="item vectors of stage 2: id (paper), or both (id plus text)"
     )
+    pretrain_epochs: Count = Field(200, description="epochs of stage 1, at most")
     contrast_weight: NonNegative = Field(0.1, description="weight of the contrast of text and id")
     contrast_items: Count = Field(
         512, description="items contrasted at most, per domain and batch; paper: all of a batch"
@@ -87,7 +88,9 @@ class LLMCDSRSettings(TwoStageSettings):
     recall_attention: Literal["item", "history"] = Field(
         "history", description="item (authors' code), or history: similarity to it counts too"
     )
-    meta_interval: Count = Field(4, description="batches per update of the recall network; paper: 1")
+    meta_interval: Count = Field(
+        4, description="batches per update of the recall network; paper: 1"
+    )
 
 
 def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) -> np.ndarray:
@@ -261,6 +264,7 @@ class LLMCDSR(CrossDomainModel):
 
     settings = LLMCDSRSettings
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
+    stages = (("pretrain_epochs", "learning_rate"), ("epochs", "learning_rate"))
 
     # values of the authors' runs, shared by both property sets
     n_recalled = 10
@@ -275,7 +279,6 @@ class LLMCDSR(CrossDomainModel):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.finetuning = False
-        self.seed = int(config["seed"])
         self.contrast_weight = config["contrast_weight"]
         self.contrast_items = config["contrast_items"]
         self.all_sequences = config["encoded_sequences"] == "all"
@@ -547,25 +550,21 @@ class LLMCDSR(CrossDomainModel):
     def loss_over(self, train_data) -> Callable[..., Tensor]:
         """Return a loss that, every ``meta_interval`` batches, also updates the recall network."""
         judges = torch.nonzero(self.has_both[train_data.users]).squeeze(1)
-        if not self.pseudo.any() or not len(judges):
+        if not self.finetuning or not self.pseudo.any() or not len(judges):
             return self.calculate_loss
-        batches, judging = count(1), self._judging(train_data, judges)
+        draw = np.random.SeedSequence([train_data.seed, *divmod(train_data.epoch, 1_000_000), 1])
+        generator = torch.Generator(device=train_data.device)
+        generator.manual_seed(int(draw.generate_state(1)[0]))
+        batches = count(1)
 
         def loss(interaction):
             if next(batches) % self.meta_interval == 0:
-                self.meta_backward(interaction, next(judging))
+                drawn = torch.randperm(len(judges), generator=generator, device=judges.device)
+                rows = judges[drawn[: self.meta_batch_size]]
+                self.meta_backward(interaction, train_data.collate(rows, generator))
             return self.calculate_loss(interaction)
 
         return loss
-
-    def _judging(self, train_data, judges: Tensor) -> Iterator[Tensor]:
-        """Yield batches of random judges (windows [n]); seed and epoch decide which."""
-        draw = np.random.SeedSequence([self.seed, *divmod(train_data.epoch, 1_000_000), 1])
-        generator = torch.Generator(device=train_data.device)
-        generator.manual_seed(int(draw.generate_state(1)[0]))
-        while True:
-            drawn = torch.randperm(len(judges), generator=generator, device=judges.device)
-            yield train_data.collate(judges[drawn[: self.meta_batch_size]], generator)
 
     def meta_backward(self, interaction, meta_interaction) -> Tensor | None:
         """Add the recall network's gradient of what a shadow recommender learns from its recall.

@@ -62,7 +62,8 @@ class LLMESRSettings(ModelSettings):
     )
     dropout: Probability = Field(0.3, description="dropout in the encoder; public code: 0.5")
     collaborative_start: Literal["principal", "canonical"] = Field(
-        "canonical", description="ids start as PCA of the text (principal, paper), or canonical axes"
+        "canonical",
+        description="ids start as PCA of the text (principal, paper), or canonical axes",
     )
     fusion: Literal["paper", "residual"] = Field(
         "residual", description="paper: the output of the cross-attention; residual: plus its input"

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from recbole_edt.model.settings import ModelSettings
-from recbole_edt.settings import Amount, Count, Positive
+from recbole_edt.settings import Count
 
 
 class RivalSettings(ModelSettings):
@@ -17,10 +17,3 @@ class RivalSettings(ModelSettings):
         "mean", description="mean: a layer starts as an average of the history; random (papers)"
     )
     inner_size: Count = Field(256, description="hidden units of feed-forward layers")
-
-
-class TwoStageSettings(RivalSettings):
-    """Keys of a rival with a second stage; those of all runs (``epochs``) rule the first one."""
-
-    finetune_epochs: Amount = Field(200, description="epochs of stage 2, at most")
-    finetune_learning_rate: Positive = Field(0.001, description="learning rate of stage 2")

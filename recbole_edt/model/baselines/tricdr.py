@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.baselines.settings import TwoStageSettings
+from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.settings import NonNegative, Positive, Probability
+from recbole_edt.settings import Amount, NonNegative, Positive, Probability
 
 _ATTENTION_SIZES = (80, 40)
 """Hidden units of the attention's scoring network."""
@@ -57,7 +57,7 @@ _PAIR_WEIGHT = 1 / 3
 """Of mixed-source, mixed-target and source-target in coarse-grained TCL."""
 
 
-class TriCDRSettings(TwoStageSettings):
+class TriCDRSettings(RivalSettings):
     """Keys of Tri-CDR."""
 
     dropout: Probability = Field(0.3, description="dropout in the encoders")
@@ -65,6 +65,7 @@ class TriCDRSettings(TwoStageSettings):
         "shared", description="separate: mixed and domain encoders have their own items (paper)"
     )
     score: Literal["cosine", "dot"] = Field("dot", description="cosine (paper), dot")
+    finetune_epochs: Amount = Field(200, description="epochs of joint training, at most")
     finetune_learning_rate: Positive = Field(0.0003, description="learning rate of joint training")
     coarse_weight: NonNegative = Field(0.1, description="weight of coarse-grained TCL")
     fine_weight: NonNegative = Field(0.1, description="weight of fine-grained TCL")
@@ -266,6 +267,7 @@ class TriCDR(CrossDomainModel):
 
     settings = TriCDRSettings
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
+    stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
