@@ -53,9 +53,6 @@ from recbole_edt.settings import Count, NonNegative
 _N_SINGLE_EXPERTS = 1
 """K - j, experts that learn from SDSR (authors' code)."""
 
-_GAP_DECAY, _GAP_RATE = 0.9, 0.1
-"""alpha and beta of LC-NTG, which the paper does not print."""
-
 
 class SyNCRecSettings(RivalSettings):
     """Keys of SyNCRec."""
@@ -179,6 +176,8 @@ class SyNCRec(CrossDomainModel):
     """CDSR and SDSR of both domains in one network."""
 
     settings = SyNCRecSettings
+    gap_decay, gap_rate = 0.9, 0.1
+    """alpha and beta of LC-NTG, which the paper does not print."""
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -257,7 +256,7 @@ class SyNCRec(CrossDomainModel):
         Tensor
             [n_domains]; they sum to one.
         """
-        updated = _GAP_DECAY * self.transfer_gaps + _GAP_RATE * gaps
+        updated = self.gap_decay * self.transfer_gaps + self.gap_rate * gaps
         if self.training:
             self.transfer_gaps.copy_(updated)
         return updated.softmax(0)

@@ -1,6 +1,34 @@
-"""Lets tests of rivals import the slow references of ``tests/model``."""
+"""Lets tests of rivals import ``tests/model/slow_reference.py``; a small augmented data set."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+@pytest.fixture(scope="session")
+def write_shop(make_shop, augmented_shop, write_dataset):
+    """Write an augmented shop of 20 users; ``held_out`` replaces all held-out items."""
+
+    def write(folder, held_out=None):
+        shop = augmented_shop(make_shop(3, n_users=20, n_items=(12, 14), lengths=(4, 8)))
+        if held_out is not None:
+            last = {user: len(items) - 1 for user, items in shop.raw_sequences().items()}
+            rows = [
+                (user, held_out if place >= last[user] - 1 else item, time, place, augmented)
+                for user, item, time, place, augmented in shop.rows
+            ]
+            shop = type(shop)(rows, shop.items)
+        rng = np.random.default_rng(0)
+        return write_dataset(
+            folder,
+            shop,
+            users=[f"u{user}" for user in range(20)],
+            item_emb=rng.normal(size=(len(shop.items), 6)).astype(np.float32),
+            user_emb=rng.normal(size=(20, 6)).astype(np.float32),
+        )
+
+    return write

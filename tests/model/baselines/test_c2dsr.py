@@ -4,16 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import rivals
 import torch
-from recbole.utils import get_model
+from rivals import loss_term, states_of
 from slow_reference import (
-    MAX_LENGTH,
     N_ITEMS,
     SEQUENCES,
-    SHARED,
     TinyShop,
     array,
-    build,
     domain_of,
     evaluation_batch,
     items_of,
@@ -22,38 +20,21 @@ from slow_reference import (
     training_batch,
 )
 
-import recbole_edt
-from recbole_edt.config import EDTConfig
-from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import build_sequences
-from recbole_edt.errors import ConfigError
-from recbole_edt.model.baselines.c2dsr import (
-    C2DSR,
-    Discriminator,
-    ItemGraph,
-    prototypes,
-)
-from recbole_edt.trainer import checkpoint
+from recbole_edt.model.baselines.c2dsr import C2DSR, Discriminator, ItemGraph, prototypes
 
-OPTIONS = {
-    "output_vectors": "own",
-    "graph_edges": "all",
-    "graph_layers": 1,
-    "prediction_share": 0.7,
-}
 LAMBDA = 0.7
-BOTH = ("sasrec", "gru4rec")
 
 
-def make(seed: int = 0, shop: TinyShop | None = None, **options) -> C2DSR:
-    return build(C2DSR, seed, shop, **{**OPTIONS, **options})
+def make(shop: TinyShop | None = None, **options) -> C2DSR:
+    return rivals.make(C2DSR, shop, **{"output_vectors": "own", "graph_edges": "all", **options})
 
 
 # -- slow references ------------------------------------------------------------------------------
 
 
-def slow_vectors(table: np.ndarray, sequences, items: list[int], n_layers: int = 1) -> dict:
-    """Vectors of some items: mean over the layers plus the vectors themselves, item by item.
+def slow_vectors(table: np.ndarray, sequences, items: list[int]) -> dict:
+    """Vectors of some items: mean of them and their followers' mean, plus themselves.
 
     ``table[i]`` is the vector of ``items[i]``.
     """
@@ -63,38 +44,30 @@ def slow_vectors(table: np.ndarray, sequences, items: list[int], n_layers: int =
         for before, after in pairwise(kept):
             followers[before].add(after)
     own = {item: table[i] for i, item in enumerate(items)}
-    layers = [own]
-    for _ in range(n_layers):
-        last = layers[-1]
-        layers.append(
-            {
-                item: sum((last[f] for f in followers[item]), np.zeros(table.shape[1]))
-                / max(len(followers[item]), 1)
-                for item in items
-            }
-        )
-    return {item: sum(x[item] for x in layers) / len(layers) + own[item] for item in items}
+    means = {
+        item: sum((own[f] for f in followers[item]), np.zeros(table.shape[1]))
+        / max(len(followers[item]), 1)
+        for item in items
+    }
+    return {item: (own[item] + means[item]) / 2 + own[item] for item in items}
 
 
 class Slow:
     """A model's parts, each applied to one unpadded sequence at a time."""
 
-    def __init__(self, model: C2DSR, n_layers: int = 1, without: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: C2DSR, without: tuple[int, ...] = ()) -> None:
         self.model = model
         sequences = [items for user, items in SEQUENCES.items() if user not in without]
         self.mixed = slow_vectors(
-            array(model.mixed_graph.table.weight)[1:], sequences, list(range(1, N_ITEMS)), n_layers
+            array(model.mixed_graph.table.weight)[1:], sequences, list(range(1, N_ITEMS))
         )
         self.single = [
-            slow_vectors(array(graph.table.weight)[1:], sequences, items_of(domain), n_layers)
+            slow_vectors(array(graph.table.weight)[1:], sequences, items_of(domain))
             for domain, graph in enumerate(model.domain_graphs)
         ]
 
     def states(self, encoder, vectors: dict, items: list[int]) -> np.ndarray:
-        inputs = torch.from_numpy(np.stack([vectors[item] for item in items]))[None]
-        valid = torch.ones(1, len(items), dtype=torch.bool)
-        positions = encoder.positions.weight[: len(items)]
-        return array(encoder.backbone(inputs, positions, valid))[0]
+        return states_of(encoder, [vectors[item] for item in items])
 
     def cross_states(self, items: list[int]) -> np.ndarray:
         return self.states(self.model.encoder, self.mixed, items)
@@ -116,23 +89,18 @@ class Slow:
             vectors = (array(self.model.output.weight)[item],) * 2
         return sum(state @ vector for state, vector in zip(states, vectors, strict=False))
 
-    def softmax(self, states: tuple[np.ndarray, ...], target: int, user: int) -> float:
-        rest = [n for n in SHARED[domain_of(target)] if n not in SEQUENCES[user]]
-        scores = np.exp([self.score(states, item) for item in [target, *rest]])
-        return -np.log(scores[0] / scores.sum())
+    def term(self, states: tuple[np.ndarray, ...], target: int, user: int) -> float:
+        kind = self.model.loss_name
+        return loss_term(kind, lambda item: self.score(states, item), user, target)
 
-    def bpr(self, states: tuple[np.ndarray, ...], target: int, user: int) -> float:
-        gap = self.score(states, target) - self.score(states, negative_of(user, target))
-        return np.log1p(np.exp(-gap))
-
-    def cross_objective(self, term) -> float:
-        terms = [term((self.cross_states(h)[-1],), t, user) for user, h, t in prefixes()]
+    def cross_objective(self) -> float:
+        terms = [self.term((self.cross_states(h)[-1],), t, user) for user, h, t in prefixes()]
         assert len(terms) == 16
         return float(np.mean(terms))
 
-    def single_objective(self, term) -> float:
+    def single_objective(self) -> float:
         terms = [
-            term(self.user(h, domain_of(t)), t, user)
+            self.term(self.user(h, domain_of(t)), t, user)
             for user, h, t in prefixes()
             if any(domain_of(item) == domain_of(t) for item in h)
         ]
@@ -192,9 +160,8 @@ def sequences_of(rows: list[list[int]]):
     return build_sequences(users, items, steps, np.zeros(len(users), bool), steps, len(rows))
 
 
-def graph_of(rows: list[list[int]], node_of, **options) -> ItemGraph:
-    config = {"hidden_size": 1, "graph_layers": 1, "dropout": 0.5, **options}
-    return ItemGraph(config, sequences_of(rows), np.array(node_of)).eval()
+def graph_of(rows: list[list[int]], node_of) -> ItemGraph:
+    return ItemGraph(1, 0.5, sequences_of(rows), np.array(node_of)).eval()
 
 
 def matrix(graph: ItemGraph, *without) -> np.ndarray:
@@ -230,24 +197,19 @@ def test_edges_that_only_some_users_made_can_be_left_out_by_hand() -> None:
     assert not matrix(graph, torch.arange(4)).any()
 
 
-def test_graph_without_transitions_leaves_vectors_as_they_are() -> None:
-    items = graph_of([[1], [2]], range(3))
-    assert torch.allclose(items(), 1.5 * items.table.weight)
-
-
 def test_propagation_by_hand() -> None:
-    items = graph_of([[1, 2], [1, 3], [2, 3]], range(4), graph_layers=2)
+    items = graph_of([[1, 2], [1, 3], [2, 3]], range(4))
     with torch.no_grad():
         items.table.weight.copy_(torch.tensor([[0.0], [1.0], [2.0], [6.0]]))
-    # A E = [0, (2 + 6) / 2, 6, 0]; A A E = [0, (6 + 0) / 2, 0, 0]; the mean of three, plus E
-    expected = torch.tensor([[0.0], [8 / 3 + 1], [8 / 3 + 2], [2.0 + 6]])
-    assert torch.allclose(items(), expected)
+    # A E = [0, (2 + 6) / 2, 6, 0]; the mean of E and A E, plus E
+    assert torch.allclose(items(), torch.tensor([[0.0], [2.5 + 1], [4.0 + 2], [3.0 + 6]]))
+    alone = graph_of([[1], [2]], range(3))  # nothing follows anything
+    assert torch.allclose(alone(), 1.5 * alone.table.weight)
 
 
-@pytest.mark.parametrize("n_layers", [1, 3])
-def test_item_vectors_of_all_three_graphs(n_layers) -> None:
-    model = make(graph_layers=n_layers)
-    slow = Slow(model, n_layers)
+def test_item_vectors_of_all_three_graphs() -> None:
+    model = make()
+    slow = Slow(model)
     items = torch.arange(1, N_ITEMS)
     mixed = np.stack([slow.mixed[item] for item in items.tolist()])
     assert np.allclose(array(model.inputs()[0](items)), mixed)
@@ -265,43 +227,16 @@ def test_graph_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(model.mixed_graph(), model.mixed_graph())
 
 
-def test_held_out_rows_are_in_no_graph(make_shop, write_dataset, load, tmp_path) -> None:
-    """Another validation and test item for every user: the same graphs."""
-    shop = make_shop(seed=5, n_users=30, lengths=(4, 8))
-    last = {}
-    for user, _, _, place in shop.rows:
-        last[user] = max(place, last.get(user, 0))
-    domain = shop.domain_of()
-
-    def other(item):
-        pool = sorted(name for name in domain if domain[name] == domain[item])
-        return pool[pool.index(item) - 1]
-
-    planted = [(u, other(i) if p > last[u] - 2 else i, t, p) for u, i, t, p in shop.rows]
-    assert planted != shop.rows
-    graphs = []
-    for name, rows in (("one", shop.rows), ("two", planted)):
-        data = load(write_dataset(tmp_path / name, rows=rows, items=shop.items), "C2DSR")
-        model = C2DSR(data.config, data)
-        graphs.append([model.mixed_graph, *model.domain_graphs])
-    for one, two in zip(*graphs, strict=True):
-        assert one.edges.shape[1] > 20
-        assert torch.equal(one.edges, two.edges)
-
-
 # -- sequential objectives ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "loss", "output"),
-    [("sasrec", "softmax", "own"), ("gru4rec", "bpr", "own"), ("sasrec", "softmax", "graphs")],
-)
-def test_sequential_objectives_equal_a_loop_over_prefixes(name, loss, output) -> None:
-    model = make(backbone=name, loss=loss, prediction_share=1.0, output_vectors=output)
+@pytest.mark.parametrize("output", ["own", "graphs"])
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_sequential_objectives_equal_a_loop_over_prefixes(loss, output) -> None:
+    model = make(loss=loss, prediction_share=1.0, output_vectors=output)
     assert model.discriminators is None
     slow = Slow(model)
-    term = getattr(slow, loss)
-    expected = slow.cross_objective(term) + slow.single_objective(term)
+    expected = slow.cross_objective() + slow.single_objective()
     assert model.calculate_loss(training_batch()).item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -312,10 +247,10 @@ def test_a_batch_is_trained_on_the_edges_of_other_users() -> None:
     losses = {"cross": [], "single": []}
     for user, history, target in prefixes():
         if user == 4:
-            losses["cross"].append(slow.bpr((slow.cross_states(history)[-1],), target, user))
+            losses["cross"].append(slow.term((slow.cross_states(history)[-1],), target, user))
             if any(domain_of(item) == domain_of(target) for item in history):
                 state = slow.user(history, domain_of(target))
-                losses["single"].append(slow.bpr(state, target, user))
+                losses["single"].append(slow.term(state, target, user))
     expected = np.mean(losses["cross"]) + np.mean(losses["single"])
     assert model.calculate_loss(batch).item() == pytest.approx(expected, rel=1e-6)
     model.all_edges = True
@@ -329,9 +264,8 @@ def test_padding_changes_no_loss() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_states_have_not_seen_what_comes_later(name) -> None:
-    model = make(backbone=name)
+def test_states_have_not_seen_what_comes_later() -> None:
+    model = make()
     batch = training_batch(users=(1, 4))
     cross, single = states(model, batch)
     rows = {1: SEQUENCES[1], 4: SEQUENCES[4]}
@@ -382,13 +316,12 @@ def test_discriminator_by_hand() -> None:
     assert logit.tolist() == [-5.5]
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_infomax_equals_a_loop_over_users(name) -> None:
-    model = make(backbone=name)
+def test_infomax_equals_a_loop_over_users() -> None:
+    model = make()
     slow = Slow(model)
     corrupted = corrupt_by_rule(model)
     whole = model.calculate_loss(training_batch()).item()
-    predictions = slow.cross_objective(slow.bpr) + slow.single_objective(slow.bpr)
+    predictions = slow.cross_objective() + slow.single_objective()
     expected = LAMBDA * predictions + (1 - LAMBDA) * slow.infomax(corrupted)
     assert whole == pytest.approx(expected, rel=1e-6)
 
@@ -431,119 +364,21 @@ def test_corruption_replaces_the_items_of_one_domain_by_its_own(domain) -> None:
     assert torch.allclose(share, torch.full_like(share, 1 / len(share)), atol=0.03)
 
 
-# -- the whole model ------------------------------------------------------------------------------
+# -- scores ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "output"), [("sasrec", "graphs"), ("gru4rec", "own")])
-def test_scores_are_the_sum_of_both_states(name, output) -> None:
-    model = make(backbone=name, output_vectors=output)
+@pytest.mark.parametrize("output", ["graphs", "own"])
+def test_scores_are_the_sum_of_both_states(output) -> None:
+    model = make(output_vectors=output)
     slow = Slow(model)
-    scores = array(model.full_sort_predict(evaluation_batch()))
-    for row, history in enumerate(SEQUENCES.values()):
-        users = [slow.user(history, domain) for domain in (0, 1)]
-        expected = [slow.score(users[domain_of(item)], item) for item in range(1, N_ITEMS)]
-        assert np.allclose(scores[row, 1:], expected)
-
-
-@pytest.mark.parametrize("output", ["own", "graphs"])
-@pytest.mark.parametrize("name", BOTH)
-def test_gradients_reach_every_parameter(name, output) -> None:
-    model = make(backbone=name, loss="softmax", output_vectors=output).train()
-    model.calculate_loss(training_batch()).backward()
-    for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.abs().sum() > 0, parameter_name
-
-
-def test_every_item_of_a_sequence_moves_its_vectors() -> None:
-    model = make()
-    model.calculate_loss(training_batch()).backward()
-    seen = {item for sequence in SEQUENCES.values() for item in sequence[:-1]}
-    gradient = model.mixed_graph.table.weight.grad.abs().sum(1)
-    assert all(gradient[item] > 0 for item in seen)
-    assert gradient[0] == 0
+    rivals.check_scores(
+        model,
+        evaluation_batch(),
+        lambda history, item: slow.score(slow.user(history, domain_of(item)), item),
+    )
 
 
 def test_graphs_and_item_numbers_are_not_saved() -> None:
     names = set(make().state_dict())
     assert "mixed_graph.table.weight" in names
     assert not [name for name in names if name.endswith(("edges", "_of"))]
-
-
-def test_runs_in_lower_precision() -> None:
-    model = make(loss="softmax").float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model.calculate_loss(training_batch())
-    loss.backward()
-    assert torch.isfinite(loss)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("backbone", "bert4rec"), ("loss", "ce"), ("output_vectors", "both"), ("graph_edges", "none")],
-)
-def test_choices_that_do_not_exist_are_refused(key, value) -> None:
-    with pytest.raises(ConfigError, match=key):
-        make(**{key: value})
-
-
-SMALL = {
-    "epochs": 1,
-    "hidden_size": 16,
-    "inner_size": 16,
-    "n_negatives": 8,
-    "train_batch_size": 8,
-    "MAX_ITEM_LIST_LENGTH": MAX_LENGTH,
-    "eval_args.mode": "uni5",
-    "topk": [3],
-    "valid_metric": "NDCG@3",
-    "use_gpu": False,
-    "show_progress": False,
-    "state": "ERROR",
-}
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory, make_shop, write_dataset) -> dict:
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-    return {**SMALL, "data_path": str(write_dataset(tmp_path_factory.mktemp("data"), shop))}
-
-
-def test_run_trains_and_its_checkpoint_scores_the_same(settings) -> None:
-    whole = recbole_edt.run_recbole_edt("C2DSR", "tiny", None, settings)
-    # nothing is left to train: the saved best epoch is loaded and tested
-    again = recbole_edt.run_recbole_edt("C2DSR", "tiny", None, {**settings, "resume": True})
-    assert whole["test"] == again["test"]
-    assert whole["test"]["overall"]["n"] == 20
-
-
-def test_preset_of_the_paper_has_the_parts_of_the_paper(settings) -> None:
-    config = EDTConfig("C2DSR", "tiny", None, {**settings, "preset": "paper"})
-    model = C2DSR(config, CrossDomainDataset(config))
-    assert model.discriminators is not None
-    assert model.output is not None
-    assert model.all_edges
-
-
-def test_loaded_weights_give_the_same_scores(settings) -> None:
-    config = EDTConfig("C2DSR", "tiny", None, settings)
-    data = CrossDomainDataset(config)
-    torch.manual_seed(1)
-    one, other = (get_model("C2DSR")(config, data).eval() for _ in range(2))
-    rows = data.build()[2].inter_feat
-    assert not torch.equal(one.full_sort_predict(rows), other.full_sort_predict(rows))
-    checkpoint.load_state(other, {"state_dict": one.state_dict()}, "run.pth")
-    assert torch.equal(one.full_sort_predict(rows), other.full_sort_predict(rows))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("prediction_share", 0, "above 0, up to 1"),
-        ("prediction_share", 1.5, "above 0, up to 1"),
-        ("graph_layers", 0, "at least 1"),
-    ],
-)
-def test_values_out_of_range_are_refused(settings, key, value, said) -> None:
-    with pytest.raises(ConfigError, match=f"{key}.*{said}"):
-        EDTConfig("C2DSR", "tiny", None, {**settings, key: value})

@@ -2,28 +2,23 @@
 
 import numpy as np
 import pytest
+import rivals
 import torch
-from recbole.utils import init_seed
+from rivals import USERS, own_items
 from slow_reference import (
-    CONFIG,
     N_ITEMS,
     SEQUENCES,
     SIZE,
     TEXT_SIZE,
     TinyShop,
     array,
-    build,
     domain_of,
     evaluation_batch,
     items_of,
 )
 
-from recbole_edt import run_recbole_edt
-from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataloader import SequenceLoader
-from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import build_sequences
-from recbole_edt.errors import ConfigError
 from recbole_edt.model.baselines.llmcdsr import (
     LLMCDSR,
     RecalledRows,
@@ -34,28 +29,15 @@ from recbole_edt.model.baselines.llmcdsr import (
     pseudo_items,
     users_of_both_domains,
 )
-from recbole_edt.quick_start import make_loaders
-from recbole_edt.trainer import checkpoint, trainer_class
 
-torch.set_num_threads(1)
 OWN = {
     "item_embedding": "id",
-    "item_start": "random",
     "encoded_sequences": "mixed",
     "contrast_weight": 0.3,
-    "contrast_temperature": 0.7,
     "contrast_items": 100,
-    "n_recalled": 2,
-    "recall_share": 1.0,
-    "recall_attention": "history",
-    "shadow_learning_rate": 0.5,
-    "meta_learning_rate": 0.001,
-    "meta_interval": 1,
-    "meta_batch_size": 8,
     "shuffle": False,
     "train_batch_size": 5,
 }
-USERS = tuple(SEQUENCES)
 INSERTED = {(1, 1): 9, (2, 1): 4, (2, 2): 5, (3, 1): 10, (3, 3): 12}
 """(user, number of raw rows before it) -> item that preprocessing inserted."""
 
@@ -75,8 +57,12 @@ class AugmentedShop(TinyShop):
         )
 
 
-def make(shop: TinyShop | None = None, stage: int = 2, seed: int = 0, **options) -> LLMCDSR:
-    model = build(LLMCDSR, seed, shop or AugmentedShop(), **{**OWN, **options})
+def make(
+    shop: TinyShop | None = None, stage: int = 2, n_recalled=2, recall_share=1.0, **options
+) -> LLMCDSR:
+    model = rivals.make(LLMCDSR, shop or AugmentedShop(), **{**OWN, **options})
+    model.n_recalled, model.recall_share = n_recalled, recall_share
+    model.shadow_learning_rate = 0.5
     if stage == 2:
         model.begin_finetuning()
     return model
@@ -84,8 +70,8 @@ def make(shop: TinyShop | None = None, stage: int = 2, seed: int = 0, **options)
 
 def batch_of(shop: TinyShop | None = None, **options):
     """All users' rows, by the loader itself."""
-    loader = SequenceLoader({**CONFIG, **OWN, **options}, shop or AugmentedShop(), shuffle=False)
-    (batch,) = loader
+    config = rivals.config_of(LLMCDSR, **{**OWN, **options})
+    (batch,) = SequenceLoader(config, shop or AugmentedShop(), shuffle=False)
     return batch
 
 
@@ -136,37 +122,16 @@ def test_a_batch_without_its_inserted_rows_is_the_batch_of_the_raw_data(loss) ->
         assert real["negatives"][row, : len(kept)].tolist() == kept
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_inserted_rows_of_a_history_play_no_part_in_scores(stage) -> None:
-    model = make(stage=stage)
-    raw = evaluation_batch()
-    for key in ("", "_0", "_1"):
-        raw[f"augmented_list{key}"] = torch.zeros_like(raw[f"item_id_list{key}"]).bool()
-    model_scores = model.full_sort_predict(raw)
-    padded = {}
-    for field, values in raw.items():  # an inserted item before, within and behind each history
-        padded[field] = values
-        if field.startswith(("item_id_list", "augmented_list")):
-            item = True if field.startswith("augmented") else 7
-            padded[field] = torch.cat(
-                [torch.full_like(values[:, :1], item), values[:, :1],
-                 torch.full_like(values[:, :1], item), values[:, 1:]], dim=1
-            )  # fmt: skip
-        if field.startswith("item_length"):
-            padded[field] = values + 2
-    assert torch.allclose(model.full_sort_predict(padded), model_scores)
-
-
 # -- stage 1 --------------------------------------------------------------------------------------
 
 
-def slow_contrast(texts: np.ndarray, features: np.ndarray, temperature: float) -> float:
+def slow_contrast(texts: np.ndarray, features: np.ndarray) -> float:
     views = [("text", i, v) for i, v in enumerate(texts)]
     views += [("id", i, v) for i, v in enumerate(features)]
     terms = []
     for kind, i, vector in views:
         others = [(k, j, v) for k, j, v in views if (k, j) != (kind, i)]
-        weights = [np.exp(vector @ v / temperature) for _, _, v in others]
+        weights = [np.exp(vector @ v) for _, _, v in others]
         (top,) = (w for w, (k, j, _) in zip(weights, others, strict=True) if j == i and k != kind)
         terms.append(-np.log(top / sum(weights)))
     return float(np.mean(terms))
@@ -181,16 +146,8 @@ def test_contrast_of_text_and_id_by_hand() -> None:
         np.log(np.exp(2) + np.exp(0) + np.exp(2)) - 2,
         np.log(np.exp(1) + np.exp(0) + np.exp(2)) - 0,
     ]
-    assert contrastive_loss(texts, features, 1.0).item() == pytest.approx(np.mean(terms))
-    assert contrastive_loss(texts[:0], features[:0], 1.0).item() == 0
-
-
-def test_contrast_equals_a_loop_over_views() -> None:
-    rng = np.random.default_rng(1)
-    texts, features = rng.normal(size=(2, 5, 3)).astype(np.float32)
-    expected = slow_contrast(texts, features, 0.4)
-    ours = contrastive_loss(torch.from_numpy(texts), torch.from_numpy(features), 0.4)
-    assert ours.item() == pytest.approx(expected, rel=1e-5)
+    assert contrastive_loss(texts, features).item() == pytest.approx(np.mean(terms))
+    assert contrastive_loss(texts[:0], features[:0]).item() == 0
 
 
 def states_alone(encoder, vectors: torch.Tensor) -> torch.Tensor:
@@ -218,7 +175,7 @@ def test_pretraining_loss_is_next_items_within_domains_plus_the_contrast() -> No
     seen: tuple[set, set] = (set(), set())
     for user, items in SEQUENCES.items():
         for domain in (0, 1):
-            own = [item for item in items if domain_of(item) == domain]
+            own = own_items(items, domain)
             seen[domain].update(own)
             for step in range(1, len(own)):
                 state = states_alone(model.domain_encoders[domain], vectors[own[:step]])[-1]
@@ -232,7 +189,7 @@ def test_pretraining_loss_is_next_items_within_domains_plus_the_contrast() -> No
     for domain in (0, 1):
         items = sorted(seen[domain])
         texts = array(model.text)[items] @ array(model.projections[domain].weight).T
-        expected += 0.3 * slow_contrast(texts, array(vectors)[items], 0.7)
+        expected += 0.3 * slow_contrast(texts, array(vectors)[items])
     assert len(terms) == 13
     assert model.calculate_loss(batch).item() == pytest.approx(expected, rel=1e-6)
 
@@ -241,7 +198,7 @@ def test_no_more_items_are_contrasted_than_configured(monkeypatch) -> None:
     sizes = []
     monkeypatch.setattr(
         "recbole_edt.model.baselines.llmcdsr.contrastive_loss",
-        lambda texts, features, temperature: sizes.append((len(texts), len(features))) or 0.0,
+        lambda texts, features: sizes.append((len(texts), len(features))) or 0.0,
     )
     make(stage=1, contrast_items=3).calculate_loss(batch_of())
     assert sizes == [(3, 3), (3, 3)]
@@ -250,14 +207,11 @@ def test_no_more_items_are_contrasted_than_configured(monkeypatch) -> None:
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
 def test_stage_1_scores_by_domain_and_gives_no_score_without_history(backbone) -> None:
     model = make(stage=1, backbone=backbone)
-    batch = evaluation_batch()
-    for key in ("", "_0", "_1"):
-        batch[f"augmented_list{key}"] = torch.zeros_like(batch[f"item_id_list{key}"]).bool()
-    scores = array(model.full_sort_predict(batch))
+    scores = array(model.full_sort_predict(evaluation_batch()))
     vectors = model.features.weight
     for row, items in enumerate(SEQUENCES.values()):
         for domain in (0, 1):
-            own = [item for item in items if domain_of(item) == domain]
+            own = own_items(items, domain)
             expected = np.zeros(len(items_of(domain)))
             if own:
                 state = states_alone(model.domain_encoders[domain], vectors[own])[-1]
@@ -309,9 +263,8 @@ def test_the_most_similar_raw_items_are_recalled_but_not_the_users_own() -> None
 
 
 def test_fewer_items_than_wanted_are_padded() -> None:
-    model = make(n_recalled=7)
     vectors = torch.randn(1, SIZE, dtype=torch.float64)
-    (recalled,) = model.most_similar(0, vectors, torch.tensor([[2, 3]])).tolist()
+    (recalled,) = make(n_recalled=7).most_similar(0, vectors, torch.tensor([[2, 3]])).tolist()
     assert sorted(recalled[:3]) == [1, 4, 5]
     assert recalled[3:] == [0, 0, 0, 0]
 
@@ -440,7 +393,7 @@ def test_all_sequences_adds_each_targets_domain_sub_sequence() -> None:
     vectors, terms = model.item_embedding(torch.arange(N_ITEMS)), []
     for user, items in SEQUENCES.items():
         for domain in (0, 1):
-            own = [item for item in items if domain_of(item) == domain]
+            own = own_items(items, domain)
             for step in range(1, len(own)):
                 state = states_alone(model.encoder, vectors[own[:step]])[-1]
                 terms.append(bpr_term(state, vectors, own[step], negatives[user, own[step]]).item())
@@ -456,31 +409,11 @@ def test_a_bidirectional_backbone_trains_too(loss) -> None:
     assert torch.isfinite(model.meta_backward(batch, batch))
 
 
-def test_states_do_not_see_later_items() -> None:
-    model = make()
-    real = model.real_rows(batch_of())
-    joint, _ = model._join(real, model.recall(real))
-    sequence = joint["sequence"]
-    masked = torch.zeros_like(sequence, dtype=torch.bool)
-    states = model.encoder.before_targets(model.look_up, sequence, masked)
-    for step in range(1, sequence.shape[1]):
-        later = sequence.clone()
-        later[:, step:] = torch.where(sequence[:, step:] > 0, 13 - sequence[:, step:], 0)
-        again = model.encoder.before_targets(model.look_up, later, masked)
-        assert torch.allclose(again[:, :step], states[:, :step], atol=1e-12)
-        assert step == sequence.shape[1] - 1 or not torch.allclose(again, states)
-
-
-def test_stage_2_starts_from_the_pre_trained_vectors_if_told_to() -> None:
-    started = make(item_start="pretrained")
-    assert torch.equal(started.item_embedding.table.weight, started.features.weight)
-    config = {**CONFIG, **OWN, "item_embedding": "both", "item_start": "principal"}
-    model = LLMCDSR(config, AugmentedShop())
-    table, text = model.item_embedding.table.weight[1:, :TEXT_SIZE].detach(), model.text[1:]
-    centred = text - text.mean(0)
-    length = centred.square().sum(1).mean().sqrt()
-    assert torch.allclose(table @ table.T, centred @ centred.T / length**2, atol=1e-5)
-    assert not torch.equal(make().item_embedding.table.weight, make().features.weight)
+def test_item_vectors_of_text_and_id_start_from_canonical_text() -> None:
+    torch.manual_seed(0)
+    model = LLMCDSR(rivals.config_of(LLMCDSR), AugmentedShop())
+    table = model.item_embedding.table.weight[1:, :TEXT_SIZE].detach()
+    assert table.square().sum(1).mean().sqrt().item() == pytest.approx(1.0, rel=1e-5)
 
 
 # -- stage 2: meta learning -----------------------------------------------------------------------
@@ -558,187 +491,40 @@ def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
 
 # -- runs -----------------------------------------------------------------------------------------
 
-SMALL = {
-    "epochs": 2,
-    "pretrain_epochs": 2,
-    "hidden_size": 16,
-    "inner_size": 16,
-    "train_batch_size": 8,
-    "meta_batch_size": 8,
-    "meta_interval": 1,
-    "n_negatives": 8,
-    "learning_rate": 0.01,
-    "eval_args.mode": "uni5",
-    "topk": [3],
-    "valid_metric": "NDCG@3",
-    "use_gpu": False,
-    "show_progress": False,
-    "state": "ERROR",
-}
-
 
 @pytest.fixture(scope="module")
-def write_shop(make_shop, augmented_shop, write_dataset):
-    """Write an augmented shop of 20 users; ``held_out`` replaces the held-out items."""
-
-    def write(folder, held_out=None):
-        shop = augmented_shop(make_shop(3, n_users=20, n_items=(12, 14), lengths=(4, 8)))
-        if held_out is not None:
-            last = {user: len(items) - 1 for user, items in shop.raw_sequences().items()}
-            rows = [
-                (user, held_out if place >= last[user] - 1 else item, time, place, augmented)
-                for user, item, time, place, augmented in shop.rows
-            ]
-            shop = type(shop)(rows, shop.items)
-        emb = np.random.default_rng(0).normal(size=(len(shop.items), 6)).astype(np.float32)
-        return write_dataset(folder, shop, item_emb=emb)
-
-    return write
+def last_checkpoints(write_shop, tmp_path_factory):
+    """Checkpoints of the last epochs of both stages."""
+    place = {"checkpoint_dir": str(tmp_path_factory.mktemp("all"))}
+    run = rivals.Run("LLMCDSR", write_shop(tmp_path_factory.mktemp("data")), **place).fit()
+    last = run.trainer.last_file
+    return torch.load(last), torch.load(last.replace(".last", ".stage1"))
 
 
-class Run:
-    """A run as ``run_recbole_edt`` makes it, in pieces that a test can reach into."""
-
-    def __init__(self, data_path, **changes) -> None:
-        settings = {**SMALL, "data_path": str(data_path), **changes}
-        self.config = EDTConfig("LLMCDSR", "tiny", None, settings)
-        init_seed(self.config["seed"], True)
-        self.data = CrossDomainDataset(self.config)
-        self.train, self.valid, self.test = make_loaders(self.config, self.data)
-        init_seed(self.config["seed"], True)
-        self.model = LLMCDSR(self.config, self.train._dataset)
-        self.trainer = trainer_class(LLMCDSR)(self.config, self.model)
-
-    def fit(self):
-        self.trainer.fit(self.train, self.valid, verbose=False)
-        return self
-
-    def result(self):
-        metrics = [
-            dict(self.trainer.evaluate(loader, load_best_model=False))
-            for loader in (self.valid, self.test)
-        ]
-        return metrics, {name: v.clone() for name, v in self.model.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def unbroken(write_shop, tmp_path_factory):
-    """A whole run: its settings and its results file."""
-    data_path = write_shop(tmp_path_factory.mktemp("data"))
-    settings = {"data_path": str(data_path), "checkpoint_dir": str(tmp_path_factory.mktemp("all"))}
-    return settings, run_recbole_edt("LLMCDSR", "tiny", config_dict={**SMALL, **settings})
-
-
-@pytest.fixture(scope="module")
-def loaded(unbroken):
-    """Its final checkpoint in a new model: the run and what it scores."""
-    settings, _ = unbroken
-    run = Run(**settings)
-    assert not run.model.finetuning
-    run.trainer.load_best(run.trainer.final_file)
-    assert run.model.finetuning
-    return run, run.result()
-
-
-def test_a_run_trains_both_stages_and_its_checkpoint_scores_the_same(unbroken, loaded) -> None:
-    results, (_, (scores, _)) = unbroken[1], loaded
-    assert [part["epochs"] for part in results["stages"].values()] == [2, 2]
-    for phase, mine in zip(("valid", "test"), scores, strict=True):
-        for metric, value in results[phase]["overall"].items():
-            assert metric == "n" or mine[metric] == value
-
-
-def test_stage_2_leaves_stage_1_alone_and_moves_the_recall_network(loaded) -> None:
-    last_file = loaded[0].trainer.last_file
-    last = torch.load(last_file)
-    first = torch.load(last_file.replace(".last", ".stage1"))["state_dict"]
-    moved = {
-        name.split(".")[0]
-        for name, value in last["state_dict"].items()
-        if not torch.equal(value, first[name])
-    }
+def test_stage_2_leaves_stage_1_alone_and_moves_the_recall_network(last_checkpoints) -> None:
+    last, first = (content["state_dict"] for content in last_checkpoints)
+    moved = {name.split(".")[0] for name, v in last.items() if not torch.equal(v, first[name])}
     assert moved == {"item_embedding", "encoder", "recall_network"}
-    assert [group["lr"] for group in last["optimizer"]["param_groups"]] == [0.01, 0.001]
-
-
-class Killed(BaseException):
-    """What no handler of the training may swallow."""
-
-
-@pytest.mark.parametrize("saves", [2, 5])
-def test_killed_and_resumed_it_ends_as_if_unbroken(
-    unbroken, loaded, tmp_path, monkeypatch, saves
-) -> None:
-    settings, (metrics, state) = unbroken[0], loaded[1]
-    place = {**settings, "checkpoint_dir": str(tmp_path / "broken")}
-    write, count = checkpoint.save, iter(range(100))
-
-    def save(path, content):
-        if next(count) == saves:
-            raise Killed
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save)
-        killed = Run(**place)
-        with pytest.raises(Killed):
-            killed.fit()
-    assert killed.trainer.stage == (1 if saves == 2 else 2)
-    again = Run(**place, resume=True).fit()
-    again.trainer.load_best()
-    scores, parameters = again.result()
-    assert scores == metrics
-    for name, value in state.items():
-        assert torch.equal(value, parameters[name]), name
-
-
-def test_nothing_held_out_reaches_what_is_built_or_recalled(write_shop, tmp_path) -> None:
-    one = Run(write_shop(tmp_path / "one"))
-    other = Run(write_shop(tmp_path / "other", held_out="bike0"))
-    targets = [d.sequences.items[d.split.test_rows] for d in (one.data, other.data)]
-    assert not np.array_equal(*targets)
-    for name in ("pseudo", "has_both", "text", "raw_item"):
-        assert torch.equal(getattr(one.model, name), getattr(other.model, name)), name
-    for run in (one, other):
-        run.model.begin_finetuning()
-        run.model.train()
-    batches = [next(iter(run.train)) for run in (one, other)]
-    losses = []
-    for run, batch in zip((one, other), batches, strict=True):
-        torch.manual_seed(1)
-        meta = run.model.meta_backward(batch, batch)
-        losses.append((run.model.calculate_loss(batch).item(), meta.item()))
-    assert losses[0] == losses[1]
 
 
 def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:
-    run = Run(write_shop(tmp_path), epochs=1, pretrain_epochs=1, augmentation=False)
+    run = rivals.Run("LLMCDSR", write_shop(tmp_path), epochs=1, augmentation=False)
     said = []
-    monkeypatch.setattr(run.trainer.logger, "info", lambda text, **_: said.append(text))
+    monkeypatch.setattr(run.model.logger, "info", lambda text, **_: said.append(text))
     run.fit()
-    assert sum("nothing to weigh" in text for text in said) == 1
+    assert sum("no pseudo items" in text for text in said) == 1
     assert not run.model.recall_network.content.any()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("n_recalled", 0), ("recall_share", 1.5), ("meta_interval", 0), ("contrast_temperature", 0),
-     ("recall_attention", "both"), ("item_start", "text"), ("encoded_sequences", "none"),
-     ("shadow_learning_rate", 0), ("contrast_weight", -1)],
-)  # fmt: skip
-def test_values_that_make_no_sense_are_refused(write_shop, tmp_path, key, value) -> None:
-    with pytest.raises(ConfigError, match=key):
-        Run(write_shop(tmp_path), **{key: value})
-
-
-def test_the_preset_is_what_the_authors_ran() -> None:
-    made = EDTConfig("LLMCDSR", "tiny", None, {"preset": "paper", "use_gpu": False})
-    assert (made["item_embedding"], made["loss"], made["recall_attention"]) == ("id", "bpr", "item")
-    assert (made["n_recalled"], made["meta_interval"], made["hidden_size"]) == (10, 1, 128)
-
-
-def test_a_run_of_the_preset_trains_both_stages(write_shop, tmp_path) -> None:
-    run = Run(write_shop(tmp_path), preset="paper", epochs=1, pretrain_epochs=1).fit()
-    assert {stage: part["epochs"] for stage, part in run.trainer.stages.items()} == {1: 1, 2: 1}
-    assert run.model.recall_network.relevance is None
-    assert run.model.recall_network.content.any()
+def test_every_nth_batch_updates_the_recall_network(write_shop, tmp_path) -> None:
+    run = rivals.Run("LLMCDSR", write_shop(tmp_path), meta_interval=2)
+    assert run.model.loss_over(run.train) == run.model.calculate_loss  # stage 1 has no such step
+    run.model.begin_finetuning()
+    judged = []
+    run.model.meta_backward = lambda batch, judges: judged.append(set(judges["user_id"].tolist()))
+    loss = run.model.loss_over(run.train)
+    for batch in [*run.train, *run.train]:
+        loss(batch)
+    assert len(judged) == len(run.train)
+    both = set(torch.nonzero(run.model.has_both).squeeze(1).tolist())
+    assert judged[0] and all(users <= both for users in judged)

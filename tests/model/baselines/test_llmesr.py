@@ -1,51 +1,35 @@
 """LLM-ESR, part by part, against slow references and numbers worked out by hand."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+import rivals
 import torch
+from rivals import ALL, CAUSAL, USERS, layer_norm, loss_of, states_of
 from slow_reference import (
     CONFIG,
     MAX_LENGTH,
     N_ITEMS,
     NO_PROFILE,
     SEQUENCES,
-    SHARED,
     SIZE,
     TEXT_SIZE,
     TinyShop,
     array,
-    build,
-    domain_of,
     evaluation_batch,
-    negative_of,
     prefixes,
     training_batch,
     two_layers,
 )
 
-from recbole_edt import run_recbole_edt
-from recbole_edt.config import EDTConfig
-from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import build_sequences
-from recbole_edt.errors import ConfigError
 from recbole_edt.model.baselines.llmesr import LLMESR, mean_text, similar_users
 from recbole_edt.model.text import Canonical, ItemPairs, principal_components
 
-CAUSAL = ("sasrec", "gru4rec")
-ALL = (*CAUSAL, "bert4rec")
-USERS = tuple(SEQUENCES)
-OWN = {
-    "fusion": "paper",
-    "collaborative_start": "principal",
-    "distill_weight": 0.0,
-    "similar_users": 2,
-}
+PRINCIPAL = rivals.config_of(LLMESR, collaborative_start="principal")
 
 
 def make(shop: TinyShop | None = None, **options) -> LLMESR:
-    return build(LLMESR, shop=shop, **{**OWN, **options})
+    return rivals.make(LLMESR, shop, **{"fusion": "paper", "distill_weight": 0.0, **options})
 
 
 # -- the model, slowly: one user, one step, one head at a time ------------------------------------
@@ -58,11 +42,6 @@ def item_views(model, item: int) -> tuple[np.ndarray, np.ndarray]:
 
 def item_vector(model, item: int) -> np.ndarray:
     return np.concatenate(item_views(model, item))
-
-
-def layer_norm(module, vector: np.ndarray) -> np.ndarray:
-    spread = np.sqrt(((vector - vector.mean()) ** 2).mean() + module.eps)
-    return (vector - vector.mean()) / spread * array(module.weight) + array(module.bias)
 
 
 def cross_attention(module, asking, asked, step: int, causal: bool) -> np.ndarray:
@@ -106,13 +85,7 @@ def fused_views(model, items: list[int | None]) -> tuple[np.ndarray, np.ndarray]
 
 def run_alone(model, items: list[int | None]) -> np.ndarray:
     """States of one unpadded sequence, [n, 2 d]: the one encoder on each view by itself."""
-    valid = torch.ones(1, len(items), dtype=torch.bool)
-    positions = model.encoder.positions.weight[: len(items)]
-    states = [
-        array(model.encoder.backbone(torch.from_numpy(view)[None], positions, valid))[0]
-        for view in fused_views(model, items)
-    ]
-    return np.concatenate(states, axis=1)
+    return np.concatenate([states_of(model.encoder, v) for v in fused_views(model, items)], axis=1)
 
 
 def user_vector(model, history: list[int]) -> np.ndarray:
@@ -121,20 +94,8 @@ def user_vector(model, history: list[int]) -> np.ndarray:
     return run_alone(model, [*history, None])[-1]
 
 
-def bpr_term(state, model, positive: int, negative: int) -> float:
-    gap = state @ item_vector(model, positive) - state @ item_vector(model, negative)
-    return float(np.log1p(np.exp(-gap)))
-
-
-def softmax_term(state, model, positive: int, owned: list[int]) -> float:
-    shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
-    top = np.exp(state @ item_vector(model, positive))
-    rest = sum(np.exp(state @ item_vector(model, n)) for n in shared)
-    return float(-np.log(top / (top + rest)))
-
-
-def loss_of(model, batch) -> float:
-    return model.eval().calculate_loss(batch).item()
+def term(kind: str, state, model, user: int, target: int) -> float:
+    return rivals.loss_term(kind, lambda item: state @ item_vector(model, item), user, target)
 
 
 # -- dual views -----------------------------------------------------------------------------------
@@ -167,7 +128,7 @@ def test_principal_components_by_hand() -> None:
 @pytest.mark.parametrize("size", [4, 8])
 def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
     torch.manual_seed(0)
-    model = LLMESR({**CONFIG, **OWN, "hidden_size": size}, TinyShop())
+    model = LLMESR({**PRINCIPAL, "hidden_size": size}, TinyShop())
     weight = array(model.collaborative.table.weight)
     n = min(size, TEXT_SIZE)
     text = TinyShop().item_embeddings()[1:].astype(np.float64)
@@ -182,7 +143,7 @@ def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
 
 def test_collaborative_view_can_start_as_canonical_text() -> None:
     shop = TinyShop()
-    model = LLMESR({**CONFIG, **OWN, "collaborative_start": "canonical"}, shop)
+    model = LLMESR(rivals.config_of(LLMESR), shop)
     raw = torch.from_numpy(shop.item_domain >= 0)
     text = torch.from_numpy(shop.item_embeddings())
     size = CONFIG["hidden_size"]
@@ -205,7 +166,7 @@ def test_pca_is_fitted_to_raw_items_alone() -> None:
             out[-1] = self.text
             return out
 
-    config = {**CONFIG, **OWN, "hidden_size": 4}
+    config = {**PRINCIPAL, "hidden_size": 4}
     one, other = (LLMESR(config, Generated(text)).collaborative.table.weight for text in (1.0, 9.0))
     assert torch.equal(one[:-1], other[:-1])
     assert not torch.equal(one[-1], other[-1])
@@ -241,22 +202,9 @@ def test_each_view_asks_the_other_and_gathers_its_own() -> None:
     assert not torch.allclose(after[1], before[1])
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_one_encoder_serves_both_views(name) -> None:
-    model = make(backbone=name)
-    expected = run_alone(model, [4, 10, 2, 7])
-    sequence = torch.tensor([[4, 10, 2, 7, 0], [3, 9, 0, 0, 0]])
-    with torch.no_grad():
-        positions = model.encoder.positions.weight[:5]
-        states = model.encoder.encode(model.embed(sequence), positions, sequence > 0)
-    assert np.allclose(array(states)[0, :4], expected)
-    assert np.allclose(array(states)[1, :2], run_alone(model, [3, 9]))
-
-
-@pytest.mark.parametrize("fusion", ["paper", "residual"])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_no_state_sees_a_later_item(name, fusion) -> None:
-    model = make(backbone=name, fusion=fusion)
+def test_no_state_sees_a_later_item(name) -> None:
+    model = make(backbone=name, fusion="residual")
     sequence = torch.tensor([[4, 10, 2, 7, 1, 3]])
     masked = torch.zeros_like(sequence, dtype=torch.bool)
     with torch.no_grad():
@@ -277,21 +225,19 @@ def test_no_state_sees_a_later_item(name, fusion) -> None:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_ranking_loss_equals_a_loop_over_prefixes(name, loss) -> None:
     model = make(backbone=name, loss=loss)
-    terms = []
-    for user, history, target in prefixes():
-        state = user_vector(model, history)
-        if loss == "bpr":
-            terms.append(bpr_term(state, model, target, negative_of(user, target)))
-        else:
-            terms.append(softmax_term(state, model, target, SEQUENCES[user]))
+    terms = [
+        term(loss, user_vector(model, history), model, user, target)
+        for user, history, target in prefixes()
+    ]
     assert loss_of(model, training_batch()) == pytest.approx(np.mean(terms), rel=1e-5)
     assert loss_of(model, training_batch(extra=2)) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_bidirectional_ranking_loss_hides_its_targets() -> None:
-    model = make(backbone="bert4rec", mask_ratio=0.0)  # the last item alone is hidden
+    model = make(backbone="bert4rec")
+    model.encoder.mask_ratio = 0.0  # the last item alone is hidden
     terms = [
-        bpr_term(user_vector(model, items[:-1]), model, items[-1], negative_of(user, items[-1]))
+        term("bpr", user_vector(model, items[:-1]), model, user, items[-1])
         for user, items in SEQUENCES.items()
     ]
     assert loss_of(model, training_batch()) == pytest.approx(np.mean(terms), rel=1e-5)
@@ -300,18 +246,12 @@ def test_bidirectional_ranking_loss_hides_its_targets() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_scores_are_the_sum_of_both_views(name) -> None:
     model = make(backbone=name)
-    rows = evaluation_batch(extra=1)
-    with torch.no_grad():
-        scores = array(model.full_sort_predict(rows))
-        for row, history in enumerate(SEQUENCES.values()):
-            user = user_vector(model, history)
-            for item in range(1, N_ITEMS):
-                semantic, collaborative = item_views(model, item)
-                expected = user[:SIZE] @ semantic + user[SIZE:] @ collaborative
-                assert scores[row, item] == pytest.approx(expected, rel=1e-8, abs=1e-10)
-        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
-        some = array(model.candidate_scores(rows, candidates))
-    assert np.allclose(some, np.take_along_axis(scores, candidates.numpy(), 1))
+
+    def score_of(history, item):
+        user, (semantic, collaborative) = user_vector(model, history), item_views(model, item)
+        return user[:SIZE] @ semantic + user[SIZE:] @ collaborative
+
+    rivals.check_scores(model, evaluation_batch(extra=1), score_of)
 
 
 # -- similar users --------------------------------------------------------------------------------
@@ -389,8 +329,8 @@ def slow_distillation(model, users) -> float:
 
 @pytest.mark.parametrize("name", ALL)
 def test_distillation_is_added_with_its_weight(name) -> None:
-    model = make(backbone=name, distill_weight=0.7, mask_ratio=0.0)
-    plain = make(backbone=name, mask_ratio=0.0)
+    model, plain = make(backbone=name, distill_weight=0.7), make(backbone=name)
+    model.encoder.mask_ratio = plain.encoder.mask_ratio = 0.0
     plain.load_state_dict(model.state_dict())
     batch = training_batch()
     expected = loss_of(plain, batch) + 0.7 * slow_distillation(model, USERS)
@@ -465,87 +405,6 @@ def test_distillation_moves_the_student_alone() -> None:
         grads.append(model.encoder.positions.weight.grad.clone())
     assert torch.allclose(*grads)
     assert grads[0].any()
-
-
-@pytest.mark.parametrize("fusion", ["paper", "residual"])
-@pytest.mark.parametrize("name", ALL)
-def test_gradients_reach_every_parameter(name, fusion) -> None:
-    model = make(backbone=name, fusion=fusion, distill_weight=0.5)
-    model.calculate_loss(training_batch()).backward()
-    for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.any(), parameter_name
-    assert model.semantic.text.grad is None
-
-
-def test_an_unknown_fusion_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fusion 'sum' is not one of paper, residual"):
-        make(fusion="sum")
-
-
-# -- real datasets and runs -----------------------------------------------------------------------
-
-SMALL = {
-    "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_negatives": 8,
-    "eval_args": {"mode": "uni5"}, "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False,
-    "show_progress": False, "state": "ERROR", "threads": 1, "MAX_ITEM_LIST_LENGTH": 10,
-}  # fmt: skip
-
-
-@pytest.fixture
-def shop(make_shop):
-    return make_shop(seed=3, n_users=24, n_items=(12, 14), lengths=(4, 8))
-
-
-def item_text() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(26, 6))
-
-
-def of_dataset(folder) -> LLMESR:
-    config = EDTConfig("LLMESR", "tiny", config_dict={**SMALL, "data_path": str(folder)})
-    torch.manual_seed(0)
-    dataset = CrossDomainDataset(config)
-    dataset.build()
-    return LLMESR(config, dataset)
-
-
-def test_nothing_held_out_matters(tmp_path, shop, write_dataset) -> None:
-    """Other held-out items: the same similar users, histories and start."""
-    last = {user: len(items) for user, items in shop.raw_sequences().items()}
-    rows = [
-        (user, "art0" if place >= last[user] - 2 else item, time, place)
-        for user, item, time, place in shop.rows
-    ]
-    planted = dataclasses.replace(shop, rows=rows)
-    assert planted.raw_sequences() != shop.raw_sequences()
-    write_dataset(tmp_path / "raw", shop, item_emb=item_text())
-    write_dataset(tmp_path / "planted", planted, item_emb=item_text())
-    raw, other = of_dataset(tmp_path / "raw"), of_dataset(tmp_path / "planted")
-    assert torch.equal(raw.similar, other.similar)
-    assert torch.equal(raw.histories, other.histories)
-    assert raw.similar.any()
-    for name, value in raw.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
-    training = dataclasses.replace(
-        shop, rows=[(u, "art0" if p == 0 else i, t, p) for u, i, t, p in shop.rows]
-    )
-    write_dataset(tmp_path / "training", training, item_emb=item_text())
-    assert not torch.equal(of_dataset(tmp_path / "training").similar, raw.similar)
-
-
-@pytest.mark.parametrize("preset", [None, "paper"])
-def test_a_run_trains_and_its_checkpoint_scores_the_same(
-    tmp_path, shop, write_dataset, preset
-) -> None:
-    folder = write_dataset(tmp_path / "data", shop, item_emb=item_text())
-    settings = {
-        **SMALL, "data_path": str(folder), "checkpoint_dir": str(tmp_path / "saved"),
-        "preset": preset,
-    }  # fmt: skip
-    first = run_recbole_edt("LLMESR", "tiny", config_dict=settings)
-    assert np.isfinite(first["test"]["overall"]["ndcg@3"])
-    again = run_recbole_edt("LLMESR", "tiny", config_dict={**settings, "resume": True})
-    assert again["test"] == first["test"]
 
 
 def test_two_shops_of_one_size_are_not_confused() -> None:

@@ -1,36 +1,25 @@
 """Tri-CDR, part by part, against hand-computed numbers and slow loops over users and targets."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
+import rivals
 import torch
-import yaml
+from rivals import USERS, linear, loss_of, own_items, states_of
 from slow_reference import (
     CONFIG,
     MAX_LENGTH,
     N_ITEMS,
     SEQUENCES,
-    SHARED,
     SIZE,
     TinyShop,
     array,
-    build,
     domain_of,
     evaluation_batch,
-    items_of,
-    negative_of,
     prefixes,
     training_batch,
 )
 
-import recbole_edt
-from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataloader import SequenceLoader
-from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.errors import ConfigError
-from recbole_edt.io.paths import properties_dir
 from recbole_edt.model.baselines.tricdr import (
     Fusion,
     TriCDR,
@@ -41,46 +30,29 @@ from recbole_edt.model.baselines.tricdr import (
     prefix_means,
     visible_counts,
 )
-from recbole_edt.quick_start import make_loaders
-from recbole_edt.trainer import checkpoint, trainer_class
 
-BACKBONES = ("sasrec", "gru4rec")
-TABLES = ("separate", "shared")
 VARIANTS = pytest.mark.parametrize(
-    ("backbone", "item_tables", "score"),
-    [
-        ("sasrec", "separate", "cosine"),
-        ("sasrec", "shared", "dot"),
-        ("gru4rec", "shared", "cosine"),
-    ],
+    ("item_tables", "score"), [("separate", "cosine"), ("shared", "dot"), ("shared", "cosine")]
 )
-USERS = tuple(SEQUENCES)
 OWN = {
     "item_tables": "separate",
     "score": "cosine",
-    "score_scale": 5.0,
     "coarse_weight": 0.0,
-    "coarse_temperature": 0.3,
-    "pair_weights": [1, 2, 5],
     "fine_weight": 0.0,
     "fine_margin": 1.5,
 }
 
 
-def pretraining(**options) -> TriCDR:
+def pretraining(shop: TinyShop | None = None, **options) -> TriCDR:
     """Make a model in its first stage."""
-    return build(TriCDR, **{**OWN, **options})
+    return rivals.make(TriCDR, shop, **{**OWN, **options})
 
 
-def joint(**options) -> TriCDR:
+def joint(shop: TinyShop | None = None, **options) -> TriCDR:
     """Make a model in joint training."""
-    model = pretraining(**options)
+    model = pretraining(shop, **options)
     model.begin_finetuning()
     return model
-
-
-def loss_of(model: TriCDR, batch) -> float:
-    return model.eval().calculate_loss(batch).item()
 
 
 # -- slow reference -------------------------------------------------------------------------------
@@ -92,13 +64,7 @@ def encoded(model: TriCDR, which: int, items: list[int]) -> np.ndarray:
         return np.zeros((0, SIZE))
     encoder = [*model.domain_encoders, model.mixed_encoder][which]
     table = [model.domain_items, model.domain_items, model.mixed_items][which]
-    vectors = table.weight[torch.tensor(items)][None]
-    valid = torch.ones(1, len(items), dtype=torch.bool)
-    return array(encoder.backbone(vectors, encoder.positions.weight[: len(items)], valid))[0]
-
-
-def dense(layer, inputs: np.ndarray) -> np.ndarray:
-    return array(layer.weight) @ inputs + array(layer.bias)
+    return states_of(encoder, array(table.weight)[items])
 
 
 def prelu(layer, inputs: np.ndarray) -> np.ndarray:
@@ -112,15 +78,15 @@ def pooled(attention, query, context, states) -> np.ndarray:
     scores = []
     for key in states:
         together = np.concatenate([key, query, key * query, query - key, context])
-        hidden = dense(attention.compare, together)
+        hidden = linear(attention.compare, together)
         first, second, third, fourth = attention.rest
-        scores.append(dense(fourth, prelu(third, dense(second, prelu(first, hidden))))[0])
+        scores.append(linear(fourth, prelu(third, linear(second, prelu(first, hidden))))[0])
     weights = np.exp(np.array(scores)) / np.exp(scores).sum()
     return sum(w * state for w, state in zip(weights, states, strict=True))
 
 
 def own(history: list[int], domain: int, limit: int = MAX_LENGTH) -> list[int]:
-    return [item for item in history if domain_of(item) == domain][-limit:]
+    return own_items(history, domain)[-limit:]
 
 
 def views(model: TriCDR, mixed: list[int], by_domain: list[list[int]], target: int):
@@ -137,13 +103,13 @@ def unit(model: TriCDR, vector: np.ndarray) -> np.ndarray:
 
 
 def scaled(model: TriCDR, vector: np.ndarray) -> np.ndarray:
-    return unit(model, vector) * (model.score_scale if model.cosine else 1.0)
+    return unit(model, vector) * (5.0 if model.cosine else 1.0)
 
 
 def fused(model: TriCDR, mixed: list[int], by_domain: list[list[int]], target: int) -> np.ndarray:
     first, _, second = model.fusions[target]
-    hidden = dense(first, np.concatenate(views(model, mixed, by_domain, target)))
-    return scaled(model, dense(second, np.where(hidden > 0, hidden, 0.01 * hidden)))
+    hidden = linear(first, np.concatenate(views(model, mixed, by_domain, target)))
+    return scaled(model, linear(second, np.where(hidden > 0, hidden, 0.01 * hidden)))
 
 
 def fused_after(model: TriCDR, history: list[int], target: int) -> np.ndarray:
@@ -155,21 +121,11 @@ def row_of(model: TriCDR, item: int, mixed: bool = False) -> np.ndarray:
     return unit(model, array(table.weight)[item])
 
 
-def bpr_term(model, state, positive: int, negative: int, mixed: bool = False) -> float:
-    gap = state @ row_of(model, positive, mixed) - state @ row_of(model, negative, mixed)
-    return float(np.log1p(np.exp(-gap)))
-
-
-def softmax_term(model, state, positive: int, owned: list[int], mixed: bool = False) -> float:
-    others = [n for n in SHARED[domain_of(positive)] if n not in owned]
-    logits = [state @ row_of(model, item, mixed) for item in (positive, *others)]
-    return float(np.log(np.exp(logits).sum()) - logits[0])
-
-
 def loss_term(model, state, user: int, target: int, mixed: bool = False) -> float:
-    if model.loss_name == "bpr":
-        return bpr_term(model, state, target, negative_of(user, target), mixed)
-    return softmax_term(model, state, target, SEQUENCES[user], mixed)
+    def scored(item):
+        return state @ row_of(model, item, mixed)
+
+    return rivals.loss_term(model.loss_name, scored, user, target)
 
 
 def joint_reference(model) -> float:
@@ -202,13 +158,10 @@ def contrast_reference(model: TriCDR, target: int, users) -> float:
         for out, projection, view in zip(
             projected, contrast.projections, pooled_views, strict=True
         ):
-            out.append(dense(projection[2], np.maximum(dense(projection[0], view), 0)))
+            out.append(linear(projection[2], np.maximum(linear(projection[0], view), 0)))
     mixed, source, own_view = projected
     pairs = ((mixed, source), (mixed, own_view), (source, own_view))
-    coarse = sum(
-        weight / 8 * nt_xent_reference(*pair, OWN["coarse_temperature"])
-        for weight, pair in zip((1, 2, 5), pairs, strict=True)
-    )
+    coarse = np.mean([nt_xent_reference(*pair, 0.1) for pair in pairs])
     fine = np.mean([
         max(np.linalg.norm(s - m) - np.linalg.norm(s - t) + OWN["fine_margin"], 0)
         for m, s, t in zip(mixed, source, own_view, strict=True)
@@ -243,10 +196,9 @@ def test_prefix_means_and_last_states_by_hand() -> None:
 # -- triple sequence encoding ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_each_sequence_has_an_encoder_of_its_own(backbone, tables) -> None:
-    model = joint(backbone=backbone, item_tables=tables)
+@pytest.mark.parametrize("tables", ["separate", "shared"])
+def test_each_sequence_has_an_encoder_of_its_own(tables) -> None:
+    model = joint(item_tables=tables)
     batch = training_batch()
     by_domain = [batch["sequence_0"], batch["sequence_1"]]
     states = model.encode_all(batch["sequence"], by_domain)
@@ -292,16 +244,6 @@ def test_tca_weights_by_hand() -> None:
     got = attention(queries, queries, states, torch.tensor([[2]]))
     # weights 3/4 and 1/4; the third state is not to be seen
     assert array(got)[0, 0] == pytest.approx([0.75 * np.log(3.0), 0.75 * 8 + 0.25 * 4])
-
-
-def test_tca_depends_on_query_and_on_global_preference() -> None:
-    torch.manual_seed(2)
-    attention = TripleAttention(SIZE).double()
-    queries, context, states = (torch.randn(1, 3, SIZE).double() for _ in range(3))
-    counts = torch.tensor([[3, 3, 3]])
-    base = attention(queries, context, states, counts)
-    assert not torch.allclose(attention(queries + 1, context, states, counts), base)
-    assert not torch.allclose(attention(queries, context + 1, states, counts), base)
 
 
 def test_tca_asks_with_the_target_state_and_shows_the_mean_of_the_mixed_ones() -> None:
@@ -357,26 +299,12 @@ def test_fine_grained_loss_by_hand() -> None:
     assert contrast(mixed, source, target).item() == pytest.approx(2.0 * (6 + 0) / 2, rel=1e-5)
 
 
-def test_pairs_of_the_coarse_grained_loss_are_weighted_in_proportion() -> None:
+def test_coarse_grained_loss_weighs_the_three_pairs_alike() -> None:
     source, mixed, target = torch.eye(2), torch.eye(2), torch.eye(2).flip(0) + 0.01
-    alike = nt_xent_loss(mixed, source, 0.5).item()
-    apart = nt_xent_loss(mixed, target, 0.5).item()
+    alike, apart = nt_xent_loss(mixed, source, 0.1), nt_xent_loss(mixed, target, 0.1)
     assert apart > alike + 1
-    for weights, expected in (
-        ([1, 0, 0], alike),
-        ([0, 3, 0], apart),
-        ([0, 0, 2], apart),
-        ([6, 1, 1], 0.75 * alike + 0.25 * apart),
-    ):
-        contrast = plain_contrast(coarse_weight=3.0, coarse_temperature=0.5, pair_weights=weights)
-        assert contrast(mixed, source, target).item() == pytest.approx(3 * expected, rel=1e-5)
-
-
-def test_each_view_has_a_projection_of_its_own() -> None:
-    contrast = TripleContrast({**OWN, "hidden_size": 2, "coarse_weight": 1.0})
-    view = torch.rand(3, 2)
-    mixed, source, target = (projection(view) for projection in contrast.projections)
-    assert not torch.allclose(mixed, source) and not torch.allclose(source, target)
+    contrast = plain_contrast(coarse_weight=3.0)
+    assert contrast(mixed, source, target).item() == pytest.approx((alike + 2 * apart).item())
 
 
 # -- fusion, losses -------------------------------------------------------------------------------
@@ -395,8 +323,8 @@ def test_fusion_by_hand() -> None:
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 @VARIANTS
-def test_joint_loss_equals_a_loop_over_prefixes(backbone, item_tables, score, loss) -> None:
-    model = joint(backbone=backbone, item_tables=item_tables, score=score, loss=loss)
+def test_joint_loss_equals_a_loop_over_prefixes(item_tables, score, loss) -> None:
+    model = joint(item_tables=item_tables, score=score, loss=loss)
     expected = joint_reference(model)
     assert loss_of(model, training_batch()) == pytest.approx(expected, rel=1e-5)
     assert loss_of(model, training_batch(extra=1)) == pytest.approx(expected, rel=1e-5)
@@ -404,8 +332,8 @@ def test_joint_loss_equals_a_loop_over_prefixes(backbone, item_tables, score, lo
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 @VARIANTS
-def test_pretraining_loss_equals_a_loop_over_prefixes(backbone, item_tables, score, loss) -> None:
-    model = pretraining(backbone=backbone, item_tables=item_tables, score=score, loss=loss)
+def test_pretraining_loss_equals_a_loop_over_prefixes(item_tables, score, loss) -> None:
+    model = pretraining(item_tables=item_tables, score=score, loss=loss)
     mixed, domain = [], []
     for user, history, target in prefixes():
         state = scaled(model, encoded(model, 2, history)[-1])
@@ -460,11 +388,10 @@ def test_nobody_to_contrast_is_harmless(loss) -> None:
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop(backbone) -> None:
+def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop() -> None:
     """Sub-sequences reach back behind a long user's window, up to the window's last target."""
     shop = TinyShop(max_length=3)
-    model = joint(shop=shop, backbone=backbone, MAX_ITEM_LIST_LENGTH=3)
+    model = joint(shop, MAX_ITEM_LIST_LENGTH=3)
     longer = 0
     for batch in SequenceLoader({**CONFIG, "train_batch_size": 2}, shop):
         terms = []
@@ -481,7 +408,8 @@ def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop(backbone) -> No
                 longer += sum(map(len, by_domain)) > step
                 state = fused(model, items[:step], by_domain, domain_of(target))
                 negative = int(batch["negatives"][row, step - 1])
-                terms.append(bpr_term(model, state, target, negative))
+                gap = state @ (row_of(model, target) - row_of(model, negative))
+                terms.append(np.log1p(np.exp(-gap)))
         assert loss_of(model, batch) == pytest.approx(np.mean(terms), rel=1e-6)
     assert longer  # some target saw items of before its window
 
@@ -500,9 +428,8 @@ def joint_states(model: TriCDR, sequences: dict) -> dict[int, torch.Tensor]:
     return dict(zip(sequences, heard[0], strict=True))
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_states_have_seen_neither_their_target_nor_what_follows_it(backbone) -> None:
-    model = joint(backbone=backbone)
+def test_states_have_seen_neither_their_target_nor_what_follows_it() -> None:
+    model = joint()
     before = joint_states(model, SEQUENCES)
     other = {1: 2, 2: 3, 3: 4, 4: 5, 5: 1, 6: 8, 7: 9, 8: 10, 9: 12, 10: 7, 11: 6, 12: 11}
     checked = 0
@@ -529,81 +456,33 @@ def test_source_items_right_before_a_target_are_seen() -> None:
     assert torch.equal(changed[1][:2], before[1][:2])
 
 
-def test_held_out_rows_play_no_part_in_training(make_shop, write_dataset, config_for) -> None:
-    """Other validation and test items: the same model, batches and losses."""
-    shop = make_shop(seed=3, n_users=12, n_items=(12, 14), lengths=(5, 8))
-    ends = {user: len(items) for user, items in shop.raw_sequences().items()}
-    names = [item for item, *_ in shop.items]
-    rows = [
-        (user, names[(names.index(item) + 5) % len(names)], time, place)
-        if place >= ends[user] - 2
-        else (user, item, time, place)
-        for user, item, time, place, *_ in shop.rows
-    ]
-    losses = []
-    for folder, some in (("one", list(shop.rows)), ("other", rows)):
-        path = write_dataset(Path(folder), shop, rows=some)
-        config = config_for(path, "TriCDR", hidden_size=8, n_negatives=4, train_batch_size=4)
-        torch.manual_seed(0)
-        train, *_ = make_loaders(config, CrossDomainDataset(config))
-        model = TriCDR(config, train._dataset).eval()
-        for _ in range(2):
-            losses.append([loss_of(model, batch) for batch in train])
-            model.begin_finetuning()
-    assert shop.rows != rows and len(losses[0]) > 1
-    assert losses[:2] == losses[2:]
-
-
 # -- scores ---------------------------------------------------------------------------------------
 
 
-def check_scores(model, scores_of) -> None:
-    """Hold all ways to score against ``scores_of(history, domain)``: item -> score."""
-    rows = evaluation_batch()
-    with torch.no_grad():
-        everything = array(model.full_sort_predict(rows))
-        for row, history in enumerate(SEQUENCES.values()):
-            expected = {**scores_of(history, 0), **scores_of(history, 1)}
-            assert set(expected) == set(range(1, N_ITEMS))
-            for item, score in expected.items():
-                assert everything[row, item] == pytest.approx(score, rel=1e-8)
-        mixed = {**rows, "item_id": torch.tensor([3, 9, 6, 1, 12])}
-        assert np.allclose(array(model.predict(mixed)), everything[range(5), mixed["item_id"]])
-        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
-        some = array(model.candidate_scores(rows, candidates))
-        assert np.allclose(some, np.take_along_axis(everything, candidates.numpy(), 1))
-        padded = array(model.full_sort_predict(evaluation_batch(extra=1)))
-        assert np.allclose(padded, everything)
-        for row, user in enumerate(USERS):
-            alone = array(model.full_sort_predict(evaluation_batch([user])))
-            assert np.allclose(alone[0], everything[row])
+@VARIANTS
+def test_scores_after_joint_training(item_tables, score) -> None:
+    model = joint(item_tables=item_tables, score=score)
+
+    def score_of(history, item):
+        return fused_after(model, history, domain_of(item)) @ row_of(model, item)
+
+    rivals.check_scores(model, evaluation_batch(), score_of)
 
 
 @VARIANTS
-def test_scores_after_joint_training(backbone, item_tables, score) -> None:
-    model = joint(backbone=backbone, item_tables=item_tables, score=score)
+def test_scores_of_pretraining_sum_mixed_and_domain_encoder(item_tables, score) -> None:
+    model = pretraining(item_tables=item_tables, score=score)
 
-    def scores_of(history, domain):
-        state = fused_after(model, history, domain)
-        return {item: state @ row_of(model, item) for item in items_of(domain)}
-
-    check_scores(model, scores_of)
-
-
-@VARIANTS
-def test_scores_of_pretraining_sum_mixed_and_domain_encoder(backbone, item_tables, score) -> None:
-    model = pretraining(backbone=backbone, item_tables=item_tables, score=score)
-
-    def scores_of(history, domain):
+    def score_of(history, item):
         state = scaled(model, encoded(model, 2, history)[-1])
-        scores = {item: state @ row_of(model, item, mixed=True) for item in items_of(domain)}
-        before = own(history, domain)
+        out = state @ row_of(model, item, mixed=True)
+        before = own(history, domain_of(item))
         if before:
-            state = scaled(model, encoded(model, domain, before)[-1])
-            scores = {item: score + state @ row_of(model, item) for item, score in scores.items()}
-        return scores
+            state = scaled(model, encoded(model, domain_of(item), before)[-1])
+            out = out + state @ row_of(model, item)
+        return out
 
-    check_scores(model, scores_of)
+    rivals.check_scores(model, evaluation_batch(), score_of)
 
 
 def test_scores_equal_what_the_last_target_was_trained_with() -> None:
@@ -627,13 +506,10 @@ def test_scores_equal_what_the_last_target_was_trained_with() -> None:
 # -- the two stages -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_gradients_reach_what_each_stage_trains(backbone, tables) -> None:
-    model = pretraining(
-        backbone=backbone, item_tables=tables, coarse_weight=1.0, fine_weight=1.0,
-        fine_margin=50.0, dropout=0.0,
-    )  # fmt: skip
+@pytest.mark.parametrize("tables", ["separate", "shared"])
+def test_gradients_reach_what_each_stage_trains(tables) -> None:
+    options = {"coarse_weight": 1.0, "fine_weight": 1.0, "fine_margin": 50.0, "dropout": 0.0}
+    model = pretraining(item_tables=tables, **options)
     later = ("attentions.", "fusions.", "contrasts.")
     model.train().calculate_loss(training_batch()).backward()
     for name, parameter in model.named_parameters():
@@ -643,7 +519,8 @@ def test_gradients_reach_what_each_stage_trains(backbone, tables) -> None:
     model.zero_grad()
     model.train().calculate_loss(training_batch()).backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+        if not name.endswith("rest.3.bias"):  # a softmax does not depend on a constant
+            assert parameter.grad is not None and parameter.grad.any(), name
 
 
 def test_pretraining_trains_encoders_with_separate_tables_independently() -> None:
@@ -667,101 +544,3 @@ def test_item_vectors_change_their_meaning_with_the_stage() -> None:
         assert model.item_vectors().shape == (N_ITEMS, 2 * SIZE)
         model.begin_finetuning()
         assert torch.equal(model.item_vectors(), model.domain_items.weight)
-
-
-SMALL = {
-    "epochs": 1, "finetune_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_negatives": 8,
-    "train_batch_size": 16, "eval_args.mode": "uni5", "topk": [3], "valid_metric": "NDCG@3",
-    "use_gpu": False, "show_progress": False, "state": "ERROR",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-    return str(write_dataset(tmp_path_factory.mktemp("data"), shop))
-
-
-def test_the_preset_trains_both_stages_and_its_checkpoint_scores_the_same(data_path) -> None:
-    settings = {**SMALL, "data_path": data_path, "preset": "paper", "result_file": "out.json"}
-    results = recbole_edt.run_recbole_edt("TriCDR", "tiny", None, settings)
-    assert results == json.loads(Path("out.json").read_text())
-    assert set(results["stages"]) == {"1", "2"}
-    assert results["test"]["overall"]["n"] == 20
-    config = EDTConfig("TriCDR", "tiny", None, settings)
-    _, valid, test = make_loaders(config, CrossDomainDataset(config))
-    trainer = trainer_class(TriCDR)(config, TriCDR(config, test._dataset))
-    trainer.load_best(next(f for f in Path("saved").glob("*.pth") if f.suffixes == [".pth"]))
-    assert trainer.model.joint
-    for phase, loader in (("valid", valid), ("test", test)):
-        trainer.evaluate(loader, load_best_model=False)
-        assert checkpoint.plain(trainer.reports[phase]) == results[phase]
-
-
-def test_a_resumed_run_ends_where_an_unbroken_one_does(data_path) -> None:
-    def run(folder, **changes):
-        settings = {**SMALL, "data_path": data_path, "checkpoint_dir": folder, **changes}
-        return recbole_edt.run_recbole_edt("TriCDR", "tiny", None, settings)
-
-    class BreakError(Exception):
-        pass
-
-    whole = run("whole", finetune_epochs=3)
-    original = TriCDR.joint_loss
-    calls = []
-
-    def break_off(self, batch):
-        calls.append(1)
-        if len(calls) > 3:  # two batches an epoch: in the second epoch of joint training
-            raise BreakError
-        return original(self, batch)
-
-    TriCDR.joint_loss = break_off
-    try:
-        with pytest.raises(BreakError):
-            run("broken", finetune_epochs=3)
-    finally:
-        TriCDR.joint_loss = original
-    resumed = run("broken", finetune_epochs=3, resume=True)
-    assert (resumed["valid"], resumed["test"]) == (whole["valid"], whole["test"])
-
-
-# -- settings -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"pair_weights": [1, 1]},
-        {"pair_weights": [0, 0, 0]},
-        {"pair_weights": [1, -1, 1]},
-        {"coarse_temperature": 0},
-        {"coarse_weight": -1},
-        {"fine_weight": "much"},
-        {"fine_margin": -0.5},
-        {"score_scale": 0},
-    ],
-)
-def test_values_that_make_no_sense_are_refused(wrong) -> None:
-    (key,) = wrong
-    with pytest.raises(ConfigError, match=key):
-        EDTConfig("TriCDR", "cloth_sport", None, wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"backbone": "bert4rec"}, {"item_tables": "none"}, {"score": "l2"}]
-)
-def test_choices_that_do_not_exist_are_refused(wrong) -> None:
-    (key,) = wrong
-    with pytest.raises(ConfigError, match=key):
-        pretraining(**wrong)
-
-
-def test_preset_has_known_keys_alone() -> None:
-    """Every key of the preset is one of the model's or of all models'."""
-    folder = properties_dir()
-    preset = yaml.safe_load((folder / "model" / "TriCDR-paper.yaml").read_text())
-    known = yaml.safe_load((folder / "model" / "TriCDR.yaml").read_text())
-    known |= yaml.safe_load((folder / "overall.yaml").read_text())
-    assert preset.keys() <= known.keys()
-    assert (preset["item_tables"], preset["score"], preset["loss"]) == ("separate", "cosine", "bpr")
