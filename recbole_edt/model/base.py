@@ -22,7 +22,7 @@ from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.model.adapters import LinearAdapter
 from recbole_edt.model.kernels import take_rows_each, use_fast_kernels
 from recbole_edt.model.lookup import ItemLookup, look_up_by
-from recbole_edt.model.losses import alignment_loss, bpr_loss, softmax_loss
+from recbole_edt.model.losses import bpr_loss, softmax_loss
 from recbole_edt.model.settings import ModelSettings, declared
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
 from recbole_edt.settings import validate
@@ -88,7 +88,6 @@ class CrossDomainModel(SequentialRecommender):
     stages: tuple[tuple[str, str], ...] = (("epochs", "learning_rate"),)
     splits_batches = False
     hard_negatives = False
-    choices: dict[str, tuple] = {}
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -329,7 +328,6 @@ class ProfiledModel(CrossDomainModel):
         super().__init__(config, dataset)
         self.align_weight = config["align_weight"]
         self.align_temperature = config["align_temperature"]
-        self.infonce = config["align_loss"] == "infonce"
 
     def _add_profiles(self, dataset, size: int) -> None:
         """Load the profiles; subclasses call it when their other parts are made."""
@@ -343,11 +341,6 @@ class ProfiledModel(CrossDomainModel):
         self.profile_adapter = None
         if profiles is not None:
             self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)
-
-    def profile_alignment(self, batch, states: Tensor) -> Tensor:
-        users, profiles = self.users_and_profiles(batch, states)
-        loss = alignment_loss(users, profiles, self.align_temperature, self.infonce)
-        return distributed.count_once(loss)
 
     def users_and_profiles(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """Last states and adapted profiles [n, d] of users whose sequences end in a batch.

@@ -36,6 +36,7 @@ class _Equations(ProfiledModel):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
+        self.infonce = config["align_loss"] == "infonce"
         self.all_sequences = config["pretrain_sequences"] == "all"
         size = config["hidden_size"]
         self.item_embedding = make_item_embedding(

@@ -44,11 +44,13 @@ from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.lookup import Lookup
+from recbole_edt.settings import Count
 
 
 class C2DSRSettings(RivalSettings):
     """Keys of C2DSR."""
 
+    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     output_vectors: Literal["own", "graphs"] = Field(
         "graphs", description="vectors that states are multiplied with: own tables (paper), graphs"
     )

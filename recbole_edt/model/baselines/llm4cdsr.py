@@ -16,8 +16,8 @@ score (eq. 3)                           item and user vectors are concatenations
                                         their product is the sum of the two scores
 recommendation loss (eq. 4)             :meth:`~CrossDomainModel.next_item_loss`
 contrastive regularisation (eq. 6)      :meth:`LLM4CDSR.item_regularisation`
-profile alignment (eq. 7)               :meth:`~ProfiledModel.profile_alignment`, on the global
-                                        thread's last state
+profile alignment (eq. 7)               :meth:`LLM4CDSR.contrast` of the global thread's last
+                                        states and profiles
 objective (eq. 8)                       :meth:`LLM4CDSR.calculate_loss`
 ======================================  ==========================================================
 
@@ -52,12 +52,13 @@ from recbole_edt.model.item_embedding import make_item_embedding, start_reduced_
 from recbole_edt.model.lookup import Lookup
 from recbole_edt.model.losses import alignment_loss
 from recbole_edt.model.text import frozen_text
-from recbole_edt.settings import NonNegative, Positive, Probability
+from recbole_edt.settings import Count, NonNegative, Positive, Probability
 
 
 class LLM4CDSRSettings(RivalSettings):
     """Keys of LLM4CDSR."""
 
+    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     backbone: str = Field("sasrec", description="of every thread (table 10); paper: sasrec")
     dropout: Probability = Field(0.3, description="dropout in the threads; paper: 0.5")
     text_start: Literal["principal", "canonical"] = Field(
@@ -80,7 +81,6 @@ class LLM4CDSR(ProfiledModel):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.infonce = True
         self.regularisation_weight = config["regularisation_weight"]
         self.first_items = config["first_items"]
         self.size = size = config["hidden_size"]
@@ -123,7 +123,8 @@ class LLM4CDSR(ProfiledModel):
         if self.regularisation_weight:
             loss = loss + self.regularisation_weight * self.item_regularisation(batch, unified)
         if self.profiles is not None:
-            loss = loss + self.align_weight * self.profile_alignment(batch, states)
+            pairs = self.users_and_profiles(batch, states)
+            loss = loss + self.align_weight * self.contrast(*pairs)
         return loss
 
     def local_states(self, batch, lookup, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +178,11 @@ class LLM4CDSR(ProfiledModel):
             place = torch.rand(len(both), device=both.device) * length[both]
             drawn.append(lookup(sequence[both, place.long()]))
         first, second = drawn
-        return alignment_loss(first, second, self.align_temperature, self.infonce)
+        return self.contrast(first, second)
+
+    def contrast(self, first: Tensor, second: Tensor) -> Tensor:
+        """Contrast of vectors [n, d] of the same users, both ways (eqs. 6 and 7)."""
+        return alignment_loss(first, second, self.align_temperature, infonce=True)
 
     # -- inference ------------------------------------------------------------------------------
 

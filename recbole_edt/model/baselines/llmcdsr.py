@@ -64,7 +64,7 @@ from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.text import MappedText, frozen_text, text_rows
-from recbole_edt.settings import Count, NonNegative
+from recbole_edt.settings import Count, NonNegative, Positive
 
 _RELATIVE_STEP = 0.01
 """Length of the central difference's half step among the recommender's parameters."""
@@ -73,6 +73,12 @@ _RELATIVE_STEP = 0.01
 class LLMCDSRSettings(RivalSettings):
     """Keys of LLMCDSR."""
 
+    augmentation: bool = Field(True, description="inserted rows are its pseudo items")
+    augmented_histories: bool = Field(
+        False, description="whether users are known by inserted rows, too, at evaluation"
+    )
+    learning_rate: Positive = Field(0.001, description="of both stages; paper: 0.001")
+    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     backbone: str = Field("sasrec", description="of every encoder (table 10); paper: sasrec")
     item_embedding: Literal["id", "both"] = Field(
         "both", description="item vectors of stage 2: id (paper), or both (id plus text)"

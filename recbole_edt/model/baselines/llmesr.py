@@ -41,11 +41,11 @@ from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import multi_head_attention
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import ItemEmbedding, start_unit_
 from recbole_edt.model.lookup import ItemLookup
 from recbole_edt.model.packing import Packing
-from recbole_edt.model.settings import ModelSettings
 from recbole_edt.model.text import ItemPairs, MappedText, frozen_text, start_components
 from recbole_edt.settings import Count, NonNegative, Probability
 
@@ -53,13 +53,10 @@ _TEACHERS = 256
 """Similar users that are encoded at a time: padding is short among histories of like length."""
 
 
-class LLMESRSettings(ModelSettings):
+class LLMESRSettings(RivalSettings):
     """Keys of LLM-ESR."""
 
     backbone: str = Field("sasrec", description="sequence encoder; the paper has all three")
-    attention_start: Literal["random", "mean"] = Field(
-        "mean", description="mean: a layer starts as an average of the history; random (paper)"
-    )
     dropout: Probability = Field(0.3, description="dropout in the encoder; public code: 0.5")
     collaborative_start: Literal["principal", "canonical"] = Field(
         "canonical",

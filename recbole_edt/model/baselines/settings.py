@@ -1,4 +1,4 @@
-"""Settings that several rivals share: what their papers' sets and LLM-EDT's differ in."""
+"""Settings of all rivals: what their papers' sets and the sets that validate best differ in."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Literal
 from pydantic import Field
 
 from recbole_edt.model.settings import ModelSettings
-from recbole_edt.settings import Count
+from recbole_edt.settings import Amount, Count, Positive, Probability
 
 
 class RivalSettings(ModelSettings):
-    """Keys of every rival."""
+    """Keys of every rival; each adds its own."""
 
     attention_start: Literal["random", "mean"] = Field(
         "mean", description="mean: a layer starts as an average of the history; random (papers)"
     )
-    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
+    weight_average: Probability = Field(
+        0.98, description="decay per step of an average of the weights; 0 (papers): none"
+    )
+    stopping_step: Amount = Field(
+        3, description="epochs without a better validation score that end a stage"
+    )
+    learning_rate: Positive = Field(0.0003, description="papers: 0.001")
+    train_batch_size: Count = Field(256, description="sequences of a batch")

@@ -48,7 +48,7 @@ from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import drop_items
 from recbole_edt.model.item_embedding import ItemEmbedding
-from recbole_edt.settings import Count, NonNegative
+from recbole_edt.settings import Count, NonNegative, Positive
 
 _N_SINGLE_EXPERTS = 1
 """K - j, experts that learn from SDSR (authors' code)."""
@@ -57,6 +57,8 @@ _N_SINGLE_EXPERTS = 1
 class SyNCRecSettings(RivalSettings):
     """Keys of SyNCRec."""
 
+    learning_rate: Positive = Field(0.0005, description="authors: 0.001")
+    inner_size: Count = Field(256, description="hidden units of experts and towers")
     n_cross_experts: Count = Field(2, description="j, experts that learn from CDSR; authors: 4")
     mim_weight: NonNegative = Field(0.1, description="weight of SC-MIM; paper: 1")
 

@@ -42,7 +42,7 @@ from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.settings import Amount, NonNegative, Positive, Probability
+from recbole_edt.settings import Amount, Count, NonNegative, Positive, Probability
 
 _ATTENTION_SIZES = (80, 40)
 """Hidden units of the attention's scoring network."""
@@ -60,6 +60,7 @@ _PAIR_WEIGHT = 1 / 3
 class TriCDRSettings(RivalSettings):
     """Keys of Tri-CDR."""
 
+    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     dropout: Probability = Field(0.3, description="dropout in the encoders")
     item_tables: Literal["separate", "shared"] = Field(
         "shared", description="separate: mixed and domain encoders have their own items (paper)"

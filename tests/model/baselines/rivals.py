@@ -41,7 +41,7 @@ def config_of(model_class, **options) -> dict:
 
 
 SIZES = {"hidden_size", "inner_size", "n_negatives", "dropout", "item_dropout", "loss",
-         "attention_start", "align_weight", "align_temperature"}  # fmt: skip
+         "attention_start", "align_weight", "align_temperature", "train_batch_size"}  # fmt: skip
 """Keys that the tiny shop sets for all models."""
 
 
