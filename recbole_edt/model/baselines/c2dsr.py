@@ -71,13 +71,10 @@ class ItemGraph(nn.Module):
 
     Parameters
     ----------
-    size : int
-        Size of the vectors.
-    dropout : float
-        Of the layer's input.
+    size, dropout
+        Of the vectors.
     sequences : Sequences
-        The rows to take transitions from; those of items that are no node are passed over, so
-        that a domain's graph has the transitions of the domain's own sub-sequences.
+        Rows to take transitions from; those of items that are no node are passed over.
     node_of : np.ndarray
         int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
     """
@@ -205,10 +202,7 @@ class C2DSR(CrossDomainModel):
     def inputs(self, without: Tensor | None = None) -> tuple[Lookup, list[Lookup]]:
         """Look-ups of the vectors that the mixed and each domain's sequences are encoded from.
 
-        Parameters
-        ----------
-        without : Tensor, optional
-            int64 [n]; users whose transitions are left out of the graphs.
+        Transitions of the users ``without`` (ids [n]) are left out of the graphs.
         """
         vectors = self.mixed_graph(without)
         domains = zip(self.domain_graphs, self.node_of, strict=True)
@@ -259,26 +253,18 @@ class C2DSR(CrossDomainModel):
         """Contrastive infomax objective of both domains, summed.
 
         A domain's single-domain prototype shall tell the user's cross-domain prototype from that
-        of a corrupted sequence, in which items of the domain are replaced by random ones of it.
+        of a corrupted sequence, in which items of the domain are replaced by random ones of it:
+        ``-log D(z, c) - log(1 - D(z, corrupted c))``, averaged over the users who have both.
         Cross-domain prototypes are taken where the other domain's items stand: what they know of
         the domain there came through the mixed sequence.
 
         Parameters
         ----------
         sequence : Tensor
-            int64 [B, L + 1]; the mixed sequence.
-        inputs : callable
-            Item ids -> vectors that it is encoded from.
+            int64 [B, L + 1]; the mixed sequence, encoded from the vectors ``inputs``.
         cross, single : Tensor
-            [B, L, d]; states before each target, of the mixed and of the target's own sequence.
-        has : Tensor
-            bool [B, L]; where ``single`` has domain history.
-
-        Returns
-        -------
-        Tensor
-            Scalar; per domain the mean over the users who have both prototypes of
-            ``-log D(z, c) - log(1 - D(z, corrupted c))``.
+            [B, L, d]; states before each target, of the mixed and of the target's own sequence;
+            ``has`` (bool [B, L]) tells where ``single`` has domain history.
         """
         assert self.discriminators is not None
         domain_of = self.item_domain[sequence]

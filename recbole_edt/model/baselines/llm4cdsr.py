@@ -128,24 +128,7 @@ class LLM4CDSR(ProfiledModel):
         return loss
 
     def local_states(self, batch, lookup, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the local threads (eq. 2), each in its target's place in the mixed sequence.
-
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        lookup : callable
-            Item ids -> local vectors.
-        chosen : Tensor
-            bool [B, L + 1]; the targets, which a bidirectional thread must not see.
-
-        Returns
-        -------
-        states : Tensor
-            [B, L, d]; zero where the target is the first of its domain.
-        has : Tensor
-            bool [B, L]; where there is domain history.
-        """
+        """States of the local threads before each target (eq. 2), and where there are some."""
 
         def encode(domain, sequence, masked):
             return self.local_encoders[domain].before_targets(lookup, sequence, masked)
@@ -156,19 +139,8 @@ class LLM4CDSR(ProfiledModel):
         """Contrast of items of both domains that the same user has (eq. 6).
 
         Of each user with items of both domains one item per domain is drawn; such a pair is
-        positive, items of different users' pairs are negative.
-
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        lookup : callable
-            Item ids -> adapted LLM embeddings.
-
-        Returns
-        -------
-        Tensor
-            Scalar; zero for fewer than two such users.
+        positive, items of different users' pairs are negative. ``lookup`` gives adapted LLM
+        embeddings. Zero for fewer than two such users.
         """
         sequences = [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
         lengths = [(sequence > 0).sum(1) for sequence in sequences]

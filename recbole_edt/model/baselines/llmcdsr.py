@@ -100,17 +100,7 @@ class LLMCDSRSettings(RivalSettings):
 
 
 def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) -> np.ndarray:
-    """Collect every user's inserted items of each domain: int64 [n_users, n_domains, m], 0-padded.
-
-    Parameters
-    ----------
-    sequences : Sequences
-        Training rows.
-    item_domain : np.ndarray
-        int64 [n_items].
-    n_domains : int
-        Number of domains.
-    """
+    """Collect users' inserted items of each domain: int64 [n_users, n_domains, m], 0 = padding."""
     inserted = sequences.keep(sequences.augmented)
     domains = item_domain[inserted.items]
     parts = [inserted.keep(domains == domain) for domain in range(n_domains)]
@@ -141,20 +131,10 @@ def front(values: Tensor, kept: Tensor, fill: int = 0) -> Tensor:
 
 
 def contrastive_loss(texts: Tensor, features: Tensor) -> Tensor:
-    """Contrast each item's projected text with its id embedding (pre-training).
+    """Contrast each item's projected text with its id embedding, [n, d] each (pre-training).
 
     The positive of either view is the other view of the same item; both views of all other items
-    are negatives. Scores are dot products (temperature 1).
-
-    Parameters
-    ----------
-    texts, features : Tensor
-        [n, d]; row i of both belongs to the same item.
-
-    Returns
-    -------
-    Tensor
-        Scalar; the mean over both views. Zero without items.
+    are negatives. Scores are dot products (temperature 1). The mean over both views, 0 without any.
     """
     if not len(texts):
         return texts.sum()
@@ -169,16 +149,8 @@ def contrastive_loss(texts: Tensor, features: Tensor) -> Tensor:
 class RecallNetwork(nn.Module):
     """Attention that pools a user's pseudo items of a domain into one vector (RMRN).
 
-    It starts as the mean over them.
-
-    Parameters
-    ----------
-    hidden_size : int
-        Size d of the projected texts.
-    n_domains : int
-        Each domain has weights of its own.
-    history : bool
-        Whether an item's similarity to the user's real sequence counts, too.
+    It starts as the mean over them. Each domain has weights of its own. With ``history``, an item's
+    similarity to the user's real sequence counts too.
     """
 
     def __init__(self, hidden_size: int, n_domains: int, history: bool) -> None:
@@ -232,21 +204,12 @@ class RecalledRows:
 
 
 def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
-    """Put recalled items at random before items of real sequences.
-
-    Parameters
-    ----------
-    sequence : Tensor
-        int64 [n, L]; real items, 0 = padding.
-    recalled : Tensor
-        int64 [n, k].
-    max_length : int
-        Longer outcomes lose their beginning.
+    """Put recalled items [n, k] at random before items of real sequences [n, L]; 0 = padding.
 
     Returns
     -------
     items : Tensor
-        int64 [n, M]; 0 = padding.
+        int64 [n, M]; beyond ``max_length`` the beginning is lost.
     source : Tensor
         int64 [n, M]; column of ``sequence`` where a real item stood; -1 for others.
     """
@@ -409,17 +372,9 @@ class LLMCDSR(CrossDomainModel):
     # -- stage 2: recall ------------------------------------------------------------------------
 
     def recall(self, batch) -> RecalledRows | None:
-        """Insert recalled items into a random part of a batch's rows.
+        """Insert recalled items into a random part of the rows of a batch of :meth:`real_rows`.
 
-        Parameters
-        ----------
-        batch : dict of str to Tensor
-            Of :meth:`real_rows`.
-
-        Returns
-        -------
-        RecalledRows or None
-            None if no user of the batch has pseudo items.
+        None if no user of the batch has pseudo items.
         """
         sequence = batch[SEQUENCE]
         pseudo = self.pseudo[batch[self.USER_ID]]  # [B, domains, m]
@@ -453,19 +408,8 @@ class LLMCDSR(CrossDomainModel):
     def most_similar(self, domain: int, vectors: Tensor, own: Tensor) -> Tensor:
         """Recall the raw items of a domain whose pre-trained vectors are most similar.
 
-        Parameters
-        ----------
-        domain : int
-            Of the items.
-        vectors : Tensor
-            [n, d].
-        own : Tensor
-            int64 [n, L]; items that are not recalled, 0 = none.
-
-        Returns
-        -------
-        Tensor
-            int64 [n, k]; by falling cosine, 0 where there are no more.
+        Int64 [n, k] for ``vectors`` [n, d], by falling cosine, without the items ``own`` [n, L];
+        0 where there are no more.
         """
         pool = torch.nonzero(self.raw_item & (self.item_domain == domain)).squeeze(1)
         features = F.normalize(self.features(pool).detach(), dim=-1)
@@ -489,20 +433,7 @@ class LLMCDSR(CrossDomainModel):
         return self.recommendation_loss(batch, recalled)
 
     def recommendation_loss(self, batch, recalled: RecalledRows | None) -> Tensor:
-        """Next-item loss over real rows and those with recalled items, all positions alike.
-
-        Parameters
-        ----------
-        batch : dict of str to Tensor
-            Of :meth:`real_rows`.
-        recalled : RecalledRows, optional
-            Of the same batch.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
-        """
+        """Next-item loss over real rows and those with recalled items, all positions alike."""
         sequence = batch[SEQUENCE]
         joint, eligible = batch, sequence > 0
         if recalled is not None:
@@ -575,17 +506,9 @@ class LLMCDSR(CrossDomainModel):
     def meta_backward(self, interaction, meta_interaction) -> Tensor | None:
         """Add the recall network's gradient of what a shadow recommender learns from its recall.
 
-        Parameters
-        ----------
-        interaction : Interaction
-            Batch that the shadow takes a step on.
-        meta_interaction : Interaction
-            Batch of users with real items of both domains, which judges the step.
-
-        Returns
-        -------
-        Tensor or None
-            The shadow's loss on the second batch; None when nothing is recalled in the first.
+        The shadow takes a step on the first batch; the second, of users with real items of both
+        domains, judges it. Returns the shadow's loss on the second batch, or None if nothing is
+        recalled in the first.
         """
         was_training = self.training
         self.train(False)  # the same shadow at both ends of the difference: no dropout

@@ -148,8 +148,6 @@ def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.nd
         float32 [n_users, d_L].
     eligible : np.ndarray
         bool [n_users]; users to compare; those whose embedding is zero are left out.
-    n : int
-        How many; fewer if there are no more others.
 
     Returns
     -------
@@ -219,23 +217,11 @@ class LLMESR(CrossDomainModel):
 
     @torch.no_grad()
     def teachers(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean state of each user's similar users, without gradient.
+        """Mean state [n, 2 d] of each user's similar users, and who has some (bool [n]).
 
-        A similar user's state is the one that predicts their last training target, as the
+        No gradient. A similar user's state is the one that predicts their last training target, as the
         student's is; it is encoded without dropout. Each similar user of the batch is encoded
         once, beside others with histories about as long.
-
-        Parameters
-        ----------
-        users : Tensor
-            int64 [n]; ids.
-
-        Returns
-        -------
-        means : Tensor
-            [n, 2 d]; zero for a user without similar ones.
-        taught : Tensor
-            bool [n]; who has similar users.
         """
         similar = self.similar[users]
         distinct, slots = torch.unique(similar, return_inverse=True)
@@ -253,21 +239,7 @@ class LLMESR(CrossDomainModel):
         return total / real.sum(1, keepdim=True).clamp(min=1), real.any(1)
 
     def distillation_loss(self, users: Tensor, user_vectors: Tensor) -> Tensor:
-        """Mean squared difference between user vectors and their teachers.
-
-        Parameters
-        ----------
-        users : Tensor
-            int64 [n]; ids.
-        user_vectors : Tensor
-            [n, 2 d]; the states at their last training positions.
-
-        Returns
-        -------
-        Tensor
-            Scalar; the mean over entries too, so that the weight means the same at every size.
-            Zero if nobody has similar users.
-        """
+        """Mean squared difference, over entries too, of last states [n, 2 d] and teachers."""
         means, taught = self.teachers(users)
         if not taught.any():
             return user_vectors.sum() * 0.0

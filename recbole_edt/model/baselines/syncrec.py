@@ -64,13 +64,7 @@ class SyNCRecSettings(RivalSettings):
 
 
 class SequentialExperts(nn.Module):
-    """Experts of ACMoE: some learn from CDSR, the others from SDSR; all serve both.
-
-    Parameters
-    ----------
-    config : mapping
-        ``n_cross_experts`` (the paper's j), and the keys of a causal backbone.
-    """
+    """Experts of ACMoE: ``n_cross_experts`` (j) learn from CDSR, one from SDSR; all serve both."""
 
     def __init__(self, config) -> None:
         super().__init__()
@@ -86,23 +80,9 @@ class SequentialExperts(nn.Module):
     def forward(
         self, vectors: Tensor, positions: Tensor, valid: Tensor, cross: bool
     ) -> list[Tensor]:
-        """States of all experts; the gradient is stopped at those of the other task.
+        """States [B, L, d] of all K experts, CDSR's first; ``cross``: whether the task is CDSR.
 
-        Parameters
-        ----------
-        vectors : Tensor
-            [B, L, d]; items.
-        positions : Tensor
-            [L, d]; position embeddings.
-        valid : Tensor
-            bool [B, L]; False on padding.
-        cross : bool
-            Whether the task is CDSR.
-
-        Returns
-        -------
-        list of Tensor
-            K states [B, L, d]; CDSR's experts come first.
+        The gradient is stopped at the experts of the other task. Arguments as of a backbone.
         """
         states = []
         for experts, learning in ((self.cross, cross), (self.single, not cross)):
@@ -148,7 +128,8 @@ def mutual_information_loss(
 ) -> Tensor:
     """Negative of the InfoNCE bound as SC-MIM prints it: the positive is not in the sum.
 
-    ``mean(log sum_j exp sigmoid(a_i . n_j) - sigmoid(a_i . p_i))``
+    ``mean(log sum_j exp sigmoid(a_i . n_j) - sigmoid(a_i . p_i))`` over the anchors that have a
+    negative; zero if none has.
 
     Parameters
     ----------
@@ -159,11 +140,6 @@ def mutual_information_loss(
         [m, d].
     same : Tensor
         bool [n, m]; negatives of the anchor's own user, which are left out.
-
-    Returns
-    -------
-    Tensor
-        Scalar, over the anchors that have a negative; zero if none has.
     """
     has_any = ~same.all(1)
     if not has_any.any():
@@ -213,21 +189,10 @@ class SyNCRec(CrossDomainModel):
         return self.n_domains
 
     def run_task(self, task: int, lookup, sequence: Tensor) -> Tensor:
-        """States of a task after each item: its tower over the gated sum of the experts.
+        """States [B, L, d] of a task after each item: its tower over the gated sum of the experts.
 
-        Parameters
-        ----------
-        task : int
-            A domain, or :attr:`cross_task`.
-        lookup : callable
-            Item ids -> vectors.
-        sequence : Tensor
-            [B, L]; of the task.
-
-        Returns
-        -------
-        Tensor
-            [B, L, d]; state t has seen the items up to t; arbitrary on padding.
+        ``task`` is a domain (SDSR) or :attr:`cross_task`; ``sequence`` [B, L] is the task's own.
+        State t has seen the items up to t; states on padding are arbitrary.
         """
         vectors = drop_items(lookup(sequence), self.item_dropout if self.training else 0.0)
         positions = self.positions.weight[: sequence.shape[1]]
@@ -246,17 +211,8 @@ class SyNCRec(CrossDomainModel):
         """Update each domain's negative transfer gap and weigh the domains by it (LC-NTG).
 
         ``phi <- alpha phi + beta gaps``, then ``softmax(phi)``: the less CDSR gains over SDSR in a
-        domain, the less the domain counts. The update is kept in training only.
-
-        Parameters
-        ----------
-        gaps : Tensor
-            [n_domains]; loss of SDSR minus loss of CDSR of the batch.
-
-        Returns
-        -------
-        Tensor
-            [n_domains]; they sum to one.
+        domain, the less the domain counts. ``gaps`` [n_domains] is the loss of SDSR minus that of
+        CDSR of the batch. The update is kept in training only.
         """
         updated = self.gap_decay * self.transfer_gaps + self.gap_rate * gaps
         if self.training:
@@ -270,10 +226,6 @@ class SyNCRec(CrossDomainModel):
 
         Parameters
         ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        lookup : callable
-            Item ids -> vectors.
         cross, single : Tensor
             [B, L, d]; states of both tasks; state t predicts ``sequence[:, t + 1]``.
         has : Tensor

@@ -76,13 +76,13 @@ class TriCDRSettings(RivalSettings):
 def visible_counts(items: Tensor, sequence_length: Tensor, in_domain: Tensor) -> Tensor:
     """Count the items of a sub-sequence that stand before each target of a window.
 
-    The sub-sequence ends with the window's last target, so that what it has not yet shown at a
-    target is what the window still holds of its domain.
+    The sub-sequence ends with the window's last target: it has shown a target all of its items but
+    those that the window still holds from the target on.
 
     Parameters
     ----------
     items : Tensor
-        [B, L + 1]; the window, padding is 0.
+        int64 [B, L + 1]; the window, padding is 0.
     sequence_length : Tensor
         int64 [B]; items of the sub-sequence.
     in_domain : Tensor
@@ -99,19 +99,9 @@ def visible_counts(items: Tensor, sequence_length: Tensor, in_domain: Tensor) ->
 
 
 def prefix_means(states: Tensor, counts: Tensor) -> Tensor:
-    """Means of the first states of a sequence: the global preference that TCA is shown.
+    """Means [B, T, d] of the first ``counts`` [B, T] of the states [B, K, d]; zero without any.
 
-    Parameters
-    ----------
-    states : Tensor
-        [B, K, d].
-    counts : Tensor
-        int64 [B, T], from 0 to K; how many states each mean is taken over.
-
-    Returns
-    -------
-    Tensor
-        [B, T, d]; zero where the count is.
+    They are the global preference that TCA is shown.
     """
     sums = F.pad(states.cumsum(1), (0, 0, 1, 0))  # [B, K + 1, d]
     rows = torch.arange(len(states), device=states.device)[:, None]
@@ -130,11 +120,6 @@ class TripleAttention(nn.Module):
     The weight of a state is a softmax over ``MLP([k, q, k * q, q - k, g])`` of the state k, the
     query q (the target-domain state) and g (the mean of the mixed states). One network scores all
     three sequences.
-
-    Parameters
-    ----------
-    size : int
-        Size d of states.
     """
 
     def __init__(self, size: int) -> None:
@@ -146,7 +131,7 @@ class TripleAttention(nn.Module):
         )
 
     def forward(self, queries: Tensor, context: Tensor, states: Tensor, counts: Tensor) -> Tensor:
-        """Pool the visible part of a sequence for each query.
+        """Pool the visible part of a sequence for each query: [B, T, d], zero without any.
 
         Parameters
         ----------
@@ -156,11 +141,6 @@ class TripleAttention(nn.Module):
             [B, K, d]; k.
         counts : Tensor
             int64 [B, T]; how many states from the first on each query may see.
-
-        Returns
-        -------
-        Tensor
-            [B, T, d]; zero where a query sees none.
         """
         visible = torch.arange(states.shape[1], device=counts.device) < counts[..., None]
         pairs = torch.nonzero(visible, as_tuple=True)
@@ -194,22 +174,10 @@ class Fusion(nn.Sequential):
 
 
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross-entropy between two views of the same users.
+    """Normalised temperature-scaled cross-entropy between two views [n, d] of the same users.
 
     Each of the 2n vectors has its user's other view as the positive and all other vectors, of
-    both views, as negatives.
-
-    Parameters
-    ----------
-    first, second : Tensor
-        [n, d]; row i of both belongs to the same user.
-    temperature : float
-        Divides cosine similarities.
-
-    Returns
-    -------
-    Tensor
-        Scalar; mean over the 2n vectors.
+    both views, as negatives; the mean over them.
     """
     n = len(first)
     vectors = F.normalize(torch.cat([first, second]).float(), dim=-1)
@@ -224,11 +192,6 @@ class TripleContrast(nn.Module):
 
     Coarse-grained: the three views of a user are alike (NT-Xent of each pair of views).
     Fine-grained: the source view is nearer to the mixed than to the target view, by a margin.
-
-    Parameters
-    ----------
-    config : mapping
-        ``hidden_size``, ``coarse_weight``, ``fine_weight`` and ``fine_margin``.
     """
 
     def __init__(self, config) -> None:
@@ -240,18 +203,7 @@ class TripleContrast(nn.Module):
         )
 
     def forward(self, mixed: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Weighted sum of both losses.
-
-        Parameters
-        ----------
-        mixed, source, target : Tensor
-            [n, d]; pooled sequences of n users.
-
-        Returns
-        -------
-        Tensor
-            Scalar; zero without users.
-        """
+        """Weighted sum of both losses of users' pooled sequences, [n, d] each; 0 without users."""
         if not len(mixed):
             return mixed.sum() * 0.0
         views = zip(self.projections, (mixed, source, target), strict=True)
@@ -326,15 +278,7 @@ class TriCDR(CrossDomainModel):
         return encoder.before_targets(table, F.pad(sequence, (0, 1)), nothing)
 
     def encode_all(self, mixed: Tensor, by_domain: list[Tensor]) -> list[Tensor]:
-        """States of each domain's sub-sequences, and last of the mixed sequences, [B, K, d] each.
-
-        Parameters
-        ----------
-        mixed : Tensor
-            int64 [B, K]; right-padded item ids.
-        by_domain : list of Tensor
-            Of each domain's sub-sequences, likewise.
-        """
+        """States [B, K, d] of each domain's sub-sequences [B, K], and last of the mixed ones."""
         encoders = zip(self.domain_encoders, by_domain, strict=True)
         states = [self.encode(encoder, self.domain_items, own) for encoder, own in encoders]
         return [*states, self.encode(self.mixed_encoder, self.mixed_items, mixed)]
@@ -342,23 +286,19 @@ class TriCDR(CrossDomainModel):
     def attend(
         self, target: int, states: list[Tensor], counts: list[Tensor], asked: Tensor
     ) -> list[Tensor]:
-        """TCA towards one target domain.
+        """TCA towards one target domain; the other one is the source.
 
         Parameters
         ----------
-        target : int
-            The target domain; the other one is the source.
-        states : list of Tensor
-            As :meth:`encode_all` gives them.
-        counts : list of Tensor
-            int64 [B, T] each, in the order of ``states``; how many of them may be seen.
+        states, counts : list of Tensor
+            As :meth:`encode_all` returns them, and how many of them may be seen, int64 [B, T].
         asked : Tensor
-            bool [B, T]; where there is a target of this direction.
+            bool [B, T]; where there is a target of this direction, n places in all.
 
         Returns
         -------
         list of Tensor
-            Pooled mixed, source and target sequence, [n, d] each, of the n places asked.
+            Pooled mixed, source and target sequence, [n, d] each.
         """
         query = last_visible(states[target], counts[target])
         context = prefix_means(states[-1], counts[-1])
