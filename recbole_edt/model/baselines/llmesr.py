@@ -219,8 +219,8 @@ class LLMESR(CrossDomainModel):
     def teachers(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Mean state [n, 2 d] of each user's similar users, and who has some (bool [n]).
 
-        No gradient. A similar user's state is the one that predicts their last training target, as the
-        student's is; it is encoded without dropout. Each similar user of the batch is encoded
+        No gradient. A similar user's state is the one that predicts their last training target, as
+        the student's is; it is encoded without dropout. Each similar user of the batch is encoded
         once, beside others with histories about as long.
         """
         similar = self.similar[users]
