@@ -1,0 +1,49 @@
+"""A provider from outside the package: one class, registered, chosen by its name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_edt.augment.encoders import ENCODERS, Encoder, register_encoder
+from recbole_edt.augment.generators import GENERATORS, Generated, Generator, register_generator
+from recbole_edt.augment.pipeline import Pipeline
+from recbole_edt.augment.profilers import PROFILERS, Profiler, Profiles, register_profiler
+from recbole_edt.augment.settings import AugmentSettings
+from recbole_edt.io.files import read_table
+from recbole_edt.settings import validate
+from tools.simulate import simulate, write_atomic
+
+
+@pytest.fixture
+def registered():
+    """One of each, which no other test sees."""
+
+    @register_encoder("lengths")
+    class Lengths(Encoder):
+        def encode(self, texts):
+            return np.array([[1, len(text) % 7, len(text) % 5] for text in texts], np.float32)
+
+    @register_generator("first")
+    class First(Generator):
+        def generate(self, tasks):
+            domain = self.space.histories.item_domain
+            return Generated([np.flatnonzero(domain == target)[:1] for _, target in tasks])
+
+    @register_profiler("counts")
+    class Counts(Profiler):
+        def write(self, users):
+            return Profiles([f"{sum(user.sizes())} purchases" for user in users])
+
+    yield {"encoder": "lengths", "generator": "first", "profiler": "counts"}
+    for table, name in ((ENCODERS, "lengths"), (GENERATORS, "first"), (PROFILERS, "counts")):
+        del table[name]
+
+
+def test_registered_providers_augment_a_data_set(registered, tmp_path: Path) -> None:
+    write_atomic(simulate(200), tmp_path / "raw" / "shop", "shop")
+    settings = validate(AugmentSettings, registered)
+    Pipeline("shop", tmp_path / "raw", tmp_path / "out", settings).run()
+    inter, users = (read_table(tmp_path / "out" / "shop" / f"shop.{n}") for n in ("inter", "user"))
+    assert (inter["augmented"] == "1").sum() > 20
+    assert users["profile"].str.endswith(" purchases").all()
