@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from pydantic import Field
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.experiment.context import ExperimentContext, write_page
-from recbole_edt.experiment.experiments import EXPERIMENTS, grids
-from recbole_edt.experiment.runs import (
-    check_failures,
-    execute,
-    parse_seeds,
-    refuse_unknown,
-    take_budget,
-    take_dataset,
-    take_jobs,
-    take_places,
-)
+from recbole_edt.experiment.base import Experiment, load_experiments
+from recbole_edt.experiment.context import ExperimentContext
+from recbole_edt.experiment.entries import ENTRIES
+from recbole_edt.experiment.execute import check_failures, execute
+from recbole_edt.experiment.pages import grid, write_page
+from recbole_edt.experiment.runs import flatten, refuse_unknown
+from recbole_edt.experiment.settings import FURTHER_KEYS, Seeds, TableSettings
 from recbole_edt.io.lock import run_lock
-from recbole_edt.settings import nearest, parse_arguments
+from recbole_edt.settings import NonNegative, help_text, nearest, parse_arguments, validate
 
-HELP = """\
-usage: recbole-edt experiment list|NAME|all --dataset=D [--key=value ...]
 
-Make a table or figure of the paper: figures (CSV), a page (Markdown), LaTeX, and pictures
-(PNG, SVG) in results/D/NAME/, the paper's figures beside ours. Trained models are shared between
-experiments and with `compare`; what is done is not done again.
+class ExperimentSettings(TableSettings):
+    """Keys of ``recbole-edt experiment``."""
 
-  list                      names, and where the paper has them
-  --dataset=D               name of the data set, raw or augmented
-  --data_path=IN            folder that holds D/ (default: dataset/, then dataset_atomic/)
-  --seeds=42,44,46          default for simulated data: 42
-  --budget=SECONDS          training of any stage ends after them (simulated data: 12)
-  --report_modes="['full']" further protocols beside uni100 (default: full)
-  --output_path=results
-  --jobs=N                  trainings at a time
-  --KEY=VALUE               any other key goes to every run that knows it
-"""
+    seeds: Seeds | None = Field(
+        None, description="of training (default: 42,44,46; simulated data: 42)"
+    )
+    budget: NonNegative | None = Field(
+        None,
+        description="seconds after which training of a stage ends; 0: no limit (default: 0; "
+        "simulated data: 12)",
+    )
+
+
+HELP = help_text(
+    "recbole-edt experiment list|NAME|all --dataset=DATASET [--key=value ...]",
+    "Make a table or figure of the paper: figures (CSV), a page (Markdown), LaTeX, and pictures "
+    "(PNG, SVG) in results/DATASET/NAME/, the paper's figures beside the measured ones. Trained "
+    "models are shared between experiments; finished runs are not repeated. `list` prints the "
+    "names; package.module:NAME is an experiment of your own.",
+    ExperimentSettings,
+    FURTHER_KEYS,
+)
 
 
 def experiment(arguments: Sequence[str]) -> None:
@@ -50,31 +54,48 @@ def experiment(arguments: Sequence[str]) -> None:
     Raises
     ------
     EDTError
-        For anything the user has to mend.
+        If arguments, configuration or data are invalid.
     """
     if not arguments or arguments[0].startswith("--"):
         raise ConfigError("name an experiment, or say list or all")
-    name, *rest = arguments
-    if name == "list":
-        print_list()
+    if arguments[0] == "list":
+        for name, one in load_experiments().items():
+            print(f"  {name:<12} {one.source:<15} {one.title}")
         return
-    if name != "all" and name not in EXPERIMENTS:
-        raise ConfigError(f"unknown experiment '{name}'{nearest(name, EXPERIMENTS)}")
-    bench, jobs = read_bench(parse_arguments(rest))
-    names = list(EXPERIMENTS) if name == "all" else [name]
-    check_writable("output_path", bench.folder / names[0] / "page.md")
-    with run_lock(bench.folder):
-        for page in make(bench, names, jobs):
+    chosen = find_experiments(arguments[0])
+    settings = validate(ExperimentSettings, parse_arguments(arguments[1:]))
+    context = make_context(settings)
+    for name in chosen:
+        check_writable("output_path", context.folder / name / f"{name}.md")
+    with run_lock(context.folder):
+        for page in make(context, chosen, settings.jobs):
             print(f"written: {page}")
 
 
-def print_list() -> None:
-    """Print the names of all experiments."""
-    for name, one in EXPERIMENTS.items():
-        print(f"  {name:<12} {one.source:<15} {one.title}")
+def find_experiments(name: str) -> dict[str, Experiment]:
+    """Look up ``all``, an experiment, or ``package.module:name`` of the user's own.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such module or experiment.
+    """
+    module, _, name = name.rpartition(":")
+    if module:
+        sys.path.append(os.getcwd())  # a console script does not look there
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"module '{module}' cannot be imported: {error}") from error
+    known = load_experiments()
+    if name != "all" and name not in known:
+        raise ConfigError(f"unknown experiment '{name}'{nearest(name, known)}")
+    return known if name == "all" else {name: known[name]}
 
 
-def make(bench: ExperimentContext, names: Sequence[str], jobs: int | None = None) -> list[Path]:
+def make(
+    context: ExperimentContext, experiments: dict[str, Experiment], jobs: int | None = None
+) -> list[Path]:
     """Do the runs of experiments, shared ones once, and write their pages.
 
     Returns
@@ -85,39 +106,34 @@ def make(bench: ExperimentContext, names: Sequence[str], jobs: int | None = None
     Raises
     ------
     TrainingError
-        If runs failed; the pages show what did not.
+        If runs failed; the pages show the others.
     """
     runs = {}
-    bar = tqdm(names, desc="data sets", unit="experiment", leave=False)
-    for name in bar:
-        bar.set_postfix_str(name)
-        runs[name] = EXPERIMENTS[name].runs(bench)
-    wanted = [run for rows in runs.values() for of_row in rows.values() for run in of_row]
-    failures = execute(bench.store, wanted, jobs, f"experiments on {bench.dataset}")
-    pages = [
-        write_page(EXPERIMENTS[name].page(bench, runs[name]), bench.folder / name, name)
-        for name in tqdm(names, desc="pages", unit="page", leave=False)
-    ]
+    for name in tqdm(experiments, desc="data sets", unit="experiment", leave=False):
+        runs[name] = experiments[name].runs(context)
+    wanted = [run for rows in runs.values() for run in flatten(rows)]
+    failures = execute(context.store, wanted, jobs, f"experiments on {context.dataset}")
+    pages = []
+    for name in tqdm(experiments, desc="pages", unit="page", leave=False):
+        page = experiments[name].page(context, runs[name])
+        pages.append(write_page(page, context.folder / name, name))
     check_failures(failures)
     return pages
 
 
-def read_bench(given: dict[str, Any]) -> tuple[ExperimentContext, int | None]:
-    """Turn arguments into a bench and a number of trainings at a time.
+def make_context(settings: ExperimentSettings) -> ExperimentContext:
+    """Make what experiments work with.
 
     Raises
     ------
     EDTError
-        For anything the user has to mend.
+        If a key is unknown or the data set is missing.
     """
-    given = dict(given)
-    name = take_dataset(given)
-    data_path, folder = take_places(given, name)
-    if not (data_path / name / f"{name}.inter").is_file():
-        raise DataError(f"there is no data set in {data_path / name}")
-    simulated = grids()["simulated"] if (data_path / name / "SIMULATED").is_file() else {}
-    budget, jobs = take_budget(given, simulated.get("budget", 0)), take_jobs(given)
-    seeds = parse_seeds(given.pop("seeds", simulated.get("seeds", [42, 44, 46])))
-    refuse_unknown(given, ("LLMEDT", "SASRec"), name)
-    keys = {"report_modes": ["full"], **given}
-    return ExperimentContext(name, data_path, folder, seeds, keys, budget), jobs
+    name, source = settings.dataset, settings.source
+    if not (source / name / f"{name}.inter").is_file():
+        raise DataError(f"there is no data set in {source / name}")
+    refuse_unknown(settings.run_keys, {entry.model for entry in ENTRIES.values()}, name)
+    defaults = grid("simulated") if (source / name / "SIMULATED").is_file() else {}
+    seeds = settings.seeds or defaults.get("seeds", [42, 44, 46])
+    budget = settings.budget if settings.budget is not None else defaults.get("budget")
+    return ExperimentContext(name, source, settings.folder, seeds, settings.run_keys, budget)

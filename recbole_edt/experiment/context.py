@@ -1,29 +1,20 @@
-"""What experiments work with: a data set and its variants, runs, groups of users, pages."""
+"""What experiments work with: a data set and its variants, runs, groups of users."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import yaml
 
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.evaluation.metrics import summarise
-from recbole_edt.experiment.compare import Entry, results_of
-from recbole_edt.experiment.runs import Run, RunStore, keys_for
-from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.experiment.entries import find_entry
+from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for
 from recbole_edt.experiment.variants import Variants
-from recbole_edt.io.files import atomic_write
-from recbole_edt.io.paths import properties_dir
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Runs = dict[str, list[Run]]
-"""Row of a table -> its runs, one per seed."""
 
 
 @dataclass
@@ -56,11 +47,10 @@ class ExperimentContext:
     def __post_init__(self) -> None:
         self.store = RunStore(self.folder / "runs")
         self.variants = Variants(self.dataset, self.data_path, self.folder / "data")
-        self._histories: Histories | None = None
 
     def runs(
         self,
-        entry: Entry,
+        row: str,
         keys: Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
     ) -> list[Run]:
@@ -68,13 +58,14 @@ class ExperimentContext:
 
         Parameters
         ----------
-        entry : Entry
-            What is trained.
+        row : str
+            A model, or a row of ``compare``.
         keys : mapping, optional
             Further settings of it.
         augment : mapping, optional
-            What its data are augmented with, where that differs from the data set's own.
+            Keys of ``recbole-edt augment`` that differ from the data set's own.
         """
+        entry = find_entry(row)
         raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
         given = keys_for(self.keys, entry.model, self.dataset)
@@ -85,13 +76,16 @@ class ExperimentContext:
 
     def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
         """Results of those runs that are done, by row."""
-        return {row: results_of(self.store, of_row) for row, of_row in runs.items()}
+        return self.store.results_of(runs)
 
+    @cached_property
     def histories(self) -> Histories:
         """Raw training rows of every user."""
-        if self._histories is None:
-            self._histories = read_histories(self.variants.raw() / self.dataset, self.dataset)
-        return self._histories
+        return read_histories(self.variants.raw() / self.dataset, self.dataset)
+
+    def augmented(self, suffix: str) -> Path:
+        """One of the data set's own augmented files."""
+        return self.variants.make({}) / self.dataset / f"{self.dataset}{suffix}"
 
     def grouped(
         self, runs: Sequence[Run], groups: Mapping[str, np.ndarray], mode: str | None = None
@@ -101,9 +95,9 @@ class ExperimentContext:
         Parameters
         ----------
         runs : sequence of Run
-            Finished ones; others are left out.
+            Unfinished ones are left out.
         groups : mapping
-            Name -> bool [n_users], by user of :meth:`histories`.
+            Name -> bool [n_users], by user of :attr:`histories`.
         mode : str, optional
             Protocol; by default each run's main one.
 
@@ -113,7 +107,7 @@ class ExperimentContext:
             Group -> one report per run, as in a results file.
         """
         out: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
-        domains = self.histories().domains
+        known = self.histories.users.astype(str)
         for run in runs:
             results = self.store.results(run)
             if results is None:
@@ -121,94 +115,12 @@ class ExperimentContext:
             ranks = self.store.ranks(run)
             metrics = [name for name in results["test"]["overall"] if name != "n"]
             mine = ranks[f"test_{mode or results['protocol']}"].astype(np.int64)
-            place = self.places(ranks["users"])
+            place = np.searchsorted(known, ranks["users"].astype(str))
             for name, members in groups.items():
                 inside = members[place]
                 parts = {
                     domain: summarise(mine[inside & (ranks["test_domains"] == number)], metrics)
-                    for number, domain in enumerate(domains)
+                    for number, domain in enumerate(self.histories.domains)
                 }
                 out[name].append({"overall": summarise(mine[inside], metrics), "domains": parts})
         return out
-
-    def places(self, users: np.ndarray) -> np.ndarray:
-        """Place of each user token in :meth:`histories`, int64 [n]."""
-        return np.searchsorted(self.histories().users.astype(str), users.astype(str))
-
-
-@dataclass
-class Page:
-    """What an experiment shows.
-
-    Attributes
-    ----------
-    title : str
-        Of the page.
-    text : list of str
-        Paragraphs above the tables, in Markdown.
-    tables : list of Table
-        Figures of ours, then the paper's.
-    pictures : dict
-        Name -> matplotlib figure.
-    """
-
-    title: str
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    pictures: dict[str, Figure] = field(default_factory=dict)
-
-
-def paper_table(experiment: str, dataset: str) -> Table | None:
-    """Return what the paper prints for an experiment; None where it prints nothing."""
-    path = properties_dir() / "experiment" / "paper.yaml"
-    printed = yaml.safe_load(path.read_text(encoding="utf-8")).get(experiment, {}).get(dataset)
-    if printed is None:
-        return None
-    table = Table(f"{experiment}, {dataset}: as printed in the paper", printed["columns"])
-    for row, values in printed["rows"].items():
-        table.cells[row] = {}
-        for column, value in zip(printed["columns"], values, strict=True):
-            table.add(row, column, [] if value is None else [value])
-    table.ranked = False
-    largest = max(table.mean(row, c) for row in table.cells for c in table.columns
-                  if len(table.values(row, c)))  # fmt: skip
-    table.digits = 6 if largest < 0.01 else 4
-    table.notes.append("Other candidates, other split: compare the order, not the values.")
-    return table
-
-
-def write_page(page: Page, folder: Path, name: str) -> Path:
-    """Write an experiment's figures, page and pictures.
-
-    Parameters
-    ----------
-    page : Page
-        What it shows.
-    folder : Path
-        Receives ``<name>.csv``, ``.md``, ``.tex`` and each picture as PNG and SVG; the page is
-        written last.
-    name : str
-        Of the experiment.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
-    from matplotlib import pyplot
-
-    lines = [f"# {page.title}", "", *(f"{paragraph}\n" for paragraph in page.text)]
-    for picture, figure in page.pictures.items():
-        for suffix in ("png", "svg"):
-            with atomic_write(folder / f"{picture}.{suffix}") as temporary:
-                metadata = {"Date": None} if suffix == "svg" else None
-                figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata)
-        pyplot.close(figure)
-        lines += [f"![{picture}]({picture}.png)", ""]
-    lines += [to_markdown(table) for table in page.tables]
-    if page.tables:
-        write_tables(folder, name, page.tables)
-    path = folder / f"{name}.md"
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
-    return path

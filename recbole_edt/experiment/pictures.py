@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -11,12 +10,10 @@ matplotlib.use("Agg")  # pictures are files; no screen is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+import pandas as pd
+from matplotlib.figure import Figure
 
 from recbole_edt.experiment.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
 """Told apart by most colour-blind readers; the first two are the domains'."""
@@ -27,14 +24,19 @@ plt.rcParams.update(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "errorbar.capsize": 2,
+        "grid.linewidth": 0.4,
+        "legend.frameon": False,
         "svg.hashsalt": "recbole_edt",
         "figure.constrained_layout.use": True,
     }
 )
 
 
-def bars(table: Table, columns: Sequence[str], ylabel: str) -> Figure:
-    """Draw one panel per column and one bar per row, with deviations.
+def bars(table: Table, columns: Sequence[str]) -> Figure:
+    """Draw one panel per column and one bar per row, with deviations; the protocol is the label.
 
     Parameters
     ----------
@@ -42,47 +44,36 @@ def bars(table: Table, columns: Sequence[str], ylabel: str) -> Figure:
         What is shown; rows without a value are left out.
     columns : sequence of str
         The panels.
-    ylabel : str
-        What the bars measure.
     """
-    rows = [row for row in table.cells if any(len(table.values(row, c)) for c in columns)]
-    height = 1.2 + 0.32 * max(len(rows), 3)
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(4.2 * len(columns), height), sharey=True, squeeze=False
-    )
-    places = np.arange(len(rows))[::-1]
-    for number, (axis, column) in enumerate(zip(axes[0], columns, strict=True)):
-        means = np.array([table.mean(row, column) for row in rows])
-        deviations = np.nan_to_num([table.deviation(row, column) for row in rows])
-        axis.barh(
-            places, np.nan_to_num(means), xerr=deviations if deviations.any() else None,
-            color=COLOURS[number % 2], height=0.66, error_kw={"lw": 1, "capsize": 2},
-        )  # fmt: skip
-        _trim(axis, means, deviations)
-        axis.set_yticks(places, rows)
-        axis.set_xlabel(f"{column} ({ylabel})" if ylabel else column)
-        axis.grid(axis="x", lw=0.4)
-    return figure
+    means = table.means()[columns].dropna(how="all")[::-1]
+    axes = means.plot.barh(
+        subplots=True, layout=(1, len(columns)), sharey=True, legend=False, title=list(columns),
+        xerr=table.deviations(), xlabel=table.title.split(", ")[-1], width=0.66,
+        figsize=(4.2 * len(columns), 1.2 + 0.32 * max(len(means), 3)),
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.grid(False, axis="y")
+    return axes.flat[0].figure
 
 
-_LEAST_SPAN = 0.02
-"""Part of the largest value that an axis spans at least: smaller differences look like none."""
+def lines(table: Table, columns: Sequence[str]) -> Figure:
+    """Draw one panel per column over the rows, evenly spaced, with deviations.
+
+    Parameters
+    ----------
+    table : Table
+        One row per value of a parameter.
+    columns : sequence of str
+        The panels.
+    """
+    axes = table.means()[columns].plot(
+        subplots=True, layout=(1, len(columns)), legend=False, title=list(columns), marker="o",
+        yerr=table.deviations(), figsize=(4.2 * len(columns), 3.2), sharex=False,
+    )  # fmt: skip
+    return axes.flat[0].figure
 
 
-def _trim(axis, means: np.ndarray, deviations: np.ndarray) -> None:
-    """Let the axis begin near the smallest value where all are close together."""
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.ticklabel_format(axis="x", useOffset=False)
-    known = means[~np.isnan(means)]
-    if not len(known):
-        return
-    low, high = (known - deviations[~np.isnan(means)]).min(), (known + deviations.max()).max()
-    low = min(low, (1 - _LEAST_SPAN) * high)
-    start = 0.0 if low < 0.7 * high else low - 0.6 * (high - low)
-    axis.set_xlim(max(start, 0.0), high + 0.06 * (high - max(start, 0.0)) + 1e-9)
-
-
-def grouped_bars(tables: Mapping[str, Table], column: str, ylabel: str) -> Figure:
+def grouped_bars(tables: Mapping[str, Table], column: str) -> Figure:
     """Draw groups of bars: one group per row, one bar per table.
 
     Parameters
@@ -91,54 +82,13 @@ def grouped_bars(tables: Mapping[str, Table], column: str, ylabel: str) -> Figur
         Legend -> table; all have the same rows.
     column : str
         What is shown.
-    ylabel : str
-        Its name.
     """
-    rows = list(next(iter(tables.values())).cells)
-    figure, axis = plt.subplots(figsize=(1.6 + 1.25 * len(rows), 3.4))
-    width = 0.8 / len(tables)
-    for number, (label, table) in enumerate(tables.items()):
-        places = np.arange(len(rows)) + (number - (len(tables) - 1) / 2) * width
-        deviations = np.nan_to_num([table.deviation(row, column) for row in rows])
-        axis.bar(
-            places, np.nan_to_num([table.mean(row, column) for row in rows]), width * 0.94,
-            yerr=deviations if deviations.any() else None, label=label,
-            color=COLOURS[number % len(COLOURS)], error_kw={"lw": 1, "capsize": 2},
-        )  # fmt: skip
-    axis.set_xticks(np.arange(len(rows)), rows)
-    axis.set_ylabel(ylabel)
-    axis.grid(axis="y", lw=0.4)
-    figure.legend(loc="outside upper center", ncols=min(len(tables), 4), frameon=False)
-    return figure
-
-
-def lines(table: Table, columns: Sequence[str], xlabel: str, values: Sequence[float]) -> Figure:
-    """Draw one panel per column over a parameter, with deviations; its values evenly spaced.
-
-    Parameters
-    ----------
-    table : Table
-        One row per value of the parameter.
-    columns : sequence of str
-        The panels.
-    xlabel : str
-        The parameter.
-    values : sequence of float
-        Its values, in the order of the rows.
-    """
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.2), squeeze=False)
-    places = np.arange(len(values))
-    for number, (axis, column) in enumerate(zip(axes[0], columns, strict=True)):
-        means = [table.mean(row, column) for row in table.cells]
-        deviations = np.nan_to_num([table.deviation(row, column) for row in table.cells])
-        axis.errorbar(
-            places, means, yerr=deviations if deviations.any() else None, marker="o", capsize=3,
-            color=COLOURS[number % 2],
-        )  # fmt: skip
-        axis.set_xticks(places, [f"{value:g}" for value in values])
-        axis.set_xlabel(xlabel)
-        axis.set_ylabel(column)
-        axis.grid(lw=0.4)
+    means = pd.DataFrame({label: table.means()[column] for label, table in tables.items()})
+    errors = pd.DataFrame({label: table.deviations()[column] for label, table in tables.items()})
+    figure, axis = plt.subplots(figsize=(1.6 + 1.25 * len(means), 3.4))
+    means.plot.bar(ax=axis, yerr=errors, rot=0, width=0.8, ylabel=column, legend=False)
+    axis.grid(False, axis="x")
+    figure.legend(loc="outside upper center", ncols=min(len(tables), 4))
     return figure
 
 
@@ -152,20 +102,10 @@ def histogram(shares: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: st
     xlabel, ylabel : str
         Of the axes.
     """
-    figure, axis = plt.subplots(figsize=(8.2, 3.4))
-    ranges = list(next(iter(shares.values())))
-    width = 0.8 / len(shares)
-    for number, (label, values) in enumerate(shares.items()):
-        places = np.arange(len(ranges)) + (number - (len(shares) - 1) / 2) * width
-        axis.bar(
-            places, [100 * values[r] for r in ranges], width, label=label, color=COLOURS[number]
-        )
-    axis.set_xticks(np.arange(len(ranges)), ranges, rotation=30, ha="right")
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
-    axis.grid(axis="y", lw=0.4)
-    axis.legend(frameon=False)
-    return figure
+    percents = 100 * pd.DataFrame(shares)
+    axis = percents.plot.bar(width=0.8, rot=30, xlabel=xlabel, ylabel=ylabel, figsize=(8.2, 3.4))
+    axis.grid(False, axis="x")
+    return axis.figure
 
 
 def item_map(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -179,17 +119,10 @@ def item_map(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.4), squeeze=False)
     for axis, (title, kinds) in zip(axes[0], panels.items(), strict=True):
         for number, (label, points) in enumerate(kinds.items()):
-            axis.scatter(
-                points[:, 0], points[:, 1], s=5 if number < 2 else 9, lw=0, alpha=0.6,
-                color=COLOURS[number], label=f"{label} ({len(points):,})",
-            )  # fmt: skip
-        axis.set_title(title)
-        axis.set_xlabel("t-SNE 1")
-        axis.set_ylabel("t-SNE 2")
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.legend(frameon=False, markerscale=3, loc="upper center",
-                    bbox_to_anchor=(0.5, -0.08), ncols=1)  # fmt: skip
+            name = f"{label} ({len(points):,})"
+            axis.scatter(*points.T, s=5 if number < 2 else 9, lw=0, alpha=0.6, label=name)
+        axis.set(title=title, xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
+        axis.legend(markerscale=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return figure
 
 
@@ -219,10 +152,9 @@ def sequence(
     for colour, name in zip(COLOURS, domains, strict=False):
         axis.scatter([], [], s=70, color=colour, label=name)
     axis.scatter([], [], s=70, facecolor="white", edgecolor="#4a5568", lw=1.6, label="inserted")
-    axis.set_xlim(-0.4, 8)
-    axis.set_ylim(last - 0.8, 0.8)
+    axis.set(xlim=(-0.4, 8), ylim=(last - 0.8, 0.8))
     axis.axis("off")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 

@@ -2,101 +2,99 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import optuna
 import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BeforeValidator, Field
 
-from recbole_edt.config import take_names
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
-from recbole_edt.experiment.runs import (
-    Run,
-    RunStore,
-    check_failures,
-    execute,
-    refuse_unknown,
-    take_jobs,
-    take_places,
-)
+from recbole_edt.experiment.execute import check_failures, execute
+from recbole_edt.experiment.runs import Run, refuse_unknown
+from recbole_edt.experiment.settings import RunsSettings
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.lock import run_lock
-from recbole_edt.settings import parse_arguments
+from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, validate
 
-HELP = """\
-usage: recbole-edt search --model=M --dataset=D --space=SPACE [--key=value ...]
-
-Train with many settings and lay out which validate best; the test set plays no part. What is done
-is not done again: the same command goes on, and shares its runs with compare and experiment.
-
-  --space="{'dropout': [0.1, 0.5], 'learning_rate': {'low': 0.0001, 'high': 0.01, 'log': True}}"
-                          lists of choices, and ranges (whole numbers where both ends are), or a
-                          YAML file of them
-  --method=grid|bayes     every combination of lists (default), or a tree-structured Parzen
-                          estimator (optuna: pip install "recbole-edt[search]")
-  --trials=20             of bayes
-  --batch=4               settings that bayes chooses at a time, knowing those before
-  --metric=ndcg@10        of validation, overall
-  --seed=42               of training, and of bayes
-  --data_path=IN  --output_path=results  --jobs=N
-  --KEY=VALUE             any other key of every run
-"""
-
-Space = Mapping[str, Any]
-"""Key -> list of choices, or ``{low, high, log}``."""
+Trial = tuple[dict[str, Any], float | None]
+"""Settings, and their validation metric; None if the run failed."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """What is searched, and how.
+def _read_space(given: Any) -> dict[str, Any]:
+    """Read a space, from a YAML file if it names one; refuse keys that have no distribution."""
+    try:
+        if isinstance(given, str):
+            given = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
+        if not given or not all(_distribution(values) for values in given.values()):
+            raise ValueError("an empty space")
+    except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            "a mapping of keys to lists of choices or ranges {low, high, log}, or a YAML file of it"
+        ) from error
+    return given
 
-    Attributes
-    ----------
-    model, dataset : str
-        Names.
-    data_path : Path
-        Folder that holds the data set's folder.
-    folder : Path
-        ``<output_path>/<dataset>``.
-    space : mapping
-        Key -> list of choices, or ``{low, high, log}``.
-    keys : mapping
-        Settings of every run.
-    metric : str
-        Of validation, overall; the larger the better.
-    seed : int
-        Of training and of the sampler.
-    trials, batch : int
-        Settings that are tried by ``bayes``, in all and at a time.
-    jobs : int, optional
-        Trainings at a time.
-    """
 
-    model: str
-    dataset: str
-    data_path: Path
-    folder: Path
-    space: Space
-    keys: Mapping[str, Any]
-    metric: str = "ndcg@10"
-    seed: int = 42
-    trials: int = 20
-    batch: int = 4
-    jobs: int | None = None
+def _distribution(values: Any) -> BaseDistribution:
+    """Distribution of a range, or of the places in a list of choices."""
+    if isinstance(values, list):
+        numbers = all(type(value) in (int, float) for value in values)
+        if values and numbers and values == sorted(values):  # neighbours are alike
+            return IntDistribution(0, len(values) - 1)
+        return CategoricalDistribution(range(len(values)))
+    ends = {type(values[end]) for end in ("low", "high")}
+    if not ends <= {int, float} or values["low"] >= values["high"]:
+        raise ValueError("no range")
+    return (IntDistribution if ends == {int} else FloatDistribution)(**values)
 
-    @cached_property
-    def store(self) -> RunStore:
-        """Where runs lie."""
-        return RunStore(self.folder / "runs")
+
+class Search(RunsSettings):
+    """Settings of ``recbole-edt search``, and what it does."""
+
+    model: Name = Field(description="model")
+    space: Annotated[dict[str, Any], BeforeValidator(_read_space)] = Field(
+        description="\"{'dropout': [0.1, 0.5], 'learning_rate': {'low': 0.0001, 'high': 0.01, "
+        "'log': True}}\": lists of choices, and ranges (whole numbers if both ends are), or a "
+        "YAML file of them"
+    )
+    method: Literal["grid", "bayes"] = Field(
+        "grid", description="every combination of lists, or a tree-structured Parzen estimator"
+    )
+    trials: Count = Field(20, description="of bayes")
+    batch: Count = Field(4, description="settings that bayes chooses at a time, knowing the others")
+    metric: Name = Field("ndcg@10", description="of validation, overall")
+    seed: Amount = Field(42, description="of training, and of the sampler")
+
+    def check(self) -> None:
+        """Refuse bad settings before anything starts.
+
+        Raises
+        ------
+        EDTError
+            If they are invalid.
+        """
+        refuse_unknown((*self.space, *self.run_keys), [self.model], self.dataset)
+        ranges = [key for key, values in self.space.items() if not isinstance(values, list)]
+        if ranges and self.method == "grid":
+            raise ConfigError(
+                f"a grid needs choices for '{ranges[0]}': a range takes --method=bayes"
+            )
+        first = {key: v["low"] if key in ranges else v[0] for key, v in self.space.items()}
+        self.store.name(self.run_of(first))
 
     def run_of(self, chosen: Mapping[str, Any]) -> Run:
         """Return the run of some settings."""
-        keys = {**self.keys, **chosen}
-        return Run(self.model, self.dataset, self.data_path, self.seed, keys)
+        keys = {**self.run_keys, **chosen}
+        return Run(self.model, self.dataset, self.source, self.seed, keys)
 
     def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Train with settings and return their validation metric; None for a run that failed.
@@ -106,122 +104,73 @@ class Search:
         TrainingError
             If all of them failed.
         """
-        store, runs = self.store, [self.run_of(settings) for settings in chosen]
-        failures = execute(store, runs, self.jobs, f"search {self.model}")
-        if len(failures) == len({store.name(run) for run in runs}):
+        runs = [self.run_of(settings) for settings in chosen]
+        failures = execute(self.store, runs, self.jobs, f"search {self.model}")
+        if len(failures) == len({self.store.name(run) for run in runs}):
             check_failures(failures)
-        results = [store.results(run) for run in runs]
-        return [None if one is None else one["valid"]["overall"][self.metric] for one in results]
+        results = [self.store.results(run) for run in runs]
+        metric = self.metric.lower()
+        return [None if one is None else one["valid"]["overall"][metric] for one in results]
+
+    def tried(self) -> Iterator[Trial]:
+        """Try settings that the sampler chooses, some at a time.
+
+        Its choices depend on the seed and on earlier results alone: the same search repeats them
+        and reuses finished runs.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=self._sampler())
+        distributions = {key: _distribution(values) for key, values in self.space.items()}
+        asked: list[optuna.Trial] = []
+        values: list[float | None] = []
+        for size in self._batches():
+            # here, not behind the loop: a grid has nothing more to choose then, and raises
+            for trial, value in zip(asked, values, strict=True):
+                failed = optuna.trial.TrialState.FAIL if value is None else None
+                study.tell(trial, value, state=failed)
+            asked = [study.ask(distributions) for _ in range(size)]
+            chosen = [self._values(trial.params) for trial in asked]
+            values = self.measure(chosen)
+            yield from zip(chosen, values, strict=True)
+
+    def _sampler(self) -> optuna.samplers.BaseSampler:
+        if self.method == "grid":
+            places = {key: list(range(len(values))) for key, values in self.space.items()}
+            return optuna.samplers.GridSampler(places, seed=self.seed)
+        return optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=2 * self.batch)
+
+    def _batches(self) -> list[int]:
+        """Numbers of settings that are chosen at a time; those of a grid all at once."""
+        if self.method == "grid":
+            return [math.prod(map(len, self.space.values()))]
+        starts = range(0, self.trials, self.batch)
+        return [min(self.batch, self.trials - start) for start in starts]
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: self.space[key][value] if isinstance(self.space[key], list) else value
+            for key, value in params.items()
+        }
+
+    def table(self, tried: Sequence[Trial]) -> Table:
+        """Lay out what was tried, best first."""
+        metric = f"validation {self.metric.lower()}"
+        table = Table(f"{self.model} on {self.dataset}", [metric])
+        for chosen, value in sorted(tried, key=lambda one: -(one[1] or 0.0)):
+            pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
+            table.add_row(", ".join(pairs), [value])
+        table.notes.append(f"Seed {self.seed}; the test set played no part.")
+        return table
 
 
-def grid(search: Search) -> Iterator[tuple[dict[str, Any], float | None]]:
-    """Try every combination of the choices.
-
-    Raises
-    ------
-    ConfigError
-        If the space has a range.
-    """
-    for key, values in search.space.items():
-        if not isinstance(values, list):
-            raise ConfigError(f"a grid needs choices for '{key}': a range takes --method=bayes")
-    names = list(search.space)
-    chosen = [
-        dict(zip(names, values, strict=True))
-        for values in itertools.product(*search.space.values())
-    ]
-    yield from zip(chosen, search.measure(chosen), strict=True)
-
-
-def bayes(search: Search) -> Iterator[tuple[dict[str, Any], float | None]]:
-    """Try settings that a tree-structured Parzen estimator chooses, some at a time.
-
-    Its choices depend on the seed and on what was measured before alone, so that a search that was
-    stopped comes by the same runs again, finds them done, and goes on.
-
-    Raises
-    ------
-    ConfigError
-        If optuna is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError(
-            '--method=bayes needs optuna: pip install "recbole-edt[search]"'
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=2 * search.batch)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    left = search.trials
-    while left > 0:
-        trials = [study.ask() for _ in range(min(search.batch, left))]
-        chosen = [suggest(trial, search.space) for trial in trials]
-        for trial, settings, value in zip(trials, chosen, search.measure(chosen), strict=True):
-            state = optuna.trial.TrialState.FAIL if value is None else None
-            study.tell(trial, value, state=state)
-            yield settings, value
-        left -= len(trials)
-
-
-def suggest(trial: Any, space: Space) -> dict[str, Any]:
-    """Let an optuna trial choose a value for every key of a space."""
-    out: dict[str, Any] = {}
-    for key, values in space.items():
-        if isinstance(values, list):
-            if _ordered(values):
-                place = trial.suggest_int(key, 0, len(values) - 1)
-            else:
-                place = trial.suggest_categorical(key, list(range(len(values))))
-            out[key] = values[place]
-            continue
-        low, high, log = values["low"], values["high"], values.get("log", False)
-        whole = isinstance(low, int) and isinstance(high, int)
-        choose = trial.suggest_int if whole else trial.suggest_float
-        out[key] = choose(key, low, high, log=log)
-    return out
-
-
-def _ordered(values: Sequence[Any]) -> bool:
-    """Tell whether choices are numbers in ascending order: neighbours are then alike."""
-    numbers = all(type(value) in (int, float) for value in values)
-    return numbers and list(values) == sorted(values)
-
-
-METHODS = {"grid": grid, "bayes": bayes}
-
-
-def parse_space(given: Any) -> dict[str, Any]:
-    """Read a space from a mapping, or from a YAML file.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither, or a key has neither choices nor a range.
-    """
-    if isinstance(given, str) and Path(given).is_file():
-        try:
-            given = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"space {given} is not valid YAML") from error
-    if not isinstance(given, dict) or not given:
-        raise ConfigError("--space is a mapping of keys to choices or ranges, or a YAML file of it")
-    for key, values in given.items():
-        if not _is_choices(values) and not _is_range(values):
-            raise ConfigError(f"space of '{key}' is neither a list of choices nor {{low, high}}")
-    return given
-
-
-def _is_choices(values: Any) -> bool:
-    return isinstance(values, list) and bool(values)
-
-
-def _is_range(values: Any) -> bool:
-    if not isinstance(values, dict) or not {"low", "high"} <= set(values) <= {"low", "high", "log"}:
-        return False
-    low, high = values["low"], values["high"]
-    numbers = all(type(end) in (int, float) for end in (low, high))
-    return numbers and low < high and (not values.get("log") or low > 0)
+HELP = help_text(
+    "recbole-edt search --model=M --dataset=D --space=SPACE [--key=value ...]",
+    "Train with many settings and lay out which validate best; the test set plays no part. "
+    "Finished runs are not repeated: the same command goes on, and shares its runs with compare "
+    "and experiment.",
+    Search,
+    "  --KEY=VALUE             any other key of every run\n",
+)
 
 
 def search(arguments: Sequence[str]) -> None:
@@ -230,66 +179,16 @@ def search(arguments: Sequence[str]) -> None:
     Raises
     ------
     EDTError
-        For anything the user has to mend.
+        If arguments, configuration or data are invalid.
     """
-    wanted, method = read_search(parse_arguments(arguments))
-    check_writable("output_path", wanted.folder / "search" / f"{wanted.model}.md")
-    with run_lock(wanted.folder):
-        tried = list(METHODS[method](wanted))
-    table = lay_out(wanted, tried)
-    write_tables(wanted.folder / "search", wanted.model, [table])
+    one = validate(Search, parse_arguments(arguments))
+    one.check()
+    folder = one.folder / "search"
+    check_writable("output_path", folder / f"{one.model}.md")
+    with run_lock(one.folder):
+        tried = list(one.tried())
+    table = one.table(tried)
+    write_tables(folder, one.model, [table])
     print(to_markdown(table))
-    best = max((one for one in tried if one[1] is not None), key=lambda one: one[1] or 0.0)
-    print("best: " + " ".join(f"--{key}={value}" for key, value in best[0].items()))
-
-
-def lay_out(wanted: Search, tried: Sequence[tuple[dict[str, Any], float | None]]) -> Table:
-    """Make a table of what was tried, best first."""
-    metric = f"validation {wanted.metric}"
-    table = Table(f"{wanted.model} on {wanted.dataset}", [metric])
-    for settings, value in sorted(tried, key=lambda one: -(one[1] or 0.0)):
-        row = ", ".join(
-            f"{key} {v:.4g}" if isinstance(v, float) else f"{key} {v}"
-            for key, v in settings.items()
-        )
-        table.add(row, metric, [] if value is None else [value])
-    table.notes.append(f"Seed {wanted.seed}; the test set played no part.")
-    return table
-
-
-def read_search(given: dict[str, Any]) -> tuple[Search, str]:
-    """Turn arguments into a search and its method.
-
-    Raises
-    ------
-    ConfigError
-        For anything the user has to mend.
-    """
-    given = dict(given)
-    model, dataset = take_names(given, "model", "dataset")
-    method = given.pop("method", "grid")
-    if method not in METHODS:
-        raise ConfigError(f"method '{method}' is not one of {', '.join(METHODS)}")
-    counts = {key: given.pop(key, default) for key, default in (("trials", 20), ("batch", 4))}
-    for key, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise ConfigError(f"{key} must be a whole number of at least 1, not '{count}'")
-    space, jobs = parse_space(given.pop("space", None)), take_jobs(given)
-    metric, seed = str(given.pop("metric", "ndcg@10")).lower(), int(given.pop("seed", 42))
-    data_path, folder = take_places(given, dataset)
-    refuse_unknown((*space, *given), [model], dataset)
-    wanted = Search(
-        model,
-        dataset,
-        data_path,
-        folder,
-        space,
-        metric=metric,
-        seed=seed,
-        jobs=jobs,
-        keys=given,
-        **counts,
-    )
-    first = {key: v[0] if isinstance(v, list) else v["low"] for key, v in space.items()}
-    wanted.store.name(wanted.run_of(first))  # whatever a run would be refused for is refused now
-    return wanted, method
+    best, _ = max(tried, key=lambda trial: -1.0 if trial[1] is None else trial[1])
+    print("best: " + " ".join(f"--{key}={value}" for key, value in best.items()))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,29 @@ from recbole_edt.io.files import atomic_write
 
 LEVEL = 0.05
 """Level of significance (paper, section 4.2)."""
+
+
+class Lead(NamedTuple):
+    """How far a row is ahead of the best other one.
+
+    Attributes
+    ----------
+    rival : str
+        The best other row.
+    improvement : float
+        Relative; negative if the row is behind.
+    p_value : float
+        Of a one-sided test; NaN for fewer than two seeds on either side.
+    """
+
+    rival: str
+    improvement: float
+    p_value: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the lead passes the paper's level."""
+        return self.p_value < LEVEL
 
 
 @dataclass
@@ -35,8 +59,6 @@ class Table:
         Row -> column -> values over seeds; a missing or empty cell was not measured.
     ours : str, optional
         The row whose lead over the best other is tested.
-    lower_is_better : set of str
-        Columns of costs.
     notes : list of str
         Lines below the table.
     digits : int
@@ -47,9 +69,8 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    cells: dict[str, dict[str, Sequence[float]]] = field(default_factory=dict)
+    cells: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     ours: str | None = None
-    lower_is_better: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     digits: int = 4
     ranked: bool = True
@@ -58,70 +79,48 @@ class Table:
         """Put values into a cell."""
         self.cells.setdefault(row, {})[column] = list(values)
 
-    def values(self, row: str, column: str) -> np.ndarray:
+    def add_row(self, row: str, figures: Iterable[float | None]) -> None:
+        """Put one value, or none, into each cell of a row."""
+        for column, value in zip(self.columns, figures, strict=True):
+            self.add(row, column, [] if value is None else [value])
+
+    def values(self, row: str, column: str) -> pd.Series:
         """Values of a cell, float64 [n_seeds]; empty if not measured."""
-        return np.asarray(self.cells.get(row, {}).get(column, ()), dtype=np.float64)
+        return pd.Series(self.cells.get(row, {}).get(column, []), dtype=np.float64)
 
-    def mean(self, row: str, column: str) -> float:
-        """Mean of a cell; NaN if not measured."""
-        values = self.values(row, column)
-        return float(values.mean()) if len(values) else math.nan
+    def means(self) -> pd.DataFrame:
+        """Means over seeds, rows x columns; NaN if not measured."""
+        return self._each(pd.Series.mean)
 
-    def deviation(self, row: str, column: str) -> float:
-        """Sample standard deviation of a cell; NaN for fewer than two values."""
-        values = self.values(row, column)
-        return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    def deviations(self) -> pd.DataFrame:
+        """Sample standard deviations, rows x columns; NaN for fewer than two values."""
+        return self._each(pd.Series.std)
 
-    def shown(self, value: float) -> str:
-        """Write a figure with the table's decimals, and a whole number above ten without."""
-        if abs(value) >= 10 and value == round(value):
-            return f"{value:,.0f}"
-        return f"{value:.{self.digits}f}"
+    def _each(self, statistic: Callable[[pd.Series], float]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {c: {row: statistic(self.values(row, c)) for row in self.cells} for c in self.columns}
+        )
 
     def order(self, column: str) -> list[str]:
         """Rows that have the column, best mean first."""
-        rows = [row for row in self.cells if len(self.values(row, column))]
-        sign = 1 if column in self.lower_is_better else -1
-        return sorted(rows, key=lambda row: sign * self.mean(row, column))
+        means = self.means()[column].dropna()
+        return list(means.sort_values(ascending=False, kind="stable").index)
 
     def lead(self, column: str) -> Lead | None:
         """Compare our row with the best other one; None without both."""
-        if self.ours is None or not len(self.values(self.ours, column)):
+        order = self.order(column)
+        others = [row for row in order if row != self.ours]
+        if self.ours not in order or not others:
             return None
-        others = [row for row in self.order(column) if row != self.ours]
-        if not others:
-            return None
-        mine, theirs = self.values(self.ours, column), self.values(others[0], column)
-        sign = -1 if column in self.lower_is_better else 1
-        return Lead(
-            others[0],
-            sign * (mine.mean() - theirs.mean()) / theirs.mean() if theirs.mean() else math.nan,
-            welch(sign * mine, sign * theirs),
-        )
+        mine, theirs = (self.values(row, column).to_numpy() for row in (self.ours, others[0]))
+        base = theirs.mean()
+        gain = (mine.mean() - base) / base if base else math.nan
+        return Lead(others[0], gain, welch(mine, theirs))
 
-
-@dataclass(frozen=True)
-class Lead:
-    """How far our row is ahead of the best other one.
-
-    Attributes
-    ----------
-    rival : str
-        The best other row.
-    improvement : float
-        Relative; negative where we are behind.
-    p_value : float
-        Of a one-sided test; NaN for fewer than two seeds on either side.
-    """
-
-    rival: str
-    improvement: float
-    p_value: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the lead passes the paper's level."""
-        return self.p_value < LEVEL
+    def shown(self, value: float) -> str:
+        """Write a figure with the table's decimals, and a whole number above ten without."""
+        whole = abs(value) >= 10 and value == round(value)
+        return f"{value:,.0f}" if whole else f"{value:.{self.digits}f}"
 
 
 def welch(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -148,26 +147,19 @@ def welch(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def to_frame(table: Table) -> pd.DataFrame:
     """One line per row and column: mean, deviation, number of seeds and their values."""
-    lines = [
-        (
-            table.title,
-            row,
-            column,
-            table.mean(row, column),
-            table.deviation(row, column),
-            len(table.values(row, column)),
-            " ".join(f"{value:.6g}" for value in table.values(row, column)),
-        )
-        for row in table.cells
-        for column in table.columns
-        if len(table.values(row, column))
-    ]
+    lines = []
+    for row in table.cells:
+        for column in table.columns:
+            values = table.values(row, column)
+            if len(values):
+                told = " ".join(f"{value:.6g}" for value in values)
+                measured = (values.mean(), values.std(), len(values), told)
+                lines.append((table.title, row, column, *measured))
     names = ["table", "row", "column", "mean", "deviation", "n", "values"]
     return pd.DataFrame(lines, columns=names)
 
 
-@dataclass(frozen=True)
-class _Marks:
+class _Marks(NamedTuple):
     """How a format writes what stands out."""
 
     best: str
@@ -182,77 +174,55 @@ _MARKDOWN = _Marks("**{}**", "<u>{}</u>", " ± ", "\\*", "–", "{:+.2f} %")
 _LATEX = _Marks("\\textbf{{{}}}", "\\underline{{{}}}", " $\\pm$ ", "$^{*}$", "--", "{:+.2f}\\,\\%")
 
 
-def _cell(table: Table, row: str, column: str, marks: _Marks) -> str:
-    if not len(table.values(row, column)):
-        return marks.missing
-    text = table.shown(table.mean(row, column))
-    order = table.order(column) if table.ranked else []
-    if len(order) > 1 and row == order[0]:
-        text = marks.best.format(text)
-    elif len(order) > 2 and row == order[1]:
-        text = marks.second.format(text)
-    lead = table.lead(column) if row == table.ours else None
-    if lead is not None and lead.significant:
-        text += marks.star
-    deviation = table.deviation(row, column)
-    if not math.isnan(deviation):
-        text += f"{marks.plus_minus}{table.shown(deviation)}"
-    return text
+def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
+    """Cells as they are read, and a last row of our improvement."""
+    columns = {column: _column(table, column, marks) for column in table.columns}
+    rows = list(table.cells)
+    if any(table.lead(column) for column in table.columns):
+        rows.append("improvement")
+    return pd.DataFrame(columns, index=rows)
 
 
-def _body(table: Table, marks: _Marks) -> list[list[str]]:
-    rows = [[row, *(_cell(table, row, c, marks) for c in table.columns)] for row in table.cells]
-    leads = [table.lead(column) for column in table.columns]
-    if any(leads):
-        percents = [
-            marks.missing
-            if lead is None or math.isnan(lead.improvement)
-            else marks.percent.format(100 * lead.improvement)
-            for lead in leads
-        ]
-        rows.append(["improvement", *percents])
-    return rows
+def _column(table: Table, column: str, marks: _Marks) -> dict[str, str]:
+    order, lead = table.order(column), table.lead(column)
+    means, deviations = table.means()[column], table.deviations()[column]
+    texts = dict.fromkeys([*table.cells, "improvement"], marks.missing)
+    for row in order:
+        text = table.shown(means[row])
+        if table.ranked and len(order) > 1 and row == order[0]:
+            text = marks.best.format(text)
+        elif table.ranked and len(order) > 2 and row == order[1]:
+            text = marks.second.format(text)
+        if row == table.ours and lead and lead.significant:
+            text += marks.star
+        if not math.isnan(deviations[row]):
+            text += f"{marks.plus_minus}{table.shown(deviations[row])}"
+        texts[row] = text
+    if lead and not math.isnan(lead.improvement):
+        texts["improvement"] = marks.percent.format(100 * lead.improvement)
+    return texts
 
 
 def to_markdown(table: Table) -> str:
     """Lay a table out for readers of Markdown."""
-    lines = [f"### {table.title}", ""]
-    lines += _grid(["", *table.columns], _body(table, _MARKDOWN))
-    if any(table.lead(column) for column in table.columns):
-        lines += ["", f"\\* p < {LEVEL} over the best other (one-sided Welch t-test over seeds)"]
-    for note in table.notes:
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
-
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    ruled = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(line)} |" for line in (header, ruled, *rows)]
+    frame = _texts(table, _MARKDOWN)
+    align = ("left", *["right"] * len(table.columns))
+    parts = [f"### {table.title}", frame.to_markdown(disable_numparse=True, colalign=align)]
+    if "improvement" in frame.index:
+        parts.append(f"\\* p < {LEVEL} over the best other (one-sided Welch t-test over seeds)")
+    return "\n\n".join([*parts, *table.notes]) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """Lay a table out for LaTeX (booktabs)."""
-    body = _body(table, _LATEX)
-    rows = [" & ".join([escape_latex(first), *rest]) + " \\\\" for first, *rest in body]
-    if body and body[-1][0] == "improvement":
-        rows.insert(-1, "\\midrule")
-    head = " & ".join(["", *map(escape_latex, table.columns)]) + " \\\\"
-    return "\n".join(
-        [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{escape_latex(table.title)}}}",
-            f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-            "\\toprule",
-            head,
-            "\\midrule",
-            *rows,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-            "",
-        ]
+    frame = _texts(table, _LATEX).rename(index=escape_latex, columns=escape_latex)
+    text = frame.to_latex(
+        escape=False,
+        caption=escape_latex(table.title),
+        column_format="l" + "r" * len(table.columns),
     )
+    text = text.replace("\\begin{table}\n", "\\begin{table}\n\\centering\n")
+    return text.replace("\nimprovement &", "\n\\midrule\nimprovement &")
 
 
 def escape_latex(text: str) -> str:
@@ -264,24 +234,14 @@ def escape_latex(text: str) -> str:
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def write_tables(folder: Path, name: str, tables: Sequence[Table]) -> list[Path]:
-    """Write tables as ``<name>.csv``, ``.md`` and ``.tex``, each whole or not at all.
-
-    Returns
-    -------
-    list of Path
-        The files.
-    """
+def write_tables(folder: Path, name: str, tables: Sequence[Table]) -> None:
+    """Write tables as ``<name>.csv``, ``.md`` and ``.tex``, each whole or not at all."""
     frame = pd.concat(map(to_frame, tables), ignore_index=True)
     texts = {
         "csv": frame.to_csv(index=False, float_format="%.6g"),
         "md": "\n".join(map(to_markdown, tables)),
         "tex": "\n".join(map(to_latex, tables)),
     }
-    paths = []
     for suffix, text in texts.items():
-        path = folder / f"{name}.{suffix}"
-        with atomic_write(path) as temporary:
+        with atomic_write(folder / f"{name}.{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")
-        paths.append(path)
-    return paths

@@ -13,6 +13,7 @@ from recbole_edt.errors import DataError
 from recbole_edt.io.atomic import load_embeddings
 from recbole_edt.io.files import (
     INTER_COLUMNS,
+    ITEM_COLUMNS,
     atomic_write,
     read_table,
     value_sha256,
@@ -36,7 +37,7 @@ class Variants:
         The data set.
     source : Path
         Folder that holds its folder, raw or augmented. Of augmented data the raw rows are taken;
-        the settings that they were augmented with are the ones that variants differ from.
+        variants differ from the settings that the data were augmented with.
     folder : Path
         Receives ``raw/`` (if the source is augmented) and one folder per variant.
     """
@@ -50,8 +51,7 @@ class Variants:
         if not self.augmented_source:
             return self.source
         target = self.folder / "raw"
-        done = target / self.name / f"{self.name}.inter"
-        if not done.is_file():
+        if not (target / self.name / f"{self.name}.inter").is_file():
             strip_augmentation(self.source / self.name, target / self.name)
         return target
 
@@ -62,12 +62,12 @@ class Variants:
         ----------
         changes : mapping
             Keys of ``recbole-edt augment`` that differ from how the source was augmented, or from
-            the defaults where it is raw. Without any, augmented data are their own variant.
+            the defaults if it is raw. Without any, augmented data are their own variant.
 
         Raises
         ------
         EDTError
-            For settings that make no sense.
+            If the settings are invalid.
         """
         if self.augmented_source and not changes:
             return self.source
@@ -78,21 +78,20 @@ class Variants:
             Pipeline(self.name, self.raw(), target, settings).run()
         return target
 
-    def _base(self) -> dict[str, Any]:
-        if self.augmented_source:
-            return read_report(self.source / self.name)["settings"]
-        vectors = self.source / self.name / f"{self.name}.item_emb.npy"
-        return {"encoder": "file"} if vectors.is_file() else {}
-
     def settings(self, changes: Mapping[str, Any] | None = None) -> AugmentSettings:
         """Settings that the data set's own variant is augmented with, and what changes in them."""
-        base, changes = self._base(), changes or {}
+        folder, changes = self.source / self.name, changes or {}
+        base: dict[str, Any] = {}
+        if self.augmented_source:
+            base = read_report(folder)["settings"]
+        elif (folder / f"{self.name}.item_emb.npy").is_file():
+            base = {"encoder": "file"}
         if "tau" in changes:  # it and its quantile exclude each other
             base.pop("tau_quantile", None)
         return validate(AugmentSettings, {**base, **changes})
 
     def changes(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out of ``wanted`` what the data set's own variant has anyway."""
+        """Leave out of ``wanted`` what the data set's own variant has."""
         own = self.settings()
         return {key: value for key, value in wanted.items() if getattr(own, key) != value}
 
@@ -101,9 +100,9 @@ class Variants:
         settings = self.settings(changes)
         return Pipeline(self.name, self.raw(), self.folder / "estimate", settings).estimate()
 
-    def report(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what augmenting a variant reported (``augmentation.json``)."""
-        return read_report(self.make(changes) / self.name)
+    def report(self) -> dict[str, Any]:
+        """Return what augmenting the data set's own variant reported (``augmentation.json``)."""
+        return read_report(self.make({}) / self.name)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -131,15 +130,11 @@ def strip_augmentation(source: Path, target: Path) -> None:
     """
     name = source.name
     inter, items = read_table(source / f"{name}.inter"), read_table(source / f"{name}.item")
-    kept = (items["generated"] != "1").to_numpy()
+    raw_items = (items["generated"] != "1").to_numpy()
     vectors = source / f"{name}.item_emb.npy"
     if vectors.is_file():
         with atomic_write(target / f"{name}.item_emb.npy") as temporary:
-            write_array(temporary, load_embeddings(vectors, len(items), "item")[kept])
-    columns = {column: "token" for column in items.columns if column != "generated"}
-    columns |= {c: "token_seq" for c in ("title", "brand", "categories", "description")
-                if c in columns}  # fmt: skip
-    columns |= {c: "float" for c in ("price",) if c in columns}
-    write_table(items[kept], columns, target / f"{name}.item")
-    raw = inter[inter["augmented"] != "1"]
-    write_table(raw, INTER_COLUMNS, target / f"{name}.inter")
+            write_array(temporary, load_embeddings(vectors, len(items), "item")[raw_items])
+    columns = {c: ITEM_COLUMNS.get(c, "token") for c in items.columns if c != "generated"}
+    write_table(items[raw_items], columns, target / f"{name}.item")
+    write_table(inter[inter["augmented"] != "1"], INTER_COLUMNS, target / f"{name}.inter")

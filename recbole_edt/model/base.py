@@ -69,6 +69,8 @@ class CrossDomainModel(SequentialRecommender):
         What trains the model, as ``module:Class`` or as a class; subclasses inherit it.
     stages : tuple of (str, str)
         For each stage of training the config keys of its epochs and its learning rate.
+    reads_augmentation : bool
+        Whether it reads what ``recbole-edt augment`` makes: inserted rows, item or user vectors.
     splits_batches : bool
         Whether the losses of a batch's parts add up to that of the batch, as several processes
         need it (:mod:`recbole_edt.distributed`).
@@ -86,6 +88,7 @@ class CrossDomainModel(SequentialRecommender):
     properties: str | None = None
     trainer: str | type = "recbole_edt.trainer.trainer:CrossDomainTrainer"
     stages: tuple[tuple[str, str], ...] = (("epochs", "learning_rate"),)
+    reads_augmentation = False
     splits_batches = False
     hard_negatives = False
 
@@ -323,6 +326,8 @@ class ProfiledModel(CrossDomainModel):
     profile_adapter : LinearAdapter or None
         Maps profiles into the space of user vectors.
     """
+
+    reads_augmentation = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

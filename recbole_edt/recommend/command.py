@@ -4,39 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.io.files import atomic_write
-from recbole_edt.recommend.recommender import HISTORIES, Recommender
-from recbole_edt.settings import nearest, parse_arguments
+from recbole_edt.recommend.recommender import History, Recommender
+from recbole_edt.settings import Count, Name, Settings, help_text, parse_arguments, validate
 
-HELP = """\
-usage: recbole-edt recommend --dataset=D --checkpoint=C --user=U [--domain=X] [--topk=10]
-
-Recommend items with a trained model (a checkpoint of `run`, in saved/ or --checkpoint_dir).
-
-  --user=U                a user's history and what is recommended to him: title, domain, score, and
-                          the rows of his history that carried each item
-  --user=all --output=F   everybody's recommendations as tab-separated text, in bounded memory
-  --export=DIR            item and user vectors (.npy) and their ids, for a nearest-neighbour index
-  --domain=X              items of one domain (default: both, topk of each)
-  --topk=10
-  --history=all           where histories end: all, or before the target of the test or validation:
-                          test, valid
-  --data_path=IN          folder that holds D/ (default: dataset/, then dataset_atomic/)
-  --eval_batch_size=1024  users at a time
-"""
-
-_KEYS = ("dataset", "checkpoint", "user", "output", "export", "domain", "topk", "history",
-         "data_path", "eval_batch_size", "use_gpu", "gpu_id", "threads")  # fmt: skip
-_PLACES = ("eval_batch_size", "use_gpu", "gpu_id", "threads")
 _CARRIERS = 3
 """Rows of the history that are named per recommendation, at most."""
+
+
+class RecommendSettings(Settings):
+    """Keys of ``recbole-edt recommend``."""
+
+    dataset: Name = Field(description="name of the data set")
+    checkpoint: Name = Field(description="checkpoint of `run`, in saved/ or --checkpoint_dir")
+    user: Annotated[str, BeforeValidator(str)] | None = Field(
+        None,
+        description="a user, whose history and recommendations are shown: title, domain, score, "
+        "and the rows of the history that carried each item; or all, with --output",
+    )
+    output: Name | None = Field(
+        None, description="file that receives everybody's recommendations as tab-separated text"
+    )
+    export: Name | None = Field(
+        None,
+        description="folder that receives item and user vectors (.npy) and their ids, for a "
+        "nearest-neighbour index",
+    )
+    domain: Name | None = Field(None, description="items of one domain (default: both, each topk)")
+    topk: Count = Field(10, description="items per domain")
+    history: History = Field(
+        "all",
+        description="where histories end: all, or before the target of the test or validation: "
+        "test, valid",
+    )
+    data_path: Name | None = Field(
+        None, description="folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"
+    )
+    eval_batch_size: Count | None = Field(None, description="users at a time (default: 1024)")
+    use_gpu: bool | None = Field(None, description="False: the CPU")
+    gpu_id: Any = None
+    threads: Count | None = Field(None, description="compute threads")
+
+    @model_validator(mode="after")
+    def _says_what(self) -> RecommendSettings:
+        if self.user is None and self.export is None:
+            raise ValueError("say --user=U, --user=all or --export=DIR")
+        if self.user == "all" and self.output is None:
+            raise ValueError("--user=all needs --output=FILE")
+        return self
+
+
+HELP = help_text(
+    "recbole-edt recommend --dataset=D --checkpoint=C --user=U [--domain=X] [--topk=10]",
+    "Recommend items with a trained model.",
+    RecommendSettings,
+)
 
 
 def recommend(arguments: Sequence[str]) -> None:
@@ -45,61 +75,35 @@ def recommend(arguments: Sequence[str]) -> None:
     Raises
     ------
     EDTError
-        For anything the user has to mend.
+        If arguments, configuration or data are invalid.
     """
-    given = checked(parse_arguments(arguments))
-    changes: dict[str, Any] = {key: given[key] for key in _PLACES if key in given}
-    recommender = Recommender.from_checkpoint(
-        given["checkpoint"], given["dataset"], given.get("data_path"), given["history"], changes
+    settings = validate(RecommendSettings, parse_arguments(arguments))
+    if settings.output is not None:
+        check_writable("output", settings.output)
+    places = settings.model_dump(
+        include={"eval_batch_size", "use_gpu", "gpu_id", "threads"}, exclude_none=True
     )
-    domains = chosen_domains(recommender, given.get("domain"))
-    if "export" in given:
-        for path in recommender.export(Path(str(given["export"]))):
+    recommender = Recommender.from_checkpoint(
+        settings.checkpoint, settings.dataset, settings.data_path, settings.history, places
+    )
+    domains = chosen_domains(recommender, settings.domain)
+    if settings.export is not None:
+        for path in recommender.export(Path(settings.export)):
             print(f"written: {path}")
-    if "user" not in given:
-        return
-    if str(given["user"]) == "all":
-        lines = write_all(recommender, domains, given["topk"], Path(str(given["output"])))
-        print(f"written: {given['output']} ({lines:,} recommendations)")
-        return
-    show(recommender, str(given["user"]), domains, given["topk"])
+    if settings.user == "all" and settings.output is not None:
+        lines = write_all(recommender, domains, settings.topk, Path(settings.output))
+        print(f"written: {settings.output} ({lines:,} recommendations)")
+    elif settings.user is not None:
+        show(recommender, settings.user, domains, settings.topk)
 
 
-def checked(given: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what no recommendation could be made of.
-
-    Raises
-    ------
-    ConfigError
-        Naming the argument.
-    """
-    for key in given:
-        if key not in _KEYS:
-            raise ConfigError(f"unknown key '{key}'{nearest(key, _KEYS)}")
-    for key in ("dataset", "checkpoint"):
-        if not isinstance(given.get(key), str):
-            raise ConfigError(f"--{key} is missing")
-    given = {"topk": 10, "history": "all", **given}
-    if type(given["topk"]) is not int or given["topk"] < 1:
-        raise ConfigError(f"topk must be a whole number of at least 1, not '{given['topk']}'")
-    if given["history"] not in HISTORIES:
-        raise ConfigError(f"history '{given['history']}' is not one of {', '.join(HISTORIES)}")
-    if "user" not in given and "export" not in given:
-        raise ConfigError("say --user=U, --user=all or --export=DIR")
-    if given.get("user") == "all":
-        if "output" not in given:
-            raise ConfigError("--user=all needs --output=FILE")
-        check_writable("output", str(given["output"]))
-    return given
-
-
-def chosen_domains(recommender: Recommender, name: Any) -> list[int]:
+def chosen_domains(recommender: Recommender, name: str | None) -> list[int]:
     """Numbers of the wanted domains.
 
     Raises
     ------
     ConfigError
-        For an unknown one.
+        If the domain is unknown.
     """
     names = recommender.data.domains
     if name is None:
@@ -110,7 +114,7 @@ def chosen_domains(recommender: Recommender, name: Any) -> list[int]:
 
 
 def show(recommender: Recommender, user: str, domains: Sequence[int], k: int) -> None:
-    """Print a user's history and what is recommended to him."""
+    """Print a user's history and recommendations."""
     place = recommender.place(user)
     steps = recommender.history(place)
     names, item_domain = recommender.data.domains, recommender.data.item_domain
@@ -139,8 +143,7 @@ def write_all(recommender: Recommender, domains: Sequence[int], k: int, path: Pa
     data, n = recommender.data, 0
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("user_id\tdomain\trank\titem_id\tscore\n")
-        total = -(-len(recommender.users) // int(recommender.config["eval_batch_size"]))
-        for places in tqdm(recommender.batches(), total=total, desc="users", leave=False):
+        for places in tqdm(recommender.batches(), desc="users", leave=False):
             users = data.id2token(data.uid_field, recommender.users[places])
             for domain in domains:
                 items, scores = recommender.top(places, domain, k)

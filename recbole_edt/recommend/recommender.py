@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +21,11 @@ from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.settings import nearest
 from recbole_edt.trainer import checkpoint
 
-HISTORIES = ("all", "test", "valid")
+History = Literal["all", "test", "valid"]
 """Where histories end: behind the last row, or before the test or validation target."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One row of a user's history.
 
     Attributes
@@ -42,8 +40,7 @@ class Step:
     inserted: bool
 
 
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """One recommended item.
 
     Attributes
@@ -76,7 +73,7 @@ class Recommender:
         Where users' histories end.
     """
 
-    def __init__(self, config, data: CrossDomainDataset, model, history: str = "all") -> None:
+    def __init__(self, config, data: CrossDomainDataset, model, history: History = "all") -> None:
         self.config, self.data, self.model = config, data, model.eval()
         self.device = torch.device(config["device"])
         self.rows, (valid, test) = data.evaluation_rows()
@@ -96,7 +93,7 @@ class Recommender:
         path: str | Path,
         dataset: str,
         data_path: str | Path | None = None,
-        history: str = "all",
+        history: History = "all",
         changes: Mapping[str, Any] | None = None,
     ) -> Recommender:
         """Load a checkpoint and the data that it was trained on.
@@ -142,7 +139,7 @@ class Recommender:
         Raises
         ------
         DataError
-            If the data set has no such user, or he has no history.
+            If the data set has no such user, or they have no history.
         """
         known = self.data.field2token_id[self.data.uid_field]
         if token not in known:
@@ -153,33 +150,27 @@ class Recommender:
         return place
 
     @torch.no_grad()
-    def scores(self, places: np.ndarray, kept: np.ndarray | None = None) -> torch.Tensor:
-        """Scores of all items, float32 [n, n_items]; what is no candidate has -inf.
+    def scores(self, places: np.ndarray) -> torch.Tensor:
+        """Scores of all items, float32 [n, n_items]; -inf for items that are no candidates.
 
-        Candidates are raw items, but for those that stand in the raw rows of a user's history.
+        Candidates are raw items that are not in the raw rows of a user's history.
 
         Parameters
         ----------
         places : np.ndarray
             int64 [n]; as :meth:`place` gives them.
-        kept : np.ndarray, optional
-            int64 [n]; an item for each user that stays a candidate even if he has it, as a target
-            of the evaluation does.
         """
         users, stops = self.users[places], self.stops[places]
         scores = self._score(self.data.history_fields(self.rows, users, stops))
         scores[:, self._excluded] = -torch.inf
         owner, rows = expand_ranges(self.rows.offsets[users], stops)
-        seen = ~self.rows.augmented[rows]
-        if kept is not None:
-            seen &= self.rows.items[rows] != kept[owner]
-        owner, items = owner[seen], self.rows.items[rows[seen]]
-        scores[torch.from_numpy(owner), torch.from_numpy(items)] = -torch.inf
+        raw = ~self.rows.augmented[rows]
+        scores[owner[raw], self.rows.items[rows[raw]]] = -torch.inf
         return scores
 
     @cached_property
     def _excluded(self) -> torch.Tensor:
-        """Items that are nobody's candidates, int64."""
+        """Items that are no candidates for any user, int64."""
         keep = np.zeros(self.data.item_num, dtype=bool)
         keep[np.concatenate(self.pools)] = True
         return torch.from_numpy(np.flatnonzero(~keep))
@@ -197,15 +188,12 @@ class Recommender:
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
         return Interaction(tensors).to(self.device)
 
-    def batches(self) -> Iterator[np.ndarray]:
-        """Places of all users, as many at a time as memory is meant to hold."""
-        size = int(self.config["eval_batch_size"])
-        for start in range(0, len(self.users), size):
-            yield np.arange(start, min(start + size, len(self.users)))
+    def batches(self) -> list[np.ndarray]:
+        """Places of all users, ``eval_batch_size`` at a time."""
+        n, size = len(self.users), int(self.config["eval_batch_size"])
+        return np.split(np.arange(n), range(size, n, size))
 
-    def top(
-        self, places: np.ndarray, domain: int, k: int, kept: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def top(self, places: np.ndarray, domain: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Best candidates of a domain.
 
         Parameters
@@ -215,9 +203,7 @@ class Recommender:
         domain : int
             0 or 1.
         k : int
-            How many; fewer where the domain has fewer.
-        kept : np.ndarray, optional
-            As in :meth:`scores`.
+            How many; fewer if the domain has fewer.
 
         Returns
         -------
@@ -227,7 +213,7 @@ class Recommender:
             float32 [n, k]; -inf where a user has fewer candidates.
         """
         pool = torch.from_numpy(self.pools[domain])
-        found = self.scores(places, kept)[:, pool].topk(min(k, len(pool)), dim=1)
+        found = self.scores(places)[:, pool].topk(min(k, len(pool)), dim=1)
         return pool[found.indices].numpy(), found.values.numpy()
 
     # -- reasons --------------------------------------------------------------------------------
@@ -240,10 +226,10 @@ class Recommender:
         return [Step(int(self.rows.items[r]), bool(self.rows.augmented[r])) for r in rows]
 
     def recommend(self, place: int, domain: int, k: int) -> list[Recommendation]:
-        """Recommend items of a domain to one user, with the rows of his history that carried each.
+        """Recommend items of a domain to one user, with the rows of the history that carried each.
 
-        A row carries an item by as much as the item's score falls when the model is shown the
-        history without that row; a single row carries the whole score.
+        A row carries an item by as much as the item's score falls when the row is left out of the
+        history; a single row carries the whole score.
 
         Parameters
         ----------
@@ -252,7 +238,7 @@ class Recommender:
         """
         items, scores = self.top(np.array([place]), domain, k)
         steps = self.history(place)
-        falls = scores.copy()  # [n_steps, k]
+        falls = scores  # [n_steps, k]
         if len(steps) > 1:
             falls = scores[0] - self._without_each(place, steps)[:, items[0]]
         out = []
@@ -268,16 +254,11 @@ class Recommender:
     def _without_each(self, place: int, steps: Sequence[Step]) -> np.ndarray:
         """Scores of all items with one row of the history left out, [n_steps, n_items]."""
         n = len(steps)
-        items = np.array([step.item for step in steps])
-        inserted = np.array([step.inserted for step in steps])
-        kept = ~np.eye(n, dtype=bool)
-        shown = Sequences(
-            np.arange(n + 1) * (n - 1),
-            np.broadcast_to(items, (n, n))[kept],
-            np.broadcast_to(inserted, (n, n))[kept],
-            np.zeros(n * (n - 1)),
-        )
-        fields = self.data.history_fields(shown, np.arange(n), shown.offsets[1:])
+        left = [np.delete(np.array(steps), number, axis=0) for number in range(n)]
+        items, inserted = np.concatenate(left).T  # [n * (n - 1)] each
+        offsets = np.arange(n + 1) * (n - 1)
+        shown = Sequences(offsets, items, inserted.astype(bool), np.zeros(len(items)))
+        fields = self.data.history_fields(shown, np.arange(n), offsets[1:])
         fields[self.data.uid_field] = np.full(n, self.users[place])
         return self._score(fields).numpy()
 
@@ -311,11 +292,12 @@ class Recommender:
         vectors = self.model.item_vectors()[torch.from_numpy(items).to(self.device)]
         np.save(folder / "items.npy", vectors.float().cpu().numpy())
         names = self.data.id2token(self.data.iid_field, items)
-        domains = [self.data.domains[d] for d in self.data.item_domain[items]]
-        pairs = [f"{name}\t{domain}" for name, domain in zip(names, domains, strict=True)]
-        _write_lines(folder / "items.txt", pairs)
+        domains = np.array(self.data.domains)[self.data.item_domain[items]]
         users = self.data.id2token(self.data.uid_field, self.users)
-        _write_lines(folder / "users.txt", users)
+        np.savetxt(
+            folder / "items.txt", np.column_stack([names, domains]), "%s", "\t", encoding="utf-8"
+        )
+        np.savetxt(folder / "users.txt", users, "%s", encoding="utf-8")
         paths = [folder / f"users_{domain}.npy" for domain in self.data.domains]
         shape = (len(self.users), vectors.shape[1])
         files = [open_memmap(path, "w+", np.float32, shape) for path in paths]
@@ -347,7 +329,7 @@ def restored_config(
     Raises
     ------
     ConfigError
-        If the checkpoint's settings make no sense any more.
+        If a setting of the checkpoint is invalid.
     """
     model = content["model"]
     known = EDTConfig(model, dataset).known_keys()
@@ -359,7 +341,3 @@ def restored_config(
     if data_path is not None:
         settings["data_path"] = str(data_path)
     return EDTConfig(model, dataset, None, {**settings, "show_progress": False, **changes})
-
-
-def _write_lines(path: Path, lines) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

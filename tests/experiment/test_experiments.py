@@ -6,33 +6,30 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.evaluation.report import write_ranks
-from recbole_edt.experiment import pictures
-from recbole_edt.experiment.command import experiment, make, read_bench
-from recbole_edt.experiment.context import ExperimentContext, paper_table
-from recbole_edt.experiment.experiments import (
-    ABLATIONS,
-    EXPERIMENTS,
-    OURS,
-    length_groups,
-    ratio_groups,
-)
+from recbole_edt.experiment.base import OURS, load_experiments
+from recbole_edt.experiment.command import ExperimentSettings, experiment, make, make_context
+from recbole_edt.experiment.context import ExperimentContext
+from recbole_edt.experiment.pages import paper_table, read_properties
+from recbole_edt.experiment.paper.ablation import ABLATIONS
+from recbole_edt.experiment.paper.groups import length_groups, ratio_groups
 from recbole_edt.experiment.report import report, write_report
-from recbole_edt.experiment.tables import Table
+from recbole_edt.experiment.runs import flatten
 from recbole_edt.io.files import read_table
-from recbole_edt.io.paths import properties_dir
 from recbole_edt.quick_start import describe_targets
+from recbole_edt.settings import validate
 
+EXPERIMENTS = load_experiments()
 METRICS = ["hit@10", "ndcg@10", "mrr"]
 
 
@@ -43,13 +40,18 @@ def data_path(tmp_path_factory, make_shop, write_dataset) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
 
 
+def new_context(data_path: Path, output: Path, seeds: str) -> ExperimentContext:
+    given = {"dataset": "tiny", "data_path": str(data_path), "output_path": str(output)}
+    return make_context(validate(ExperimentSettings, given | {"seeds": seeds}))
+
+
 def ranks_of(run, n: int) -> np.ndarray:
     """Ranks that a run of these settings, seed and data shall have had."""
     told = f"{run.model} {sorted(run.keys.items(), key=str)} {run.data_path.name}"
     return np.random.default_rng([run.seed, *told.encode()]).integers(1, 30, n)
 
 
-def pretend(bench: ExperimentContext, runs, data: CrossDomainDataset) -> None:
+def pretend(context: ExperimentContext, runs, data: CrossDomainDataset) -> None:
     """Leave what finished runs would have left: results and ranks that agree."""
     targets = describe_targets(data)
     domains = targets["test_domains"]
@@ -69,25 +71,20 @@ def pretend(bench: ExperimentContext, runs, data: CrossDomainDataset) -> None:
             "timing": {"train_s": 8.0, "epochs": 4, "test_s": 0.5},
             "parameters": {"total": 2_000_000, "trainable": 1_000_000},
         }  # fmt: skip
-        bench.store.folder.mkdir(parents=True, exist_ok=True)
-        bench.store.path(run, ".json").write_text(json.dumps(results))
-        write_ranks(bench.store.path(run, ".npz"), {**targets, "test_uni100": ranks})
+        context.store.folder.mkdir(parents=True, exist_ok=True)
+        context.store.path(run, ".json").write_text(json.dumps(results))
+        write_ranks(context.store.path(run, ".npz"), {**targets, "test_uni100": ranks})
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_path, load) -> ExperimentContext:
-    """A bench on which every experiment was made, of trainings that were only pretended."""
+    """A context in which every experiment was made, of trainings that were only pretended."""
     output = tmp_path_factory.mktemp("out")
-    bench, _ = read_bench(
-        {"dataset": "tiny", "data_path": str(data_path), "output_path": str(output), "seeds": "1,2"}
-    )
-    data = load(data_path)
-    runs = [
-        run for one in EXPERIMENTS.values() for rows in one.runs(bench).values() for run in rows
-    ]
-    pretend(bench, runs, data)
-    make(bench, list(EXPERIMENTS))
-    return bench
+    context = new_context(data_path, output, "1,2")
+    runs = [run for one in EXPERIMENTS.values() for run in flatten(one.runs(context))]
+    pretend(context, runs, load(data_path))
+    make(context, EXPERIMENTS)
+    return context
 
 
 def test_every_experiment_of_the_paper_is_there() -> None:
@@ -139,7 +136,7 @@ def test_ablations_differ_from_ours_in_one_thing_each(finished) -> None:
 
 def test_shared_runs_are_trained_once(finished) -> None:
     names = {
-        name: {finished.store.name(run) for rows in one.runs(finished).values() for run in rows}
+        name: {finished.store.name(run) for run in flatten(one.runs(finished))}
         for name, one in EXPERIMENTS.items()
     }
     for name in ("ablation", "ratio", "length", "case", "alpha"):
@@ -156,17 +153,6 @@ def test_every_k_keeps_other_items(finished) -> None:
     assert inserted == sorted(set(inserted)) and len(inserted) == 3
 
 
-def test_bars_of_equal_length_have_a_readable_axis() -> None:
-    table = Table("equal", ["cloth H@10"])
-    for row in "ab":
-        table.cells[row] = {}
-        table.add(row, "cloth H@10", [0.5])
-    (axis,) = pictures.bars(table, ["cloth H@10"], "uni100").axes
-    low, high = axis.get_xlim()
-    assert low < 0.49 and 0.5 < high < 0.51
-    assert len(axis.get_xticks()) <= 7
-
-
 def test_users_by_ratio_and_length(finished, load, data_path) -> None:
     data = load(data_path)
     by_token = {}
@@ -177,7 +163,7 @@ def test_users_by_ratio_and_length(finished, load, data_path) -> None:
         n_b = int((data.item_domain[training] == 1).sum())
         r = abs(len(training) - 2 * n_b) / len(training)
         by_token[data.id2token("user_id", user)] = (r, len(items))
-    users = finished.histories().users
+    users = finished.histories.users
     for groups, place in ((ratio_groups(finished), 0), (length_groups(finished), 1)):
         members = np.stack(list(groups.values()))
         assert (members.sum(axis=0) == 1).all()  # each user is in one group
@@ -196,7 +182,7 @@ def test_groups_report_the_ranks_of_their_users(finished) -> None:
     groups = ratio_groups(finished)
     reports = finished.grouped([run], groups)
     ranks = finished.store.ranks(run)
-    members = dict(zip(finished.histories().users, groups["r < 0.9"], strict=True))
+    members = dict(zip(finished.histories.users, groups["r < 0.9"], strict=True))
     inside = np.array([members[user] for user in ranks["users"]])
     mine = ranks["test_uni100"][inside]
     found = reports["r < 0.9"][0]["overall"]
@@ -227,11 +213,10 @@ def test_case_is_the_user_whom_augmentation_helped_most(finished) -> None:
 
 def test_paper_is_shown_beside_ours() -> None:
     table = paper_table("overall", "cloth_sport")
-    assert table.mean("LLMEDT", "sport N@10") == 0.6848
-    assert np.isnan(paper_table("llm", "cloth_sport").mean("with GPT-3.5", "sport H@10"))
+    assert table.means().at["LLMEDT", "sport N@10"] == 0.6848
+    assert np.isnan(paper_table("llm", "cloth_sport").means().at["with GPT-3.5", "sport H@10"])
     assert paper_table("overall", "tiny") is None
-    path = properties_dir() / "experiment" / "paper.yaml"
-    for name, of_dataset in yaml.safe_load(path.read_text()).items():
+    for name, of_dataset in read_properties("paper").items():
         assert name in EXPERIMENTS
         for printed in of_dataset.values():
             for values in printed["rows"].values():
@@ -239,12 +224,11 @@ def test_paper_is_shown_beside_ours() -> None:
 
 
 def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path, load) -> None:
-    bench, _ = read_bench(
-        {"dataset": "tiny", "data_path": str(data_path), "output_path": str(tmp_path), "seeds": "1"}
-    )
-    runs = EXPERIMENTS["ablation"].runs(bench)
-    pretend(bench, runs[OURS], load(data_path))
-    page = EXPERIMENTS["ablation"].page(bench, runs)
+    context = new_context(data_path, tmp_path, "1")
+    runs = EXPERIMENTS["ablation"].runs(context)
+    assert EXPERIMENTS["ablation"].page(context, runs).tables == []
+    pretend(context, runs[OURS], load(data_path))
+    page = EXPERIMENTS["ablation"].page(context, runs)
     assert len(page.tables[0].values(OURS, "overall H@10")) == 1
     assert not len(page.tables[0].values("w/o Aug.", "overall H@10"))
 
@@ -265,6 +249,25 @@ def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path
 def test_bad_arguments(data_path, arguments, error, message) -> None:
     with pytest.raises(error, match=message):
         experiment([*arguments, f"--data_path={data_path}"] if arguments[1:] else arguments)
+
+
+def test_an_experiment_of_ones_own(data_path, monkeypatch) -> None:
+    monkeypatch.setattr("recbole_edt.experiment.base.EXPERIMENTS", dict(EXPERIMENTS))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("mine.py").write_text(
+        "from recbole_edt.experiment.base import Page, Table, register_experiment\n"
+        "def page(context, runs):\n"
+        "    table = Table(context.dataset, ['users'])\n"
+        "    table.add_row('all', [len(context.histories.users)])\n"
+        "    return Page(tables=[table])\n"
+        "register_experiment('users', 'Number of users', lay_out=page, text='Mine.')\n"
+    )
+    arguments = ["--dataset=tiny", f"--data_path={data_path}"]
+    experiment(["mine:users", *arguments])
+    text = Path("results/tiny/users/users.md").read_text()
+    assert text.startswith("# Number of users\n\nMine.\n") and "60" in text
+    with pytest.raises(ConfigError, match="module 'nowhere' cannot be imported"):
+        experiment(["nowhere:users", *arguments])
 
 
 def test_list_names_all(capsys) -> None:

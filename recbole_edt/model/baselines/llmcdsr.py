@@ -234,6 +234,7 @@ class LLMCDSR(CrossDomainModel):
     settings = LLMCDSRSettings
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
     stages = (("pretrain_epochs", "learning_rate"), ("epochs", "learning_rate"))
+    reads_augmentation = True
 
     # values of the authors' runs, shared by both property sets
     n_recalled = 10

@@ -167,6 +167,7 @@ class LLMESR(CrossDomainModel):
     """LLM-ESR on the mixed sequence of both domains."""
 
     settings = LLMESRSettings
+    reads_augmentation = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -1,0 +1,94 @@
+"""Table 4: users by domain ratio; figure 4: users by length."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from recbole_edt.experiment.base import (
+    OURS,
+    ExperimentContext,
+    Page,
+    Runs,
+    Table,
+    main_columns,
+    pictures,
+    register_experiment,
+)
+from recbole_edt.experiment.layout import reports_table
+from recbole_edt.experiment.paper.ablation import ablation_runs
+from recbole_edt.experiment.runs import Run
+
+Groups = Mapping[str, np.ndarray]
+"""Group -> bool [n_users], by user of the context's histories."""
+
+
+def ratio_groups(context: ExperimentContext) -> Groups:
+    """Users by r = |nA - nB| / (nA + nB) of their raw training rows."""
+    counts = context.histories.domain_counts()
+    r = np.abs(counts[:, 0] - counts[:, 1]) / np.maximum(counts.sum(axis=1), 1)
+    return {"r >= 0.95": r >= 0.95, "0.9 <= r < 0.95": (r >= 0.9) & (r < 0.95), "r < 0.9": r < 0.9}
+
+
+def length_groups(context: ExperimentContext) -> Groups:
+    """Users by their number of raw rows."""
+    histories = context.histories
+    rows = histories.inter["user_id"].value_counts().reindex(histories.users).to_numpy()
+    bounds = [("Very Short", 0, 5), ("Short", 5, 10), ("Medium", 10, 15), ("Long", 15, 20)]
+    groups = {f"{name} ({low}-{high})": (rows > low) & (rows <= high) for name, low, high in bounds}
+    return groups | {"Very Long (> 20)": rows > 20}
+
+
+def ratio_runs(context: ExperimentContext) -> Runs:
+    """LLM-EDT with and without augmentation."""
+    return ablation_runs(context, (OURS, "w/o Aug."))
+
+
+def length_runs(context: ExperimentContext) -> Runs:
+    """The three models of figure 4."""
+    return ratio_runs(context) | {"LLMCDSR": context.runs("LLMCDSR")}
+
+
+def groups_page(
+    name: str, group: Callable[[ExperimentContext], Groups], context: ExperimentContext, runs: Runs
+) -> Page:
+    """Lay out one table per protocol and row of runs, and bars of the first protocol."""
+    groups = group(context)
+    by_mode: dict[str, dict[str, Table]] = {}
+    for row, done in context.results(runs).items():
+        for mode in done[0]["protocols"] if done else ():
+            table = _group_table(context, row, runs[row], groups, mode)
+            by_mode.setdefault(mode, {})[row] = table
+    page = Page(tables=[table for tables in by_mode.values() for table in tables.values()])
+    for tables in list(by_mode.values())[:1]:
+        for column in main_columns(page.tables[0]):
+            page.pictures[f"{name}_{column.split()[0]}"] = pictures.grouped_bars(tables, column)
+    return page
+
+
+def _group_table(
+    context: ExperimentContext, row: str, runs: list[Run], groups: Groups, mode: str
+) -> Table:
+    reports = context.grouped(runs, groups, mode)
+    table = reports_table(f"{row}: {context.dataset}, test, {mode}", reports)
+    table.ranked = False  # groups of users do not compete
+    users = {name: found[0]["overall"]["n"] for name, found in reports.items() if found}
+    table.notes.append("Users: " + ", ".join(f"{name} {n:,}" for name, n in users.items()))
+    return table
+
+
+register_experiment(
+    "ratio",
+    "Users by domain ratio r",
+    "table 4",
+    runs=ratio_runs,
+    lay_out=partial(groups_page, "ratio", ratio_groups),
+)
+register_experiment(
+    "length",
+    "Users by length",
+    "figure 4",
+    runs=length_runs,
+    lay_out=partial(groups_page, "length", length_groups),
+    text="Length: number of raw rows; a group holds its upper bound.",
+)
