@@ -8,34 +8,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
 from tqdm import tqdm
 
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.experiment.base import Experiment, load_experiments
 from recbole_edt.experiment.context import ExperimentContext
-from recbole_edt.experiment.entries import ENTRIES
 from recbole_edt.experiment.execute import check_failures, execute
-from recbole_edt.experiment.pages import grid, write_page
-from recbole_edt.experiment.runs import flatten, refuse_unknown
-from recbole_edt.experiment.settings import FURTHER_KEYS, Seeds, TableSettings
+from recbole_edt.experiment.pages import write_page
+from recbole_edt.experiment.runs import flatten
+from recbole_edt.experiment.settings import FURTHER_KEYS
 from recbole_edt.io.lock import run_lock
-from recbole_edt.settings import NonNegative, help_text, nearest, parse_arguments, validate
-
-
-class ExperimentSettings(TableSettings):
-    """Keys of ``recbole-edt experiment``."""
-
-    seeds: Seeds | None = Field(
-        None, description="of training (default: 42,44,46; simulated data: 42)"
-    )
-    budget: NonNegative | None = Field(
-        None,
-        description="seconds after which training of a stage ends; 0: no limit (default: 0; "
-        "simulated data: 12)",
-    )
-
+from recbole_edt.settings import help_text, nearest, parse_arguments, validate
 
 HELP = help_text(
     "recbole-edt experiment list|NAME|all --dataset=DATASET [--key=value ...]",
@@ -43,7 +27,7 @@ HELP = help_text(
     "(PNG, SVG) in results/DATASET/NAME/, the paper's figures beside the measured ones. Trained "
     "models are shared between experiments; finished runs are not repeated. `list` prints the "
     "names; package.module:NAME is an experiment of your own.",
-    ExperimentSettings,
+    ExperimentContext,
     FURTHER_KEYS,
 )
 
@@ -63,12 +47,12 @@ def experiment(arguments: Sequence[str]) -> None:
             print(f"  {name:<12} {one.source:<15} {one.title}")
         return
     chosen = find_experiments(arguments[0])
-    settings = validate(ExperimentSettings, parse_arguments(arguments[1:]))
-    context = make_context(settings)
+    context = validate(ExperimentContext, parse_arguments(arguments[1:]))
+    context.check()
     for name in chosen:
         check_writable("output_path", context.folder / name / f"{name}.md")
     with run_lock(context.folder):
-        for page in make(context, chosen, settings.jobs):
+        for page in make(context, chosen):
             print(f"written: {page}")
 
 
@@ -93,9 +77,7 @@ def find_experiments(name: str) -> dict[str, Experiment]:
     return known if name == "all" else {name: known[name]}
 
 
-def make(
-    context: ExperimentContext, experiments: dict[str, Experiment], jobs: int | None = None
-) -> list[Path]:
+def make(context: ExperimentContext, experiments: dict[str, Experiment]) -> list[Path]:
     """Do the runs of experiments, shared ones once, and write their pages.
 
     Returns
@@ -112,28 +94,10 @@ def make(
     for name in tqdm(experiments, desc="data sets", unit="experiment", leave=False):
         runs[name] = experiments[name].runs(context)
     wanted = [run for rows in runs.values() for run in flatten(rows)]
-    failures = execute(context.store, wanted, jobs, f"experiments on {context.dataset}")
+    failures = execute(context.store, wanted, context.jobs, f"experiments on {context.dataset}")
     pages = []
     for name in tqdm(experiments, desc="pages", unit="page", leave=False):
         page = experiments[name].page(context, runs[name])
         pages.append(write_page(page, context.folder / name, name))
     check_failures(failures)
     return pages
-
-
-def make_context(settings: ExperimentSettings) -> ExperimentContext:
-    """Make what experiments work with.
-
-    Raises
-    ------
-    EDTError
-        If a key is unknown or the data set is missing.
-    """
-    name, source = settings.dataset, settings.source
-    if not (source / name / f"{name}.inter").is_file():
-        raise DataError(f"there is no data set in {source / name}")
-    refuse_unknown(settings.run_keys, {entry.model for entry in ENTRIES.values()}, name)
-    defaults = grid("simulated") if (source / name / "SIMULATED").is_file() else {}
-    seeds = settings.seeds or defaults.get("seeds", [42, 44, 46])
-    budget = settings.budget if settings.budget is not None else defaults.get("budget")
-    return ExperimentContext(name, source, settings.folder, seeds, settings.run_keys, budget)

@@ -6,35 +6,29 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
-
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.execute import execute
 from recbole_edt.experiment.layout import costs_table, protocol_tables
 from recbole_edt.experiment.runs import Run, Runs, flatten, keys_for, refuse_unknown
-from recbole_edt.experiment.settings import FURTHER_KEYS, Seeds, TableSettings
+from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
-from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import plugin_models
 from recbole_edt.settings import Name, NonNegative, help_text, parse_arguments, validate
 
 
-class Comparison(TableSettings):
+class Comparison(RunsSettings):
     """Settings of ``recbole-edt compare``, and what it does."""
 
-    models: Name = Field(
-        "all",
-        description="names with commas between; all: the nine baselines of the paper, LLMEDT, and "
-        "SASRec*, GRU4Rec*, BERT4Rec*, which train on all positions at once",
-    )
-    seeds: Seeds = Field((42, 44, 46), description="of training")
-    budget: NonNegative = Field(
-        600,
-        description="seconds of training for each run of RecBole's own models, which train on "
-        "every prefix by itself; 0: no limit",
-    )
+    models: Name = "all"
+    """names with commas between; all: the nine baselines of the paper, LLMEDT, and SASRec*,
+    GRU4Rec*, BERT4Rec*, which train on all positions at once"""
+    seeds: Seeds = (42, 44, 46)
+    """of training"""
+    budget: NonNegative = 600
+    """seconds of training for each run of RecBole's own models, which train on every prefix by
+    itself; 0: no limit"""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -45,7 +39,7 @@ class Comparison(TableSettings):
         """Folder of the augmented data, made first if a row needs them and the data are raw."""
         if all(entry.raw for entry in self.entries.values()):
             return self.source
-        return Variants(self.dataset, self.source, self.folder / "data").make({})
+        return self.variants.make({})
 
     def runs(self, augmented: Path) -> Runs:
         """Runs of each row, on the data as given or on their augmented folder."""

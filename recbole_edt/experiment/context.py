@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,42 +10,40 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.histories import Histories, read_histories
+from recbole_edt.errors import DataError
 from recbole_edt.evaluation.metrics import summarise
-from recbole_edt.experiment.entries import find_entry
-from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for
-from recbole_edt.experiment.variants import Variants
+from recbole_edt.experiment.entries import ENTRIES, find_entry
+from recbole_edt.experiment.pages import grid
+from recbole_edt.experiment.runs import Run, Runs, keys_for, refuse_unknown
+from recbole_edt.experiment.settings import RunsSettings, Seeds
+from recbole_edt.settings import NonNegative
 
 
-@dataclass
-class ExperimentContext:
-    """A data set, its augmented variants, and the runs that experiments share.
+class ExperimentContext(RunsSettings):
+    """Settings of ``recbole-edt experiment``, and what experiments work with."""
 
-    Attributes
-    ----------
-    dataset : str
-        Name of the data set.
-    data_path : Path
-        Folder that holds its folder, raw or augmented.
-    folder : Path
-        ``<output_path>/<dataset>``.
-    seeds : sequence of int
-        Of training.
-    keys : mapping
-        Settings of every run that knows them.
-    budget : float, optional
-        Seconds of training after which a stage of any run ends; None for no limit.
-    """
+    seeds: Seeds | None = None
+    """of training (default: 42,44,46; simulated data: 42)"""
+    budget: NonNegative | None = None
+    """seconds after which training of a stage ends; 0: no limit (default: 0; simulated data: 12)"""
 
-    dataset: str
-    data_path: Path
-    folder: Path
-    seeds: Sequence[int]
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    budget: float | None = None
+    def check(self) -> None:
+        """Refuse bad keys and data before anything starts.
 
-    def __post_init__(self) -> None:
-        self.store = RunStore(self.folder / "runs")
-        self.variants = Variants(self.dataset, self.data_path, self.folder / "data")
+        Raises
+        ------
+        EDTError
+            If a key is unknown or the data set is missing.
+        """
+        folder = self.source / self.dataset
+        if not (folder / f"{self.dataset}.inter").is_file():
+            raise DataError(f"there is no data set in {folder}")
+        refuse_unknown(self.run_keys, {one.model for one in ENTRIES.values()}, self.dataset)
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        simulated = (self.source / self.dataset / "SIMULATED").is_file()
+        return grid("simulated") if simulated else {"seeds": [42, 44, 46], "budget": 0}
 
     def runs(
         self,
@@ -68,11 +65,12 @@ class ExperimentContext:
         entry = find_entry(row)
         raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
-        given = keys_for(self.keys, entry.model, self.dataset)
+        given = keys_for(self.run_keys, entry.model, self.dataset)
         settings = {**entry.keys, **(keys or {}), **given}
-        if self.budget:
-            settings["time_limit"] = self.budget
-        return [Run(entry.model, self.dataset, data_path, seed, settings) for seed in self.seeds]
+        if budget := self._defaults["budget"] if self.budget is None else self.budget:
+            settings["time_limit"] = budget
+        seeds = self.seeds or self._defaults["seeds"]
+        return [Run(entry.model, self.dataset, data_path, seed, settings) for seed in seeds]
 
     def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
         """Results of those runs that are done, by row."""

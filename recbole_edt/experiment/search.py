@@ -15,13 +15,13 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.report import check_writable
 from recbole_edt.experiment.execute import check_failures, execute
 from recbole_edt.experiment.runs import Run, refuse_unknown
-from recbole_edt.experiment.settings import RunsSettings
+from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, validate
@@ -60,19 +60,22 @@ def _distribution(values: Any) -> BaseDistribution:
 class Search(RunsSettings):
     """Settings of ``recbole-edt search``, and what it does."""
 
-    model: Name = Field(description="model")
-    space: Annotated[dict[str, Any], BeforeValidator(_read_space)] = Field(
-        description="\"{'dropout': [0.1, 0.5], 'learning_rate': {'low': 0.0001, 'high': 0.01, "
-        "'log': True}}\": lists of choices, and ranges (whole numbers if both ends are), or a "
-        "YAML file of them"
-    )
-    method: Literal["grid", "bayes"] = Field(
-        "grid", description="every combination of lists, or a tree-structured Parzen estimator"
-    )
-    trials: Count = Field(20, description="of bayes")
-    batch: Count = Field(4, description="settings that bayes chooses at a time, knowing the others")
-    metric: Name = Field("ndcg@10", description="of validation, overall")
-    seed: Amount = Field(42, description="of training, and of the sampler")
+    model: Name
+    """model"""
+    space: Annotated[dict[str, Any], BeforeValidator(_read_space)]
+    """key -> list of choices, or range {low, high, log} of whole numbers if both ends are, such as
+    "{'dropout': [0.1, 0.5], 'learning_rate': {'low': 0.0001, 'high': 0.01, 'log': True}}"; or a
+    YAML file of it"""
+    method: Literal["grid", "bayes"] = "grid"
+    """every combination of lists, or a tree-structured Parzen estimator"""
+    trials: Count = 20
+    """of bayes"""
+    batch: Count = 4
+    """settings that bayes chooses at a time, knowing the others"""
+    metric: Name = "ndcg@10"
+    """of validation, overall"""
+    seed: Amount = 42
+    """of training, and of the sampler"""
 
     def check(self) -> None:
         """Refuse bad settings before anything starts.
@@ -169,7 +172,7 @@ HELP = help_text(
     "Finished runs are not repeated: the same command goes on, and shares its runs with compare "
     "and experiment.",
     Search,
-    "  --KEY=VALUE             any other key of every run\n",
+    FURTHER_KEYS,
 )
 
 

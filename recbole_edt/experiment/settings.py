@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict
 
 from recbole_edt.experiment.runs import RunStore
+from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.paths import find_data_root
 from recbole_edt.settings import Count, Name, Settings
 
@@ -31,8 +32,12 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(_split_seeds)]
 class ResultsSettings(Settings):
     """Which data set, and where its results lie."""
 
-    dataset: Name = Field(description="name of the data set")
-    output_path: Name = Field("results", description="folder that holds the results in DATASET/")
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    dataset: Name
+    """name of the data set"""
+    output_path: Name = "results"
+    """folder that receives the results, in DATASET/"""
 
     @property
     def folder(self) -> Path:
@@ -45,14 +50,14 @@ class RunsSettings(ResultsSettings):
 
     model_config = ConfigDict(extra="allow")
 
-    data_path: Name | None = Field(
-        None, description="folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"
-    )
-    jobs: Count | None = Field(
-        None, description="trainings at a time (default: one per core, one on a GPU)"
-    )
+    data_path: Name | None = None
+    """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
+    jobs: Count | None = None
+    """trainings at a time (default: one per core, one on a GPU)"""
+    report_modes: Any = ["full"]
+    """further protocols to test under"""
 
-    @property
+    @cached_property
     def source(self) -> Path:
         """Folder that holds the data set's folder."""
         return Path(self.data_path or find_data_root(self.dataset)).absolute()
@@ -60,23 +65,17 @@ class RunsSettings(ResultsSettings):
     @property
     def run_keys(self) -> dict[str, Any]:
         """Keys of the runs."""
-        return dict(self.model_extra or {})
+        return {"report_modes": self.report_modes, **(self.model_extra or {})}
 
     @cached_property
     def store(self) -> RunStore:
         """Results of the runs."""
         return RunStore(self.folder / "runs")
 
-
-class TableSettings(RunsSettings):
-    """Base of the commands that test under several protocols."""
-
-    report_modes: Any = Field(["full"], description="further protocols to test under")
-
-    @property
-    def run_keys(self) -> dict[str, Any]:
-        """Keys of the runs."""
-        return {"report_modes": self.report_modes, **super().run_keys}
+    @cached_property
+    def variants(self) -> Variants:
+        """Augmented variants of the data set."""
+        return Variants(self.dataset, self.source, self.folder / "data")
 
 
 FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, model_validator
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
@@ -23,35 +23,35 @@ _CARRIERS = 3
 class RecommendSettings(Settings):
     """Keys of ``recbole-edt recommend``."""
 
-    dataset: Name = Field(description="name of the data set")
-    checkpoint: Name = Field(description="checkpoint of `run`, in saved/ or --checkpoint_dir")
-    user: Annotated[str, BeforeValidator(str)] | None = Field(
-        None,
-        description="a user, whose history and recommendations are shown: title, domain, score, "
-        "and the rows of the history that carried each item; or all, with --output",
-    )
-    output: Name | None = Field(
-        None, description="file that receives everybody's recommendations as tab-separated text"
-    )
-    export: Name | None = Field(
-        None,
-        description="folder that receives item and user vectors (.npy) and their ids, for a "
-        "nearest-neighbour index",
-    )
-    domain: Name | None = Field(None, description="items of one domain (default: both, each topk)")
-    topk: Count = Field(10, description="items per domain")
-    history: History = Field(
-        "all",
-        description="where histories end: all, or before the target of the test or validation: "
-        "test, valid",
-    )
-    data_path: Name | None = Field(
-        None, description="folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"
-    )
-    eval_batch_size: Count | None = Field(None, description="users at a time (default: 1024)")
-    use_gpu: bool | None = Field(None, description="False: the CPU")
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    dataset: Name
+    """name of the data set"""
+    checkpoint: Name
+    """checkpoint of `run`, in saved/ or --checkpoint_dir"""
+    user: Annotated[str, BeforeValidator(str)] | None = None
+    """a user, whose history and recommendations are shown: title, domain, score, and the rows of
+    the history that carried each item; or all, with --output"""
+    output: Name | None = None
+    """file that receives everybody's recommendations as tab-separated text"""
+    export: Name | None = None
+    """folder that receives item and user vectors (.npy) and their ids, for a nearest-neighbour
+    index"""
+    domain: Name | None = None
+    """items of one domain (default: both, each topk)"""
+    topk: Count = 10
+    """items per domain"""
+    history: History = "all"
+    """where histories end: all, or before the target of the test or validation: test, valid"""
+    data_path: Name | None = None
+    """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
+    eval_batch_size: Count | None = None
+    """users at a time (default: 1024)"""
+    use_gpu: bool | None = None
+    """False: the CPU"""
     gpu_id: Any = None
-    threads: Count | None = Field(None, description="compute threads")
+    threads: Count | None = None
+    """compute threads"""
 
     @model_validator(mode="after")
     def _says_what(self) -> RecommendSettings:

@@ -18,7 +18,7 @@ from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.evaluation.report import write_ranks
 from recbole_edt.experiment.base import OURS, load_experiments
-from recbole_edt.experiment.command import ExperimentSettings, experiment, make, make_context
+from recbole_edt.experiment.command import experiment, make
 from recbole_edt.experiment.context import ExperimentContext
 from recbole_edt.experiment.pages import paper_table, read_properties
 from recbole_edt.experiment.paper.ablation import ABLATIONS
@@ -42,7 +42,7 @@ def data_path(tmp_path_factory, make_shop, write_dataset) -> Path:
 
 def new_context(data_path: Path, output: Path, seeds: str) -> ExperimentContext:
     given = {"dataset": "tiny", "data_path": str(data_path), "output_path": str(output)}
-    return make_context(validate(ExperimentSettings, given | {"seeds": seeds}))
+    return validate(ExperimentContext, given | {"seeds": seeds})
 
 
 def ranks_of(run, n: int) -> np.ndarray:
