@@ -71,20 +71,9 @@ class Experiment:
 def results_page(
     name: str, heading: str, results: Results, ours: str | None = None, draw=pictures.bars
 ) -> Page:
-    """Lay out results files: one table per protocol, and a picture of the first.
+    """Lay out results files: one table per protocol, and a picture ``name`` of the first.
 
-    Parameters
-    ----------
-    name : str
-        Of the picture.
-    heading : str
-        Begins the title of each table.
-    results : mapping
-        Row -> results files over seeds.
-    ours : str, optional
-        The row whose lead is tested.
-    draw : callable
-        (table, columns) -> figure.
+    Titles of tables begin with the heading; the lead of the row ``ours`` is tested.
     """
     page = Page(tables=protocol_tables(results, heading, ours))
     for table in page.tables[:1]:

@@ -66,13 +66,7 @@ class Comparison(RunsSettings):
             self.store.name(run)
 
     def tables(self) -> list[Table]:
-        """Do the runs that are not done yet and lay all out.
-
-        Returns
-        -------
-        list of Table
-            One per protocol, and one of costs; also written to ``<folder>/compare.*``.
-        """
+        """Do the runs that are not done yet; write one table per protocol, and one of costs."""
         runs = self.runs(self.augmented())
         failures = execute(self.store, flatten(runs), self.jobs, f"compare {self.dataset}")
         results = self.store.results_of(runs)

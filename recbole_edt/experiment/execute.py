@@ -18,18 +18,7 @@ from recbole_edt.experiment.runs import Run, RunStore
 def execute(
     store: RunStore, runs: Sequence[Run], jobs: int | None = None, label: str = "runs"
 ) -> dict[str, str]:
-    """Do all runs that are not done yet, several at a time.
-
-    Parameters
-    ----------
-    store : RunStore
-        Where results lie.
-    runs : sequence of Run
-        The same run may be named more than once.
-    jobs : int, optional
-        Processes at a time; by default one per core, or one where there is a GPU.
-    label : str
-        Head of the progress bar.
+    """Do all runs that are not done yet, each once and ``jobs`` at a time.
 
     Returns
     -------

@@ -32,17 +32,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def reports_table(title: str, reports: Results, ours: str | None = None) -> Table:
-    """Make a table of reports.
-
-    Parameters
-    ----------
-    title : str
-        Of the table.
-    reports : mapping
-        Row -> reports over seeds: ``{"overall": {...}, "domains": {name: {...}}}``.
-    ours : str, optional
-        The row whose lead is tested.
-    """
+    """Make a table of reports, row -> ``{"overall": {...}, "domains": {name: {...}}}`` per seed."""
     by_row = {row: [figures(report) for report in found] for row, found in reports.items()}
     columns = list(dict.fromkeys(c for found in by_row.values() for one in found for c in one))
     table = Table(title, columns, ours=ours)

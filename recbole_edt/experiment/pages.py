@@ -73,17 +73,7 @@ def paper_table(experiment: str, dataset: str) -> Table | None:
 
 
 def write_page(page: Page, folder: Path, name: str) -> Path:
-    """Write an experiment's figures, page and pictures.
-
-    Parameters
-    ----------
-    page : Page
-        What it shows.
-    folder : Path
-        Receives ``<name>.csv``, ``.md``, ``.tex`` and each picture as PNG and SVG; the page is
-        written last.
-    name : str
-        Of the experiment.
+    """Write ``<name>.csv``, ``.tex``, pictures as PNG and SVG, and last the page, ``<name>.md``.
 
     Returns
     -------

@@ -36,15 +36,7 @@ plt.rcParams.update(
 
 
 def bars(table: Table, columns: Sequence[str]) -> Figure:
-    """Draw one panel per column and one bar per row, with deviations; the protocol is the label.
-
-    Parameters
-    ----------
-    table : Table
-        What is shown; rows without a value are left out.
-    columns : sequence of str
-        The panels.
-    """
+    """Draw one panel per column and one bar per row that has values, with deviations."""
     means = table.means()[columns].dropna(how="all")[::-1]
     axes = means.plot.barh(
         subplots=True, layout=(1, len(columns)), sharey=True, legend=False, title=list(columns),
@@ -57,15 +49,7 @@ def bars(table: Table, columns: Sequence[str]) -> Figure:
 
 
 def lines(table: Table, columns: Sequence[str]) -> Figure:
-    """Draw one panel per column over the rows, evenly spaced, with deviations.
-
-    Parameters
-    ----------
-    table : Table
-        One row per value of a parameter.
-    columns : sequence of str
-        The panels.
-    """
+    """Draw one panel per column over the values of a parameter, one per row, with deviations."""
     axes = table.means()[columns].plot(
         subplots=True, layout=(1, len(columns)), legend=False, title=list(columns), marker="o",
         yerr=table.deviations(), figsize=(4.2 * len(columns), 3.2), sharex=False,
@@ -74,15 +58,7 @@ def lines(table: Table, columns: Sequence[str]) -> Figure:
 
 
 def grouped_bars(tables: Mapping[str, Table], column: str) -> Figure:
-    """Draw groups of bars: one group per row, one bar per table.
-
-    Parameters
-    ----------
-    tables : mapping
-        Legend -> table; all have the same rows.
-    column : str
-        What is shown.
-    """
+    """Draw a column of tables that have the same rows: one group per row, one bar per table."""
     means = pd.DataFrame({label: table.means()[column] for label, table in tables.items()})
     errors = pd.DataFrame({label: table.deviations()[column] for label, table in tables.items()})
     figure, axis = plt.subplots(figsize=(1.6 + 1.25 * len(means), 3.4))
@@ -93,15 +69,7 @@ def grouped_bars(tables: Mapping[str, Table], column: str) -> Figure:
 
 
 def histogram(shares: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: str) -> Figure:
-    """Draw shares by range, one colour per moment (figure 1).
-
-    Parameters
-    ----------
-    shares : mapping
-        Legend -> range -> share of users (0 to 1).
-    xlabel, ylabel : str
-        Of the axes.
-    """
+    """Draw shares (legend -> range -> 0 to 1) by range, one colour per legend (figure 1)."""
     percents = 100 * pd.DataFrame(shares)
     axis = percents.plot.bar(width=0.8, rot=30, xlabel=xlabel, ylabel=ylabel, figsize=(8.2, 3.4))
     axis.grid(False, axis="x")

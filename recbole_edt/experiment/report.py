@@ -27,17 +27,7 @@ HELP = help_text(
 
 
 class Section(NamedTuple):
-    """Part of the report.
-
-    Attributes
-    ----------
-    name : str
-        Anchor.
-    heading : str
-        Title, and where the paper has it.
-    body : str
-        HTML.
-    """
+    """Part of the report: its anchor, its title, and HTML."""
 
     name: str
     heading: str
@@ -57,19 +47,7 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def write_report(folder: Path, dataset: str) -> Path:
-    """Bind the pages of a data set into ``report.html``.
-
-    Parameters
-    ----------
-    folder : Path
-        ``<output_path>/<dataset>``.
-    dataset : str
-        Its name.
-
-    Returns
-    -------
-    Path
-        The file.
+    """Bind the pages of a data set in ``<output_path>/<dataset>`` into ``report.html`` there.
 
     Raises
     ------
@@ -78,13 +56,10 @@ def write_report(folder: Path, dataset: str) -> Path:
     """
     pages = {"compare": ("Comparison", folder / "compare.md")}
     for name, one in load_experiments().items():
-        heading = f"{one.title} ({one.source})" if one.source else one.title
-        pages[name] = (heading, folder / name / f"{name}.md")
-    sections = [
-        Section(name, heading, to_html(path))
-        for name, (heading, path) in pages.items()
-        if path.is_file()
-    ]
+        source = f" ({one.source})" if one.source else ""
+        pages[name] = (one.title + source, folder / name / f"{name}.md")
+    found = [(name, title, path) for name, (title, path) in pages.items() if path.is_file()]
+    sections = [Section(name, title, to_html(path)) for name, title, path in found]
     if not sections:
         raise DataError(f"there is nothing to report in {folder}: run an experiment first")
     environment = Environment(loader=PackageLoader("recbole_edt.experiment"), autoescape=True)

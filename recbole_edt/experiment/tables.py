@@ -23,17 +23,7 @@ LEVEL = 0.05
 
 
 class Lead(NamedTuple):
-    """How far a row is ahead of the best other one.
-
-    Attributes
-    ----------
-    rival : str
-        The best other row.
-    improvement : float
-        Relative; negative if the row is behind.
-    p_value : float
-        Of a one-sided test; NaN for fewer than two seeds on either side.
-    """
+    """How far a row is ahead of the best other one: relatively, and the p value of a Welch test."""
 
     rival: str
     improvement: float
@@ -126,15 +116,7 @@ class Table:
 def welch(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Test one-sidedly whether our mean is larger, without assuming equal variances (Welch).
 
-    Parameters
-    ----------
-    ours, theirs : np.ndarray
-        float64 [n_seeds]; one figure per seed.
-
-    Returns
-    -------
-    float
-        The p value; NaN for fewer than two values on either side.
+    Returns the p value of figures over seeds, float64 [n_seeds] each; NaN for fewer than two.
     """
     if min(len(ours), len(theirs)) < 2:
         return math.nan

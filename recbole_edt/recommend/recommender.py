@@ -26,15 +26,7 @@ History = Literal["all", "test", "valid"]
 
 
 class Step(NamedTuple):
-    """One row of a user's history.
-
-    Attributes
-    ----------
-    item : int
-        Id.
-    inserted : bool
-        Whether preprocessing put it there.
-    """
+    """One row of a user's history: the item's id, and whether preprocessing inserted the row."""
 
     item: int
     inserted: bool

@@ -19,7 +19,6 @@ import pytest
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.experiment.compare import Comparison, compare
 from recbole_edt.experiment.entries import choose
-from recbole_edt.experiment.execute import execute
 from recbole_edt.experiment.runs import Run, RunStore
 from recbole_edt.experiment.variants import strip_augmentation
 from recbole_edt.io.lock import run_lock
@@ -98,31 +97,11 @@ def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> Non
     monkeypatch.setattr(subprocess, "Popen", None)
     compare(arguments(data_path, models="LLMEDT,SASRec", output_path=finished.parent, seeds="2"))
     assert {path: path.stat().st_mtime_ns for path in (finished / "runs").glob("*.json")} == before
-    frame = pd.read_csv(finished / "compare.csv")
-    assert set(frame["n"]) == {1}
-
-
-def test_only_the_best_checkpoint_of_a_run_stays(finished) -> None:
-    checkpoints = finished / "runs" / "checkpoints"
-    names = [path.name for path in checkpoints.rglob("*.pth")]
+    assert set(pd.read_csv(finished / "compare.csv")["n"]) == {1}
+    # of each run only its best checkpoint stays
+    names = [path.name for path in (finished / "runs" / "checkpoints").rglob("*.pth")]
     assert len(names) == 4
     assert not [name for name in names if ".last" in name or ".stage1" in name]
-
-
-def test_runs_side_by_side_on_variants_of_the_data_keep_their_checkpoints_apart(
-    data_path, tmp_path
-) -> None:
-    shutil.copytree(data_path / "tiny", tmp_path / "tiny")
-    inter = tmp_path / "tiny" / "tiny.inter"
-    inter.write_text("\n".join(inter.read_text().split("\n")[:-2]) + "\n")
-    store = RunStore(tmp_path / "runs")
-    first, again, other = (
-        store.checkpoint(Run("LLMEDT", "tiny", path, 1))
-        for path in (data_path, data_path, tmp_path)
-    )
-    assert first == again
-    assert first.name == other.name
-    assert first != other
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(data_path, tmp_path, capsys) -> None:
@@ -157,30 +136,33 @@ def test_a_second_comparison_in_the_same_folder_waits(finished, data_path) -> No
         compare(arguments(data_path, models="SASRec,LLMEDT", output_path=finished.parent))
 
 
-def test_changed_data_are_another_run(data_path, tmp_path, make_shop, write_dataset) -> None:
-    store = RunStore(tmp_path)
-    run = Run("SASRec", "tiny", data_path, 1)
-    other = write_dataset(tmp_path, make_shop(seed=4, n_users=40))
-    assert store.name(run) != RunStore(tmp_path).name(Run("SASRec", "tiny", other, 1))
-    assert store.name(run) != store.name(Run("SASRec", "tiny", data_path, 1, {"epochs": 7}))
+def test_a_run_is_named_by_its_settings_and_its_data(data_path, tmp_path) -> None:
+    shutil.copytree(data_path / "tiny", tmp_path / "tiny")
+    inter = tmp_path / "tiny" / "tiny.inter"
+    inter.write_text("\n".join(inter.read_text().split("\n")[:-2]) + "\n")
+    store = RunStore(tmp_path / "runs")
+    run, on_other = (Run("SASRec", "tiny", path, 1) for path in (data_path, tmp_path))
     assert store.name(run) == RunStore(tmp_path / "x").name(run)
+    changed = Run("SASRec", "tiny", data_path, 1, {"epochs": 7})
+    assert len({store.name(one) for one in (run, on_other, changed)}) == 3
+    # checkpoints are named by settings alone: those of variants of the data lie apart
+    assert store.checkpoint(run).name == store.checkpoint(on_other).name
+    assert store.checkpoint(run) != store.checkpoint(on_other)
     with pytest.raises(DataError, match="there is no data set"):
         store.name(Run("SASRec", "tiny", tmp_path / "nowhere", 1))
 
 
-def test_the_same_run_named_twice_is_done_once(data_path, tmp_path) -> None:
-    store = RunStore(tmp_path)
-    keys = {
-        key: value for key, value in TINY.items() if key in ("epochs", "hidden_size", "use_gpu")
-    }
-    run = Run("SASRec", "tiny", data_path, 1, {**keys, "eval_args.mode": "uni5"})
-    assert execute(store, [run, run], jobs=1) == {}
-    assert len(list(tmp_path.glob("*.json"))) == 1
-    ranks = store.ranks(run)
-    assert len(ranks["test_uni5"]) == len(ranks["users"])
-    store.path(run, ".npz").write_bytes(b"PK")
+def test_ranks_are_kept_and_a_damaged_file_is_named(finished, data_path) -> None:
+    keys = {key: value for key, value in TINY.items() if key != "topk"} | {"topk": [3]}
+    both = comparison(data_path, output_path=str(finished.parent), seeds="1", **keys)
+    run = both.runs(both.augmented())["LLMEDT"][0]
+    ranks = both.store.ranks(run)
+    assert len(ranks["test_uni5"]) == len(ranks["users"]) > 5
+    whole = both.store.path(run, ".npz").read_bytes()
+    both.store.path(run, ".npz").write_bytes(b"PK")
     with pytest.raises(DataError, match="damaged"):
-        store.ranks(run)
+        both.store.ranks(run)
+    both.store.path(run, ".npz").write_bytes(whole)
 
 
 @pytest.mark.parametrize(
