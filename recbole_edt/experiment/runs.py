@@ -148,16 +148,19 @@ class RunStore:
 
     def command(self, run: Run, threads: int) -> list[str]:
         """Command line of a run, which goes on where an earlier one was killed."""
-        places = {
+        settings = {
+            "threads": threads,
+            "show_progress": False,
+            "state": "ERROR",
+            **run.overrides(),
+            "resume": True,
             "result_file": self.path(run, ".json"),
             "ranks_file": self.path(run, ".npz"),
             "checkpoint_dir": self.checkpoints(run),
         }
-        settings = {"threads": threads, **run.overrides(), **places}
-        given = [f"--{key}={value}" for key, value in settings.items()]
         names = [f"--model={run.model}", f"--dataset={run.dataset}"]
-        quiet = ["--resume", "--show_progress=False", "--state=ERROR"]
-        return [sys.executable, "-m", "recbole_edt", "run", *names, *given, *quiet]
+        given = [f"--{key}={value}" for key, value in settings.items()]
+        return [sys.executable, "-m", "recbole_edt", "run", *names, *given]
 
     def clean(self, run: Run) -> None:
         """Delete what only an unfinished run needs: its last epoch and its first stage."""
