@@ -249,20 +249,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def take_names(given: dict[str, Any], *keys: str) -> list[str]:
-    """Take names that a command cannot do without out of its arguments.
-
-    Raises
-    ------
-    ConfigError
-        Naming the first that is missing.
-    """
-    for key in keys:
-        if not isinstance(given.get(key), str):
-            raise ConfigError(f"--{key}=NAME is missing")
-    return [given.pop(key) for key in keys]
-
-
 def set_threads(config: Config) -> None:
     """Apply the configured number of compute threads (``threads``; empty = the machine's)."""
     if config["threads"]:

@@ -34,6 +34,7 @@ def example(tmp_path, monkeypatch):
         ("recbole_edt.model.backbones", "BACKBONES"),
         ("recbole_edt.augment.generators", "GENERATORS"),
         ("recbole_edt.evaluation.metrics", "METRICS"),
+        ("recbole_edt.experiment.base", "EXPERIMENTS"),
     ]
     entries = {(m, t): dict(getattr(import_module(m), t)) for m, t in tables}
     monkeypatch.syspath_prepend(tmp_path)
@@ -91,7 +92,6 @@ def test_a_provider(example, data_path, capsys):
 
 
 def test_an_experiment(example, data_path, capsys):
-    pytest.importorskip("recbole_edt.experiment.base")
     example("my_experiment")
     keys = [f"--{key}={value}" for key, value in SMALL.items() if key not in ("state", "use_gpu")]
     arguments = ["--dataset=tiny", f"--data_path={data_path}", "--seeds=1", "--jobs=1", *keys]
