@@ -1,0 +1,92 @@
+"""How many threads compute, and how they wait, on a machine that other processes use too.
+
+torch's threads meet at the end of every operation. Where another process needs a core, all of them
+wait for the thread that shares it, and OpenMP lets them wait in a loop that keeps the cores busy.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+_SPINS = "2000"
+"""Turns of OpenMP's waiting loop, about as long as it takes to wake a thread that sleeps."""
+
+_SHORTEST = 0.1
+"""Seconds; the system counts in hundredths."""
+
+
+def limit_spinning() -> None:
+    """Let waiting threads sleep after a moment; to be called before torch is loaded."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+
+
+class Threads:
+    """Compute threads of a run: as many as there are cores that no other process uses.
+
+    Sums depend on the number of threads in their last digits: a fixed number repeats them exactly.
+
+    Parameters
+    ----------
+    wanted : int, optional
+        A fixed number; so does the environment variable ``OMP_NUM_THREADS`` fix it.
+    """
+
+    def __init__(self, wanted: int | None = None) -> None:
+        import torch
+
+        if wanted:
+            torch.set_num_threads(wanted)
+        self.most = torch.get_num_threads()
+        self.fixed = bool(wanted) or "OMP_NUM_THREADS" in os.environ or self.most == 1
+        self._mark = _usage()
+
+    def choose(self) -> int:
+        """Set the number for the time that comes, from the load since the last call."""
+        import torch
+
+        if not self.fixed:
+            time.sleep(max(0.0, _SHORTEST - (time.perf_counter() - self._mark[0])))
+            last, self._mark = self._mark, _usage()
+            seconds, busy, own = (now - then for now, then in zip(self._mark, last, strict=True))
+            free = min(len(_cores()) - (busy - own) / seconds, _quota())
+            torch.set_num_threads(max(1, min(self.most, round(free))))
+        return torch.get_num_threads()
+
+    def restore(self) -> None:
+        """Set the number that there was before."""
+        import torch
+
+        torch.set_num_threads(self.most)
+
+
+def _cores() -> list[int]:
+    """Cores that this process may use."""
+    import psutil
+
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # not on macOS
+        return process.cpu_affinity()
+    return list(range(psutil.cpu_count()))
+
+
+def _usage() -> tuple[float, float, float]:
+    """Clock; seconds that these cores have worked; seconds of them for this process."""
+    import psutil
+
+    times = psutil.cpu_times(percpu=True)
+    busy = 0.0
+    for core in _cores():  # processes with a low priority count as `nice`: they make way
+        busy += times[core].user + times[core].system + getattr(times[core], "steal", 0.0)
+    return time.perf_counter(), busy, time.process_time()
+
+
+def _quota() -> float:
+    """Cores that a container may use at a time."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # not Linux, or "max"
+        return float("inf")
