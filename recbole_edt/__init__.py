@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_edt.compat import patch_recbole
 from recbole_edt.signals import watch_imports
+from recbole_edt.threads import limit_spinning
 
 if TYPE_CHECKING:
     from recbole_edt.quick_start import run_recbole_edt
     from recbole_edt.registry import register_model
 
 watch_imports()
+limit_spinning()
 patch_recbole()
 
 __version__ = "0.1.0"

@@ -255,4 +255,3 @@ def set_threads(config: Config) -> None:
         import torch
 
         torch.set_num_threads(int(config["threads"]))
-        os.environ["OMP_NUM_THREADS"] = str(config["threads"])

@@ -69,7 +69,7 @@ def _cores() -> list[int]:
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):  # not on macOS
         return process.cpu_affinity()
-    return list(range(psutil.cpu_count()))
+    return list(range(os.cpu_count() or 1))
 
 
 def _usage() -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.files import file_sha256
 from recbole_edt.settings import nearest
 from recbole_edt.trainer import checkpoint
-from recbole_edt.trainer.trainer import run_file
+from recbole_edt.trainer.checkpoint import run_file
 
 _PARTS = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
 

@@ -1,4 +1,4 @@
-"""How the C library of Linux hands out the memory of tensors on the CPU."""
+"""Memory of CPU tensors: glibc keeps what a batch frees for the next one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory(largest: int = 32 * _MIB, spare: int = 512 * _MIB) -> bool:
-    """Let the process keep what a batch frees for the next one.
-
-    glibc returns large blocks to the system as soon as they are freed. The next batch, which asks
-    for the same ones, then finds its memory missing page by page, in the middle of a product.
+    """Stop glibc from returning freed blocks to the system, only to fault them in again.
 
     Parameters
     ----------
     largest : int
-        Bytes of a block up to which it is kept; tables, which are larger, come and go as before.
+        Bytes of the largest block that is kept.
     spare : int
         Free bytes that are kept at most.
 
     Returns
     -------
     bool
-        Whether there is a glibc to tell.
+        Whether the C library is a glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

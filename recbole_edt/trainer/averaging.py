@@ -1,4 +1,4 @@
-"""Averages of a model's weights over the steps of training, which are what is kept."""
+"""Averages of a model's weights over the steps of training; validation and tests use them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,37 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_FIRST_STEPS = 10
+_WARM_UP = 10
 """The average forgets its start faster than ``decay`` says until some multiple of these steps."""
 
 
 class AveragedWeights:
     """Exponential moving average of parameters over the optimizer's steps.
 
-    Single steps on sampled negatives scatter around what they head for; their average does not.
-
     Parameters
     ----------
     parameters : iterable of Parameter
-        Those that are trained.
+        Those without gradients are left out.
     decay : float
-        In [0, 1); what each step leaves of the average before it.
+        In [0, 1); share of the old average that a step keeps.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.decay = decay
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin anew, at the parameters as they are."""
         self.steps = 0
         self.values = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self, *_) -> None:
-        """Take in the parameters as they are after a step; serves as a hook of an optimizer."""
+        """Add the parameters as a step has left them; a post-hook of ``step``."""
         self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + _FIRST_STEPS))
+        decay = min(self.decay, self.steps / (self.steps + _WARM_UP))
         torch._foreach_lerp_(self.values, list[Tensor](self.parameters), 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model have the averages meanwhile."""
+        """Exchange the model's parameters for the averages inside the block."""
         self._exchange()
         try:
             yield
@@ -60,17 +54,18 @@ class AveragedWeights:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Give the model the averages for good."""
+        """Set the model's parameters to the averages for good."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
             parameter.copy_(value)
 
     def state(self) -> dict[str, int | list[Tensor]]:
-        """Return what a checkpoint holds of it."""
+        """Return what a checkpoint stores."""
         return {"steps": self.steps, "values": self.values}
 
     @torch.no_grad()
-    def load(self, state: dict) -> None:
-        """Go on from what :meth:`state` returned."""
-        self.steps = int(state["steps"])
-        for value, saved in zip(self.values, state["values"], strict=True):
-            value.copy_(saved)
+    def load(self, state: dict | None) -> None:
+        """Restore :meth:`state`; without one start at the parameters as they are."""
+        self.steps = int(state["steps"]) if state else 0
+        saved = state["values"] if state else self.parameters
+        for value, source in zip(self.values, saved, strict=True):
+            value.copy_(source)

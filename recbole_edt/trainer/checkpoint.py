@@ -43,6 +43,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(repr(plain(value)).encode()).hexdigest()[:10]
 
 
+def run_file(config, part: str = "") -> str:
+    """Path of a run's checkpoint: of its best epoch, or of a part such as ``last``."""
+    name = f"{config['model']}-{config['dataset']}-{config['seed']}-{digest(settings(config))}"
+    return f"{config['checkpoint_dir']}/{name}{'.' if part else ''}{part}.pth"
+
+
 def dataset_fingerprint(dataset) -> dict[str, Any]:
     """Return what identifies a dataset: its domains, sizes and a hash of its ids in order."""
     tokens = hashlib.sha256()

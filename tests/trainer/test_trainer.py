@@ -19,7 +19,6 @@ from recbole_edt.errors import CheckpointError, TrainingError
 from recbole_edt.model import stages
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
-from recbole_edt.trainer.trainer import fused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,7 +140,7 @@ def test_other_models_keep_the_training_of_their_recbole_trainer():
         pass
 
     mixed = trainer_class(SASRec, Special)
-    assert mixed.__mro__[1:3] == (CrossDomainMixin, Special)
+    assert mixed.__bases__ == (CrossDomainMixin, Special)
     assert trainer_class(SASRec, Special) is mixed
     assert trainer_class(SASRec, mixed) is mixed
 
@@ -373,23 +372,3 @@ def test_a_run_whose_time_was_up_is_not_trained_again_when_resumed(run, same_res
     again = run(**keys, resume=True).fit()
     assert again.trainer.stages == first.trainer.stages
     same_result(again.result(), first.result())
-
-
-def test_fused_adam_steps_as_adam_does() -> None:
-    outcomes = []
-    for make in (lambda optimizer: optimizer, fused):
-        torch.manual_seed(0)
-        weight = torch.nn.Parameter(torch.randn(4, 3))
-        optimizer = make(torch.optim.Adam([weight], lr=0.1, weight_decay=0.01))
-        for _ in range(3):
-            weight.grad = torch.randn(4, 3)
-            optimizer.step()
-        outcomes.append((weight.detach(), optimizer.state_dict()["state"][0]))
-    (plain, plain_state), (ours, state) = outcomes
-    torch.testing.assert_close(ours, plain)
-    assert state.keys() == plain_state.keys(), "checkpoints of either fit the other"
-
-
-def test_only_adam_is_fused() -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-    assert fused(optimizer) is optimizer

@@ -1,0 +1,115 @@
+"""Adam's shortcuts: one pass per parameter, and only the rows of a table that a batch touches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_edt.trainer.adam import fused, update_touched_rows
+from recbole_edt.trainer.averaging import AveragedWeights
+
+BATCHES = [[0, 1, 1], [2, 3], [1, 5], [0, 2]]
+
+
+def lazy_adam(parameters, lr: float) -> torch.optim.Adam:
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    optimizer.register_step_pre_hook(update_touched_rows)
+    return optimizer
+
+
+def trained(make, batches, sparse=True) -> torch.nn.Embedding:
+    """Train a table to give the sum of what it is asked for, some steps."""
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(6, 3, sparse=sparse)
+    optimizer = make(table.parameters(), lr=0.1)
+    for batch in batches:
+        optimizer.zero_grad()
+        table(torch.tensor(batch)).square().sum().backward()
+        optimizer.step()
+    return table
+
+
+def test_touched_rows_take_the_steps_of_torchs_sparse_adam():
+    ours, theirs = (trained(make, BATCHES).weight for make in (lazy_adam, torch.optim.SparseAdam))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    moved = (ours != trained(lazy_adam, []).weight).any(1)
+    assert moved.tolist() == [True, True, True, True, False, True]
+
+
+def test_where_every_row_is_touched_it_is_adam():
+    every = [list(range(6))] * 4
+    ours, adam = trained(lazy_adam, every), trained(torch.optim.Adam, every, sparse=False)
+    assert torch.allclose(ours.weight, adam.weight, atol=1e-6)
+
+
+@pytest.fixture(params=[True, False], ids=["an Adam was made before", "it is the first Adam"])
+def earlier_adam(request, monkeypatch):
+    """torch wraps ``step`` of an optimizer's class when the first one is made."""
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", getattr(step, "__wrapped__", step))
+    if request.param:
+        torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_averages_are_updated_once_per_step(run, earlier_adam, monkeypatch, lazy):
+    monkeypatch.setattr(AveragedWeights, "update", update := Counted(AveragedWeights.update))
+    now = run("LLMEDTPretrain", item_embedding="both", epochs=1, weight_average=0.9)
+    now.trainer.model.item_embedding.table.sparse = lazy
+    now.trainer.optimizer = now.trainer._build_optimizer()
+    now.fit()
+    assert now.trainer.average.steps == update.calls == len(now.train)
+
+
+class Counted:
+    """A method that counts its calls."""
+
+    def __init__(self, method):
+        self.method, self.calls = method, 0
+
+    def __get__(self, owner, _):
+        def call(*arguments):
+            self.calls += 1
+            self.method(owner, *arguments)
+
+        return call
+
+
+def test_a_lazy_run_resumes_its_moments(run):
+    def lazy():
+        now = run("LLMEDTPretrain", item_embedding="both")
+        now.trainer.model.item_embedding.table.sparse = True
+        now.trainer.optimizer = now.trainer._build_optimizer()
+        return now
+
+    first, again = lazy().fit(), lazy()
+    again.trainer.resume_checkpoint(first.trainer.last_file)
+    mine, theirs = (now.trainer.optimizer.state_dict()["state"] for now in (again, first))
+    for name, state in theirs.items():
+        assert torch.equal(mine[name]["exp_avg"], state["exp_avg"])
+
+
+@pytest.mark.parametrize("changes", [{"learner": "sgd"}, {"weight_decay": 0.1}])
+def test_what_lazy_updates_would_leave_out_makes_a_table_dense(run, changes):
+    trainer = run("LLMEDTPretrain", item_embedding="both", **changes).trainer
+    table = trainer.model.item_embedding.table
+    table.sparse = True
+    trainer._build_optimizer()
+    assert not table.sparse
+
+
+def test_fused_adam_steps_as_adam_does():
+    outcomes = []
+    for make in (lambda optimizer: optimizer, fused):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(4, 3))
+        optimizer = make(torch.optim.Adam([weight], lr=0.1, weight_decay=0.01))
+        for _ in range(3):
+            weight.grad = torch.randn(4, 3)
+            optimizer.step()
+        outcomes.append((weight.detach(), optimizer.state_dict()["state"][0]))
+    (plain, plain_state), (ours, state) = outcomes
+    torch.testing.assert_close(ours, plain)
+    assert state.keys() == plain_state.keys(), "checkpoints of either fit the other"
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    assert fused(sgd) is sgd
