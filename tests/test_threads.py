@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from recbole_edt import threads
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -69,11 +72,13 @@ def test_cores_of_others_and_a_containers_quota_bound_it(machine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
-)  # fmt: skip
+    ("given", "spins"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
 def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(given, spins):
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    environment = {k: v for k, v in os.environ.items() if k not in names} | given
+    environment = {k: v for k, v in os.environ.items() if k not in names}
+    environment |= {"PYTHONPATH": str(ROOT), **given}
     program = "import os, recbole_edt; print(os.environ.get('GOMP_SPINCOUNT'))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
