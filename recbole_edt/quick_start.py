@@ -19,7 +19,8 @@ from recbole_edt.config import EDTConfig, set_threads
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
-from recbole_edt.evaluation.report import check_writable, table, write_json, write_ranks
+from recbole_edt.evaluation.report import table, write_json, write_ranks
+from recbole_edt.io.files import check_writable
 from recbole_edt.log import FILE_ONLY, open_log
 from recbole_edt.run_settings import RunArguments
 from recbole_edt.settings import parse_arguments, validate

@@ -11,7 +11,8 @@ import pytest
 import recbole_edt
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, EDTError
-from recbole_edt.evaluation.report import check_writable, write_json
+from recbole_edt.evaluation.report import write_json
+from recbole_edt.io.files import check_writable
 from recbole_edt.quick_start import describe
 
 SMALL = {

@@ -1,7 +1,15 @@
-"""Evaluation: candidates in, ranks and a report out, the same for every model."""
+"""Evaluation of every model: scores -> ranks (`ranking`) -> metrics (`metrics`) -> `report`."""
 
-from recbole_edt.evaluation.metrics import metric_names, summarise
+from recbole_edt.evaluation.metrics import METRICS, metric_names, register_metric, summarise
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json
 
-__all__ = ["Ranking", "metric_names", "summarise", "table", "write_json"]
+__all__ = [
+    "METRICS",
+    "Ranking",
+    "metric_names",
+    "register_metric",
+    "summarise",
+    "table",
+    "write_json",
+]

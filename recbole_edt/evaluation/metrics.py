@@ -1,66 +1,27 @@
-"""Ranks and the metrics made of them, for one held-out target per user."""
+"""Metrics of ranks, for one held-out target per user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from recbole_edt.errors import ConfigError
 
-_COUNTED = 2**18
-"""Scores of a CPU counted at a time: what is marked among them stays in its cache."""
+Metric = Callable[[np.ndarray], np.ndarray]
+"""Ranks, float64 [n] from 1 -> what each is worth [n]; ranks beyond ``k`` are worth 0."""
 
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+METRICS: dict[str, Metric] = {
     "hit": np.ones_like,
     "ndcg": lambda ranks: 1.0 / np.log2(ranks + 1.0),
     "mrr": lambda ranks: 1.0 / ranks,
 }
-"""Name in ``metrics:``, in lower case -> gain of a target at a rank, within the top k."""
+"""Every metric that ``metrics`` can name, in lower case."""
 
 
-def register_metric(name: str, gain: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Add a metric: the mean gain of the targets among the top k.
-
-    Parameters
-    ----------
-    name : str
-        For ``metrics:``; its case does not matter.
-    gain : callable
-        Ranks float64 [n], from 1 -> gains [n].
-    """
-    METRICS[name.lower()] = gain
-
-
-def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
-    """Count, per row, the candidates that do not score below the target: ties never count as wins.
-
-    Parameters
-    ----------
-    scores : Tensor
-        [n, n_candidates]; a NaN counts against the target.
-    target_scores : Tensor
-        [n].
-
-    Returns
-    -------
-    Tensor
-        int64 [n].
-    """
-    n, n_candidates = scores.shape
-    step = max(_COUNTED // max(n_candidates, 1), 1) if scores.device.type == "cpu" else max(n, 1)
-    exact = torch.float32 if n_candidates < 2**24 else torch.float64
-    # floats: those of a CPU are marked and summed several times as fast as booleans
-    marks = torch.empty(min(step, n), n_candidates, dtype=exact, device=scores.device)
-    below = torch.empty(n, dtype=exact, device=scores.device)
-    for start in range(0, n, step):
-        part = slice(start, start + step)
-        few = scores[part]
-        marked = torch.lt(few, target_scores[part, None], out=marks[: len(few)])
-        torch.sum(marked, dim=1, out=below[part])
-    return n_candidates - below.long()
+def register_metric(name: str, metric: Metric) -> None:
+    """Add a metric, or replace one."""
+    METRICS[name.lower()] = metric
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
@@ -69,7 +30,7 @@ def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
     Raises
     ------
     ConfigError
-        For a metric the protocol does not have.
+        If a metric is unknown.
     """
     names = []
     for metric in metrics:
@@ -87,7 +48,7 @@ def summarise(ranks: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     ranks : np.ndarray
         int64 [n]; rank of each user's target, from 1.
     names : sequence of str
-        As :func:`metric_names` gives them.
+        As :func:`metric_names` returns them.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The ranking of every target among its candidates: one path for every model."""
+"""Ranks of every target among its candidates; every model's scores pass here."""
 
 from __future__ import annotations
 
@@ -8,18 +8,49 @@ from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import expand_ranges, row_offsets
-from recbole_edt.evaluation.metrics import count_not_below
 from recbole_edt.model.kernels import product
 
 _ROWS = 256
 """Users scored at a time by :meth:`Ranking.ranks_by_vectors`."""
 
+_COUNTED = 2**18
+"""Scores of a CPU counted at a time: what is marked among them stays in its cache."""
+
+
+def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
+    """Count, per row, the candidates that do not score below the target: ties are never wins.
+
+    Parameters
+    ----------
+    scores : Tensor
+        [n, n_candidates]; a NaN counts against the target.
+    target_scores : Tensor
+        [n].
+
+    Returns
+    -------
+    Tensor
+        int64 [n].
+    """
+    n, n_candidates = scores.shape
+    step = max(_COUNTED // max(n_candidates, 1), 1) if scores.device.type == "cpu" else max(n, 1)
+    exact = torch.float32 if n_candidates < 2**24 else torch.float64
+    # floats: a CPU marks and sums them several times as fast as booleans
+    marks = torch.empty(min(step, n), n_candidates, dtype=exact, device=scores.device)
+    below = torch.empty(n, dtype=exact, device=scores.device)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        few = scores[part]
+        marked = torch.lt(few, target_scores[part, None], out=marks[: len(few)])
+        torch.sum(marked, dim=1, out=below[part])
+    return n_candidates - below.long()
+
 
 class Ranking:
     """Targets of one phase and the candidates they are ranked among.
 
-    Users' histories are never masked in a matrix of scores: what they hold is counted with the
-    rest, and its few scores are looked at again.
+    Histories are not masked in a matrix of scores: their items are counted with the rest, and
+    subtracted again.
 
     Parameters
     ----------
@@ -52,7 +83,7 @@ class Ranking:
             self._exclude(dataset, rows, device)
 
     def _exclude(self, dataset: CrossDomainDataset, rows: np.ndarray, device) -> None:
-        """Collect what a target's domain pool holds but is no candidate: history, the target."""
+        """Collect the items of a target's pool that are no candidates: history and target."""
         offsets, items = dataset.raw_history(dataset.split.users, rows)
         n_items = dataset.item_num
         owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
@@ -103,14 +134,14 @@ class Ranking:
         Parameters
         ----------
         users : Tensor
-            float32 [n_eval, d]; vectors of the users, each for the domain of his target.
+            float32 [n_eval, d]; vectors of the users, each for the domain of its target.
         items : Tensor
             float32 [n_items, d].
 
         Returns
         -------
         Tensor
-            int64 [n_eval]; as :meth:`ranks` of all products would have it, up to their rounding.
+            int64 [n_eval]; as :meth:`ranks` of all products, up to rounding.
         """
         ranks = torch.empty(len(users), dtype=torch.int64, device=users.device)
         for domain, pool in enumerate(self.pools):
@@ -135,25 +166,12 @@ class Ranking:
         return 1 + count_not_below(scores[:, 1:], scores[:, 0])
 
     def _ranks_in_pool(self, scores: Tensor, rows: np.ndarray) -> Tensor:
-        """Rank targets of one domain by the scores of its whole pool.
-
-        Parameters
-        ----------
-        scores : Tensor
-            [n, n_pool].
-        rows : np.ndarray
-            int64 [n]; which targets these are.
-
-        Returns
-        -------
-        Tensor
-            int64 [n].
-        """
+        """Rank targets of one domain by the scores [n, n_pool] of its whole pool."""
         device = scores.device
         targets = self.targets[torch.from_numpy(rows).to(device)]
         target_scores = scores.gather(1, self.place[targets][:, None]).squeeze(1)
         counts = count_not_below(scores, target_scores)
-        # what is no candidate, the target itself among it, was counted like everything else
+        # history and target are no candidates: subtract those that were counted
         offsets = self.excluded_offsets
         owners, places = map(torch.from_numpy, expand_ranges(offsets[rows], offsets[rows + 1]))
         owners, items = owners.to(device), self.excluded[places.to(device)]

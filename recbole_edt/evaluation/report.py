@@ -1,9 +1,8 @@
-"""What a run shows and leaves behind: a table, and a results file."""
+"""Tables and results files of a run."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import numpy as np
 from texttable import Texttable
 
-from recbole_edt.errors import ConfigError
 from recbole_edt.io.files import atomic_write
 
 
 def table(report: Mapping[str, Any], title: str) -> str:
-    """Lay a report out as text: one row per domain and one overall.
+    """Format a report as text: one row per domain and one overall.
 
     Parameters
     ----------
@@ -24,11 +22,6 @@ def table(report: Mapping[str, Any], title: str) -> str:
         ``{"overall": {...}, "domains": {name: {...}}}``.
     title : str
         Head of the first column.
-
-    Returns
-    -------
-    str
-        The table.
     """
     names = [name for name in report["overall"] if name != "n"]
     out = Texttable(max_width=0)
@@ -42,31 +35,14 @@ def table(report: Mapping[str, Any], title: str) -> str:
     return out.draw()
 
 
-def check_writable(key: str, path: str | Path) -> None:
-    """Refuse a file that could not be written later; nothing is made yet.
-
-    Raises
-    ------
-    ConfigError
-        If the path is a folder, or its nearest existing parent takes no new file.
-    """
-    if os.path.isdir(path):
-        raise ConfigError(f"{key} {path} is a folder")
-    folder = Path(path).absolute().parent
-    while not os.path.exists(folder):
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"{key} {path} cannot be written: {folder} takes no new file")
-
-
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a results file so that it is whole or absent."""
+    """Write a results file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
 def write_ranks(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ranks so that the file is whole or absent.
+    """Write ranks atomically.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Models whose scores are products of a user's and an item's vector: they need no score matrix."""
+"""Models whose scores are products of vectors: they are ranked without a matrix of scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.builtin import SASRecVectors
 
 _SASREC = ("recbole.model.sequential_recommender.sasrec", "SASRec")
-"""Known by name: to import it is to import every sequential model of RecBole."""
+"""By name: importing the class imports every sequential model of RecBole."""
 
 
 class Vectors(Protocol):
@@ -24,10 +24,9 @@ class Vectors(Protocol):
 
 
 def vectors_of(model: nn.Module) -> Vectors | None:
-    """Return the vectors that a model's scores are products of; None if there are none known.
+    """Return a model as :class:`Vectors`: the plugin's models, and exactly RecBole's SASRec.
 
-    All models of the plugin have them, and RecBole's own SASRec; whatever derives from SASRec may
-    score in another way.
+    None for all others; a subclass of SASRec may score in another way.
     """
     if isinstance(model, CrossDomainModel):
         return model

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.evaluation.report import check_writable
+from recbole_edt.io.files import check_writable
 from recbole_edt.experiment.base import Experiment, load_experiments
 from recbole_edt.experiment.context import ExperimentContext
 from recbole_edt.experiment.execute import check_failures, execute

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from recbole_edt.evaluation.report import check_writable
+from recbole_edt.io.files import check_writable
 from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.execute import execute
 from recbole_edt.experiment.layout import costs_table, protocol_tables

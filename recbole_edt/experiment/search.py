@@ -18,7 +18,7 @@ from optuna.distributions import (
 from pydantic import BeforeValidator
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.evaluation.report import check_writable
+from recbole_edt.io.files import check_writable
 from recbole_edt.experiment.execute import check_failures, execute
 from recbole_edt.experiment.runs import Run, refuse_unknown
 from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings

@@ -23,7 +23,7 @@ try:
 except ImportError:  # no such locks on this system: files of killed runs stay
     fcntl = None  # type: ignore[assignment]
 
-from recbole_edt.errors import DataError
+from recbole_edt.errors import ConfigError, DataError
 
 INTER_COLUMNS = {
     "user_id": "token",
@@ -185,3 +185,20 @@ def read_table(path: Path) -> pd.DataFrame:
         encoding="utf-8-sig",
     )
     return frame.rename(columns=lambda column: str(column).split(":")[0])
+
+
+def check_writable(key: str, path: str | Path) -> None:
+    """Refuse a file that could not be written later; nothing is made yet.
+
+    Raises
+    ------
+    ConfigError
+        If the path is a folder, or its nearest existing parent takes no new file.
+    """
+    if os.path.isdir(path):
+        raise ConfigError(f"{key} {path} is a folder")
+    folder = Path(path).absolute().parent
+    while not os.path.exists(folder):
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key} {path} cannot be written: {folder} takes no new file")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.evaluation.metrics import count_not_below, metric_names, summarise
+from recbole_edt.evaluation.metrics import metric_names, register_metric, summarise
+from recbole_edt.evaluation.ranking import count_not_below
 
 NAN, INF = float("nan"), float("inf")
 
@@ -56,6 +57,12 @@ def test_names():
     assert metric_names(["Hit", "ndcg"], [5, 10]) == ["hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"]
     with pytest.raises(ConfigError, match=r"unknown metric 'AUC' \(known: hit, ndcg, mrr\)"):
         metric_names(["AUC"], [10])
+
+
+def test_a_metric_can_be_added(monkeypatch):
+    monkeypatch.setattr("recbole_edt.evaluation.metrics.METRICS", {})
+    register_metric("Halving", lambda ranks: 0.5**ranks)
+    assert summarise(np.array([1, 2, 3]), ["halving@2"]) == {"halving@2": 0.25, "n": 3}
 
 
 RANKS = st.lists(st.integers(1, 101), min_size=1, max_size=60)
