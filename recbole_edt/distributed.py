@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, and what they tell each other.
+"""Several processes that train one model: each takes a part of every batch.
 
-A batch is split over the processes; its loss and gradients are those of the whole batch, so that a
-result does not depend on how many there are. In a run of one process everything here is free.
+Loss and gradients are those of the whole batch, so that results do not depend on the number of
+processes. In a run of one process these functions return at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from recbole_edt.errors import ConfigError, TrainingError
 
 _LOST = ("gloo", "nccl", "connection", "timed out", "timeout")
-"""What torch's messages name when a process is gone."""
+"""Words in torch's messages about a lost process."""
 
 
 def world_size() -> int:
@@ -29,22 +29,22 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0; the first writes and prints."""
+    """Return the number of this process; 0 writes and prints."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
-# --- joining --------------------------------------------------------------------------------------
+# -- joining ------------------------------------------------------------------------------------
 
 
 def is_launched(settings: dict[str, Any]) -> bool:
-    """Tell whether a launcher started this process as one of several: torchrun, or RecBole's."""
+    """Tell whether torchrun or RecBole started this process as one of several."""
     if "local_rank" in settings:
         return int(settings.get("world_size", 1)) > 1
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
 
 
 def init(settings: dict[str, Any]) -> None:
-    """Meet the other processes, and settle on a device, as RecBole's configuration does on GPUs.
+    """Initialise the process group and choose a device.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def init(settings: dict[str, Any]) -> None:
     Raises
     ------
     ConfigError
-        If there are fewer GPUs than processes, or the others cannot be met.
+        If there are fewer GPUs than processes, or the process group cannot be initialised.
     """
     by_recbole = "local_rank" in settings
     local = int(settings["local_rank"] if by_recbole else os.environ["LOCAL_RANK"])
@@ -89,12 +89,12 @@ def init(settings: dict[str, Any]) -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Part from the other processes at the end of a run, and say it plainly if one is lost.
+    """Leave the process group at the end of the block.
 
     Raises
     ------
     TrainingError
-        If another process ended in the middle of the run, or was silent for too long.
+        If another process ends in the middle of the run, or is silent for too long.
     """
     if world_size() == 1:
         yield
@@ -111,17 +111,17 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-# --- talking --------------------------------------------------------------------------------------
+# -- communicating ------------------------------------------------------------------------------
 
 
 def barrier() -> None:
-    """Go on when all processes have come here."""
+    """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Sum of a tensor over the processes; no gradient passes."""
+    """Sum of a tensor over the processes, without gradients."""
     if world_size() == 1:
         return values
     out = values.detach().clone()
@@ -130,7 +130,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def broadcast_flag(decision: bool, device: torch.device) -> bool:
-    """Return what the first process has decided."""
+    """Return the first process' decision."""
     if world_size() == 1:
         return decision
     word = torch.tensor(int(decision), device=device)
@@ -139,18 +139,10 @@ def broadcast_flag(decision: bool, device: torch.device) -> bool:
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all processes, in their order; gradients reach a process' own rows alone.
+    """Rows [n, d] of all processes in their order, [N, d]; n may differ between processes.
 
-    Parameters
-    ----------
-    rows : Tensor
-        [n, d]; n may differ between processes.
-
-    Returns
-    -------
-    Tensor
-        [N, d]. A loss over it, computed by every process, has in their sum the gradient of the
-        loss over all rows.
+    Gradients reach a process' own rows alone: a loss over all rows that every process computes
+    has the right gradient in the sum over processes.
     """
     if world_size() == 1:
         return rows
@@ -168,33 +160,27 @@ def all_gather_rows(rows: Tensor) -> Tensor:
 
 
 def count_once(loss: Tensor) -> Tensor:
-    """Give a loss that every process computes a value that sums to it; gradients stay."""
+    """Divide the value of a loss that every process computes; its gradient stays."""
     if world_size() == 1:
         return loss
     return loss - loss.detach() * (1 - 1 / world_size())
 
 
 class SplitLoss(torch.nn.Module):
-    """A model's loss on this process' part of a batch, for torch's data parallelism.
-
-    It takes the mean of the processes' gradients; what the batch needs is their sum.
-    """
+    """A model's loss on this process' part of a batch, for torch's data parallelism."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, interaction) -> Tensor:
-        """Loss of a part, times the number of processes."""
+        """Loss times the number of processes: torch averages gradients, a batch needs the sum."""
         return self.model.calculate_loss(interaction) * world_size()
 
 
 def data_parallel(model: Any, device: torch.device) -> torch.nn.Module:
-    """Wrap a model so that its gradients are those of the whole batch.
-
-    Only parameters that have gradients now will ever have some.
-    """
-    with warnings.catch_warnings():  # what torch wants instead is not known to older ones
+    """Wrap a model so that the gradients of its trainable parameters are the whole batch's."""
+    with warnings.catch_warnings():  # older torch lacks the argument that the warning asks for
         warnings.simplefilter("ignore", FutureWarning)
         return torch.nn.parallel.DistributedDataParallel(
             SplitLoss(model),

@@ -1,4 +1,4 @@
-"""Where a run's messages go: RecBole's log file and the screen, anew for every run of a process."""
+"""Log files and screen messages: every run of a process gets a log of its own."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from recbole.utils import init_logger
 from recbole_edt.distributed import rank
 
 FILE_ONLY = {"file_only": True}
-"""``extra=`` of a message that belongs into the log file but would flood the screen."""
+"""``extra=`` of a message that goes into the log file alone."""
 
 _ours: list[logging.Handler] = []
 
 
 def _raise_again(record: logging.LogRecord) -> None:
-    """End the run where its log cannot be written, as on a full disk; logging would go on."""
+    """End the run if its log cannot be written, as on a full disk."""
     error = sys.exc_info()[1]
     if isinstance(error, OSError):
         raise error
 
 
 def _tell_once(args, tell=threading.excepthook) -> None:
-    """Keep quiet about tensorboard's writer: the next call of the main thread raises its error."""
+    """Ignore tensorboard's writer thread: the main thread raises its error at the next call."""
     if not (isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__):
         tell(args)
 
 
 def open_log(config) -> None:
-    """Send messages to a log file of this run's own.
+    """Send messages to a log file of this run's own; of several processes the first has one.
 
-    RecBole's ``init_logger`` alone would let every later run of a process write into the log file
-    and the tensorboard folder of the first. Of several processes the first alone has a log.
+    RecBole's ``init_logger`` adds handlers only where there are none, so that later runs of a
+    process would write into the log file and the tensorboard folder of the first.
     """
     if rank():
         logging.getLogger().setLevel(logging.ERROR)
@@ -44,7 +44,7 @@ def open_log(config) -> None:
         root.removeHandler(handler)
         handler.close()
     others = list(root.handlers)
-    for handler in others:  # with any handler there, `init_logger` would add none
+    for handler in others:
         root.removeHandler(handler)
     try:
         init_logger(config)

@@ -1,4 +1,4 @@
-"""How a run ends that is told to: Ctrl-C and SIGTERM, from the first import on."""
+"""Ctrl-C and SIGTERM end a command with one line, from its first import on."""
 
 from __future__ import annotations
 
@@ -11,40 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CALLED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-"""Signals that end a run cleanly, and what the run says then."""
+"""Signals that end a command, and the word it prints."""
 
 _COMMANDS = ("recbole-edt", "recbole-edt.exe", "run_recbole_edt.py")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a run the way Ctrl-C does, so that whatever is open is closed."""
+    """SIGTERM, which unwinds the stack as Ctrl-C does."""
 
 
 def line(number: int) -> str:
-    """Say that a run was told to end, and how to go on."""
+    """Return what a command prints when a signal ends it."""
     return f"{CALLED[signal.Signals(number)]}: the same command goes on (run: with --resume)"
 
 
 def exit_code(number: int) -> int:
-    """Exit code by which shells know the signal that ended a command."""
+    """Return the exit code that shells use for a signal."""
     return 128 + number
 
 
 def watch_imports() -> None:
-    """End at once, with one line, while the command is still being imported.
-
-    Does nothing where the package is imported by any other program.
-    """
-    started_by = Path(sys.argv[0]).name if sys.argv else ""
-    as_module = started_by == "-m" and "recbole_edt" in sys.orig_argv
-    if (started_by in _COMMANDS or as_module) and _may_handle():
-        for number in CALLED:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _end_at_once)
-
-
-def _may_handle() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    """End at once, with one line, while one of the package's own commands is being imported."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    is_ours = program in _COMMANDS or (program == "-m" and "recbole_edt" in sys.orig_argv)
+    if not is_ours or threading.current_thread() is not threading.main_thread():
+        return
+    for number in CALLED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end_at_once)
 
 
 def _end_at_once(number: int, frame) -> None:
@@ -58,17 +52,15 @@ def _terminate(number: int, frame) -> None:
 
 @contextmanager
 def ending_cleanly() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated`, as Ctrl-C raises ``KeyboardInterrupt``."""
-    if not _may_handle():
+    """Raise :class:`Terminated` on SIGTERM, as Ctrl-C raises ``KeyboardInterrupt``."""
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
     before = {number: signal.getsignal(number) for number in CALLED}
-    for number, raising in (
-        (signal.SIGINT, signal.default_int_handler),
-        (signal.SIGTERM, _terminate),
-    ):
+    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
+    for number in CALLED:
         if before[number] in (_end_at_once, signal.SIG_DFL):
-            signal.signal(number, raising)
+            signal.signal(number, raising[number])
     try:
         yield
     finally:

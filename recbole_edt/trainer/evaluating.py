@@ -57,21 +57,12 @@ class EvaluationMixin(TrainerBehind):
 
     @torch.no_grad()
     def evaluate(
-        self,
-        eval_data: EvaluationLoader,
-        load_best_model=True,
-        model_file=None,
-        show_progress=False,
-        mode: str | None = None,
+        self, eval_data, load_best_model=True, model_file=None, show_progress=False, mode=None
     ):
-        """Rank every target among its candidates.
+        """Rank every target among its candidates; arguments are RecBole's.
 
         Parameters
         ----------
-        eval_data : EvaluationLoader
-            The targets.
-        load_best_model, model_file, show_progress
-            As in RecBole.
         mode : str, optional
             ``full`` or ``uniN``; by default the configured ``eval_args.mode`` of the phase.
 
@@ -92,10 +83,13 @@ class EvaluationMixin(TrainerBehind):
             report["domains"][name] = summarise(own, self.metric_names)
         self.reports[eval_data.phase] = report
         self.last_ranks[eval_data.phase] = ranks
-        flat = OrderedDict((k, v) for k, v in report["overall"].items() if k != "n")
-        for name, values in report["domains"].items():
-            flat.update((f"{name}/{k}", v) for k, v in values.items() if k != "n")
-        return flat
+        parts = [("", report["overall"])]
+        parts += [(f"{name}/", values) for name, values in report["domains"].items()]
+        return OrderedDict(
+            (prefix + metric, values[metric])
+            for prefix, values in parts
+            for metric in self.metric_names
+        )
 
     def _ranking(self, eval_data, mode: str | None) -> Ranking:
         phase = eval_data.phase

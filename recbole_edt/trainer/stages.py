@@ -48,13 +48,13 @@ class FinetuneTrainer(CrossDomainTrainer):
         self.epochs = self.config[key]
         self.eval_step = min(self.config["eval_step"], self.epochs)
 
-    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+    def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
         """Count the untrained start of stage 2 as an epoch that can be the best one."""
         if self.start_epoch == 0 and valid_data:
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
             if saved:
                 self._save_checkpoint(-1, verbose=False)
-        super()._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
 
 
 class TwoStageTrainer(FinetuneTrainer):
@@ -76,14 +76,13 @@ class TwoStageTrainer(FinetuneTrainer):
     def _begin(self, dataset, saved):
         CrossDomainMixin._begin(self, dataset, saved)
 
-    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
-        rest = (train_data, valid_data, verbose, saved, show_progress, callback_fn)
+    def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
         if self.stage == 1:
-            CrossDomainMixin._fit_stage(self, *rest)
+            CrossDomainMixin._fit_stage(self, train_data, valid_data, verbose, saved, **rest)
             if saved:
                 self.load_best()
             self._enter_stage_2()
-        super()._fit_stage(*rest)
+        super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from time import perf_counter
 from typing import Any
 
@@ -36,9 +36,7 @@ class _EarlyStop(Exception):
 class CrossDomainMixin(EvaluationMixin):
     """What the plugin changes in any of RecBole's trainers.
 
-    Every epoch draws from random numbers of its own, so that a resumed run repeats an unbroken
-    one. Checkpoints are plain and written atomically. Of several processes each trains on its part
-    of every batch; RecBole's own models are trained in parallel by RecBole's own code.
+    Every epoch draws random numbers of its own, so that a resumed run repeats an unbroken one.
     """
 
     stage = 1
@@ -77,27 +75,14 @@ class CrossDomainMixin(EvaluationMixin):
 
     # -- stages and early stops -----------------------------------------------------------------
 
-    def fit(
-        self,
-        train_data,
-        valid_data=None,
-        verbose=True,
-        saved=True,
-        show_progress=False,
-        callback_fn=None,
-    ):
-        """Train with early stopping, as RecBole does.
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, **rest):
+        """Train with early stopping; arguments and result are RecBole's.
 
         With ``resume`` a run that was killed goes on behind its last whole epoch.
-
-        Returns
-        -------
-        tuple
-            Best validation score and best validation result.
         """
         self._begin(train_data._dataset, saved)
         try:
-            self._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            self._fit_stage(train_data, valid_data, verbose, saved, **rest)
         finally:
             self.tensorboard.close()
             self.threads.restore()
@@ -111,10 +96,12 @@ class CrossDomainMixin(EvaluationMixin):
             # this run's best epochs will not fit where an earlier one stopped
             Path(self.last_file).unlink(missing_ok=True)
 
-    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
+    def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
+        callback = rest.pop("callback_fn", None)
+
         def after_epoch(epoch_idx, score):
-            if callback_fn:
-                callback_fn(epoch_idx, score)
+            if callback:
+                callback(epoch_idx, score)
             if saved:
                 self._save_checkpoint(epoch_idx, verbose=False, saved_model_file=self.last_file)
             if reason := self._reason_to_stop():
@@ -123,7 +110,7 @@ class CrossDomainMixin(EvaluationMixin):
         # a resumed run may have reached its end
         if self.start_epoch < self.epochs and not self._reason_to_stop():
             try:
-                super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+                super().fit(train_data, valid_data, verbose, saved, callback_fn=after_epoch, **rest)
             except _EarlyStop as stop:
                 self._add_hparam_to_tensorboard(self.best_valid_score)
                 if verbose:
@@ -248,16 +235,15 @@ class CrossDomainMixin(EvaluationMixin):
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         if path == self.last_file:  # to go on from: weights and averages
             average = self.average.state() if self.average else None
-            self._write_checkpoint(path, epoch, average=average)
+            checkpoint.save(path, {**self._content(epoch), "average": average})
         else:
             with self._averaged():
-                self._write_checkpoint(path, epoch)
+                checkpoint.save(path, self._content(epoch))
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
-    def _write_checkpoint(self, path, epoch, **more) -> None:
-        content = {
-            **more,
+    def _content(self, epoch: int) -> dict[str, Any]:
+        return {
             "model": self.config["model"],
             "settings": checkpoint.settings(self.config),
             "dataset": self.fingerprint,
@@ -271,7 +257,6 @@ class CrossDomainMixin(EvaluationMixin):
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        checkpoint.save(path, content)
 
     def _resume(self, dataset) -> None:
         there = Path(self.last_file).exists()
@@ -291,9 +276,8 @@ class CrossDomainMixin(EvaluationMixin):
         if self.average:
             self.average.load(content.get("average"))
         self.start_epoch = content["epoch"] + 1
-        self.cur_step = content["cur_step"]
-        self.best_valid_score = content["best_valid_score"]
-        self.best_valid_result = content["best_valid_result"]
+        for name in ("cur_step", "best_valid_score", "best_valid_result"):
+            setattr(self, name, content[name])
         self.timing = dict(content["timing"])
         self.stages = {int(stage): values for stage, values in content["stages"].items()}
 
@@ -320,12 +304,12 @@ def check_processes(model) -> None:
     ConfigError
         If there are several processes.
     """
-    if distributed.world_size() > 1 and isinstance(model, CrossDomainModel):
-        if not model.splits_batches:
-            raise ConfigError(
-                f"{type(model).__name__} trains in one process: its losses contrast what a batch "
-                "holds (start it without torchrun)"
-            )
+    needs_whole = isinstance(model, CrossDomainModel) and not model.splits_batches
+    if distributed.world_size() > 1 and needs_whole:
+        raise ConfigError(
+            f"{type(model).__name__} trains in one process: its losses contrast what a batch "
+            "holds (start it without torchrun)"
+        )
 
 
 def new_timing() -> dict[str, float]:
@@ -343,16 +327,10 @@ def trainer_class(model: type, base: type[Trainer] = Trainer) -> type:
         The model's class; its attribute ``trainer`` is a class or ``module:Class``.
     base : type
         RecBole's trainer for a model that names none.
-
-    Returns
-    -------
-    type
-        A trainer class.
     """
     named = getattr(model, "trainer", None)
     if isinstance(named, str):
-        module_name, class_name = named.split(":")
-        return getattr(import_module(module_name), class_name)
+        return resolve_name(named)
     if named is not None:
         return named
     if issubclass(base, CrossDomainMixin):
