@@ -11,13 +11,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.files import check_writable
 from recbole_edt.experiment.base import Experiment, load_experiments
 from recbole_edt.experiment.context import ExperimentContext
 from recbole_edt.experiment.execute import check_failures, execute
 from recbole_edt.experiment.pages import write_page
 from recbole_edt.experiment.runs import flatten
 from recbole_edt.experiment.settings import FURTHER_KEYS
+from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import help_text, nearest, parse_arguments, validate
 

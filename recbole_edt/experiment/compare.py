@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from recbole_edt.io.files import check_writable
 from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.execute import execute
 from recbole_edt.experiment.layout import costs_table, protocol_tables
 from recbole_edt.experiment.runs import Run, Runs, flatten, keys_for, refuse_unknown
 from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import plugin_models
 from recbole_edt.settings import Name, NonNegative, help_text, parse_arguments, validate

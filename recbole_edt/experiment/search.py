@@ -18,11 +18,11 @@ from optuna.distributions import (
 from pydantic import BeforeValidator
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.files import check_writable
 from recbole_edt.experiment.execute import check_failures, execute
 from recbole_edt.experiment.runs import Run, refuse_unknown
 from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, validate
 

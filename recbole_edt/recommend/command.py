@@ -11,8 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, model_validator
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.files import check_writable
-from recbole_edt.io.files import atomic_write
+from recbole_edt.io.files import atomic_write, check_writable
 from recbole_edt.recommend.recommender import History, Recommender
 from recbole_edt.settings import Count, Name, Settings, help_text, parse_arguments, validate
 
