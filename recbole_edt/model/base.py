@@ -214,7 +214,7 @@ class CrossDomainModel(SequentialRecommender):
     def states_in_own_domain(
         self, batch, encode: Callable[..., Tensor], chosen: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """States of each target's own domain sub-sequence before it, in the target's place.
+        """States [B, L, d] before each target in its own domain's sub-sequence, and where.
 
         Parameters
         ----------
@@ -224,15 +224,7 @@ class CrossDomainModel(SequentialRecommender):
             ``encode(domain, sequence [B, M], masked [B, M]) -> states [B, M - 1, d]``: state t has
             not seen item t + 1 of the domain's sub-sequence.
         chosen : Tensor, optional
-            bool [B, L + 1]; the targets, which a bidirectional encoder must not see (``masked``);
-            a causal one needs no such help.
-
-        Returns
-        -------
-        states : Tensor
-            [B, L, d]; zero where the target is the first of its domain.
-        has : Tensor
-            bool [B, L]; where there is domain history.
+            bool [B, L + 1]; targets that a bidirectional encoder must not see (``masked``).
         """
         parts, where = [], []
         for domain in range(self.n_domains):

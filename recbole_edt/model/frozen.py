@@ -46,33 +46,16 @@ class BatchStates:
 
 @torch.no_grad()
 def batch_states(model, batch, lookup, chosen: Tensor) -> BatchStates:
-    """Compute the states of one batch.
-
-    Parameters
-    ----------
-    model : LLMEDTFinetune
-        In stage 2.
-    batch : Interaction
-        Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-    lookup : callable
-        Item ids -> vectors.
-    chosen : Tensor
-        bool [B, L + 1]; targets, which a bidirectional backbone must not see.
-    """
+    """Compute the states of one batch; arguments as in ``LLMEDTFinetune.own_states``."""
     u = model.encoder.before_targets(lookup, batch[SEQUENCE], chosen)
     own, has = model.own_states(batch, lookup, chosen)
     return BatchStates(lookup, u.flatten(0, 1), own.flatten(0, 1), has)
 
 
 class FrozenStates:
-    """States before every training target, and the vectors of all items, of a frozen model.
+    """States before every target of a loader, and all item vectors, of a model in stage 2.
 
-    Parameters
-    ----------
-    model : LLMEDTFinetune
-        In stage 2, with a causal backbone.
-    loader : SequenceLoader
-        Whose windows are encoded.
+    Its backbone must be causal: a bidirectional one hides other targets in each epoch.
     """
 
     @torch.no_grad()

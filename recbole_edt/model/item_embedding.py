@@ -30,7 +30,7 @@ class ItemEmbedding(nn.Module):
     n_items, hidden_size : int
         Size of the table and of its vectors.
     text : Tensor or MappedText, optional
-        float32 [n_items, d_L]; frozen text embeddings, row 0 zero. Needed unless ``kind`` is id.
+        float32 [n_items, d_L], row 0 zero; not for ``id``.
     lazy : bool
         Whether the gradient of a large table is sparse.
     """

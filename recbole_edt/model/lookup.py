@@ -12,15 +12,7 @@ from recbole_edt.model.kernels import look_up, look_up_each, rounded_rows
 
 
 class Lookup:
-    """Vectors of items that are computed already.
-
-    Parameters
-    ----------
-    vectors : Tensor
-        [n, d].
-    slot : Tensor, optional
-        int64 [n_items]; row of each item's vector. By default its id.
-    """
+    """Vectors [n, d] of items; ``slot`` int64 [n_items] is the row of each, by default its id."""
 
     def __init__(self, vectors: Tensor, slot: Tensor | None = None) -> None:
         self.vectors, self.slot = vectors, slot
@@ -42,16 +34,16 @@ class Lookup:
 
 
 class ItemLookup(Lookup):
-    """Vectors of just the items a batch needs, each computed once.
+    """Vectors of the items that a batch needs, each computed once.
 
     Parameters
     ----------
     embedding : callable
-        Computes them: distinct item ids [n] -> vectors [n, d].
+        Distinct item ids [n] -> vectors [n, d].
     n_items : int
         Size of the item table.
     *items : Tensor
-        All ids the batch will ask for.
+        All ids that the batch will look up.
     """
 
     def __init__(self, embedding: Callable[[Tensor], Tensor], n_items: int, *items: Tensor) -> None:

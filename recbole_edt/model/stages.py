@@ -50,17 +50,12 @@ class Finetuning(CrossDomainModel):
                     start_projection_(adapter, vectors, self.item_domain == domain)
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
-        """Take the parameters of stage 1 and begin fine-tuning.
-
-        Parameters
-        ----------
-        state : dict
-            ``state_dict`` of an ``LLMEDTPretrain`` or ``LLMEDT`` of the same configuration.
+        """Take the ``state_dict`` of stage 1 and begin fine-tuning.
 
         Raises
         ------
         CheckpointError
-            If it does not fit.
+            If it is of another configuration.
         """
         own, theirs = (
             {name for name in names if not name.startswith(_OF_ONE_STAGE)}
@@ -87,11 +82,6 @@ class Finetuning(CrossDomainModel):
         """Loss of the batches of one loader, from states that are computed once for all epochs.
 
         They are computed at the first batch, and again if the frozen weights have changed.
-
-        Parameters
-        ----------
-        train_data : SequenceLoader
-            Whose batches the loss is asked for.
         """
 
         def loss(batch):
@@ -114,15 +104,7 @@ class Finetuning(CrossDomainModel):
         return self._cache
 
     def frozen_states(self, batch, chosen: Tensor) -> BatchStates:
-        """States before the targets of a batch: cached ones, or computed now.
-
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        chosen : Tensor
-            bool [B, L + 1]; targets, which a bidirectional backbone must not see.
-        """
+        """States before the targets of a batch: cached ones, or computed now."""
         if self._in_use is not None:
             return self._in_use.of(batch)
         with torch.no_grad():
@@ -130,15 +112,7 @@ class Finetuning(CrossDomainModel):
 
 
 class BothStages(CrossDomainModel):
-    """A model that is its first stage until :meth:`begin_finetuning`, then its second.
-
-    Attributes
-    ----------
-    stage_classes : tuple of type
-        Classes of the stages, bases of the model.
-    finetuning : bool
-        Whether stage 2 has begun.
-    """
+    """A model that is its first stage until :meth:`begin_finetuning`, then its second."""
 
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
     stage_classes: tuple[type[CrossDomainModel], type[CrossDomainModel]]

@@ -136,18 +136,10 @@ def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -
 
 
 class Standardising:
-    """Centres text embeddings and gives their entries unit root mean square.
+    """Centres text [n_items, d_L] and scales its entries to unit root mean square.
 
-    Sentence vectors share one large common part and have entries far below one, which Adam's
-    steps of fixed size follow slowly.
-
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and spread are taken from. If they are all alike, nothing
-        is scaled.
+    Sentence vectors share one large common part and have small entries, which Adam's steps of fixed
+    size follow slowly. Centre and scale are those of ``fitted`` rows; alike ones are not scaled.
     """
 
     def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
@@ -169,14 +161,8 @@ class Standardising:
 class ItemPairs:
     """Pairs of items of one domain that users have near each other in their training sequences.
 
-    They are counted when they are first asked for.
-
-    Parameters
-    ----------
-    sequences : Sequences
-        Training rows; inserted ones are passed over.
-    item_domain : np.ndarray
-        int64 [n_items]; -1 for padding.
+    Inserted rows are passed over. ``item_domain`` is int64 [n_items], -1 for padding. The pairs are
+    counted when first needed.
     """
 
     def __init__(self, sequences: Sequences, item_domain: np.ndarray) -> None:
