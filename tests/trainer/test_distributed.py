@@ -101,6 +101,7 @@ def with_adapters_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
                 "preset": "paper",
                 "align_weight": 0.5,
                 "loss": "softmax",
+                "item_embedding": "both",  # text of six columns alone has fewer axes than adapters
             },
         ),
         # 20 windows: the last batch holds one, and one of the processes nothing
