@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_edt import distributed
 from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.model.adapters import LinearAdapter
+from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.kernels import take_rows_each, use_fast_kernels
 from recbole_edt.model.lookup import ItemLookup, look_up_by
 from recbole_edt.model.losses import bpr_loss, softmax_loss
 from recbole_edt.model.settings import ModelSettings, declared
-from recbole_edt.model.text import MappedText, frozen_text, text_rows
+from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
 from recbole_edt.settings import validate
 
 States = Tensor | Callable[..., Iterable[Tensor]]
@@ -52,6 +54,12 @@ class Targets(NamedTuple):
     negatives: Tensor
     owned: Any
     rows: Tensor
+
+
+def add_constants(module: nn.Module, **arrays: np.ndarray) -> None:
+    """Register arrays as buffers of a module that checkpoints leave out."""
+    for name, array in arrays.items():
+        module.register_buffer(name, torch.from_numpy(array), persistent=False)
 
 
 class CrossDomainModel(SequentialRecommender):
@@ -91,6 +99,8 @@ class CrossDomainModel(SequentialRecommender):
     reads_augmentation = False
     splits_batches = False
     hard_negatives = False
+    encoder: SequenceEncoder
+    item_domain: Tensor
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -100,10 +110,13 @@ class CrossDomainModel(SequentialRecommender):
         self.loss_name = config["loss"]
         self._own_negatives = self.loss_name == "bpr" and not self.hard_negatives
         self.n_domains = len(dataset.domains)
-        item_domain = torch.from_numpy(dataset.item_domain)
-        self.item_domain: Tensor
-        self.register_buffer("item_domain", item_domain, persistent=False)
+        add_constants(self, item_domain=dataset.item_domain)
         self._item_vectors: Tensor | None = None
+
+    def encoder_per_domain(self, config) -> nn.ModuleList:
+        """Make one encoder of each domain's sub-sequences."""
+        encoders = (SequenceEncoder(config, self.max_seq_length) for _ in range(self.n_domains))
+        return nn.ModuleList(encoders)
 
     # -- hooks of the trainer ---------------------------------------------------------------------
 
@@ -243,6 +256,16 @@ class CrossDomainModel(SequentialRecommender):
             where.append(has)
         return parts[0] + parts[1], where[0] | where[1]
 
+    def own_domain_states(
+        self, batch, encoders, lookups, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`states_in_own_domain` of one encoder and one lookup per domain."""
+
+        def encode(domain, sequence, masked):
+            return encoders[domain].before_targets(lookups[domain], sequence, masked)
+
+        return self.states_in_own_domain(batch, encode, None if encoders[0].causal else chosen)
+
     # -- inference --------------------------------------------------------------------------------
 
     def train(self, mode: bool = True):
@@ -268,8 +291,15 @@ class CrossDomainModel(SequentialRecommender):
         return F.embedding(items, self.item_vectors())
 
     def user_vectors(self, interaction) -> list[Tensor]:
-        """User vectors [B, d] that items of each domain are scored with."""
-        raise NotImplementedError
+        """User vectors [B, d] that items of each domain are scored with.
+
+        By default :meth:`mixed_state` for both.
+        """
+        return [self.mixed_state(interaction, self.look_up)] * self.n_domains
+
+    def mixed_state(self, interaction, lookup) -> Tensor:
+        """State [B, d] of ``encoder`` after each user's last item of the mixed sequence."""
+        return self.encoder.last(lookup, interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
     def last_in_own_domain(self, interaction, encoders, lookups) -> list[Tensor]:
         """States after each user's last item of each domain, [B, d]; zero without such an item.
@@ -320,6 +350,7 @@ class ProfiledModel(CrossDomainModel):
     """
 
     reads_augmentation = True
+    profiles: Tensor | MappedText | None
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -330,11 +361,7 @@ class ProfiledModel(CrossDomainModel):
         """Load the profiles; subclasses call it when their other parts are made."""
         table = dataset.user_table() if self.align_weight else None
         profiles = None if table is None else frozen_text(table)
-        self.profiles: Tensor | MappedText | None
-        if isinstance(profiles, MappedText):
-            self.profiles = profiles
-        else:
-            self.register_buffer("profiles", profiles, persistent=False)
+        add_text(self, "profiles", profiles)
         self.profile_adapter = None
         if profiles is not None:
             self.profile_adapter = LinearAdapter(profiles.shape[1], profiles.shape[1] // 2, size)

@@ -9,6 +9,7 @@ from recbole_edt.model.adapters import LinearAdapter, start_leading_, start_prin
 from recbole_edt.model.text import (
     ItemPairs,
     MappedText,
+    add_text,
     changed_text,
     frozen_text,
     principal_components,
@@ -18,6 +19,13 @@ from recbole_edt.model.text import (
 
 _LARGE_TABLE = 2**27
 """Bytes above which Adam moves the rows of a batch alone, where a model asks for it."""
+
+
+def id_table(n: int, size: int) -> nn.Embedding:
+    """Trained vectors [n, size], drawn with a standard deviation of 0.02."""
+    table = nn.Embedding(n, size)
+    nn.init.normal_(table.weight, std=0.02)
+    return table
 
 
 class ItemEmbedding(nn.Module):
@@ -45,17 +53,13 @@ class ItemEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.text: Tensor | MappedText | None
-        if isinstance(text, MappedText):
-            self.text = text  # no buffer: it stays where its file is
-        else:
-            self.register_buffer("text", text, persistent=False)
+        add_text(self, "text", text)
         self.adapter = None
         if text is not None:
             self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)
         self.table = None
         if kind != "text":
-            self.table = nn.Embedding(n_items, hidden_size)
-            nn.init.normal_(self.table.weight, std=0.02)
+            self.table = id_table(n_items, hidden_size)
             self.table.sparse = lazy and self.table.weight.nbytes > _LARGE_TABLE
 
     def forward(self, items: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import coo_array, csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_edt.data.embeddings import BLOCK, EmbeddingTable
 from recbole_edt.data.sequences import Sequences
@@ -82,6 +82,14 @@ def text_rows(text: Tensor | MappedText, ids: Tensor) -> Tensor:
 def frozen_text(table: EmbeddingTable) -> Tensor | MappedText:
     """Read a text table into memory (float32 [n, d_L]) if it is small enough, else map it."""
     return torch.from_numpy(table.whole()) if table.fits else MappedText(table)
+
+
+def add_text(module: nn.Module, name: str, text: Tensor | MappedText | None) -> None:
+    """Make frozen text an attribute of a module that checkpoints leave out."""
+    if isinstance(text, MappedText):
+        setattr(module, name, text)  # not a buffer: the rows stay in the file
+    else:
+        module.register_buffer(name, text, persistent=False)
 
 
 # -- principal axes -------------------------------------------------------------------------------
