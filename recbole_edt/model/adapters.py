@@ -8,23 +8,15 @@ from torch import Tensor, nn
 from recbole_edt.model.kernels import linear
 from recbole_edt.model.text import MappedText, inner_products, mean_row, principal_directions
 
-_INNER_START = 16.0
-"""Canonical text is short: large weights keep Adam near the start of its adapter."""
-
-_START_SCALE = 0.25
-"""Scale of a principal start; 0.1 ranks whole domains worse (validation, cloth_sport)."""
+_INNER_START = 16.0  # canonical text is short: large weights keep Adam near the start
+_START_SCALE = 0.25  # of a principal start; 0.1 ranks whole domains worse (validation, cloth_sport)
 
 
 class LinearAdapter(nn.Module):
     """Two linear layers with nothing between them: ``W1 (W2 e + b2) + b1`` (eqs. 7, 10).
 
-    The two layers are folded into one matrix before they meet the data, which changes neither
+    The two layers are folded into one matrix before the inputs are multiplied; this changes neither
     parameters nor gradients.
-
-    Parameters
-    ----------
-    n_in, n_hidden, n_out : int
-        Sizes of input, bottleneck and output.
     """
 
     def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
@@ -66,7 +58,7 @@ def start_principal_(adapter: LinearAdapter, text: Tensor | MappedText, fitted: 
 
 @torch.no_grad()
 def start_leading_(adapter: LinearAdapter) -> None:
-    """Start the adapter of text in canonical coordinates as the choice of the leading ones."""
+    """Start the adapter so that it selects the leading canonical coordinates."""
     nn.init.zeros_(adapter.inner.bias)
     nn.init.zeros_(adapter.outer.bias)
     nn.init.eye_(adapter.inner.weight).mul_(_INNER_START)
@@ -75,10 +67,10 @@ def start_leading_(adapter: LinearAdapter) -> None:
 
 @torch.no_grad()
 def start_projection_(adapter: LinearAdapter, vectors: Tensor, fitted: Tensor) -> None:
-    """Start an adapter of equal ends as the projection onto the leading axes of vectors [n, d].
+    """Start an adapter with n_in = n_out as the projection onto the leading axes of vectors [n, d].
 
-    Of all maps through so narrow a bottleneck, it changes the products with those vectors least.
-    Axes are those of the ``fitted`` rows; without any, the adapter stays as it is.
+    Of all maps through the bottleneck, it changes the products with those vectors least. Axes are
+    those of the ``fitted`` rows; without any, the adapter stays as it is.
     """
     if not fitted.any():
         return

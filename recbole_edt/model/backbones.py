@@ -1,8 +1,7 @@
 """Sequence backbones (table 10): SASRec, GRU4Rec and BERT4Rec, on right-padded sequences.
 
-A backbone maps item vectors [batch, length, d] to states of the same shape. In a causal one the
-state at step t has seen the items up to t and predicts the item at t + 1; in a bidirectional one
-the state at a masked step predicts the item that was there.
+In a causal backbone the state at step t has seen the items up to t and predicts the item at t + 1;
+in a bidirectional one the state at a masked step predicts the item that was there.
 """
 
 from __future__ import annotations
@@ -15,13 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.model.kernels import (
-    Linear,
-    add_dropout,
-    dropout,
-    look_up,
-    tiled_attention,
-)
+from recbole_edt.model.kernels import Linear, add_dropout, dropout, look_up, tiled_attention
 from recbole_edt.model.packing import Packing
 from recbole_edt.model.settings import declared
 
@@ -31,36 +24,23 @@ def multi_head_attention(
 ) -> Tensor:
     """Scaled dot-product attention within sequences, before the output layer: [n, d].
 
-    Right padding needs no mask in causal attention: it stands behind every real step.
-
-    Parameters
-    ----------
-    qkv : Tensor
-        [n, 3 d]; queries, keys and values side by side, on packed steps.
-    packing : Packing
-        Where the steps lie.
-    valid : Tensor
-        bool [B, L]; False on padding.
-    n_heads : int
-        Divides d.
-    causal : bool
-        Whether a step attends only to itself and the steps before it.
+    ``qkv`` [n, 3 d] holds queries, keys and values of packed steps side by side; ``valid`` is
+    bool [B, L], False on padding.
     """
     if packing.tiles is not None:
         return tiled_attention(qkv, packing.tiles, packing.masks(causal, qkv.dtype), n_heads)
     batch, length = packing.shape
     padded = packing.pad(qkv).view(batch, length, 3, n_heads, -1)
     query, key, value = padded.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
+    # causal attention needs no mask: right padding comes after every real step
     mask = None if causal else valid[:, None, None, :]
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     return packing.pack(mixed.transpose(1, 2).reshape(batch, length, -1))
 
 
-_MEAN_SHARE = 0.5
-"""Weight of the history in a layer that starts as a mean; the step itself has one."""
-
-_SMALL_START = 0.1
-"""Factor of the random queries, keys and feed-forward weights of a layer that starts as a mean."""
+# of a layer that starts as a mean
+_MEAN_SHARE = 0.5  # weight of the history; the step itself has one
+_SMALL_START = 0.1  # factor on the random start of queries, keys and feed-forward weights
 
 
 class TransformerLayer(nn.Module):
@@ -80,7 +60,7 @@ class TransformerLayer(nn.Module):
 
     @torch.no_grad()
     def start_mean_(self) -> None:
-        """Start as ``state + _MEAN_SHARE * mean of the states attended to``, and little else.
+        """Start as ``state + _MEAN_SHARE * mean of the states attended to`` plus small terms.
 
         With item vectors that start from text, a state then starts near the items of its history.
         """
@@ -137,7 +117,7 @@ class Transformer(nn.Module):
 
 
 class GRU4Rec(nn.Module):
-    """GRU4Rec's recurrent stack; it knows order by itself, positions are added all the same."""
+    """GRU4Rec's recurrent stack; positions are added although it already encodes order."""
 
     causal = True
     mask_vector = None
@@ -149,9 +129,9 @@ class GRU4Rec(nn.Module):
         self.output = nn.Linear(size, size)
 
     def train(self, mode: bool = True):
-        """Switch the mode; the GRU, without dropout of its own, stays in training mode.
+        """Switch the mode; the GRU (without dropout) stays in training mode.
 
-        Gradients pass through the frozen backbone in stage 2, and cuDNN refuses them outside it.
+        cuDNN passes no gradients through a GRU in evaluation mode, and stage 2 needs them.
         """
         super().train(mode)
         self.gru.train()
@@ -168,20 +148,14 @@ BACKBONES: dict[str, Callable[[Any], nn.Module]] = {
     "gru4rec": GRU4Rec,
     "bert4rec": lambda config: Transformer(config, causal=False),
 }
-"""``backbone:`` -> what makes it from a configuration."""
 
 
 def register_backbone(name: str, make: Callable[[Any], nn.Module]) -> None:
     """Add a backbone, such as a class, under a name for ``backbone:``.
 
-    Parameters
-    ----------
-    name : str
-        Value of the key ``backbone``.
-    make : callable
-        Configuration -> module with ``forward(vectors [B, L, d], positions [L, d],
-        valid bool [B, L]) -> states [B, L, d]``, the attribute ``causal``, and ``mask_vector``:
-        None, or a Parameter [d] in place of the items that a bidirectional backbone must predict.
+    ``make`` maps a configuration to a module with ``forward(vectors [B, L, d], positions [L, d],
+    valid bool [B, L]) -> states [B, L, d]``, the attribute ``causal``, and ``mask_vector``: None,
+    or a Parameter [d] in place of the items that a bidirectional backbone must predict.
     """
     BACKBONES[name] = make
 

@@ -1,13 +1,9 @@
-"""What all models of the plugin share: targets and their vectors, and scores by dot product.
-
-A model gives each item one vector and each user one vector per domain; the score of an item is the
-dot product of its vector with the user's vector of the item's domain.
-"""
+"""Base classes of the plugin's models, which score items by dot products with user vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +19,7 @@ from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.model.adapters import LinearAdapter
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.kernels import take_rows_each, use_fast_kernels
-from recbole_edt.model.lookup import ItemLookup, look_up_by
+from recbole_edt.model.lookup import ItemLookup, Lookup
 from recbole_edt.model.losses import bpr_loss, softmax_loss
 from recbole_edt.model.settings import ModelSettings, declared
 from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
@@ -34,28 +30,6 @@ States = Tensor | Callable[..., Iterable[Tensor]]
 at places of the flattened batch, int64 [n] for each domain."""
 
 
-class Targets(NamedTuple):
-    """Targets of one domain, and what their loss needs.
-
-    Attributes
-    ----------
-    states, positives : Tensor
-        [n, d]; states that predict the targets, vectors of the targets.
-    negatives : Tensor
-        [m, d]; vectors of the negatives that a batch shares, or [n, d] of one for each target.
-    owned : Tensor or None
-        bool [B, m]; shared negatives that the user of a row has; None if they are not shared.
-    rows : Tensor
-        int64 [n]; row of each target in the batch.
-    """
-
-    states: Tensor
-    positives: Tensor
-    negatives: Tensor
-    owned: Any
-    rows: Tensor
-
-
 def add_constants(module: nn.Module, **arrays: np.ndarray) -> None:
     """Register arrays as buffers of a module that checkpoints leave out."""
     for name, array in arrays.items():
@@ -63,9 +37,9 @@ def add_constants(module: nn.Module, **arrays: np.ndarray) -> None:
 
 
 class CrossDomainModel(SequentialRecommender):
-    """Base of the plugin's models: subclasses say what vectors items and users have.
+    """Base of the plugin's models: one vector per item, one per user and domain.
 
-    They define :meth:`embed`, :meth:`user_vectors` and ``calculate_loss``.
+    Subclasses define :meth:`embed`, :meth:`user_vectors` and ``calculate_loss``.
 
     Attributes
     ----------
@@ -74,19 +48,17 @@ class CrossDomainModel(SequentialRecommender):
     properties : str or None
         Name of its property files; by default the name of its class.
     trainer : str or type
-        What trains the model, as ``module:Class`` or as a class; subclasses inherit it.
+        Class of its trainer, or ``module:Class``.
     stages : tuple of (str, str)
         For each stage of training the config keys of its epochs and its learning rate.
     reads_augmentation : bool
         Whether it reads what ``recbole-edt augment`` makes: inserted rows, item or user vectors.
     splits_batches : bool
-        Whether the losses of a batch's parts add up to that of the batch, as several processes
-        need it (:mod:`recbole_edt.distributed`).
+        Whether the losses of a batch's parts add up to that of the batch, so that several
+        processes can share it.
     hard_negatives : bool
         Whether ``loss: bpr`` draws each negative from the whole domain by the model's scores;
         otherwise the loader draws one for each target, uniformly.
-    n_domains : int
-        Always two.
     item_domain : Tensor
         int64 [n_items]; 0 or 1, and -1 for the padding item.
     """
@@ -124,17 +96,14 @@ class CrossDomainModel(SequentialRecommender):
         """Enter stage 2; called once, by trainers of two stages."""
 
     def enter_stage(self, stage: int) -> None:
-        """Become what a checkpoint of this stage of training holds; most models have one stage."""
+        """Set up the stage that a checkpoint was saved in."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters that stage 2 trains, in groups as an optimizer takes them."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def loss_over(self, train_data) -> Callable[..., Tensor]:
-        """Return the loss of the batches of one loader; asked for at the start of every epoch.
-
-        A model computes here once what all batches share, or adds a step of its own to some.
-        """
+        """Return the loss of the batches of one loader; called at the start of every epoch."""
         return self.calculate_loss
 
     # -- losses -----------------------------------------------------------------------------------
@@ -148,14 +117,8 @@ class CrossDomainModel(SequentialRecommender):
     ) -> ItemLookup:
         """Vectors of all items of a batch, each computed once.
 
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        embed : callable, optional
-            Distinct item ids [n] -> vectors [n, d]; by default :meth:`embed`.
-        by_domain : bool
-            Whether the domains' own sub-sequences are looked up too: they reach behind a window.
+        ``embed`` maps distinct item ids [n] to vectors [n, d]; by default :meth:`embed`. With
+        ``by_domain``, the domains' sub-sequences are included, which extend beyond the window.
         """
         wanted = [batch[SEQUENCE]]
         if by_domain:
@@ -176,7 +139,7 @@ class CrossDomainModel(SequentialRecommender):
         terms = [loss(*targets) for targets in self.targets(batch, lookup, states, chosen)]
         return self.mean_over(chosen, terms)
 
-    def targets(self, batch, lookup, states: States, chosen: Tensor) -> list[Targets]:
+    def targets(self, batch, lookup, states: States, chosen: Tensor) -> list[tuple[Any, ...]]:
         """Gather the chosen targets of each domain, the states before them and their negatives.
 
         Parameters
@@ -189,26 +152,39 @@ class CrossDomainModel(SequentialRecommender):
             As :data:`States`.
         chosen : Tensor
             bool [B, L]; which of ``sequence[:, 1:]`` count.
+
+        Returns
+        -------
+        list of tuple
+            For each domain: states [n, d], positives [n, d], negatives ([n, d], or [m, d] that
+            the batch shares), bool [B, m] of the shared ones that a row's user owns (else None),
+            and the row of each target, int64 [n].
         """
         following = batch[SEQUENCE][:, 1:]
         places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
         domain_of = self.item_domain[following.reshape(-1)[places]]
-        own = [places[domain_of == domain] for domain in range(self.n_domains)]
+        domains = range(self.n_domains)
+        own = [places[domain_of == domain] for domain in domains]
         at = [(place // following.shape[1], place % following.shape[1]) for place in own]
         # one lookup for all domains, and one gradient of all vectors
-        positives = [following[place] for place in at]
+        items = [following[place] for place in at]
         if self._own_negatives:
-            negatives, owned = [batch[NEGATIVES][place] for place in at], [None] * self.n_domains
+            items += [batch[NEGATIVES][place] for place in at]
+            owned = [None for _ in domains]
         else:
-            negatives = [batch[f"{NEGATIVES}_{domain}"] for domain in range(self.n_domains)]
-            owned = [batch[f"{OWNED}_{domain}"] for domain in range(self.n_domains)]
-        vectors = look_up_by(lookup, *positives, *negatives)
+            items += [batch[f"{NEGATIVES}_{domain}"] for domain in domains]
+            owned = [batch[f"{OWNED}_{domain}"] for domain in domains]
+        if isinstance(lookup, Lookup):
+            vectors = lookup.each(*items)
+        else:
+            vectors = lookup(torch.cat(items)).split([len(ids) for ids in items])
         if callable(states):
             before = states(*own)
         else:
             before = take_rows_each(states.reshape(-1, states.shape[-1]), *own)
-        split = (vectors[: self.n_domains], vectors[self.n_domains :])
-        return list(map(Targets, before, *split, owned, (rows for rows, _ in at)))
+        rows = [row for row, _ in at]
+        positives, negatives = vectors[: self.n_domains], vectors[self.n_domains :]
+        return list(zip(before, positives, negatives, owned, rows, strict=True))
 
     def mean_over(self, chosen: Tensor, terms: Iterable[Tensor]) -> Tensor:
         """Sum of terms, divided by the number of chosen targets of all processes."""
@@ -217,8 +193,7 @@ class CrossDomainModel(SequentialRecommender):
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """User ids [n] and the states [n, d] that predict their last training targets.
 
-        Windows that do not end their user's sequence are left out. State t of
-        ``states`` [B, L, d] predicts ``sequence[:, t + 1]``.
+        Windows that do not end their user's sequence are left out.
         """
         rows = torch.nonzero(batch["last"]).squeeze(1)
         lengths = (batch[SEQUENCE][rows] > 0).sum(1)
@@ -229,15 +204,9 @@ class CrossDomainModel(SequentialRecommender):
     ) -> tuple[Tensor, Tensor]:
         """States [B, L, d] before each target in its own domain's sub-sequence, and where.
 
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        encode : callable
-            ``encode(domain, sequence [B, M], masked [B, M]) -> states [B, M - 1, d]``: state t has
-            not seen item t + 1 of the domain's sub-sequence.
-        chosen : Tensor, optional
-            bool [B, L + 1]; targets that a bidirectional encoder must not see (``masked``).
+        ``encode(domain, sequence [B, M], masked [B, M]) -> states [B, M - 1, d]``: state t has not
+        seen item t + 1. ``chosen``, bool [B, L + 1], are targets that a bidirectional encoder must
+        not see (``masked``).
         """
         parts, where = [], []
         for domain in range(self.n_domains):
@@ -269,7 +238,7 @@ class CrossDomainModel(SequentialRecommender):
     # -- inference --------------------------------------------------------------------------------
 
     def train(self, mode: bool = True):
-        """Switch the mode; item vectors cached for inference are forgotten."""
+        """Switch the mode; cached item vectors are dropped."""
         self._item_vectors = None
         return super().train(mode)
 
@@ -280,7 +249,7 @@ class CrossDomainModel(SequentialRecommender):
         items = torch.arange(self.n_items, device=self.item_domain.device)
         if torch.is_grad_enabled():
             return self.embed(items)
-        # in blocks: what vectors are made of takes more memory than they do
+        # in blocks: intermediate results take more memory than the vectors
         vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
         if not self.training:
             self._item_vectors = vectors
@@ -338,16 +307,7 @@ class CrossDomainModel(SequentialRecommender):
 
 
 class ProfiledModel(CrossDomainModel):
-    """Base of models that align users with the embeddings of their profiles (LLM-EDT's eq. 13).
-
-    Attributes
-    ----------
-    profiles : Tensor, MappedText or None
-        float32 [n_users, d_L]; a user without a profile has a zero row. None without a profile
-        file, or where ``align_weight`` is zero.
-    profile_adapter : LinearAdapter or None
-        Maps profiles into the space of user vectors.
-    """
+    """Base of models that align users with the embeddings of their profiles (LLM-EDT's eq. 13)."""
 
     reads_augmentation = True
     profiles: Tensor | MappedText | None
@@ -358,7 +318,11 @@ class ProfiledModel(CrossDomainModel):
         self.align_temperature = config["align_temperature"]
 
     def _add_profiles(self, dataset, size: int) -> None:
-        """Load the profiles; subclasses call it when their other parts are made."""
+        """Load the profiles; subclasses call it when their other parts are made.
+
+        ``profiles`` is float32 [n_users, d_L], with a zero row for users without one; None without
+        a profile file, or where ``align_weight`` is zero.
+        """
         table = dataset.user_table() if self.align_weight else None
         profiles = None if table is None else frozen_text(table)
         add_text(self, "profiles", profiles)
@@ -369,8 +333,7 @@ class ProfiledModel(CrossDomainModel):
     def users_and_profiles(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """Last states and adapted profiles [n, d] of users whose sequences end in a batch.
 
-        Users without a profile are left out; those of all processes are there. State t of
-        ``states`` [B, L, d] predicts ``sequence[:, t + 1]``.
+        Users without a profile are left out; the users of all processes are included.
         """
         assert self.profiles is not None and self.profile_adapter is not None
         users, vectors = self.final_states(batch, states)

@@ -1,7 +1,6 @@
-"""User and item vectors of RecBole's own SASRec, whose products are its scores up to rounding.
+"""RecBole's own SASRec as a model that scores by products of user and item vectors.
 
-Its ``full_sort_predict`` spends most of its time on padding, on steps that no score depends on, and
-on items that are no candidates.
+Its ``full_sort_predict`` spends most of its time on padding and on steps that no score depends on.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from recbole_edt.model.packing import Packing
 if TYPE_CHECKING:
     from recbole.model.sequential_recommender.sasrec import SASRec
 
-_STEPS = 8192
-"""Steps encoded at a time, so that they stay in the processor's cache."""
+_STEPS = 8192  # encoded at a time, so that they stay in the processor's cache
 
 
 def _block_sizes(lengths: list[int]) -> list[int]:
@@ -35,13 +33,7 @@ def _block_sizes(lengths: list[int]) -> list[int]:
 
 
 class SASRecVectors:
-    """Vectors of a SASRec of RecBole, without dropout.
-
-    Parameters
-    ----------
-    model : SASRec
-        RecBole's.
-    """
+    """Vectors of a SASRec of RecBole, without dropout."""
 
     def __init__(self, model: SASRec) -> None:
         self.model = model
@@ -70,7 +62,11 @@ class SASRecVectors:
         states = model.LayerNorm(states + model.position_embedding.weight[packing.steps])
         *layers, final = model.trm_encoder.layer
         for layer in layers:
-            mixed = _attend(layer.multi_head_attention, states, packing, valid)
+            attention = layer.multi_head_attention
+            parts = (attention.query, attention.key, attention.value)
+            weight = torch.cat([part.weight for part in parts])
+            qkv = linear(states, weight, torch.cat([part.bias for part in parts]))
+            mixed = multi_head_attention(qkv, packing, valid, model.n_heads, causal=True)
             states = self._after_attention(layer, mixed, states)
         # only the last state of the last layer is needed
         padded = packing.pad(states)
@@ -92,20 +88,11 @@ def _map(layer: nn.Linear, states: Tensor) -> Tensor:
     return linear(states, layer.weight, layer.bias)
 
 
-def _attend(attention, states: Tensor, packing: Packing, valid: Tensor) -> Tensor:
-    """Mix packed steps [n, d] causally."""
-    parts = (attention.query, attention.key, attention.value)
-    weight = torch.cat([part.weight for part in parts])
-    qkv = linear(states, weight, torch.cat([part.bias for part in parts]))
-    return multi_head_attention(qkv, packing, valid, attention.num_attention_heads, causal=True)
-
-
 def _attend_from(last: Tensor, attention, states: Tensor, lengths: Tensor) -> Tensor:
     """Mix [B, L, d] as the last states [B, d] see them: [B, d].
 
-    With a single query per sequence it is cheaper to map the query by the keys' weights, and the
-    mixture of states by the values', than to compute keys and values of all states. The bias of
-    the keys moves all scores of a query alike, which the softmax does not see.
+    With one query per sequence, the query is multiplied with W_K and the mixture of states with
+    W_V: no key or value is computed per state. The bias of the keys cancels in the softmax.
     """
     n_heads, size = attention.num_attention_heads, attention.attention_head_size
     of_keys, of_values = (

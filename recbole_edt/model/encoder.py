@@ -23,21 +23,10 @@ def drop_items(vectors: Tensor, share: float) -> Tensor:
 class SequenceEncoder(nn.Module):
     """A backbone with its position embeddings: from item sequences to user states (eq. 8).
 
-    Parameters
-    ----------
-    config : mapping
-        ``backbone`` and its sizes, ``dropout``, ``item_dropout`` (share of input items blanked in
-        training).
-    max_length : int
-        Longest history.
-
-    Attributes
-    ----------
-    mask_ratio : float
-        Share of the items of a sequence that a bidirectional backbone hides in training.
+    ``config`` holds ``backbone`` and its sizes, ``dropout`` and ``item_dropout``.
     """
 
-    mask_ratio = 0.2
+    mask_ratio = 0.2  # share of the items that a bidirectional backbone hides in training
 
     def __init__(self, config, max_length: int) -> None:
         super().__init__()
@@ -48,12 +37,12 @@ class SequenceEncoder(nn.Module):
 
     @property
     def causal(self) -> bool:
-        """Whether each state has seen nothing behind its own step."""
+        """Whether each state has seen no later step."""
         return self.backbone.causal
 
     @property
     def mask_vector(self) -> Tensor | None:
-        """What stands in the place of a hidden item; None in a causal encoder."""
+        """Vector used in place of a hidden item; None in a causal encoder."""
         return self.backbone.mask_vector
 
     def encode(self, vectors: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
@@ -79,21 +68,19 @@ class SequenceEncoder(nn.Module):
         positions = self.positions.weight
         if self.causal:
             inputs = sequence[:, :-1]
-            vectors = self._drop_items(lookup(inputs))
+            vectors = drop_items(lookup(inputs), self.item_dropout if self.training else 0.0)
             valid = inputs > 0 if wanted is None else wanted
             return self.encode(vectors, positions[: inputs.shape[1]], valid)
-        mask_vector = self.mask_vector
-        assert mask_vector is not None
-        vectors = torch.where(masked[..., None], mask_vector, lookup(sequence))
+        vectors = torch.where(masked[..., None], self.mask_vector, lookup(sequence))  # type: ignore
         valid = sequence > 0
         valid[:, 0] = True  # softmax over an all-masked row is NaN
         return self.encode(vectors, positions[: sequence.shape[1]], valid)[:, 1:]
 
     def packed_before_targets(
-        self, lookup, sequence: Tensor, masked: Tensor, wanted: Tensor
+        self, lookup, sequence: Tensor, masked: Tensor
     ) -> PackedStates | Tensor:
-        """:meth:`before_targets`, left packed where the backbone packs."""
-        backbone = self.backbone
+        """:meth:`before_targets` of all targets, left packed where the backbone packs."""
+        backbone, wanted = self.backbone, sequence[:, 1:] > 0
         own = type(self).encode is not SequenceEncoder.encode
         if own or not isinstance(backbone, Transformer) or not backbone.causal:
             return self.before_targets(lookup, sequence, masked, wanted=wanted)
@@ -105,20 +92,10 @@ class SequenceEncoder(nn.Module):
         states = backbone.on_packed(vectors, self.positions.weight, packing, wanted)
         return PackedStates(states, packing)
 
-    def _drop_items(self, vectors: Tensor) -> Tensor:
-        return drop_items(vectors, self.item_dropout if self.training else 0.0)
-
     def last(self, lookup, sequence: Tensor, lengths: Tensor) -> Tensor:
         """State [B, d] after the last item of each sequence: the user vector of eq. 8.
 
-        Parameters
-        ----------
-        lookup : callable
-            Item ids -> vectors.
-        sequence : Tensor
-            [B, L]; right-padded item ids.
-        lengths : Tensor
-            int64 [B]; the state of a user with length 0 means nothing.
+        ``sequence`` is int64 [B, L], right-padded; the state of a user with length 0 is arbitrary.
         """
         width = max(int(lengths.max()), 1)
         sequence = F.pad(sequence[:, :width], (0, 1))

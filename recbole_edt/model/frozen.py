@@ -1,8 +1,8 @@
-"""States that a frozen backbone gives stage 2: of one batch, or once of all batches of a loader."""
+"""States of a frozen backbone for stage 2: per batch, or computed once for a whole loader."""
 
 from __future__ import annotations
 
-from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,33 +10,17 @@ from torch import Tensor
 from recbole_edt.data.dataloader import SEQUENCE, WINDOW, SequenceLoader, domain_sequence_fields
 from recbole_edt.model.lookup import Lookup
 
-CACHE_BYTES = 2**30
-"""States that would take more are computed batch by batch."""
-
-_BLOCK = 512
-"""Windows that are encoded at a time."""
+_BLOCK = 512  # windows encoded per block
 
 
-class BatchStates:
-    """States before the targets of a batch.
+class BatchStates(NamedTuple):
+    """States before the targets of a batch."""
 
-    Parameters
-    ----------
-    lookup : callable
-        Item ids -> vectors.
-    u, own : Tensor
-        [n, d]; states of the mixed sequence and of the target's own domain sub-sequence.
-    has : Tensor
-        bool [B, L]; where there is domain history.
-    rows : Tensor, optional
-        int64 [B, L]; row of each target in ``u``; by default they are the flattened batch.
-    """
-
-    def __init__(
-        self, lookup, u: Tensor, own: Tensor, has: Tensor, rows: Tensor | None = None
-    ) -> None:
-        self.lookup, self.u, self.own, self.has = lookup, u, own, has
-        self.rows = rows
+    lookup: Any  # item ids -> vectors
+    u: Tensor  # [n, d]; of the mixed sequence
+    own: Tensor  # [n, d]; of the sub-sequence of the target's domain
+    has: Tensor  # bool [B, L]; where there is domain history
+    rows: Tensor | None = None  # int64 [B, L]; rows of u and own; None: the flattened batch
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """``u`` and ``own`` [n, d] at places of the flattened batch, int64 [n]."""
@@ -70,7 +54,13 @@ class FrozenStates:
         # the negatives of these batches are not used: loaders draw from generators of their own
         generator = torch.Generator(device=loader.device).manual_seed(0)
         for windows in torch.argsort(lengths, stable=True).split(_BLOCK):
-            self._encode(model, loader.collate(windows, generator))
+            batch = loader.collate(windows, generator)
+            following = batch[SEQUENCE][:, 1:] > 0
+            hidden = torch.zeros_like(batch[SEQUENCE]).bool()
+            known = batch_states(model, batch, self.lookup, hidden)
+            u, own = known.at(torch.nonzero(following.reshape(-1)).squeeze(1))
+            rows = self._rows(batch)[following]
+            self.u[rows], self.own[rows] = u.to(self.u.dtype), own.to(self.u.dtype)
 
     @staticmethod
     def size(model, loader: SequenceLoader) -> int:
@@ -79,16 +69,8 @@ class FrozenStates:
         like = model.encoder.positions.weight
         return (2 * n_targets + model.n_items) * like.shape[1] * like.element_size()
 
-    def _encode(self, model, batch) -> None:
-        following = batch[SEQUENCE][:, 1:] > 0
-        known = batch_states(model, batch, self.lookup, torch.zeros_like(batch[SEQUENCE]).bool())
-        rows = self._rows(batch)[following]
-        places = torch.nonzero(following.reshape(-1)).squeeze(1)
-        u, own = known.at(places)
-        self.u[rows], self.own[rows] = u.to(self.u.dtype), own.to(self.u.dtype)
-
     def _rows(self, batch) -> Tensor:
-        """Row of each target of a batch, int64 [B, L]; any number on padding."""
+        """Row of each target of a batch, int64 [B, L]; arbitrary on padding."""
         steps = torch.arange(batch[SEQUENCE].shape[1] - 1, device=self.first.device)
         return self.first[batch[WINDOW]][:, None] + steps
 
@@ -97,13 +79,3 @@ class FrozenStates:
         places = [batch[domain_sequence_fields(domain)[1]] for domain in (0, 1)]
         has = (places[0] >= 1) | (places[1] >= 1)
         return BatchStates(self.lookup, self.u, self.own, has, self._rows(batch))
-
-
-def fingerprint(model: torch.nn.Module) -> tuple:
-    """Tell one state of a model's frozen tensors from another, without reading them.
-
-    Torch counts in-place changes of a tensor: loading a checkpoint changes the fingerprint, a step
-    of the optimizer does not.
-    """
-    tensors = chain(model.parameters(), model.buffers())
-    return tuple((t.data_ptr(), t._version) for t in tensors if not t.requires_grad)

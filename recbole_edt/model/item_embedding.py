@@ -17,8 +17,7 @@ from recbole_edt.model.text import (
     text_rows,
 )
 
-_LARGE_TABLE = 2**27
-"""Bytes above which Adam moves the rows of a batch alone, where a model asks for it."""
+_LARGE_TABLE = 2**27  # bytes above which gradients of lazy tables are sparse
 
 
 def id_table(n: int, size: int) -> nn.Embedding:
@@ -34,7 +33,7 @@ class ItemEmbedding(nn.Module):
     Parameters
     ----------
     kind : {"text", "id", "both"}
-        ``text`` is the paper.
+        ``text`` is the paper's.
     n_items, hidden_size : int
         Size of the table and of its vectors.
     text : Tensor or MappedText, optional
@@ -64,13 +63,10 @@ class ItemEmbedding(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """Embed item ids of any shape [...] into [..., hidden_size]."""
-        parts: list[Tensor] = []
-        if self.adapter is not None and self.text is not None:
-            parts.append(self.adapter(text_rows(self.text, items)))
-        if self.table is not None:
-            parts.append(self.table(items))
-        first, *rest = parts
-        return sum(rest, start=first)
+        if self.adapter is None or self.text is None:
+            return self.table(items)  # type: ignore[misc]
+        vectors = self.adapter(text_rows(self.text, items))
+        return vectors if self.table is None else vectors + self.table(items)
 
 
 def make_item_embedding(
@@ -78,17 +74,9 @@ def make_item_embedding(
 ) -> ItemEmbedding:
     """Embedding of a dataset's items, started from their text.
 
-    What a start takes from the text is fitted to the items that preprocessing did not generate.
-
-    Parameters
-    ----------
-    kind, hidden_size, lazy
-        As in :class:`ItemEmbedding`.
-    dataset : CrossDomainDataset
-        Where the text embeddings come from.
-    start : {"principal", "canonical"}
-        Coordinates of the text that the vectors start from. Text alone is taken in them, and its
-        adapter starts as the leading ones; beside raw text (``both``) the ids start there.
+    A start is fitted to the items that preprocessing did not generate. ``start``, ``principal`` or
+    ``canonical``, names coordinates of the text. ``text``: the text is mapped to them and the
+    adapter selects the leading ones. ``both``: the ids start at them.
     """
     n_items = len(dataset.item_domain)
     if kind == "id":
@@ -116,7 +104,7 @@ def make_item_embedding(
 def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
     """Start id vectors as components [n_items, <= d], scaled to a root mean square length of one.
 
-    The length is that of ``fitted`` rows; if they are all zero, nothing is done.
+    The length is that of ``fitted`` rows; if they are all zero, the table stays as it is.
     """
     length = components[fitted].square().sum(1).mean().sqrt()
     if length > 0:
@@ -125,18 +113,9 @@ def start_unit_(table: Tensor, components: Tensor, fitted: Tensor) -> None:
 
 @torch.no_grad()
 def start_reduced_(table: Tensor, text: Tensor | MappedText, items: Tensor, fitted: Tensor) -> None:
-    """Start the id vectors of some items as the PCA of their text.
+    """Start the id vectors of ``items`` as the PCA of their text, fitted to ``fitted`` (bool [n]).
 
     The components are scaled to the root mean square of the id vectors.
-
-    Parameters
-    ----------
-    table : Tensor
-        float32 [n_items, d]; rows ``items`` are overwritten.
-    text : Tensor or MappedText
-        float32 [n_items, d_L].
-    items, fitted : Tensor
-        bool [n_items]; whose vectors start so, and whose text the directions are taken from.
     """
     components = principal_components(text, fitted, table.shape[1])
     spread = components[fitted].square().mean().sqrt()

@@ -1,4 +1,4 @@
-"""Faster ways to compute what PyTorch computes too, for training in float32 on a CPU.
+"""Fast replacements of PyTorch operations, for training in float32 on a CPU.
 
 Some use private operators of PyTorch. Each kernel is checked against plain PyTorch on a small input
 when it is first used, and turns itself off if its operator is missing, changed or wrong. Without
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ROWS = 64
-"""Products take rows in multiples of it: oneDNN compiles a kernel per shape, and few shapes are
-wanted. The rest goes to PyTorch's own product."""
+"""Products take rows in multiples of it, as oneDNN compiles a kernel per shape; the rest goes to
+PyTorch's own product."""
 
 _MASK_BITS = {torch.int8: 8, torch.int16: 16}
 """Random bits per entry that a dropout mask compares: 8 where they give the exact rate, such as
@@ -35,16 +35,10 @@ def rounded_rows(n: int) -> int:
 class Kernel:
     """Whether a fast kernel is used: if it is switched on and passes its check.
 
-    Parameters
-    ----------
-    name : str
-        For the log.
-    check : callable
-        Yields pairs of tensors: what the kernel computes, and PyTorch.
+    ``check`` yields pairs of tensors: what the kernel computes, and PyTorch.
     """
 
-    allowed = True
-    """``fast_kernels`` of the process: False for ``off``."""
+    allowed = True  # ``fast_kernels`` of the process: False for ``off``
 
     def __init__(self, name: str, check: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
         self.name, self.check = name, check
@@ -145,7 +139,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     whole = len(left) // _ROWS * _ROWS
     if not whole or not (_in_float32(left, right) and PRODUCT):
         return F.linear(left, right, bias)
-    if len(right) < whole:  # a copy that pays: oneDNN reads columns faster
+    if len(right) < whole:  # the copy is worth it: oneDNN reads columns faster
         right = right.T.contiguous().T
     out = _LINEAR(left[:whole], right, bias, "none", [], "")
     if whole == len(left):
@@ -167,14 +161,13 @@ def inner_product(left: Tensor, right: Tensor) -> Tensor:
     return out.addmm_(left[whole:].T, right[whole:]) if whole < len(left) else out
 
 
-_IMAGES = 16
-"""A batch of fewer images PyTorch does not hand to oneDNN on a single thread."""
+_IMAGES = 16  # with fewer, PyTorch does not use oneDNN on one thread
 
 
 def _summed_over_rows(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right`` of many rows, as the weight gradient of a convolution of single pixels.
 
-    It reads both as they lie; a product would need one of them transposed in memory.
+    A product would need one of them transposed in memory.
     """
 
     def images(rows: Tensor) -> Tensor:
@@ -270,7 +263,7 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _dropout_mask(like: Tensor, rate: float) -> tuple[Tensor, float]:
-    """Zero with the probability ``rate``, else one; and what makes up for the zeros."""
+    """Zero with the probability ``rate``, else one; and the factor that compensates for it."""
     dtype = torch.int8 if (rate * 256).is_integer() else torch.int16
     n, levels, per_word = like.numel(), 1 << _MASK_BITS[dtype], 64 // _MASK_BITS[dtype]
     # PyTorch's own mask takes a random number of 32 bits or more per entry, one after the other
@@ -312,7 +305,7 @@ def has_tiled_attention(device: torch.device) -> bool:
 
 
 class _TiledAttention(torch.autograd.Function):
-    """Attention among the steps of each tile, as far as a mask lets them see each other."""
+    """Attention among the steps of each tile, restricted by a mask."""
 
     @staticmethod
     def forward(ctx, qkv, tiles, masks, n_heads):
@@ -365,21 +358,10 @@ def _of_tiles(qkv: Tensor, tiles: list[tuple[int, int]], masks: list[Tensor], n_
 def tiled_attention(
     qkv: Tensor, tiles: list[tuple[int, int]], masks: list[Tensor], n_heads: int
 ) -> Tensor:
-    """Scaled dot-product attention within sequences that share tiles.
+    """Scaled dot-product attention within sequences that share tiles: [n, d].
 
-    Parameters
-    ----------
-    qkv : Tensor
-        [n, 3 d]; queries, keys and values side by side, in the order of the tiles.
-    tiles, masks
-        As :func:`~recbole_edt.model.packing.tile_sequences` and ``tile_masks`` return them; rows
-        behind the last tile come out as zero.
-    n_heads : int
-        Divides d.
-
-    Returns
-    -------
-    Tensor
-        [n, d].
+    ``qkv`` [n, 3 d] holds queries, keys and values side by side, in the order of the tiles;
+    ``tiles`` and ``masks`` are of :func:`~recbole_edt.model.packing.tile_sequences` and
+    ``tile_masks``. Rows after the last tile are zero.
     """
     return _TiledAttention.apply(qkv, tiles, masks, n_heads)

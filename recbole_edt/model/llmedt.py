@@ -22,8 +22,7 @@ from recbole_edt.model.packing import PackedStates
 from recbole_edt.model.settings import LLMEDTSettings
 from recbole_edt.model.stages import BothStages, Finetuning
 
-NEGATIVE_TEMPERATURE = 0.4
-"""Of the distribution that ``loss: bpr`` draws its negatives from: the smaller, the harder."""
+NEGATIVE_TEMPERATURE = 0.4  # of the negatives of ``loss: bpr``: the smaller, the harder
 
 
 class _Equations(ProfiledModel):
@@ -61,7 +60,7 @@ class _Equations(ProfiledModel):
         chosen : Tensor
             bool [B, L + 1]; targets, which a bidirectional backbone must not see.
         """
-        return self.encoder.packed_before_targets(lookup, sequence, chosen, sequence[:, 1:] > 0)
+        return self.encoder.packed_before_targets(lookup, sequence, chosen)
 
     def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
         """Loss of the next items, averaged over the chosen positions (eq. 9).
@@ -83,33 +82,22 @@ class _Equations(ProfiledModel):
 
     def own_states(self, batch, lookup, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """States h before each target of its own domain's sub-sequence [B, L, d], and where."""
-
-        def encode(domain, sequence, masked):
-            return self.encoder.before_targets(lookup, sequence, masked)
-
-        return self.states_in_own_domain(batch, encode, None if self.encoder.causal else chosen)
+        twice = [self.encoder] * self.n_domains, [lookup] * self.n_domains
+        return self.own_domain_states(batch, *twice, chosen)
 
     def adapt(self, domain: int, states: Tensor) -> Tensor:
         """Adapted domain states ``u^A = A(h)`` (eq. 10), [n, d] -> [n, d]."""
         return self.domain_adapters[domain](states)
 
     def score_vectors(self, domain: int, u: Tensor, own: Tensor) -> Tensor:
-        """What a candidate v of a domain is multiplied with: ``P(v) = (u^A + u) v`` (eq. 11).
+        """Vectors [n, d] that candidates v of a domain are scored with: ``P(v) = (u^A + u) v``.
 
-        The domain term and the global term are of the same candidate, so that the vectors are
-        summed before they meet it.
-
-        Parameters
-        ----------
-        domain : int
-            Of the candidates.
-        u, own : Tensor
-            [n, d]; states of the mixed sequence and of the domain's own sub-sequence.
+        Eq. 11; both terms are of the same candidate, so the vectors are summed first. ``u`` and
+        ``own`` [n, d] are states of the mixed sequence and of the domain's sub-sequence.
         """
         return u + self.adapt(domain, own)
 
-    domain_loss = next_item_loss
-    """Loss of a domain's next items (eq. 12): eq. 9 with the scores of eq. 11."""
+    domain_loss = next_item_loss  # eq. 12: eq. 9 with the scores of eq. 11
 
     def profile_loss(self, batch, states: Tensor) -> Tensor:
         """Contrastive alignment of last states and profiles of users (eq. 13)."""
@@ -119,16 +107,13 @@ class _Equations(ProfiledModel):
 
 
 class LLMEDTPretrain(_Equations):
-    """Stage 1: one backbone over the mixed sequences of both domains."""
+    """Stage 1: one backbone over the mixed sequences of both domains.
+
+    Users are scored by u of eq. 8, after their last item.
+    """
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss of stage 1 over all positions: eq. 9 plus alpha times eq. 13 (eq. 14).
-
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        """
+        """Loss of stage 1 over all positions: eq. 9 plus alpha times eq. 13 (eq. 14)."""
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch, by_domain=self.all_sequences)
         chosen = self.encoder.choose_targets(sequence)
@@ -141,11 +126,6 @@ class LLMEDTPretrain(_Equations):
             padded = states.padded() if isinstance(states, PackedStates) else states
             loss = loss + self.align_weight * self.profile_loss(batch, padded)
         return loss
-
-    def user_vectors(self, interaction) -> list[Tensor]:
-        """User vectors [B, d] that items of each domain are scored with: u of eq. 8 for both."""
-        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains
 
 
 class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
@@ -162,13 +142,7 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
         )
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Loss of stage 2: eq. 12 of both domains over all their positions (eq. 15).
-
-        Parameters
-        ----------
-        interaction : Interaction
-            A batch of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        """
+        """Loss of stage 2: eq. 12 of both domains over all their positions (eq. 15)."""
         chosen = self.encoder.choose_targets(interaction[SEQUENCE])
         known = self.frozen_states(interaction, chosen)
 

@@ -34,31 +34,14 @@ class Lookup:
 
 
 class ItemLookup(Lookup):
-    """Vectors of the items that a batch needs, each computed once.
-
-    Parameters
-    ----------
-    embedding : callable
-        Distinct item ids [n] -> vectors [n, d].
-    n_items : int
-        Size of the item table.
-    *items : Tensor
-        All ids that the batch will look up.
-    """
+    """Lookup of all ids in ``items``; ``embedding`` maps distinct ids [n] to vectors [n, d]."""
 
     def __init__(self, embedding: Callable[[Tensor], Tensor], n_items: int, *items: Tensor) -> None:
         wanted = torch.zeros(n_items, dtype=torch.bool, device=items[0].device)
-        wanted[0] = True  # padding
+        wanted[0] = True  # padding is always included
         for ids in items:
             wanted[ids.reshape(-1)] = True
         distinct = torch.nonzero(wanted).squeeze(1)
-        # filled up with padding to a size that fast products take whole
+        # padded to a number of rows that fast products take whole
         distinct = F.pad(distinct, (0, rounded_rows(len(distinct)) - len(distinct)))
         super().__init__(embedding(distinct), torch.cumsum(wanted, 0) - 1)
-
-
-def look_up_by(lookup: Callable[[Tensor], Tensor], *items: Tensor) -> tuple[Tensor, ...]:
-    """Vectors of several ids [m] by any lookup: [m, d] each."""
-    if isinstance(lookup, Lookup):
-        return lookup.each(*items)
-    return lookup(torch.cat(items)).split([len(ids) for ids in items])

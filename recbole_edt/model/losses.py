@@ -18,8 +18,7 @@ def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor, *_: Any) -> T
     return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
 
 
-_HARD_ROWS = 512
-"""Positions whose negatives are drawn at a time."""
+_HARD_ROWS = 512  # positions whose negatives are drawn at a time
 
 
 @torch.no_grad()
@@ -28,8 +27,8 @@ def hard_negatives(
 ) -> Tensor:
     """Draw one negative per position from a shared pool by ``softmax(score / temperature)``.
 
-    Nearly all of a domain is scored low: a uniform negative says little about the order of what is
-    scored high. The distribution follows the model, as in dynamic negative sampling.
+    Most items score low, so uniform negatives say little about the top ranks that the metrics
+    measure. The distribution follows the model, as in dynamic negative sampling.
 
     Parameters
     ----------
@@ -62,19 +61,18 @@ def hard_negatives(
     return drawn.clamp_(max=len(pool) - 1)
 
 
-_ROWS = {"cpu": 512}
-"""Positions whose logits exist at a time; elsewhere than on a CPU, as many as fit (8192)."""
+_ROWS = {"cpu": 512}  # positions whose logits exist at a time; 8192 on other devices
 
 
 def _filled_up(state: Tensor) -> Tensor:
-    """Append rows of zeros up to the size of a fast product; they weigh nothing."""
+    """Append rows of zeros up to the size of a fast product."""
     if state.device.type != "cpu" or len(state) == rounded_rows(len(state)):
         return state
     return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
 
 
 def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]:
-    """Yield the places of owned negatives among the flattened logits of each block of positions."""
+    """Yield places of owned negatives in the flattened logits of each block of positions."""
     n = owned.shape[1]
     owner, negative = torch.nonzero(owned, as_tuple=True)
     counts = torch.bincount(owner, minlength=len(owned))
@@ -91,8 +89,8 @@ def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]
 class _SoftmaxLoss(torch.autograd.Function):
     """Loss and gradients of the sampled softmax, a block of positions at a time.
 
-    The logits of a block stay in the processor's cache while they become probabilities and those
-    gradients; none are saved for the backward pass. Products run in ``dtype``, the rest in float32.
+    The logits of a block stay in the processor's cache and are not saved for the backward pass.
+    Products run in ``dtype``, the rest in float32.
     """
 
     @staticmethod
@@ -119,7 +117,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             weights.sub_(most).exp_()  # over their sum: the negatives' probabilities
             torch.add(weights.sum(1, keepdim=True), (score - most).exp_(), out=sum_of_all)
             filled_up = logits.to(dtype)
-            # what has d columns is divided by the sum, in place of the logits with their m
+            # divide d columns by the sum, not the m columns of the logits
             of_negatives = product(filled_up, others.T)[: len(state)].float()
             torch.div(of_negatives, sum_of_all, out=grad_states[block])
             if grad_others is not None:
@@ -143,12 +141,8 @@ def softmax_loss(
 ) -> Tensor:
     """Sum of ``-log softmax`` of each positive among itself and the shared negatives.
 
-    Parameters
-    ----------
-    states, positives : Tensor
-        [n, d]; user states and the vectors of their targets.
-    negatives, owned, owners
-        ``pool``, ``owned`` and ``owners`` of :func:`hard_negatives`; owned ones do not count.
+    ``states`` and ``positives`` are [n, d], the others ``pool``, ``owned`` and ``owners`` of
+    :func:`hard_negatives`; owned ones do not count.
     """
     device = states.device.type
     lowered = torch.is_autocast_enabled(device)
@@ -162,14 +156,9 @@ def softmax_loss(
 def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce: bool) -> Tensor:
     """Contrastive alignment of user vectors and profiles, both directions summed (eq. 13).
 
-    Parameters
-    ----------
-    users, profiles : Tensor
-        [n, d]; row i of both belongs to the same user. With fewer than two users the loss is zero.
-    temperature : float
-        The paper's tau.
-    infonce : bool
-        Whether the positive stands in the denominator too; as printed it does not.
+    Row i of ``users`` and ``profiles`` [n, d] belongs to the same user; with fewer than two users
+    the loss is zero. ``temperature`` is the paper's tau. ``infonce`` includes the positive in the
+    denominator (the paper's does not).
     """
     if len(users) < 2:
         return users.sum() * 0.0

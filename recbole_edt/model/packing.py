@@ -10,16 +10,12 @@ from torch import Tensor
 
 from recbole_edt.model.kernels import has_tiled_attention, rounded_rows, take_rows, take_rows_each
 
-_TILE = 32
-"""Steps that a tile of short sequences has at most: attention looks at all pairs of a tile, and
-each size of tile is a call."""
-
-_TILE_STEP = 16
-"""Sizes of tiles are multiples of it: what a long sequence leaves of its tile, short ones fill."""
+_TILE = 32  # most steps of a tile of short sequences: attention looks at all pairs of a tile
+_TILE_STEP = 16  # sizes are multiples, so that short sequences fill the space that long ones leave
 
 
 class Packing:
-    """Where the real steps of a padded batch lie, so that padding costs next to nothing.
+    """Packing of the real steps of a padded batch.
 
     Everything that treats steps alone runs on packed rows [n, d]. Where attention takes tiles of
     several sequences, rows are in the order of the tiles, and a few stay empty; elsewhere attention
@@ -28,12 +24,12 @@ class Packing:
     Parameters
     ----------
     valid : Tensor
-        bool [B, L]; False on padding, which stands behind the real steps.
+        bool [B, L]; False on padding, which comes after the real steps.
 
     Attributes
     ----------
     index : Tensor
-        int64 [n]; place of each row in the flattened batch, any one for an empty row.
+        int64 [n]; place of each row in the flattened batch, arbitrary for an empty row.
     real : Tensor or None
         int64 [n_real]; the rows that are not empty. None if that is all.
     tiles : list of (int, int) or None
@@ -54,7 +50,8 @@ class Packing:
         self.real = torch.tensor(starts, dtype=torch.int64)[row] + step
         self.index = torch.zeros(n, dtype=torch.int64)
         self.index[self.real] = row * valid.shape[1] + step
-        self._sequence = torch.arange(-n, 0)  # empty rows see themselves: softmax over none is NaN
+        # an empty row attends to itself: softmax over an all-masked row is NaN
+        self._sequence = torch.arange(-n, 0)
         self._sequence[self.real] = row
         self._masks: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
 
@@ -91,7 +88,7 @@ class Packing:
 
 
 class PackedStates:
-    """States [n, d] of the real steps of a batch, which are never padded."""
+    """States [n, d] of the real steps of a batch."""
 
     def __init__(self, packed: Tensor, packing: Packing) -> None:
         self.packed, self.packing = packed, packing
@@ -113,11 +110,6 @@ def tile_sequences(lengths: list[int]) -> tuple[list[int], list[tuple[int, int]]
     """Put sequences of unequal length side by side into tiles, with little space left over.
 
     The longest come first; each goes where it leaves the least space, or opens a tile.
-
-    Parameters
-    ----------
-    lengths : list of int
-        Steps of each sequence; zero for none.
 
     Returns
     -------
@@ -160,23 +152,10 @@ def tile_sequences(lengths: list[int]) -> tuple[list[int], list[tuple[int, int]]
 def tile_masks(
     sequence: Tensor, tiles: list[tuple[int, int]], causal: bool, dtype: torch.dtype
 ) -> list[Tensor]:
-    """What is added to the logits of tiles: zero within a sequence, else minus infinity.
+    """Add to the logits of tiles: zero within a sequence (causal: up to the step), else -inf.
 
-    Parameters
-    ----------
-    sequence : Tensor
-        int64 [>= n_rows]; sequence of each row. Empty rows have numbers of their own.
-    tiles : list of (int, int)
-        As :func:`tile_sequences` returns them.
-    causal : bool
-        Whether a step attends only to itself and the steps before it.
-    dtype : torch.dtype
-        Of the logits.
-
-    Returns
-    -------
-    list of Tensor
-        [n_tiles, 1, size, size] for each size.
+    ``sequence``, int64 [>= n_rows], is the sequence of each row; empty rows have numbers of their
+    own. Returns [n_tiles, 1, size, size] for each size of ``tiles``.
     """
     masks, start = [], 0
     for n, size in tiles:

@@ -16,10 +16,7 @@ def declared(config: Any, key: str, default: Any) -> Any:
 
 
 class ModelSettings(Settings):
-    """Keys of every model of the plugin; defaults are in its property file.
-
-    A model names its settings in the class attribute ``settings``.
-    """
+    """Keys of every model of the plugin; a model names its own in the attribute ``settings``."""
 
     hidden_size: Count = Field(128, description="d: size of item and user vectors")
     n_layers: Count = Field(2, description="layers of the backbone")
@@ -27,9 +24,7 @@ class ModelSettings(Settings):
     dropout: Probability = Field(0.5, description="dropout in the backbone")
     item_dropout: Probability = Field(0.2, description="share of input items blanked in training")
     loss: Literal["bpr", "softmax"] = Field(
-        "softmax",
-        description="bpr: one negative per target (eq. 9); softmax: over the target and the "
-        "negatives that a batch shares",
+        "softmax", description="bpr: one negative per target (eq. 9); softmax: n_negatives"
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
 
@@ -45,32 +40,26 @@ class LLMEDTSettings(ModelSettings):
 
     augmentation: bool = Field(True, description="train on inserted rows too")
     augmented_histories: bool = Field(
-        False, description="know users by inserted rows at evaluation; paper: True"
+        False, description="include inserted rows in histories at evaluation; paper: True"
     )
     item_embedding: Literal["text", "id", "both"] = Field(
-        "both",
-        description="item vectors from text (paper), ids, or their sum; text is taken in its "
-        "canonical coordinates, and ids beside it start there",
+        "both", description="item vectors from text (paper), ids, or their sum"
     )
     backbone: str = Field("sasrec", description="sasrec, gru4rec, bert4rec or a registered one")
-    weight_average: Probability = Field(
-        0.98, description="decay per step of an average of the weights; 0: none"
-    )
-    stopping_step: Amount = Field(
-        3, description="epochs without a better validation score that end a stage"
-    )
-    learning_rate: Positive = Field(0.0005, description="of stage 1; paper: 0.001")
-    train_batch_size: Count = Field(256, description="sequences of a batch; paper: 512")
+    weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
+    stopping_step: Amount = Field(3, description="epochs without improvement that end a stage")
+    learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
+    train_batch_size: Count = Field(256, description="sequences per batch; paper: 512")
     pretrain_sequences: Literal["mixed", "all"] = Field(
-        "all", description="of stage 1: mixed (paper), or all: the domain sub-sequences too"
+        "all", description="sequences of stage 1: mixed (paper), or all: of the domains too"
     )
     align_weight: NonNegative = Field(0.05, description="alpha of eq. 14; paper: 0.1 to 1.0")
     align_temperature: Positive = Field(0.5, description="tau of eq. 13")
     align_loss: Literal["paper", "infonce"] = Field(
-        "paper", description="eq. 13: infonce has the positive in the denominator, too"
+        "paper", description="eq. 13: infonce includes the positive in the denominator"
     )
     adapter: Literal["paper", "residual"] = Field(
         "residual", description="two linear layers (paper), or h + W ReLU(W h)"
     )
-    finetune_learning_rate: Positive = Field(0.0001, description="of stage 2; paper: 1e5, a typo")
+    finetune_learning_rate: Positive = Field(0.0001, description="learning rate of stage 2")
     finetune_epochs: Amount = Field(20, description="epochs of stage 2, at most")

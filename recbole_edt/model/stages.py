@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +12,18 @@ from recbole_edt.errors import CheckpointError
 from recbole_edt.model.adapters import LinearAdapter, start_projection_
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.model.frozen import (
-    CACHE_BYTES,
-    BatchStates,
-    FrozenStates,
-    batch_states,
-    fingerprint,
-)
+from recbole_edt.model.frozen import BatchStates, FrozenStates, batch_states
 from recbole_edt.model.item_embedding import ItemEmbedding
 
-_OF_ONE_STAGE = ("domain_adapters.", "profile_adapter.")
-"""Parameters that only one of the stages uses."""
+CACHE_BYTES = 2**30  # states above it are computed per batch
+_OF_ONE_STAGE = ("domain_adapters.", "profile_adapter.")  # parameters that one stage uses
 
 
 class Finetuning(CrossDomainModel):
-    """What stage 2 does beside its equations; stands before the model of stage 1."""
+    """Mixin with the mechanics of stage 2: freezing, checkpoints, cached states.
+
+    List it before the class of stage 1.
+    """
 
     trainer = "recbole_edt.trainer.stages:FinetuneTrainer"
     stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
@@ -72,7 +70,7 @@ class Finetuning(CrossDomainModel):
         self.begin_finetuning()
 
     def train(self, mode: bool = True):
-        """Switch the mode; frozen parts stay without dropout."""
+        """Switch the mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         self.item_embedding.train(False)
         self.encoder.train(False)
@@ -94,10 +92,12 @@ class Finetuning(CrossDomainModel):
         return loss
 
     def _cached_states(self, loader) -> FrozenStates | None:
-        """States of a loader's targets; None where they are many, or other ones in each epoch."""
-        known = (loader, fingerprint(self))
+        """States of a loader's targets; None where they are many or differ in each epoch."""
+        tensors = chain(self.parameters(), self.buffers())
+        # torch counts in-place changes: loading a checkpoint changes the version of frozen tensors
+        known = (loader, [(t.data_ptr(), t._version) for t in tensors if not t.requires_grad])
         if self._cache_of != known:
-            self._cache = None  # before the next one takes its place in memory
+            self._cache = None  # free the memory first
             if self.encoder.causal and FrozenStates.size(self, loader) <= CACHE_BYTES:
                 self._cache = FrozenStates(self, loader)
             self._cache_of = known
@@ -128,7 +128,7 @@ class BothStages(CrossDomainModel):
         self.finetuning = True
 
     def enter_stage(self, stage: int) -> None:
-        """Become what a checkpoint of this stage holds."""
+        """Set up the stage that a checkpoint was saved in."""
         if stage == 2 and not self.finetuning:
             self.begin_finetuning()
 

@@ -1,4 +1,4 @@
-"""Text embeddings of items, in memory or in their file, and the coordinates models take them in."""
+"""Frozen text embeddings, in memory or in their file, and the coordinates of models."""
 
 from __future__ import annotations
 
@@ -14,54 +14,40 @@ from torch import Tensor, nn
 from recbole_edt.data.embeddings import BLOCK, EmbeddingTable
 from recbole_edt.data.sequences import Sequences
 
-_LEAST_SPREAD = 1e-3
-"""Axes that vary less, in parts of the mean, are not whitened further."""
+_LEAST_SPREAD = 1e-3  # in parts of the mean: axes that vary less are not whitened further
+_FURTHEST, _PER_ROW = 5, 0.8  # most rows between the items of a pair; factor of weight per row
+_MOST_PAIRS = 2**20  # more are subsampled; it suffices for a few hundred axes
+_RIDGE = 1.0  # added to the unit spreads of whitened text: its last axes are mostly noise
 
 _DIVISOR = 256.0
-"""Adam moves every weight by about the learning rate, however small its input: with short text
-behind large weights an adapter stays near its start for long, which validates better."""
-
-_FURTHEST, _PER_ROW = 5, 0.8
-"""Rows between the items of a pair at most, and the factor of its weight per further row."""
-
-_MOST_PAIRS = 2**20
-"""Of more pairs, about so many are drawn: enough for products of a few hundred axes."""
-
-_RIDGE = 1.0
-"""Added to the unit spreads of whitened text: its last axes are mostly noise."""
+"""Adam moves every weight by about the learning rate, however small its input. Short text vectors
+with large weights therefore keep the adapter near its start, which validates better."""
 
 
 class MappedText:
     """Rows of a text table that stays in its file.
 
-    Parameters
-    ----------
-    table : EmbeddingTable
-        The text.
-    change : callable, optional
-        Applied to all rows [n, d_L] but those of padding: :class:`Standardising`,
-        :class:`Canonical`.
+    ``change`` is applied to all rows [n, d_L] but those of padding.
     """
 
     def __init__(
         self, table: EmbeddingTable, change: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        self.table, self.change = table, change
-        self.shape = table.shape
+        self.table, self.change, self.shape = table, change, table.shape
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Rows of ids [...], on their device: float32 [..., d_L]."""
         flat = ids.reshape(-1).cpu()
-        rows = self._changed(torch.from_numpy(self.table[flat.numpy()]), flat > 0)
+        rows = self._changed(self.table[flat.numpy()], flat > 0)
         return rows.to(ids.device).view(*ids.shape, -1)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows, a block of ids at a time."""
         for part, rows in self.table.blocks():
-            real = torch.arange(part.start, part.stop) > 0
-            yield part, self._changed(torch.from_numpy(rows), real)
+            yield part, self._changed(rows, torch.arange(part.start, part.stop) > 0)
 
-    def _changed(self, rows: Tensor, real: Tensor) -> Tensor:
+    def _changed(self, array: np.ndarray, real: Tensor) -> Tensor:
+        rows = torch.from_numpy(array)
         if self.change is not None:
             rows[real] = self.change(rows[real])
         return rows
@@ -123,10 +109,7 @@ def principal_directions(products: Tensor) -> Tensor:
 
 
 def _signed(axes: Tensor) -> Tensor:
-    """Turn axes (columns) so that their largest entry is positive: eigenvector signs are arbitrary.
-
-    The same axes come out on every machine.
-    """
+    """Make the largest entry of each axis (column) positive: eigenvector signs are arbitrary."""
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return torch.where(largest < 0, -axes, axes)
 
@@ -143,24 +126,18 @@ def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -
     return components
 
 
-class Standardising:
-    """Centres text [n_items, d_L] and scales its entries to unit root mean square.
+def standardising(text: Tensor | MappedText, fitted: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what centres rows [n, d_L] and scales their entries to unit root mean square.
 
     Sentence vectors share one large common part and have small entries, which Adam's steps of fixed
     size follow slowly. Centre and scale are those of ``fitted`` rows; alike ones are not scaled.
     """
-
-    def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
-        self.centre = mean_row(text, fitted)
-        square = torch.zeros((), device=self.centre.device)
-        for part, rows in row_blocks(text):
-            square += (rows[fitted[part]] - self.centre).square().sum()
-        self.spread = (square / fitted.sum() / text.shape[1]).sqrt()
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Change rows [n, d_L]."""
-        rows = rows - self.centre
-        return rows / self.spread if self.spread > 0 else rows
+    centre = mean_row(text, fitted)
+    square = torch.zeros((), device=centre.device)
+    for part, rows in row_blocks(text):
+        square += (rows[fitted[part]] - centre).square().sum()
+    spread = (square / fitted.sum() / text.shape[1]).sqrt()
+    return lambda rows: (rows - centre) / (spread if spread > 0 else 1.0)
 
 
 # -- canonical axes -------------------------------------------------------------------------------
@@ -169,8 +146,7 @@ class Standardising:
 class ItemPairs:
     """Pairs of items of one domain that users have near each other in their training sequences.
 
-    Inserted rows are passed over. ``item_domain`` is int64 [n_items], -1 for padding. The pairs are
-    counted when first needed.
+    Inserted rows are skipped. ``item_domain`` is int64 [n_items], -1 for padding.
     """
 
     def __init__(self, sequences: Sequences, item_domain: np.ndarray) -> None:
@@ -178,19 +154,17 @@ class ItemPairs:
 
     @cached_property
     def weights(self) -> csr_array:
-        """Weighted counts of the second item behind the first, nearer pairs counting more.
+        """Counts of the second item after the first, [n_items, n_items]; nearer pairs weigh more.
 
-        float64 [n_items, n_items]; of very many pairs a sample, the same each time.
+        Of very many pairs a sample, the same each time.
         """
         rows = self.sequences.keep(~self.sequences.augmented)
-        items, users = rows.items, rows.users
-        domains = self.item_domain[items]
+        items, gaps = rows.items, range(1, _FURTHEST + 1)
+        group = rows.users * 2 + self.item_domain[items]
 
         def firsts(gap: int) -> np.ndarray:
-            near = (users[:-gap] == users[gap:]) & (domains[:-gap] == domains[gap:])
-            return np.flatnonzero(near)
+            return np.flatnonzero(group[:-gap] == group[gap:])
 
-        gaps = range(1, _FURTHEST + 1)
         n = sum(len(firsts(gap)) for gap in gaps)
         rng = np.random.default_rng(0)
         shape = (len(self.item_domain), len(self.item_domain))
@@ -209,18 +183,14 @@ class ItemPairs:
         return both / (both.sum() or 1.0)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, csr_array]]:
-        """All pairs, a part at a time: distinct first items, distinct second items, their weights.
-
-        Weights sum to one over all parts.
-        """
+        """All pairs in parts: distinct first items, distinct second items, weights of sum one."""
         pairs = coo_array(self.weights)
-        row, col, data = pairs.row, pairs.col, pairs.data
-        total = data.sum()
-        for start in range(0, len(data), BLOCK):
+        shares = pairs.data / pairs.data.sum()
+        for start in range(0, len(shares), BLOCK):
             part = slice(start, start + BLOCK)
-            first, one = np.unique(row[part], return_inverse=True)
-            second, other = np.unique(col[part], return_inverse=True)
-            weights = csr_array((data[part] / total, (one, other)), (len(first), len(second)))
+            first, one = np.unique(pairs.row[part], return_inverse=True)
+            second, other = np.unique(pairs.col[part], return_inverse=True)
+            weights = csr_array((shares[part], (one, other)), (len(first), len(second)))
             yield first.astype(np.int64), second.astype(np.int64), weights
 
 
@@ -229,8 +199,9 @@ class Canonical:
 
     Text is whitened first: sentence vectors share one large common part and a few axes along which
     all of them differ. Canonical axes are the directions along which the text of items that users
-    have near each other agrees most. Each is scaled by the root of its correlation: the product of
-    two items is the prediction of one text from the other, by ridge regression over the pairs.
+    have near each other agrees most; without pairs, text is whitened alone. Each is scaled by the
+    root of its correlation: the product of two items is the prediction of one text from the other,
+    by ridge regression over the pairs.
 
     Parameters
     ----------
@@ -239,9 +210,9 @@ class Canonical:
     fitted : Tensor
         bool [n_items]; rows that centre and axes are taken from.
     size : int
-        How many leading axes the length of a row is measured by.
+        Number of leading axes that the length of a row is measured by.
     pairs : ItemPairs
-        Whose text is correlated. Without pairs, text is whitened alone.
+        Whose text is correlated.
     """
 
     def __init__(
@@ -249,7 +220,11 @@ class Canonical:
     ) -> None:
         self.size = size
         self.centre = mean_row(text, fitted)
-        self.map = self._whitening(inner_products(text, fitted, self.centre), int(fitted.sum()))
+        products = inner_products(text, fitted, self.centre)
+        axes = principal_directions(products)
+        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / int(fitted.sum())).sqrt()
+        least = _LEAST_SPREAD * float(spreads.square().mean().sqrt())
+        self.map = axes / spreads.clamp(min=least or 1.0)  # whitening
         shares = torch.from_numpy(pairs.shares())
         if not shares.any():
             return
@@ -264,14 +239,6 @@ class Canonical:
             between += one.T @ torch.from_numpy(weights @ other.numpy())
         self.map = self.map @ canonical_axes(within, between).to(self.map)
 
-    @staticmethod
-    def _whitening(products: Tensor, n: int) -> Tensor:
-        """Principal axes of n centred rows, scaled to unit spread: columns of [d_L, d_L]."""
-        axes = principal_directions(products)
-        spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / n).sqrt()
-        least = _LEAST_SPREAD * float(spreads.square().mean().sqrt())
-        return axes / spreads.clamp(min=least or 1.0)
-
     def __call__(self, rows: Tensor) -> Tensor:
         """Change rows [n, d_L]; their parts on the leading axes get the same length."""
         rows = self.coordinates(rows)
@@ -279,22 +246,15 @@ class Canonical:
         return rows / length.clamp(min=1e-6) * (self.size**0.5 / _DIVISOR)
 
     def coordinates(self, rows: Tensor) -> Tensor:
-        """Coordinates of rows [n, d_L], of whatever length they have."""
+        """Coordinates of rows [n, d_L], not normalised to one length."""
         return (rows - self.centre) @ self.map
 
 
 def canonical_axes(within: Tensor, between: Tensor) -> Tensor:
     """Canonical axes of pairs of vectors x, y in either order: columns [k, k], best first.
 
-    Parameters
-    ----------
-    within, between : Tensor
-        float64 [k, k]; mean of ``x x.T`` over both sides of the pairs, and of ``x y.T``.
-
-    Returns
-    -------
-    Tensor
-        Each axis scaled by the root of its correlation; zero where this is negative.
+    ``within`` and ``between`` are float64 [k, k]: mean of ``x x.T`` over both sides of the pairs,
+    and of ``x y.T``. Each axis is scaled by the root of its correlation; zero if this is negative.
     """
     eye = torch.eye(len(within), dtype=within.dtype)
     root = torch.linalg.cholesky(within + _RIDGE * eye)
@@ -322,11 +282,8 @@ def changed_text(
     start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
 ) -> Tensor | MappedText:
     """Standardise text (``principal``), or take it in canonical coordinates; in place in memory."""
-    change: Callable[[Tensor], Tensor]
-    if start == "principal":
-        change = Standardising(text, fitted)
-    else:
-        change = Canonical(text, fitted, size, pairs)
+    canonical = start == "canonical"
+    change = Canonical(text, fitted, size, pairs) if canonical else standardising(text, fitted)
     if isinstance(text, MappedText):
         return MappedText(text.table, change)
     text[1:] = change(text[1:])
