@@ -1,36 +1,32 @@
 """C2DSR (Cao et al., CIKM '22): single- and cross-domain states, tied by an infomax objective.
 
-Where each part of the paper's method is:
+Parts of the paper:
 
 - graph encoder over directed item transitions: :class:`ItemGraph`;
-- attentive encoders of the mixed sequence and of both domains' own: ``encoder``,
-  ``domain_encoders``;
+- attentive encoders: ``encoder`` (mixed sequence), ``domain_encoders`` (sub-sequences);
 - sequential training objectives, single- and cross-domain: :meth:`C2DSR.calculate_loss`;
 - contrastive infomax objective: :class:`Discriminator`, :meth:`C2DSR.infomax_loss`.
 
-Departures, and why:
+Departures:
 
-- The encoders are the plugin's pre-norm blocks, always causal, as for every other model here; item
-  vectors are not scaled by the root of d, since the encoders normalise their input.
+- The encoders are the plugin's pre-norm blocks, always causal; they normalise item vectors, which
+  are therefore not scaled by the root of d.
 - A single-domain target is predicted from the cross-domain state directly before it, in training
-  as in evaluation. The authors train with the state at the domain's previous item and evaluate
-  with the last one.
+  as in evaluation. The authors train with the state at the domain's previous item.
 - Edges are binary, as printed; the authors' code counts repeated transitions.
 - With ``graph_edges: others`` the graphs of a training batch have no edge that only users of the
-  batch made. With all edges, as in the paper, the vector of an item holds the very target that
-  follows it in training, and never in evaluation.
-- ``output_vectors: graphs`` has no output tables: a state meets the item vectors of its own graph.
-- Every position is a target; the authors' code takes the last ten. Losses are means over targets
-  and users, not sums. A target without history in its domain counts in the cross-domain objective
-  alone, and a user without both domains in none of the infomax terms; the authors' code drops the
-  whole sequence.
-- Predictions are softmaxes over the target's own domain, without the authors' class for padding
-  and without a bias.
+  batch made. With all edges (paper) the vector of an item holds the very target that follows it
+  in training, and never in evaluation.
+- With ``output_vectors: graphs`` a state is multiplied with the item vectors of its own graph.
+- Every position is a target (authors' code: the last ten); losses are means, not sums. A target
+  without history in its domain counts in the cross-domain objective alone, a user without both
+  domains in no infomax term; the authors' code drops the whole sequence.
+- Predictions are softmaxes over the target's own domain, without a padding class or a bias.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,25 +36,24 @@ from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
-from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.base import CrossDomainModel, add_constants
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
+from recbole_edt.model.item_embedding import id_table
 from recbole_edt.model.lookup import Lookup
-from recbole_edt.settings import Count
 
 
 class C2DSRSettings(RivalSettings):
     """Keys of C2DSR."""
 
-    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     output_vectors: Literal["own", "graphs"] = Field(
         "graphs", description="vectors that states are multiplied with: own tables (paper), graphs"
     )
     graph_edges: Literal["all", "others"] = Field(
         "others", description="all (paper), or others: none that only users of the batch made"
     )
-    prediction_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.7, description="lambda; the infomax objective has the rest"
+    prediction_share: float = Field(
+        0.7, gt=0, le=1, description="lambda; the infomax objective has the rest"
     )
 
 
@@ -67,17 +62,21 @@ class ItemGraph(nn.Module):
 
     ``G = mean(E, A E) + E``: the mean over the layers (one, as in the authors' runs), plus the
     vectors themselves, which the paper adds against over-smoothing. Row i of A is the mean over
-    the distinct successors of item i; it is zero for an item that nothing followed.
+    the distinct successors of item i; it is zero for an item without any.
 
     Parameters
     ----------
     size, dropout
         Of the vectors.
     sequences : Sequences
-        Rows to take transitions from; those of items that are no node are passed over.
+        Rows to take transitions from, without those of items that are no node.
     node_of : np.ndarray
         int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
     """
+
+    edges: Tensor  # int64 [2, n_edges]; from and to
+    edge_of: Tensor  # int64 [n_transitions]; their edges
+    user_of: Tensor  # int64 [n_transitions]; their users
 
     def __init__(
         self, size: int, dropout: float, sequences: Sequences, node_of: np.ndarray
@@ -85,23 +84,15 @@ class ItemGraph(nn.Module):
         super().__init__()
         self.dropout, self.n_users = dropout, sequences.n_users
         self.n_nodes = int(node_of.max()) + 1
-        self.table = nn.Embedding(self.n_nodes, size)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = id_table(self.n_nodes, size)
         rows = sequences.keep(node_of[sequences.items] > 0)
         nodes, users = node_of[rows.items], rows.users
         follows = users[1:] == users[:-1]
         keys = nodes[:-1][follows] * self.n_nodes + nodes[1:][follows]
         distinct, edge_of = np.unique(keys, return_inverse=True)
-        self.edges: Tensor  # [2, n_edges]; from and to
-        self.edge_of: Tensor  # [n_transitions]; their edges
-        self.user_of: Tensor  # [n_transitions]; who made them
-        buffers = {
-            "edges": np.stack(np.divmod(distinct, self.n_nodes)),
-            "edge_of": edge_of.reshape(-1),
-            "user_of": users[1:][follows],
-        }
-        for name, array in buffers.items():
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        edges = np.stack(np.divmod(distinct, self.n_nodes))
+        users = users[1:][follows]
+        add_constants(self, edges=edges, edge_of=edge_of.reshape(-1), user_of=users)
 
     def propagation(self, without: Tensor | None = None) -> Tensor:
         """Return A, sparse [n_nodes, n_nodes], without the transitions of some users (ids [n])."""
@@ -152,19 +143,13 @@ def prototypes(states: Tensor, where: Tensor) -> Tensor:
 class C2DSR(CrossDomainModel):
     """Three item graphs and encoders; predictions from the sum of single- and cross-domain state.
 
-    Attributes
-    ----------
-    mixed_graph, encoder
-        Item vectors and encoder of the mixed sequence.
-    domain_graphs, domain_encoders : nn.ModuleList
-        The same of each domain's sub-sequence.
-    output : nn.Embedding or None
-        Vectors that states are multiplied with (the paper's W^X and W^Y, one row per item). None
-        if ``output_vectors`` is ``graphs``: each state is then multiplied with the vectors of its
-        own graph, and both vectors of an item and of a user are concatenated.
+    ``output`` has the vectors that states are multiplied with (the paper's W^X and W^Y, one row
+    per item). None if ``output_vectors`` is ``graphs``: each state is then multiplied with the
+    vectors of its own graph, and both vectors of an item and of a user are concatenated.
     """
 
     settings = C2DSRSettings
+    node_of: Tensor  # int64 [n_domains, n_items]
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -173,28 +158,23 @@ class C2DSR(CrossDomainModel):
         size, rows = config["hidden_size"], dataset.train_sequences
         inside = [dataset.item_domain == domain for domain in range(self.n_domains)]
         nodes = [np.where(mine, np.cumsum(mine), 0) for mine in inside]
-        self.node_of: Tensor
-        self.register_buffer("node_of", torch.from_numpy(np.stack(nodes)), persistent=False)
-
-        def graph(node_of):
-            return ItemGraph(size, config["dropout"], rows, node_of)
-
-        self.mixed_graph = graph(np.arange(self.n_items))
-        self.domain_graphs = nn.ModuleList(map(graph, nodes))
-        self.encoder = SequenceEncoder(config, self.max_seq_length)
-        self.domain_encoders = nn.ModuleList(
-            SequenceEncoder(config, self.max_seq_length) for _ in nodes
+        add_constants(self, node_of=np.stack(nodes))
+        everything = np.arange(self.n_items)
+        self.mixed_graph, *domain_graphs = (
+            ItemGraph(size, config["dropout"], rows, node_of) for node_of in (everything, *nodes)
         )
+        self.domain_graphs = nn.ModuleList(domain_graphs)
+        self.encoder = SequenceEncoder(config, self.max_seq_length)
+        self.domain_encoders = self.encoder_per_domain(config)
         self.output = None
         if config["output_vectors"] == "own":
-            self.output = nn.Embedding(self.n_items, size)
-            nn.init.normal_(self.output.weight, std=0.02)
+            self.output = id_table(self.n_items, size)
         self.discriminators = None
         if self.prediction_share < 1:
             self.discriminators = nn.ModuleList(Discriminator(size) for _ in nodes)
 
     def embed(self, items: Tensor) -> Tensor:
-        """Vectors that user vectors meet, for item ids [...]: [..., d], or [..., 2 d] of graphs."""
+        """Vectors that user vectors are multiplied with: [..., d], or [..., 2 d] of graphs."""
         if self.output is not None:
             return self.output(items)
         return self.views(items, *self.inputs())
@@ -229,7 +209,7 @@ class C2DSR(CrossDomainModel):
         mixed, domains = self.inputs(None if self.all_edges else batch[self.USER_ID])
         chosen = self.encoder.choose_targets(sequence)
         cross = self.encoder.before_targets(mixed, sequence, chosen)
-        single, has = self.single_states(batch, domains)
+        single, has = self.own_domain_states(batch, self.domain_encoders, domains)
         outputs = self.output or (lambda items: self.views(items, mixed, domains))
         loss = self.next_item_loss(batch, self.output or mixed, cross, chosen[:, 1:])
         loss = loss + self.next_item_loss(batch, outputs, self.both(cross, single), has)
@@ -239,14 +219,6 @@ class C2DSR(CrossDomainModel):
             loss = loss + (1 - self.prediction_share) * infomax
         return loss
 
-    def single_states(self, batch, domains: list[Lookup]) -> tuple[Tensor, Tensor]:
-        """Single-domain states before each target, as ``states_in_own_domain`` returns them."""
-
-        def encode(domain, sequence, masked):
-            return self.domain_encoders[domain].before_targets(domains[domain], sequence, masked)
-
-        return self.states_in_own_domain(batch, encode)
-
     def infomax_loss(
         self, sequence: Tensor, inputs: Lookup, cross: Tensor, single: Tensor, has: Tensor
     ) -> Tensor:
@@ -255,8 +227,8 @@ class C2DSR(CrossDomainModel):
         A domain's single-domain prototype shall tell the user's cross-domain prototype from that
         of a corrupted sequence, in which items of the domain are replaced by random ones of it:
         ``-log D(z, c) - log(1 - D(z, corrupted c))``, averaged over the users who have both.
-        Cross-domain prototypes are taken where the other domain's items stand: what they know of
-        the domain there came through the mixed sequence.
+        Cross-domain prototypes are taken at the other domain's items: there, their knowledge of
+        the domain comes from the mixed sequence.
 
         Parameters
         ----------
@@ -296,8 +268,7 @@ class C2DSR(CrossDomainModel):
 
         The single-domain part is zero without history in the domain.
         """
-        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         mixed, domains = self.inputs()
-        cross = self.encoder.last(mixed, sequence, lengths)
+        cross = self.mixed_state(interaction, mixed)
         single = self.last_in_own_domain(interaction, self.domain_encoders, domains)
         return [self.both(cross, state) for state in single]

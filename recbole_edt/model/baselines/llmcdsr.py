@@ -1,49 +1,40 @@
 """LLMCDSR (Xin et al., TOIS 2025): pseudo items of the other domain, recalled by a learned network.
 
-Where the parts of the paper are:
+Parts of the paper:
 
 * Candidate-free cross-domain interaction generation: the inserted rows of an augmented dataset are
   the pseudo items, existing or generated ones (:func:`pseudo_items`).
-* Collaborative-textual contrastive pre-training, stage 1: one encoder and one text projection per
-  domain; next items within a domain and :func:`contrastive_loss` between an item's projected text
-  and its id embedding (:meth:`LLMCDSR.pretraining_loss`).
+* Collaborative-textual contrastive pre-training, stage 1: next items within each domain, plus
+  :func:`contrastive_loss` between an item's projected text and its id embedding.
 * Relevance-aware meta recall network (RMRN): attention over a user's projected pseudo items
   (:class:`RecallNetwork`), the k items of the domain that are most similar to their pooled vector
   (:meth:`LLMCDSR.most_similar`), inserted into the real sequence (:func:`insert_at_random`).
-* Cross-domain recommendation, stage 2: one encoder over the mixed real sequences and, beside them,
-  over those with recalled items (:meth:`LLMCDSR.calculate_loss`). Recalled items are inputs, never
-  targets.
-* Meta learning of the RMRN: a step of a shadow recommender on that loss, the loss of the shadow on
-  users with real items of both domains, and its gradient for the RMRN
-  (:meth:`LLMCDSR.meta_backward`); through the discrete recall it goes as an even share to the
-  pooled vector from each recalled item.
+* Cross-domain recommendation, stage 2: one encoder over the real mixed sequences and over those
+  with recalled items, which are inputs, never targets (:meth:`LLMCDSR.recommendation_loss`).
+* Meta learning of the RMRN by what a shadow recommender learns from the recalled items
+  (:meth:`LLMCDSR.meta_backward`).
 
-Users are scored from their real rows alone (``augmented_histories: False``), as in the authors'
-experiments.
+Users are scored from their real rows alone (``augmented_histories: False``), as by the authors.
 
-Departures, and why:
+Departures:
 
 * The authors unroll a shadow step of Adam and differentiate through it. Here it is a step of plain
-  gradient descent without dropout, and the derivative of its gradient is taken as a central
-  difference of two gradients: the same second-order term at the price of two passes over the rows
-  with recalled items.
+  gradient descent without dropout, and the derivative of its gradient is a central difference of
+  two gradients: the same second-order term at the price of two passes.
 * RMRN and recommender are updated together after a batch, the authors' RMRN just before it.
-* A user's own items are not recalled: one of them, put before its own row, would be its answer.
+* A user's own items are not recalled: put before its own row, such an item would be the answer.
 * The first real item is no target: only recalled items precede it, in some rows.
 * ``recall_attention: history`` also weighs a pseudo item by its similarity to the user's real
   sequence; the authors' code (``item``) judges each pseudo item by itself.
-* Options beyond the paper: text in the items' vectors, whose ids then start as the text's canonical
-  coordinates (``item_embedding: both``), each domain's sub-sequences beside the mixed sequences
-  (``encoded_sequences: all``), and a softmax over many negatives; ``loss: bpr`` stands for the
-  paper's cross-entropy with one negative. Negatives are of the positive's domain.
+* ``loss: bpr`` stands for the paper's cross-entropy with one negative. Negatives are of the
+  positive's domain. ``item_embedding: both`` and ``encoded_sequences: all`` are additions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -59,44 +50,34 @@ from recbole_edt.data.dataloader import (
     domain_sequence_fields,
 )
 from recbole_edt.data.sequences import Sequences
-from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.base import CrossDomainModel, add_constants
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.model.item_embedding import make_item_embedding
-from recbole_edt.model.text import MappedText, frozen_text, text_rows
+from recbole_edt.model.item_embedding import id_table, make_item_embedding
+from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
 from recbole_edt.settings import Count, NonNegative, Positive
 
-_RELATIVE_STEP = 0.01
-"""Length of the central difference's half step among the recommender's parameters."""
+_RELATIVE_STEP = 0.01  # length of the central difference's half step
 
 
 class LLMCDSRSettings(RivalSettings):
     """Keys of LLMCDSR."""
 
     augmentation: bool = Field(True, description="inserted rows are its pseudo items")
-    augmented_histories: bool = Field(
-        False, description="whether users are known by inserted rows, too, at evaluation"
-    )
+    augmented_histories: bool = Field(False, description="inserted rows in users' histories, too")
     learning_rate: Positive = Field(0.001, description="of both stages; paper: 0.001")
-    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     backbone: str = Field("sasrec", description="of every encoder (table 10); paper: sasrec")
-    item_embedding: Literal["id", "both"] = Field(
-        "both", description="item vectors of stage 2: id (paper), or both (id plus text)"
-    )
+    item_embedding: Literal["id", "both"] = Field("both", description="id (paper), or plus text")
     pretrain_epochs: Count = Field(200, description="epochs of stage 1, at most")
     contrast_weight: NonNegative = Field(0.1, description="weight of the contrast of text and id")
-    contrast_items: Count = Field(
-        512, description="items contrasted at most, per domain and batch; paper: all of a batch"
-    )
+    contrast_items: Count = Field(512, description="contrasted items of a domain; paper: all")
     encoded_sequences: Literal["mixed", "all"] = Field(
         "all", description="mixed (paper), or all: the domain sub-sequences too"
     )
     recall_attention: Literal["item", "history"] = Field(
         "history", description="item (authors' code), or history: similarity to it counts too"
     )
-    meta_interval: Count = Field(
-        4, description="batches per update of the recall network; paper: 1"
-    )
+    meta_interval: Count = Field(4, description="batches per update of the recall network")
 
 
 def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) -> np.ndarray:
@@ -112,7 +93,7 @@ def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) 
 def users_of_both_domains(
     sequences: Sequences, item_domain: np.ndarray, n_domains: int
 ) -> np.ndarray:
-    """Tell whose raw training rows are of every domain: bool [n_users]."""
+    """Users with raw training rows in every domain: bool [n_users]."""
     raw = sequences.keep(~sequences.augmented)
     counts = np.zeros((raw.n_users, n_domains), dtype=np.int64)
     np.add.at(counts, (raw.users, item_domain[raw.items]), 1)
@@ -120,10 +101,9 @@ def users_of_both_domains(
 
 
 def front(values: Tensor, kept: Tensor, fill: int = 0) -> Tensor:
-    """Move the kept entries (bool [B, L]) of each row [B, L] to its front, in their order.
+    """Move the chosen entries (bool [B, L]) of each row [B, L] to its front, in their order.
 
-    The outcome [B, M] is as wide as the most entries kept in a row, but not below two if L is not;
-    ``fill`` stands behind them.
+    The result [B, M] is as wide as the fullest row, at least two; ``fill`` pads it.
     """
     width = max(int(kept.sum(1).max()), 2)
     order = torch.argsort(~kept, dim=1, stable=True)[:, :width]
@@ -168,7 +148,7 @@ class RecallNetwork(nn.Module):
         pseudo : Tensor
             [n, m, d]; their texts, projected.
         valid : Tensor
-            bool [n, m]; False on padding, and True at least once in a row.
+            bool [n, m]; False on padding, at least one True per row.
         history : Tensor
             [n, d]; direction of the projected texts of the user's real sequence.
         """
@@ -180,27 +160,19 @@ class RecallNetwork(nn.Module):
         return (weights[..., None] * pseudo).sum(1)
 
 
-@dataclass(frozen=True)
-class RecalledRows:
-    """Rows of a batch with recalled items in them.
+class RecalledRows(NamedTuple):
+    """Rows of a batch with recalled items in them."""
 
-    Attributes
-    ----------
-    rows : Tensor
-        int64 [n]; the row of the batch that each stems from.
-    sequence : Tensor
-        int64 [n, M]; real and recalled items.
-    source : Tensor
-        int64 [n, M]; where a real item stands in the row it stems from; -1 for recalled items and
-        padding.
-    pooled : Tensor
-        [n, d]; the vector that items were recalled by.
-    """
+    rows: Tensor  # int64 [n]; row of the batch that each comes from
+    sequence: Tensor  # int64 [n, M]; real and recalled items
+    source: Tensor  # int64 [n, M]; column of a real item in its row; -1: recalled or padding
+    pooled: Tensor  # [n, d]; vector that items were recalled by
 
-    rows: Tensor
-    sequence: Tensor
-    source: Tensor
-    pooled: Tensor
+
+def stack_rows(first: Tensor, second: Tensor) -> Tensor:
+    """Rows [n, a] above rows [m, b], the narrower ones padded with zeros."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(rows, (0, width - rows.shape[1])) for rows in (first, second)])
 
 
 def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
@@ -223,8 +195,7 @@ def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tup
     order = torch.argsort(keys.masked_fill(items == 0, 2 * length), dim=1, stable=True)
     items, source = items.gather(1, order), source.gather(1, order)
     real = items > 0
-    behind = real.flip(1).cumsum(1).flip(1)  # how many items stand here and further on
-    kept = real & (behind <= max_length)
+    kept = real & (real.flip(1).cumsum(1).flip(1) <= max_length)
     return front(items, kept), front(source, kept, -1)
 
 
@@ -236,84 +207,57 @@ class LLMCDSR(CrossDomainModel):
     stages = (("pretrain_epochs", "learning_rate"), ("epochs", "learning_rate"))
     reads_augmentation = True
 
-    # values of the authors' runs, shared by both property sets
-    n_recalled = 10
-    """k, items recalled per user."""
-    recall_share = 0.25
-    """Rows with recalled items per real row: 32 to 128."""
-    meta_batch_size = 128
-    """Users of both domains that judge a step of the shadow."""
-    shadow_learning_rate = 1.0
-    """Of gradient descent; the authors' 0.001 is Adam's, whose steps keep their length."""
+    # values of the authors' runs
+    n_recalled = 10  # k, items recalled per user
+    recall_share = 0.25  # rows with recalled items per real row: 32 to 128
+    meta_batch_size = 128  # users of both domains that judge a step of the shadow
+    shadow_learning_rate = 1.0  # of gradient descent; theirs of Adam is 0.001
+
+    text: Tensor | MappedText
+    pseudo: Tensor  # int64 [n_users, domains, m]
+    has_both: Tensor  # bool [n_users]; users with real items of both domains
+    raw_item: Tensor  # bool [n_items]
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.finetuning = False
         self.contrast_weight = config["contrast_weight"]
         self.contrast_items = config["contrast_items"]
         self.all_sequences = config["encoded_sequences"] == "all"
         self.meta_interval = config["meta_interval"]
-
-        text = frozen_text(dataset.item_table())
-        size = config["hidden_size"]
-        self._add_pretraining(config, text, size)
-        self.item_embedding = make_item_embedding(config["item_embedding"], dataset, size)
-        self.encoder = SequenceEncoder(config, self.max_seq_length)
-        history = config["recall_attention"] == "history"
-        self.recall_network = RecallNetwork(size, self.n_domains, history)
-        self._add_pseudo_items(dataset)
-        self._freeze()
-
-    def _add_pretraining(self, config, text: Tensor | MappedText, size: int) -> None:
-        self.text: Tensor | MappedText
-        if isinstance(text, MappedText):
-            self.text = text
-        else:
-            self.register_buffer("text", text, persistent=False)
-        self.features = nn.Embedding(self.n_items, size)
-        nn.init.normal_(self.features.weight, std=0.02)
+        text, size = frozen_text(dataset.item_table()), config["hidden_size"]
+        add_text(self, "text", text)
+        self.features = id_table(self.n_items, size)
         self.projections = nn.ModuleList(
             nn.Linear(text.shape[1], size, bias=False) for _ in range(self.n_domains)
         )
         for weight in self.projections.parameters():
             nn.init.xavier_normal_(weight)
-        self.domain_encoders = nn.ModuleList(
-            SequenceEncoder(config, self.max_seq_length) for _ in range(self.n_domains)
-        )
-
-    def _add_pseudo_items(self, dataset) -> None:
-        arguments = (dataset.train_sequences, dataset.item_domain, self.n_domains)
-        self.pseudo: Tensor  # [n_users, domains, m]
-        self.has_both: Tensor  # [n_users]; users with real items of both domains
-        self.raw_item: Tensor  # [n_items]
-        buffers = {
-            "pseudo": pseudo_items(*arguments),
-            "has_both": users_of_both_domains(*arguments),
-            "raw_item": ~dataset.item_generated,
-        }
-        for name, array in buffers.items():
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        self.domain_encoders = self.encoder_per_domain(config)
+        self.item_embedding = make_item_embedding(config["item_embedding"], dataset, size)
+        self.encoder = SequenceEncoder(config, self.max_seq_length)
+        history = config["recall_attention"] == "history"
+        self.recall_network = RecallNetwork(size, self.n_domains, history)
+        sequences = (dataset.train_sequences, dataset.item_domain, self.n_domains)
+        pseudo, has_both = pseudo_items(*sequences), users_of_both_domains(*sequences)
+        add_constants(self, pseudo=pseudo, has_both=has_both, raw_item=~dataset.item_generated)
+        self._enter(finetuning=False)
 
     # -- stages ---------------------------------------------------------------------------------
 
-    def _freeze(self) -> None:
-        for module in (self.features, self.projections, self.domain_encoders):
-            module.requires_grad_(not self.finetuning)
-        for module in (self.item_embedding, self.encoder, self.recall_network):
-            module.requires_grad_(self.finetuning)
+    def _enter(self, finetuning: bool) -> None:
+        self.finetuning = finetuning
+        first = nn.ModuleList([self.features, self.projections, self.domain_encoders])
+        second = nn.ModuleList([self.item_embedding, self.encoder, self.recall_network])
+        first.requires_grad_(not finetuning)
+        second.requires_grad_(finetuning)
 
     def begin_finetuning(self) -> None:
         """Enter stage 2: the pre-trained parts are frozen."""
-        self.finetuning = True
-        self._freeze()
+        self._enter(finetuning=True)
         if not self.pseudo.any():
             self.logger.info("no inserted rows in the data: the recall network has no pseudo items")
         elif not self.has_both.any():
             self.logger.info("no user of both domains: the recall network stays the plain mean")
-
-    def recommender_parameters(self) -> list[nn.Parameter]:
-        """Parameters of stage 2 without the recall network's."""
-        return [*self.item_embedding.parameters(), *self.encoder.parameters()]
 
     def embed(self, items: Tensor) -> Tensor:
         """Vectors of items in the current stage, [...] -> [..., d]."""
@@ -345,15 +289,10 @@ class LLMCDSR(CrossDomainModel):
     def pretraining_loss(self, batch) -> Tensor:
         """Next items within each domain, plus the contrast of text and id embedding."""
         batch = self.real_rows(batch)
-        sequence = batch[SEQUENCE]
-        chosen = self.encoder.choose_targets(sequence)
+        chosen = self.encoder.choose_targets(batch[SEQUENCE])
         lookup = self.batch_lookup(batch)
-
-        def encode(domain, own_sequence, masked):
-            return self.domain_encoders[domain].before_targets(lookup, own_sequence, masked)
-
-        hidden = None if self.encoder.causal else chosen
-        states, has = self.states_in_own_domain(batch, encode, hidden)
+        lookups = [lookup] * self.n_domains
+        states, has = self.own_domain_states(batch, self.domain_encoders, lookups, chosen)
         loss = self.next_item_loss(batch, lookup, states, has & chosen[:, 1:])
         for domain in range(self.n_domains):
             loss = loss + self.contrast_weight * self._contrast(domain, batch)
@@ -365,8 +304,7 @@ class LLMCDSR(CrossDomainModel):
         items = torch.unique(torch.cat([own.reshape(-1), negatives.reshape(-1)]))
         items = items[self.item_domain[items] == domain]
         if len(items) > self.contrast_items:
-            drawn = torch.randperm(len(items), device=items.device)[: self.contrast_items]
-            items = items[drawn]
+            items = items[torch.randperm(len(items), device=items.device)[: self.contrast_items]]
         texts = self.projections[domain](text_rows(self.text, items))
         return contrastive_loss(texts, self.features(items))
 
@@ -386,25 +324,19 @@ class LLMCDSR(CrossDomainModel):
         if not len(pairs):
             return None
         rows, recalled, pooled = [], [], []
-        for domain in range(self.n_domains):
+        for domain, project in enumerate(self.projections):
             mine = pairs[pairs[:, 1] == domain, 0]
-            vectors = self._pool(domain, pseudo[mine, domain], sequence[mine])
+            items = pseudo[mine, domain]
+            history = project(text_rows(self.text, sequence[mine]).sum(1))  # padding has zero text
+            texts = project(text_rows(self.text, items))
+            vectors = self.recall_network(domain, texts, items > 0, history)
             own = batch[domain_sequence_fields(domain)[0]][mine]
             rows.append(mine)
             pooled.append(vectors)
             recalled.append(self.most_similar(domain, vectors.detach(), own))
         row = torch.cat(rows)
-        items, source = insert_at_random(
-            sequence[row], torch.cat(recalled), self.max_seq_length + 1
-        )
-        return RecalledRows(row, items, source, torch.cat(pooled))
-
-    def _pool(self, domain: int, pseudo: Tensor, sequence: Tensor) -> Tensor:
-        project = self.projections[domain]
-        history = project(text_rows(self.text, sequence).sum(1))  # padding has a zero text
-        return self.recall_network(
-            domain, project(text_rows(self.text, pseudo)), pseudo > 0, history
-        )
+        inserted = insert_at_random(sequence[row], torch.cat(recalled), self.max_seq_length + 1)
+        return RecalledRows(row, *inserted, torch.cat(pooled))
 
     def most_similar(self, domain: int, vectors: Tensor, own: Tensor) -> Tensor:
         """Recall the raw items of a domain whose pre-trained vectors are most similar.
@@ -438,49 +370,29 @@ class LLMCDSR(CrossDomainModel):
         sequence = batch[SEQUENCE]
         joint, eligible = batch, sequence > 0
         if recalled is not None:
-            joint, eligible = self._join(batch, recalled)
+            below = self._recalled_batch(batch, recalled)
+            joint = {**batch, **{name: stack_rows(batch[name], below[name]) for name in below}}
+            eligible = stack_rows(eligible, recalled.source > 0)
         lookup = self.batch_lookup(joint)
         chosen = self.encoder.choose_targets(joint[SEQUENCE]) & eligible
         states = self.encoder.before_targets(lookup, joint[SEQUENCE], chosen)
         loss = self.next_item_loss(joint, lookup, states, chosen[:, 1:])
         if self.all_sequences:
             chosen = chosen[: len(sequence), : sequence.shape[1]]
-            hidden = None if self.encoder.causal else chosen
-
-            def encode(domain, own_sequence, masked):
-                return self.encoder.before_targets(lookup, own_sequence, masked)
-
-            states, has = self.states_in_own_domain(batch, encode, hidden)
+            twice = [self.encoder] * self.n_domains, [lookup] * self.n_domains
+            states, has = self.own_domain_states(batch, *twice, chosen)
             loss = loss + self.next_item_loss(batch, lookup, states, has & chosen[:, 1:])
         return loss
 
-    def _join(self, batch, recalled: RecalledRows) -> tuple[dict[str, Tensor], Tensor]:
-        """Stack real rows and rows with recalled items; tell which items can be targets."""
-        below = self._recalled_batch(batch, recalled)
-        width = max(batch[SEQUENCE].shape[1], below[SEQUENCE].shape[1])
-        joint = dict(batch)
-        for field, columns in ((SEQUENCE, width), (NEGATIVES, width - 1)):
-            if field in below:
-                parts = (batch[field], below[field])
-                joint[field] = torch.cat([F.pad(p, (0, columns - p.shape[1])) for p in parts])
-        for field in below.keys() - {SEQUENCE, NEGATIVES}:
-            if field.startswith(OWNED):
-                joint[field] = torch.cat([batch[field], below[field]])
-        real = F.pad(batch[SEQUENCE] > 0, (0, width - batch[SEQUENCE].shape[1]))
-        targets = F.pad(recalled.source > 0, (0, width - recalled.source.shape[1]))
-        return joint, torch.cat([real, targets])
-
     def _recalled_batch(self, batch, recalled: RecalledRows) -> dict[str, Tensor]:
+        """Return the fields that differ by row, of rows with recalled items."""
         out = {SEQUENCE: recalled.sequence}
-        for field, values in batch.items():
-            if field.startswith(OWNED):
-                out[field] = values[recalled.rows]
-            elif field not in (SEQUENCE, NEGATIVES):
-                out[field] = values
-        if NEGATIVES in batch:
+        if self.loss_name == "bpr":
             of_items = F.pad(batch[NEGATIVES], (1, 0))[recalled.rows]
-            negatives = of_items.gather(1, recalled.source.clamp(min=0))
-            out[NEGATIVES] = negatives[:, 1:]
+            out[NEGATIVES] = of_items.gather(1, recalled.source.clamp(min=0))[:, 1:]
+        else:
+            for name in (f"{OWNED}_{domain}" for domain in range(self.n_domains)):
+                out[name] = batch[name][recalled.rows]
         return out
 
     # -- stage 2: meta learning -----------------------------------------------------------------
@@ -513,18 +425,16 @@ class LLMCDSR(CrossDomainModel):
         """
         was_training = self.training
         self.train(False)  # the same shadow at both ends of the difference: no dropout
-        precise = torch.autocast(device_type=self.item_domain.device.type, enabled=False)
-        with torch.enable_grad(), precise:
+        with torch.autocast(device_type=self.item_domain.device.type, enabled=False):
             batch = self.real_rows(interaction)
-            recalled = self.recall(batch)
-            loss = None
+            recalled, loss = self.recall(batch), None
             if recalled is not None:
                 loss = self._meta_backward(batch, recalled, self.real_rows(meta_interaction))
         self.train(was_training)
         return loss
 
     def _meta_backward(self, batch, recalled: RecalledRows, judges) -> Tensor:
-        parameters = self.recommender_parameters()
+        parameters = [*self.item_embedding.parameters(), *self.encoder.parameters()]
         start = [parameter.detach().clone() for parameter in parameters]
         targets = self.encoder.choose_targets(recalled.sequence) & (recalled.source > 0)
 
@@ -536,22 +446,19 @@ class LLMCDSR(CrossDomainModel):
                 for parameter, origin, step in zip(parameters, start, direction, strict=True):
                     parameter.copy_(origin + by * step)
 
-        def pooled_gradient() -> Tensor:
-            pooled = recalled.pooled.detach().requires_grad_()
-            loss = self._recalled_loss(batch, recalled, targets, pooled)
-            return torch.autograd.grad(loss, pooled)[0]
-
         move(gradients(self.recommendation_loss(batch, recalled)), -self.shadow_learning_rate)
         loss = self.recommendation_loss(judges, None)
         direction = gradients(loss)
         length = torch.stack([part.square().sum() for part in direction]).sum().sqrt().item()
         half = _RELATIVE_STEP / max(length, 1e-12)
-        move(direction, half)
-        above = pooled_gradient()
-        move(direction, -half)
-        below = pooled_gradient()
+        ends: list[Tensor] = []
+        for by in (half, -half):
+            move(direction, by)
+            pooled = recalled.pooled.detach().requires_grad_()
+            moved = self._recalled_loss(batch, recalled, targets, pooled)
+            ends.extend(torch.autograd.grad(moved, pooled))
         move(direction, 0.0)
-        recalled.pooled.backward((above - below) * (-self.shadow_learning_rate / (2 * half)))
+        recalled.pooled.backward((ends[0] - ends[1]) * (-self.shadow_learning_rate / (2 * half)))
         return loss.detach()
 
     def _recalled_loss(self, batch, recalled: RecalledRows, targets: Tensor, pooled) -> Tensor:
@@ -560,10 +467,10 @@ class LLMCDSR(CrossDomainModel):
         Its value is their part of :meth:`recommendation_loss`; what a recalled item's vector
         receives as gradient goes in even shares to the vector that it was recalled by.
         """
-        below = self._recalled_batch(batch, recalled)
+        below = {**batch, **self._recalled_batch(batch, recalled)}
         lookup = self.batch_lookup(below)
         inserted = (recalled.sequence > 0) & (recalled.source < 0)
-        share = (pooled - pooled.detach()) / self.n_recalled  # zero, but for its gradient
+        share = (pooled - pooled.detach()) / self.n_recalled  # zero, used for its gradient
         shares = inserted[..., None] * share[:, None]  # [n, M, d]
 
         def vectors(items: Tensor) -> Tensor:
@@ -578,8 +485,7 @@ class LLMCDSR(CrossDomainModel):
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """User vectors [B, d] that items of each domain are scored with."""
-        if not self.finetuning:
-            lookups = [self.look_up] * self.n_domains
-            return self.last_in_own_domain(interaction, self.domain_encoders, lookups)
-        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains
+        if self.finetuning:
+            return super().user_vectors(interaction)
+        lookups = [self.look_up] * self.n_domains
+        return self.last_in_own_domain(interaction, self.domain_encoders, lookups)

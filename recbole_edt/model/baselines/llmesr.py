@@ -1,6 +1,6 @@
 """LLM-ESR (Liu et al., NeurIPS '24): two views of every item, and similar users as teachers.
 
-Where the parts of the paper are (its section 3):
+Parts of the paper (its section 3):
 
 * dual-view modelling: :class:`LLMESR`. The semantic view is the frozen LLM embedding through an
   adapter of two linear layers; the collaborative view is an id embedding that starts as the PCA of
@@ -13,10 +13,10 @@ Where the parts of the paper are (its section 3):
 
 The sequence is the mixed one of both domains: the paper knows of one domain.
 
-Departures, and why:
+Departures:
 
-* Attention of every kind is causal (but for ``backbone: bert4rec``). The public code leaves it
-  unmasked while it trains all positions, which shows each position its own target.
+* All attention is causal (except with ``backbone: bert4rec``). The public code leaves it unmasked
+  while it trains all positions, which shows each position its own target.
 * Inputs of the cross-attention are layer-normed, where the public code scales embeddings by the
   root of their size: text embeddings and their PCA have the text model's scale.
 * ``fusion: residual`` adds the inputs of the cross-attention to its output. ``paper`` does not.
@@ -40,17 +40,16 @@ from torch import Tensor, nn
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import multi_head_attention
-from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.model.base import CrossDomainModel, add_constants
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.model.item_embedding import ItemEmbedding, start_unit_
+from recbole_edt.model.item_embedding import ItemEmbedding, id_table, start_unit_
 from recbole_edt.model.lookup import ItemLookup
 from recbole_edt.model.packing import Packing
-from recbole_edt.model.text import ItemPairs, MappedText, frozen_text, start_components
+from recbole_edt.model.text import ItemPairs, frozen_text, start_components
 from recbole_edt.settings import Count, NonNegative, Probability
 
-_TEACHERS = 256
-"""Similar users that are encoded at a time: padding is short among histories of like length."""
+_TEACHERS = 256  # similar users encoded per block
 
 
 class LLMESRSettings(RivalSettings):
@@ -59,11 +58,10 @@ class LLMESRSettings(RivalSettings):
     backbone: str = Field("sasrec", description="sequence encoder; the paper has all three")
     dropout: Probability = Field(0.3, description="dropout in the encoder; public code: 0.5")
     collaborative_start: Literal["principal", "canonical"] = Field(
-        "canonical",
-        description="ids start as PCA of the text (principal, paper), or canonical axes",
+        "canonical", description="ids start as a PCA of the text (principal, paper), or canonical"
     )
     fusion: Literal["paper", "residual"] = Field(
-        "residual", description="paper: the output of the cross-attention; residual: plus its input"
+        "residual", description="cross-attention's output (paper), or plus its input (residual)"
     )
     distill_weight: NonNegative = Field(0.1, description="alpha of self-distillation; 0 = none")
     similar_users: Count = Field(2, description="N, similar users that teach each user; paper: 10")
@@ -121,15 +119,13 @@ class DualViewEncoder(SequenceEncoder):
         packing = Packing(valid)
         semantic, collaborative = packing.pack(vectors).chunk(2, dim=-1)
         place = positions[packing.steps]
-        semantic = self.semantic_norm(semantic + place)
-        collaborative = self.collaborative_norm(collaborative + place)
-        fused = (
-            self.to_semantic(collaborative, semantic, packing, valid),
-            self.to_collaborative(semantic, collaborative, packing, valid),
-        )
+        first = self.semantic_norm(semantic + place)
+        second = self.collaborative_norm(collaborative + place)
+        to_first = self.to_semantic(second, first, packing, valid)
+        to_second = self.to_collaborative(first, second, packing, valid)
         if self.residual:
-            fused = (fused[0] + semantic, fused[1] + collaborative)
-        return packing.pad(fused[0]), packing.pad(fused[1])
+            to_first, to_second = to_first + first, to_second + second
+        return packing.pad(to_first), packing.pad(to_second)
 
 
 def mean_text(sequences: Sequences, text: np.ndarray) -> np.ndarray:
@@ -168,6 +164,8 @@ class LLMESR(CrossDomainModel):
 
     settings = LLMESRSettings
     reads_augmentation = True
+    similar: Tensor  # int64 [n_users, N]
+    histories: Tensor  # int32 [n_users, L]; training rows without the last target
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -175,27 +173,20 @@ class LLMESR(CrossDomainModel):
         size = config["hidden_size"]
         text = frozen_text(dataset.item_table())
         self.semantic = ItemEmbedding("text", self.n_items, size, text)
-        self.collaborative = ItemEmbedding("id", self.n_items, size, None)
-        self._start_collaborative(config["collaborative_start"], dataset, text)
-        self.encoder = DualViewEncoder(config, self.max_seq_length)
-        if self.distill_weight:
-            self._retrieve(config, dataset)
-
-    @torch.no_grad()
-    def _start_collaborative(self, start: str, dataset, text: Tensor | MappedText) -> None:
-        """Start ids as the text's PCA, or canonical axes; columns beyond those stay random."""
-        assert self.collaborative.table is not None
-        weight = self.collaborative.table.weight
+        self.collaborative = id_table(self.n_items, size)
         raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
         pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
-        components = start_components(start, text, raw, weight.shape[1], pairs)
+        start, weight = config["collaborative_start"], self.collaborative.weight.data
+        components = start_components(start, text, raw, size, pairs)  # [n_items, <= d]
         if start == "canonical":  # coordinates have no scale of their own, a PCA has the text's
             start_unit_(weight, components, raw)
         else:
             weight[:, : components.shape[1]] = components
+        self.encoder = DualViewEncoder(config, self.max_seq_length)
+        if self.distill_weight:
+            self._retrieve(config, dataset)
 
     def _retrieve(self, config, dataset) -> None:
-        """Find each user's similar users, and keep the histories that their states come from."""
         rows: Sequences = dataset.train_sequences
         embeddings = dataset.user_embeddings()
         if embeddings is None:
@@ -205,10 +196,7 @@ class LLMESR(CrossDomainModel):
         stops = np.maximum(rows.offsets[1:] - 1, rows.offsets[:-1])  # all but the last target
         starts = np.maximum(rows.offsets[:-1], stops - self.max_seq_length)
         histories = rows.pad(starts, stops, self.max_seq_length).astype(np.int32)
-        self.similar: Tensor
-        self.histories: Tensor
-        self.register_buffer("similar", torch.from_numpy(similar), persistent=False)
-        self.register_buffer("histories", torch.from_numpy(histories), persistent=False)
+        add_constants(self, similar=similar, histories=histories)
 
     def embed(self, items: Tensor) -> Tensor:
         """Both views of items side by side, [...] -> [..., 2 d]."""
@@ -220,9 +208,9 @@ class LLMESR(CrossDomainModel):
     def teachers(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Mean state [n, 2 d] of each user's similar users, and who has some (bool [n]).
 
-        No gradient. A similar user's state is the one that predicts their last training target, as
-        the student's is; it is encoded without dropout. Each similar user of the batch is encoded
-        once, beside others with histories about as long.
+        A similar user's state is the one that predicts their last training target, as the
+        student's is, without dropout. Each similar user of the batch is encoded once, beside others
+        with histories about as long.
         """
         similar = self.similar[users]
         distinct, slots = torch.unique(similar, return_inverse=True)
@@ -257,10 +245,3 @@ class LLMESR(CrossDomainModel):
             users, vectors = self.final_states(batch, states)
             loss = loss + self.distill_weight * self.distillation_loss(users, vectors)
         return loss
-
-    # -- inference ------------------------------------------------------------------------------
-
-    def user_vectors(self, interaction) -> list[Tensor]:
-        """User vectors [B, 2 d], the views side by side; the same for items of both domains."""
-        sequence, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return [self.encoder.last(self.look_up, sequence, lengths)] * self.n_domains

@@ -13,14 +13,11 @@ from recbole_edt.settings import Amount, Count, Positive, Probability
 class RivalSettings(ModelSettings):
     """Keys of every rival; each adds its own."""
 
+    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     attention_start: Literal["random", "mean"] = Field(
         "mean", description="mean: a layer starts as an average of the history; random (papers)"
     )
-    weight_average: Probability = Field(
-        0.98, description="decay per step of an average of the weights; 0 (papers): none"
-    )
-    stopping_step: Amount = Field(
-        3, description="epochs without a better validation score that end a stage"
-    )
+    weight_average: Probability = Field(0.98, description="decay per step of averaged weights")
+    stopping_step: Amount = Field(3, description="epochs without a better score that end a stage")
     learning_rate: Positive = Field(0.0003, description="papers: 0.001")
     train_batch_size: Count = Field(256, description="sequences of a batch")

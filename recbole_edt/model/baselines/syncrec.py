@@ -1,38 +1,32 @@
 """SyNCRec (SIGIR '24): single- and cross-domain recommendation that learn beside each other.
 
 Park et al., "Pacer and Runner: Cooperative Learning Framework between Single- and Cross-Domain
-Sequential Recommendation". SDSR is the task that sees one domain's sub-sequence, CDSR the one that
-sees the mixed sequence. Where the parts of the paper are:
+Sequential Recommendation". The task SDSR sees one domain's sub-sequence, CDSR the mixed sequence.
+Parts of the paper:
 
 * shared embedding layer: ``item_embedding`` and ``positions``;
 * ACMoE, the asymmetric cooperative network: :class:`SequentialExperts` (experts and stop-gradient),
-  :class:`Gate` (one per domain and one for CDSR), :class:`Tower` (likewise),
-  :meth:`SyNCRec.run_task`;
+  :class:`Gate`, :class:`Tower` (one per task), :meth:`SyNCRec.run_task`;
 * LC-NTG, loss correction with the negative transfer gap: :meth:`SyNCRec.relative_gaps`,
   :meth:`SyNCRec.prediction_losses`;
 * SC-MIM, mutual information between both tasks per domain: :func:`mutual_information_loss`,
   :meth:`SyNCRec.mutual_information`;
-* total loss: :meth:`SyNCRec.calculate_loss`; inference by CDSR alone:
-  :meth:`SyNCRec.user_vectors`.
+* total loss: :meth:`SyNCRec.calculate_loss`; inference by CDSR: :meth:`SyNCRec.user_vectors`.
 
-Departures, and why:
+Departures:
 
 * A gate weighs the experts step by step, from the mean of the inputs up to the step. The paper's
-  gate reads the whole sequence at once, so that states know later items; at the last step both
-  read the same.
-* Every expert has weights of its own, and the experts are softly gated without noise. In the
-  authors' code all experts are one and the same module, and a fixed ratio splits a gate's weight
-  between the two kinds.
-* The gap compares the two losses of the same targets. A target that is the first of its domain has
-  no sub-sequence before it (the paper starts one with a token for "start of sequence"): CDSR alone
-  predicts it. Losses are means over positions where the paper sums, so that the softmax over the
-  gaps does not depend on the size of a batch.
+  gate reads the whole sequence at once, so that states know later items.
+* Each expert has separate weights, and gates are soft, without noise. In the authors' code all
+  experts are one module, and a fixed ratio splits a gate's weight between the two kinds.
+* The gap compares the two losses of the same targets. CDSR alone predicts the first target of a
+  domain (the paper starts a sub-sequence with a token). Losses are means over positions, not sums,
+  so that the softmax over the gaps does not depend on the batch size.
 * The update of the gap (alpha, beta) is fixed. Learned from the loss that it weighs, it would
-  prefer the domain whose targets are easier; in the authors' code no gradient reaches it either.
-* Negatives of SC-MIM are the SDSR states of other users, as printed; each user's last one.
-* The authors' embedding of an item's domain is left out: the item's own vector contains it.
-* ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy over a target and one
-  negative; negatives are of the target's domain.
+  prefer the domain with easier targets; in the authors' code no gradient reaches it either.
+* Negatives of SC-MIM are the last SDSR states of other users.
+* The authors' embedding of an item's domain is left out: the item's vector contains it.
+* ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy.
 """
 
 from __future__ import annotations
@@ -47,35 +41,26 @@ from recbole_edt.model.backbones import make_backbone
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import drop_items
-from recbole_edt.model.item_embedding import ItemEmbedding
+from recbole_edt.model.item_embedding import ItemEmbedding, id_table
 from recbole_edt.settings import Count, NonNegative, Positive
-
-_N_SINGLE_EXPERTS = 1
-"""K - j, experts that learn from SDSR (authors' code)."""
 
 
 class SyNCRecSettings(RivalSettings):
     """Keys of SyNCRec."""
 
     learning_rate: Positive = Field(0.0005, description="authors: 0.001")
-    inner_size: Count = Field(256, description="hidden units of experts and towers")
     n_cross_experts: Count = Field(2, description="j, experts that learn from CDSR; authors: 4")
     mim_weight: NonNegative = Field(0.1, description="weight of SC-MIM; paper: 1")
 
 
 class SequentialExperts(nn.Module):
-    """Experts of ACMoE: ``n_cross_experts`` (j) learn from CDSR, one from SDSR; all serve both."""
+    """K experts of ACMoE: ``n_cross_experts`` (j) learn from CDSR, one from SDSR."""
 
     def __init__(self, config) -> None:
         super().__init__()
-        self.cross, self.single = (
-            nn.ModuleList(make_backbone(config) for _ in range(n))
-            for n in (config["n_cross_experts"], _N_SINGLE_EXPERTS)
-        )
-
-    def __len__(self) -> int:
-        """Return the number of experts, K."""
-        return len(self.cross) + len(self.single)
+        n_cross = config["n_cross_experts"]
+        self.cross = nn.ModuleList(make_backbone(config) for _ in range(n_cross))
+        self.single = nn.ModuleList([make_backbone(config)])  # one, as in the authors' code
 
     def forward(
         self, vectors: Tensor, positions: Tensor, valid: Tensor, cross: bool
@@ -154,18 +139,19 @@ class SyNCRec(CrossDomainModel):
     """CDSR and SDSR of both domains in one network."""
 
     settings = SyNCRecSettings
-    gap_decay, gap_rate = 0.9, 0.1
-    """alpha and beta of LC-NTG, which the paper does not print."""
+    gap_decay, gap_rate = 0.9, 0.1  # alpha and beta of LC-NTG, which the paper does not print
+    transfer_gaps: Tensor  # [n_domains]
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        size, n_tasks = config["hidden_size"], self.n_domains + 1
+        size, self.cross_task = config["hidden_size"], self.n_domains
+        n_tasks = self.n_domains + 1
         self.item_dropout, self.mim_weight = config["item_dropout"], config["mim_weight"]
-        self.item_embedding = ItemEmbedding("id", self.n_items, size, None)
-        self.positions = nn.Embedding(self.max_seq_length + 1, size)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        self.item_embedding = ItemEmbedding("id", self.n_items, size)
+        self.positions = id_table(self.max_seq_length + 1, size)
         self.experts = SequentialExperts(config)
-        self.gates = nn.ModuleList(Gate(size, len(self.experts)) for _ in range(n_tasks))
+        n_experts = config["n_cross_experts"] + 1
+        self.gates = nn.ModuleList(Gate(size, n_experts) for _ in range(n_tasks))
         self.towers = nn.ModuleList(
             Tower(size, config["inner_size"], config["dropout"]) for _ in range(n_tasks)
         )
@@ -174,7 +160,6 @@ class SyNCRec(CrossDomainModel):
         )
         for discriminator in self.discriminators:
             nn.init.normal_(discriminator.get_parameter("weight"), std=0.02)
-        self.transfer_gaps: Tensor
         self.register_buffer("transfer_gaps", torch.zeros(self.n_domains))
 
     def embed(self, items: Tensor) -> Tensor:
@@ -182,11 +167,6 @@ class SyNCRec(CrossDomainModel):
         return self.item_embedding(items)
 
     # -- ACMoE ----------------------------------------------------------------------------------
-
-    @property
-    def cross_task(self) -> int:
-        """Number of the CDSR task; a smaller one is SDSR of that domain."""
-        return self.n_domains
 
     def run_task(self, task: int, lookup, sequence: Tensor) -> Tensor:
         """States [B, L, d] of a task after each item: its tower over the gated sum of the experts.
@@ -198,11 +178,8 @@ class SyNCRec(CrossDomainModel):
         positions = self.positions.weight[: sequence.shape[1]]
         weights = self.gates[task](vectors + positions)  # [B, L, K]
         states = self.experts(vectors, positions, sequence > 0, task == self.cross_task)
-        mixed = sum(
-            weight[..., None] * state
-            for weight, state in zip(weights.unbind(-1), states, strict=True)
-        )
-        return self.towers[task](mixed)
+        weighed = zip(weights.unbind(-1), states, strict=True)
+        return self.towers[task](sum(weight[..., None] * state for weight, state in weighed))
 
     # -- losses ---------------------------------------------------------------------------------
 

@@ -1,31 +1,27 @@
 """Tri-CDR: triple sequence learning for cross-domain recommendation (Ma et al., TOIS 2024).
 
-Where the parts of the paper are:
+Parts of the paper:
 
-* triple sequence encoding (source, target and mixed sequence): :meth:`TriCDR.encode`;
+* triple sequence encoding (source, target and mixed sequence): :meth:`TriCDR.encode_all`;
 * triple cross-domain attention (TCA): :class:`TripleAttention`, :meth:`TriCDR.attend`;
 * triple contrastive learning (TCL): :class:`TripleContrast`, of which :func:`nt_xent_loss` is the
   coarse-grained part and the triplet margin the fine-grained one;
-* prediction: :class:`Fusion`, :meth:`TriCDR.user_vectors`;
+* prediction: ``fusions``, :meth:`TriCDR.user_states`;
 * intra-domain pre-training of the encoders, then joint training: :meth:`TriCDR.calculate_loss`.
 
-The form of each part (inputs and layer sizes of the attention, the losses and the points that they
-are taken at) is that of the model which the authors published, not checked against the printed
-equations. Departures, and why:
+The form of each part follows the authors' published model.
 
-* Both domains are served. The paper trains one model per target domain; here one has three
-  encoders, one per domain and one for the mixed sequence, which both directions share: each domain
-  is the target of one direction and the source of the other. Attention, fusion and projections are
-  each direction's own, and the losses of both are averaged over all their targets.
+Departures:
+
+* Both domains are served: each is the target of one direction and the source of the other. Both
+  directions share the three encoders (one per domain, one for the mixed sequence); attention,
+  fusion and projections are each direction's own, and losses are averaged over all targets.
 * All positions are trained at once. The query is the last state of the target's own sequence; all
-  three sequences show only items that stand before the target in the mixed order.
-* A target may lack history in its own or in the other domain, unlike in the paper: an empty
-  sequence gives zero. Users who have all three sequences are contrasted.
-* One pre-training serves all encoders, stopped by one validation score, that of the summed scores
-  of mixed and domain encoder; the paper chooses each encoder's epoch by itself.
-* ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy over the same pair of a
-  target and one negative of its domain.
-* ``item_tables: shared`` and ``score: dot`` are choices beside the paper's.
+  three sequences show only items that precede the target in the mixed order.
+* An empty sequence gives zero. Users who have all three sequences are contrasted.
+* One pre-training serves all encoders, stopped by the summed scores of mixed and domain encoder;
+  the paper chooses each encoder's epoch by itself.
+* ``loss: bpr`` is the pairwise form of the paper's binary cross-entropy.
 """
 
 from __future__ import annotations
@@ -42,25 +38,19 @@ from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.baselines.settings import RivalSettings
 from recbole_edt.model.encoder import SequenceEncoder
-from recbole_edt.settings import Amount, Count, NonNegative, Positive, Probability
+from recbole_edt.model.item_embedding import id_table
+from recbole_edt.settings import Amount, NonNegative, Positive, Probability
 
-_ATTENTION_SIZES = (80, 40)
-"""Hidden units of the attention's scoring network."""
-
-_SCORE_SCALE = 5.0
-"""What cosines are multiplied with (authors' code)."""
-
-_TEMPERATURE = 0.1
-"""Of coarse-grained TCL (authors' code)."""
-
-_PAIR_WEIGHT = 1 / 3
-"""Of mixed-source, mixed-target and source-target in coarse-grained TCL."""
+# values of the authors' code
+_ATTENTION_SIZES = (80, 40)  # hidden units of the attention's scoring network
+_SCORE_SCALE = 5.0  # factor of cosine scores
+_TEMPERATURE = 0.1  # of coarse-grained TCL
+_PAIR_WEIGHT = 1 / 3  # of mixed-source, mixed-target and source-target in coarse-grained TCL
 
 
 class TriCDRSettings(RivalSettings):
     """Keys of Tri-CDR."""
 
-    inner_size: Count = Field(256, description="hidden units of feed-forward layers")
     dropout: Probability = Field(0.3, description="dropout in the encoders")
     item_tables: Literal["separate", "shared"] = Field(
         "shared", description="separate: mixed and domain encoders have their own items (paper)"
@@ -74,10 +64,10 @@ class TriCDRSettings(RivalSettings):
 
 
 def visible_counts(items: Tensor, sequence_length: Tensor, in_domain: Tensor) -> Tensor:
-    """Count the items of a sub-sequence that stand before each target of a window.
+    """Count the items of a sub-sequence that precede each target of a window.
 
-    The sub-sequence ends with the window's last target: it has shown a target all of its items but
-    those that the window still holds from the target on.
+    The sub-sequence ends with the window's last target: a target sees all of its items but those
+    that the window holds from the target on.
 
     Parameters
     ----------
@@ -93,16 +83,12 @@ def visible_counts(items: Tensor, sequence_length: Tensor, in_domain: Tensor) ->
     Tensor
         int64 [B, L]; entry t belongs to the target ``items[:, t + 1]``, zero on padding.
     """
-    inside = in_domain[:, 1:].long()
-    behind = inside.flip(1).cumsum(1).flip(1)  # the target and what follows it
-    return (sequence_length[:, None] - behind) * (items[:, 1:] > 0)
+    from_here = in_domain[:, 1:].long().flip(1).cumsum(1).flip(1)
+    return (sequence_length[:, None] - from_here) * (items[:, 1:] > 0)
 
 
 def prefix_means(states: Tensor, counts: Tensor) -> Tensor:
-    """Means [B, T, d] of the first ``counts`` [B, T] of the states [B, K, d]; zero without any.
-
-    They are the global preference that TCA is shown.
-    """
+    """Means [B, T, d] of the first ``counts`` [B, T] of the states [B, K, d]; zero without any."""
     sums = F.pad(states.cumsum(1), (0, 0, 1, 0))  # [B, K + 1, d]
     rows = torch.arange(len(states), device=states.device)[:, None]
     return sums[rows, counts] / counts.clamp(min=1)[..., None]
@@ -140,12 +126,11 @@ class TripleAttention(nn.Module):
         states : Tensor
             [B, K, d]; k.
         counts : Tensor
-            int64 [B, T]; how many states from the first on each query may see.
+            int64 [B, T]; how many states from the first on each query sees.
         """
         visible = torch.arange(states.shape[1], device=counts.device) < counts[..., None]
         pairs = torch.nonzero(visible, as_tuple=True)
-        lowest = torch.finfo(states.dtype).min
-        scores = states.new_full(visible.shape, lowest)
+        scores = states.new_full(visible.shape, torch.finfo(states.dtype).min)
         scores = scores.index_put(pairs, self._score(queries, context, states, pairs))
         return (scores.softmax(-1) * visible) @ states
 
@@ -160,17 +145,9 @@ class TripleAttention(nn.Module):
         from_queries = F.linear(asked, of_query + of_gap, self.compare.bias)
         from_queries = from_queries + F.linear(context.flatten(0, 1), of_context)
         product = keys.index_select(0, key_index) * asked.index_select(0, query_index)
-        hidden = F.linear(product, of_product)
-        hidden = hidden + from_keys.index_select(0, key_index)
+        hidden = F.linear(product, of_product) + from_keys.index_select(0, key_index)
         hidden = hidden + from_queries.index_select(0, query_index)
         return self.rest(hidden).squeeze(-1).to(states.dtype)
-
-
-class Fusion(nn.Sequential):
-    """User vector from the three pooled sequences: two layers, LeakyReLU between them."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(nn.Linear(3 * size, size), nn.LeakyReLU(), nn.Linear(size, size))
 
 
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -183,8 +160,7 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     vectors = F.normalize(torch.cat([first, second]).float(), dim=-1)
     itself = torch.eye(2 * n, dtype=torch.bool, device=vectors.device)
     logits = (vectors @ vectors.T / temperature).masked_fill(itself, -torch.inf)
-    partner = torch.arange(2 * n, device=vectors.device).roll(n)
-    return F.cross_entropy(logits, partner)
+    return F.cross_entropy(logits, torch.arange(2 * n, device=vectors.device).roll(n))
 
 
 class TripleContrast(nn.Module):
@@ -202,12 +178,12 @@ class TripleContrast(nn.Module):
             nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size)) for _ in range(3)
         )
 
-    def forward(self, mixed: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Weighted sum of both losses of users' pooled sequences, [n, d] each; 0 without users."""
-        if not len(mixed):
-            return mixed.sum() * 0.0
-        views = zip(self.projections, (mixed, source, target), strict=True)
-        mixed, source, target = (project(view) for project, view in views)
+    def forward(self, *views: Tensor) -> Tensor:
+        """Weighted sum of both losses of mixed, source and target view, [n, d] each."""
+        if not len(views[0]):
+            return views[0].sum() * 0.0
+        projected = zip(self.projections, views, strict=True)
+        mixed, source, target = (project(view) for project, view in projected)
         coarse = mixed.new_zeros(())
         for pair in ((mixed, source), (mixed, target), (source, target)):
             coarse = coarse + _PAIR_WEIGHT * nt_xent_loss(*pair, _TEMPERATURE)
@@ -226,27 +202,21 @@ class TriCDR(CrossDomainModel):
         super().__init__(config, dataset)
         size, self.cosine = config["hidden_size"], config["score"] == "cosine"
         self.joint = False
-        self.domain_items = self._make_table(size)
-        self.mixed_items = self.domain_items
-        if config["item_tables"] == "separate":
-            self.mixed_items = self._make_table(size)
-
-        def one_per_domain(make):
-            return nn.ModuleList(make() for _ in range(self.n_domains))
-
+        self.domain_items = id_table(self.n_items, size)
+        self.shared = config["item_tables"] == "shared"
+        self.mixed_items = self.domain_items if self.shared else id_table(self.n_items, size)
         self.mixed_encoder = SequenceEncoder(config, self.max_seq_length)
-        self.domain_encoders = one_per_domain(lambda: SequenceEncoder(config, self.max_seq_length))
-        self.attentions = one_per_domain(lambda: TripleAttention(size))
-        self.fusions = one_per_domain(lambda: Fusion(size))
-        self.contrasts = one_per_domain(lambda: TripleContrast(config))
-
-    def _make_table(self, size: int) -> nn.Embedding:
-        table = nn.Embedding(self.n_items, size)
-        nn.init.normal_(table.weight, std=0.02)
-        return table
+        self.domain_encoders = self.encoder_per_domain(config)
+        directions = range(self.n_domains)
+        self.attentions = nn.ModuleList(TripleAttention(size) for _ in directions)
+        self.fusions = nn.ModuleList(
+            nn.Sequential(nn.Linear(3 * size, size), nn.LeakyReLU(), nn.Linear(size, size))
+            for _ in directions
+        )
+        self.contrasts = nn.ModuleList(TripleContrast(config) for _ in directions)
 
     def begin_finetuning(self) -> None:
-        """Enter joint training; all parameters go on being trained."""
+        """Enter joint training; all parameters stay trainable."""
         self.joint = True
         self._item_vectors = None
 
@@ -257,10 +227,10 @@ class TriCDR(CrossDomainModel):
 
         During pre-training with separate tables they hold both tables' vectors, [..., 2 d].
         """
-        vectors = self._scored(self.domain_items(items))
-        if self.joint or self.mixed_items is self.domain_items:
-            return vectors
-        return torch.cat([self._scored(self.mixed_items(items)), vectors], dim=-1)
+        tables = [self.domain_items]
+        if not self.joint and not self.shared:
+            tables.insert(0, self.mixed_items)
+        return torch.cat([self._scored(table(items)) for table in tables], dim=-1)
 
     def _scored(self, vectors: Tensor) -> Tensor:
         """Item vectors as scores see them: of unit length where scores are cosines."""
@@ -272,16 +242,14 @@ class TriCDR(CrossDomainModel):
 
     # -- triple sequence encoding and TCA -------------------------------------------------------
 
-    def encode(self, encoder: SequenceEncoder, table: nn.Module, sequence: Tensor) -> Tensor:
-        """States after each item of right-padded sequences [B, K]: [B, K, d]."""
-        nothing = torch.zeros((), dtype=torch.bool, device=sequence.device)
-        return encoder.before_targets(table, F.pad(sequence, (0, 1)), nothing)
-
     def encode_all(self, mixed: Tensor, by_domain: list[Tensor]) -> list[Tensor]:
-        """States [B, K, d] of each domain's sub-sequences [B, K], and last of the mixed ones."""
-        encoders = zip(self.domain_encoders, by_domain, strict=True)
-        states = [self.encode(encoder, self.domain_items, own) for encoder, own in encoders]
-        return [*states, self.encode(self.mixed_encoder, self.mixed_items, mixed)]
+        """States [B, K, d] after each item of sequences [B, K]: of each domain, then the mixed."""
+        encoders = [*self.domain_encoders, self.mixed_encoder]
+        tables = [self.domain_items] * self.n_domains + [self.mixed_items]
+        return [
+            encoder.before_targets(table, F.pad(sequence, (0, 1)), sequence.new_zeros(()))
+            for encoder, table, sequence in zip(encoders, tables, [*by_domain, mixed], strict=True)
+        ]
 
     def attend(
         self, target: int, states: list[Tensor], counts: list[Tensor], asked: Tensor
@@ -291,7 +259,7 @@ class TriCDR(CrossDomainModel):
         Parameters
         ----------
         states, counts : list of Tensor
-            As :meth:`encode_all` returns them, and how many of them may be seen, int64 [B, T].
+            As :meth:`encode_all` returns them, and how many of them are visible, int64 [B, T].
         asked : Tensor
             bool [B, T]; where there is a target of this direction, n places in all.
 
@@ -326,16 +294,12 @@ class TriCDR(CrossDomainModel):
         sequence = batch[SEQUENCE]
         real = sequence[:, 1:] > 0
         lookup = self.batch_lookup(batch, lambda items: self._scored(self.domain_items(items)))
-
-        def encode(domain, own, masked):
-            encoder = self.domain_encoders[domain]
-            return self._scoring(encoder.before_targets(self.domain_items, own, masked))
-
-        states, has = self.states_in_own_domain(batch, encode)
-        loss = self.next_item_loss(batch, lookup, states, has & real)
-        if self.mixed_items is not self.domain_items:
+        tables = [self.domain_items] * self.n_domains
+        own, has = self.own_domain_states(batch, self.domain_encoders, tables)
+        loss = self.next_item_loss(batch, lookup, self._scoring(own), has & real)
+        if not self.shared:
             lookup = self.batch_lookup(batch, lambda items: self._scored(self.mixed_items(items)))
-        mixed = self.encode(self.mixed_encoder, self.mixed_items, sequence[:, :-1])
+        mixed = self.mixed_encoder.before_targets(self.mixed_items, sequence, sequence)
         return loss + self.next_item_loss(batch, lookup, self._scoring(mixed), real)
 
     def joint_loss(self, batch) -> Tensor:
@@ -345,16 +309,14 @@ class TriCDR(CrossDomainModel):
         ends the user's sequence and all three sequences have an item before that target.
         """
         sequence = batch[SEQUENCE]
-        domains = self.item_domain[sequence]
+        domains, real = self.item_domain[sequence], sequence[:, 1:] > 0
         by_domain = [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
         encoded = self.encode_all(sequence[:, :-1], by_domain)
         counts = [
             visible_counts(sequence, (own > 0).sum(1), domains == domain)
             for domain, own in enumerate(by_domain)
         ]
-        real = sequence[:, 1:] > 0
-        steps = torch.arange(1, sequence.shape[1], device=sequence.device)
-        counts.append(steps * real)
+        counts.append(torch.arange(1, sequence.shape[1], device=sequence.device) * real)
 
         everywhere = torch.stack(counts).amin(0) > 0
         states = encoded[-1].new_zeros(*real.shape, encoded[-1].shape[-1])
@@ -383,19 +345,12 @@ class TriCDR(CrossDomainModel):
             for (items, _), count in zip(fields, counts, strict=True)
         )
         encoded = self.encode_all(mixed, by_domain)
-        if not self.joint:
-            return self._pretrained_vectors(encoded, counts)
-        asked = torch.ones_like(counts[-1], dtype=torch.bool)
-        return [
-            self.user_states(target, self.attend(target, encoded, counts, asked))
-            for target in range(self.n_domains)
-        ]
-
-    def _pretrained_vectors(self, encoded: list[Tensor], counts: list[Tensor]) -> list[Tensor]:
+        if self.joint:
+            asked = torch.ones_like(counts[-1], dtype=torch.bool)
+            views = [self.attend(d, encoded, counts, asked) for d in range(self.n_domains)]
+            return [self.user_states(target, of) for target, of in enumerate(views)]
         ends = zip(encoded, counts, strict=True)
-        *by_domain, mixed = (
-            self._scoring(last_visible(states, count)[:, 0]) for states, count in ends
-        )
-        if self.mixed_items is self.domain_items:
-            return [mixed + own for own in by_domain]
-        return [torch.cat([mixed, own], dim=-1) for own in by_domain]
+        *own, whole = (self._scoring(last_visible(states, n)[:, 0]) for states, n in ends)
+        if self.shared:
+            return [whole + state for state in own]
+        return [torch.cat([whole, state], dim=-1) for state in own]
