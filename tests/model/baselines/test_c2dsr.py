@@ -293,7 +293,9 @@ def states(model: C2DSR, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     masked = torch.zeros_like(sequence, dtype=torch.bool)
     mixed, domains = model.inputs()
     cross = model.encoder.before_targets(mixed, sequence, masked)
-    return cross.detach(), model.single_states(batch, domains)[0].detach()
+    return cross.detach(), model.own_domain_states(batch, model.domain_encoders, domains)[
+        0
+    ].detach()
 
 
 # -- infomax objective ----------------------------------------------------------------------------

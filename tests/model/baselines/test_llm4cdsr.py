@@ -13,7 +13,6 @@ from slow_reference import (
     N_ITEMS,
     NO_PROFILE,
     SEQUENCES,
-    TEXT_SIZE,
     TinyShop,
     alignment,
     array,
@@ -165,7 +164,8 @@ def all_states(model, batch, chosen) -> torch.Tensor:
     lookup = model.batch_lookup(batch)
     size = model.size
     states = model.encoder.before_targets(lookup.columns(0, size), batch["sequence"], chosen)
-    local, _ = model.local_states(batch, lookup.columns(size, 2 * size), chosen)
+    lookups = [lookup.columns(size, 2 * size)] * 2
+    local, _ = model.own_domain_states(batch, model.local_encoders, lookups, chosen)
     return torch.cat([states, local], -1)
 
 
@@ -318,16 +318,6 @@ def test_local_embeddings_start_as_a_pca_of_each_domains_raw_items() -> None:
         assert np.allclose(ratio, ratio[0, 0], rtol=1e-2)
         assert np.sqrt((mine**2).mean()) == pytest.approx(0.02, rel=0.25)
     assert np.array_equal(started(LongText(generated_text=50.0))[1:-1], table[1:-1])
-
-
-def test_local_embeddings_start_from_short_texts_in_as_many_entries_as_there_are(
-    monkeypatch,
-) -> None:
-    table = started(TinyShop())
-    monkeypatch.setattr(LLM4CDSR, "_start_local", lambda self, dataset: torch.nn.init.normal_(
-        self.local_embedding.weight, std=0.02))  # fmt: skip
-    changed = (table != started(TinyShop())).any(0)
-    assert changed.tolist() == [True] * TEXT_SIZE + [False] * (8 - TEXT_SIZE)
 
 
 def test_longest_histories_fit_positions() -> None:

@@ -37,7 +37,7 @@ def make(shop: TinyShop | None = None, **options) -> LLMESR:
 
 def item_views(model, item: int) -> tuple[np.ndarray, np.ndarray]:
     semantic = two_layers(model.semantic.adapter, array(model.semantic.text)[item])
-    return semantic, array(model.collaborative.table.weight)[item]
+    return semantic, array(model.collaborative.weight)[item]
 
 
 def item_vector(model, item: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_items_have_an_adapted_frozen_view_and_a_trained_view() -> None:
     assert expected.shape == (N_ITEMS, 2 * SIZE)
     assert np.allclose(array(model.item_vectors()), expected)
     names = {name for name, _ in model.named_parameters()}
-    assert "collaborative.table.weight" in names
+    assert "collaborative.weight" in names
     assert "semantic.adapter.inner.weight" in names
     assert "semantic.text" not in {*names, *model.state_dict()}
     assert model.semantic.adapter.inner.out_features == TEXT_SIZE // 2
@@ -129,7 +129,7 @@ def test_principal_components_by_hand() -> None:
 def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
     torch.manual_seed(0)
     model = LLMESR({**PRINCIPAL, "hidden_size": size}, TinyShop())
-    weight = array(model.collaborative.table.weight)
+    weight = array(model.collaborative.weight)
     n = min(size, TEXT_SIZE)
     text = TinyShop().item_embeddings()[1:].astype(np.float64)
     centred = text - text.mean(0)
@@ -150,7 +150,7 @@ def test_collaborative_view_can_start_as_canonical_text() -> None:
     pairs = ItemPairs(shop.train_sequences, shop.item_domain)
     rows = Canonical(text, raw, size, pairs)(text[1:])[:, :size]
     length = rows.square().sum(1).mean().sqrt()
-    weight = model.collaborative.table.weight[1:, : rows.shape[1]]
+    weight = model.collaborative.weight[1:, : rows.shape[1]]
     assert torch.allclose(weight, rows / length, atol=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_pca_is_fitted_to_raw_items_alone() -> None:
             return out
 
     config = {**PRINCIPAL, "hidden_size": 4}
-    one, other = (LLMESR(config, Generated(text)).collaborative.table.weight for text in (1.0, 9.0))
+    one, other = (LLMESR(config, Generated(text)).collaborative.weight for text in (1.0, 9.0))
     assert torch.equal(one[:-1], other[:-1])
     assert not torch.equal(one[-1], other[-1])
 

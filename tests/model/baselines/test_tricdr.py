@@ -21,7 +21,6 @@ from slow_reference import (
 
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.model.baselines.tricdr import (
-    Fusion,
     TriCDR,
     TripleAttention,
     TripleContrast,
@@ -308,17 +307,6 @@ def test_coarse_grained_loss_weighs_the_three_pairs_alike() -> None:
 
 
 # -- fusion, losses -------------------------------------------------------------------------------
-
-
-def test_fusion_by_hand() -> None:
-    fusion = Fusion(1)
-    with torch.no_grad():
-        fusion[0].weight.copy_(torch.tensor([[1.0, 2.0, -3.0]]))
-        fusion[0].bias.fill_(0.5)
-        fusion[2].weight.fill_(2.0)
-        fusion[2].bias.fill_(1.0)
-    # 1 + 2 - 6 + 0.5 = -2.5, leaky: -0.025
-    assert fusion(torch.tensor([1.0, 1.0, 2.0])).item() == pytest.approx(2 * -0.025 + 1)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
