@@ -20,23 +20,12 @@ REQUIRED = {
     "user": ("user_id:token",),
 }
 
-LONGEST_TOKEN = 1000
-"""Characters of an id or a domain; tables of ids are as wide as the longest of them."""
-
-_BOM = b"\xef\xbb\xbf"
-_LARGEST = 1e18
-"""Entries of an embedding above it are damage: their square would overflow float32."""
-_UNWANTED = {b"\0": "NUL byte", rb"\r(?!\n|\Z)": "carriage return within a line"}
+LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
+_LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
 
 
 def check_files(directory: str | Path, name: str) -> None:
-    """Check that the atomic files exist, are sound tables and have the required columns.
-
-    Raises
-    ------
-    DataError
-        If not.
-    """
+    """Refuse a data set whose atomic files are missing, damaged or lack a required column."""
     directory = Path(directory)
     if not directory.is_dir():
         raise DataError(f"there is no dataset '{name}': the folder {directory} does not exist")
@@ -50,31 +39,20 @@ def check_files(directory: str | Path, name: str) -> None:
 
 
 def check_unchanged(path: Path) -> None:
-    """Compare a file with the checksum that ``augment`` or ``prepare`` recorded beside it, if any.
-
-    Raises
-    ------
-    DataError
-        If they differ, or the record cannot be read.
-    """
+    """Refuse a file unlike the checksum that ``augment`` or ``prepare`` recorded beside it."""
     folder = path.parent
-    for report, keys in (
-        (folder / "augmentation.json", ["sha256"]),
-        (folder / f"{folder.name}.statistics.json", ["prepared", "sha256"]),
-    ):
+    for report in (folder / "augmentation.json", folder / f"{folder.name}.statistics.json"):
         if not report.is_file():
             continue
         try:
             recorded = json.loads(report.read_text(encoding="utf-8"))
-            for key in keys:
-                recorded = recorded.get(key, {})
-            digest = recorded.get(path.name)
+            digest = recorded.get("prepared", recorded).get("sha256", {}).get(path.name)
         except (ValueError, AttributeError, RecursionError) as error:
             raise DataError(f"{report} is damaged: make the data again") from error
         if digest is not None and digest != file_sha256(path):
             raise DataError(
                 f"{path} is damaged or was changed: its checksum is not the one in {report.name} "
-                "(make the data again; if you changed it, take its line out there)"
+                "(make the data again; if you changed it on purpose, remove its line there)"
             )
 
 
@@ -83,41 +61,29 @@ def check_table(path: Path, required: Sequence[str]) -> None:
 
     Lines end with a line feed, or with a carriage return before it; empty lines and a byte order
     mark at the start are ignored.
-
-    Raises
-    ------
-    DataError
-        If not, naming the file and the line.
     """
-    content = path.read_bytes().removeprefix(_BOM)
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = _line_of(content, error.start)
+        line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path} is not UTF-8 text (line {line})") from error
-    for pattern, called in _UNWANTED.items():
-        if found := re.search(pattern, content):
-            raise DataError(f"{path}: line {_line_of(content, found.start())} holds a {called}")
-    header = content.partition(b"\n")[0].decode("utf-8")
+    if found := re.search(rb"\0|\r(?!\n|\Z)", content):
+        line = content.count(b"\n", 0, found.start()) + 1
+        what = "NUL byte" if found[0] == b"\0" else "carriage return within a line"
+        raise DataError(f"{path}: line {line} holds a {what}")
+    header = content.partition(b"\n")[0].decode("utf-8").rstrip("\r")
     if not header.strip():
         raise DataError(f"{path} is empty")
-    _check_header(path, header.rstrip("\r").split("\t"), required)
-    _check_lines(path, content)
-
-
-def _line_of(content: bytes, place: int) -> int:
-    return content.count(b"\n", 0, place) + 1
-
-
-def _check_header(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
+    columns = header.split("\t")
     for column in required:
         if column not in columns:
-            shown = _shown(", ".join(columns))
-            raise DataError(f"{path} has no column '{column}' (its columns: {shown})")
+            raise DataError(f"{path} has no column '{column}' (its columns: {_shown(header)})")
     names = [column.rpartition(":")[0] for column in columns]
-    for name in names:
-        if name and names.count(name) > 1:
+    for name in filter(None, names):
+        if names.count(name) > 1:
             raise DataError(f"{path} has two columns '{_shown(name)}'")
+    _check_lines(path, content)
 
 
 def _check_lines(path: Path, content: bytes) -> None:
@@ -139,9 +105,9 @@ def _check_lines(path: Path, content: bytes) -> None:
         raise DataError(f"{path} has no rows")
 
 
-def _shown(text: str, most: int = 200) -> str:
-    """Shorten a text from a file to what a message can hold."""
-    return text if len(text) <= most else f"{text[:most]}..."
+def _shown(text: str) -> str:
+    """Shorten a text of a file to what a message can hold, on one line."""
+    return (text if len(text) <= 200 else f"{text[:200]}...").replace("\t", ", ")
 
 
 def read_columns(path: str | Path, wanted: set[str] | None) -> dict[str, str]:
@@ -165,17 +131,9 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> dict[str, str]:
 
 
 def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = True) -> None:
-    """Check a column of ids or names: none missing, none too long, none twice if ``unique``.
-
-    Raises
-    ------
-    DataError
-        If not.
-    """
+    """Refuse a column of ids or names with a missing, too long or (if ``unique``) repeated one."""
+    _refuse_missing(frame, column, file)
     tokens = frame[column]
-    missing = int(tokens.isna().sum())
-    if missing:
-        raise DataError(f"{file}: {missing} rows have no {column}")
     longest = max(map(len, map(str, tokens.unique())), default=0)
     if longest > LONGEST_TOKEN:
         raise DataError(
@@ -185,46 +143,32 @@ def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = Tru
         raise DataError(f"{file}: {int(tokens.duplicated().sum())} rows repeat an {column}")
 
 
+def _refuse_missing(frame: pd.DataFrame, column: str, file: str) -> None:
+    if missing := int(frame[column].isna().sum()):
+        raise DataError(f"{file}: {missing} rows have no {column}")
+
+
 def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
-    """Check the rows of ``.inter`` and ``.item`` against the contract.
-
-    Parameters
-    ----------
-    inter, item : pd.DataFrame
-        All lines of the files, ids not remapped; missing values are NaN.
-
-    Raises
-    ------
-    DataError
-        If values are missing or not finite, or items are repeated or not listed.
-    """
+    """Check the rows of ``.inter`` and ``.item``, ids not remapped, against the contract."""
     check_tokens(item, "item_id", f"{name}.item")
     check_tokens(item, "domain", f"{name}.item", unique=False)
     check_tokens(inter, "user_id", f"{name}.inter", unique=False)
     check_tokens(inter, "item_id", f"{name}.inter", unique=False)
     for column in ("timestamp", "position"):
-        missing = int(inter[column].isna().sum())
-        if missing:
-            raise DataError(f"{name}.inter: {missing} rows have no {column}")
+        _refuse_missing(inter, column, f"{name}.inter")
         if not np.isfinite(inter[column]).all():
             raise DataError(f"{name}.inter: a {column} is not finite")
     unlisted = ~inter["item_id"].isin(item["item_id"])
     if unlisted.any():
-        example = inter.loc[unlisted, "item_id"].iloc[0]
+        example = _shown(str(inter.loc[unlisted, "item_id"].iloc[0]))
         raise DataError(
             f"{name}.inter: {int(unlisted.sum())} rows name items that {name}.item does not list "
-            f"(such as '{_shown(str(example))}')"
+            f"(such as '{example}')"
         )
 
 
 def domain_names(item: pd.DataFrame, wanted: Sequence[str] | None, name: str) -> list[str]:
-    """Names of the two domains: as configured, else in alphabetical order.
-
-    Raises
-    ------
-    DataError
-        If the items have not exactly two domains, or not the configured ones.
-    """
+    """Names of the two domains: as ``wanted``, else in alphabetical order."""
     found = sorted(item["domain"].astype(str).unique())
     if len(found) != 2:
         shown = ", ".join(found[:5])
@@ -240,13 +184,7 @@ def domain_names(item: pd.DataFrame, wanted: Sequence[str] | None, name: str) ->
 
 
 def flag_column(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
-    """Read a 0/1 token column as bool; all False where the column is absent.
-
-    Raises
-    ------
-    DataError
-        For any value other than 0 and 1.
-    """
+    """Read a 0/1 token column as bool; all False where the column is absent."""
     if column not in frame:
         return np.zeros(len(frame), dtype=bool)
     values = frame[column].astype(str)

@@ -4,13 +4,13 @@ Tables are RecBole's atomic files: tab-separated with a typed header and no quot
 """
 
 import csv
+import glob
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +25,7 @@ except ImportError:  # no such locks on this system: files of killed runs stay
 
 from recbole_edt.errors import ConfigError, DataError
 
-INTER_COLUMNS = {
-    "user_id": "token",
-    "item_id": "token",
-    "timestamp": "float",
-    "position": "float",
-}
+INTER_COLUMNS = {"user_id": "token", "item_id": "token", "timestamp": "float", "position": "float"}
 """Columns of ``.inter`` and their types; augmentation adds ``augmented``."""
 
 ITEM_COLUMNS = {
@@ -50,18 +45,9 @@ ITEM_COLUMNS = {
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path`` that replaces it when the block ends well.
 
-    If the block fails, what stood at ``path`` stays, and nothing else does. The temporary file of
-    a killed run is removed by the next run that writes ``path``.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file to write; its folder is made if missing.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written, as on a full disk; it names ``path``.
+    If the block fails, ``path`` is unchanged and no temporary file is left. The temporary file of
+    a killed run is removed by the next run that writes ``path``. The folder is made if missing. An
+    OSError, such as that of a full disk, names ``path``.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # known before it exists
@@ -97,30 +83,17 @@ def _locked(temporary: Path) -> Iterator[None]:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove temporary neighbours of a file that no process is writing any more."""
-    if fcntl is None:
-        return
-    ours = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
-    for entry in os.scandir(path.parent):
-        if not ours.fullmatch(entry.name):
-            continue
-        try:
-            with open(entry.path, "rb") as handle:
+    for old in path.parent.glob(glob.escape(f".{path.name}.") + "[0-9a-f]" * 8 + ".tmp"):
+        with suppress(OSError), old.open("rb") as handle:  # still being written, or gone
+            if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(entry.path)
-        except OSError:  # still being written, or gone
-            continue
+                old.unlink()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as ``.npy``.
-
-    Raises
-    ------
-    OSError
-        With the reason, such as a full disk, which NumPy's own writer loses.
-    """
+    """Write an array as ``.npy``; an OSError has its reason, such as a full disk."""
     with path.open("wb") as file:
-        target = SimpleNamespace(write=file.write)  # NumPy writes to a real file by C
+        target = SimpleNamespace(write=file.write)  # to a real file numpy writes in C, without it
         np.lib.format.write_array(target, np.asanyarray(array), allow_pickle=False)
 
 
@@ -134,56 +107,24 @@ def file_sha256(path: Path) -> str:
 
 
 def value_sha256(value: Any) -> str:
-    """Hexadecimal sha256 of a value that JSON can hold; the order of keys plays no part."""
+    """Hexadecimal sha256 of a value that JSON can hold, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_table(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> None:
-    """Write columns of a frame as an atomic file; floats get two decimals.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Holds every column named in ``columns``.
-    columns : mapping
-        Column name -> RecBole type (``token``, ``token_seq``, ``float``), in file order.
-    path : Path
-        The file to replace.
-    """
-    typed = frame[list(columns)].rename(
-        columns={name: f"{name}:{t}" for name, t in columns.items()}
-    )
+    """Write ``columns`` (name -> RecBole type) of a frame as an atomic file; floats to 0.01."""
+    header = [f"{name}:{ftype}" for name, ftype in columns.items()]
+    form = {"sep": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_NONE, "float_format": "%.2f"}
     with atomic_write(path) as temporary:
-        typed.to_csv(
-            temporary,
-            sep="\t",
-            index=False,
-            encoding="utf-8",
-            lineterminator="\n",
-            float_format="%.2f",
-            quoting=csv.QUOTE_NONE,
-        )
+        frame[list(columns)].to_csv(temporary, header=header, index=False, **form)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read an atomic file: all values as strings (missing ones empty), columns without types.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or empty.
-    """
+    """Read an atomic file: all values as strings (missing ones empty), columns without types."""
     if not path.is_file() or path.stat().st_size == 0:
         raise DataError(f"{path} is missing or empty.")
-    frame = pd.read_csv(
-        path,
-        sep="\t",
-        dtype=str,
-        index_col=False,
-        keep_default_na=False,
-        quoting=csv.QUOTE_NONE,
-        encoding="utf-8-sig",
-    )
+    literal = {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "encoding": "utf-8-sig"}
+    frame = pd.read_csv(path, sep="\t", dtype=str, index_col=False, **literal)
     return frame.rename(columns=lambda column: str(column).split(":")[0])
 
 

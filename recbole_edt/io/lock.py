@@ -15,14 +15,8 @@ from recbole_edt.errors import DataError
 def run_lock(folder: str | Path) -> Iterator[None]:
     """Keep other runs out of a folder while the block lasts.
 
-    The operating system holds the lock, so that a killed run leaves none behind.
-
-    The folder is made if missing.
-
-    Raises
-    ------
-    DataError
-        If another run is at work there.
+    The operating system holds the lock, so that a killed run leaves none. The folder is made if
+    missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,4 +24,4 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         with FileLock(folder / ".lock", blocking=False):
             yield
     except Timeout as error:
-        raise DataError(f"another run is at work in {folder}: wait for its end") from error
+        raise DataError(f"another run is using {folder}: wait until it finishes") from error

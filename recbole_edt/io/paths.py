@@ -1,4 +1,4 @@
-"""Where property files and data sets lie."""
+"""Locations of property files and data sets."""
 
 from __future__ import annotations
 

@@ -7,21 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+# the ten ranges of r (figure 1); each includes its lower bound, the last one 100% as well
 BUCKETS = tuple(f"{10 * tenth}%-{10 * tenth + 10}%" for tenth in range(10))
-"""Names of the ten ranges of r (figure 1); each holds its lower bound, the last 100% as well."""
 
 
 def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any]:
     """Count users, items and rows, and how users share their rows between the domains.
 
-    Parameters
-    ----------
-    inter : DataFrame
-        One row per interaction, with ``user_id`` and ``item_id``; ``augmented`` (0/1, of any type)
-        where rows were inserted.
-    item : DataFrame
-        One row per item, with ``item_id`` and ``domain``; ``generated`` (0/1) where items were
-        made.
+    ``augmented`` in ``inter`` and ``generated`` in ``item`` are 0/1 of any type, or missing.
 
     Returns
     -------
@@ -33,11 +26,11 @@ def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any
     """
     domain = item["domain"].astype(str)
     domains = sorted(domain.unique())
-    domain_of = pd.Series(domain.to_numpy(), index=item["item_id"].to_numpy())
-    row_domain = pd.Categorical(inter["item_id"].map(domain_of), categories=domains).codes
+    row_domain = inter["item_id"].map(dict(zip(item["item_id"], domain, strict=True)))
+    codes = pd.Categorical(row_domain, categories=domains).codes.astype(np.int64)
     users, names = pd.factorize(inter["user_id"])
-    counts = np.zeros((len(names), len(domains)), dtype=np.int64)  # [users, domains]
-    np.add.at(counts, (users, row_domain), 1)
+    size = (len(names), len(domains))
+    counts = np.bincount(users * size[1] + codes, minlength=size[0] * size[1]).reshape(size)
 
     def by_name(values) -> dict[str, int]:
         return {name: int(value) for name, value in zip(domains, values, strict=True)}
@@ -70,7 +63,7 @@ def _imbalance(counts: np.ndarray) -> dict[str, float]:
 
 
 def statistics_lines(name: str, statistics: dict[str, Any]) -> list[str]:
-    """Say what :func:`dataset_statistics` returned for a data set in a few lines."""
+    """Format the statistics of a data set as a few lines."""
     items, rows = statistics["items"], statistics["rows_per_domain"]
     lines = [
         f"{name}: {statistics['users']:,} users ({statistics['users_of_both_domains']:,} of both "

@@ -263,7 +263,7 @@ def test_a_second_run_into_the_folder_is_refused(command, llm_server, tmp_path, 
         assert command(llm_server) == 2
     assert llm_server.arrived == 0
     said = capsys.readouterr().err
-    assert said.startswith("error: another run is at work in ") and said.count("\n") == 1
+    assert said.startswith("error: another run is using ") and said.count("\n") == 1
     assert not (tmp_path / "out" / NAME).exists()
     assert command(llm_server) == 0
 

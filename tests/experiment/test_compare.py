@@ -132,7 +132,7 @@ def test_killed_and_started_again_it_ends_the_same(finished, data_path, tmp_path
 
 
 def test_a_second_comparison_in_the_same_folder_waits(finished, data_path) -> None:
-    with run_lock(finished), pytest.raises(DataError, match="another run is at work"):
+    with run_lock(finished), pytest.raises(DataError, match="another run is using"):
         compare(arguments(data_path, models="SASRec,LLMEDT", output_path=finished.parent))
 
 

@@ -57,7 +57,7 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path):
 
 def test_one_run_at_a_time_in_a_folder(tmp_path: Path):
     with run_lock(tmp_path / "new" / "folder"), run_lock(tmp_path):
-        with pytest.raises(DataError, match="another run is at work"), run_lock(tmp_path):
+        with pytest.raises(DataError, match="another run is using"), run_lock(tmp_path):
             pass
     with run_lock(tmp_path):
         pass

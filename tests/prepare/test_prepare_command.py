@@ -172,7 +172,7 @@ def _killed(*args, **kwargs):
 def test_a_second_run_beside_one_at_work_is_refused(write_raw):
     source = write_raw()
     with run_lock(Path("dataset/.downloads")):
-        with pytest.raises(DataError, match="another run is at work in "):
+        with pytest.raises(DataError, match="another run is using "):
             prepare(["cloth_sport", f"--source={source}"])
         assert made() == [".downloads"]
     prepare(["cloth_sport", f"--source={source}"])
