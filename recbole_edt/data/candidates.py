@@ -1,7 +1,7 @@
 """Candidates of the evaluation: the same for every model, every seed of training, every run.
 
-Candidates are raw items of the target's own domain. They depend on the tokens in the raw data and
-on ``candidate_seed`` alone: not on the model, and not on augmentation.
+Candidates are raw items of the target's own domain. They depend on the tokens of the raw data and
+on ``candidate_seed`` alone, not on the model or on augmentation.
 """
 
 from __future__ import annotations
@@ -15,13 +15,7 @@ from recbole_edt.errors import ConfigError, ProtocolError
 
 
 def sample_size(mode: str) -> int | None:
-    """Read an ``eval_args.mode``: None for ``full``, N sampled candidates for ``uniN``.
-
-    Raises
-    ------
-    ConfigError
-        For any other mode.
-    """
+    """Read an ``eval_args.mode``: None for ``full``, N sampled candidates for ``uniN``."""
     if mode == "full":
         return None
     match = re.fullmatch(r"uni0*([1-9]\d*)", str(mode))
@@ -68,39 +62,33 @@ def sample_candidates(
         If a domain has too few items outside a user's history.
     """
     out = np.empty((len(target_domains), n_candidates), dtype=np.int32)
-    n_items = 1 + max(int(pool.max()) if len(pool) else 0 for pool in pools)
+    n_items = 1 + int(np.concatenate(pools).max(initial=0))
     for domain, pool in enumerate(pools):
         rows = np.flatnonzero(target_domains == domain)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            keys = _history_keys(part, history_offsets, history_items, n_items)
+            owners, places = expand_ranges(history_offsets[part], history_offsets[part + 1])
+            keys = np.unique(owners * n_items + history_items[places])
+            keys = np.append(keys, len(part) * n_items)  # larger than every key of a draw
             out[part] = _sample_block(pool, keys, len(part), n_candidates, n_items, rng)
     return out
 
 
-def _history_keys(
-    rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, n_items: int
-) -> np.ndarray:
-    """Sorted keys ``local_row * n_items + item`` of the histories of ``rows``."""
-    owners, places = expand_ranges(offsets[rows], offsets[rows + 1])
-    return np.unique(owners * n_items + items[places])
-
-
 def _sample_block(
-    pool: np.ndarray,
-    history: np.ndarray,
-    n_rows: int,
-    n_candidates: int,
-    n_items: int,
-    rng: np.random.Generator,
+    pool: np.ndarray, history: np.ndarray, n_rows: int, n_candidates: int, n_items: int, rng
 ) -> np.ndarray:
-    """Draw with replacement and keep the first distinct items; permute the pool for short rows."""
+    """Draw with replacement and keep the first distinct items; permute the pool for short rows.
+
+    ``history`` holds, sorted, the keys ``row * n_items + item`` of the items of the rows' users.
+    """
     n_draws = int(n_candidates * 1.2) + 16
     out = np.empty((n_rows, n_candidates), dtype=np.int64)
     short = np.arange(n_rows)
     if n_draws * 2 <= len(pool):  # a small pool is permuted instead
         draws = pool[rng.integers(0, len(pool), size=(n_rows, n_draws))]
-        good = ~_is_member(draws, history, n_items) & _first_occurrence(draws)
+        keys = np.arange(n_rows)[:, None] * n_items + draws
+        owned = history[np.searchsorted(history, keys)] == keys
+        good = ~owned & _first_occurrence(draws)
         rank = np.cumsum(good, axis=1)
         full = rank[:, -1] >= n_candidates
         take = good & (rank <= n_candidates) & full[:, None]
@@ -115,14 +103,6 @@ def _sample_block(
             )
         out[row] = rng.permutation(allowed)[:n_candidates]
     return out
-
-
-def _is_member(draws: np.ndarray, history: np.ndarray, n_items: int) -> np.ndarray:
-    if not len(history):
-        return np.zeros(draws.shape, dtype=bool)
-    keys = np.arange(len(draws))[:, None] * n_items + draws
-    at = np.searchsorted(history, keys)
-    return history[np.minimum(at, len(history) - 1)] == keys
 
 
 def _first_occurrence(draws: np.ndarray) -> np.ndarray:

@@ -14,30 +14,16 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.gathered import LazyInteraction
 from recbole_edt.data.negatives import NegativeSampler
-from recbole_edt.data.sequences import Windows, domain_rows
+from recbole_edt.data.sequences import domain_rows
 from recbole_edt.distributed import rank, world_size
 from recbole_edt.errors import ConfigError
 
-SEQUENCE = "sequence"
-"""Batch field: items of a window and, last, its final target; [B, L + 1], 0 = padding."""
-
-OWNED = "owned"
-"""Batch field prefix: which shared negatives of a domain a user owns; [B, n]."""
-
-NEGATIVES = "negatives"
-"""Batch field prefix: one negative per target [B, L], or a domain's shared ones [n]."""
-
-WINDOW = "window"
-"""Batch field: which of the loader's windows each row is, int64 [B]."""
-
-AUGMENTED = "augmented"
-"""Batch field: which items of ``sequence`` preprocessing inserted, bool [B, L + 1].
-
-With ``_<domain>`` behind it, the same of the domain's sub-sequence.
-"""
-
-_WHOLE_DOMAIN = 2**40
-"""More negatives than any domain has items."""
+# Fields of a training batch.
+SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
+OWNED = "owned"  # owned_<domain>: which shared negatives of a domain a user owns; [B, n]
+NEGATIVES = "negatives"  # one per target [B, L], or negatives_<domain>: a domain's shared ones [n]
+WINDOW = "window"  # which of the loader's windows each row is, int64 [B]
+AUGMENTED = "augmented"  # items that preprocessing inserted, bool [B, L + 1]; also _<domain>
 
 
 def domain_sequence_fields(domain: int) -> tuple[str, str]:
@@ -46,14 +32,11 @@ def domain_sequence_fields(domain: int) -> tuple[str, str]:
 
 
 def n_shared_negatives(config) -> int:
-    """Negatives per domain that a batch shares; 0 if each target has one of its own.
-
-    For hard negatives of ``loss: bpr`` it is the whole domain.
-    """
+    """Negatives per domain that a batch shares; 0 if each target has one of its own."""
     if config["loss"] != "bpr":
         return int(config["n_negatives"])
     model = getattr(config, "model_class", None)
-    return _WHOLE_DOMAIN if getattr(model, "hard_negatives", False) else 0
+    return 2**40 if getattr(model, "hard_negatives", False) else 0  # the whole domain, or none
 
 
 class SequenceLoader(AbstractDataLoader):
@@ -73,7 +56,7 @@ class SequenceLoader(AbstractDataLoader):
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
         self.logger = getLogger()
-        windows = dataset.windows()
+        windows, rows = dataset.windows(), dataset.train_sequences
         self.sample_size = len(windows)
         if not self.sample_size:
             raise ConfigError("no user has two training rows: there is nothing to train on")
@@ -83,33 +66,23 @@ class SequenceLoader(AbstractDataLoader):
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
         self.n_shared = n_shared_negatives(config)
-        self._place_on_device(dataset, windows)
+
+        def tensors(*arrays: np.ndarray) -> list[Tensor]:
+            return [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in arrays]
+
+        self.users, self.starts, self.stops = tensors(windows.users, windows.starts, windows.stops)
+        self.first, self.final = tensors(  # first and last row of each window's user
+            rows.offsets[windows.users], rows.offsets[windows.users + 1] - 1
+        )
+        offsets, self.items, self.augmented = tensors(rows.offsets, rows.items, rows.augmented)
+        (self.item_domain,) = tensors(dataset.item_domain)
+        of_domain = (domain_rows(rows, dataset.item_domain, d) for d in range(len(dataset.domains)))
+        self.by_domain = [tensors(own.index, own.items, own.augmented) for own in of_domain]
+        self.negatives = NegativeSampler(self.item_domain, offsets, self.items)
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["train_batch_size"])
         self.set_batch_size(self.step)
-
-    def _place_on_device(self, dataset: CrossDomainDataset, windows: Windows) -> None:
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-        rows = dataset.train_sequences
-        self.users, self.starts, self.stops = map(
-            tensor, (windows.users, windows.starts, windows.stops)
-        )
-        self.first = tensor(rows.offsets[windows.users])  # first and last row of the user
-        self.final = tensor(rows.offsets[windows.users + 1] - 1)
-        self.items = tensor(rows.items)
-        self.augmented = tensor(rows.augmented)
-        self.item_domain = tensor(dataset.item_domain)
-        self.by_domain = [
-            tuple(map(tensor, (own.index, own.items, own.augmented)))
-            for own in (
-                domain_rows(rows, dataset.item_domain, domain)
-                for domain in range(len(dataset.domains))
-            )
-        ]
-        self.negatives = NegativeSampler(self.item_domain, tensor(rows.offsets), self.items)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches the next iteration yields."""
@@ -132,17 +105,7 @@ class SequenceLoader(AbstractDataLoader):
     def collate(
         self, batch: Tensor, generator: torch.Generator, part: slice = slice(None)
     ) -> Interaction:
-        """Make a part of a batch of windows.
-
-        Parameters
-        ----------
-        batch : Tensor
-            int64 [B]; the windows of the whole batch.
-        generator : torch.Generator
-            Source of the negatives, which do not depend on ``part``.
-        part : slice
-            Rows to make.
-        """
+        """Make the rows ``part`` of a batch of windows [B]; negatives do not depend on ``part``."""
         rows = batch[part]
         if not len(rows):
             return self._padding(batch[:1], generator)
@@ -154,10 +117,16 @@ class SequenceLoader(AbstractDataLoader):
             "last": self.stops[rows] == self.final[rows],
         }
         if self.n_shared:
-            fields.update(self._shared_negatives(self.users[rows], generator))
+            for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
+                fields[f"{NEGATIVES}_{domain}"] = shared  # [n]
+                owned = self.negatives.owned_mask(self.users[rows], shared)
+                fields[f"{OWNED}_{domain}"] = owned  # [B, n]
         else:
-            width = sequence.shape[1] - 1
-            fields[NEGATIVES] = self._own_negatives(batch, generator)[part, :width]  # [B, L]
+            targets = self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
+            owner, real = self.users[batch, None].expand_as(targets), targets > 0
+            drawn = self.negatives.per_position(owner[real], targets[real], generator)
+            negatives = torch.zeros_like(targets).masked_scatter_(real, drawn)
+            fields[NEGATIVES] = negatives[part, : sequence.shape[1] - 1]  # [B, L]
         return LazyInteraction(fields, lambda: self._late_fields(rows, sequence[:, 1:]))
 
     def _padding(self, row: Tensor, generator: torch.Generator) -> Interaction:
@@ -179,25 +148,10 @@ class SequenceLoader(AbstractDataLoader):
             return torch.zeros(index.shape, dtype=values.dtype, device=index.device)
         return values[index.clamp_(max=len(values) - 1)] * inside
 
-    def _shared_negatives(self, users: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        fields = {}
-        for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
-            fields[f"{NEGATIVES}_{domain}"] = shared  # [n]
-            fields[f"{OWNED}_{domain}"] = self.negatives.owned_mask(users, shared)  # [B, n]
-        return fields
-
-    def _own_negatives(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        targets = self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
-        owner = self.users[batch, None].expand_as(targets)
-        real = targets > 0
-        negatives = torch.zeros_like(targets)
-        negatives[real] = self.negatives.per_position(owner[real], targets[real], generator)
-        return negatives
-
     def _late_fields(self, rows: Tensor, targets: Tensor) -> dict[str, Tensor]:
         fields = {AUGMENTED: self._gather(self.augmented, self.starts[rows], self.stops[rows] + 1)}
         for domain in range(len(self.by_domain)):
-            fields.update(self._domain_fields(domain, rows, targets))
+            fields |= self._domain_fields(domain, rows, targets)
         return fields
 
     def _domain_fields(self, domain: int, rows: Tensor, targets: Tensor) -> dict[str, Tensor]:

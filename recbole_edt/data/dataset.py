@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +12,18 @@ from pandas.api.types import union_categoricals
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
+from recbole_edt.data import sequences
 from recbole_edt.data.candidates import sample_candidates, sample_size
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.gathered import GatheredRows
-from recbole_edt.data.sequences import (
-    DomainRows,
-    LeaveOneOut,
-    Sequences,
-    Windows,
-    build_sequences,
-    domain_rows,
-    expand_ranges,
-    gather_padded,
-    leave_one_out,
-    prefix_rows,
-    row_offsets,
-    training_windows,
-)
+from recbole_edt.data.sequences import Sequences, Windows, gather_padded
 from recbole_edt.errors import DataError
-from recbole_edt.io.atomic import (
-    check_files,
-    check_frames,
-    check_tokens,
-    domain_names,
-    flag_column,
-    load_embeddings,
-    read_columns,
-)
-from recbole_edt.io.files import read_table
+from recbole_edt.io import atomic
+from recbole_edt.io.files import LITERALLY, read_table
 
-TARGET_DOMAIN = "target_domain"
-"""Field of an evaluation batch: the domain (0 or 1) of each target, [B]."""
-
-AUGMENTED_LIST = "augmented_list"
-"""Field of an evaluation batch: which items of the history preprocessing inserted, bool [B, L].
-
-With ``_<domain>`` behind it, the same of the domain's sub-sequence.
-"""
-
-_DTYPES: dict[str, Any] = {"float": np.float64, "token": "category"}
-"""How columns are read; other types are read as text."""
+# Fields of an evaluation batch.
+TARGET_DOMAIN = "target_domain"  # domain (0 or 1) of each target, [B]
+AUGMENTED_LIST = "augmented_list"  # items that preprocessing inserted, bool [B, L]; also _<domain>
 
 
 def domain_fields(domain: int) -> tuple[str, str]:
@@ -74,31 +45,29 @@ class CrossDomainDataset(SequentialDataset):
         int64 [n_items]; 0 or 1, and -1 for the padding item.
     item_generated : np.ndarray
         bool [n_items]; items that preprocessing generated.
-    sequences : Sequences
-        All rows, by (user, position).
+    sequences, train_sequences : Sequences
+        All rows by (user, position), and the training rows.
     split : LeaveOneOut
         Training, validation and test rows.
-    train_sequences : Sequences
-        The training rows.
 
     Raises
     ------
     DataError, ProtocolError
-        If the files break the data contract, or augmented rows stand behind held-out rows.
+        If the files break the data contract, or augmented rows come after held-out rows.
     """
 
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
     item_feat: Any
-    _cut: tuple[Sequences, list[DomainRows]] | None = None
+    _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
 
     def _load_data(self, token, dataset_path):
-        check_files(dataset_path, token)
+        atomic.check_files(dataset_path, token)
         self._file_ids: dict[FeatureSource, np.ndarray] = {}
         super()._load_data(token, dataset_path)
-        check_frames(self.inter_feat, self.item_feat, token)
-        self.domains = domain_names(self.item_feat, self.config["domains"], token)
-        inserted = flag_column(self.inter_feat, "augmented", f"{token}.inter")
-        generated = flag_column(self.item_feat, "generated", f"{token}.item")
+        atomic.check_frames(self.inter_feat, self.item_feat, token)
+        self.domains = atomic.domain_names(self.item_feat, self.config["domains"], token)
+        inserted = atomic.flag_column(self.inter_feat, "augmented", f"{token}.inter")
+        generated = atomic.flag_column(self.item_feat, "generated", f"{token}.item")
         if not self.config["augmentation"]:  # the raw data exactly
             self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
             self.item_feat = self.item_feat[~generated].reset_index(drop=True)
@@ -109,24 +78,16 @@ class CrossDomainDataset(SequentialDataset):
         RecBole lets pandas interpret quotation marks and names such as "NA"; titles hold both.
         Tokens are categories: each text once, and a small number per row.
         """
-        load_col, _ = self._get_load_and_unload_col(source)
-        columns = read_columns(filepath, load_col)
+        columns = atomic.read_columns(filepath, self._get_load_and_unload_col(source)[0])
         typed = {f"{name}:{ftype}": ftype for name, ftype in columns.items()}
+        dtypes: dict[str, Any] = {"float": np.float64, "token": "category"}
+        missing = {"float": ["", "nan", "NaN"]}
+        options = {
+            "dtype": {column: dtypes.get(ftype, str) for column, ftype in typed.items()},
+            "na_values": {column: missing.get(ftype, [""]) for column, ftype in typed.items()},
+        }
         try:
-            frame = pd.read_csv(
-                filepath,
-                sep="\t",
-                usecols=list(typed),
-                dtype={column: _DTYPES.get(ftype, str) for column, ftype in typed.items()},
-                index_col=False,
-                quoting=csv.QUOTE_NONE,
-                keep_default_na=False,
-                na_values={
-                    column: ["", "nan", "NaN"] if ftype == "float" else [""]
-                    for column, ftype in typed.items()
-                },
-                encoding="utf-8-sig",
-            )
+            frame = pd.read_csv(filepath, usecols=[*typed], **options, **LITERALLY)
         except (ValueError, pd.errors.ParserError) as error:
             raise DataError(f"{filepath}: {str(error).splitlines()[0]}") from error
         frame.columns = list(columns)
@@ -140,7 +101,7 @@ class CrossDomainDataset(SequentialDataset):
                 self.field2seqlen[name] = max(map(len, frame[name]))
         if source in (FeatureSource.USER, FeatureSource.ITEM):  # RecBole would drop repeated ids
             field = self.uid_field if source is FeatureSource.USER else self.iid_field
-            check_tokens(frame, field, Path(filepath).name)
+            atomic.check_tokens(frame, field, Path(filepath).name)
             self._file_ids[source] = frame[field].astype(object).to_numpy()
         return frame
 
@@ -168,35 +129,31 @@ class CrossDomainDataset(SequentialDataset):
 
     def _data_processing(self):
         super()._data_processing()
-        item = self.item_feat
         self.item_domain = np.full(self.item_num, -1, dtype=np.int64)
         for domain, name in enumerate(self.domains):
-            self.item_domain[self._is_token(item, "domain", name)] = domain
-        self.item_generated = self._flags(item, "generated")
+            self.item_domain[self._holds(self.item_feat, "domain", name)] = domain
+        self.item_generated = self._holds(self.item_feat, "generated", "1")
         inter = self.inter_feat
-        self.sequences = build_sequences(
+        self.sequences = sequences.build_sequences(
             inter[self.uid_field].to_numpy(),
             inter[self.iid_field].to_numpy(),
             inter["position"].to_numpy(dtype=np.float64),
-            self._flags(inter, "augmented"),
+            self._holds(inter, "augmented", "1"),
             inter[self.time_field].to_numpy(dtype=np.float64),
             self.user_num,
         )
         generated = self.item_generated[self.sequences.items]
         if (generated & ~self.sequences.augmented).any():
             raise DataError("a raw row names a generated item: mark the row as augmented")
-        self.split: LeaveOneOut = leave_one_out(self.sequences)
+        self.split = sequences.leave_one_out(self.sequences)
         if not len(self.split.users):
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
-        self.train_sequences: Sequences = self.split.training(self.sequences)
+        self.train_sequences = self.split.training(self.sequences)
 
-    def _flags(self, frame, column):
+    def _holds(self, frame, column, token):
+        """Mark the rows whose remapped column holds a token; joins make floats of the ids."""
         if column not in frame:
             return np.zeros(len(frame), dtype=bool)
-        return self._is_token(frame, column, "1")
-
-    def _is_token(self, frame, column, token):
-        """Mark the rows of a remapped column that hold a token; joins make floats of the ids."""
         return (self.field2id_token[column] == token)[frame[column].to_numpy(dtype=np.int64)]
 
     def _change_feat_format(self):
@@ -205,32 +162,22 @@ class CrossDomainDataset(SequentialDataset):
 
     # -- embeddings -----------------------------------------------------------------------------
 
-    def _embedding_path(self, what: str) -> Path:
-        return Path(self.dataset_path) / f"{self.dataset_name}.{what}_emb.npy"
+    def _path(self, suffix: str) -> Path:
+        return Path(self.dataset_path) / f"{self.dataset_name}.{suffix}"
 
     def item_titles(self) -> dict[str, str]:
         """Titles of the items by token; empty if ``.item`` has no titles."""
-        frame = read_table(Path(self.dataset_path) / f"{self.dataset_name}.item")
-        if "title" not in frame:
-            return {}
-        return dict(zip(frame["item_id"], frame["title"].str.strip(), strict=True))
+        frame = read_table(self._path("item"))
+        titles = frame["title"].str.strip() if "title" in frame else []
+        return dict(zip(frame["item_id"], titles, strict=False))
 
     def item_table(self) -> EmbeddingTable:
-        """Text embedding of every item by id, mapped from its file; row 0 (padding) is zero.
-
-        Raises
-        ------
-        DataError
-            If the file is missing, damaged or does not match ``.item``.
-        """
+        """Text embedding of every item by id, mapped from its file; row 0 (padding) is zero."""
         return self._table("item", FeatureSource.ITEM, self.iid_field)
 
     def user_table(self) -> EmbeddingTable | None:
-        """Profile embedding of every user by id, or None without a file.
-
-        A user without a profile has a zero row.
-        """
-        path = self._embedding_path("user")
+        """Profile embedding of every user by id (zero without one), or None without a file."""
+        path = self._path("user_emb.npy")
         if not path.is_file():
             return None
         if FeatureSource.USER not in self._file_ids:
@@ -239,34 +186,19 @@ class CrossDomainDataset(SequentialDataset):
 
     def _table(self, what: str, source: FeatureSource, field: str) -> EmbeddingTable:
         ids = self._file_ids[source]
-        matrix = load_embeddings(self._embedding_path(what), len(ids), what)
+        matrix = atomic.load_embeddings(self._path(f"{what}_emb.npy"), len(ids), what)
         lines = pd.Index(ids).get_indexer(pd.Index(self.field2id_token[field].astype(object)))
         lines[0] = -1  # padding, even if a line has its name
         return EmbeddingTable(matrix, lines)
 
-    def item_embeddings(self) -> np.ndarray:
-        """All rows of :meth:`item_table`, float32 [n_items, d_L]."""
-        return self.item_table().whole()
-
-    def user_embeddings(self) -> np.ndarray | None:
-        """All rows of :meth:`user_table`, float32 [n_users, d_L], or None."""
-        table = self.user_table()
-        return None if table is None else table.whole()
-
     # -- what RecBole's loaders iterate over ----------------------------------------------------
 
     def build(self):
-        """Build the training, validation and test views.
-
-        Returns
-        -------
-        list of CrossDomainDataset
-            Views of this dataset with another ``inter_feat``: prefix rows for training, one row
-            per target for validation and test.
-        """
+        """Views with another ``inter_feat``: prefixes to train on, validation and test targets."""
         self._change_feat_format()
         rows = self.train_sequences
-        views = [self._view(rows, prefix_rows(rows, self.max_item_list_len), self._mixed_fields)]
+        prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
+        views = [self._view(rows, prefixes, self._mixed_fields)]
         known, held_out = self.evaluation_rows()
         for targets in held_out:
             windows = self._last_rows(known, self.split.users, targets)
@@ -280,11 +212,11 @@ class CrossDomainDataset(SequentialDataset):
         if self.config["augmented_histories"]:
             return self.sequences, held_out
         raw = ~self.sequences.augmented
-        before = row_offsets(raw)
+        before = sequences.row_offsets(raw)
         return self.sequences.keep(raw), [before[targets] for targets in held_out]
 
     def _view(self, rows: Sequences, windows: Windows, fields) -> CrossDomainDataset:
-        """Return a view whose targets are the rows behind ``windows``."""
+        """Return a view whose targets are the rows after ``windows``."""
         ready = {
             self.uid_field: windows.users,
             self.iid_field: rows.items[windows.stops],
@@ -310,17 +242,17 @@ class CrossDomainDataset(SequentialDataset):
     ) -> dict[str, np.ndarray]:
         """Make the fields of the histories of ``users`` [n] before rows ``stops`` [n] of ``rows``.
 
-        Returns
-        -------
-        dict
-            Name -> array [n] or [n, longest history]: the mixed sequence, the sub-sequence of each
-            domain (eq. 2), their lengths, and which of their items preprocessing inserted.
+        They are the mixed sequence [n, longest history], the sub-sequence of each domain (eq. 2),
+        their lengths [n], and which of their items preprocessing inserted.
         """
         width, first = self.max_item_list_len, rows.offsets[users]
         windows = self._last_rows(rows, users, stops)
         fields = self._mixed_fields(rows, windows)
         fields[AUGMENTED_LIST] = gather_padded(rows.augmented, windows.starts, stops, width)
-        for domain, own in enumerate(self._domain_rows(rows)):
+        if self._cut[0] is not rows:  # kept for the next batch
+            domains = range(len(self.domains))
+            self._cut = rows, [sequences.domain_rows(rows, self.item_domain, d) for d in domains]
+        for domain, own in enumerate(self._cut[1]):
             ends = own.index[stops]
             starts = np.maximum(own.index[first], ends - width)
             list_field, length_field = domain_fields(domain)
@@ -329,15 +261,7 @@ class CrossDomainDataset(SequentialDataset):
             fields[length_field] = ends - starts
         return fields
 
-    def _domain_rows(self, rows: Sequences) -> list[DomainRows]:
-        """Rows of each domain; the result is cached for the next batch."""
-        if self._cut is None or self._cut[0] is not rows:
-            domains = range(len(self.domains))
-            self._cut = rows, [domain_rows(rows, self.item_domain, d) for d in domains]
-        return self._cut[1]
-
     def _mixed_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
-        """Make the fields of the mixed sequence, as RecBole's own models read them."""
         width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
         times = gather_padded(rows.timestamps, windows.starts, windows.stops, width)
         return {
@@ -349,7 +273,7 @@ class CrossDomainDataset(SequentialDataset):
 
     def windows(self) -> Windows:
         """Training windows, for models that learn from all positions of a sequence at once."""
-        return training_windows(self.train_sequences, self.max_item_list_len)
+        return sequences.training_windows(self.train_sequences, self.max_item_list_len)
 
     # -- evaluation -----------------------------------------------------------------------------
 
@@ -361,34 +285,20 @@ class CrossDomainDataset(SequentialDataset):
         return [raw[self.item_domain[raw] == domain] for domain in range(len(self.domains))]
 
     def raw_history(self, users: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Raw items of users ``users`` [n] before rows ``stops`` [n] of :attr:`sequences`.
-
-        Returns
-        -------
-        offsets, items : np.ndarray
-            int64 [n + 1] and [total]; history ``i`` is ``items[offsets[i]:offsets[i + 1]]``.
-        """
-        owners, rows = expand_ranges(self.sequences.offsets[users], stops)
+        """Raw items of ``users`` [n] before rows ``stops`` [n]: offsets [n + 1], items [total]."""
+        owners, rows = sequences.expand_ranges(self.sequences.offsets[users], stops)
         raw = ~self.sequences.augmented[rows]
         counts = np.bincount(owners[raw], minlength=len(users))
-        return row_offsets(counts), self.sequences.items[rows[raw]]
+        return sequences.row_offsets(counts), self.sequences.items[rows[raw]]
 
     def sampled_candidates(self, phase: str, mode: str) -> np.ndarray | None:
-        """Candidates of the targets of ``split.users``: int32 [n_eval, N], None for ``full``.
+        """Candidates of the "valid" or "test" targets: int32 [n_eval, N], None for mode ``full``.
 
         They depend on the raw data and ``candidate_seed`` alone.
-
-        Parameters
-        ----------
-        phase : {"valid", "test"}
-            Which targets.
-        mode : str
-            ``full`` or ``uniN``.
         """
-        size = sample_size(mode)
+        size, split = sample_size(mode), self.split
         if size is None:
             return None
-        split = self.split
         targets = split.valid_rows if phase == "valid" else split.test_rows
         # Users in the order of their tokens and domains in the order of their names: neither ids,
         # which augmentation shifts, nor which domain is called A may change the draws.

@@ -1,4 +1,4 @@
-"""Embeddings by id, read from a mapped file as they are asked for."""
+"""Embeddings by id, read from a memory-mapped file on demand."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK = 65_536
-"""Rows that are read at a time where a whole table is read."""
-
-IN_MEMORY = 512 * 2**20
-"""Bytes of float32 rows up to which a model keeps a whole table in memory."""
+BLOCK = 65_536  # rows that are read at a time where a whole table is read
+IN_MEMORY = 512 * 2**20  # bytes of float32 rows up to which a model keeps a table in memory
 
 
 class EmbeddingTable:

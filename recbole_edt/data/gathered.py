@@ -1,8 +1,8 @@
-"""RecBole's ``Interaction`` with columns that are made when they are asked for."""
+"""RecBole's ``Interaction`` with columns that are made on first use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,29 +12,19 @@ from torch import Tensor
 
 
 class LazyInteraction(Interaction):
-    """An ``Interaction`` that makes some of its columns on first use of one of them.
+    """An ``Interaction`` of ``ready`` columns; ``make`` returns the others on first use."""
 
-    Parameters
-    ----------
-    ready : mapping
-        Name -> tensor [n, ...] of the columns that exist already.
-    make : callable
-        Returns the other columns.
-    """
-
-    def __init__(
-        self, ready: Mapping[str, Tensor], make: Callable[[], Mapping[str, Tensor]]
-    ) -> None:
-        self._ready = dict(ready)
-        self._make: Callable[[], Mapping[str, Tensor]] | None = make
+    def __init__(self, ready: dict[str, Tensor], make: Callable[[], dict[str, Tensor]]) -> None:
+        self._ready, self._make = dict(ready), make
+        self._complete = False
         self.length = len(next(iter(ready.values())))
 
     @property
     def interaction(self) -> dict[str, Tensor]:
         """All columns."""
-        if self._make is not None:
-            make, self._make = self._make, None
-            self._ready.update(make())
+        if not self._complete:
+            self._complete = True
+            self._ready.update(self._make())
         return self._ready
 
     def __getitem__(self, index: Any) -> Any:
@@ -50,23 +40,16 @@ class LazyInteraction(Interaction):
 
 
 class GatheredRows(LazyInteraction):
-    """Rows whose columns are gathered for a batch at a time.
+    """Rows of ``ready`` columns; ``gather(rows)`` makes the others for a batch at a time.
 
     Padded histories take many times the memory of the sequences that they are cut from. A whole
-    column of them is made only if it is asked for.
-
-    Parameters
-    ----------
-    ready : mapping
-        Name -> array [n] of the columns that exist already.
-    gather : callable
-        Makes the other columns of rows int64 [k]: name -> array [k, ...].
+    column of them is made only on request.
     """
 
     def __init__(
         self,
-        ready: Mapping[str, np.ndarray],
-        gather: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+        ready: dict[str, np.ndarray],
+        gather: Callable[[np.ndarray], dict[str, np.ndarray]],
     ) -> None:
         self._gather = gather
         columns = {name: torch.from_numpy(values) for name, values in ready.items()}
@@ -78,16 +61,15 @@ class GatheredRows(LazyInteraction):
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        late = self._gather(np.arange(0)) if self._make is not None else []
-        return [*self._ready, *late]
+        return [*self._ready, *([] if self._complete else self._gather(np.arange(0)))]
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether there is a column of this name."""
+        """Whether there is a column of this name."""
         return name in self.columns
 
     def __getitem__(self, index: Any) -> Any:
         """Return a column by its name, or the rows of an index as an ``Interaction``."""
-        if isinstance(index, str) or self._make is None:
+        if isinstance(index, str) or self._complete:
             return super().__getitem__(index)
         rows = np.arange(self.length)[index if isinstance(index, slice) else np.asarray(index)]
         at = np.atleast_1d(rows)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from recbole_edt.errors import DataError
 
-_LARGE_POOL = 16
-"""A pool this many times as large as the sample is sampled, a smaller one is permuted."""
+_LARGE_POOL = 16  # times the sample: such a pool is sampled, a smaller one is permuted
 
 
 class NegativeSampler:
@@ -29,26 +28,21 @@ class NegativeSampler:
     def __init__(self, item_domain: Tensor, user_offsets: Tensor, user_items: Tensor) -> None:
         self.item_domain = item_domain
         self.n_items = len(item_domain)
-        self.n_domains = int(item_domain.max()) + 1
         # items sorted by domain: the pool of domain d is by_domain[first[d]:first[d] + size[d]]
         self.by_domain = torch.argsort(item_domain, stable=True)
-        counts = torch.bincount(item_domain + 1, minlength=self.n_domains + 1)
-        self.first = counts.cumsum(0)[:-1]
-        self.size = counts[1:]
+        counts = torch.bincount(item_domain + 1)
+        self.first, self.size = counts.cumsum(0)[:-1], counts[1:]
         self.user_offsets, self.user_items = user_offsets, user_items
         rows = user_offsets.diff()
         owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
         self.keys = torch.unique(owner * self.n_items + user_items)  # sorted
-        self._check()
-
-    def _check(self) -> None:
         users, items = self.keys // self.n_items, self.keys % self.n_items
-        for domain in range(self.n_domains):
-            owned = torch.bincount(users[self.item_domain[items] == domain])
-            if len(owned) and int(self.size[domain]) <= int(owned.max()):
+        for domain, size in enumerate(self.size.tolist()):
+            owned = torch.bincount(users[item_domain[items] == domain])
+            if len(owned) and size <= int(owned.max()):
                 raise DataError(
-                    f"domain {domain} has {int(self.size[domain])} items and a user who has them "
-                    "all: no negative can be drawn"
+                    f"domain {domain} has {size} items and a user who has them all: no negative "
+                    "can be drawn"
                 )
 
     def _owned(self, users: Tensor, items: Tensor) -> Tensor:
@@ -63,18 +57,7 @@ class NegativeSampler:
         return self.by_domain[self.first[domains] + index]
 
     def per_position(self, users: Tensor, positives: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one negative per positive (eqs. 9, 12).
-
-        Parameters
-        ----------
-        users, positives : Tensor
-            int64, same shape [n]; the owner and the positive item of each position.
-
-        Returns
-        -------
-        Tensor
-            int64 [n].
-        """
+        """Draw one negative per positive item [n] of ``users`` [n] (eqs. 9, 12): int64 [n]."""
         domains = self.item_domain[positives]
         negatives = self._draw(domains, generator)
         redo = torch.nonzero(self._owned(users, negatives)).squeeze(-1)
@@ -84,14 +67,10 @@ class NegativeSampler:
         return negatives
 
     def shared(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """Draw, per domain, up to ``n`` distinct items that a whole batch shares: int64 [<= n].
-
-        :meth:`owned_mask` tells which of them a user owns.
-        """
-        bounds = zip(self.first.tolist(), self.size.tolist(), strict=True)
-        return [
-            self.by_domain[first + self._distinct(n, size, generator)] for first, size in bounds
-        ]
+        """Draw, per domain, up to ``n`` distinct items that a whole batch shares: int64 [<= n]."""
+        n_padding = len(self.by_domain) - int(self.size.sum())
+        pools = self.by_domain[n_padding:].split(self.size.tolist())
+        return [pool[self._distinct(n, len(pool), generator)] for pool in pools]
 
     def _distinct(self, n: int, size: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` distinct numbers below ``size``, or all of them."""
@@ -108,7 +87,7 @@ class NegativeSampler:
         return drawn[:n]
 
     def owned_mask(self, users: Tensor, negatives: Tensor) -> Tensor:
-        """Tell which shared negatives each user owns: bool [n_users_in_batch, n_negatives]."""
+        """Whether each user owns each shared negative: bool [n_users_in_batch, n_negatives]."""
         slot = torch.full((self.n_items,), -1, dtype=torch.int64, device=users.device)
         slot[negatives] = torch.arange(len(negatives), device=users.device)
         first, counts = self.user_offsets[users], self.user_offsets[users + 1]

@@ -1,8 +1,7 @@
 """User sequences as flat arrays, and everything the protocol derives from them.
 
-All arrays are plain numpy; nothing here knows of RecBole, files or networks. A *row* is one
-interaction; rows are sorted by (user, position), so the rows of user ``u`` are
-``offsets[u]:offsets[u + 1]``.
+All arrays are plain numpy; this module does not use RecBole, files or networks. A *row* is one
+interaction; rows are sorted by (user, position).
 """
 
 from __future__ import annotations
@@ -61,13 +60,7 @@ def row_offsets(counts: np.ndarray) -> np.ndarray:
 
 
 def expand_ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the numbers of many ranges ``start:stop``.
-
-    Returns
-    -------
-    owners, numbers : np.ndarray
-        int64 [total]; which range each number comes from, and the number.
-    """
+    """List the range that each number of many ranges ``start:stop`` is from, and the numbers."""
     lengths = stops - starts
     owners = np.repeat(np.arange(len(lengths)), lengths)
     first = starts - row_offsets(lengths)[:-1]
@@ -94,13 +87,7 @@ def build_sequences(
     timestamps: np.ndarray,
     n_users: int,
 ) -> Sequences:
-    """Sort interactions by (user, position).
-
-    Raises
-    ------
-    DataError
-        If a user has two rows at the same position.
-    """
+    """Sort interactions by (user, position); no user may have two rows at one position."""
     order = np.lexsort((positions, users))
     users, positions = users[order], positions[order]
     same = (users[1:] == users[:-1]) & (positions[1:] == positions[:-1])
@@ -135,25 +122,21 @@ class LeaveOneOut:
         return sequences.keep(rows < self.train_stops[sequences.users])
 
 
-MIN_RAW_ROWS = 3
-"""Users with fewer raw rows are only trained on."""
-
-
 def leave_one_out(sequences: Sequences) -> LeaveOneOut:
-    """Split every user's raw rows; augmented rows may only stand among the training rows.
+    """Split every user's raw rows; augmented rows are allowed among the training rows only.
+
+    Users with fewer than three raw rows are only trained on.
 
     Raises
     ------
     ProtocolError
-        If an augmented row stands behind a held-out row: preprocessing saw more than the
-        training rows.
+        If an augmented row comes after a held-out row: preprocessing saw more than the training
+        rows.
     """
     raw_rows = np.flatnonzero(~sequences.augmented)
-    raw = sequences.keep(~sequences.augmented)
-    counts = np.diff(raw.offsets)
-    users = np.flatnonzero(counts >= MIN_RAW_ROWS)
-    test_rows = raw_rows[raw.offsets[users + 1] - 1]
-    valid_rows = raw_rows[raw.offsets[users + 1] - 2]
+    offsets = sequences.keep(~sequences.augmented).offsets
+    users = np.flatnonzero(np.diff(offsets) >= 3)
+    valid_rows, test_rows = (raw_rows[offsets[users + 1] - place] for place in (2, 1))
     train_stops = sequences.offsets[1:].copy()
     train_stops[users] = valid_rows
     split = LeaveOneOut(users, valid_rows, test_rows, train_stops)
@@ -167,21 +150,18 @@ def check_split(sequences: Sequences, split: LeaveOneOut) -> None:
     Raises
     ------
     ProtocolError
-        If a held-out target is a generated row, or any row but the validation and the test row
-        stands at or behind a user's validation row.
+        If a held-out target is a generated row, or a row at or after a user's validation row is
+        not the validation or test row.
     """
     held_out = np.concatenate([split.valid_rows, split.test_rows])
     if sequences.augmented[held_out].any():
         raise ProtocolError("a generated row is held out as a target")
     ends = sequences.offsets[split.users + 1]
-    leaking = (
-        (split.train_stops[split.users] != ends - 2)
-        | (split.valid_rows != ends - 2)
-        | (split.test_rows != ends - 1)
-    )
+    stops = split.train_stops[split.users]
+    leaking = (stops != ends - 2) | (split.valid_rows != ends - 2) | (split.test_rows != ends - 1)
     if leaking.any():
         raise ProtocolError(
-            f"{int(leaking.sum())} users have augmented rows behind their validation row: "
+            f"{int(leaking.sum())} users have augmented rows after their validation row: "
             "preprocessing may only see and extend the training rows"
         )
 
@@ -214,39 +194,22 @@ def training_windows(sequences: Sequences, max_length: int) -> Windows:
 
     A user with at most ``max_length + 1`` rows gets one window; longer ones are cut from the end.
     """
-    starts, stops = sequences.offsets[:-1], sequences.offsets[1:] - 1
-    users = np.arange(sequences.n_users)
-    pieces = []
-    while True:
-        open_ = stops > starts
-        users, starts, stops = users[open_], starts[open_], stops[open_]
-        if not len(users):
-            break
-        cuts = np.maximum(starts, stops - max_length)
-        pieces.append((users, cuts, stops))
-        stops = cuts
-    if not pieces:
-        empty = np.zeros(0, dtype=np.int64)
-        return Windows(empty, empty, empty)
-    users, starts, stops = (np.concatenate(part) for part in zip(*pieces, strict=True))
-    order = np.lexsort((starts, users))
-    return Windows(users[order], starts[order], stops[order])
+    first, last = sequences.offsets[:-1], sequences.offsets[1:] - 1
+    counts = np.maximum(-(-(last - first) // max_length), 0)  # of a user's windows
+    users, later = expand_ranges(1 - counts, np.ones_like(counts))  # 0 = the user's last window
+    stops = last[users] + later * max_length
+    return Windows(users, np.maximum(first[users], stops - max_length), stops)
 
 
 def prefix_rows(sequences: Sequences, max_length: int) -> Windows:
     """Expand every sequence into all its prefixes, the form RecBole's built-in models train on.
 
-    Returns
-    -------
-    Windows
-        One entry per target row ``stops``; its input is the (at most ``max_length``) rows
-        ``starts:stops`` before it.
+    The target of an entry is the row ``stops``, its input the rows ``starts:stops`` before it.
     """
-    first = sequences.offsets[:-1][sequences.users]
-    rows = np.arange(len(sequences.items))
-    targets = rows[rows > first]
-    starts = np.maximum(first[targets], targets - max_length)
-    return Windows(sequences.users[targets], starts, targets)
+    stops = sequences.offsets[1:]
+    users, targets = expand_ranges(np.minimum(sequences.offsets[:-1] + 1, stops), stops)
+    starts = np.maximum(sequences.offsets[users], targets - max_length)
+    return Windows(users, starts, targets)
 
 
 @dataclass(frozen=True)

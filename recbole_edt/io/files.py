@@ -40,6 +40,12 @@ ITEM_COLUMNS = {
 }
 """Columns of ``.item`` as the project writes them."""
 
+LITERALLY: dict[str, Any] = {
+    "sep": "\t", "index_col": False, "quoting": csv.QUOTE_NONE, "keep_default_na": False,
+    "encoding": "utf-8-sig",
+}  # fmt: skip
+"""How pandas reads an atomic file: quotation marks and names such as "NA" mean nothing."""
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -123,8 +129,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read an atomic file: all values as strings (missing ones empty), columns without types."""
     if not path.is_file() or path.stat().st_size == 0:
         raise DataError(f"{path} is missing or empty.")
-    literal = {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "encoding": "utf-8-sig"}
-    frame = pd.read_csv(path, sep="\t", dtype=str, index_col=False, **literal)
+    frame = pd.read_csv(path, dtype=str, **LITERALLY)
     return frame.rename(columns=lambda column: str(column).split(":")[0])
 
 

@@ -88,7 +88,7 @@ def test_augmented_files_keep_the_raw_rows_and_train(raw: Path, tmp_path: Path, 
         assert kept[column].tolist() == before[column].tolist()
     data = load(tmp_path, "LLMEDT", dataset=NAME, augmentation=True)
     assert data.sequences.augmented.sum() == (after["augmented"] == "1").sum() > 50
-    assert data.user_embeddings().shape[0] == data.user_num
+    assert data.user_table().shape[0] == data.user_num
     assert report["statistics"]["before"]["augmented_rows"] == 0
     assert 0.5 < report["similarity"]["100%"] <= report["similarity"]["30%"] <= 1.0
     assert json.loads((tmp_path / NAME / "augmentation.json").read_text()) == report

@@ -181,7 +181,7 @@ def test_a_planted_row_behind_the_validation_row_is_refused(
     last = len(shop.raw_sequences()[user]) - 1
     planted = (user, "art0", 0, last - 0.5 if place == "between" else last + 1, "1")
     folder = write_dataset(tmp_path, more, rows=[*more.rows, planted])
-    with pytest.raises(ProtocolError, match="1 users have augmented rows behind"):
+    with pytest.raises(ProtocolError, match="1 users have augmented rows after"):
         load(folder)
     assert sequences_of(load(folder, augmentation=False)) == shop.raw_sequences()
 
@@ -217,7 +217,7 @@ def embedded(more, write_dataset, tmp_path):
 @pytest.mark.parametrize("augmentation", [True, False])
 def test_an_item_gets_the_row_of_its_line(more, embedded, load, augmentation):
     dataset = load(embedded, augmentation=augmentation)
-    matrix = dataset.item_embeddings()
+    matrix = dataset.item_table().whole()
     assert matrix.dtype == np.float32 and matrix.shape == (dataset.item_num, 2)
     assert not matrix[0].any()
     line_of = {item: line for line, (item, *_) in enumerate(more.items, start=1)}
@@ -228,7 +228,7 @@ def test_an_item_gets_the_row_of_its_line(more, embedded, load, augmentation):
 
 def test_a_user_gets_their_profile_and_others_zeros(embedded, load):
     dataset = load(embedded)
-    matrix = dataset.user_embeddings()
+    matrix = dataset.user_table().whole()
     assert matrix.dtype == np.float32 and matrix.shape == (dataset.user_num, 1)
     known = {"u5": 5.0, "u1": 1.0, "u2": 2.0, "stranger": -1.0}
     tokens = dataset.id2token("user_id", np.arange(dataset.user_num))
@@ -236,17 +236,17 @@ def test_a_user_gets_their_profile_and_others_zeros(embedded, load):
 
 
 def test_profiles_may_be_missing_but_not_their_users(raw, shop, write_dataset, load, tmp_path):
-    assert load(raw).user_embeddings() is None
+    assert load(raw).user_table() is None
     folder = write_dataset(tmp_path, shop, user_emb=np.ones((3, 2)))
     with pytest.raises(DataError, match=r"no tiny\.user beside it"):
-        load(folder).user_embeddings()
+        load(folder).user_table()
 
 
 def test_embeddings_of_other_items_are_refused(embedded, load):
     path = embedded / "tiny" / "tiny.item_emb.npy"
     np.save(path, np.load(path)[:-1])
     with pytest.raises(DataError, match="rows, but there are"):
-        load(embedded).item_embeddings()
+        load(embedded).item_table().whole()
 
 
 # --- views ----------------------------------------------------------------------------------------

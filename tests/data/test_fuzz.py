@@ -257,7 +257,7 @@ def test_the_sound_files_are_read(read, tmp_path):
 
 MENDABLE = (
     "tiny.", "(user_id, position)", "generated item", "generated row", "three raw rows",
-    "augmented rows behind", "uni1 needs",
+    "augmented rows after", "uni1 needs",
 )  # fmt: skip
 """What the plugin's own errors about data say; RecBole's and pandas' would not."""
 
@@ -321,6 +321,6 @@ def test_changed_vectors_are_those_of_the_file_or_refused(read, place, bit, cut)
             assert "tiny.item_emb.npy" in found
             return
         assert cut in (None, 224)
-        vectors = found.item_embeddings()[1:]
+        vectors = found.item_table().whole()[1:]
         assert np.array_equal(vectors, np.load(path))
         assert (np.abs(vectors) < 1e18).all()

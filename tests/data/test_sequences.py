@@ -135,7 +135,7 @@ def test_the_split_is_that_of_the_raw_rows(lengths, random):
     ],
 )
 def test_an_inserted_row_behind_the_validation_row_is_a_leak(augmented):
-    with pytest.raises(ProtocolError, match="1 users have augmented rows behind"):
+    with pytest.raises(ProtocolError, match="1 users have augmented rows after"):
         leave_one_out(of_lengths([3, 5], [False] * 3 + [bool(flag) for flag in augmented]))
 
 

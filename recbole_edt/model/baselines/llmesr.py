@@ -188,9 +188,11 @@ class LLMESR(CrossDomainModel):
 
     def _retrieve(self, config, dataset) -> None:
         rows: Sequences = dataset.train_sequences
-        embeddings = dataset.user_embeddings()
-        if embeddings is None:
-            embeddings = mean_text(rows, dataset.item_embeddings())
+        profiles = dataset.user_table()
+        if profiles is None:
+            embeddings = mean_text(rows, dataset.item_table().whole())
+        else:
+            embeddings = profiles.whole()
         trained = np.diff(rows.offsets) >= 2
         similar = similar_users(embeddings, trained, config["similar_users"])
         stops = np.maximum(rows.offsets[1:] - 1, rows.offsets[:-1])  # all but the last target
