@@ -1,7 +1,7 @@
-"""From raw Amazon files to the atomic files of a pair of domains, all or nothing.
+"""From raw Amazon files to the atomic files of a pair of domains.
 
 Reviews are read into a table and filtered; then the metadata of the remaining items is read. The
-data set appears under its name when all of its files are whole.
+data set appears under its name when all of its files are written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.io.files import (
-    INTER_COLUMNS,
-    ITEM_COLUMNS,
-    atomic_write,
-    file_sha256,
-    write_table,
-)
+from recbole_edt.io import files
 from recbole_edt.io.lock import run_lock
 from recbole_edt.io.statistics import dataset_statistics
 from recbole_edt.prepare.catalogue import listed_asins, read_catalogue
@@ -37,12 +30,7 @@ from recbole_edt.prepare.sources import DomainSource, local_file, pair_sources
 
 
 def find_prepared(options: PrepareCommand) -> dict[str, Any] | None:
-    """Return the statistics of a data set that the same options made before.
-
-    Returns
-    -------
-    dict or None
-        None if the folder does not exist or is empty.
+    """Statistics of a data set that the same options made before; None if there is no data set.
 
     Raises
     ------
@@ -52,32 +40,24 @@ def find_prepared(options: PrepareCommand) -> dict[str, Any] | None:
     target = options.target
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
+    problem = None
     try:
         path = target / f"{options.pair}.statistics.json"
         statistics = json.loads(path.read_text(encoding="utf-8"))
-        prepared = statistics["prepared"]
-        settings, checksums = prepared["settings"], dict(prepared["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _occupied(target, "was not made by prepare") from None
-    if settings != options.recorded():
-        raise _occupied(target, "was prepared with other options")
-    for file, digest in checksums.items():
-        if not (target / file).is_file() or file_sha256(target / file) != digest:
-            raise _occupied(target, "was changed since it was prepared")
+        if statistics["prepared"]["settings"] != options.recorded():
+            problem = "was prepared with other options"
+        for file, digest in statistics["prepared"]["sha256"].items():
+            if not (target / file).is_file() or files.file_sha256(target / file) != digest:
+                problem = "was changed since it was prepared"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        problem = "was not made by prepare"
+    if problem:
+        raise DataError(f"{target} exists and {problem}: remove it or choose another --output_path")
     return statistics
-
-
-def _occupied(target: Path, why: str) -> DataError:
-    return DataError(f"{target} exists and {why}: remove it or choose another --output_path")
 
 
 def prepare_pair(options: PrepareCommand) -> dict[str, Any]:
     """Make the data set.
-
-    Parameters
-    ----------
-    options : PrepareCommand
-        What to make of what.
 
     Returns
     -------
@@ -98,13 +78,14 @@ def prepare_pair(options: PrepareCommand) -> dict[str, Any]:
     with run_lock(Path(options.output_path, ".downloads")):
         raw = _raw_files(options, sources)
         rows, steps = _filtered_rows(options, raw)
-        inter, item = _inter_table(rows), _item_table(options, sources, raw, rows)
+        metadata = [path for _, path in raw]
+        inter, item = _inter_table(rows), _item_table(options, sources, metadata, rows)
         statistics = dataset_statistics(inter, item)
         statistics["prepared"] = {
             "settings": options.recorded(),
             "rows_after": steps,
             "items_without_metadata": _count_unknown(item),
-            "raw_files": {path.name: file_sha256(path) for pair in raw for path in pair},
+            "raw_files": {path.name: files.file_sha256(path) for pair in raw for path in pair},
         }
         _write(options, inter, item, statistics)
     return statistics
@@ -147,37 +128,32 @@ def _inter_table(rows: pd.DataFrame) -> pd.DataFrame:
     item, numbers = pd.factorize(rows["item"])
     names = np.array([f"u{number:07d}" for number in range(1, len(users) + 1)], dtype=object)
     asins = np.array([number_to_asin(number) for number in numbers], dtype=object)
-    return pd.DataFrame(
-        {
-            "user_id": names[user],
-            "item_id": asins[item],
-            "timestamp": rows["time"].to_numpy(),
-            "position": rows.groupby("user").cumcount().to_numpy() + 1,
-        }
-    )
+    places = rows.groupby("user").cumcount().to_numpy() + 1
+    columns = (names[user], asins[item], rows["time"].to_numpy(), places)
+    return pd.DataFrame(dict(zip(files.INTER_COLUMNS, columns, strict=True)))
 
 
 def _item_table(
     options: PrepareCommand,
     sources: Sequence[DomainSource],
-    raw: Sequence[tuple[Path, Path]],
+    metadata: Sequence[Path],
     rows: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Read the attributes of the items that stay; sorted by domain and ASIN."""
+    """Read the attributes of the remaining items; sorted by domain and ASIN."""
     parts = []
-    for domain, (source, (_, path)) in enumerate(zip(sources, raw, strict=True)):
+    for domain, (source, path) in enumerate(zip(sources, metadata, strict=True)):
         numbers = np.unique(rows["item"][rows["domain"] == domain])
         asins = [number_to_asin(number) for number in numbers]
-        read = partial(_read_item, source=source, length=options.description_length)
+
+        def read(line: bytes, source: DomainSource = source) -> Item:
+            record = METADATA[source.metadata](line)
+            return read_item(record, source.category, options.description_length)
+
         known = read_catalogue(path, set(asins), read, options.max_malformed)
         part = pd.DataFrame([known.get(asin, Item(asin)) for asin in asins])
         parts.append(part.assign(domain=source.domain, generated="0"))
     table = pd.concat(parts, ignore_index=True).rename(columns={"asin": "item_id"})
-    return table.astype({"price": float})[list(ITEM_COLUMNS)]
-
-
-def _read_item(line: bytes, source: DomainSource, length: int) -> Item:
-    return read_item(METADATA[source.metadata](line), source.category, length)
+    return table.astype({"price": float})[list(files.ITEM_COLUMNS)]
 
 
 def _count_unknown(item: pd.DataFrame) -> int:
@@ -189,18 +165,18 @@ def _count_unknown(item: pd.DataFrame) -> int:
 def _write(
     options: PrepareCommand, inter: pd.DataFrame, item: pd.DataFrame, statistics: dict[str, Any]
 ) -> None:
-    """Write all files into a folder aside, which then takes the data set's name."""
+    """Write all files into a temporary folder, which is then renamed."""
     name = options.pair
     partial = Path(options.output_path, f".{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed run
     partial.mkdir(parents=True)
     try:
-        write_table(item, ITEM_COLUMNS, partial / f"{name}.item")
-        write_table(inter, INTER_COLUMNS, partial / f"{name}.inter")
+        files.write_table(item, files.ITEM_COLUMNS, partial / f"{name}.item")
+        files.write_table(inter, files.INTER_COLUMNS, partial / f"{name}.inter")
         statistics["prepared"]["sha256"] = {
-            file.name: file_sha256(file) for file in sorted(partial.iterdir())
+            file.name: files.file_sha256(file) for file in sorted(partial.iterdir())
         }
-        with atomic_write(partial / f"{name}.statistics.json") as temporary:
+        with files.atomic_write(partial / f"{name}.statistics.json") as temporary:
             text = json.dumps(statistics, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         os.rename(partial, options.target)

@@ -12,13 +12,7 @@ from recbole_edt.prepare.records import Item, asin_to_number, named_asins, parse
 
 
 def listed_asins(path: Path) -> np.ndarray:
-    """Numbers of the items that a metadata file lists, found without parsing its lines.
-
-    Returns
-    -------
-    np.ndarray
-        int64, ascending, distinct.
-    """
+    """Numbers of the items that a metadata file lists, ascending; its lines are not parsed."""
     numbers = array("q")
     for line in read_lines(path):
         numbers.extend(asin_to_number(asin.decode("ascii")) for asin in named_asins(line))
@@ -30,22 +24,8 @@ def read_catalogue(
 ) -> dict[str, Item]:
     """Read the attributes of the wanted items; only lines that name one are parsed.
 
-    Parameters
-    ----------
-    path : Path
-        The metadata file.
-    wanted : set of str
-        ASINs. Items that the file does not describe are missing from the result; of several
-        descriptions of an item the first counts.
-    read : callable
-        Makes an item of a line, or raises :class:`~.records.Malformed`.
-    max_malformed : float
-        Share of unreadable lines above which the file is refused.
-
-    Raises
-    ------
-    DataError
-        If the file is empty, damaged, or has too many unreadable lines.
+    ``read`` makes an item of a line, or raises :class:`~.records.Malformed`. Items that the file
+    does not describe are missing from the result; of several descriptions the first counts.
     """
     needles = {asin.encode("ascii") for asin in wanted}
 

@@ -21,13 +21,7 @@ HELP = help_text(
 
 
 def prepare(arguments: Sequence[str]) -> None:
-    """Prepare a data set as the command line asks for it, and print its statistics.
-
-    Raises
-    ------
-    EDTError
-        If arguments or raw files are invalid.
-    """
+    """Prepare the data set that the arguments describe, and print its statistics."""
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError(f"name the pair to prepare first: {', '.join(pair_names())}")
     given = {"pair": arguments[0], **parse_arguments(arguments[1:])}

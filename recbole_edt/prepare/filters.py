@@ -1,4 +1,4 @@
-"""Which reviews stay. All filters keep the order of the rows."""
+"""Filters of the reviews; all keep the order of the rows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from recbole_edt.prepare.settings import PrepareCommand
 
 
 def drop_cross_listed(rows: pd.DataFrame, listed: np.ndarray) -> pd.DataFrame:
-    """Drop items of both domains from both.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As :func:`~.reviews.read_reviews` returns them.
-    listed : np.ndarray
-        int64; numbers of the items that the metadata of both domains lists.
-    """
+    """Drop items that the reviews of both domains, or ``listed`` (int64 numbers), contain."""
     first, second = (rows["item"][rows["domain"] == domain].unique() for domain in (0, 1))
     both = np.union1d(np.intersect1d(first, second), listed)
     return rows[~rows["item"].isin(both)]
@@ -27,15 +19,9 @@ def drop_cross_listed(rows: pd.DataFrame, listed: np.ndarray) -> pd.DataFrame:
 def apply_filters(rows: pd.DataFrame, options: PrepareCommand) -> pd.DataFrame:
     """Apply all filters to ordered rows.
 
-    Repeated rows go first. Then items and users with too few rows leave until nothing changes;
-    then long histories are cut to their last rows, and what that made too rare leaves likewise.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As :func:`~.reviews.in_order` returns them.
-    options : PrepareCommand
-        The filters' settings.
+    Repeated rows are dropped first, then items and users with too few rows until nothing changes.
+    Then long histories are cut to their last rows, and items and users that became too rare by that
+    are dropped as well.
 
     Raises
     ------
@@ -59,18 +45,13 @@ def _core(rows: pd.DataFrame, options: PrepareCommand) -> pd.DataFrame:
     while len(rows) != before and len(rows):
         before = len(rows)
         rows = rows[rows.groupby("item")["item"].transform("size") >= options.min_item_rows]
-        rows = rows[_of_users_kept(rows, options)]
+        by_user = rows["domain"].groupby(rows["user"])
+        total, second = (by_user.transform(how).to_numpy(np.int64) for how in ("size", "sum"))
+        counts = np.stack([total - second, second])  # [2, n_rows]: rows of the user by domain
+        enough = counts >= options.min_rows_per_domain
+        if options.users == "both":
+            enough &= counts > 0
+        else:
+            enough |= counts == 0
+        rows = rows[enough.all(axis=0) & (total >= options.min_user_rows)]
     return rows
-
-
-def _of_users_kept(rows: pd.DataFrame, options: PrepareCommand) -> np.ndarray:
-    """Mark the rows of users with enough rows: bool [n_rows]."""
-    by_user = rows["domain"].groupby(rows["user"])
-    total, second = (by_user.transform(how).to_numpy(np.int64) for how in ("size", "sum"))
-    counts = np.stack([total - second, second])  # [2, n_rows]: rows of the user in each domain
-    enough = counts >= options.min_rows_per_domain
-    if options.users == "both":
-        enough &= counts > 0
-    else:
-        enough |= counts == 0
-    return enough.all(axis=0) & (total >= options.min_user_rows)

@@ -39,7 +39,7 @@ _BY = re.compile(r"\s*\n\s*by\s+")
 
 
 class Malformed(ValueError):
-    """A line that is no record."""
+    """A line that cannot be parsed."""
 
 
 class Item(NamedTuple):
@@ -57,51 +57,34 @@ class Item(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a plain or gzipped file with a progress bar; memory stays small.
-
-    Raises
-    ------
-    DataError
-        If the file is a damaged gzip file.
-    """
-    with path.open("rb") as raw:
+    """Yield the lines of a plain or gzipped file with a progress bar; memory stays small."""
+    bar = tqdm(
+        desc=f"read {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, disable=None
+    )
+    with path.open("rb") as raw, bar:
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
         stream: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw
-        size = path.stat().st_size
-        with tqdm(
-            desc=f"read {path.name}", total=size, unit="B", unit_scale=True, disable=None
-        ) as bar:
-            try:
-                for number, line in enumerate(stream):
-                    if number % 4096 == 0:
-                        bar.update(raw.tell() - bar.n)
-                    if not line.isspace():
-                        yield line
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise DataError(f"{path} is a damaged gzip file: {error}") from error
+        try:
+            for number, line in enumerate(stream):
+                if number % 4096 == 0:
+                    bar.update(raw.tell() - bar.n)
+                if not line.isspace():
+                    yield line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path} is a damaged gzip file: {error}") from error
 
 
 def parse_lines(path: Path, parse: Callable[[bytes], T], max_malformed: float) -> Iterator[T]:
-    """Parse the lines of a file, leaving out unreadable ones and reporting how many.
-
-    Parameters
-    ----------
-    path : Path
-        Plain or gzipped.
-    parse : callable
-        Reads a line, or raises :class:`Malformed`.
-    max_malformed : float
-        Share of unreadable lines above which the file is refused.
+    """Yield what ``parse`` makes of the lines; those that raise :class:`Malformed` are left out.
 
     Raises
     ------
     DataError
-        If the file is empty or damaged, or more lines than that are unreadable.
+        If the file is empty or damaged, or more than ``max_malformed`` of its lines are unreadable.
     """
     n_lines = n_malformed = 0
     first = ""
-    for line in read_lines(path):
-        n_lines += 1
+    for n_lines, line in enumerate(read_lines(path), start=1):
         try:
             value = parse(line)
         except Malformed as error:
@@ -148,10 +131,7 @@ def number_to_asin(number: int) -> str:
 
 
 def named_asins(line: bytes) -> list[bytes]:
-    """ASINs that a metadata line may describe, found without parsing it.
-
-    Usually one; a text that looks like the field gives one more.
-    """
+    """ASINs that a metadata line may describe; it is not parsed, so a text can look like one."""
     return _ASIN_FIELD.findall(line)
 
 
@@ -177,15 +157,11 @@ def parse_literal(line: bytes) -> dict[str, Any]:
     return record
 
 
-METADATA: dict[str, Callable[[bytes], dict[str, Any]]] = {
-    "json": parse_json,
-    "python": parse_literal,
-}
-"""Readers of a metadata line, by how an edition writes it."""
+METADATA = {"json": parse_json, "python": parse_literal}  # by how an edition writes its lines
 
 
 def read_item(record: dict[str, Any], root: str, description_length: int) -> Item:
-    """Make clean attributes of a metadata record.
+    """Make clean attributes of a metadata record, or raise :class:`Malformed`.
 
     Parameters
     ----------
@@ -197,80 +173,54 @@ def read_item(record: dict[str, Any], root: str, description_length: int) -> Ite
         Category of the domain; paths that start with it come first.
     description_length : int
         Longest description, in characters.
-
-    Raises
-    ------
-    Malformed
-        If the record has no ASIN.
     """
     asin = record.get("asin")
     if not isinstance(asin, str) or not _ASIN.fullmatch(asin):
         raise Malformed("no asin")
+    title = _text(record.get("title"))
     return Item(
         asin=asin,
-        title=_title(record.get("title")),
-        brand=_brand(record.get("brand")),
+        # in 2018 some titles are the script of a page, some brands start with a line "by"
+        title=shorten(clean("" if "getTime()" in title else title), LONGEST_TITLE),
+        brand=shorten(clean(_BY.sub("", _text(record.get("brand")), count=1)), LONGEST_BRAND),
         price=_price(record.get("price")),
         categories=_categories(record, root),
-        description=shorten(clean(_joined(record.get("description"))), description_length),
+        description=shorten(clean(_text(record.get("description"))), description_length),
     )
 
 
-def clean(value: object) -> str:
+def clean(value: str) -> str:
     """One line of plain text: no entities, tags, control characters or double quotes.
 
-    A double quote becomes two single ones, since RecBole's own reader gives it a meaning.
+    A double quote becomes two single ones, since RecBole's own reader interprets it.
     """
-    if not isinstance(value, str):
-        return ""
     for _ in range(3):  # entities are often escaped twice
-        plain = html.unescape(value)
-        if plain == value:
-            break
-        value = plain
-    if "<" in value:
-        value = _TAG.sub(" ", _SCRIPT.sub(" ", value))
+        value = html.unescape(value)
+    value = _TAG.sub(" ", _SCRIPT.sub(" ", value))
     return " ".join(_INVISIBLE.sub("", value).replace('"', "''").split())
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut a text behind its last whole word within ``length`` characters."""
+    """Cut a text after its last whole word within ``length`` characters."""
     if len(text) <= length:
         return text
-    head = text[: length + 1]
-    words = head.rpartition(" ")[0]
-    return (words or head[:length]).rstrip()
+    words = text[: length + 1].rpartition(" ")[0]
+    return (words or text[:length]).rstrip()
 
 
-def _joined(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(part for part in value if isinstance(part, str))
-    return value if isinstance(value, str) else ""
-
-
-def _title(value: object) -> str:
-    """A title; empty where an item of 2018 has the script of a page instead."""
-    if isinstance(value, str) and "getTime()" in value:
-        return ""
-    return shorten(clean(value), LONGEST_TITLE)
-
-
-def _brand(value: object) -> str:
-    """A brand, without the line "by" that precedes some of 2018."""
-    if isinstance(value, str):
-        value = _BY.sub("", value, count=1)
-    return shorten(clean(value), LONGEST_BRAND)
+def _text(value: object) -> str:
+    """Join the texts of a list; anything else that is no text counts as empty."""
+    parts = value if isinstance(value, list) else [value]
+    return " ".join(part for part in parts if isinstance(part, str))
 
 
 def _price(value: object) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        price = float(value)
-    else:
-        found = _PRICE.fullmatch(value.strip()) if isinstance(value, str) else None
-        if found is None:
-            return None
-        price = float(found[1].replace(",", "") + (found[2] or ""))
-    return price if 0 < price < 1e7 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, str):
+        found = _PRICE.fullmatch(value.strip())
+        value = found[1].replace(",", "") + (found[2] or "") if found else 0
+    return float(value) if 0 < float(value) < 1e7 else None
 
 
 def _categories(record: dict[str, Any], root: str) -> str:
@@ -279,7 +229,7 @@ def _categories(record: dict[str, Any], root: str) -> str:
     if not isinstance(value, list):
         return ""
     paths = value if all(isinstance(path, list) for path in value) else [value]
-    cleaned = [[clean(label).replace("|", "/") for label in path] for path in paths]
+    cleaned = [[clean(_text(label)).replace("|", "/") for label in path] for path in paths]
     cleaned.sort(key=lambda path: _letters(path[0] if path else "") != _letters(root))
     labels = dict.fromkeys(
         label for path in cleaned for label in path if 0 < len(label) <= LONGEST_LABEL

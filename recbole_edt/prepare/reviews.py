@@ -16,49 +16,25 @@ from recbole_edt.prepare.records import asin_to_number, parse_lines, parse_revie
 def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
     """Read the review files of domain A and domain B.
 
-    Users are kept as 64-bit hashes (with 10 million users the chance that any two share one is
-    below one in 300,000), items as numbers.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        The two files.
-    max_malformed : float
-        Share of unreadable lines above which a file is refused.
-
     Returns
     -------
     DataFrame
-        One row per review: ``user`` (uint64, hash), ``item`` (int64, see
-        :func:`~.records.asin_to_number`), ``time`` (int64, Unix seconds), ``domain`` (int8, 0 or 1:
-        the file of the row).
-
-    Raises
-    ------
-    DataError
-        If a file is empty, damaged, or has too many unreadable lines.
+        One row per review: ``user`` (uint64, a hash; with 10 million users the chance that any two
+        share one is below one in 300,000), ``item`` (int64, see :func:`~.records.asin_to_number`),
+        ``time`` (int64, Unix seconds), ``domain`` (int8, 0 or 1).
     """
-    return pd.concat(
-        [_read_file(path, max_malformed, domain) for domain, path in enumerate(paths)],
-        ignore_index=True,
-    )
-
-
-def _read_file(path: Path, max_malformed: float, domain: int) -> pd.DataFrame:
-    users, items, times = array("Q"), array("q"), array("q")
-    for user, asin, time in parse_lines(path, parse_review, max_malformed):
-        digest = hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        users.append(int.from_bytes(digest, "little"))
-        items.append(asin_to_number(asin))
-        times.append(time)
-    return pd.DataFrame(
-        {
-            "user": np.frombuffer(users, dtype=np.uint64),
-            "item": np.frombuffer(items, dtype=np.int64),
-            "time": np.frombuffer(times, dtype=np.int64),
-            "domain": np.int8(domain),
-        }
-    )
+    parts = []
+    for domain, path in enumerate(paths):
+        users, items, times = array("Q"), array("q"), array("q")
+        for user, asin, time in parse_lines(path, parse_review, max_malformed):
+            digest = hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            users.append(int.from_bytes(digest, "little"))
+            items.append(asin_to_number(asin))
+            times.append(time)
+        columns = {"user": users, "item": items, "time": times}
+        part = pd.DataFrame({name: np.asarray(values) for name, values in columns.items()})
+        parts.append(part.assign(domain=np.int8(domain)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:

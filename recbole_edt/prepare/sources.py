@@ -1,4 +1,4 @@
-"""Where the raw files of two domains lie: pairs, editions and addresses."""
+"""Locations of the raw files of two domains: pairs, editions and addresses."""
 
 from __future__ import annotations
 
@@ -16,27 +16,13 @@ from recbole_edt.settings import nearest
 
 @dataclass(frozen=True)
 class DomainSource:
-    """Raw files of one domain.
-
-    Attributes
-    ----------
-    domain : str
-        Name of the domain in the atomic files.
-    category : str
-        Amazon's name of it.
-    metadata : str
-        How metadata lines are written: ``json`` or ``python``.
-    base_url : str
-        Address of the folder that holds the files.
-    reviews, items : str
-        Paths of the reviews (JSON lines) and of the metadata below that address.
-    """
+    """Raw files of one domain."""
 
     domain: str
-    category: str
-    metadata: str
+    category: str  # Amazon's name of the domain
+    metadata: str  # how metadata lines are written: json or python
     base_url: str
-    reviews: str
+    reviews: str  # paths below the address
     items: str
 
 
@@ -52,22 +38,7 @@ def pair_names() -> list[str]:
 
 
 def pair_sources(pair: str, edition: int, base_url: str | None = None) -> list[DomainSource]:
-    """Look up where the raw files of domain A and domain B lie.
-
-    Parameters
-    ----------
-    pair : str
-        Such as ``cloth_sport``.
-    edition : int
-        2014 or 2018.
-    base_url : str, optional
-        A mirror to use instead of the edition's own address.
-
-    Raises
-    ------
-    ConfigError
-        If the pair or the edition is unknown.
-    """
+    """Look up the raw files of both domains; ``base_url`` is a mirror to use instead."""
     pairs, editions = _properties()["pairs"], _properties()["editions"]
     if pair not in pairs:
         known = ", ".join(pairs)
@@ -89,13 +60,7 @@ def pair_sources(pair: str, edition: int, base_url: str | None = None) -> list[D
 
 
 def local_file(folder: Path, path: str) -> Path:
-    """Find a raw file in a local folder: by its path or its name, gzipped or not.
-
-    Raises
-    ------
-    ConfigError
-        If the folder or the file does not exist.
-    """
+    """Find a raw file in a local folder: by its path or its name, gzipped or not."""
     if not folder.is_dir():
         raise ConfigError(f"the source folder {folder} does not exist")
     name = Path(path).name

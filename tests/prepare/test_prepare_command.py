@@ -148,7 +148,7 @@ def test_a_failure_at_any_moment_leaves_no_half_data_set(write_raw, monkeypatch)
     for name in (
         "read_reviews",
         "read_catalogue",
-        "write_table",
+        "files.write_table",
         "dataset_statistics",
         "os.rename",
     ):
