@@ -1,27 +1,53 @@
-"""Experiments by name: an experiment is one file that registers itself."""
+"""Experiments by name, and their pages: text, tables and pictures."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from recbole_edt.experiment import pictures
-from recbole_edt.experiment.context import ExperimentContext
-from recbole_edt.experiment.layout import Results, protocol_tables
-from recbole_edt.experiment.pages import Page, grid
+from recbole_edt.experiment.context import ExperimentContext, read_properties
+from recbole_edt.experiment.layout import protocol_tables
 from recbole_edt.experiment.runs import Runs
-from recbole_edt.experiment.tables import Table
+from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.io.files import atomic_write
 
-__all__ = ["OURS", "ExperimentContext", "Page", "Runs", "Table", "grid", "main_columns", "pictures",
-           "register_experiment", "results_page"]  # fmt: skip
+OURS = "LLM-EDT"  # row of the unchanged model
 
-OURS = "LLM-EDT"
-"""The row of the model as it is."""
+
+@dataclass
+class Page:
+    """What an experiment shows: paragraphs in Markdown, tables, and pictures by name."""
+
+    title: str = ""
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: dict[str, Figure] = field(default_factory=dict)
+
+    def write(self, folder: Path, name: str) -> Path:
+        """Write ``<name>.csv``, ``.tex``, pictures (PNG, SVG), and last the page, ``<name>.md``."""
+        lines = [f"# {self.title}", "", *(f"{paragraph}\n" for paragraph in self.text)]
+        for picture, figure in self.pictures.items():
+            for suffix, metadata in (("png", None), ("svg", {"Date": None})):
+                with atomic_write(folder / f"{picture}.{suffix}") as temporary:
+                    figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata)
+            pyplot.close(figure)
+            lines += [f"![{picture}]({picture}.png)", ""]
+        if self.tables:
+            write_tables(folder, name, self.tables)
+        path = folder / f"{name}.md"
+        with atomic_write(path) as temporary:
+            text = "\n".join([*lines, *map(to_markdown, self.tables)])
+            temporary.write_text(text, encoding="utf-8")
+        return path
 
 
 @dataclass(frozen=True)
@@ -33,15 +59,15 @@ class Experiment:
     name : str
         On the command line, and of its files.
     title : str
-        What it shows.
+        Of its page.
     source : str
-        Where the paper has it, such as ``table 1``; empty if nowhere.
+        Its place in the paper, such as ``table 1``; empty without one.
     text : str
         A paragraph above the tables, in Markdown.
     runs : callable
-        (context) -> row -> runs; none for what needs no training.
+        (context) -> row -> runs; none if it needs no training.
     lay_out : callable, optional
-        (context, runs) -> page of those runs that are done; by default :func:`results_page`.
+        (context, runs) -> page of the finished runs; by default :func:`results_page`.
     draw : callable
         (table, columns) -> picture of the first table, if there is no ``lay_out``.
     """
@@ -55,7 +81,7 @@ class Experiment:
     draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars
 
     def page(self, context: ExperimentContext, runs: Runs) -> Page:
-        """Lay out those runs that are done, and what the paper prints."""
+        """Lay out the finished runs, and the paper's figures after the first table."""
         if self.lay_out is not None:
             page = self.lay_out(context, runs)
         else:
@@ -64,12 +90,18 @@ class Experiment:
         page.title = self.title
         if self.text:
             page.text.insert(0, self.text)
-        page.add_paper(self.name, context.dataset)
+        printed = paper_table(self.name, context.dataset)
+        if printed is not None:
+            page.tables.insert(1, printed)
         return page
 
 
 def results_page(
-    name: str, heading: str, results: Results, ours: str | None = None, draw=pictures.bars
+    name: str,
+    heading: str,
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+    ours: str | None = None,
+    draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars,
 ) -> Page:
     """Lay out results files: one table per protocol, and a picture ``name`` of the first.
 
@@ -87,14 +119,28 @@ def main_columns(table: Table) -> list[str]:
     return [c for c in table.columns if c.endswith(f" {metric}") and not c.startswith("overall ")]
 
 
+def paper_table(experiment: str, dataset: str) -> Table | None:
+    """Figures that the paper prints for an experiment; None if it prints none."""
+    printed = read_properties("paper").get(experiment, {}).get(dataset)
+    if printed is None:
+        return None
+    title = f"{experiment}, {dataset}: as printed in the paper"
+    table = Table(title, printed["columns"], ranked=False)
+    for row, values in printed["rows"].items():
+        table.add_row(row, values)
+    table.digits = 6 if table.means().max(axis=None) < 0.01 else 4
+    table.notes.append("Other candidates, other split: compare the order, not the values.")
+    return table
+
+
 EXPERIMENTS: dict[str, Experiment] = {}
 """Registered experiments by name."""
 
 
-def register_experiment(name: str, title: str, source: str = "", **parts) -> None:
+def register_experiment(name: str, title: str, source: str = "", **parts: Any) -> None:
     """Register an experiment; the arguments are those of :class:`Experiment`.
 
-    ``recbole-edt experiment package.module:name`` imports the module of a user's own first.
+    ``recbole-edt experiment package.module:name`` imports the user's module first.
     """
     EXPERIMENTS[name] = Experiment(name, title, source, **parts)
 
@@ -104,10 +150,9 @@ def load_experiments() -> dict[str, Experiment]:
     paper = importlib.import_module("recbole_edt.experiment.paper")
     for module in pkgutil.iter_modules(paper.__path__):
         importlib.import_module(f"{paper.__name__}.{module.name}")
-    return dict(sorted(EXPERIMENTS.items(), key=lambda item: _place(item[1].source)))
 
+    def place(name: str) -> tuple[int, int]:
+        found = re.match(r"(table|figure)s? (\d+)", EXPERIMENTS[name].source)
+        return (("table", "figure").index(found[1]), int(found[2])) if found else (2, 0)
 
-def _place(source: str) -> tuple[int, int]:
-    """Tables before figures before what the paper does not have."""
-    found = re.match(r"(table|figure)s? (\d+)", source)
-    return (("table", "figure").index(found[1]), int(found[2])) if found else (2, 0)
+    return {name: EXPERIMENTS[name] for name in sorted(EXPERIMENTS, key=place)}

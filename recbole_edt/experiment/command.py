@@ -12,11 +12,8 @@ from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.experiment.base import Experiment, load_experiments
-from recbole_edt.experiment.context import ExperimentContext
-from recbole_edt.experiment.execute import check_failures, execute
-from recbole_edt.experiment.pages import write_page
-from recbole_edt.experiment.runs import flatten
-from recbole_edt.experiment.settings import FURTHER_KEYS
+from recbole_edt.experiment.context import FURTHER_KEYS, ExperimentContext
+from recbole_edt.experiment.runs import check_failures, execute, flatten
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import help_text, nearest, parse_arguments, validate
@@ -57,13 +54,7 @@ def experiment(arguments: Sequence[str]) -> None:
 
 
 def find_experiments(name: str) -> dict[str, Experiment]:
-    """Look up ``all``, an experiment, or ``package.module:name`` of the user's own.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such module or experiment.
-    """
+    """Look up ``all``, an experiment, or ``package.module:name`` of the user's own."""
     module, _, name = name.rpartition(":")
     if module:
         sys.path.append(os.getcwd())  # a console script does not look there
@@ -78,26 +69,20 @@ def find_experiments(name: str) -> dict[str, Experiment]:
 
 
 def make(context: ExperimentContext, experiments: dict[str, Experiment]) -> list[Path]:
-    """Do the runs of experiments, shared ones once, and write their pages.
-
-    Returns
-    -------
-    list of Path
-        The pages.
+    """Do the runs of experiments, shared ones once, and write and return their pages.
 
     Raises
     ------
     TrainingError
         If runs failed; the pages show the others.
     """
-    runs = {}
-    for name in tqdm(experiments, desc="data sets", unit="experiment", leave=False):
-        runs[name] = experiments[name].runs(context)
+    names = tqdm(experiments, desc="data sets", unit="experiment", leave=False)
+    runs = {name: experiments[name].runs(context) for name in names}
     wanted = [run for rows in runs.values() for run in flatten(rows)]
     failures = execute(context.store, wanted, context.jobs, f"experiments on {context.dataset}")
     pages = []
     for name in tqdm(experiments, desc="pages", unit="page", leave=False):
         page = experiments[name].page(context, runs[name])
-        pages.append(write_page(page, context.folder / name, name))
+        pages.append(page.write(context.folder / name, name))
     check_failures(failures)
     return pages

@@ -1,4 +1,4 @@
-"""``recbole-edt compare``: models beside each other, the same protocol, one table (table 1)."""
+"""``recbole-edt compare``: models under the same protocol in one table (table 1)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from recbole_edt.experiment import runs as running
+from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.entries import Entry, choose
-from recbole_edt.experiment.execute import execute
 from recbole_edt.experiment.layout import costs_table, protocol_tables
-from recbole_edt.experiment.runs import Run, Runs, flatten, keys_for, refuse_unknown
-from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
@@ -41,38 +40,33 @@ class Comparison(RunsSettings):
             return self.source
         return self.variants.make({})
 
-    def runs(self, augmented: Path) -> Runs:
+    def runs(self, augmented: Path) -> running.Runs:
         """Runs of each row, on the data as given or on their augmented folder."""
         out = {}
         for row, entry in self.entries.items():
-            keys = {**entry.keys, **keys_for(self.run_keys, entry.model, self.dataset)}
+            keys = {**entry.keys, **running.keys_for(self.run_keys, entry.model, self.dataset)}
             if self.budget and entry.model not in plugin_models():
                 keys["time_limit"] = self.budget
-            path = self.source if entry.raw else augmented
-            out[row] = [Run(entry.model, self.dataset, path, seed, keys) for seed in self.seeds]
+            data = (self.dataset, self.source if entry.raw else augmented)
+            out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]
         return out
 
     def check(self) -> None:
-        """Refuse bad models, keys and data before anything starts.
-
-        Raises
-        ------
-        EDTError
-            If they are invalid.
-        """
+        """Refuse bad models, keys and data before anything starts."""
         models = [entry.model for entry in self.entries.values()]
-        refuse_unknown(self.run_keys, models, self.dataset)
-        for run in flatten(self.runs(self.source)):
+        running.refuse_unknown(self.run_keys, models, self.dataset)
+        for run in running.flatten(self.runs(self.source)):
             self.store.name(run)
 
     def tables(self) -> list[Table]:
-        """Do the runs that are not done yet; write one table per protocol, and one of costs."""
-        runs = self.runs(self.augmented())
-        failures = execute(self.store, flatten(runs), self.jobs, f"compare {self.dataset}")
-        results = self.store.results_of(runs)
+        """Do the unfinished runs; write one table per protocol, and one of costs."""
+        rows = self.runs(self.augmented())
+        runs = running.flatten(rows)
+        failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
+        results = self.results(rows)
         tables = protocol_tables(results, self.dataset, "LLMEDT")
         tables.append(costs_table(self.dataset, results))
-        for run in flatten(runs):
+        for run in runs:
             if (reason := failures.get(self.store.name(run))) is not None:
                 tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
         write_tables(self.folder, "compare", tables)
@@ -103,6 +97,5 @@ def compare(arguments: Sequence[str]) -> None:
     check_writable("output_path", comparison.folder / "compare.md")
     with run_lock(comparison.folder):
         tables = comparison.tables()
-    for table in tables:
-        print(to_markdown(table))
+    print("\n".join(map(to_markdown, tables)))
     print(f"written: {comparison.folder}/compare.csv, .md, .tex")

@@ -1,22 +1,110 @@
-"""What experiments work with: a data set and its variants, runs, groups of users."""
+"""Settings of the commands of this room, and what experiments work with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import yaml
+from pydantic import BeforeValidator, ConfigDict
 
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.errors import DataError
 from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.experiment.entries import ENTRIES, find_entry
-from recbole_edt.experiment.pages import grid
-from recbole_edt.experiment.runs import Run, Runs, keys_for, refuse_unknown
-from recbole_edt.experiment.settings import RunsSettings, Seeds
-from recbole_edt.settings import NonNegative
+from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for, refuse_unknown
+from recbole_edt.experiment.variants import Variants
+from recbole_edt.io.paths import find_data_root, properties_dir
+from recbole_edt.settings import Count, Name, NonNegative, Settings
+
+FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"
+"""Last line of the help of commands that train."""
+
+
+@cache
+def read_properties(name: str) -> dict[str, Any]:
+    """Read ``properties/experiment/<name>.yaml``."""
+    path = properties_dir() / "experiment" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def grid(name: str) -> Any:
+    """What experiments vary, by name (``properties/experiment/grids.yaml``)."""
+    return read_properties("grids")[name]
+
+
+def _split_seeds(value: Any) -> tuple[int, ...]:
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    try:
+        seeds = tuple(int(str(part)) for part in parts)
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise ValueError("different whole numbers of at least 0, such as 42,44,46")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_split_seeds)]
+"""Different seeds, given as ``42,44,46`` or as a list."""
+
+
+class ResultsSettings(Settings):
+    """The data set, and the folder of its results."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    dataset: Name
+    """name of the data set"""
+    output_path: Name = "results"
+    """folder that receives the results, in DATASET/"""
+
+    @property
+    def folder(self) -> Path:
+        """``<output_path>/<dataset>``."""
+        return Path(self.output_path).absolute() / self.dataset
+
+
+class RunsSettings(ResultsSettings):
+    """Base of the commands that train; keys that are not declared go to the runs."""
+
+    model_config = ConfigDict(extra="allow")
+
+    data_path: Name | None = None
+    """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
+    jobs: Count | None = None
+    """trainings at a time (default: one per core, one on a GPU)"""
+    report_modes: Any = ["full"]
+    """further protocols to test under"""
+
+    @cached_property
+    def source(self) -> Path:
+        """Folder that holds the data set's folder."""
+        return Path(self.data_path or find_data_root(self.dataset)).absolute()
+
+    @property
+    def run_keys(self) -> dict[str, Any]:
+        """Keys of the runs."""
+        return {"report_modes": self.report_modes, **(self.model_extra or {})}
+
+    @cached_property
+    def store(self) -> RunStore:
+        """Results of the runs."""
+        return RunStore(self.folder / "runs")
+
+    @cached_property
+    def variants(self) -> Variants:
+        """Augmented variants of the data set."""
+        return Variants(self.dataset, self.source, self.folder / "data")
+
+    def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
+        """Results of finished runs, by row."""
+        return {
+            row: [found for run in of_row if (found := self.store.results(run)) is not None]
+            for row, of_row in runs.items()
+        }
 
 
 class ExperimentContext(RunsSettings):
@@ -28,22 +116,11 @@ class ExperimentContext(RunsSettings):
     """seconds after which training of a stage ends; 0: no limit (default: 0; simulated data: 12)"""
 
     def check(self) -> None:
-        """Refuse bad keys and data before anything starts.
-
-        Raises
-        ------
-        EDTError
-            If a key is unknown or the data set is missing.
-        """
+        """Refuse unknown keys and missing data before anything starts."""
         folder = self.source / self.dataset
         if not (folder / f"{self.dataset}.inter").is_file():
             raise DataError(f"there is no data set in {folder}")
         refuse_unknown(self.run_keys, {one.model for one in ENTRIES.values()}, self.dataset)
-
-    @cached_property
-    def _defaults(self) -> dict[str, Any]:
-        simulated = (self.source / self.dataset / "SIMULATED").is_file()
-        return grid("simulated") if simulated else {"seeds": [42, 44, 46], "budget": 0}
 
     def runs(
         self,
@@ -51,7 +128,7 @@ class ExperimentContext(RunsSettings):
         keys: Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
     ) -> list[Run]:
-        """Return the runs of one row.
+        """Return the runs of one row, one per seed.
 
         Parameters
         ----------
@@ -65,16 +142,14 @@ class ExperimentContext(RunsSettings):
         entry = find_entry(row)
         raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
+        simulated = (self.source / self.dataset / "SIMULATED").is_file()
+        defaults: Any = grid("simulated") if simulated else {"seeds": [42, 44, 46], "budget": 0}
         given = keys_for(self.run_keys, entry.model, self.dataset)
         settings = {**entry.keys, **(keys or {}), **given}
-        if budget := self._defaults["budget"] if self.budget is None else self.budget:
+        if budget := defaults["budget"] if self.budget is None else self.budget:
             settings["time_limit"] = budget
-        seeds = self.seeds or self._defaults["seeds"]
+        seeds = self.seeds or defaults["seeds"]
         return [Run(entry.model, self.dataset, data_path, seed, settings) for seed in seeds]
-
-    def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
-        """Results of those runs that are done, by row."""
-        return self.store.results_of(runs)
 
     @cached_property
     def histories(self) -> Histories:
@@ -86,18 +161,14 @@ class ExperimentContext(RunsSettings):
         return self.variants.make({}) / self.dataset / f"{self.dataset}{suffix}"
 
     def grouped(
-        self, runs: Sequence[Run], groups: Mapping[str, np.ndarray], mode: str | None = None
+        self, runs: Sequence[Run], groups: Mapping[str, np.ndarray], mode: str
     ) -> dict[str, list[dict[str, Any]]]:
-        """Report the metrics of groups of users.
+        """Report the metrics of groups of users under one protocol, for each finished run.
 
         Parameters
         ----------
-        runs : sequence of Run
-            Unfinished ones are left out.
         groups : mapping
             Name -> bool [n_users], by user of :attr:`histories`.
-        mode : str, optional
-            Protocol; by default each run's main one.
 
         Returns
         -------
@@ -106,19 +177,18 @@ class ExperimentContext(RunsSettings):
         """
         out: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
         known = self.histories.users.astype(str)
-        for run in runs:
-            results = self.store.results(run)
+        for run, results in ((run, self.store.results(run)) for run in runs):
             if results is None:
                 continue
-            ranks = self.store.ranks(run)
             metrics = [name for name in results["test"]["overall"] if name != "n"]
-            mine = ranks[f"test_{mode or results['protocol']}"].astype(np.int64)
-            place = np.searchsorted(known, ranks["users"].astype(str))
+            found = self.store.ranks(run)
+            ranks, domains = found[f"test_{mode}"].astype(np.int64), found["test_domains"]
+            place = np.searchsorted(known, found["users"].astype(str))
             for name, members in groups.items():
                 inside = members[place]
                 parts = {
-                    domain: summarise(mine[inside & (ranks["test_domains"] == number)], metrics)
+                    domain: summarise(ranks[inside & (domains == number)], metrics)
                     for number, domain in enumerate(self.histories.domains)
                 }
-                out[name].append({"overall": summarise(mine[inside], metrics), "domains": parts})
+                out[name].append({"overall": summarise(ranks[inside], metrics), "domains": parts})
         return out

@@ -11,24 +11,19 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Row -> results files, one per seed."""
 
 
-def short_name(metric: str) -> str:
-    """Name a metric as the paper does: ``hit@10`` -> ``H@10``."""
-    name, at, k = metric.partition("@")
-    return {"hit": "H", "ndcg": "N"}.get(name, name.upper()) + at + k
-
-
 def figures(report: Mapping[str, Any]) -> dict[str, float]:
     """Name the figures of a report as the paper's columns: ``cloth H@10``, ``overall N@10``, ...
 
     The untruncated MRR, which no table of the paper has, stays in the results files.
     """
-    parts = {**report["domains"], "overall": report["overall"]}
-    return {
-        f"{part} {short_name(metric)}": value
-        for part, values in parts.items()
-        for metric, value in values.items()
-        if metric not in ("n", "mrr")
-    }
+    out = {}
+    for part, values in {**report["domains"], "overall": report["overall"]}.items():
+        for metric, value in values.items():
+            name, at, k = metric.partition("@")
+            if metric not in ("n", "mrr"):
+                short = {"hit": "H", "ndcg": "N"}.get(name, name.upper())
+                out[f"{part} {short}{at}{k}"] = value
+    return out
 
 
 def reports_table(title: str, reports: Results, ours: str | None = None) -> Table:
@@ -43,25 +38,13 @@ def reports_table(title: str, reports: Results, ours: str | None = None) -> Tabl
 
 
 def protocol_tables(results: Results, title: str, ours: str | None = None) -> list[Table]:
-    """Make one table per protocol that runs were tested under.
-
-    Parameters
-    ----------
-    results : mapping
-        Row -> results files over seeds.
-    title : str
-        Begins the title of each table.
-    ours : str, optional
-        The row whose lead is tested.
-    """
-    modes = dict.fromkeys(
-        mode for found in results.values() for one in found for mode in one["protocols"]
-    )
+    """Make one table per protocol, whose title begins with ``title``; test the lead of ``ours``."""
+    found = [one for of_row in results.values() for one in of_row]
     tables = []
-    for mode in modes:
+    for mode in dict.fromkeys(mode for one in found for mode in one["protocols"]):
         reports = {
-            row: [one["protocols"][mode]["test"] for one in found if mode in one["protocols"]]
-            for row, found in results.items()
+            row: [one["protocols"][mode]["test"] for one in of_row if mode in one["protocols"]]
+            for row, of_row in results.items()
         }
         tables.append(reports_table(f"{title}, test, {mode}", reports, ours))
     if tables:
@@ -70,50 +53,39 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
 
 
 def describe_runs(results: Results) -> list[str]:
-    """Say in notes which seeds there are, and which runs were cut short."""
+    """Note which seeds there are, and which runs ended by their ``time_limit``."""
     seeds = sorted({one["seed"] for found in results.values() for one in found})
     notes = [f"Means over seeds {', '.join(map(str, seeds))}; ± sample standard deviation."]
     for row, found in results.items():
-        cut = [one for one in found if was_cut(one)]
+        cut = []
+        for one in found:
+            limit = one["params"].get("time_limit")
+            longest = max(stage["train_s"] for stage in one["stages"].values())
+            if limit is not None and longest >= limit:
+                cut.append((limit, str(one["timing"]["epochs"])))
         if cut:
-            limit = max(one["params"]["time_limit"] for one in cut)
-            epochs = ", ".join(str(one["timing"]["epochs"]) for one in cut)
-            notes.append(
-                f"{row}: training ended by its budget of {limit:g} s (after {epochs} epochs)."
-            )
+            limits, epochs = zip(*cut, strict=True)
+            notes.append(f"{row}: training ended by its budget of {max(limits):g} s "
+                         f"(after {', '.join(epochs)} epochs).")  # fmt: skip
         mine = sorted({one["seed"] for one in found})
         if mine and mine != seeds:
             notes.append(f"{row}: seeds {', '.join(map(str, mine))} only.")
     return notes
 
 
-def was_cut(results: Mapping[str, Any]) -> bool:
-    """Tell whether a stage of a run ended by its ``time_limit``."""
-    limit = results["params"].get("time_limit")
-    return limit is not None and any(
-        stage["train_s"] >= limit for stage in results["stages"].values()
-    )
-
-
 def costs_table(dataset: str, results: Results) -> Table:
     """Parameters, training and inference time per model (table 9)."""
-    columns = ["parameters (M)", "trained (M)", "epochs", "s / epoch", "ms / 1,000 users"]
-    table = Table(f"{dataset}, costs", columns, digits=3, ranked=False)
+    measures = {
+        "parameters (M)": lambda one: one["parameters"]["total"] / 1e6,
+        "trained (M)": lambda one: one["parameters"]["trainable"] / 1e6,
+        "epochs": lambda one: one["timing"]["epochs"],
+        "s / epoch": lambda one: one["timing"]["train_s"] / max(one["timing"]["epochs"], 1),
+        "ms / 1,000 users": lambda one: 1e6 * one["timing"]["test_s"] / one["test"]["overall"]["n"],
+    }
+    table = Table(f"{dataset}, costs", list(measures), digits=3, ranked=False)
     table.notes.append("Inference: scoring the test users of the first protocol. Times of runs "
                        "that shared the machine: compare them with care.")  # fmt: skip
     for row, found in results.items():
-        costs = [_costs(one) for one in found]
-        for number, column in enumerate(columns):
-            table.add(row, column, [cost[number] for cost in costs])
+        for column, measure in measures.items():
+            table.add(row, column, [measure(one) for one in found])
     return table
-
-
-def _costs(results: Mapping[str, Any]) -> tuple[float, ...]:
-    parameters, timing = results["parameters"], results["timing"]
-    return (
-        parameters["total"] / 1e6,
-        parameters["trainable"] / 1e6,
-        timing["epochs"],
-        timing["train_s"] / max(timing["epochs"], 1),
-        1e6 * timing["test_s"] / results["test"]["overall"]["n"],
-    )

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from recbole_edt.experiment.tables import Table
 
+# most colour-blind readers can tell them apart; the first two are the domains'
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
-"""Told apart by most colour-blind readers; the first two are the domains'."""
 
 plt.rcParams.update(
     {
@@ -77,13 +77,7 @@ def histogram(shares: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: st
 
 
 def item_map(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw items as points, one panel per moment, one colour per kind (figure 3).
-
-    Parameters
-    ----------
-    panels : mapping
-        Title -> legend -> float [n, 2]; the same projection in all panels.
-    """
+    """Draw items (title of the panel -> legend -> float [n, 2]) as points (figure 3)."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.4), squeeze=False)
     for axis, (title, kinds) in zip(axes[0], panels.items(), strict=True):
         for number, (label, points) in enumerate(kinds.items()):
@@ -94,28 +88,21 @@ def item_map(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def sequence(
-    items: Sequence[tuple[str, int, bool]], target: tuple[str, int], domains: Sequence[str]
-) -> Figure:
-    """Draw one user's sequence from top to bottom (figure 6).
-
-    Parameters
-    ----------
-    items : sequence of (title, domain, inserted)
-        The history.
-    target : (title, domain)
-        What comes next.
-    domains : sequence of str
-        Names of domain 0 and 1.
-    """
-    figure, axis = plt.subplots(figsize=(7.6, 0.9 + 0.3 * (len(items) + 1)))
-    for step, (title, domain, inserted) in enumerate(items):
-        face = "white" if inserted else COLOURS[domain]
-        axis.scatter(0, -step, s=70, facecolor=face, edgecolor=COLOURS[domain], lw=1.6, zorder=2)
-        axis.text(0.25, -step, _short(title), va="center", fontsize=9)
-    last = -len(items)
-    axis.scatter(0, last, s=150, marker="*", color=COLOURS[target[1]], zorder=2)
-    axis.text(0.25, last, f"next: {_short(target[0])}", va="center", fontsize=9, weight="bold")
+def sequence(steps: Sequence[tuple[str, int, bool]], domains: Sequence[str]) -> Figure:
+    """Draw one user's history of (title, domain, inserted) and the next item, the last (fig. 6)."""
+    last = 1 - len(steps)
+    figure, axis = plt.subplots(figsize=(7.6, 0.9 + 0.3 * len(steps)))
+    for step, (title, domain, inserted) in enumerate(steps):
+        text = title if len(title) <= 70 else f"{title[:69]}…"
+        text = text.replace("$", r"\$")  # it would begin a formula
+        colour = COLOURS[domain]
+        if step == -last:
+            axis.scatter(0, last, s=150, marker="*", color=colour, zorder=2)
+            axis.text(0.25, last, f"next: {text}", weight="bold", va="center", fontsize=9)
+        else:
+            face = "white" if inserted else colour
+            axis.scatter(0, -step, s=70, facecolor=face, edgecolor=colour, lw=1.6, zorder=2)
+            axis.text(0.25, -step, text, va="center", fontsize=9)
     axis.plot([0, 0], [0, last], color="#a0aec0", lw=1, zorder=1)
     for colour, name in zip(COLOURS, domains, strict=False):
         axis.scatter([], [], s=70, color=colour, label=name)
@@ -124,9 +111,3 @@ def sequence(
     axis.axis("off")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
-
-
-def _short(title: str, width: int = 70) -> str:
-    """Cut a title; a dollar sign would begin a formula."""
-    text = title if len(title) <= width else title[: width - 1] + "…"
-    return text.replace("$", r"\$")

@@ -6,14 +6,13 @@ import base64
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import markdown
 from jinja2 import Environment, PackageLoader
 
 from recbole_edt.errors import DataError
 from recbole_edt.experiment.base import load_experiments
-from recbole_edt.experiment.settings import ResultsSettings
+from recbole_edt.experiment.context import ResultsSettings
 from recbole_edt.io.files import atomic_write
 from recbole_edt.settings import help_text, parse_arguments, validate
 
@@ -24,14 +23,6 @@ HELP = help_text(
     "a network.",
     ResultsSettings,
 )
-
-
-class Section(NamedTuple):
-    """Part of the report: its anchor, its title, and HTML."""
-
-    name: str
-    heading: str
-    body: str
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -52,14 +43,17 @@ def write_report(folder: Path, dataset: str) -> Path:
     Raises
     ------
     DataError
-        If there is no page.
+        If there is no page, or a picture is missing.
     """
     pages = {"compare": ("Comparison", folder / "compare.md")}
     for name, one in load_experiments().items():
         source = f" ({one.source})" if one.source else ""
         pages[name] = (one.title + source, folder / name / f"{name}.md")
-    found = [(name, title, path) for name, (title, path) in pages.items() if path.is_file()]
-    sections = [Section(name, title, to_html(path)) for name, title, path in found]
+    sections = [
+        {"name": name, "heading": heading, "body": to_html(path)}
+        for name, (heading, path) in pages.items()
+        if path.is_file()
+    ]
     if not sections:
         raise DataError(f"there is nothing to report in {folder}: run an experiment first")
     environment = Environment(loader=PackageLoader("recbole_edt.experiment"), autoescape=True)
@@ -72,21 +66,15 @@ def write_report(folder: Path, dataset: str) -> Path:
 
 def to_html(path: Path) -> str:
     """Turn a page into HTML without its title; its pictures become part of it."""
+
+    def embed(found: re.Match) -> str:
+        picture = path.parent / found[1]
+        if not picture.is_file():
+            raise DataError(f"picture {picture} is missing: run its experiment again")
+        return f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
+
     lines = path.read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.startswith("# "))
     body = markdown.markdown(text, extensions=["tables"])
     body = re.sub(r"<table>.*?</table>", r'<div class="table">\g<0></div>', body, flags=re.DOTALL)
-    return re.sub(r'src="([^"]+)"', lambda found: f'src="{embed(path.parent / found[1])}"', body)
-
-
-def embed(picture: Path) -> str:
-    """Return a picture as a data address.
-
-    Raises
-    ------
-    DataError
-        If it is missing.
-    """
-    if not picture.is_file():
-        raise DataError(f"picture {picture} is missing: make its experiment again")
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    return re.sub(r'src="([^"]+)"', embed, body)

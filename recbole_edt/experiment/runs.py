@@ -1,44 +1,33 @@
-"""Trainings that comparisons and experiments share, and where their results lie."""
+"""Trainings that comparisons and experiments share: their results, and how they are run."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from recbole_edt.config import EDTConfig
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.io.files import file_sha256
 from recbole_edt.settings import nearest
 from recbole_edt.trainer import checkpoint
-from recbole_edt.trainer.checkpoint import run_file
-
-_PARTS = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its test.
-
-    Attributes
-    ----------
-    model : str
-        A model of the plugin or of RecBole.
-    dataset : str
-        Name of the data set.
-    data_path : Path
-        Folder that holds the data set's folder.
-    seed : int
-        Of training.
-    keys : mapping
-        Settings that differ from the property files.
-    """
+    """One training and its test; ``keys`` differ from the property files."""
 
     model: str
     dataset: str
@@ -47,7 +36,7 @@ class Run:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
     def overrides(self) -> dict[str, Any]:
-        """Settings of the run beside its model and data set."""
+        """Settings of the run, without model and data set."""
         return {"seed": self.seed, "data_path": str(self.data_path), **self.keys}
 
 
@@ -61,7 +50,7 @@ def flatten(runs: Mapping[str, Sequence[Run]]) -> list[Run]:
 
 
 class RunStore:
-    """Results of runs in one folder, named by everything that decides them.
+    """Results of runs in one folder, named by model, seed, and a hash of settings and data.
 
     Parameters
     ----------
@@ -77,7 +66,7 @@ class RunStore:
         self._fingerprints: dict[Path, str] = {}
 
     def name(self, run: Run) -> str:
-        """Name of a run's files: model, seed and a hash of its settings and its data.
+        """Name of a run's files.
 
         Raises
         ------
@@ -95,41 +84,32 @@ class RunStore:
         """One of a run's files."""
         return self.folder / f"{self.name(run)}{suffix}"
 
-    def checkpoints(self, run: Run) -> Path:
-        """Folder of the checkpoints of all runs on the same data."""
-        return self.folder / "checkpoints" / self._fingerprint(run)
-
     def checkpoint(self, run: Run) -> Path:
         """Checkpoint of a run's best epoch."""
-        return Path(run_file(self._config(run)))
+        return Path(checkpoint.run_file(self._config(run)))
 
     def _config(self, run: Run) -> EDTConfig:
-        overrides = {**run.overrides(), "checkpoint_dir": str(self.checkpoints(run))}
+        folder = self.folder / "checkpoints" / self._fingerprint(run)
+        overrides = {**run.overrides(), "checkpoint_dir": str(folder)}
         return EDTConfig(run.model, run.dataset, None, overrides)
 
     def _fingerprint(self, run: Run) -> str:
         folder = run.data_path / run.dataset
         if folder not in self._fingerprints:
-            if not (folder / f"{folder.name}.inter").is_file():
+            if not (folder / f"{run.dataset}.inter").is_file():
                 raise DataError(f"there is no data set in {folder}")
-            files = [folder / f"{folder.name}{part}" for part in _PARTS]
+            parts = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
+            files = [folder / f"{run.dataset}{part}" for part in parts]
             content = [[path.name, file_sha256(path)] for path in files if path.is_file()]
             self._fingerprints[folder] = checkpoint.digest(content)
         return self._fingerprints[folder]
 
     def results(self, run: Run) -> dict[str, Any] | None:
-        """Content of a run's results file; None for a run that is not done."""
+        """Content of a run's results file; None for an unfinished run."""
         try:
             return json.loads(self.path(run, ".json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-
-    def results_of(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
-        """Results of those runs that are done, by row."""
-        return {
-            row: [results for run in of_row if (results := self.results(run)) is not None]
-            for row, of_row in runs.items()
-        }
 
     def ranks(self, run: Run) -> dict[str, np.ndarray]:
         """Rank of every user's target, as ``evaluation.report.write_ranks`` has it.
@@ -142,13 +122,15 @@ class RunStore:
         path = self.path(run, ".npz")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                return dict(arrays)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{path} is missing or damaged: delete the run beside it") from error
 
     def command(self, run: Run, threads: int) -> list[str]:
-        """Command line of a run, which goes on where an earlier one was killed."""
+        """Command line of a run, which resumes a killed run."""
         settings = {
+            "model": run.model,
+            "dataset": run.dataset,
             "threads": threads,
             "show_progress": False,
             "state": "ERROR",
@@ -156,20 +138,106 @@ class RunStore:
             "resume": True,
             "result_file": self.path(run, ".json"),
             "ranks_file": self.path(run, ".npz"),
-            "checkpoint_dir": self.checkpoints(run),
+            "checkpoint_dir": self.checkpoint(run).parent,
         }
-        names = [f"--model={run.model}", f"--dataset={run.dataset}"]
         given = [f"--{key}={value}" for key, value in settings.items()]
-        return [sys.executable, "-m", "recbole_edt", "run", *names, *given]
-
-    def clean(self, run: Run) -> None:
-        """Delete what only an unfinished run needs: its last epoch and its first stage."""
-        best = self.checkpoint(run)
-        for part in (".last", ".stage1"):
-            best.with_suffix(f"{part}.pth").unlink(missing_ok=True)
+        return [sys.executable, "-m", "recbole_edt", "run", *given]
 
 
-# -- keys of runs -------------------------------------------------------------------------------
+def execute(
+    store: RunStore, runs: Sequence[Run], jobs: int | None = None, label: str = "runs"
+) -> dict[str, str]:
+    """Do all unfinished runs, each once and ``jobs`` at a time.
+
+    Returns
+    -------
+    dict
+        Name of each failed run -> its last line.
+    """
+    distinct = {store.name(run): run for run in runs}
+    pending = {name: run for name, run in distinct.items() if store.results(run) is None}
+    if not pending:
+        return {}
+    store.folder.mkdir(parents=True, exist_ok=True)
+    if jobs is None:
+        import torch
+
+        # trainings scale better side by side than over cores
+        jobs = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    jobs = min(jobs, len(pending))
+    workers = _Workers(store, max(1, (os.cpu_count() or 1) // jobs))
+    done, failures = len(distinct) - len(pending), {}
+    with (
+        tqdm(total=len(distinct), initial=done, desc=label) as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        futures = {pool.submit(workers.train, run): name for name, run in pending.items()}
+        try:
+            for future in as_completed(futures):
+                name, reason = futures[future], future.result()
+                if reason is not None:
+                    failures[name] = reason
+                else:  # only an unfinished run needs its last epoch and its first stage
+                    best = store.checkpoint(pending[name])
+                    for part in (".last", ".stage1"):
+                        best.with_suffix(f"{part}.pth").unlink(missing_ok=True)
+                bar.update()
+        except BaseException:  # Ctrl-C included: no training outlives its command
+            pool.shutdown(wait=False, cancel_futures=True)
+            workers.stop()
+            raise
+    return failures
+
+
+class _Workers:
+    """Running processes."""
+
+    def __init__(self, store: RunStore, threads: int) -> None:
+        self.store, self.threads = store, threads
+        self.running: set[subprocess.Popen] = set()
+        self.stopped = False
+        self.lock = Lock()
+
+    def train(self, run: Run) -> str | None:
+        """Do a run; return why it failed, or None."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        log = self.store.path(run, ".log")
+        with self.lock, log.open("wb") as output:
+            if self.stopped:
+                return "stopped"
+            # its own session, so that Ctrl-C reaches it once: not from the terminal as well
+            process = subprocess.Popen(
+                self.store.command(run, self.threads), cwd=self.store.folder, env=environment,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+            self.running.add(process)
+        code = process.wait()
+        self.running.discard(process)
+        if code == 0 and self.store.results(run) is not None:
+            return None
+        lines = [line for line in log.read_text("utf-8", "replace").split("\n") if line.strip()]
+        return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+
+    def stop(self) -> None:
+        """End all processes: they save their last epoch, or are killed after 20 seconds."""
+        with self.lock:
+            self.stopped = True
+        running = list(self.running)
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        for process in running:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def check_failures(failures: Mapping[str, str]) -> None:
+    """Raise a TrainingError with the last line of the first failed run."""
+    for name, reason in failures.items():
+        more = f" ({len(failures) - 1} further runs failed)" if len(failures) > 1 else ""
+        raise TrainingError(f"run {name} failed: {reason}{more}")
 
 
 @cache
@@ -184,13 +252,7 @@ def keys_for(given: Mapping[str, Any], model: str, dataset: str) -> dict[str, An
 
 
 def refuse_unknown(given: Iterable[str], models: Iterable[str], dataset: str) -> None:
-    """Refuse settings that no model of a command knows.
-
-    Raises
-    ------
-    ConfigError
-        Naming the first, and the nearest known one.
-    """
+    """Raise a ConfigError for a setting that none of the models knows."""
     known = set().union(*(_known_keys(model, dataset) for model in models))
     for key in given:
         if key.split(".")[0] not in known:

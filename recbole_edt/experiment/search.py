@@ -9,18 +9,12 @@ from typing import Annotated, Any, Literal
 
 import optuna
 import yaml
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna import distributions, samplers
 from pydantic import BeforeValidator
 
 from recbole_edt.errors import ConfigError
-from recbole_edt.experiment.execute import check_failures, execute
-from recbole_edt.experiment.runs import Run, refuse_unknown
-from recbole_edt.experiment.settings import FURTHER_KEYS, RunsSettings
+from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
+from recbole_edt.experiment.runs import Run, check_failures, execute, refuse_unknown
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
@@ -44,17 +38,18 @@ def _read_space(given: Any) -> dict[str, Any]:
     return given
 
 
-def _distribution(values: Any) -> BaseDistribution:
+def _distribution(values: Any) -> distributions.BaseDistribution:
     """Distribution of a range, or of the places in a list of choices."""
     if isinstance(values, list):
         numbers = all(type(value) in (int, float) for value in values)
         if values and numbers and values == sorted(values):  # neighbours are alike
-            return IntDistribution(0, len(values) - 1)
-        return CategoricalDistribution(range(len(values)))
+            return distributions.IntDistribution(0, len(values) - 1)
+        return distributions.CategoricalDistribution(range(len(values)))
     ends = {type(values[end]) for end in ("low", "high")}
     if not ends <= {int, float} or values["low"] >= values["high"]:
         raise ValueError("no range")
-    return (IntDistribution if ends == {int} else FloatDistribution)(**values)
+    whole = ends == {int}
+    return (distributions.IntDistribution if whole else distributions.FloatDistribution)(**values)
 
 
 class Search(RunsSettings):
@@ -71,20 +66,14 @@ class Search(RunsSettings):
     trials: Count = 20
     """of bayes"""
     batch: Count = 4
-    """settings that bayes chooses at a time, knowing the others"""
+    """settings that bayes proposes at a time"""
     metric: Name = "ndcg@10"
     """of validation, overall"""
     seed: Amount = 42
     """of training, and of the sampler"""
 
     def check(self) -> None:
-        """Refuse bad settings before anything starts.
-
-        Raises
-        ------
-        EDTError
-            If they are invalid.
-        """
+        """Refuse bad settings before anything starts."""
         refuse_unknown((*self.space, *self.run_keys), [self.model], self.dataset)
         ranges = [key for key, values in self.space.items() if not isinstance(values, list)]
         if ranges and self.method == "grid":
@@ -116,44 +105,36 @@ class Search(RunsSettings):
         return [None if one is None else one["valid"]["overall"][metric] for one in results]
 
     def tried(self) -> Iterator[Trial]:
-        """Try settings that the sampler chooses, some at a time.
+        """Try settings that the sampler chooses, ``batch`` at a time; a grid's all together.
 
         Its choices depend on the seed and on earlier results alone: the same search repeats them
         and reuses finished runs.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="maximize", sampler=self._sampler())
-        distributions = {key: _distribution(values) for key, values in self.space.items()}
-        asked: list[optuna.Trial] = []
-        values: list[float | None] = []
-        for size in self._batches():
-            # here, not behind the loop: a grid has nothing more to choose then, and raises
-            for trial, value in zip(asked, values, strict=True):
-                failed = optuna.trial.TrialState.FAIL if value is None else None
-                study.tell(trial, value, state=failed)
-            asked = [study.ask(distributions) for _ in range(size)]
-            chosen = [self._values(trial.params) for trial in asked]
-            values = self.measure(chosen)
-            yield from zip(chosen, values, strict=True)
-
-    def _sampler(self) -> optuna.samplers.BaseSampler:
+        sampler: samplers.BaseSampler
         if self.method == "grid":
             places = {key: list(range(len(values))) for key, values in self.space.items()}
-            return optuna.samplers.GridSampler(places, seed=self.seed)
-        return optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=2 * self.batch)
-
-    def _batches(self) -> list[int]:
-        """Numbers of settings that are chosen at a time; those of a grid all at once."""
-        if self.method == "grid":
-            return [math.prod(map(len, self.space.values()))]
-        starts = range(0, self.trials, self.batch)
-        return [min(self.batch, self.trials - start) for start in starts]
-
-    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: self.space[key][value] if isinstance(self.space[key], list) else value
-            for key, value in params.items()
-        }
+            sampler = samplers.GridSampler(places, seed=self.seed)
+            sizes = [math.prod(map(len, places.values()))]
+        else:
+            sampler = samplers.TPESampler(seed=self.seed, n_startup_trials=2 * self.batch)
+            starts = range(0, self.trials, self.batch)
+            sizes = [min(self.batch, self.trials - start) for start in starts]
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        space = {key: _distribution(values) for key, values in self.space.items()}
+        for number, size in enumerate(sizes):
+            asked = [study.ask(space) for _ in range(size)]
+            chosen = [
+                {k: self.space[k][v] if type(self.space[k]) is list else v
+                 for k, v in trial.params.items()}
+                for trial in asked
+            ]  # fmt: skip
+            values = self.measure(chosen)
+            yield from zip(chosen, values, strict=True)
+            if number + 1 < len(sizes):  # a grid has nothing more to choose: telling it raises
+                for trial, value in zip(asked, values, strict=True):
+                    failed = optuna.trial.TrialState.FAIL if value is None else None
+                    study.tell(trial, value, state=failed)
 
     def table(self, tried: Sequence[Trial]) -> Table:
         """Lay out what was tried, best first."""
@@ -162,13 +143,13 @@ class Search(RunsSettings):
         for chosen, value in sorted(tried, key=lambda one: -(one[1] or 0.0)):
             pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
             table.add_row(", ".join(pairs), [value])
-        table.notes.append(f"Seed {self.seed}; the test set played no part.")
+        table.notes.append(f"Seed {self.seed}; the test set is not used.")
         return table
 
 
 HELP = help_text(
     "recbole-edt search --model=M --dataset=D --space=SPACE [--key=value ...]",
-    "Train with many settings and lay out which validate best; the test set plays no part. "
+    "Train with many settings and lay out which validate best; the test set is not used. "
     "Finished runs are not repeated: the same command goes on, and shares its runs with compare "
     "and experiment.",
     Search,

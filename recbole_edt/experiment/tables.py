@@ -18,8 +18,7 @@ from scipy import stats
 
 from recbole_edt.io.files import atomic_write
 
-LEVEL = 0.05
-"""Level of significance (paper, section 4.2)."""
+LEVEL = 0.05  # of significance (paper, section 4.2)
 
 
 class Lead(NamedTuple):
@@ -41,10 +40,6 @@ class Table:
 
     Attributes
     ----------
-    title : str
-        What the table shows.
-    columns : sequence of str
-        Names of the columns, such as ``cloth H@10``.
     cells : dict
         Row -> column -> values over seeds; a missing or empty cell was not measured.
     ours : str, optional
@@ -158,30 +153,23 @@ _LATEX = _Marks("\\textbf{{{}}}", "\\underline{{{}}}", " $\\pm$ ", "$^{*}$", "--
 
 def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
     """Cells as they are read, and a last row of our improvement."""
-    columns = {column: _column(table, column, marks) for column in table.columns}
-    rows = list(table.cells)
-    if any(table.lead(column) for column in table.columns):
-        rows.append("improvement")
-    return pd.DataFrame(columns, index=rows)
-
-
-def _column(table: Table, column: str, marks: _Marks) -> dict[str, str]:
-    order, lead = table.order(column), table.lead(column)
-    means, deviations = table.means()[column], table.deviations()[column]
-    texts = dict.fromkeys([*table.cells, "improvement"], marks.missing)
-    for row in order:
-        text = table.shown(means[row])
-        if table.ranked and len(order) > 1 and row == order[0]:
-            text = marks.best.format(text)
-        elif table.ranked and len(order) > 2 and row == order[1]:
-            text = marks.second.format(text)
-        if row == table.ours and lead and lead.significant:
-            text += marks.star
-        if not math.isnan(deviations[row]):
-            text += f"{marks.plus_minus}{table.shown(deviations[row])}"
-        texts[row] = text
-    if lead and not math.isnan(lead.improvement):
-        texts["improvement"] = marks.percent.format(100 * lead.improvement)
+    means, deviations = table.means(), table.deviations()
+    leads = {column: table.lead(column) for column in table.columns}
+    rows = [*table.cells, *(["improvement"] if any(leads.values()) else [])]
+    texts = pd.DataFrame(marks.missing, index=rows, columns=list(table.columns))
+    for column, lead in leads.items():
+        order = table.order(column)
+        for rank, row in enumerate(order):
+            text = table.shown(means.at[row, column])
+            if table.ranked and rank < min(len(order) - 1, 2):  # neither the last nor the only one
+                text = (marks.best, marks.second)[rank].format(text)
+            if row == table.ours and lead and lead.significant:
+                text += marks.star
+            if not math.isnan(deviations.at[row, column]):
+                text += f"{marks.plus_minus}{table.shown(deviations.at[row, column])}"
+            texts.at[row, column] = text
+        if lead and not math.isnan(lead.improvement):
+            texts.at["improvement", column] = marks.percent.format(100 * lead.improvement)
     return texts
 
 
@@ -198,11 +186,8 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """Lay a table out for LaTeX (booktabs)."""
     frame = _texts(table, _LATEX).rename(index=escape_latex, columns=escape_latex)
-    text = frame.to_latex(
-        escape=False,
-        caption=escape_latex(table.title),
-        column_format="l" + "r" * len(table.columns),
-    )
+    form, caption = "l" + "r" * len(table.columns), escape_latex(table.title)
+    text = frame.to_latex(escape=False, caption=caption, column_format=form)
     text = text.replace("\\begin{table}\n", "\\begin{table}\n\\centering\n")
     return text.replace("\nimprovement &", "\n\\midrule\nimprovement &")
 

@@ -10,22 +10,11 @@ from typing import Any
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import DataError
+from recbole_edt.io import files
 from recbole_edt.io.atomic import load_embeddings
-from recbole_edt.io.files import (
-    INTER_COLUMNS,
-    ITEM_COLUMNS,
-    atomic_write,
-    read_table,
-    value_sha256,
-    write_array,
-    write_table,
-)
 from recbole_edt.settings import validate
 
-
-def is_augmented(folder: Path) -> bool:
-    """Tell whether a data set has been through ``recbole-edt augment``."""
-    return (folder / "augmentation.json").is_file()
+REPORT = "augmentation.json"  # what `recbole-edt augment` writes last
 
 
 class Variants:
@@ -44,10 +33,10 @@ class Variants:
 
     def __init__(self, name: str, source: Path, folder: Path) -> None:
         self.name, self.source, self.folder = name, Path(source), Path(folder)
-        self.augmented_source = is_augmented(self.source / name)
+        self.augmented_source = (self.source / name / REPORT).is_file()
 
     def raw(self) -> Path:
-        """Folder that holds the data set's folder without anything preprocessing added."""
+        """Folder of the data set's folder without inserted rows, generated items and profiles."""
         if not self.augmented_source:
             return self.source
         target = self.folder / "raw"
@@ -56,7 +45,7 @@ class Variants:
         return target
 
     def make(self, changes: Mapping[str, Any]) -> Path:
-        """Return the folder that holds an augmented variant's folder; make it if it is not there.
+        """Return the folder that holds an augmented variant's folder; make it if it is missing.
 
         Parameters
         ----------
@@ -72,23 +61,21 @@ class Variants:
         if self.augmented_source and not changes:
             return self.source
         settings = self.settings(changes)
-        digest = value_sha256(settings.model_dump())[:12]
-        target = self.folder / f"augmented-{digest}"
-        if not is_augmented(target / self.name):
+        target = self.folder / f"augmented-{files.value_sha256(settings.model_dump())[:12]}"
+        if not (target / self.name / REPORT).is_file():
             Pipeline(self.name, self.raw(), target, settings).run()
         return target
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> AugmentSettings:
-        """Settings that the data set's own variant is augmented with, and what changes in them."""
-        folder, changes = self.source / self.name, changes or {}
+        """Settings of the data set's own variant, with changes."""
         base: dict[str, Any] = {}
         if self.augmented_source:
-            base = read_report(folder)["settings"]
-        elif (folder / f"{self.name}.item_emb.npy").is_file():
+            base = self._read_report(self.source)["settings"]
+        elif (self.source / self.name / f"{self.name}.item_emb.npy").is_file():
             base = {"encoder": "file"}
-        if "tau" in changes:  # it and its quantile exclude each other
+        if changes and "tau" in changes:  # it and its quantile exclude each other
             base.pop("tau_quantile", None)
-        return validate(AugmentSettings, {**base, **changes})
+        return validate(AugmentSettings, {**base, **(changes or {})})
 
     def changes(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Leave out of ``wanted`` what the data set's own variant has."""
@@ -96,45 +83,32 @@ class Variants:
         return {key: value for key, value in wanted.items() if getattr(own, key) != value}
 
     def estimate(self, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Estimate what a variant would cost, stage by stage, and ask nothing."""
+        """Estimate what a variant would cost, stage by stage, without a call."""
         settings = self.settings(changes)
         return Pipeline(self.name, self.raw(), self.folder / "estimate", settings).estimate()
 
     def report(self) -> dict[str, Any]:
-        """Return what augmenting the data set's own variant reported (``augmentation.json``)."""
-        return read_report(self.make({}) / self.name)
+        """Return the report of the data set's own augmentation (``augmentation.json``)."""
+        return self._read_report(self.make({}))
 
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """Read what augmenting a data set reported.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or damaged.
-    """
-    path = folder / "augmentation.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is missing or damaged: augment the data again") from error
+    def _read_report(self, folder: Path) -> dict[str, Any]:
+        path = folder / self.name / REPORT
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is missing or damaged: augment the data again") from error
 
 
 def strip_augmentation(source: Path, target: Path) -> None:
-    """Write the raw rows and items of an augmented data set; ``.inter`` comes last.
-
-    Parameters
-    ----------
-    source, target : Path
-        Folders of the data set, of the same name.
-    """
+    """Write the raw rows and items of an augmented data set's folder; ``.inter`` comes last."""
     name = source.name
-    inter, items = read_table(source / f"{name}.inter"), read_table(source / f"{name}.item")
+    inter, items = (files.read_table(source / f"{name}.{kind}") for kind in ("inter", "item"))
     raw_items = (items["generated"] != "1").to_numpy()
     vectors = source / f"{name}.item_emb.npy"
     if vectors.is_file():
-        with atomic_write(target / f"{name}.item_emb.npy") as temporary:
-            write_array(temporary, load_embeddings(vectors, len(items), "item")[raw_items])
-    columns = {c: ITEM_COLUMNS.get(c, "token") for c in items.columns if c != "generated"}
-    write_table(items[raw_items], columns, target / f"{name}.item")
-    write_table(inter[inter["augmented"] != "1"], INTER_COLUMNS, target / f"{name}.inter")
+        with files.atomic_write(target / vectors.name) as temporary:
+            files.write_array(temporary, load_embeddings(vectors, len(items), "item")[raw_items])
+    columns = {c: files.ITEM_COLUMNS.get(c, "token") for c in items.columns if c != "generated"}
+    files.write_table(items[raw_items], columns, target / f"{name}.item")
+    raw = inter[inter["augmented"] != "1"]
+    files.write_table(raw, files.INTER_COLUMNS, target / f"{name}.inter")

@@ -17,10 +17,9 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.evaluation.report import write_ranks
-from recbole_edt.experiment.base import OURS, load_experiments
+from recbole_edt.experiment.base import OURS, load_experiments, paper_table
 from recbole_edt.experiment.command import experiment, make
-from recbole_edt.experiment.context import ExperimentContext
-from recbole_edt.experiment.pages import paper_table, read_properties
+from recbole_edt.experiment.context import ExperimentContext, read_properties
 from recbole_edt.experiment.paper.ablation import ABLATIONS
 from recbole_edt.experiment.paper.groups import length_groups, ratio_groups
 from recbole_edt.experiment.report import report, write_report
@@ -180,7 +179,7 @@ def test_users_by_ratio_and_length(finished, load, data_path, group, bounds) -> 
 def test_groups_report_the_ranks_of_their_users(finished) -> None:
     run = EXPERIMENTS["ratio"].runs(finished)[OURS][0]
     groups = ratio_groups(finished)
-    reports = finished.grouped([run], groups)
+    reports = finished.grouped([run], groups, "uni100")
     ranks = finished.store.ranks(run)
     members = dict(zip(finished.histories.users, groups["r < 0.9"], strict=True))
     inside = np.array([members[user] for user in ranks["users"]])

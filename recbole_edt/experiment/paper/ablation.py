@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from recbole_edt.experiment.base import OURS, ExperimentContext, Runs, register_experiment
+from recbole_edt.experiment.base import OURS, register_experiment
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     OURS: {},
@@ -17,7 +17,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """Row -> what differs from LLM-EDT: its model, its keys, or how its data are augmented."""
 
 
-def ablation_runs(context: ExperimentContext, rows=tuple(ABLATIONS)) -> Runs:
+def ablation_runs(context, rows=tuple(ABLATIONS)):
     """Return the runs of some ablations."""
     return {row: context.runs(**{"row": "LLMEDT", **ABLATIONS[row]}) for row in rows}
 

@@ -5,19 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from recbole_edt.experiment.base import (
-    OURS,
-    ExperimentContext,
-    Page,
-    Runs,
-    Table,
-    main_columns,
-    pictures,
-    register_experiment,
-)
+from recbole_edt.experiment import pictures
+from recbole_edt.experiment.base import OURS, Page, main_columns, register_experiment
+from recbole_edt.experiment.context import ExperimentContext
 from recbole_edt.experiment.layout import reports_table
 from recbole_edt.experiment.paper.ablation import ablation_runs
-from recbole_edt.experiment.runs import Run
+from recbole_edt.experiment.runs import Runs
+from recbole_edt.experiment.tables import Table
 
 Groups = Mapping[str, np.ndarray]
 """Group -> bool [n_users], by user of the context's histories."""
@@ -57,24 +51,17 @@ def groups_page(
     by_mode: dict[str, dict[str, Table]] = {}
     for row, done in context.results(runs).items():
         for mode in done[0]["protocols"] if done else ():
-            table = _group_table(context, row, runs[row], groups, mode)
+            reports = context.grouped(runs[row], groups, mode)
+            table = reports_table(f"{row}: {context.dataset}, test, {mode}", reports)
+            table.ranked = False  # groups of users do not compete
+            users = (f"{name} {of[0]['overall']['n']:,}" for name, of in reports.items() if of)
+            table.notes.append("Users: " + ", ".join(users))
             by_mode.setdefault(mode, {})[row] = table
     page = Page(tables=[table for tables in by_mode.values() for table in tables.values()])
     for tables in list(by_mode.values())[:1]:
         for column in main_columns(page.tables[0]):
             page.pictures[f"{name}_{column.split()[0]}"] = pictures.grouped_bars(tables, column)
     return page
-
-
-def _group_table(
-    context: ExperimentContext, row: str, runs: list[Run], groups: Groups, mode: str
-) -> Table:
-    reports = context.grouped(runs, groups, mode)
-    table = reports_table(f"{row}: {context.dataset}, test, {mode}", reports)
-    table.ranked = False  # groups of users do not compete
-    users = {name: found[0]["overall"]["n"] for name, found in reports.items() if found}
-    table.notes.append("Users: " + ", ".join(f"{name} {n:,}" for name, n in users.items()))
-    return table
 
 
 register_experiment(
