@@ -1,15 +1,14 @@
 """Fast replacements of PyTorch operations, for training in float32 on a CPU.
 
-Some use private operators of PyTorch. Each kernel is checked against plain PyTorch on a small input
-when it is first used, and turns itself off if its operator is missing, changed or wrong. Without
-it, on other devices and in other types the functions here are PyTorch's own.
+The products use private operators of PyTorch. They are checked against plain PyTorch on a small
+input when they are first used, and turned off if an operator is missing, changed or wrong. Without
+them, on other devices and in other types the functions here are PyTorch's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from functools import cache
 from logging import getLogger
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,111 +22,56 @@ _MASK_BITS = {torch.int8: 8, torch.int16: 16}
 """Random bits per entry that a dropout mask compares: 8 where they give the exact rate, such as
 0.5; else 16, and the rate is rounded to a multiple of 1/65536."""
 
+_IMAGES = 16  # with fewer, PyTorch does not use oneDNN on one thread
+
+_allowed = True
+
 
 def rounded_rows(n: int) -> int:
     """Number of rows, at least ``n``, that :func:`product` takes without remainder."""
     return -(-n // _ROWS) * _ROWS
 
 
-# -- the switch -----------------------------------------------------------------------------------
-
-
-class Kernel:
-    """Whether a fast kernel is used: if it is switched on and passes its check.
-
-    ``check`` yields pairs of tensors: what the kernel computes, and PyTorch.
-    """
-
-    allowed = True  # ``fast_kernels`` of the process: False for ``off``
-
-    def __init__(self, name: str, check: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
-        self.name, self.check = name, check
-        self.works: bool | None = None
-
-    def __bool__(self) -> bool:
-        """Check the kernel at the first call; log one line if it fails."""
-        if not Kernel.allowed:
-            return False
-        if self.works is None:
-            problem = self._problem()
-            self.works = not problem
-            if problem:
-                getLogger().warning(f"fast kernel '{self.name}' is off: {problem}")
-        return self.works
-
-    def _problem(self) -> str:
-        self.works = True  # the check itself runs the kernel
-        try:
-            with (
-                torch.random.fork_rng(devices=[]),  # runs draw the same numbers without it
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                torch.autocast("cpu", enabled=False),
-            ):
-                torch.manual_seed(0)
-                for ours, theirs in self.check():
-                    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
-                        return "its results are not PyTorch's own"
-        except Exception as error:  # whatever a missing or changed operator raises
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-        return ""
-
-
 def use_fast_kernels(mode: str | None) -> None:
-    """Switch all kernels of the process: ``auto`` (also None) or ``off``."""
-    Kernel.allowed = mode != "off"
-
-
-def _check_product():
-    left, right, bias = torch.randn(130, 8), torch.randn(5, 8), torch.randn(5)
-    yield product(left, right, bias), F.linear(left, right, bias)
-    yield product(left[:, :5], right.T), left[:, :5] @ right
-
-
-def _check_inner_product():
-    left, right = torch.randn(130, 8), torch.randn(130, 5)
-    yield inner_product(left, right), left.T @ right
-
-
-def _check_dropout():
-    for rate in (0.5, 0.3):
-        mask, scale = _dropout_mask(torch.empty(256, 256), rate)
-        yield mask, (mask > 0.5).float()
-        yield (mask.mean() * scale).round(decimals=1), torch.tensor(1.0)
-
-
-def _check_attention():
-    owner = torch.repeat_interleave(torch.arange(3), torch.tensor([4, 2, 6]))
-    seen = (owner[:, None] == owner).tril()
-    mask = torch.zeros(12, 12).masked_fill(~seen, -torch.inf)
-    qkv = torch.randn(12, 24, requires_grad=True)
-    query, key, value = (x.view(12, 2, -1).transpose(0, 1) for x in qkv.chunk(3, dim=-1))
-    weights = (query @ key.transpose(1, 2) / 2.0 + mask).softmax(-1)
-    theirs = (weights @ value).transpose(0, 1).reshape(12, 8)
-    masks = [torch.stack([mask[:6, :6], mask[6:, 6:]])[:, None]]
-    ours = tiled_attention(qkv, [(2, 6)], masks, n_heads=2)
-    yield ours, theirs
-    above = torch.randn_like(theirs)
-    yield tuple(torch.autograd.grad(x, qkv, above)[0] for x in (ours, theirs))
-
-
-PRODUCT = Kernel("product (oneDNN)", _check_product)
-INNER_PRODUCT = Kernel("inner product (oneDNN)", _check_inner_product)
-DROPOUT = Kernel("dropout mask", _check_dropout)
-ATTENTION = Kernel("tiled attention", _check_attention)
-
-_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-_ATTENTION: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_ATTENTION_BACKWARD: Any = getattr(
-    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
-)
-
-
-def _in_float32(*tensors: Tensor) -> bool:
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    """Switch the fast ways of the process: ``auto`` (also None) or ``off``."""
+    global _allowed
+    _allowed = mode != "off"
 
 
 # -- matrix products ------------------------------------------------------------------------------
+
+
+@cache
+def _products_work() -> bool:
+    """Check the products; log one line if they fail."""
+    problem = "its results are not PyTorch's own"
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),  # runs draw the same numbers without it
+            torch.no_grad(),
+            torch.autocast("cpu", enabled=False),
+        ):
+            torch.manual_seed(0)
+            left, right, bias = torch.randn(128, 8), torch.randn(5, 8), torch.randn(5)
+            pairs = (
+                (_product(left, right, bias), F.linear(left, right, bias)),
+                (_summed_over_rows(left, left[:, :5]), left.T @ left[:, :5]),
+            )
+            if all(torch.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in pairs):
+                return True
+    except Exception as error:  # a missing or changed operator can raise anything
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    getLogger().warning(f"fast products (oneDNN) are off: {problem}")
+    return False
+
+
+def _are_fast(*tensors: Tensor) -> bool:
+    on_cpu = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return on_cpu and _allowed and _products_work()
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -137,11 +81,11 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     makers; oneDNN uses all. Rows of ``left`` should be contiguous, columns of ``right``.
     """
     whole = len(left) // _ROWS * _ROWS
-    if not whole or not (_in_float32(left, right) and PRODUCT):
+    if not whole or not _are_fast(left, right):
         return F.linear(left, right, bias)
     if len(right) < whole:  # the copy is worth it: oneDNN reads columns faster
         right = right.T.contiguous().T
-    out = _LINEAR(left[:whole], right, bias, "none", [], "")
+    out = _product(left[:whole], right, bias)
     if whole == len(left):
         return out
     return torch.cat([out, F.linear(left[whole:], right, bias)])
@@ -150,7 +94,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 def inner_product(left: Tensor, right: Tensor) -> Tensor:
     """Multiply along rows without gradient: ``left [n, k].T @ right [n, m]``, [k, m]."""
     whole = len(left) // _ROWS * _ROWS
-    if not whole or not (_in_float32(left, right) and INNER_PRODUCT):
+    if not whole or not _are_fast(left, right):
         return left.T @ right
     if whole > max(left.shape[1], right.shape[1]):
         out = _summed_over_rows(left[:whole], right[:whole])
@@ -159,9 +103,6 @@ def inner_product(left: Tensor, right: Tensor) -> Tensor:
     else:
         out = product(left[:whole].T.contiguous(), right[:whole].T)
     return out.addmm_(left[whole:].T, right[whole:]) if whole < len(left) else out
-
-
-_IMAGES = 16  # with fewer, PyTorch does not use oneDNN on one thread
 
 
 def _summed_over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -201,7 +142,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Map ``inputs`` [..., k] by a ``weight`` [m, k] and a ``bias`` [m], as ``F.linear`` does."""
-    if not (_in_float32(inputs, weight) and PRODUCT) or torch.is_autocast_enabled("cpu"):
+    if not _are_fast(inputs, weight) or torch.is_autocast_enabled("cpu"):
         return F.linear(inputs, weight, bias)
     rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
     return _Linear.apply(rows, weight, bias).view(*inputs.shape[:-1], len(weight))
@@ -275,7 +216,7 @@ def _dropout_mask(like: Tensor, rate: float) -> tuple[Tensor, float]:
 
 
 def _draws_masks(states: Tensor, rate: float, training: bool) -> bool:
-    return training and 0 < rate < 1 and states.device.type == "cpu" and bool(DROPOUT)
+    return training and 0 < rate < 1 and states.device.type == "cpu" and _allowed
 
 
 def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
@@ -299,62 +240,6 @@ def add_dropout(states: Tensor, added: Tensor, rate: float, training: bool) -> T
 # -- attention ------------------------------------------------------------------------------------
 
 
-def has_tiled_attention(device: torch.device) -> bool:
-    """Whether :func:`tiled_attention` works for tensors of a device."""
-    return device.type == "cpu" and bool(ATTENTION)
-
-
-class _TiledAttention(torch.autograd.Function):
-    """Attention among the steps of each tile, restricted by a mask."""
-
-    @staticmethod
-    def forward(ctx, qkv, tiles, masks, n_heads):
-        out = torch.empty(len(qkv), qkv.shape[1] // 3, dtype=qkv.dtype)
-        normalisers = []
-        for rows, heads, part, mask in _of_tiles(qkv, tiles, masks, n_heads):
-            mixed, normaliser = _ATTENTION(*heads, 0.0, False, attn_mask=mask)
-            out[rows].view(part).copy_(mixed.transpose(1, 2))
-            normalisers.append(normaliser)
-        out[_n_tiled(tiles) :].zero_()
-        ctx.tiles, ctx.masks, ctx.n_heads = tiles, masks, n_heads
-        ctx.save_for_backward(qkv, out, *normalisers)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        qkv, out, *normalisers = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_qkv = torch.empty_like(qkv)
-        of_tiles = zip(
-            _of_tiles(qkv, ctx.tiles, ctx.masks, ctx.n_heads),
-            _of_tiles(grad_qkv, ctx.tiles, ctx.masks, ctx.n_heads),
-            normalisers,
-            strict=True,
-        )
-        for (rows, heads, part, mask), (_, targets, _, _), normaliser in of_tiles:
-            from_above, mixed = (x[rows].view(part).transpose(1, 2) for x in (grad, out))
-            found = _ATTENTION_BACKWARD(
-                from_above, *heads, mixed, normaliser, 0.0, False, attn_mask=mask
-            )
-            for target, value in zip(targets, found, strict=True):
-                target.copy_(value)
-        grad_qkv[_n_tiled(ctx.tiles) :].zero_()
-        return grad_qkv, None, None, None
-
-
-def _n_tiled(tiles: list[tuple[int, int]]) -> int:
-    return sum(n * size for n, size in tiles)
-
-
-def _of_tiles(qkv: Tensor, tiles: list[tuple[int, int]], masks: list[Tensor], n_heads: int):
-    start = 0
-    for (n, size), mask in zip(tiles, masks, strict=True):
-        rows = slice(start, start + n * size)
-        start += n * size
-        heads = qkv[rows].view(n, size, 3, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        yield rows, heads, (n, size, n_heads, -1), mask
-
-
 def tiled_attention(
     qkv: Tensor, tiles: list[tuple[int, int]], masks: list[Tensor], n_heads: int
 ) -> Tensor:
@@ -364,4 +249,12 @@ def tiled_attention(
     ``tiles`` and ``masks`` are of :func:`~recbole_edt.model.packing.tile_sequences` and
     ``tile_masks``. Rows after the last tile are zero.
     """
-    return _TiledAttention.apply(qkv, tiles, masks, n_heads)
+    sizes = [n * size for n, size in tiles]
+    *parts, rest = qkv.split([*sizes, len(qkv) - sum(sizes)])
+    out = []
+    for (n, size), mask, part in zip(tiles, masks, parts, strict=True):
+        heads = part.view(n, size, 3, n_heads, -1)
+        query, key, value = (x.transpose(1, 2) for x in heads.unbind(2))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        out.append(mixed.transpose(1, 2).reshape(n * size, -1))
+    return torch.cat([*out, rest.new_zeros(len(rest), qkv.shape[1] // 3)])

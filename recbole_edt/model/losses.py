@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,21 +69,6 @@ def _filled_up(state: Tensor) -> Tensor:
     return F.pad(state, (0, 0, 0, rounded_rows(len(state)) - len(state)))
 
 
-def _masked_places(owned: Tensor, owners: Tensor, rows: int) -> Iterator[Tensor]:
-    """Yield places of owned negatives in the flattened logits of each block of positions."""
-    n = owned.shape[1]
-    owner, negative = torch.nonzero(owned, as_tuple=True)
-    counts = torch.bincount(owner, minlength=len(owned))
-    of_position = counts[owners]
-    ends = of_position.cumsum(0)
-    position = torch.repeat_interleave(of_position)  # [total], ascending
-    first = (counts.cumsum(0) - counts)[owners[position]]
-    step = torch.arange(len(position), device=owned.device) - (ends - of_position)[position]
-    places = position % rows * n + negative[first + step]
-    stops = [0, *ends[rows - 1 :: rows].tolist(), len(places)]
-    return (places[start:stop] for start, stop in pairwise(stops))
-
-
 class _SoftmaxLoss(torch.autograd.Function):
     """Loss and gradients of the sampled softmax, a block of positions at a time.
 
@@ -103,7 +86,6 @@ class _SoftmaxLoss(torch.autograd.Function):
             grad_others = torch.zeros_like(others.T, dtype=torch.float32).contiguous()
         scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
         highest, whole = torch.empty_like(scores), torch.empty_like(scores)
-        masked = _masked_places(owned, owners, rows)
         for start in range(0, len(states), rows):
             block = slice(start, start + rows)
             state, score, most, sum_of_all = (
@@ -111,8 +93,8 @@ class _SoftmaxLoss(torch.autograd.Function):
             )
             lowered = _filled_up(state).to(dtype)
             logits = product(lowered, others).float()
-            logits.view(-1).index_fill_(0, next(masked), -torch.inf)
             weights = logits[: len(state)]
+            weights.masked_fill_(owned[owners[block]], -torch.inf)
             torch.maximum(weights.amax(1, keepdim=True), score, out=most)
             weights.sub_(most).exp_()  # over their sum: the negatives' probabilities
             torch.add(weights.sum(1, keepdim=True), (score - most).exp_(), out=sum_of_all)

@@ -8,10 +8,14 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-from recbole_edt.model.kernels import has_tiled_attention, rounded_rows, take_rows, take_rows_each
+from recbole_edt.model.kernels import rounded_rows, take_rows, take_rows_each
 
 _TILE = 32  # most steps of a tile of short sequences: attention looks at all pairs of a tile
 _TILE_STEP = 16  # sizes are multiples, so that short sequences fill the space that long ones leave
+
+
+def _has_tiles(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 class Packing:
@@ -40,7 +44,7 @@ class Packing:
         self.shape = valid.shape
         self.real: Tensor | None = None
         self.tiles: list[tuple[int, int]] | None = None
-        if not has_tiled_attention(valid.device):
+        if not _has_tiles(valid.device):
             self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)
             return
         lengths = valid.sum(1)

@@ -121,7 +121,7 @@ def test_products_of_sasrecs_vectors_are_its_own_scores(
 def test_sasrec_is_ranked_the_same_where_attention_is_padded(evaluated, monkeypatch) -> None:
     """As on devices that have no attention over tiles."""
     it = evaluated("SASRec")
-    monkeypatch.setattr(packing, "has_tiled_attention", lambda device: False)
+    monkeypatch.setattr(packing, "_has_tiles", lambda device: False)
     assert it.trainer.ranks(it.loader).tolist() == it.from_scores()[1].tolist()
 
 
