@@ -125,10 +125,11 @@ class Some:
 def measured(arguments: argparse.Namespace) -> None:
     """Read, build, train and evaluate one data set, phase by phase."""
     with phase("import"):
+        import torch
         from recbole.utils import get_model, init_seed
 
         import recbole_edt  # noqa: F401 - makes RecBole run on this stack
-        from recbole_edt.config import EDTConfig, set_threads
+        from recbole_edt.config import EDTConfig
         from recbole_edt.data.dataset import CrossDomainDataset
         from recbole_edt.quick_start import make_loaders, make_rankings
         from recbole_edt.trainer import trainer_class
@@ -143,7 +144,8 @@ def measured(arguments: argparse.Namespace) -> None:
         "eval_batch_size": 1024,
     }
     config = EDTConfig("LLMEDT", folder.name, None, overrides)
-    set_threads(config)
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
     init_seed(config["seed"], True)
     with phase("read"):
         data = CrossDomainDataset(config)

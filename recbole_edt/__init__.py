@@ -5,6 +5,7 @@ One import makes RecBole run on a current stack and lets its own look-ups (``get
 It loads neither torch nor RecBole: their modules are patched when they are imported.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from recbole_edt.compat import patch_recbole
@@ -24,13 +25,8 @@ __all__ = ["register_model", "run_recbole_edt"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public functions when they are asked for."""
-    if name == "run_recbole_edt":
-        from recbole_edt.quick_start import run_recbole_edt
-
-        return run_recbole_edt
-    if name == "register_model":
-        from recbole_edt.registry import register_model
-
-        return register_model
-    raise AttributeError(f"module 'recbole_edt' has no attribute '{name}'")
+    """Import public functions on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'recbole_edt' has no attribute '{name}'")
+    home = "quick_start" if name == "run_recbole_edt" else "registry"
+    return getattr(import_module(f"recbole_edt.{home}"), name)

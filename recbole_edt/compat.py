@@ -2,17 +2,7 @@
 
 First, it runs on a current stack. It was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6;
 with the patches it gives the same results on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3
-and torch up to 2.13:
-
-- numpy 2 dropped old aliases, without which ``Config`` fails: they are set again.
-- pandas 3 copies on write: missing values are filled by assignment instead of in place.
-- pandas 3 changed ``Series.agg(len)``: ``len`` counts row by row in the modules that rely on it.
-- torch 2.6 changed ``torch.load``: RecBole's own reads go through an allow-list.
-- The module ``sine``, which every look-up of a sequential model imports, switches torch's anomaly
-  detection on for the whole process: it is switched back.
-- Data parallelism is not told of a GPU for a model that lies on a CPU.
-- Making a folder that another run has just made is no error.
-- ray 2.6 does not exist for every Python: a stand-in lets ``recbole.quick_start`` be imported.
+and torch up to 2.13.
 
 Second, its look-ups find the plugin. ``get_model``, ``create_dataset`` and ``get_trainer`` look for
 a module or a name, which the import system and the modules then provide. RecBole offers no hook
@@ -28,20 +18,19 @@ import importlib.util
 import os
 import pickle
 import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from enum import Enum
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 from recbole_edt.errors import CheckpointError, DependencyError
 
 __all__ = ["load_checkpoint", "patch_recbole"]
 
-Patch = Callable[[types.ModuleType], contextlib.AbstractContextManager[None]]
-"""Surrounds the execution of a module."""
+_PATCHES: dict[str, Callable[[ModuleType], contextlib.AbstractContextManager[None]]] = {}
 
 
 @functools.cache
@@ -58,142 +47,119 @@ def patch_recbole() -> None:
                 pass
 
 
-# --- numpy and warnings ---------------------------------------------------------------------------
+# --- how modules are patched ----------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _patched_package(module: types.ModuleType) -> Iterator[None]:
-    """``recbole``, which is imported before any of its modules."""
-    _restore_numpy_names()
-    _silence_recbole_deprecations()
-    yield
+class _PatchingFinder(MetaPathFinder):
+    """Finds the modules of ``_PATCHES``, and only them; each is executed inside its patch."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname not in _PATCHES:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found: Any = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None and spec.loader is not None), None)
+        if spec is None and fullname == "recbole":
+            raise DependencyError(
+                "RecBole is not installed: run `pip install --no-deps recbole==1.2.1`"
+            )
+        if spec is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            with _PATCHES[fullname](module):
+                execute(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
 
 
-def _restore_numpy_names() -> None:
-    """Set the aliases without which ``Config`` (``bool8``: ray.tune) fails on numpy 2."""
+def _patches(*names: str) -> Callable[[Callable[[Any], Iterator[None]]], None]:
+    """Register a generator function, which executes modules at its ``yield``."""
+
+    def register(patch: Callable[[Any], Iterator[None]]) -> None:
+        _PATCHES.update(dict.fromkeys(names, contextlib.contextmanager(patch)))
+
+    return register
+
+
+def _wraps(owner: Any, name: str) -> Callable[[Callable], None]:
+    """Replace a function of a class or module by one whose first argument is the original.
+
+    A package that has imported the module's function has it replaced, too.
+    """
+    original = getattr(owner, name)
+
+    def replace(function: Callable) -> None:
+        @functools.wraps(original, updated=())
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        setattr(owner, name, replaced)
+        package = sys.modules.get(owner.__name__.rpartition(".")[0])
+        if vars(package or owner).get(name) is original:
+            setattr(package, name, replaced)
+
+    return replace
+
+
+class _Overlay(ModuleType):
+    """A module as one RecBole module sees it: some names changed, all others unchanged."""
+
+    def __init__(self, module: ModuleType, **changes: Any) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        vars(self).update(changes, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+# --- numpy, warnings, pandas, torch and folders ---------------------------------------------------
+
+
+@_patches("recbole")
+def _patch_package(module: Any) -> Iterator[None]:
+    """Restore names that numpy 2 dropped; hide warnings about RecBole's own lines."""
     import numpy as np
-
-    aliases = {"float_": "float64", "complex_": "complex128", "unicode_": "str_", "bool8": "bool_"}
-    for alias, name in aliases.items():
-        if alias not in vars(np):
-            setattr(np, alias, getattr(np, name))
-
-
-def _silence_recbole_deprecations() -> None:
-    """Hide warnings about lines of RecBole itself, which users cannot change."""
     from pandas.errors import ChainedAssignmentError
 
+    aliases = {"float_": "float64", "complex_": "complex128", "unicode_": "str_", "bool8": "bool_"}
+    for alias, name in aliases.items():  # `Config` reads them, ray.tune `bool8`
+        if alias not in vars(np):
+            setattr(np, alias, getattr(np, name))
     for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
-        # RecBole's only chained assignments are the `fillna` that `_patched_dataset` replaces.
+        # RecBole's only chained assignments are the `fillna` that `_patch_dataset` replaces.
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
     # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making
     # a tensor of it.
     warnings.filterwarnings(
         "ignore", "The given NumPy array is not writable", module=r"recbole\.data\."
     )
-
-
-# --- patching a module when it is imported --------------------------------------------------------
-
-
-class _PatchingFinder(MetaPathFinder):
-    """Finds the modules of ``_PATCHES``, and only them, and has them patched as they load."""
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname not in _PATCHES:
-            return None
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(fullname, path, target)
-                if spec is not None and spec.loader is not None:
-                    spec.loader = _PatchingLoader(spec.loader, _PATCHES[fullname])
-                    return spec
-        if fullname == "recbole":
-            raise DependencyError(
-                "RecBole is not installed: run `pip install --no-deps recbole==1.2.1`"
-            )
-        return None
-
-
-class _PatchingLoader(Loader):
-    """Runs a module inside its patch, then leaves the module's own loader in its place."""
-
-    def __init__(self, loader: Any, patch: Patch) -> None:
-        self._loader = loader
-        self._patch = patch
-
-    def create_module(self, spec: Any) -> Any:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        with self._patch(module):
-            self._loader.exec_module(module)
-
-
-class _Overlay(types.ModuleType):
-    """A module as one RecBole module sees it: some names changed, all others its own."""
-
-    def __init__(self, module: types.ModuleType, **changes: Any) -> None:
-        super().__init__(module.__name__, module.__doc__)
-        self.__dict__.update(changes)
-        self.__dict__["_module"] = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-# --- pandas ---------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _patched_dataset(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.data.dataset.dataset``: missing values and sequence columns under pandas 3."""
     yield
-    vars(module)["pd"] = _Overlay(module.pd, read_csv=_read_atomic)
-    vars(module)["len"] = _row_lengths
-    dataset_class = module.Dataset
-    original = dataset_class._fill_nan
-    types_of_field = module.FeatureType
 
-    @functools.wraps(original)
-    def _fill_nan(self: Any) -> None:
+
+@_patches("recbole.data.dataset.dataset")
+def _patch_dataset(module: Any) -> Iterator[None]:
+    """Fill missing values by assignment: pandas 3 copies on write."""
+    yield
+    vars(module).update(pd=_Overlay(module.pd, read_csv=_read_atomic), len=_row_lengths)
+
+    @_wraps(module.Dataset, "_fill_nan")
+    def _fill_nan(original: Callable, self: Any) -> None:
         for feat in (getattr(self, name) for name in self.feat_name_list):
             for field in feat:
-                if self.field2type[field] == types_of_field.TOKEN:
+                if self.field2type[field] == module.FeatureType.TOKEN:
                     feat[field] = feat[field].fillna(0)
-                elif self.field2type[field] == types_of_field.FLOAT:
+                elif self.field2type[field] == module.FeatureType.FLOAT:
                     feat[field] = feat[field].fillna(feat[field].mean())
         original(self)  # finds only missing sequences left to fill
 
-    dataset_class._fill_nan = _fill_nan
 
-
-@contextlib.contextmanager
-def _patched_row_lengths(module: types.ModuleType) -> Iterator[None]:
+@_patches("recbole.data.dataset.sequential_dataset")
+def _patch_row_lengths(module: Any) -> Iterator[None]:
     yield
     vars(module)["len"] = _row_lengths
-
-
-@contextlib.contextmanager
-def _patched_anomaly_detection(module: types.ModuleType) -> Iterator[None]:
-    """``sine``: torch's anomaly detection stays as the process had it."""
-    import torch
-
-    before = torch.is_anomaly_enabled()
-    already = hasattr(module, "SINE")  # imported before us: what it had is lost, off is usual
-    yield
-    torch.autograd.set_detect_anomaly(before and not already)
-
-
-@contextlib.contextmanager
-def _patched_folders(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.utils.utils``: ``ensure_dir`` bears that somebody else was faster."""
-    yield
-    makedirs = functools.partial(os.makedirs, exist_ok=True)
-    vars(module)["os"] = _Overlay(os, makedirs=makedirs)
 
 
 def _read_atomic(*args: Any, **kwargs: Any) -> Any:
@@ -212,12 +178,29 @@ def _read_atomic(*args: Any, **kwargs: Any) -> Any:
 def _row_lengths(obj: Any) -> Any:
     """``len``, except that a column gives the length of each of its rows.
 
-    ``column.agg(len)`` called ``len`` for each row up to pandas 2; pandas 3 calls it once, with
-    the column.
+    ``column.agg(len)`` calls ``len`` for each row up to pandas 2, and once with the column from 3.
     """
     import pandas as pd
 
     return obj.map(len) if isinstance(obj, pd.Series) else len(obj)
+
+
+@_patches("recbole.model.sequential_recommender.sine")
+def _patch_anomaly_detection(module: Any) -> Iterator[None]:
+    """Undo that ``sine``, which every look-up imports, switches anomaly detection on."""
+    import torch
+
+    before = torch.is_anomaly_enabled()
+    already = hasattr(module, "SINE")  # the earlier setting is unknown; off is torch's default
+    yield
+    torch.autograd.set_detect_anomaly(before and not already)
+
+
+@_patches("recbole.utils.utils")
+def _patch_folders(module: Any) -> Iterator[None]:
+    """Let ``ensure_dir`` tolerate a folder that another process has just created."""
+    yield
+    module.os = _Overlay(os, makedirs=functools.partial(os.makedirs, exist_ok=True))
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -252,38 +235,33 @@ class _CheckpointUnpickler(pickle.Unpickler):
     """An unpickler that knows what RecBole's checkpoints are made of, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        import torch
+        from recbole.model.abstract_recommender import AbstractRecommender
+
         if name in _CHECKPOINT_GLOBALS.get(module, ()):
             return super().find_class(module, name)
         # Only modules of RecBole and of this plugin are imported because a file names them.
         if module in sys.modules or module.startswith(("recbole.", "recbole_edt.")):
-            found = self._admit(super().find_class(module, name))
-            if found is not None:
+            found = super().find_class(module, name)
+            if isinstance(found, torch.dtype):
                 return found
+            if isinstance(found, type):
+                home = found.__module__
+                # a model class itself is a value of `Config`
+                if issubclass(found, AbstractRecommender) or (
+                    issubclass(found, Enum) and home.startswith("recbole.")
+                ):
+                    return found
+                if home.startswith(_SAVED_WHOLE) and not issubclass(found, Enum):
+                    # A pickle may call a class that it names: this gives an empty object.
+                    return type(name, (), {"__new__": lambda cls: object.__new__(found)})
         raise CheckpointError(
             f"The checkpoint is not read: it names {module}.{name}, which RecBole does not save."
         )
 
-    @staticmethod
-    def _admit(found: Any) -> Any:
-        import torch
-        from recbole.model.abstract_recommender import AbstractRecommender
-
-        if isinstance(found, torch.dtype):
-            return found
-        if not isinstance(found, type):
-            return None
-        if issubclass(found, AbstractRecommender):
-            return found  # itself: `Config` keeps its model class as a value
-        if issubclass(found, Enum):
-            return found if found.__module__.startswith("recbole.") else None
-        if not found.__module__.startswith(_SAVED_WHOLE):
-            return None
-        # A pickle may call any class that it names: this one gives an empty object, whatever it is.
-        return type(found.__name__, (), {"__new__": lambda cls: object.__new__(found)})
-
 
 # What `torch.load` takes for the module `pickle`.
-_checkpoint_pickle = types.ModuleType("recbole_checkpoint_pickle")
+_checkpoint_pickle = ModuleType("recbole_checkpoint_pickle")
 vars(_checkpoint_pickle).update(
     Unpickler=_CheckpointUnpickler,
     load=lambda file, **kwargs: _CheckpointUnpickler(file, **kwargs).load(),
@@ -296,7 +274,7 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
     Parameters
     ----------
     path, map_location, **kwargs
-        As for ``torch.load``; with ``weights_only`` or ``pickle_module`` the file is left to it.
+        As for ``torch.load``, which decides alone if ``weights_only`` or ``pickle_module`` is set.
 
     Raises
     ------
@@ -311,61 +289,50 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
     return torch.serialization.load(path, map_location, **kwargs)
 
 
-@contextlib.contextmanager
-def _patched_checkpoint_reader(module: types.ModuleType) -> Iterator[None]:
-    """A RecBole module that reads checkpoints: ``torch.load`` is ours in that module only."""
+@_patches("recbole.model.sequential_recommender.s3rec")
+def _patch_checkpoint_reader(module: Any) -> Iterator[None]:
     yield
-    vars(module)["torch"] = _Overlay(module.torch, load=load_checkpoint)
+    module.torch = _Overlay(module.torch, load=load_checkpoint)
 
 
-@contextlib.contextmanager
-def _patched_trainer(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.trainer.trainer``: reads its own checkpoints, trains in parallel on CPUs too."""
-    with _patched_checkpoint_reader(module):
-        yield
-    original = module.DistributedDataParallel
+@_patches("recbole.trainer.trainer")
+def _patch_trainer(module: Any) -> Iterator[None]:
+    """Read checkpoints; train a model that is on a CPU in several processes, too."""
+    yield
+    module.torch = _Overlay(module.torch, load=load_checkpoint)
 
-    def data_parallel(model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+    @_wraps(module, "DistributedDataParallel")
+    def data_parallel(original: Any, model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
         return original(model, device_ids=device_ids if on_gpu else None, **kwargs)
 
-    vars(module)["DistributedDataParallel"] = data_parallel
 
-
-# --- quick start ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _patched_quick_start(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.quick_start.quick_start``: imports without ray and reads its own checkpoints."""
+@_patches("recbole.quick_start.quick_start")
+def _patch_quick_start(module: Any) -> Iterator[None]:
+    """Import without ray, which does not exist for every Python; read checkpoints."""
     stand_ins = {}
     if "ray" not in sys.modules and importlib.util.find_spec("ray") is None:
-        ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
+        stand_ins = {name: ModuleType(name) for name in ("ray", "ray.tune")}
+        ray, tune = stand_ins.values()
         vars(tune)["report"] = lambda *_, **__: None  # all that RecBole asks of it
         vars(ray)["tune"] = tune
-        stand_ins = {"ray": ray, "ray.tune": tune}
     sys.modules.update(stand_ins)
     try:
         yield
     finally:
         for name in stand_ins:
             del sys.modules[name]
-    load_data_and_model = module.load_data_and_model
 
-    @functools.wraps(load_data_and_model)
-    def reading_checkpoints(*args: Any, **kwargs: Any) -> Any:
+    @_wraps(module, "load_data_and_model")
+    def load_data_and_model(original: Callable, *args: Any, **kwargs: Any) -> Any:
         import torch
 
-        original = torch.load  # the function imports torch in its body
+        load = torch.load  # the function imports torch in its body
         torch.load = load_checkpoint  # type: ignore[assignment]
         try:
-            return load_data_and_model(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
-            torch.load = original
-
-    for place in (module, sys.modules.get("recbole.quick_start")):
-        if hasattr(place, "load_data_and_model"):
-            vars(place)["load_data_and_model"] = reading_checkpoints
+            torch.load = load
 
 
 # --- the plugin's classes -------------------------------------------------------------------------
@@ -377,133 +344,92 @@ class _ModelFinder(MetaPathFinder, Loader):
     """Finds ``recbole.model.sequential_recommender.<name>`` of a model of the plugin."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if not fullname.startswith(_MODELS):
-            return None
-        from recbole_edt.registry import plugin_models
+        if fullname.startswith(_MODELS):
+            from recbole_edt.registry import plugin_models
 
-        if fullname.removeprefix(_MODELS) in map(str.lower, plugin_models()):
-            return ModuleSpec(fullname, self)
+            if fullname.removeprefix(_MODELS) in map(str.lower, plugin_models()):
+                return ModuleSpec(fullname, self)
         return None
 
     def create_module(self, spec: Any) -> None:
         return None
 
-    def exec_module(self, module: types.ModuleType) -> None:
-        from recbole_edt.registry import plugin_models
-
-        _provide(module, lambda name: plugin_models().get(name))
+    def exec_module(self, module: ModuleType) -> None:
+        _provide(module, "")
 
 
-def _provide(module: types.ModuleType, find: Callable[[str], Any]) -> None:
-    """Let a module have names that are looked up when they are asked for."""
+def _provide(module: ModuleType, ending: str) -> None:
+    """Add lazily resolved names ``<Model><ending>`` of the plugin's models to a module."""
 
     def __getattr__(name: str) -> Any:
-        found = None if name.startswith("_") else find(name)
-        if found is None:
+        from recbole_edt.registry import plugin_models
+
+        is_asked = name.endswith(ending) and not name.startswith("_")
+        model = plugin_models().get(name.removesuffix(ending)) if is_asked else None
+        if model is None:
             raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
-        return found
+        if ending == "Dataset":
+            from recbole_edt.data.dataset import CrossDomainDataset
+
+            return CrossDomainDataset
+        if ending == "Trainer":
+            from recbole_edt.trainer import trainer_class
+
+            return trainer_class(model)
+        return model
 
     vars(module)["__getattr__"] = __getattr__
 
 
-def _providing(ending: str, provide: Callable[[type], Any]) -> Patch:
-    """Patch that lets a package have ``<Model><ending>`` for each model of the plugin."""
-
-    def find(name: str) -> Any:
-        from recbole_edt.registry import plugin_models
-
-        model = plugin_models().get(name.removesuffix(ending)) if name.endswith(ending) else None
-        return None if model is None else provide(model)
-
-    @contextlib.contextmanager
-    def patch(module: types.ModuleType) -> Iterator[None]:
-        yield
-        _provide(module, find)
-
-    return patch
-
-
-def _dataset_of(model: type) -> type:
-    from recbole_edt.data.dataset import CrossDomainDataset
-
-    return CrossDomainDataset
-
-
-def _trainer_of(model: type) -> type:
-    from recbole_edt.trainer import trainer_class
-
-    return trainer_class(model)
-
-
-@contextlib.contextmanager
-def _patched_config(module: types.ModuleType) -> Iterator[None]:
-    """``Config``: the plugin's property files, and several processes that a launcher started."""
+@_patches("recbole.data.dataset", "recbole.trainer")
+def _patch_packages(module: Any) -> Iterator[None]:
+    """Let ``create_dataset`` and ``get_trainer`` find what belongs to the plugin's models."""
     yield
-    config_class = module.Config
-    load_internal, init_device = config_class._load_internal_config_dict, config_class._init_device
+    _provide(module, "Trainer" if module.__name__ == "recbole.trainer" else "Dataset")
 
-    def is_ours(config: Any) -> bool:
-        from recbole_edt.config import EDTConfig
-        from recbole_edt.registry import is_plugin_model
 
-        return is_plugin_model(config.model_class) or isinstance(config, EDTConfig)
+def _is_ours(config: Any) -> bool:
+    from recbole_edt.config import EDTConfig
+    from recbole_edt.registry import is_plugin_model
 
-    @functools.wraps(load_internal)
-    def _load_internal_config_dict(self: Any, model: str, model_class: Any, dataset: str) -> None:
-        load_internal(self, model, model_class, dataset)
-        if is_ours(self):
+    return is_plugin_model(config.model_class) or isinstance(config, EDTConfig)
+
+
+@_patches("recbole.config.configurator")
+def _patch_config(module: Any) -> Iterator[None]:
+    """Read the plugin's property files, and join the processes of a launcher."""
+    yield
+
+    @_wraps(module.Config, "_load_internal_config_dict")
+    def _load_internal_config_dict(original: Callable, self: Any, *args: Any) -> None:
+        original(self, *args)
+        if _is_ours(self):
             from recbole_edt.config import lay_properties
 
             lay_properties(self)
 
-    @functools.wraps(init_device)
-    def _init_device(self: Any) -> None:
+    @_wraps(module.Config, "_init_device")
+    def _init_device(original: Callable, self: Any) -> None:
         from recbole_edt import distributed
 
-        if is_ours(self) and distributed.is_launched(self.final_config_dict):
+        if _is_ours(self) and distributed.is_launched(self.final_config_dict):
             distributed.init(self.final_config_dict)
         else:
-            init_device(self)
-
-    config_class._load_internal_config_dict = _load_internal_config_dict
-    config_class._init_device = _init_device
+            original(self)
 
 
-@contextlib.contextmanager
-def _patched_loaders(module: types.ModuleType) -> Iterator[None]:
-    """``recbole.data.utils``: the plugin's loaders for its models, and for its runs of others."""
+@_patches("recbole.data.utils")
+def _patch_loaders(module: Any) -> Iterator[None]:
+    """Give the plugin's models its loaders, and the plugin's runs of others its evaluation."""
     yield
-    original = module.get_dataloader
 
-    @functools.wraps(original)
-    def get_dataloader(config: Any, phase: str) -> Any:
-        from recbole_edt.config import EDTConfig
+    @_wraps(module, "get_dataloader")
+    def get_dataloader(original: Callable, config: Any, phase: str) -> Any:
         from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
         from recbole_edt.registry import is_plugin_model
 
-        if is_plugin_model(config.model_class):
-            return SequenceLoader if phase == "train" else EvaluationLoader
-        if isinstance(config, EDTConfig) and phase != "train":
+        if phase == "train" and is_plugin_model(config.model_class):
+            return SequenceLoader
+        if phase != "train" and _is_ours(config):
             return EvaluationLoader
         return original(config, phase)
-
-    for place in (module, sys.modules.get("recbole.data")):
-        if hasattr(place, "get_dataloader"):
-            vars(place)["get_dataloader"] = get_dataloader
-
-
-_PATCHES: dict[str, Patch] = {
-    "recbole": _patched_package,
-    "recbole.config.configurator": _patched_config,
-    "recbole.data.dataset": _providing("Dataset", _dataset_of),
-    "recbole.data.utils": _patched_loaders,
-    "recbole.trainer": _providing("Trainer", _trainer_of),
-    "recbole.data.dataset.dataset": _patched_dataset,
-    "recbole.data.dataset.kg_dataset": _patched_row_lengths,
-    "recbole.data.dataset.sequential_dataset": _patched_row_lengths,
-    "recbole.model.sequential_recommender.s3rec": _patched_checkpoint_reader,
-    "recbole.model.sequential_recommender.sine": _patched_anomaly_detection,
-    "recbole.trainer.trainer": _patched_trainer,
-    "recbole.quick_start.quick_start": _patched_quick_start,
-    "recbole.utils.utils": _patched_folders,
-}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import Field
-from pydantic.fields import FieldInfo
 from recbole.config import Config
 from recbole.evaluator import register
 from recbole.evaluator.base_metric import TopkMetric
@@ -21,33 +20,11 @@ from recbole_edt.registry import find_model, is_plugin_model, properties_of
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
 
-_NESTED = ("eval_args", "train_neg_sample_args", "load_col")
-"""Keys whose value is a mapping of which single entries can be set."""
-
+# keys that RecBole reads and has no default for
 _WITHOUT_DEFAULT = {
     "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank",
     "encoding", "selected_features", "pooling_mode", "single_spec",
 }  # fmt: skip
-"""Keys that RecBole reads and has no default for."""
-
-
-def preset_file(model: type, preset: str) -> Path:
-    """Property file of a preset of a model.
-
-    Raises
-    ------
-    ConfigError
-        If the model has no such preset; the message names those it has.
-    """
-    name, folder = properties_of(model)[0], properties_dir() / "model"
-    path = folder / f"{name}-{preset}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem.removeprefix(f"{name}-") for file in folder.glob(f"{name}-*.yaml"))
-        raise ConfigError(
-            f"{name} has no preset '{preset}'"
-            + (f" (it has: {', '.join(known)})" if known else " (it has none)")
-        )
-    return path
 
 
 def lay_properties(config: Config) -> None:
@@ -55,15 +32,21 @@ def lay_properties(config: Config) -> None:
 
     They are, each over the one before: ``overall.yaml``, the model's property file, what a subclass
     changes or adds in its ``settings``, the preset, and the file of the dataset. The latter may
-    hold a section ``per_model: {<M>: {...}}`` for single models, of which a preset takes nothing.
+    hold a section ``per_model: {<M>: {...}}`` for single models, which a preset ignores.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no such preset.
     """
     model, internal = config.model_class, config.internal_config_dict
     preset = config.external_config_dict.get("preset")
     root, (name, owner) = properties_dir(), properties_of(model)
 
-    def lay(file: Path) -> None:
+    def lay(file: Path) -> bool:
         if file.is_file():
             config._update_internal_config_dict(str(file))
+        return file.is_file()
 
     lay(root / "overall.yaml")
     inherited, own = defaults(owner), defaults(model)
@@ -72,8 +55,10 @@ def lay_properties(config: Config) -> None:
         internal["train_neg_sample_args"] = None  # the plugin's loaders draw the negatives
     lay(root / "model" / f"{name}.yaml")
     internal.update({k: v for k, v in own.items() if k not in inherited or inherited[k] != v})
-    if preset:
-        lay(preset_file(model, preset))
+    if preset and not lay(root / "model" / f"{name}-{preset}.yaml"):
+        files = (root / "model").glob(f"{name}-*.yaml")
+        known = ", ".join(sorted(file.stem.removeprefix(f"{name}-") for file in files))
+        raise ConfigError(f"{name} has no preset '{preset}' (it has: {known or 'none'})")
     lay(root / "dataset" / f"{config.dataset}.yaml")
     per_model = internal.pop("per_model", None) or {}
     if not preset:
@@ -82,16 +67,11 @@ def lay_properties(config: Config) -> None:
     internal["data_path"] = find_data_root(config.dataset)
 
 
-def settings_of(model: Any) -> dict[str, FieldInfo]:
-    """Key -> field of a model's settings; RecBole's models have none."""
-    return model.settings.model_fields if is_plugin_model(model) else {}
-
-
-def defaults(model: type) -> dict[str, Any]:
-    """Key -> default of a model's settings, without the keys that have none."""
+def defaults(model: Any) -> dict[str, Any]:
+    """Key -> default of a model's settings; RecBole's models have none."""
     return {
         key: field.get_default(call_default_factory=True, validated_data={})
-        for key, field in settings_of(model).items()
+        for key, field in (model.settings.model_fields if is_plugin_model(model) else {}).items()
         if not field.is_required()
     }
 
@@ -99,17 +79,8 @@ def defaults(model: type) -> dict[str, Any]:
 class EDTConfig(Config):
     """RecBole's configuration for a run of this plugin, for its own models and the built-in ones.
 
-    Reads nothing from the process' command line: pass overrides explicitly. Unknown models and
-    keys are refused with the nearest known name.
-
-    Parameters
-    ----------
-    model, dataset : str
-        Names, as in RecBole.
-    config_file_list : list of str, optional
-        Further YAML files.
-    config_dict : dict, optional
-        Overrides; nested keys may be dotted (``eval_args.mode``).
+    The arguments are those of RecBole's ``Config``; nested keys may be dotted (``eval_args.mode``).
+    Nothing is read from the command line of the process.
 
     Raises
     ------
@@ -125,20 +96,27 @@ class EDTConfig(Config):
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
         overrides = nest(config_dict or {})
-        check_files_exist(config_file_list or [])
         with as_config_error("configuration"):
             super().__init__(model, dataset, list(config_file_list or []), overrides)
 
     def _load_config_files(self, file_list):
         merged: dict[str, Any] = {}
         for file in file_list:
-            merged = merge(merged, nest(super()._load_config_files([file])))
+            try:
+                content = yaml.load(Path(file).read_text(encoding="utf-8"), self.yaml_loader)
+            except OSError as error:
+                raise ConfigError(f"configuration file {file} cannot be read") from error
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ConfigError(f"configuration file {file} is not valid YAML") from error
+            if not isinstance(content, dict):
+                raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
+            merged = _merge(merged, nest(content))
         return merged
 
     def _merge_external_config_dict(self):
         self.external_config_dict = {
             key: list(value) if isinstance(value, tuple) and key != "gpu_id" else value
-            for key, value in merge(self.file_config_dict, self.variable_config_dict).items()
+            for key, value in _merge(self.file_config_dict, self.variable_config_dict).items()
         }
 
     def _load_cmd_line(self):
@@ -154,10 +132,15 @@ class EDTConfig(Config):
         return self.model, self.model_class, self.dataset
 
     def known_keys(self) -> set[str]:
-        """Keys that a run of this model can be told."""
-        known = set(self.internal_config_dict) | _WITHOUT_DEFAULT | set(RunSettings.model_fields)
-        known.update(settings_of(self.model_class), *self.parameters.values())
-        return known
+        """Keys that a run of this model accepts."""
+        return set(self.internal_config_dict).union(
+            _WITHOUT_DEFAULT,
+            *(settings.model_fields for settings in self._settings()),
+            *self.parameters.values(),
+        )
+
+    def _settings(self):
+        return RunSettings, getattr(self.model_class, "settings", RunSettings)
 
     def _get_final_config_dict(self):
         given = self.external_config_dict
@@ -165,8 +148,14 @@ class EDTConfig(Config):
         for key in given:
             if key not in known:
                 raise ConfigError(f"unknown key '{key}'{nearest(str(key), known)}")
-        final = merge(self.internal_config_dict, given)
-        check_settings(self.model_class, final, self.internal_config_dict)
+        final = _merge(self.internal_config_dict, given)
+        declared: set[str] = set()
+        for settings in self._settings():
+            declared |= set(settings.model_fields)
+            validate(settings, {key: final[key] for key in settings.model_fields if key in final})
+        for key, default in self.internal_config_dict.items():
+            if key not in declared:
+                check_value(_type_of(default), key, final[key])
         if isinstance(final["report_modes"], str):
             final["report_modes"] = [final["report_modes"]]
         if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
@@ -186,71 +175,23 @@ class EDTConfig(Config):
         super()._init_device()
 
 
-def check_settings(model: Any, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse values of keys that no run can use.
-
-    Parameters
-    ----------
-    model : type
-        The model's class; its ``settings``, where it has some, check its own keys.
-    values : mapping
-        All keys of the run.
-    known : mapping
-        Their defaults: a key that no settings declare is of its default's type, and not negative
-        unless the default is.
-
-    Raises
-    ------
-    ConfigError
-        Naming the key, what it must be and what it is.
-    """
-    declared: set[str] = set()
-    for settings in (RunSettings, *([model.settings] if is_plugin_model(model) else [])):
-        declared |= set(settings.model_fields)
-        validate(settings, {key: values[key] for key in settings.model_fields if key in values})
-    for key, default in known.items():
-        kind = _kind_of(default)
-        if key not in declared and kind is not None:
-            check_value(kind, key, values[key])
-
-
-def _kind_of(default: Any) -> Any:
-    """Type of the values that can stand for a default, or None if it does not say."""
+def _type_of(default: Any) -> Any:
+    """Type of a key that no settings declare: as its default, and as much above zero."""
     if isinstance(default, (bool, str)):
         return type(default)
     if isinstance(default, int):
         return Amount if default >= 0 else int
     if isinstance(default, float) and math.isfinite(default):
         return NonNegative if default >= 0 else Annotated[float, Field(allow_inf_nan=False)]
-    return None
+    return Any
 
 
-def check_files_exist(files: Iterable[str]) -> None:
-    """Refuse configuration files that are missing or are no YAML mapping."""
-    for file in files:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"configuration file {file} cannot be read") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration file {file} is not valid YAML") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others; of nested ones only the named parts change."""
     out = dict(below)
     for key, value in above.items():
-        if key in _NESTED and isinstance(value, dict) and isinstance(out.get(key), dict):
+        is_nested = key in ("eval_args", "train_neg_sample_args", "load_col")
+        if is_nested and isinstance(value, dict) and isinstance(out.get(key), dict):
             value = {**out[key], **value}
         out[key] = value
     return out
-
-
-def set_threads(config: Config) -> None:
-    """Apply the configured number of compute threads (``threads``; empty = the machine's)."""
-    if config["threads"]:
-        import torch
-
-        torch.set_num_threads(int(config["threads"]))

@@ -1,4 +1,4 @@
-"""The plugin's own exceptions: one clear sentence each, which the command line exits with."""
+"""The plugin's own exceptions: one clear sentence each, which the command line prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConfigError(EDTError):
 
 
 class DataError(EDTError):
-    """Atomic files or embeddings that do not keep the data contract."""
+    """Atomic files or embeddings that violate the data contract."""
 
 
 class ProtocolError(EDTError):
@@ -31,7 +31,7 @@ class TrainingError(EDTError):
 
 
 class DependencyError(EDTError, ImportError):
-    """A package that is needed for what was asked is not installed."""
+    """A package that is needed is not installed."""
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import recbole.data
+import torch
 from recbole.data.utils import create_samplers
 from recbole.utils import get_trainer, init_seed
 
 from recbole_edt import distributed
-from recbole_edt.config import EDTConfig, set_threads
+from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
@@ -75,15 +76,19 @@ def run_recbole_edt(
     """
     config = EDTConfig(model, dataset, config_file_list, config_dict)
     with distributed.process_group():
-        return run_configured(config, saved)
+        return _run(config, saved)
 
 
-def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
-    """Run what a configuration asks for, as :func:`run_recbole_edt` does."""
+def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     start = perf_counter()
     model, dataset = config["model"], config["dataset"]
-    set_threads(config)
-    check_outputs(config, saved)
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    for key in ("result_file", "ranks_file"):
+        if config[key]:
+            check_writable(key, config[key])
+    if saved:
+        check_writable("checkpoint_dir", Path(config["checkpoint_dir"]) / "checkpoint.pth")
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"dataset {dataset}"):
         data = CrossDomainDataset(config)
@@ -96,11 +101,10 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
     trainer_type.check(config, network, data)
     rankings = make_rankings(config, data)
 
-    open_log(config)  # from here on the run writes: all that can be refused has been
-    logger = getLogger()
+    open_log(config)  # all checks are done; files are written from here on
     for part in (sys.argv, config, network):
-        logger.info(part, extra=FILE_ONLY)
-    logger.info(describe(data))
+        getLogger().info(part, extra=FILE_ONLY)
+    getLogger().info(describe(data))
     trainer = trainer_type(config, network)
     trainer.rankings = rankings
     show_progress = config["show_progress"] and sys.stderr.isatty()
@@ -108,11 +112,15 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
     if saved:
         trainer.load_best()
 
-    results, ranks = report(config, data, trainer, valid_data, test_data)
+    results, ranks = report(config, trainer, valid_data, test_data)
     results["timing"]["total_s"] = round(perf_counter() - start, 2)
     if distributed.rank():
         return results
-    print_results(results, data)
+    for mode, part in results["protocols"].items():
+        print(table(part["test"], f"{model} test, {mode}"), end="\n\n", flush=True)
+    note = Path(data.dataset_path) / "SIMULATED"
+    if note.is_file():
+        print(note.read_text(encoding="utf-8").strip(), flush=True)
     if config["result_file"]:
         write_json(config["result_file"], results)
     if config["ranks_file"]:
@@ -123,15 +131,6 @@ def run_configured(config: EDTConfig, saved: bool = True) -> dict[str, Any]:
 def make_model(config: EDTConfig, dataset: CrossDomainDataset):
     """Make the untrained model of a configuration, on its device."""
     return config.model_class(config, dataset).to(config["device"])
-
-
-def check_outputs(config, saved: bool) -> None:
-    """Refuse places that a run could not write to, before it spends any time."""
-    for key in ("result_file", "ranks_file"):
-        if config[key]:
-            check_writable(key, config[key])
-    if saved:
-        check_writable("checkpoint_dir", Path(config["checkpoint_dir"]) / "checkpoint.pth")
 
 
 def make_loaders(config, dataset: CrossDomainDataset):
@@ -153,7 +152,7 @@ def reported_modes(config) -> list[str]:
 
 
 def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ranking]:
-    """Draw the candidates of every protocol of the run, so that too few items show at once."""
+    """Draw the candidates of every protocol of the run; too few items are an error."""
     modes = dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)])
     return {
         (phase, mode): Ranking(data, phase, mode, config["device"])
@@ -163,7 +162,7 @@ def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ran
 
 
 def describe_targets(data: CrossDomainDataset) -> dict[str, np.ndarray]:
-    """Return whose targets the ranks belong to, and their domains, in the order of the ranks."""
+    """Return the users of the ranks and the domains of their targets, in the ranks' order."""
     split, items = data.split, data.sequences.items
     return {
         "users": data.id2token(data.uid_field, split.users).astype(str),
@@ -172,9 +171,7 @@ def describe_targets(data: CrossDomainDataset) -> dict[str, np.ndarray]:
     }
 
 
-def report(
-    config, data, trainer, valid_data, test_data
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Evaluate validation and test under every wanted protocol.
 
     Returns
@@ -185,18 +182,15 @@ def report(
         ``<phase>_<mode>`` -> int32 [n_eval]; the rank of every target.
     """
     modes = reported_modes(config)
-    protocols: dict[str, Any] = {}
-    ranks = {}
-    test_s = 0.0
+    protocols: dict[str, Any] = {mode: {} for mode in modes}
+    ranks, seconds = {}, {}
     for mode in modes:
-        part = {}
         for phase, loader in (("valid", valid_data), ("test", test_data)):
             start = perf_counter()
             trainer.evaluate(loader, load_best_model=False, mode=mode)
-            test_s = perf_counter() - start if mode == modes[0] else test_s
-            part[phase] = trainer.reports[phase]
+            seconds[phase, mode] = perf_counter() - start
+            protocols[mode][phase] = trainer.reports[phase]
             ranks[f"{phase}_{mode}"] = trainer.last_ranks[phase].astype(np.int32)
-        protocols[mode] = part
     parameters = list(trainer.model.parameters())
     stages = trainer.stages.values()
     results = {
@@ -210,7 +204,7 @@ def report(
             "train_s": round(sum(stage["train_s"] for stage in stages), 2),
             "valid_s": round(sum(stage["valid_s"] for stage in stages), 2),
             "epochs": sum(stage["epochs"] for stage in stages),
-            "test_s": round(test_s, 3),
+            "test_s": round(seconds["test", modes[0]], 3),
         },
         "parameters": {
             "total": sum(p.numel() for p in parameters),
@@ -231,13 +225,3 @@ def describe(data: CrossDomainDataset) -> str:
         f"{len(rows.items) - inserted:,} rows + {inserted:,} augmented; "
         f"{len(data.split.users):,} users are evaluated"
     )
-
-
-def print_results(results: Mapping[str, Any], data: CrossDomainDataset) -> None:
-    """Print one table per protocol, and say where data are simulated."""
-    for mode, part in results["protocols"].items():
-        print(table(part["test"], f"{results['model']} test, {mode}"), flush=True)
-        print()
-    note = Path(data.dataset_path) / "SIMULATED"
-    if note.is_file():
-        print(note.read_text(encoding="utf-8").strip(), flush=True)

@@ -2,9 +2,8 @@
 
 A model is a class with the attributes ``settings`` (its keys, their types and defaults) and
 ``trainer`` (what trains it), both inherited from
-:class:`~recbole_edt.model.base.CrossDomainModel`. The plugin's own stand in modules of
-``recbole_edt.model`` and ``recbole_edt.model.baselines`` that are named like a property file in
-``properties/model``.
+:class:`~recbole_edt.model.base.CrossDomainModel`. The plugin's models are in modules of
+``recbole_edt.model`` and ``recbole_edt.model.baselines`` that are named like a property file.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import properties_dir
 from recbole_edt.settings import nearest
 
-_ROOMS = ("recbole_edt.model", "recbole_edt.model.baselines")
 _registered: dict[str, type] = {}
 
 
@@ -30,16 +28,18 @@ def is_plugin_model(model: Any) -> bool:
 @cache
 def _own_models() -> dict[str, type]:
     files = {file.stem.lower() for file in (properties_dir() / "model").glob("*.yaml")}
-    found: dict[str, type] = {}
-    for room in _ROOMS:
-        for module_info in pkgutil.iter_modules(import_module(room).__path__):
-            if module_info.name in files:
-                module = import_module(f"{room}.{module_info.name}")
-                for name, value in vars(module).items():
-                    own = is_plugin_model(value) and value.__module__ == module.__name__
-                    if own and not name.startswith("_"):
-                        found[name] = value
-    return found
+    modules = [
+        import_module(f"{room}.{module.name}")
+        for room in ("recbole_edt.model", "recbole_edt.model.baselines")
+        for module in pkgutil.iter_modules(import_module(room).__path__)
+        if module.name in files
+    ]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if is_plugin_model(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
 
 
 def plugin_models() -> dict[str, type]:
@@ -48,17 +48,9 @@ def plugin_models() -> dict[str, type]:
 
 
 def register_model(model: type) -> type:
-    """Let a model of another package be found by its name; usable as a decorator.
+    """Let a subclass of :class:`~recbole_edt.model.base.CrossDomainModel` be found by its name.
 
-    Parameters
-    ----------
-    model : type
-        A subclass of :class:`~recbole_edt.model.base.CrossDomainModel` or of a model of the plugin.
-
-    Returns
-    -------
-    type
-        The same class.
+    The class is returned, so that this is usable as a decorator.
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -21,20 +22,15 @@ from recbole_edt.settings import (
     parse_arguments,
 )
 
-_LEVELS = ("debug", "info", "warning", "error", "critical")
-
 
 def _must_be(words: str, accepts: Callable[[Any], Any]) -> AfterValidator:
     """Refuse values for which a function is false or raises."""
 
     def check(value: Any) -> Any:
-        try:
-            accepted = accepts(value)
-        except (ConfigError, AttributeError, TypeError, ValueError):
-            accepted = False
-        if not accepted:
-            raise ValueError(words)
-        return value
+        with suppress(ConfigError, AttributeError, TypeError, ValueError):
+            if accepts(value):
+                return value
+        raise ValueError(words)
 
     return AfterValidator(check)
 
@@ -50,9 +46,8 @@ def _listed(value: Any) -> list[Any]:
 def _are_modes(value: Any) -> bool:
     from recbole_edt.data.candidates import sample_size
 
-    for mode in _listed(list(value.values()) if isinstance(value, dict) else value):
-        sample_size(mode)
-    return True
+    modes = _listed(list(value.values()) if isinstance(value, dict) else value)
+    return bool([sample_size(mode) for mode in modes])
 
 
 def _are_metrics(value: Any) -> bool:
@@ -71,9 +66,10 @@ def _are_counts(value: Any) -> bool:
 
 
 def _are_gpus(value: Any) -> bool:
-    numbers = str(value).strip("()").replace(" ", "")
-    return re.fullmatch(r"(\d+(,\d+)*)?", numbers) is not None
+    return re.fullmatch(r"\(?(\d+(, ?\d+)*)?\)?", str(value)) is not None
 
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 Modes = Annotated[Any, _must_be("full, uni100 or uni999 (uniN)", _are_modes)]
 Metrics = Annotated[Any, _must_be("a list of Hit, NDCG, MRR or registered ones", _are_metrics)]
@@ -137,7 +133,7 @@ class RunSettings(Settings):
     time_limit: Positive | None = Field(
         None, description="seconds of training after which a stage begins no further epoch"
     )
-    resume: bool = Field(False, description="go on behind the last whole epoch of the same run")
+    resume: bool = Field(False, description="continue the same run after its last complete epoch")
     pretrained_path: Name | None = Field(
         None, description="checkpoint of stage 1, for LLMEDTFinetune"
     )
@@ -158,7 +154,7 @@ class RunSettings(Settings):
     )
     worker: Amount = 0
     process_timeout: Count = Field(
-        1800, description="seconds after which a process that waits for another one gives up"
+        1800, description="timeout in seconds when waiting for another process"
     )
 
 
@@ -172,31 +168,28 @@ class RunArguments(Settings):
     config_files: str = ""
 
 
-_USAGE = "run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]"
-_ABOUT = (
-    "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin or a "
-    "sequential one of RecBole, DATASET a folder in dataset/, dataset_atomic/ or --data_path."
-)
-_AFTER = """\
+def help_of_run(arguments: Sequence[str] = ()) -> str:
+    """Help of ``run``; with ``--model=NAME`` among the arguments, of that model's keys."""
+    given = [argument for argument in arguments if argument not in ("--help", "-h")]
+    name = parse_arguments(given).get("model")
+    usage = "run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]"
+    if isinstance(name, str):
+        from recbole_edt.registry import find_model, is_plugin_model
+
+        model: Any = find_model(name)
+        if not is_plugin_model(model):
+            raise ConfigError(f"the keys of {name} are RecBole's: see its documentation")
+        about = f"Keys of {name}, besides those of every run (run --help)."
+        return help_text(usage.replace("MODEL", name, 1), about, model.settings)
+    about = (
+        "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin or "
+        "a sequential one of RecBole, DATASET a folder in dataset/, dataset_atomic/ or --data_path."
+    )
+    after = """\
 Any other key of RecBole, and the model's own: run --model=MODEL --help
   --config_files="a.yaml b.yaml"   settings from files; those of the command line win
 
 Several processes train one model to the same result:
   torchrun --nproc_per_node=2 run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport
 """
-
-
-def help_of_run(arguments: Sequence[str] = ()) -> str:
-    """Help of ``run``; with ``--model=NAME`` among the arguments, of that model's keys."""
-    given = [argument for argument in arguments if argument not in ("--help", "-h")]
-    name = parse_arguments(given).get("model")
-    if not isinstance(name, str):
-        return help_text(_USAGE, _ABOUT, RunSettings, _AFTER)
-    from recbole_edt.registry import find_model
-
-    model = find_model(name)
-    settings = getattr(model, "settings", None)
-    if settings is None:
-        raise ConfigError(f"the keys of {name} are RecBole's: see its documentation")
-    about = f"Keys of {name}, besides those of every run (run --help)."
-    return help_text(_USAGE.replace("MODEL", name, 1), about, settings)
+    return help_text(usage, about, RunSettings, after)

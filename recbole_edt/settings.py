@@ -18,16 +18,12 @@ from pydantic.fields import FieldInfo
 from recbole_edt.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
-"""1, 2, ..."""
 Amount = Annotated[int, Field(ge=0)]
-"""0, 1, 2, ..."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-"""0 <= p < 1, such as a dropout rate."""
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(min_length=1)]
-"""A name or a path: text that is not empty."""
+Name = Annotated[str, Field(min_length=1)]  # a name or a path
 
 
 class Settings(BaseModel):
@@ -44,16 +40,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def validate(model: type[S], values: Mapping[str, Any], where: str = "") -> S:
-    """Make settings from values.
-
-    Parameters
-    ----------
-    model : type
-        Subclass of :class:`Settings`.
-    values : mapping
-        Key -> value.
-    where : str
-        Put before each key in messages, such as ``chat.``.
+    """Make settings from values; messages put ``where``, such as ``chat.``, before each key.
 
     Raises
     ------
@@ -67,7 +54,7 @@ def validate(model: type[S], values: Mapping[str, Any], where: str = "") -> S:
 
 
 def check_value(kind: Any, key: str, value: Any) -> None:
-    """Refuse one value of a key unless it is of a type that pydantic knows.
+    """Check one value of a key against a type that pydantic knows.
 
     Raises
     ------
@@ -82,10 +69,8 @@ def check_value(kind: Any, key: str, value: Any) -> None:
 
 
 def _message(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """Put the first problem into one line."""
-    problems = error.errors()
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    problem = (unknown or problems)[0]
+    """Format the first problem, an unknown key before others, in one line."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     key, owner = _locate(model, problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{where}{key}'{nearest(str(problem['loc'][-1]), owner.model_fields)}"
@@ -98,14 +83,13 @@ def _message(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, type[BaseModel]]:
     """Dotted key of a problem, and the settings that the key belongs to."""
-    if not location:
-        return "", model
-    key, *rest = location
-    nested = _nested(model.model_fields.get(str(key)))
-    if nested is None or not rest:
-        return str(key), model
-    inner, owner = _locate(nested, rest)
-    return f"{key}.{inner}", owner
+    keys: list[str] = []
+    for key in map(str, location):
+        nested = _nested(model.model_fields.get(keys[-1])) if keys else model
+        if nested is None:
+            break
+        keys, model = [*keys, key], nested
+    return ".".join(keys), model
 
 
 def _nested(field: FieldInfo | None) -> type[BaseModel] | None:
@@ -127,26 +111,20 @@ _WORDS = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "none_required": "empty",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "value_error": "{error}",
 }
 
 
 def _words(problem: Any) -> str:
-    """Say what a value must be."""
-    kind, context = problem["type"], problem.get("ctx", {})
-    limits = {
-        "greater_than": ("above", "gt"),
-        "greater_than_equal": ("at least", "ge"),
-        "less_than": ("below", "lt"),
-        "less_than_equal": ("at most", "le"),
-    }
-    if kind in limits:
-        word, name = limits[kind]
-        return f"{word} {context[name]:g}"
-    if kind == "literal_error":
+    """Describe the accepted values."""
+    context = problem.get("ctx", {})
+    if problem["type"] == "literal_error":
         return "one of " + context["expected"].replace("'", "").replace(" or ", ", ")
-    if kind == "value_error":
-        return str(context["error"])
-    return _WORDS.get(kind, problem["msg"])
+    return _WORDS.get(problem["type"], "{msg}").format(msg=problem["msg"], **context)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -171,13 +149,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse ``--key=value``, ``--key value`` and bare ``--key`` (true); ``-`` in keys is ``_``.
-
-    Raises
-    ------
-    ConfigError
-        For anything else, and for a key given twice.
-    """
+    """Parse ``--key=value``, ``--key value`` and bare ``--key`` (true); ``-`` in keys is ``_``."""
     out: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -195,13 +167,7 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested dictionaries.
-
-    Raises
-    ------
-    ConfigError
-        If the same key is set as a whole and in part.
-    """
+    """Turn dotted keys into nested dictionaries; no key is set as a whole and in part."""
     out: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, leaf = str(key).split(".")
@@ -217,18 +183,14 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def help_text(usage: str, about: str, model: type[BaseModel], after: str = "") -> str:
-    """Write the help of a command from the descriptions of its settings.
+    """Write the help of a command from its settings; a field without a description is left out.
 
     Parameters
     ----------
-    usage : str
-        The line behind ``usage:``.
-    about : str
-        What the command does.
+    usage, about, after : str
+        The line after ``usage:``, what the command does, and text after the list of keys.
     model : type
-        Its settings; a field without a description is left out.
-    after : str
-        Text behind the list of keys.
+        Subclass of :class:`Settings`.
     """
     lines = [f"usage: {usage}", "", *textwrap.wrap(about, 96), "", *_help_lines(model)]
     return "\n".join(lines) + "\n" + (f"\n{after}" if after else "")

@@ -191,7 +191,7 @@ def _watch(marks: np.ndarray) -> None:
     wrap(CrossDomainMixin, "_valid_epoch", lambda self, *_: f"validation, stage {self.stage}")
     wrap(checkpoint, "save", lambda *_: "packing a checkpoint")
     wrap(quick_start, "report", lambda *_: "final test")
-    wrap(quick_start, "print_results", lambda *_: "printing results")
+    wrap(quick_start, "table", lambda *_: "printing results")
     wrap(quick_start, "write_json", lambda *_: "writing results")
 
 

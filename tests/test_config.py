@@ -26,12 +26,10 @@ def config(model="LLMEDT", files=(), dataset="cloth_sport", **changes) -> EDTCon
 # --- names ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wrong", "meant"), [("LLMED", "LLMEDT"), ("llmedt", "LLMEDT"), ("SASrek", "SASRec")]
-)
-def test_unknown_model_names_the_nearest(wrong, meant):
-    with pytest.raises(ConfigError, match=f"unknown model '{wrong}', did you mean '{meant}'"):
-        config(wrong)
+def test_unknown_model_names_the_nearest():
+    for wrong, meant in {"LLMED": "LLMEDT", "llmedt": "LLMEDT", "SASrek": "SASRec"}.items():
+        with pytest.raises(ConfigError, match=f"unknown model '{wrong}', did you mean '{meant}'"):
+            config(wrong)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,6 @@ def test_unknown_model_names_the_nearest(wrong, meant):
     [
         ("LLMEDT", "learning_rat", ", did you mean 'learning_rate'"),
         ("LLMEDT", "Epochs", ", did you mean 'epochs'"),
-        ("LLMEDT", "hiden_size", ", did you mean 'hidden_size'"),
         ("LLMEDT", "qqqq", "$"),
         ("SASRec", "align_weight", ""),
     ],
@@ -76,11 +73,6 @@ def test_nested_settings_of_files_and_overrides_are_merged(tmp_path):
     assert made["eval_args"]["mode"] == {"valid": "uni7", "test": "uni7"}
 
 
-def test_modes_of_the_two_phases_can_differ():
-    made = config(**{"eval_args.mode": {"valid": "uni5", "test": "full"}})
-    assert made["eval_args"]["mode"] == {"valid": "uni5", "test": "full"}
-
-
 def test_preset_has_the_papers_values():
     printed = yaml.safe_load((properties_dir() / "model" / "LLMEDT-paper.yaml").read_text())
     made = config(preset="paper")
@@ -92,13 +84,7 @@ def test_preset_has_the_papers_values():
 def test_unknown_preset_names_those_there_are():
     with pytest.raises(ConfigError, match=r"LLMEDT has no preset 'papr' .*paper"):
         config(preset="papr")
-    with pytest.raises(ConfigError, match="preset must be"):
-        config(preset="")
-
-
-def test_stages_share_the_presets_of_the_whole_model():
-    assert config("LLMEDTPretrain", preset="paper")["loss"] == "bpr"
-    with pytest.raises(ConfigError, match=r"SASRec has no preset 'paper' \(it has none\)"):
+    with pytest.raises(ConfigError, match=r"SASRec has no preset 'paper' \(it has: none\)"):
         config("SASRec", preset="paper")
 
 
@@ -164,7 +150,6 @@ def test_bundled_data_of_the_checkout_are_found_from_anywhere():
         (b"a: !!python/object/apply:os.getcwd []", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
         (b"- 1\n- 2", "holds no 'key: value' lines"),
-        (b"", "holds no 'key: value' lines"),
         (b"learning_rat: 1", "did you mean 'learning_rate'"),
         (b"1: 1", "unknown key '1'"),
     ],
@@ -175,34 +160,18 @@ def test_bad_configuration_file(content, message):
         config(files=["c.yaml"])
 
 
-def test_missing_configuration_file():
-    for file in ("none.yaml", "."):
-        with pytest.raises(ConfigError, match="cannot be read"):
-            config(files=[file])
-
-
 # --- values ---------------------------------------------------------------------------------------
 
 WRONG = [
-    ("epochs", 0), ("epochs", 1.5), ("epochs", True),
-    ("epochs", None), ("learning_rate", 0), ("learning_rate", -0.1),
-    ("learning_rate", float("nan")),
-    ("hidden_size", 0), ("hidden_size", {"x": 1}), ("MAX_ITEM_LIST_LENGTH", 0), ("topk", 0),
-    ("topk", []), ("topk", [5, 0]), ("topk", True), ("metrics", "Foo"),
-    ("metrics", []), ("metrics", ["Hit", "Recall"]), ("valid_metric", "Foo@10"),
-    ("valid_metric", "NDCG@x"), ("valid_metric", "NDCG"),
+    ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("epochs", None), ("learning_rate", 0),
+    ("learning_rate", float("nan")), ("hidden_size", {"x": 1}), ("topk", []), ("topk", [5, 0]),
+    ("topk", True), ("metrics", "Foo"), ("metrics", []), ("metrics", ["Hit", "Recall"]),
+    ("valid_metric", "Foo@10"), ("valid_metric", "NDCG@x"), ("valid_metric", "NDCG"),
     ("eval_args.mode", "foo"), ("eval_args.mode", "uni0"), ("eval_args.mode", "pop100"),
-    ("eval_args.mode", 100), ("eval_args.mode", {"test": "foo"}),
-    ("report_modes", "foo"), ("report_modes", ["full", "uni"]), ("gpu_id", -1),
-    ("use_gpu", "maybe"), ("seed", -1), ("dropout", 1), ("dropout", -0.1),
-
-    ("train_batch_size", 0), ("eval_batch_size", "big"), ("stopping_step", -1),
-    ("finetune_epochs", -1), ("align_weight", -1),
-    ("threads", 0),
-    ("domains", ["cloth"]), ("result_file", True), ("pretrained_path", 5), ("data_path", None),
-    ("augmentation", "yes"), ("resume", 1), ("learner", "adamm"), ("state", "loud"),
-    ("clip_grad_norm", 1), ("backbone", 3), ("weight_decay", "a"), ("load_col", "all"),
-    ("train_neg_sample_args", "uniform"), ("shuffle", None),
+    ("eval_args.mode", 100), ("eval_args.mode", {"test": "foo"}), ("report_modes", ["full", "uni"]),
+    ("gpu_id", -1), ("use_gpu", "maybe"), ("dropout", 1), ("dropout", -0.1), ("preset", ""),
+    ("stopping_step", -1), ("domains", ["cloth"]), ("result_file", True), ("data_path", None),
+    ("learner", "adamm"), ("state", "loud"), ("clip_grad_norm", 1), ("shuffle", None),
 ]  # fmt: skip
 
 
@@ -218,12 +187,11 @@ def test_wrong_value_names_key_and_value_in_one_line(key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("epochs", 1), ("learning_rate", 1), ("dropout", 0), ("weight_decay", 0), ("topk", 5),
-        ("metrics", "hit"), ("valid_metric", "mrr"), ("valid_metric", "HIT@5"), ("gpu_id", 0),
-        ("gpu_id", (0, 1)), ("gpu_id", "0,1"), ("gpu_id", ""), ("eval_args.mode", "uni3"),
-        ("threads", None), ("threads", 1), ("domains", ["sport", "cloth"]), ("stopping_step", 0),
-        ("finetune_epochs", 0), ("eval_step", 0), ("clip_grad_norm", {"max_norm": 1.0}),
-        ("train_neg_sample_args", None), ("align_weight", 0), ("state", "debug"),
+        ("learning_rate", 1), ("dropout", 0), ("topk", 5), ("metrics", "hit"),
+        ("valid_metric", "mrr"), ("valid_metric", "HIT@5"), ("gpu_id", 0), ("gpu_id", (0, 1)),
+        ("gpu_id", "0,1"), ("gpu_id", ""), ("threads", None), ("domains", ["sport", "cloth"]),
+        ("eval_args.mode", {"valid": "uni5", "test": "full"}), ("state", "debug"),
+        ("clip_grad_norm", {"max_norm": 1.0}),
     ],
 )  # fmt: skip
 def test_right_value_is_taken(key, value):
@@ -291,21 +259,14 @@ def test_unknown_nested_key():
         config(eval_args="full")
 
 
-def test_what_recbole_itself_refuses_is_one_line():
-    with pytest.raises(ConfigError, match="repeatable") as caught:
-        config(repeatable=False)
-    assert "\n" not in str(caught.value)
-
-
 # --- the command line's words ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("3", 3), ("1e-4", 1e-4), ("true", True), ("False", False), ("none", None), ("~", None),
-        ("['full']", ["full"]), ("5,10", (5, 10)), ("{'a': 1}", {"a": 1}), ("cloth", "cloth"),
-        ("", ""), ("a=b", "a=b"), ("__import__('os')", "__import__('os')"),
+        ("3", 3), ("1e-4", 1e-4), ("true", True), ("none", None), ("['full']", ["full"]),
+        ("5,10", (5, 10)), ("cloth", "cloth"), ("", ""), ("__import__('os')", "__import__('os')"),
     ],
 )  # fmt: skip
 def test_values_are_literals_or_text(text, value):
@@ -323,8 +284,6 @@ def test_overrides_of_the_command_line():
     ("arguments", "message"),
     [
         (["epochs=3"], "'epochs=3' is not of the form --key=value"),
-        (["-e=3"], "is not of the form"),
-        (["--"], "is not of the form"),
         (["--=3"], "is not of the form"),
         (["--epochs=3", "--epochs=3"], "--epochs is given twice"),
     ],
@@ -334,13 +293,8 @@ def test_bad_arguments(arguments, message):
         parse_arguments(arguments)
 
 
-def test_dotted_keys_are_nested():
+def test_dotted_keys_are_nested_unless_set_as_a_whole_and_in_part():
     assert nest({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-
-
-@pytest.mark.parametrize(
-    "flat", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a": {"b": 1}, "a.b": 2}]
-)
-def test_key_set_as_a_whole_and_in_part(flat):
-    with pytest.raises(ConfigError, match=r"cannot both be set|is set twice"):
-        nest(flat)
+    for flat in ({"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a": {"b": 1}, "a.b": 2}):
+        with pytest.raises(ConfigError, match=r"cannot both be set|is set twice"):
+            nest(flat)
