@@ -129,16 +129,9 @@ def write_dataset(make_shop) -> Callable[..., Path]:
     """
 
     def write(
-        folder: Path,
-        shop: Shop | None = None,
-        *,
-        rows=None,
-        items=None,
-        users=None,
-        item_emb=None,
-        user_emb=None,
-        name="tiny",
-    ) -> Path:
+        folder: Path, shop: Shop | None = None, *, rows=None, items=None, users=None,
+        item_emb=None, user_emb=None, name="tiny",
+    ) -> Path:  # fmt: skip
         shop = shop or make_shop()
         rows, items = rows or shop.rows, items or shop.items
         target = Path(folder) / name
@@ -174,13 +167,8 @@ def config_for() -> Callable[..., EDTConfig]:
     """Make the configuration of a run: ``config_for(data_path, model="LLMEDT", **overrides)``."""
 
     def make(data_path: Path, model="LLMEDT", dataset="tiny", **overrides) -> EDTConfig:
-        settled = {
-            "data_path": str(data_path),
-            "use_gpu": False,
-            "show_progress": False,
-            "state": "ERROR",
-            "train_neg_sample_args": None,
-        }
+        settled = {"data_path": str(data_path), "use_gpu": False, "show_progress": False,
+                   "state": "ERROR", "train_neg_sample_args": None}  # fmt: skip
         return EDTConfig(model, dataset, None, settled | overrides)
 
     return make

@@ -51,9 +51,10 @@ def test_unknown_key_names_the_nearest_of_the_model(model, wrong, hint):
 
 def test_later_layers_win(tmp_path):
     first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
-    first.write_text("epochs: 3\nseed: 1\nhidden_size: 32\n")
+    first.write_text("epochs: 3\nseed: 1\nhidden_size: 32\neval_args.mode: uni7\n")
     second.write_text("epochs: 4\nseed: 2\n")
-    made = config(files=[first, second], epochs=5)
+    made = config(files=[first, second], epochs=5, **{"eval_args.order": "TO"})
+    assert made["eval_args"]["mode"] == {"valid": "uni7", "test": "uni7"}
     assert [made[key] for key in ("epochs", "seed", "hidden_size")] == [5, 2, 32]
     assert made["n_heads"] == config()["n_heads"]
 
@@ -64,13 +65,6 @@ def test_nested_settings_change_only_what_they_name(key):
     made = config(**{key: given})["eval_args"]
     assert made["mode"] == {"valid": "full", "test": "full"}
     assert (made["split"], made["order"]) == ({"LS": "valid_and_test"}, "TO")
-
-
-def test_nested_settings_of_files_and_overrides_are_merged(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("eval_args.mode: uni7\n")
-    made = config(files=[file], **{"eval_args.order": "TO"})
-    assert made["eval_args"]["mode"] == {"valid": "uni7", "test": "uni7"}
 
 
 def test_preset_has_the_papers_values():
@@ -110,12 +104,10 @@ def test_process_arguments_are_not_read(monkeypatch):
     assert config()["epochs"] != 9999
 
 
-@pytest.mark.parametrize(
-    ("given", "distribution"),
-    [({}, "none"), ({"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 1}}, "uniform")],
-)
-def test_built_in_models_sample_negatives_where_their_loss_needs_some(given, distribution):
-    assert config("SASRec", **given)["train_neg_sample_args"]["distribution"] == distribution
+def test_built_in_models_sample_negatives_where_their_loss_needs_some():
+    pairwise = {"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 1}}
+    for given, distribution in (({}, "none"), (pairwise, "uniform")):
+        assert config("SASRec", **given)["train_neg_sample_args"]["distribution"] == distribution
 
 
 def test_values_in_other_forms():
@@ -129,15 +121,12 @@ def test_values_in_other_forms():
 
 def test_dataset_folder_comes_before_the_bundled_one():
     assert find_data_root("tiny") == "dataset"
+    assert find_data_root("cloth_sport") == str(ROOT / "dataset_atomic")  # of the checkout
     for folder in ("dataset_atomic", "dataset"):
         (Path(folder) / "tiny").mkdir(parents=True)
         assert find_data_root("tiny") == str(Path.cwd() / folder)
     assert config(dataset="tiny")["data_path"] == str(Path.cwd() / "dataset" / "tiny")
     assert config(dataset="tiny", data_path="/else/where")["data_path"] == "/else/where/tiny"
-
-
-def test_bundled_data_of_the_checkout_are_found_from_anywhere():
-    assert find_data_root("cloth_sport") == str(ROOT / "dataset_atomic")
 
 
 # --- configuration files --------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,6 @@ import pytest
 
 import recbole_edt
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.errors import ConfigError, EDTError
-from recbole_edt.evaluation.report import write_json
-from recbole_edt.io.files import check_writable
 from recbole_edt.quick_start import describe
 
 SMALL = {
@@ -93,22 +89,6 @@ def test_interrupted_training_leaves_no_results(run, monkeypatch):
     assert run(result_file="r.json", resume=True)["timing"]["epochs"] == 2
 
 
-@pytest.mark.parametrize(
-    ("model", "change"),
-    [("LLMEDT", {"n_heads": 3}), ("SASRec", {"hidden_act": "x"}), ("SASRec", {"loss_type": "x"})],
-)
-def test_model_that_cannot_be_built_is_refused_before_anything_is_written(run, model, change):
-    with pytest.raises(EDTError):
-        run(model, result_file="r.json", **change)
-    assert not list(Path().iterdir())
-
-
-def test_error_of_recbole_stays_attached(run):
-    with pytest.raises(ConfigError, match="model SASRec: ") as caught:
-        run("SASRec", hidden_act="x")
-    assert isinstance(caught.value.__cause__, KeyError)
-
-
 def test_dataset_is_described_in_one_line(make_shop, augmented_shop, write_dataset, load, tmp_path):
     shop = augmented_shop(make_shop(n_users=15, lengths=(4, 6)))
     data = load(write_dataset(tmp_path, shop), augmentation=True)
@@ -117,23 +97,3 @@ def test_dataset_is_described_in_one_line(make_shop, augmented_shop, write_datas
         f"tiny: 15 users, 29 art + 34 bike items, {raw} rows + {len(shop.rows) - raw} augmented; "
         "15 users are evaluated"
     )
-
-
-# --- files of results -----------------------------------------------------------------------------
-
-
-def test_results_file_is_written_whole_or_not_at_all():
-    write_json("deep/er/r.json", {"a": 1})
-    assert json.loads(Path("deep/er/r.json").read_text()) == {"a": 1}
-    with pytest.raises(TypeError):
-        write_json("deep/er/r.json", {"a": object()})
-    assert json.loads(Path("deep/er/r.json").read_text()) == {"a": 1}
-    assert [file.name for file in Path("deep/er").iterdir()] == ["r.json"]
-
-
-def test_writable_places_are_left_untouched():
-    check_writable("result_file", "deep/er/r.json")
-    check_writable("result_file", Path.cwd() / "r.json")
-    assert not list(Path().iterdir())
-    with pytest.raises(ConfigError, match=r"result_file \. is a folder"):
-        check_writable("result_file", ".")

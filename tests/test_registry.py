@@ -22,12 +22,7 @@ from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.llmedt import LLMEDT
-from recbole_edt.registry import (
-    known_models,
-    plugin_models,
-    properties_of,
-    register_model,
-)
+from recbole_edt.registry import known_models, plugin_models, properties_of, register_model
 from recbole_edt.trainer import CrossDomainMixin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,13 +160,10 @@ def test_order_of_imports_does_not_matter(first, data_path):
 
 
 def test_stock_model_through_stock_recbole_is_untouched(data_path):
-    config = stock_config(
-        "SASRec",
-        data_path,
-        eval_args={"mode": "full", "split": {"LS": "valid_and_test"}, "order": "TO"},
-        train_neg_sample_args=None,
-        load_col={"inter": ["user_id", "item_id", "timestamp"]},
-    )
+    evaluation = {"mode": "full", "split": {"LS": "valid_and_test"}, "order": "TO"}
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    config = stock_config("SASRec", data_path, eval_args=evaluation, load_col=columns,
+                          train_neg_sample_args=None)  # fmt: skip
     assert config["candidate_seed"] is None
     assert config["learning_rate"] == 0.001
     assert get_trainer(config["MODEL_TYPE"], "SASRec") is Trainer

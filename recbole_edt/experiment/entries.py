@@ -69,7 +69,7 @@ def choose(names: str) -> dict[str, Entry]:
     """
     if names == "all":
         models = registry.plugin_models().items()
-        rivals = [name for name, model in models if registry.properties_of(model) == name]
+        rivals = [name for name, model in models if registry.properties_of(model)[0] == name]
         return ENTRIES | {name: Entry(name) for name in rivals if name not in ENTRIES}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
