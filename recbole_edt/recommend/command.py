@@ -15,8 +15,7 @@ from recbole_edt.io.files import atomic_write, check_writable
 from recbole_edt.recommend.recommender import History, Recommender
 from recbole_edt.settings import Count, Name, Settings, help_text, parse_arguments, validate
 
-_CARRIERS = 3
-"""Rows of the history that are named per recommendation, at most."""
+_CARRIERS = 3  # rows of the history that are named per recommendation, at most
 
 
 class RecommendSettings(Settings):
@@ -32,7 +31,7 @@ class RecommendSettings(Settings):
     """a user, whose history and recommendations are shown: title, domain, score, and the rows of
     the history that carried each item; or all, with --output"""
     output: Name | None = None
-    """file that receives everybody's recommendations as tab-separated text"""
+    """file for the recommendations of all users, as tab-separated text"""
     export: Name | None = None
     """folder that receives item and user vectors (.npy) and their ids, for a nearest-neighbour
     index"""
@@ -79,13 +78,15 @@ def recommend(arguments: Sequence[str]) -> None:
     settings = validate(RecommendSettings, parse_arguments(arguments))
     if settings.output is not None:
         check_writable("output", settings.output)
-    places = settings.model_dump(
-        include={"eval_batch_size", "use_gpu", "gpu_id", "threads"}, exclude_none=True
-    )
+    places = {"eval_batch_size", "use_gpu", "gpu_id", "threads"}
     recommender = Recommender.from_checkpoint(
-        settings.checkpoint, settings.dataset, settings.data_path, settings.history, places
-    )
-    domains = chosen_domains(recommender, settings.domain)
+        settings.checkpoint, settings.dataset, settings.data_path, settings.history,
+        settings.model_dump(include=places, exclude_none=True),
+    )  # fmt: skip
+    names = recommender.data.domains
+    if settings.domain is not None and settings.domain not in names:
+        raise ConfigError(f"unknown domain '{settings.domain}' (there are: {', '.join(names)})")
+    domains = [number for number, name in enumerate(names) if settings.domain in (None, name)]
     if settings.export is not None:
         for path in recommender.export(Path(settings.export)):
             print(f"written: {path}")
@@ -96,49 +97,26 @@ def recommend(arguments: Sequence[str]) -> None:
         show(recommender, settings.user, domains, settings.topk)
 
 
-def chosen_domains(recommender: Recommender, name: str | None) -> list[int]:
-    """Numbers of the wanted domains.
-
-    Raises
-    ------
-    ConfigError
-        If the domain is unknown.
-    """
-    names = recommender.data.domains
-    if name is None:
-        return list(range(len(names)))
-    if name not in names:
-        raise ConfigError(f"unknown domain '{name}' (there are: {', '.join(names)})")
-    return [names.index(name)]
-
-
 def show(recommender: Recommender, user: str, domains: Sequence[int], k: int) -> None:
     """Print a user's history and recommendations."""
     place = recommender.place(user)
-    steps = recommender.history(place)
+    items, inserted = recommender.history(place)
     names, item_domain = recommender.data.domains, recommender.data.item_domain
-    titles = recommender.titles([step.item for step in steps])
-    print(f"user {user}: the last {len(steps)} rows of the history")
-    for number, (step, title) in enumerate(zip(steps, titles, strict=True), start=1):
-        mark = "  (inserted)" if step.inserted else ""
-        print(f"  [{number:>2}] {names[item_domain[step.item]]:<12} {title}{mark}")
+    print(f"user {user}: the last {len(items)} rows of the history")
+    for number, title in enumerate(recommender.titles(items)):
+        mark = "  (inserted)" if inserted[number] else ""
+        print(f"  [{number + 1:>2}] {names[item_domain[items[number]]]:<12} {title}{mark}")
     for domain in domains:
         print(f"\nrecommended from {names[domain]} (carried by the rows of the history)")
         found = recommender.recommend(place, domain, k)
-        titles = recommender.titles([one.item for one in found])
+        titles = recommender.titles(np.array([one.item for one in found], dtype=np.int64))
         for rank, (one, title) in enumerate(zip(found, titles, strict=True), start=1):
             carriers = ", ".join(f"[{r + 1}] {fall:+.2f}" for r, fall in one.carried_by[:_CARRIERS])
             print(f"  {rank:>2}. {one.score:8.4f}  {title}  <- {carriers or 'no single row'}")
 
 
 def write_all(recommender: Recommender, domains: Sequence[int], k: int, path: Path) -> int:
-    """Write everybody's recommendations.
-
-    Returns
-    -------
-    int
-        Number of recommendations.
-    """
+    """Write the recommendations of all users; return their number."""
     data, n = recommender.data, 0
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("user_id\tdomain\trank\titem_id\tscore\n")
