@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,33 +52,20 @@ class Page:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure.
+    """A table or figure."""
 
-    Attributes
-    ----------
-    name : str
-        On the command line, and of its files.
-    title : str
-        Of its page.
-    source : str
-        Its place in the paper, such as ``table 1``; empty without one.
-    text : str
-        A paragraph above the tables, in Markdown.
-    runs : callable
-        (context) -> row -> runs; none if it needs no training.
-    lay_out : callable, optional
-        (context, runs) -> page of the finished runs; by default :func:`results_page`.
-    draw : callable
-        (table, columns) -> picture of the first table, if there is no ``lay_out``.
-    """
-
-    name: str
+    name: str  # on the command line, and of its files
     title: str
-    source: str = ""
-    text: str = ""
-    runs: Callable[[ExperimentContext], Runs] = lambda context: {}
+    source: str = ""  # its place in the paper, such as "table 1"
+    text: str = ""  # a paragraph above the tables, in Markdown
+    runs: Callable[[ExperimentContext], Runs] = lambda context: {}  # none: no training
+    ours: str | None = None  # the row whose lead is tested
+    draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars  # of the first table's columns
+    # (context, runs) -> page of the finished runs, instead of one table per protocol
+    ours: str | None = None  # the row whose lead is tested
+    draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars  # of the first table's columns
+    # (context, runs) -> page of the finished runs, instead of one table per protocol
     lay_out: Callable[[ExperimentContext, Runs], Page] | None = None
-    draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars
 
     def page(self, context: ExperimentContext, runs: Runs) -> Page:
         """Lay out the finished runs, and the paper's figures after the first table."""
@@ -86,7 +73,9 @@ class Experiment:
             page = self.lay_out(context, runs)
         else:
             heading = f"{self.title}: {context.dataset}"
-            page = results_page(self.name, heading, context.results(runs), draw=self.draw)
+            page = Page(tables=protocol_tables(context.results(runs), heading, self.ours))
+            for table in page.tables[:1]:
+                page.pictures[self.name] = self.draw(table, main_columns(table))
         page.title = self.title
         if self.text:
             page.text.insert(0, self.text)
@@ -94,23 +83,6 @@ class Experiment:
         if printed is not None:
             page.tables.insert(1, printed)
         return page
-
-
-def results_page(
-    name: str,
-    heading: str,
-    results: Mapping[str, Sequence[Mapping[str, Any]]],
-    ours: str | None = None,
-    draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars,
-) -> Page:
-    """Lay out results files: one table per protocol, and a picture ``name`` of the first.
-
-    Titles of tables begin with the heading; the lead of the row ``ours`` is tested.
-    """
-    page = Page(tables=protocol_tables(results, heading, ours))
-    for table in page.tables[:1]:
-        page.pictures[name] = draw(table, main_columns(table))
-    return page
 
 
 def main_columns(table: Table) -> list[str]:
@@ -125,9 +97,7 @@ def paper_table(experiment: str, dataset: str) -> Table | None:
     if printed is None:
         return None
     title = f"{experiment}, {dataset}: as printed in the paper"
-    table = Table(title, printed["columns"], ranked=False)
-    for row, values in printed["rows"].items():
-        table.add_row(row, values)
+    table = Table(title, printed["columns"], ranked=False).add_rows(printed["rows"])
     table.digits = 6 if table.means().max(axis=None) < 0.01 else 4
     table.notes.append("Other candidates, other split: compare the order, not the values.")
     return table

@@ -43,19 +43,7 @@ def experiment(arguments: Sequence[str]) -> None:
         for name, one in load_experiments().items():
             print(f"  {name:<12} {one.source:<15} {one.title}")
         return
-    chosen = find_experiments(arguments[0])
-    context = validate(ExperimentContext, parse_arguments(arguments[1:]))
-    context.check()
-    for name in chosen:
-        check_writable("output_path", context.folder / name / f"{name}.md")
-    with run_lock(context.folder):
-        for page in make(context, chosen):
-            print(f"written: {page}")
-
-
-def find_experiments(name: str) -> dict[str, Experiment]:
-    """Look up ``all``, an experiment, or ``package.module:name`` of the user's own."""
-    module, _, name = name.rpartition(":")
+    module, _, name = arguments[0].rpartition(":")
     if module:
         sys.path.append(os.getcwd())  # a console script does not look there
         try:
@@ -65,7 +53,14 @@ def find_experiments(name: str) -> dict[str, Experiment]:
     known = load_experiments()
     if name != "all" and name not in known:
         raise ConfigError(f"unknown experiment '{name}'{nearest(name, known)}")
-    return known if name == "all" else {name: known[name]}
+    context = validate(ExperimentContext, parse_arguments(arguments[1:]))
+    context.check()
+    chosen = known if name == "all" else {name: known[name]}
+    for name in chosen:
+        check_writable("output_path", context.folder / name / f"{name}.md")
+    with run_lock(context.folder):
+        for page in make(context, chosen):
+            print(f"written: {page}")
 
 
 def make(context: ExperimentContext, experiments: dict[str, Experiment]) -> list[Path]:

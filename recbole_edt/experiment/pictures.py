@@ -20,7 +20,6 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
 
 plt.rcParams.update(
     {
-        "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,

@@ -137,12 +137,12 @@ class Search(RunsSettings):
                     study.tell(trial, value, state=failed)
 
     def table(self, tried: Sequence[Trial]) -> Table:
-        """Lay out what was tried, best first."""
+        """Lay out what was tried."""
         metric = f"validation {self.metric.lower()}"
         table = Table(f"{self.model} on {self.dataset}", [metric])
-        for chosen, value in sorted(tried, key=lambda one: -(one[1] or 0.0)):
+        for chosen, value in tried:
             pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
-            table.add_row(", ".join(pairs), [value])
+            table.add_rows({", ".join(pairs): [value]})
         table.notes.append(f"Seed {self.seed}; the test set is not used.")
         return table
 
@@ -170,9 +170,8 @@ def search(arguments: Sequence[str]) -> None:
     folder = one.folder / "search"
     check_writable("output_path", folder / f"{one.model}.md")
     with run_lock(one.folder):
-        tried = list(one.tried())
+        tried = sorted(one.tried(), key=lambda trial: -(trial[1] or 0.0))  # best first
     table = one.table(tried)
     write_tables(folder, one.model, [table])
     print(to_markdown(table))
-    best, _ = max(tried, key=lambda trial: -1.0 if trial[1] is None else trial[1])
-    print("best: " + " ".join(f"--{key}={value}" for key, value in best.items()))
+    print("best: " + " ".join(f"--{key}={value}" for key, value in tried[0][0].items()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,46 +28,29 @@ class Lead(NamedTuple):
     improvement: float
     p_value: float
 
-    @property
-    def significant(self) -> bool:
-        """Whether the lead passes the paper's level."""
-        return self.p_value < LEVEL
-
 
 @dataclass
 class Table:
-    """Values of rows under columns, several per cell (one per seed).
-
-    Attributes
-    ----------
-    cells : dict
-        Row -> column -> values over seeds; a missing or empty cell was not measured.
-    ours : str, optional
-        The row whose lead over the best other is tested.
-    notes : list of str
-        Lines below the table.
-    digits : int
-        Decimals shown.
-    ranked : bool
-        Whether the best and second best of a column stand out.
-    """
+    """Values of rows under columns, several per cell (one per seed)."""
 
     title: str
     columns: Sequence[str]
-    cells: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    ours: str | None = None
-    notes: list[str] = field(default_factory=list)
+    cells: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # row -> column ->
+    ours: str | None = None  # the row whose lead over the best other is tested
+    notes: list[str] = field(default_factory=list)  # lines below the table
     digits: int = 4
-    ranked: bool = True
+    ranked: bool = True  # whether the best and second best of a column stand out
 
     def add(self, row: str, column: str, values: Sequence[float]) -> None:
         """Put values into a cell."""
         self.cells.setdefault(row, {})[column] = list(values)
 
-    def add_row(self, row: str, figures: Iterable[float | None]) -> None:
-        """Put one value, or none, into each cell of a row."""
-        for column, value in zip(self.columns, figures, strict=True):
-            self.add(row, column, [] if value is None else [value])
+    def add_rows(self, rows: Mapping[str, Iterable[float | None]]) -> Table:
+        """Put one value, or none, into each cell of rows; return the table."""
+        for row, values in rows.items():
+            for column, value in zip(self.columns, values, strict=True):
+                self.add(row, column, [] if value is None else [value])
+        return self
 
     def values(self, row: str, column: str) -> pd.Series:
         """Values of a cell, float64 [n_seeds]; empty if not measured."""
@@ -75,16 +58,13 @@ class Table:
 
     def means(self) -> pd.DataFrame:
         """Means over seeds, rows x columns; NaN if not measured."""
-        return self._each(pd.Series.mean)
+        of = {c: {row: self.values(row, c).mean() for row in self.cells} for c in self.columns}
+        return pd.DataFrame(of)
 
     def deviations(self) -> pd.DataFrame:
         """Sample standard deviations, rows x columns; NaN for fewer than two values."""
-        return self._each(pd.Series.std)
-
-    def _each(self, statistic: Callable[[pd.Series], float]) -> pd.DataFrame:
-        return pd.DataFrame(
-            {c: {row: statistic(self.values(row, c)) for row in self.cells} for c in self.columns}
-        )
+        of = {c: {row: self.values(row, c).std() for row in self.cells} for c in self.columns}
+        return pd.DataFrame(of)
 
     def order(self, column: str) -> list[str]:
         """Rows that have the column, best mean first."""
@@ -163,7 +143,7 @@ def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
             text = table.shown(means.at[row, column])
             if table.ranked and rank < min(len(order) - 1, 2):  # neither the last nor the only one
                 text = (marks.best, marks.second)[rank].format(text)
-            if row == table.ours and lead and lead.significant:
+            if row == table.ours and lead and lead.p_value < LEVEL:
                 text += marks.star
             if not math.isnan(deviations.at[row, column]):
                 text += f"{marks.plus_minus}{table.shown(deviations.at[row, column])}"

@@ -18,17 +18,10 @@ REPORT = "augmentation.json"  # what `recbole-edt augment` writes last
 
 
 class Variants:
-    """Augmented variants of one data set.
+    """Augmented variants of the data set ``name``, made in ``folder``.
 
-    Parameters
-    ----------
-    name : str
-        The data set.
-    source : Path
-        Folder that holds its folder, raw or augmented. Of augmented data the raw rows are taken;
-        variants differ from the settings that the data were augmented with.
-    folder : Path
-        Receives ``raw/`` (if the source is augmented) and one folder per variant.
+    ``source`` holds the data set's folder, raw or augmented. Of augmented data the raw rows are
+    taken; variants differ from the settings that the data were augmented with.
     """
 
     def __init__(self, name: str, source: Path, folder: Path) -> None:

@@ -257,7 +257,7 @@ def test_an_experiment_of_ones_own(data_path, monkeypatch) -> None:
         "from recbole_edt.experiment.base import Page, Table, register_experiment\n"
         "def page(context, runs):\n"
         "    table = Table(context.dataset, ['users'])\n"
-        "    table.add_row('all', [len(context.histories.users)])\n"
+        "    table.add_rows({'all': [len(context.histories.users)]})\n"
         "    return Page(tables=[table])\n"
         "register_experiment('users', 'Number of users', lay_out=page, text='Mine.')\n"
     )

@@ -55,10 +55,10 @@ def test_lead_over_the_best_other_row(table) -> None:
     lead = table.lead("H")
     assert lead.rival == "rival"
     assert lead.improvement == pytest.approx(0.5)
-    assert lead.significant
+    assert lead.p_value < 0.05
     behind = table.lead("N")
     assert behind.improvement == pytest.approx(-0.1)
-    assert not behind.significant
+    assert behind.p_value > 0.05
 
 
 def test_markdown(table) -> None:

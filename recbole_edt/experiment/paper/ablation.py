@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from recbole_edt.experiment.base import OURS, register_experiment
+from recbole_edt.experiment import base
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    OURS: {},
+    base.OURS: {},
     "w/o Aug.": {"augment": {"generator": "none"}},
     "w/o DFT": {"row": "LLMEDTPretrain"},
     "w/o Profiling": {"keys": {"align_weight": 0.0}},
@@ -22,13 +22,10 @@ def ablation_runs(context, rows=tuple(ABLATIONS)):
     return {row: context.runs(**{"row": "LLMEDT", **ABLATIONS[row]}) for row in rows}
 
 
-register_experiment(
-    "ablation",
-    "Ablations",
-    "tables 2 and 8",
-    runs=ablation_runs,
+base.register_experiment(
+    "ablation", "Ablations", "tables 2 and 8", runs=ablation_runs,
     text="Without augmentation no row is inserted; without DFT the model is stage 1 alone; without "
     "profiling the alignment loss is gone; without filtering every proposal is inserted; without "
     "inserting what is proposed stands at the end of the sequence; random inserting puts it "
     "anywhere; without S-R-A one naive summary is the profile.",
-)
+)  # fmt: skip

@@ -1,30 +1,26 @@
-"""Table 4: users by domain ratio; figure 4: users by length."""
+"""base.Table 4: users by domain ratio; figure 4: users by length."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from recbole_edt.experiment import pictures
-from recbole_edt.experiment.base import OURS, Page, main_columns, register_experiment
-from recbole_edt.experiment.context import ExperimentContext
+from recbole_edt.experiment import base, pictures
 from recbole_edt.experiment.layout import reports_table
 from recbole_edt.experiment.paper.ablation import ablation_runs
-from recbole_edt.experiment.runs import Runs
-from recbole_edt.experiment.tables import Table
 
 Groups = Mapping[str, np.ndarray]
 """Group -> bool [n_users], by user of the context's histories."""
 
 
-def ratio_groups(context: ExperimentContext) -> Groups:
+def ratio_groups(context: base.ExperimentContext) -> Groups:
     """Users by r = |nA - nB| / (nA + nB) of their raw training rows."""
     counts = context.histories.domain_counts()
     r = np.abs(counts[:, 0] - counts[:, 1]) / np.maximum(counts.sum(axis=1), 1)
     return {"r >= 0.95": r >= 0.95, "0.9 <= r < 0.95": (r >= 0.9) & (r < 0.95), "r < 0.9": r < 0.9}
 
 
-def length_groups(context: ExperimentContext) -> Groups:
+def length_groups(context: base.ExperimentContext) -> Groups:
     """Users by their number of raw rows."""
     histories = context.histories
     rows = histories.inter["user_id"].value_counts().reindex(histories.users).to_numpy()
@@ -33,22 +29,20 @@ def length_groups(context: ExperimentContext) -> Groups:
     return groups | {"Very Long (> 20)": rows > 20}
 
 
-def ratio_runs(context: ExperimentContext) -> Runs:
+def ratio_runs(context: base.ExperimentContext) -> base.Runs:
     """LLM-EDT with and without augmentation."""
-    return ablation_runs(context, (OURS, "w/o Aug."))
+    return ablation_runs(context, (base.OURS, "w/o Aug."))
 
 
-def length_runs(context: ExperimentContext) -> Runs:
+def length_runs(context: base.ExperimentContext) -> base.Runs:
     """The three models of figure 4."""
     return ratio_runs(context) | {"LLMCDSR": context.runs("LLMCDSR")}
 
 
-def groups_page(
-    name: str, group: Callable[[ExperimentContext], Groups], context: ExperimentContext, runs: Runs
-) -> Page:
+def groups_page(name: str, group, context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Lay out one table per protocol and row of runs, and bars of the first protocol."""
     groups = group(context)
-    by_mode: dict[str, dict[str, Table]] = {}
+    by_mode: dict[str, dict[str, base.Table]] = {}
     for row, done in context.results(runs).items():
         for mode in done[0]["protocols"] if done else ():
             reports = context.grouped(runs[row], groups, mode)
@@ -57,25 +51,19 @@ def groups_page(
             users = (f"{name} {of[0]['overall']['n']:,}" for name, of in reports.items() if of)
             table.notes.append("Users: " + ", ".join(users))
             by_mode.setdefault(mode, {})[row] = table
-    page = Page(tables=[table for tables in by_mode.values() for table in tables.values()])
+    page = base.Page(tables=[table for tables in by_mode.values() for table in tables.values()])
     for tables in list(by_mode.values())[:1]:
-        for column in main_columns(page.tables[0]):
+        for column in base.main_columns(page.tables[0]):
             page.pictures[f"{name}_{column.split()[0]}"] = pictures.grouped_bars(tables, column)
     return page
 
 
-register_experiment(
-    "ratio",
-    "Users by domain ratio r",
-    "table 4",
-    runs=ratio_runs,
-    lay_out=partial(groups_page, "ratio", ratio_groups),
-)
-register_experiment(
-    "length",
-    "Users by length",
-    "figure 4",
-    runs=length_runs,
-    lay_out=partial(groups_page, "length", length_groups),
+base.register_experiment(
+    "ratio", "Users by domain ratio r", "table 4",
+    runs=ratio_runs, lay_out=partial(groups_page, "ratio", ratio_groups),
+)  # fmt: skip
+base.register_experiment(
+    "length", "Users by length", "figure 4",
+    runs=length_runs, lay_out=partial(groups_page, "length", length_groups),
     text="Length: number of raw rows; a group holds its upper bound.",
-)
+)  # fmt: skip

@@ -3,17 +3,13 @@
 import numpy as np
 from sklearn.manifold import TSNE
 
-from recbole_edt.experiment import pictures
-from recbole_edt.experiment.base import Page, register_experiment
-from recbole_edt.experiment.context import ExperimentContext
-from recbole_edt.experiment.runs import Runs
-from recbole_edt.experiment.tables import Table
+from recbole_edt.experiment import base, pictures
 from recbole_edt.io.files import read_table
 
 _POINTS = 700  # items of each kind that the map shows, at most
 
 
-def map_page(context: ExperimentContext, runs: Runs) -> Page:
+def map_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Draw the map; measure how near each kind of item is to the other domain."""
     vectors = np.load(context.augmented(".item_emb.npy")).astype(np.float32)
     items = read_table(context.augmented(".item"))
@@ -37,22 +33,19 @@ def map_page(context: ExperimentContext, runs: Runs) -> Page:
 
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     title = f"{context.dataset}: mean best cosine with the items of"
-    table = Table(title, domains, ranked=False)
+    table = base.Table(title, domains, ranked=False)
     for kind, of_kind in rows.items():
         for domain in domains:
             if kind != domain and len(of_kind):
                 best = (unit[of_kind] @ unit[rows[domain]].T).max(axis=1)
                 table.add(kind, domain, [float(best.mean())])
     picture = pictures.item_map({"before": before, "after": after})
-    return Page(tables=[table], pictures={"map": picture})
+    return base.Page(tables=[table], pictures={"map": picture})
 
 
-register_experiment(
-    "map",
-    "Map of the items",
-    "figure 3",
-    lay_out=map_page,
+base.register_experiment(
+    "map", "Map of the items", "figure 3", lay_out=map_page,
     text="t-SNE of the text vectors, a sample of the items. After augmentation the items that were "
     "inserted into sequences of the other domain are shown as well; the embedded generator "
     "proposes items that exist, an LLM also new ones.",
-)
+)  # fmt: skip

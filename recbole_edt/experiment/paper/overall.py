@@ -1,31 +1,24 @@
-"""Table 1: overall performance; 9: parameters and time of its runs; 10: backbones."""
+"""base.Table 1: overall performance; 9: parameters and time of its runs; 10: backbones."""
 
 from recbole_edt.experiment import base
-from recbole_edt.experiment.context import ExperimentContext
 from recbole_edt.experiment.entries import ENTRIES
 from recbole_edt.experiment.layout import costs_table
-from recbole_edt.experiment.runs import Runs
 
 
-def overall_runs(context: ExperimentContext) -> Runs:
+def overall_runs(context: base.ExperimentContext) -> base.Runs:
     """All rows of table 1."""
     return {row: context.runs(row) for row in ENTRIES}
 
 
-def overall_page(context: ExperimentContext, runs: Runs) -> base.Page:
-    """Lay out the rows with LLM-EDT's lead and its significance."""
-    return base.results_page("overall", context.dataset, context.results(runs), "LLMEDT")
-
-
-def efficiency_page(context: ExperimentContext, runs: Runs) -> base.Page:
+def efficiency_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Lay out parameters and time."""
     return base.Page(tables=[costs_table(context.dataset, context.results(runs))])
 
 
-def backbone_runs(context: ExperimentContext) -> Runs:
+def backbone_runs(context: base.ExperimentContext) -> base.Runs:
     """Per backbone, itself and every model on it."""
     models = {"LLMCDSR": "LLMCDSR", "LLM4CDSR": "LLM4CDSR", base.OURS: "LLMEDT"}
-    out: Runs = {}
+    out: base.Runs = {}
     for name in ("GRU4Rec", "BERT4Rec"):
         out[name] = context.runs(f"{name}*")
         for label, model in models.items():
@@ -34,16 +27,13 @@ def backbone_runs(context: ExperimentContext) -> Runs:
 
 
 base.register_experiment(
-    "overall", "Overall performance", "table 1", runs=overall_runs, lay_out=overall_page
+    "overall", "Overall performance", "table 1", runs=overall_runs, ours="LLMEDT"
 )
 base.register_experiment(
     "efficiency", "Parameters and time", "table 9", runs=overall_runs, lay_out=efficiency_page
 )
 base.register_experiment(
-    "backbone",
-    "Backbones",
-    "table 10",
-    runs=backbone_runs,
+    "backbone", "Backbones", "table 10", runs=backbone_runs,
     text="GRU4Rec and BERT4Rec by themselves are trained with ids on all positions at once: the "
     "rows `GRU4Rec*` and `BERT4Rec*` of `compare`.",
-)
+)  # fmt: skip
