@@ -46,15 +46,9 @@ from recbole_edt.model.lookup import Lookup
 class C2DSRSettings(RivalSettings):
     """Keys of C2DSR."""
 
-    output_vectors: Literal["own", "graphs"] = Field(
-        "graphs", description="vectors that states are multiplied with: own tables (paper), graphs"
-    )
-    graph_edges: Literal["all", "others"] = Field(
-        "others", description="all (paper), or others: none that only users of the batch made"
-    )
-    prediction_share: float = Field(
-        0.7, gt=0, le=1, description="lambda; the infomax objective has the rest"
-    )
+    output_vectors: Literal["own", "graphs"] = Field("graphs", description="own tables: paper")
+    graph_edges: Literal["all", "others"] = Field("others", description="all (paper), or of others")
+    prediction_share: float = Field(0.7, gt=0, le=1, description="lambda; infomax has the rest")
 
 
 class ItemGraph(nn.Module):
@@ -64,14 +58,8 @@ class ItemGraph(nn.Module):
     vectors themselves, which the paper adds against over-smoothing. Row i of A is the mean over
     the distinct successors of item i; it is zero for an item without any.
 
-    Parameters
-    ----------
-    size, dropout
-        Of the vectors.
-    sequences : Sequences
-        Rows to take transitions from, without those of items that are no node.
-    node_of : np.ndarray
-        int64 [n_items]; node of each item, 0 for an item (and the padding) that is none.
+    ``node_of`` (int64 [n_items]) is the node of each item, 0 for padding and for items that are no
+    node, whose rows are left out.
     """
 
     edges: Tensor  # int64 [2, n_edges]; from and to
@@ -230,13 +218,9 @@ class C2DSR(CrossDomainModel):
         Cross-domain prototypes are taken at the other domain's items: there, their knowledge of
         the domain comes from the mixed sequence.
 
-        Parameters
-        ----------
-        sequence : Tensor
-            int64 [B, L + 1]; the mixed sequence, encoded from the vectors ``inputs``.
-        cross, single : Tensor
-            [B, L, d]; states before each target, of the mixed and of the target's own sequence;
-            ``has`` (bool [B, L]) tells where ``single`` has domain history.
+        ``sequence`` [B, L + 1] is encoded from the vectors ``inputs``; ``cross`` and ``single``
+        [B, L, d] are the states before each target, of the mixed and of the target's own sequence;
+        ``has`` (bool [B, L]) tells where ``single`` has domain history.
         """
         assert self.discriminators is not None
         domain_of = self.item_domain[sequence]

@@ -71,12 +71,8 @@ class LLMCDSRSettings(RivalSettings):
     pretrain_epochs: Count = Field(200, description="epochs of stage 1, at most")
     contrast_weight: NonNegative = Field(0.1, description="weight of the contrast of text and id")
     contrast_items: Count = Field(512, description="contrasted items of a domain; paper: all")
-    encoded_sequences: Literal["mixed", "all"] = Field(
-        "all", description="mixed (paper), or all: the domain sub-sequences too"
-    )
-    recall_attention: Literal["item", "history"] = Field(
-        "history", description="item (authors' code), or history: similarity to it counts too"
-    )
+    encoded_sequences: Literal["mixed", "all"] = Field("all", description="mixed (paper), or all")
+    recall_attention: Literal["item", "history"] = Field("history", description="authors: item")
     meta_interval: Count = Field(4, description="batches per update of the recall network")
 
 
@@ -139,18 +135,10 @@ class RecallNetwork(nn.Module):
         self.relevance = nn.Parameter(torch.zeros(n_domains)) if history else None
 
     def forward(self, domain: int, pseudo: Tensor, valid: Tensor, history: Tensor) -> Tensor:
-        """Pool pseudo items of a domain: [n, d].
+        """Pool the projected texts [n, m, d] of pseudo items of a domain: [n, d].
 
-        Parameters
-        ----------
-        domain : int
-            Of the pseudo items.
-        pseudo : Tensor
-            [n, m, d]; their texts, projected.
-        valid : Tensor
-            bool [n, m]; False on padding, at least one True per row.
-        history : Tensor
-            [n, d]; direction of the projected texts of the user's real sequence.
+        ``valid`` (bool [n, m]) is False on padding, with at least one True per row; ``history``
+        [n, d] is the sum of the projected texts of the user's real sequence.
         """
         scores = pseudo @ self.content[domain]
         if self.relevance is not None:
@@ -178,12 +166,8 @@ def stack_rows(first: Tensor, second: Tensor) -> Tensor:
 def insert_at_random(sequence: Tensor, recalled: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
     """Put recalled items [n, k] at random before items of real sequences [n, L]; 0 = padding.
 
-    Returns
-    -------
-    items : Tensor
-        int64 [n, M]; beyond ``max_length`` the beginning is lost.
-    source : Tensor
-        int64 [n, M]; column of ``sequence`` where a real item stood; -1 for others.
+    Returns the items [n, M], without the beginning beyond ``max_length``, and the column of each
+    real item in ``sequence``, -1 for others.
     """
     n, length = sequence.shape
     lengths = (sequence > 0).sum(1, keepdim=True)

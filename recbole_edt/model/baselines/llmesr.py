@@ -60,9 +60,7 @@ class LLMESRSettings(RivalSettings):
     collaborative_start: Literal["principal", "canonical"] = Field(
         "canonical", description="ids start as a PCA of the text (principal, paper), or canonical"
     )
-    fusion: Literal["paper", "residual"] = Field(
-        "residual", description="cross-attention's output (paper), or plus its input (residual)"
-    )
+    fusion: Literal["paper", "residual"] = Field("residual", description="paper, or plus its input")
     distill_weight: NonNegative = Field(0.1, description="alpha of self-distillation; 0 = none")
     similar_users: Count = Field(2, description="N, similar users that teach each user; paper: 10")
 
@@ -136,19 +134,10 @@ def mean_text(sequences: Sequences, text: np.ndarray) -> np.ndarray:
 
 
 def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.ndarray:
-    """The n users with the most similar embeddings, by cosine, for each user.
+    """The n users with the most similar embeddings [n_users, d_L], by cosine, for each user.
 
-    Parameters
-    ----------
-    embeddings : np.ndarray
-        float32 [n_users, d_L].
-    eligible : np.ndarray
-        bool [n_users]; users to compare; those whose embedding is zero are left out.
-
-    Returns
-    -------
-    np.ndarray
-        int64 [n_users, n]; most similar first, without the user themself; 0 where there is none.
+    Only ``eligible`` users (bool [n_users]) whose embedding is not zero are compared. Most similar
+    first, without the user themself: int64 [n_users, n], 0 where there is none.
     """
     users = np.flatnonzero(eligible & embeddings.any(1))
     found = np.zeros((len(embeddings), n), dtype=np.int64)

@@ -14,9 +14,7 @@ class RivalSettings(ModelSettings):
     """Keys of every rival; each adds its own."""
 
     inner_size: Count = Field(256, description="hidden units of feed-forward layers")
-    attention_start: Literal["random", "mean"] = Field(
-        "mean", description="mean: a layer starts as an average of the history; random (papers)"
-    )
+    attention_start: Literal["random", "mean"] = Field("mean", description="papers: random")
     weight_average: Probability = Field(0.98, description="decay per step of averaged weights")
     stopping_step: Amount = Field(3, description="epochs without a better score that end a stage")
     learning_rate: Positive = Field(0.0003, description="papers: 0.001")

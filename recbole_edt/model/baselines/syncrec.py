@@ -5,8 +5,8 @@ Sequential Recommendation". The task SDSR sees one domain's sub-sequence, CDSR t
 Parts of the paper:
 
 * shared embedding layer: ``item_embedding`` and ``positions``;
-* ACMoE, the asymmetric cooperative network: :class:`SequentialExperts` (experts and stop-gradient),
-  :class:`Gate`, :class:`Tower` (one per task), :meth:`SyNCRec.run_task`;
+* ACMoE, the asymmetric cooperative network: ``experts``, :class:`Gate`, :class:`Tower` (one per
+  task), :meth:`SyNCRec.run_task` (with the stop-gradient);
 * LC-NTG, loss correction with the negative transfer gap: :meth:`SyNCRec.relative_gaps`,
   :meth:`SyNCRec.prediction_losses`;
 * SC-MIM, mutual information between both tasks per domain: :func:`mutual_information_loss`,
@@ -53,30 +53,6 @@ class SyNCRecSettings(RivalSettings):
     mim_weight: NonNegative = Field(0.1, description="weight of SC-MIM; paper: 1")
 
 
-class SequentialExperts(nn.Module):
-    """K experts of ACMoE: ``n_cross_experts`` (j) learn from CDSR, one from SDSR."""
-
-    def __init__(self, config) -> None:
-        super().__init__()
-        n_cross = config["n_cross_experts"]
-        self.cross = nn.ModuleList(make_backbone(config) for _ in range(n_cross))
-        self.single = nn.ModuleList([make_backbone(config)])  # one, as in the authors' code
-
-    def forward(
-        self, vectors: Tensor, positions: Tensor, valid: Tensor, cross: bool
-    ) -> list[Tensor]:
-        """States [B, L, d] of all K experts, CDSR's first; ``cross``: whether the task is CDSR.
-
-        The gradient is stopped at the experts of the other task. Arguments as of a backbone.
-        """
-        states = []
-        for experts, learning in ((self.cross, cross), (self.single, not cross)):
-            for expert in experts:
-                out = expert(vectors, positions, valid)
-                states.append(out if learning else out.detach())
-        return states
-
-
 class Gate(nn.Module):
     """Weights of the K experts for one task, from the inputs [.., d] up to each step."""
 
@@ -113,18 +89,9 @@ def mutual_information_loss(
 ) -> Tensor:
     """Negative of the InfoNCE bound as SC-MIM prints it: the positive is not in the sum.
 
-    ``mean(log sum_j exp sigmoid(a_i . n_j) - sigmoid(a_i . p_i))`` over the anchors that have a
-    negative; zero if none has.
-
-    Parameters
-    ----------
-    anchors, positives : Tensor
-        [n, d]; row i of both belongs to the same target; anchors are multiplied with the
-        discriminator's matrix already.
-    negatives : Tensor
-        [m, d].
-    same : Tensor
-        bool [n, m]; negatives of the anchor's own user, which are left out.
+    ``mean(log sum_j exp sigmoid(a_i . n_j) - sigmoid(a_i . p_i))`` of anchors and positives [n, d]
+    and negatives [m, d], without those of the anchor's own user (``same``, bool [n, m]). Anchors
+    without a negative are left out; zero if none has one.
     """
     has_any = ~same.all(1)
     if not has_any.any():
@@ -149,9 +116,10 @@ class SyNCRec(CrossDomainModel):
         self.item_dropout, self.mim_weight = config["item_dropout"], config["mim_weight"]
         self.item_embedding = ItemEmbedding("id", self.n_items, size)
         self.positions = id_table(self.max_seq_length + 1, size)
-        self.experts = SequentialExperts(config)
-        n_experts = config["n_cross_experts"] + 1
-        self.gates = nn.ModuleList(Gate(size, n_experts) for _ in range(n_tasks))
+        cross = nn.ModuleList(make_backbone(config) for _ in range(config["n_cross_experts"]))
+        single = nn.ModuleList([make_backbone(config)])  # one, as in the authors' code
+        self.experts = nn.ModuleDict({"cross": cross, "single": single})
+        self.gates = nn.ModuleList(Gate(size, len(cross) + 1) for _ in range(n_tasks))
         self.towers = nn.ModuleList(
             Tower(size, config["inner_size"], config["dropout"]) for _ in range(n_tasks)
         )
@@ -171,13 +139,17 @@ class SyNCRec(CrossDomainModel):
     def run_task(self, task: int, lookup, sequence: Tensor) -> Tensor:
         """States [B, L, d] of a task after each item: its tower over the gated sum of the experts.
 
-        ``task`` is a domain (SDSR) or :attr:`cross_task`; ``sequence`` [B, L] is the task's own.
-        State t has seen the items up to t; states on padding are arbitrary.
+        ``task`` is a domain (SDSR) or ``cross_task``; ``sequence`` [B, L] is the task's own. The
+        gradient stops at the experts of the other task. States on padding are arbitrary.
         """
         vectors = drop_items(lookup(sequence), self.item_dropout if self.training else 0.0)
         positions = self.positions.weight[: sequence.shape[1]]
         weights = self.gates[task](vectors + positions)  # [B, L, K]
-        states = self.experts(vectors, positions, sequence > 0, task == self.cross_task)
+        learning = "cross" if task == self.cross_task else "single"
+        states = []
+        for kind, experts in self.experts.items():
+            found = [expert(vectors, positions, sequence > 0) for expert in experts.children()]
+            states += found if kind == learning else [state.detach() for state in found]
         weighed = zip(weights.unbind(-1), states, strict=True)
         return self.towers[task](sum(weight[..., None] * state for weight, state in weighed))
 
@@ -201,20 +173,10 @@ class SyNCRec(CrossDomainModel):
     ) -> tuple[Tensor, Tensor]:
         """Next-item losses of SDSR, and of CDSR corrected by the negative transfer gaps.
 
-        Parameters
-        ----------
-        cross, single : Tensor
-            [B, L, d]; states of both tasks; state t predicts ``sequence[:, t + 1]``.
-        has : Tensor
-            bool [B, L]; where ``single`` has domain history.
-
-        Returns
-        -------
-        single_loss : Tensor
-            Scalar; mean over the targets with domain history.
-        cross_loss : Tensor
-            Scalar; mean over all targets, those of a domain weighed by n_domains times its
-            relative gap: by one if all domains gain alike.
+        ``cross`` and ``single`` are the states of both tasks [B, L, d], where state t predicts
+        ``sequence[:, t + 1]``; ``has`` (bool [B, L]) tells where ``single`` has domain history.
+        The loss of SDSR is the mean over the targets with domain history, that of CDSR over all
+        targets, those of a domain weighed by n_domains times its relative gap.
         """
         domain_of = self.item_domain[batch[SEQUENCE][:, 1:]]  # -1 on padding
         single_sum, cross_sums, gaps = cross.new_zeros(()), [], []

@@ -52,9 +52,7 @@ class TriCDRSettings(RivalSettings):
     """Keys of Tri-CDR."""
 
     dropout: Probability = Field(0.3, description="dropout in the encoders")
-    item_tables: Literal["separate", "shared"] = Field(
-        "shared", description="separate: mixed and domain encoders have their own items (paper)"
-    )
+    item_tables: Literal["separate", "shared"] = Field("shared", description="paper: separate")
     score: Literal["cosine", "dot"] = Field("dot", description="cosine (paper), dot")
     finetune_epochs: Amount = Field(200, description="epochs of joint training, at most")
     finetune_learning_rate: Positive = Field(0.0003, description="learning rate of joint training")
@@ -66,22 +64,9 @@ class TriCDRSettings(RivalSettings):
 def visible_counts(items: Tensor, sequence_length: Tensor, in_domain: Tensor) -> Tensor:
     """Count the items of a sub-sequence that precede each target of a window.
 
-    The sub-sequence ends with the window's last target: a target sees all of its items but those
-    that the window holds from the target on.
-
-    Parameters
-    ----------
-    items : Tensor
-        int64 [B, L + 1]; the window, padding is 0.
-    sequence_length : Tensor
-        int64 [B]; items of the sub-sequence.
-    in_domain : Tensor
-        bool [B, L + 1]; which of ``items`` belong to it.
-
-    Returns
-    -------
-    Tensor
-        int64 [B, L]; entry t belongs to the target ``items[:, t + 1]``, zero on padding.
+    The sub-sequence of ``sequence_length`` [B] items ends with the window's last target: a target
+    sees all of its items but those that the window ``items`` [B, L + 1] holds from the target on
+    (``in_domain``, bool [B, L + 1]). Entry t of the counts [B, L] belongs to ``items[:, t + 1]``.
     """
     from_here = in_domain[:, 1:].long().flip(1).cumsum(1).flip(1)
     return (sequence_length[:, None] - from_here) * (items[:, 1:] > 0)
@@ -119,14 +104,8 @@ class TripleAttention(nn.Module):
     def forward(self, queries: Tensor, context: Tensor, states: Tensor, counts: Tensor) -> Tensor:
         """Pool the visible part of a sequence for each query: [B, T, d], zero without any.
 
-        Parameters
-        ----------
-        queries, context : Tensor
-            [B, T, d]; q and g.
-        states : Tensor
-            [B, K, d]; k.
-        counts : Tensor
-            int64 [B, T]; how many states from the first on each query sees.
+        ``queries`` (q) and ``context`` (g) are [B, T, d]; each query sees the first ``counts``
+        [B, T] of the ``states`` (k) [B, K, d].
         """
         visible = torch.arange(states.shape[1], device=counts.device) < counts[..., None]
         pairs = torch.nonzero(visible, as_tuple=True)
@@ -256,17 +235,8 @@ class TriCDR(CrossDomainModel):
     ) -> list[Tensor]:
         """TCA towards one target domain; the other one is the source.
 
-        Parameters
-        ----------
-        states, counts : list of Tensor
-            As :meth:`encode_all` returns them, and how many of them are visible, int64 [B, T].
-        asked : Tensor
-            bool [B, T]; where there is a target of this direction, n places in all.
-
-        Returns
-        -------
-        list of Tensor
-            Pooled mixed, source and target sequence, [n, d] each.
+        The first ``counts`` [B, T] of the ``states`` of :meth:`encode_all` are visible. Returns the
+        pooled mixed, source and target sequence [n, d] at the n places ``asked`` (bool [B, T]).
         """
         query = last_visible(states[target], counts[target])
         context = prefix_means(states[-1], counts[-1])

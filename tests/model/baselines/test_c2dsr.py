@@ -15,13 +15,12 @@ from slow_reference import (
     domain_of,
     evaluation_batch,
     items_of,
-    negative_of,
     prefixes,
     training_batch,
 )
 
 from recbole_edt.data.sequences import build_sequences
-from recbole_edt.model.baselines.c2dsr import C2DSR, Discriminator, ItemGraph, prototypes
+from recbole_edt.model.baselines.c2dsr import C2DSR, ItemGraph
 
 LAMBDA = 0.7
 
@@ -207,19 +206,6 @@ def test_propagation_by_hand() -> None:
     assert torch.allclose(alone(), 1.5 * alone.table.weight)
 
 
-def test_item_vectors_of_all_three_graphs() -> None:
-    model = make()
-    slow = Slow(model)
-    items = torch.arange(1, N_ITEMS)
-    mixed = np.stack([slow.mixed[item] for item in items.tolist()])
-    assert np.allclose(array(model.inputs()[0](items)), mixed)
-    for domain in (0, 1):
-        own = items_of(domain)
-        vectors = array(model.inputs()[1][domain](torch.tensor(own)))
-        assert np.allclose(vectors, np.stack([slow.single[domain][item] for item in own]))
-        assert model.domain_graphs[domain].table.num_embeddings == len(own) + 1
-
-
 def test_graph_dropout_acts_in_training_alone() -> None:
     model = make(dropout=0.5)
     assert torch.equal(model.mixed_graph(), model.mixed_graph())
@@ -257,65 +243,7 @@ def test_a_batch_is_trained_on_the_edges_of_other_users() -> None:
     assert model.calculate_loss(batch).item() != pytest.approx(expected, rel=1e-3)
 
 
-def test_padding_changes_no_loss() -> None:
-    model = make()
-    corrupt_by_rule(model)
-    losses = [model.calculate_loss(training_batch(extra=extra)).item() for extra in (0, 3)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
-
-
-def test_states_have_not_seen_what_comes_later() -> None:
-    model = make()
-    batch = training_batch(users=(1, 4))
-    cross, single = states(model, batch)
-    rows = {1: SEQUENCES[1], 4: SEQUENCES[4]}
-    for step in range(1, 7):
-        changed = {u: [*s[:step], *(negative_of(u, i) for i in s[step:])] for u, s in rows.items()}
-        other = dict(batch)
-        for key, value in training_batch((1, 4), sequences={**SEQUENCES, **changed}).items():
-            other[key] = value if key.startswith("sequence") else batch[key]
-        assert not torch.equal(other["sequence"], batch["sequence"]) or step > 4
-        after_cross, after_single = states(model, other)
-        assert torch.allclose(cross[:, :step], after_cross[:, :step], atol=1e-12)
-        assert torch.allclose(single[:, :step], after_single[:, :step], atol=1e-12)
-    assert not torch.allclose(cross, states(model, {**batch, **later(batch)})[0], atol=1e-3)
-
-
-def later(batch: dict) -> dict:
-    """Sequences whose first item is another."""
-    sequence = batch["sequence"].clone()
-    sequence[:, 0] = 5
-    return {"sequence": sequence}
-
-
-def states(model: C2DSR, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    sequence = batch["sequence"]
-    masked = torch.zeros_like(sequence, dtype=torch.bool)
-    mixed, domains = model.inputs()
-    cross = model.encoder.before_targets(mixed, sequence, masked)
-    return cross.detach(), model.own_domain_states(batch, model.domain_encoders, domains)[
-        0
-    ].detach()
-
-
 # -- infomax objective ----------------------------------------------------------------------------
-
-
-def test_prototypes_by_hand() -> None:
-    states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]], [[1.0, 1.0]] * 3])
-    where = torch.tensor([[True, True, False], [False, False, False]])
-    assert torch.equal(prototypes(states, where), torch.tensor([[2.0, 3.0], [0.0, 0.0]]))
-
-
-def test_discriminator_by_hand() -> None:
-    judge = Discriminator(2)
-    assert judge.bilinear.bias.item() == 0.0
-    with torch.no_grad():
-        judge.bilinear.weight.copy_(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
-        judge.bilinear.bias.fill_(0.5)
-    logit = judge(torch.tensor([[1.0, -1.0]]), torch.tensor([[2.0, 1.0]]))
-    # [1, -1] W = [-2, -2]; times [2, 1] = -6
-    assert logit.tolist() == [-5.5]
 
 
 def test_infomax_equals_a_loop_over_users() -> None:
@@ -334,17 +262,6 @@ def test_infomax_ignores_users_of_one_domain() -> None:
     loss = model.calculate_loss(batch)
     assert loss.item() == pytest.approx(LAMBDA * predictions_alone(model, batch), rel=1e-9)
     loss.backward()  # the discriminators have no gradient, and none is missed
-
-
-def test_infomax_of_untrained_judges_is_two_log_two_per_domain() -> None:
-    model = make()
-    with torch.no_grad():
-        for parameter in model.discriminators.parameters():
-            parameter.zero_()
-    batch = training_batch()
-    loss = model.calculate_loss(batch).item()
-    expected = LAMBDA * predictions_alone(model, batch) + (1 - LAMBDA) * 4 * np.log(2)
-    assert loss == pytest.approx(expected, rel=1e-9)
 
 
 def predictions_alone(model: C2DSR, batch: dict) -> float:

@@ -9,7 +9,6 @@ import torch
 from rivals import ALL, CAUSAL, loss_of, loss_term, own_items, states_of
 from slow_reference import (
     CONFIG,
-    MAX_LENGTH,
     N_ITEMS,
     NO_PROFILE,
     SEQUENCES,
@@ -156,45 +155,6 @@ def test_without_any_target_the_loss_is_zero_and_harmless() -> None:
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-# -- what states see ------------------------------------------------------------------------------
-
-
-def all_states(model, batch, chosen) -> torch.Tensor:
-    """States of the global and the local threads, [B, L, 2 d]."""
-    lookup = model.batch_lookup(batch)
-    size = model.size
-    states = model.encoder.before_targets(lookup.columns(0, size), batch["sequence"], chosen)
-    lookups = [lookup.columns(size, 2 * size)] * 2
-    local, _ = model.own_domain_states(batch, model.local_encoders, lookups, chosen)
-    return torch.cat([states, local], -1)
-
-
-@pytest.mark.parametrize("step", range(1, 7))
-@pytest.mark.parametrize("name", CAUSAL)
-def test_states_do_not_see_the_target_nor_what_is_behind_it(name, step) -> None:
-    model = make(backbone=name)
-    before = SEQUENCES[4]
-    other = {1: 5, 2: 3, 3: 4, 6: 9, 11: 7, 12: 8}  # each of the same domain, none twice
-    later = [*before[:step], *(other[item] for item in before[step:])]
-    states = []
-    for items in (before, later):
-        batch = training_batch([4], sequences={4: items})
-        states.append(all_states(model, batch, batch["sequence"] > 0))
-    assert torch.equal(states[0][:, :step], states[1][:, :step])
-    if step < 6:
-        assert not torch.allclose(states[0][:, step:], states[1][:, step:])
-
-
-def test_bidirectional_states_never_see_their_own_target() -> None:
-    model = make(backbone="bert4rec")
-    states = []
-    for hidden in (2, 5):
-        batch = training_batch([1], sequences={1: [1, 6, hidden, 7, 3]})
-        chosen = torch.tensor([[False, False, True, False, False]])
-        states.append(all_states(model, batch, chosen)[0, 1])
-    assert torch.equal(*states)
-
-
 # -- eq. 6: items of both domains -----------------------------------------------------------------
 
 PAIRS = {1: [1, 6], 2: [8, 2], 3: [4, 5, 3], 4: [9, 4]}  # user 3 has nothing of domain 1
@@ -211,16 +171,6 @@ def test_eq6_hand_computed() -> None:
     rows = math.log(1 + math.exp(1.2 - 1.6)) + math.log(1 + math.exp(0 - 2))
     columns = math.log(1 + math.exp(0 - 1.6)) + math.log(1 + math.exp(1.2 - 2))
     assert loss.item() == pytest.approx((rows + columns) / 2)
-
-
-def test_eq6_equals_a_loop_over_pairs() -> None:
-    model = make()
-    batch = training_batch((1, 2, 3, 4), sequences=PAIRS)
-    unified = model.batch_lookup(batch).columns(0, model.size)
-    first = np.stack([item_vector(model, item) for item in (1, 2, 4)])
-    second = np.stack([item_vector(model, item) for item in (6, 8, 9)])
-    expected = alignment(first, second, TAU, infonce=True)
-    assert model.item_regularisation(batch, unified).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_eq6_draws_one_item_per_domain_of_each_user_evenly() -> None:
@@ -318,16 +268,3 @@ def test_local_embeddings_start_as_a_pca_of_each_domains_raw_items() -> None:
         assert np.allclose(ratio, ratio[0, 0], rtol=1e-2)
         assert np.sqrt((mine**2).mean()) == pytest.approx(0.02, rel=0.25)
     assert np.array_equal(started(LongText(generated_text=50.0))[1:-1], table[1:-1])
-
-
-def test_longest_histories_fit_positions() -> None:
-    model = make()
-    rows = evaluation_batch()
-    full = torch.arange(1, MAX_LENGTH + 1)[None] % 5 + 6
-    rows = {**{k: v[:1] for k, v in rows.items()}, "item_id_list": full, "item_id_list_1": full}
-    rows["item_length"] = rows["item_length_1"] = torch.tensor([MAX_LENGTH])
-    rows["item_length_0"] = torch.tensor([0])
-    with torch.no_grad():
-        scores = array(model.full_sort_predict(rows))[0]
-    for item in (2, 9):
-        assert scores[item] == pytest.approx(score(model, full[0].tolist(), item))

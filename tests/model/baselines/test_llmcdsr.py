@@ -9,7 +9,6 @@ from slow_reference import (
     N_ITEMS,
     SEQUENCES,
     SIZE,
-    TEXT_SIZE,
     TinyShop,
     array,
     domain_of,
@@ -409,13 +408,6 @@ def test_a_bidirectional_backbone_trains_too(loss) -> None:
     assert torch.isfinite(model.meta_backward(batch, batch))
 
 
-def test_item_vectors_of_text_and_id_start_from_canonical_text() -> None:
-    torch.manual_seed(0)
-    model = LLMCDSR(rivals.config_of(LLMCDSR), AugmentedShop())
-    table = model.item_embedding.table.weight[1:, :TEXT_SIZE].detach()
-    assert table.square().sum(1).mean().sqrt().item() == pytest.approx(1.0, rel=1e-5)
-
-
 # -- stage 2: meta learning -----------------------------------------------------------------------
 
 
@@ -494,21 +486,6 @@ def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
 
 
 # -- runs -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def last_checkpoints(write_shop, tmp_path_factory):
-    """Checkpoints of the last epochs of both stages."""
-    place = {"checkpoint_dir": str(tmp_path_factory.mktemp("all"))}
-    run = rivals.Run("LLMCDSR", write_shop(tmp_path_factory.mktemp("data")), **place).fit()
-    last = run.trainer.last_file
-    return torch.load(last), torch.load(last.replace(".last", ".stage1"))
-
-
-def test_stage_2_leaves_stage_1_alone_and_moves_the_recall_network(last_checkpoints) -> None:
-    last, first = (content["state_dict"] for content in last_checkpoints)
-    moved = {name.split(".")[0] for name, v in last.items() if not torch.equal(v, first[name])}
-    assert moved == {"item_embedding", "encoder", "recall_network"}
 
 
 def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:

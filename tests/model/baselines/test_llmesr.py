@@ -7,7 +7,6 @@ import torch
 from rivals import ALL, CAUSAL, USERS, layer_norm, loss_of, states_of
 from slow_reference import (
     CONFIG,
-    MAX_LENGTH,
     N_ITEMS,
     NO_PROFILE,
     SEQUENCES,
@@ -21,9 +20,8 @@ from slow_reference import (
     two_layers,
 )
 
-from recbole_edt.data.sequences import build_sequences
 from recbole_edt.model.baselines.llmesr import LLMESR, mean_text, similar_users
-from recbole_edt.model.text import Canonical, ItemPairs, principal_components
+from recbole_edt.model.text import Canonical, ItemPairs
 
 PRINCIPAL = rivals.config_of(LLMESR, collaborative_start="principal")
 
@@ -113,18 +111,6 @@ def test_items_have_an_adapted_frozen_view_and_a_trained_view() -> None:
     assert model.semantic.adapter.inner.out_features == TEXT_SIZE // 2
 
 
-def test_principal_components_by_hand() -> None:
-    """Points on a line through (1, 1): the first component is the place on the line."""
-    text = torch.tensor([[9.0, 9.0], [0.0, 0.0], [2.0, 2.0], [4.0, 4.0], [1.0, 3.0]])
-    fitted = torch.tensor([False, True, True, True, False])
-    out = principal_components(text, fitted, 1)
-    root = np.sqrt(2)
-    assert np.allclose(array(out)[:, 0], [0, -2 * root, 0, 2 * root, 0], atol=1e-6)
-    both = principal_components(text, fitted, 5)  # there are only two
-    assert both.shape == (5, 2)
-    assert abs(both[4, 1]) == pytest.approx(root)  # (1, 3) stands off the line
-
-
 @pytest.mark.parametrize("size", [4, 8])
 def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
     torch.manual_seed(0)
@@ -186,36 +172,6 @@ def test_cross_attention_fuses_the_views_both_ways(name, fusion) -> None:
         assert np.allclose(array(semantic)[row, : len(own)], expected[0])
         assert np.allclose(array(collaborative)[row, : len(own)], expected[1])
         assert not semantic[row, len(own) :].any()
-
-
-def test_each_view_asks_the_other_and_gathers_its_own() -> None:
-    """With one step there is nothing to choose: its own value comes out, whatever is asked."""
-    model = make()
-    sequence = torch.tensor([[4], [11]])
-    vectors, positions = model.embed(sequence), model.encoder.positions.weight[:1]
-    with torch.no_grad():
-        before = model.encoder.fuse(vectors, positions, sequence > 0)
-        moved = vectors.clone()
-        moved[..., SIZE:] += torch.randn(SIZE, dtype=torch.float64)
-        after = model.encoder.fuse(moved, positions, sequence > 0)
-    assert torch.allclose(after[0], before[0])
-    assert not torch.allclose(after[1], before[1])
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-def test_no_state_sees_a_later_item(name) -> None:
-    model = make(backbone=name, fusion="residual")
-    sequence = torch.tensor([[4, 10, 2, 7, 1, 3]])
-    masked = torch.zeros_like(sequence, dtype=torch.bool)
-    with torch.no_grad():
-        before = model.encoder.before_targets(model.look_up, sequence, masked)
-        for step in range(1, 6):
-            other = sequence.clone()
-            other[:, step:] = torch.tensor([12, 5, 8, 6, 9])[: 6 - step]
-            after = model.encoder.before_targets(model.look_up, other, masked)
-            assert torch.allclose(after[:, :step], before[:, :step], atol=1e-12)
-            if step < 5:
-                assert not torch.allclose(after[:, step], before[:, step])
 
 
 # -- the ranking loss and scores ------------------------------------------------------------------
@@ -340,15 +296,6 @@ def test_distillation_is_added_with_its_weight(name) -> None:
     assert loss_of(model, batch) == pytest.approx(expected, rel=1e-6)
 
 
-def test_mean_squared_error_by_hand() -> None:
-    model = make(distill_weight=1.0)
-    means = torch.tensor([[1.0, 0.0], [5.0, 5.0], [2.0, 2.0]])
-    model.teachers = lambda users: (means, torch.tensor([True, False, True]))
-    students = torch.tensor([[0.0, 0.0], [0.0, 0.0], [2.0, 5.0]])
-    loss = model.distillation_loss(torch.tensor([1, 2, 3]), students)
-    assert loss.item() == pytest.approx((1 + 0 + 0 + 9) / 4)
-
-
 def test_windows_that_do_not_end_a_sequence_are_not_taught() -> None:
     model, plain = make(distill_weight=1.0), make()
     plain.load_state_dict(model.state_dict())
@@ -386,35 +333,3 @@ def test_teachers_are_without_dropout_gradient_and_effect_on_the_mode(monkeypatc
     assert model.encoder.backbone.training
     assert taught.tolist() == [user != NO_PROFILE for user in USERS]
     assert not means[USERS.index(NO_PROFILE)].any()
-
-
-def test_distillation_moves_the_student_alone() -> None:
-    """The gradient is that of a fixed target."""
-    model = make(distill_weight=1.0)
-    users = torch.tensor([4])
-    fixed = model.teachers(users)[0].clone()
-    history, length = torch.tensor([SEQUENCES[4][:-1]]), torch.tensor([6])
-    grads = []
-    for target in (None, fixed):
-        model.zero_grad()
-        student = model.encoder.last(model.embed, history, length)
-        if target is None:
-            model.distillation_loss(users, student).backward()
-        else:
-            ((student - target) ** 2).mean().backward()
-        grads.append(model.encoder.positions.weight.grad.clone())
-    assert torch.allclose(*grads)
-    assert grads[0].any()
-
-
-def test_two_shops_of_one_size_are_not_confused() -> None:
-    """The slow reference would not notice a model that ignores its training rows."""
-    shop = TinyShop(profiles=False)
-    rows = shop.train_sequences
-    model = make(shop, distill_weight=1.0)
-    users, steps = rows.users, np.arange(len(rows.items))
-    shop.train_sequences = build_sequences(
-        users, rows.items[::-1].copy(), steps, rows.augmented, rows.timestamps, rows.n_users
-    )
-    assert not torch.equal(make(shop, distill_weight=1.0).histories, model.histories)
-    assert model.histories.shape[1] == MAX_LENGTH

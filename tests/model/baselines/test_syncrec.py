@@ -16,7 +16,6 @@ from slow_reference import (
 
 from recbole_edt.model.baselines.syncrec import (
     Gate,
-    SequentialExperts,
     SyNCRec,
     Tower,
     mutual_information_loss,
@@ -50,7 +49,9 @@ def slow_state(model: SyNCRec, task: int, history: list[int]) -> np.ndarray:
     positions = array(model.positions.weight)[: len(history)]
     weights = slow_gate(model.gates[task], [v + p for v, p in zip(vectors, positions, strict=True)])
     total = np.zeros_like(vectors[0])
-    for weight, expert in zip(weights, [*model.experts.cross, *model.experts.single], strict=True):
+    for weight, expert in zip(
+        weights, [*model.experts["cross"], *model.experts["single"]], strict=True
+    ):
         valid = torch.ones(1, len(history), dtype=torch.bool)
         out = expert(torch.from_numpy(np.stack(vectors))[None], torch.from_numpy(positions), valid)
         total = total + weight * array(out)[0, -1]
@@ -123,38 +124,13 @@ def test_gate_by_hand() -> None:
     assert np.allclose(array(weights), expected, atol=1e-5)
 
 
-def test_tower_by_hand() -> None:
-    tower = Tower(2, 1, 0.0)
-    with torch.no_grad():
-        tower.inner.weight.copy_(torch.tensor([[1.0, 1.0]]))
-        tower.outer.weight.copy_(torch.tensor([[1.0], [0.0]]))
-        for layer in (tower.inner, tower.outer):
-            layer.bias.zero_()
-    # GELU(-20) is 0 and GELU(30) is 30: (-10, -10) stays, (10, 20) becomes (40, 20)
-    states = tower(torch.tensor([[-10.0, -10.0], [10.0, 20.0]]))
-    assert np.allclose(array(states), [[0.0, 0.0], [1.0, -1.0]], atol=1e-4)
-
-
-def test_experts_are_modules_of_their_own_in_their_order() -> None:
+@pytest.mark.parametrize("task", [0, 1, CROSS])
+def test_gradient_stops_at_the_experts_of_the_other_task(task) -> None:
     model = make()
-    assert len({id(expert) for expert in (*model.experts.cross, *model.experts.single)}) == 3
-    vectors, valid = torch.randn(2, 3, 8, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
-    positions = model.positions.weight[:3]
-    states = model.experts(vectors, positions, valid, cross=True)
-    single = model.experts.single[0](vectors, positions, valid)
-    assert torch.equal(states[2], single)
-    assert not torch.allclose(states[0], states[1])
-
-
-@pytest.mark.parametrize("cross", [True, False])
-def test_gradient_stops_at_the_experts_of_the_other_task(cross) -> None:
-    torch.manual_seed(0)
-    experts = SequentialExperts(rivals.config_of(SyNCRec))
-    states = experts(torch.randn(1, 3, 8), torch.zeros(3, 8), torch.ones(1, 3).bool(), cross)
-    assert [state.requires_grad for state in states] == [cross, cross, not cross]
-    sum(state.square().sum() for state in states).backward()
-    for own, learns in ((experts.cross, cross), (experts.single, not cross)):
-        assert all((p.grad is not None) == learns for p in own.parameters())
+    model.run_task(task, model.embed, training_batch()["sequence"]).square().sum().backward()
+    for kind, experts in model.experts.items():
+        learns = (kind == "cross") == (task == CROSS)
+        assert all((p.grad is not None) == learns for p in experts.parameters())
 
 
 @pytest.mark.parametrize("task", [0, 1, CROSS])

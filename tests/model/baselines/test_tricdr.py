@@ -23,7 +23,6 @@ from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.model.baselines.tricdr import (
     TriCDR,
     TripleAttention,
-    TripleContrast,
     last_visible,
     nt_xent_loss,
     prefix_means,
@@ -192,26 +191,6 @@ def test_prefix_means_and_last_states_by_hand() -> None:
     assert torch.equal(last_visible(states, counts), ends)
 
 
-# -- triple sequence encoding ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tables", ["separate", "shared"])
-def test_each_sequence_has_an_encoder_of_its_own(tables) -> None:
-    model = joint(item_tables=tables)
-    batch = training_batch()
-    by_domain = [batch["sequence_0"], batch["sequence_1"]]
-    states = model.encode_all(batch["sequence"], by_domain)
-    for which in range(3):
-        for row, items in enumerate(SEQUENCES.values()):
-            mine = items if which == 2 else own(items, which)
-            got = array(states[which][row, : len(mine)])
-            assert np.allclose(got, encoded(model, which, mine))
-    encoders = [*model.domain_encoders, model.mixed_encoder]
-    owners = [{id(p) for p in encoder.parameters()} for encoder in encoders]
-    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
-    assert (model.mixed_items is model.domain_items) == (tables == "shared")
-
-
 # -- triple cross-domain attention ----------------------------------------------------------------
 
 
@@ -229,36 +208,6 @@ def test_tca_equals_a_loop_over_states() -> None:
     assert not got[0, 0].any()  # nothing to see
 
 
-def test_tca_weights_by_hand() -> None:
-    """A network that passes on the first entry of k * q: weights are its softmax."""
-    attention = TripleAttention(2).double()
-    with torch.no_grad():
-        for parameter in attention.parameters():
-            parameter.zero_()
-        attention.compare.weight[0, 4] = 1.0  # k * q stands at 4 and 5, behind k and q
-        attention.rest[1].weight[0, 0] = 1.0
-        attention.rest[3].weight[0, 0] = 1.0
-    states = torch.tensor([[[np.log(3.0), 8.0], [0.0, 4.0], [5.0, 5.0]]]).double()
-    queries = torch.tensor([[[1.0, 7.0]]]).double()
-    got = attention(queries, queries, states, torch.tensor([[2]]))
-    # weights 3/4 and 1/4; the third state is not to be seen
-    assert array(got)[0, 0] == pytest.approx([0.75 * np.log(3.0), 0.75 * 8 + 0.25 * 4])
-
-
-def test_tca_asks_with_the_target_state_and_shows_the_mean_of_the_mixed_ones() -> None:
-    model = joint()
-    history = [10, 2, 11, 12, 3]
-    states = [
-        torch.from_numpy(encoded(model, which, items))[None]
-        for which, items in enumerate([own(history, 0), own(history, 1), history])
-    ]
-    counts = [torch.tensor([[len(s[0])]]) for s in states]
-    for target in (0, 1):
-        got = model.attend(target, states, counts, torch.tensor([[True]]))
-        expected = views(model, history, [own(history, 0), own(history, 1)], target)
-        assert np.allclose([array(view)[0] for view in got], expected)
-
-
 # -- triple contrastive learning ------------------------------------------------------------------
 
 
@@ -269,41 +218,6 @@ def test_coarse_grained_loss_by_hand() -> None:
     expected = -np.log(np.exp(2.0) / (np.exp(2.0) + 2))
     assert nt_xent_loss(first, second, 0.5).item() == pytest.approx(expected)
     assert nt_xent_loss(first[:1], second[:1], 0.5).item() == pytest.approx(0.0)
-
-
-def test_coarse_grained_loss_equals_a_loop() -> None:
-    torch.manual_seed(3)
-    first, second = torch.randn(5, 6), torch.randn(5, 6)
-    expected = nt_xent_reference(first.numpy(), second.numpy(), 0.3)
-    assert nt_xent_loss(first, second, 0.3).item() == pytest.approx(expected, rel=1e-5)
-
-
-def plain_contrast(**options) -> TripleContrast:
-    """TCL whose projections pass positive vectors on."""
-    contrast = TripleContrast({**OWN, "hidden_size": 2, **options})
-    with torch.no_grad():
-        for projection in contrast.projections:
-            for layer in (projection[0], projection[2]):
-                layer.weight.copy_(torch.eye(2))
-                layer.bias.zero_()
-    return contrast
-
-
-def test_fine_grained_loss_by_hand() -> None:
-    contrast = plain_contrast(fine_weight=2.0, fine_margin=2.0)
-    source = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-    mixed = torch.tensor([[3.0, 4.0], [1.0, 2.0]])
-    target = torch.tensor([[0.0, 1.0], [1.0, 9.0]])
-    # distances to mixed 5 and 1, to target 1 and 8: 5 - 1 + 2 = 6, and 1 - 8 + 2 < 0
-    assert contrast(mixed, source, target).item() == pytest.approx(2.0 * (6 + 0) / 2, rel=1e-5)
-
-
-def test_coarse_grained_loss_weighs_the_three_pairs_alike() -> None:
-    source, mixed, target = torch.eye(2), torch.eye(2), torch.eye(2).flip(0) + 0.01
-    alike, apart = nt_xent_loss(mixed, source, 0.1), nt_xent_loss(mixed, target, 0.1)
-    assert apart > alike + 1
-    contrast = plain_contrast(coarse_weight=3.0)
-    assert contrast(mixed, source, target).item() == pytest.approx((alike + 2 * apart).item())
 
 
 # -- fusion, losses -------------------------------------------------------------------------------
@@ -402,48 +316,6 @@ def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop() -> None:
     assert longer  # some target saw items of before its window
 
 
-# -- causality ------------------------------------------------------------------------------------
-
-
-def joint_states(model: TriCDR, sequences: dict) -> dict[int, torch.Tensor]:
-    """User vectors at each target of each user."""
-    heard = []
-    model.next_item_loss = lambda batch, lookup, states, chosen: (
-        heard.append(states) or states.sum()
-    )
-    with torch.no_grad():
-        model.calculate_loss(training_batch(sequences=sequences))
-    return dict(zip(sequences, heard[0], strict=True))
-
-
-def test_states_have_seen_neither_their_target_nor_what_follows_it() -> None:
-    model = joint()
-    before = joint_states(model, SEQUENCES)
-    other = {1: 2, 2: 3, 3: 4, 4: 5, 5: 1, 6: 8, 7: 9, 8: 10, 9: 12, 10: 7, 11: 6, 12: 11}
-    checked = 0
-    for user, items in SEQUENCES.items():
-        for step in range(1, len(items)):
-            # the target becomes another item of its domain; behind it even the domains change
-            tail = [other[items[step]], *(13 - item for item in items[step + 1 :])]
-            if len(set(items[:step] + tail)) < len(items):
-                tail = [other[items[step]], *reversed(items[step + 1 :])]
-            changed = joint_states(model, {**SEQUENCES, user: items[:step] + tail})
-            assert torch.allclose(changed[user][:step], before[user][:step], atol=1e-12)
-            checked += 1
-            if step < len(items) - 1:
-                assert not torch.allclose(changed[user][step], before[user][step])
-    assert checked == 16
-
-
-def test_source_items_right_before_a_target_are_seen() -> None:
-    """What stands between the last item of the target's domain and the target counts, too."""
-    model = joint()
-    before = joint_states(model, SEQUENCES)
-    changed = joint_states(model, {**SEQUENCES, 1: [1, 6, 2, 8, 3]})  # 8, not 7, before target 3
-    assert not torch.allclose(changed[1][3], before[1][3])
-    assert torch.equal(changed[1][:2], before[1][:2])
-
-
 # -- scores ---------------------------------------------------------------------------------------
 
 
@@ -471,24 +343,6 @@ def test_scores_of_pretraining_sum_mixed_and_domain_encoder(item_tables, score) 
         return out
 
     rivals.check_scores(model, evaluation_batch(), score_of)
-
-
-def test_scores_equal_what_the_last_target_was_trained_with() -> None:
-    """Training position and evaluation row of the same history have the same user vector."""
-    model = joint()
-    trained = joint_states(model, SEQUENCES)
-    histories = {user: items[:-1] for user, items in SEQUENCES.items()}
-    rows = {}
-    for key, keep in (("", None), ("_0", 0), ("_1", 1)):
-        lists = [h if keep is None else own(h, keep) for h in histories.values()]
-        width = max(map(len, lists))
-        rows[f"item_id_list{key}"] = torch.tensor([h + [0] * (width - len(h)) for h in lists])
-        rows[f"item_length{key}"] = torch.tensor([len(h) for h in lists])
-    with torch.no_grad():
-        vectors = model.user_vectors(rows)
-    for row, (user, items) in enumerate(SEQUENCES.items()):
-        state = trained[user][len(items) - 2]
-        assert torch.allclose(vectors[domain_of(items[-1])][row], state, atol=1e-10)
 
 
 # -- the two stages -------------------------------------------------------------------------------
