@@ -196,16 +196,6 @@ def test_edges_that_only_some_users_made_can_be_left_out_by_hand() -> None:
     assert not matrix(graph, torch.arange(4)).any()
 
 
-def test_propagation_by_hand() -> None:
-    items = graph_of([[1, 2], [1, 3], [2, 3]], range(4))
-    with torch.no_grad():
-        items.table.weight.copy_(torch.tensor([[0.0], [1.0], [2.0], [6.0]]))
-    # A E = [0, (2 + 6) / 2, 6, 0]; the mean of E and A E, plus E
-    assert torch.allclose(items(), torch.tensor([[0.0], [2.5 + 1], [4.0 + 2], [3.0 + 6]]))
-    alone = graph_of([[1], [2]], range(3))  # nothing follows anything
-    assert torch.allclose(alone(), 1.5 * alone.table.weight)
-
-
 def test_graph_dropout_acts_in_training_alone() -> None:
     model = make(dropout=0.5)
     assert torch.equal(model.mixed_graph(), model.mixed_graph())

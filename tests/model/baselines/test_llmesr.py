@@ -232,13 +232,6 @@ def test_similar_users_by_hand() -> None:
     assert not similar_users(embeddings, alone, 2).any()
 
 
-def test_users_with_the_same_embedding_find_each_other_and_not_themselves() -> None:
-    embeddings = np.ones((5, 3), dtype=np.float32)
-    found = similar_users(embeddings, np.arange(5) > 0, 3)
-    for user in range(1, 5):
-        assert sorted(found[user]) == [other for other in range(1, 5) if other != user]
-
-
 def test_mean_text_is_the_mean_over_training_items() -> None:
     shop = TinyShop()
     text = shop.item_embeddings()

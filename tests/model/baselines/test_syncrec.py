@@ -243,14 +243,6 @@ def test_mutual_information_without_rivals_is_zero() -> None:
     assert not anchors.grad.any()
 
 
-def test_mutual_information_equals_a_loop_over_targets() -> None:
-    model = make()
-    batch = training_batch(extra=2)
-    _, cross, single, has = both_tasks(model, batch)
-    found = model.mutual_information(batch, cross, single, has).item()
-    assert found == pytest.approx(slow_mutual_information(model), rel=1e-6)
-
-
 def test_windows_of_one_user_are_not_rivals() -> None:
     model = make()
     batch = training_batch((1, 4, 1))

@@ -8,7 +8,6 @@ from rivals import USERS, linear, loss_of, own_items, states_of
 from slow_reference import (
     CONFIG,
     MAX_LENGTH,
-    N_ITEMS,
     SEQUENCES,
     SIZE,
     TinyShop,
@@ -378,11 +377,3 @@ def test_pretraining_trains_encoders_with_separate_tables_independently() -> Non
             assert torch.equal(parameter.grad, theirs[name].grad), name
         elif name.startswith("mixed_"):
             assert not torch.equal(parameter.grad, theirs[name].grad), name
-
-
-def test_item_vectors_change_their_meaning_with_the_stage() -> None:
-    model = pretraining(score="dot")
-    with torch.no_grad():
-        assert model.item_vectors().shape == (N_ITEMS, 2 * SIZE)
-        model.begin_finetuning()
-        assert torch.equal(model.item_vectors(), model.domain_items.weight)
