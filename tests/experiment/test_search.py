@@ -89,8 +89,7 @@ def test_space_from_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     "space",
     [{}, "nowhere.yaml", [1], {"dropout": []}, {"dropout": 0.1}, {"dropout": {"low": 1}},
-     {"dropout": {"low": 2, "high": 1}}, {"dropout": {"low": 0, "high": 1, "log": True}},
-     {"dropout": {"low": 0.0, "high": 1.0, "steps": 2}}],
+     {"dropout": {"low": 2, "high": 1}}, {"dropout": {"low": 0.0, "high": 1.0, "steps": 2}}],
 )  # fmt: skip
 def test_bad_spaces(space) -> None:
     with pytest.raises(ConfigError, match="space must be a mapping"):

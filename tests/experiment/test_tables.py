@@ -9,15 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_edt.experiment.tables import (
-    Table,
-    escape_latex,
-    to_frame,
-    to_latex,
-    to_markdown,
-    welch,
-    write_tables,
-)
+from recbole_edt.experiment import tables
+from recbole_edt.experiment.tables import Table, to_markdown, welch
 
 
 @pytest.fixture
@@ -76,14 +69,14 @@ def test_markdown(table) -> None:
 
 
 def test_latex(table) -> None:
-    lines = to_latex(table).splitlines()
+    lines = tables.to_latex(table).splitlines()
     assert "\\caption{shop\\_a, test}" in lines
     assert (
         "rival & \\underline{0.2200} $\\pm$ 0.0200 & \\textbf{0.5000} $\\pm$ 0.0000 \\\\" in lines
     )
     assert "ours & \\textbf{0.3300}$^{*}$ $\\pm$ 0.0300 & 0.4500 $\\pm$ 0.0500 \\\\" in lines
     assert lines[lines.index("\\bottomrule") - 2 :][0] == "\\midrule"
-    assert escape_latex("τ = 5 % & more_") == "$\\tau$ = 5 \\% \\& more\\_"
+    assert tables.escape_latex("τ = 5 % & more_") == "$\\tau$ = 5 \\% \\& more\\_"
 
 
 def test_an_unranked_table_marks_nothing(table) -> None:
@@ -95,14 +88,14 @@ def test_an_unranked_table_marks_nothing(table) -> None:
 def test_files_hold_every_table(table, tmp_path) -> None:
     other = Table("second", ["H"])
     other.add("rival", "H", [0.25])
-    write_tables(tmp_path / "new", "compare", [table, other])
+    tables.write_tables(tmp_path / "new", "compare", [table, other])
     paths = [tmp_path / "new" / f"compare.{suffix}" for suffix in ("csv", "md", "tex")]
     frame = pd.read_csv(paths[0])
     assert frame["table"].unique().tolist() == ["shop_a, test", "second"]
     line = frame[(frame["row"] == "ours") & (frame["column"] == "H")].iloc[0]
     assert (line["mean"], line["deviation"], line["n"]) == pytest.approx((0.33, 0.03, 3))
     assert line["values"] == "0.3 0.33 0.36"
-    assert len(to_frame(table)) == 5
+    assert len(tables.to_frame(table)) == 5
     text = paths[1].read_text()
     assert text.count("### ") == 2
     assert paths[2].read_text().count("\\end{table}") == 2
