@@ -286,12 +286,11 @@ class CrossDomainModel(SequentialRecommender):
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of all items, [B, n_items]."""
         vectors = self.item_vectors()
-        by_domain = self.user_vectors(interaction)
-        scores = by_domain[0] @ vectors.T
-        for domain in range(1, self.n_domains):
-            if by_domain[domain] is not by_domain[0]:
-                items = torch.nonzero(self.item_domain == domain).squeeze(1)
-                scores[:, items] = by_domain[domain] @ vectors[items].T
+        first, second = self.user_vectors(interaction)
+        scores = first @ vectors.T
+        if second is not first:
+            items = torch.nonzero(self.item_domain == 1).squeeze(1)
+            scores[:, items] = second @ vectors[items].T
         return scores
 
     def candidate_scores(self, interaction, candidates: Tensor) -> Tensor:

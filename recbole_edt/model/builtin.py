@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 _STEPS = 8192  # encoded at a time, so that they stay in the processor's cache
 
 
-def _block_sizes(lengths: list[int]) -> list[int]:
-    """Cut sequences into blocks that hold at most ``_STEPS`` steps each, or one sequence."""
-    sizes, size, steps = [], 0, 0
-    for length in lengths:
-        if size and steps + length > _STEPS:
-            sizes.append(size)
-            size, steps = 0, 0
-        size, steps = size + 1, steps + length
-    return [*sizes, size] if size else sizes
-
-
 class SASRecVectors:
     """Vectors of a SASRec of RecBole, without dropout."""
 
@@ -47,7 +36,8 @@ class SASRecVectors:
         sequences, lengths = interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN]
         vectors = self.item_vectors().new_empty(len(lengths), self.model.hidden_size)
         order = torch.argsort(lengths, stable=True)
-        for rows in order.split(_block_sizes(lengths[order].tolist())):
+        blocks = torch.bincount(lengths[order].cumsum(0) // _STEPS)
+        for rows in order.split(blocks[blocks > 0].tolist()):
             mine = lengths[rows]
             sequence = sequences[:, : int(mine[-1])].index_select(0, rows)
             vectors[rows] = self._encode(sequence, mine).to(vectors.dtype)

@@ -111,12 +111,10 @@ class SequenceEncoder(nn.Module):
 
         A bidirectional backbone predicts the last and a random share of the others.
         """
-        real = sequence > 0
-        chosen = real.clone()
-        chosen[:, 0] = False
+        lengths = (sequence > 0).sum(1, keepdim=True)
+        steps = torch.arange(sequence.shape[1], device=sequence.device)
+        chosen = (steps > 0) & (steps < lengths)
         if self.causal:
             return chosen
-        lengths = real.sum(1)
-        steps = torch.arange(sequence.shape[1], device=sequence.device)
         drawn = torch.rand(sequence.shape, device=sequence.device) < self.mask_ratio
-        return chosen & (drawn | (steps == lengths[:, None] - 1))
+        return chosen & (drawn | (steps == lengths - 1))

@@ -173,16 +173,8 @@ class _Rows(torch.autograd.Function):
 
 
 def take_rows_each(table: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
-    """Rows of a ``table`` [n, d] at indices int64 [m] that are all different: [m, d] each.
-
-    Nothing is summed in the backward pass.
-    """
+    """Rows of a ``table`` [n, d] at indices int64 [m] that are all different: [m, d] each."""
     return _Rows.apply(table, True, *indices)
-
-
-def take_rows(table: Tensor, index: Tensor) -> Tensor:
-    """:func:`take_rows_each` of one index: [m, d]."""
-    return take_rows_each(table, index)[0]
 
 
 def look_up_each(table: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
@@ -229,10 +221,8 @@ def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
 
 def add_dropout(states: Tensor, added: Tensor, rate: float, training: bool) -> Tensor:
     """``states`` plus what dropout leaves of ``added``, of the same shape."""
-    if not _draws_masks(added, rate, training):
-        return states + F.dropout(added, rate, training)
-    if states.dtype != added.dtype:  # autocast
-        return states + dropout(added, rate, training)
+    if states.dtype != added.dtype or not _draws_masks(added, rate, training):
+        return states + dropout(added, rate, training)  # other types: autocast
     mask, scale = _dropout_mask(added, rate)
     return torch.addcmul(states, added, mask, value=scale)
 

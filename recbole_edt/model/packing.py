@@ -8,7 +8,7 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-from recbole_edt.model.kernels import rounded_rows, take_rows, take_rows_each
+from recbole_edt.model.kernels import rounded_rows, take_rows_each
 
 _TILE = 32  # most steps of a tile of short sequences: attention looks at all pairs of a tile
 _TILE_STEP = 16  # sizes are multiples, so that short sequences fill the space that long ones leave
@@ -34,26 +34,28 @@ class Packing:
     ----------
     index : Tensor
         int64 [n]; place of each row in the flattened batch, arbitrary for an empty row.
-    real : Tensor or None
-        int64 [n_real]; the rows that are not empty. None if that is all.
+    real : Tensor
+        int64 [n_real]; the rows that are not empty.
+    places : Tensor
+        int64 [n_real]; their places in the flattened batch.
     tiles : list of (int, int) or None
         Numbers and sizes of consecutive tiles; None on a device whose attention is padded.
     """
 
     def __init__(self, valid: Tensor) -> None:
         self.shape = valid.shape
-        self.real: Tensor | None = None
         self.tiles: list[tuple[int, int]] | None = None
-        if not _has_tiles(valid.device):
-            self.index = torch.nonzero(valid.reshape(-1)).squeeze(1)
-            return
-        lengths = valid.sum(1)
-        starts, self.tiles = tile_sequences(lengths.tolist())
         row, step = torch.nonzero(valid, as_tuple=True)
+        self.places = row * valid.shape[1] + step
+        if not _has_tiles(valid.device):
+            self.index = self.places
+            self.real = torch.arange(len(row), device=valid.device)
+            return
+        starts, self.tiles = tile_sequences(valid.sum(1).tolist())
         n = rounded_rows(sum(n * size for n, size in self.tiles))
         self.real = torch.tensor(starts, dtype=torch.int64)[row] + step
         self.index = torch.zeros(n, dtype=torch.int64)
-        self.index[self.real] = row * valid.shape[1] + step
+        self.index[self.real] = self.places
         # an empty row attends to itself: softmax over an all-masked row is NaN
         self._sequence = torch.arange(-n, 0)
         self._sequence[self.real] = row
@@ -64,24 +66,16 @@ class Packing:
         """Step of each row in its sequence, int64 [n]."""
         return self.index % self.shape[1]
 
-    @property
-    def places(self) -> Tensor:
-        """Places of the real steps in the flattened batch, int64 [n_real]."""
-        return self.index if self.real is None else self.index[self.real]
-
     def pack(self, padded: Tensor) -> Tensor:
         """[B, L, d] -> [n, d], zero in empty rows."""
-        rows = take_rows(padded.reshape(-1, padded.shape[-1]), self.places)
-        if self.real is None:
-            return rows
+        (rows,) = take_rows_each(padded.reshape(-1, padded.shape[-1]), self.places)
         return rows.new_zeros(len(self.index), rows.shape[1]).index_copy(0, self.real, rows)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[n, d] -> [B, L, d], zero on padding."""
-        batch, length = self.shape
-        rows = packed if self.real is None else take_rows(packed, self.real)
-        flat = packed.new_zeros(batch * length, packed.shape[-1])
-        return flat.index_copy(0, self.places, rows).view(batch, length, -1)
+        (rows,) = take_rows_each(packed, self.real)
+        flat = packed.new_zeros(self.shape.numel(), packed.shape[-1])
+        return flat.index_copy(0, self.places, rows).view(*self.shape, -1)
 
     def masks(self, causal: bool, dtype: torch.dtype) -> list[Tensor]:
         """What :func:`~recbole_edt.model.kernels.tiled_attention` adds to its logits."""
@@ -99,10 +93,8 @@ class PackedStates:
 
     def __call__(self, *places: Tensor) -> tuple[Tensor, ...]:
         """States at places of the flattened batch, all of real steps: [m, d] for each int64 [m]."""
-        packing, device = self.packing, self.packed.device
-        rows = torch.zeros(packing.shape.numel(), dtype=torch.int64, device=device)
-        real = torch.arange(len(packing.index)) if packing.real is None else packing.real
-        rows[packing.places] = real.to(device)
+        rows = self.packing.places.new_zeros(self.packing.shape.numel())
+        rows[self.packing.places] = self.packing.real
         return take_rows_each(self.packed, *(rows[place] for place in places))
 
     def padded(self) -> Tensor:

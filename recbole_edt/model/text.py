@@ -90,13 +90,12 @@ def mean_row(text: Tensor | MappedText, fitted: Tensor) -> Tensor:
 
 
 def inner_products(
-    text: Tensor | MappedText, fitted: Tensor, centre: Tensor | None = None
+    text: Tensor | MappedText, fitted: Tensor, centre: Tensor | float = 0.0
 ) -> Tensor:
     """``X.T @ X`` of the rows X where ``fitted`` holds, minus ``centre``: [d_L, d_L]."""
     total = torch.zeros(())
     for part, rows in row_blocks(text):
-        own = rows[fitted[part]]
-        own = own if centre is None else own - centre
+        own = rows[fitted[part]] - centre
         total = total.to(own.device) + own.T @ own
     return total
 

@@ -11,7 +11,7 @@ from recbole_edt.evaluation import ranking as ranking_module
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.model import builtin, packing
-from recbole_edt.model.builtin import SASRecVectors, _block_sizes
+from recbole_edt.model.builtin import SASRecVectors
 from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
@@ -135,16 +135,3 @@ def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None
     it.model.__class__ = Constant
     assert vectors_of(it.model) is None
     assert it.trainer.ranks(it.loader).min() > 1  # everything ties with the target
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 100))
-def test_blocks_hold_everybody_and_few_steps(lengths, steps) -> None:
-    lengths.sort()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtin, "_STEPS", steps)
-        sizes = _block_sizes(lengths)
-    assert sum(sizes) == len(lengths)
-    start = 0
-    for size in sizes:
-        assert size == 1 or sum(lengths[start : start + size]) <= steps
-        start += size

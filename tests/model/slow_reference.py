@@ -163,18 +163,15 @@ def negative_of(user: int, target: int) -> int:
     return free[(user + target) % len(free)]
 
 
-def evaluation_batch(users=tuple(SEQUENCES), extra: int = 0) -> dict:
+def evaluation_batch(users=tuple(SEQUENCES), extra: int = 0, sequences=None) -> dict:
     """Evaluation rows: the whole sequences as history."""
-    histories = {"": [SEQUENCES[user] for user in users]}
+    histories = {"": [(sequences or SEQUENCES)[user] for user in users]}
     for domain in (0, 1):
-        histories[domain] = [[i for i in s if domain_of(i) == domain] for s in histories[""]]
+        histories[f"_{domain}"] = [[i for i in s if domain_of(i) == domain] for s in histories[""]]
     batch = {"user_id": torch.tensor(users)}
     for key, rows in histories.items():
-        names = ("item_id_list", "item_length")
-        if key != "":
-            names = (f"item_id_list_{key}", f"item_length_{key}")
-        batch[names[0]] = right_padded(rows, max(max(map(len, rows)), 1) + extra)
-        batch[names[1]] = torch.tensor([len(row) for row in rows])
+        batch[f"item_id_list{key}"] = right_padded(rows, max(max(map(len, rows)), 1) + extra)
+        batch[f"item_length{key}"] = torch.tensor([len(row) for row in rows])
     return batch
 
 
@@ -223,7 +220,7 @@ def user_vector(model, history: list[int], table) -> np.ndarray:
 def adapted(model, domain: int, state: np.ndarray) -> np.ndarray:
     """u^A of eq. 10."""
     adapter = model.domain_adapters[domain]
-    if hasattr(adapter, "forward") and type(adapter).__name__ == "LinearAdapter":
+    if type(adapter).__name__ == "LinearAdapter":
         return two_layers(adapter, state)
     hidden = np.maximum(array(adapter.inner.weight) @ state + array(adapter.inner.bias), 0)
     return state + array(adapter.outer.weight) @ hidden + array(adapter.outer.bias)

@@ -30,7 +30,6 @@ from slow_reference import (
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.errors import ConfigError
 from recbole_edt.model import llmedt
-from recbole_edt.model.backbones import BACKBONES, GRU4Rec, register_backbone
 from recbole_edt.model.llmedt import LLMEDT, LLMEDTFinetune, LLMEDTPretrain
 
 CAUSAL = ("sasrec", "gru4rec")
@@ -84,20 +83,13 @@ def test_eq7_item_vectors(kind) -> None:
     with torch.no_grad():
         assert np.allclose(array(model.item_vectors()), expected)
         assert model.item_vectors() is model.item_vectors()  # computed once per evaluation
+        for parameter in model.item_embedding.parameters():
+            parameter.add_(1.0)
+        assert not np.allclose(array(model.eval().item_vectors()), expected)
     names = set(model.state_dict())
     assert ("item_embedding.adapter.inner.weight" in names) == (kind != "id")
     assert ("item_embedding.table.weight" in names) == (kind != "text")
     assert not names & {"item_embedding.text", "item_domain", "profiles"}
-
-
-def test_cached_item_vectors_are_forgotten_when_the_mode_is_set() -> None:
-    model = make(LLMEDTPretrain)
-    with torch.no_grad():
-        before = model.item_vectors()
-        for parameter in model.item_embedding.parameters():
-            parameter.add_(1.0)
-        model.eval()
-        assert not torch.allclose(model.item_vectors(), before)
 
 
 # -- eqs. 8, 9: pre-training ----------------------------------------------------------------------
@@ -259,14 +251,8 @@ def test_history_may_be_as_long_as_allowed(name) -> None:
     model = make(finetune=True, backbone=name)
     history = [6, 7, 8, 9, 10, 11, 12, 6]
     assert len(history) == MAX_LENGTH
-    full, length = torch.tensor([history]), torch.tensor([MAX_LENGTH])
-    rows = {
-        "item_id_list": full, "item_length": length,
-        "item_id_list_0": torch.zeros_like(full), "item_length_0": length * 0,
-        "item_id_list_1": full, "item_length_1": length,
-    }  # fmt: skip
     with torch.no_grad():
-        scores = array(model.full_sort_predict(rows))[0]
+        scores = array(model.full_sort_predict(evaluation_batch([1], sequences={1: history})))[0]
     for item in (1, 9):
         expected = summed_vector(model, history, domain_of(item)) @ item_vector(model, item)
         assert scores[item] == pytest.approx(expected)
@@ -400,15 +386,6 @@ def test_eq13_is_zero_with_fewer_than_two_profiles(users) -> None:
     assert aligned(training_batch(users))[1] == 0
 
 
-@pytest.mark.parametrize(
-    ("weight", "profiles", "has"), [(0.5, True, True), (0.0, True, False), (0.5, False, False)]
-)
-def test_profile_adapter_exists_where_profiles_are_used(weight, profiles, has) -> None:
-    model = make(LLMEDTPretrain, shop=TinyShop(profiles=profiles), align_weight=weight)
-    assert any(name.startswith("profile_adapter") for name in model.state_dict()) == has
-    assert np.isfinite(loss_of(model, training_batch()))
-
-
 # -- who sees what --------------------------------------------------------------------------------
 
 
@@ -442,10 +419,3 @@ def test_bad_settings_are_refused_in_one_line(key, value, said) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         LLMEDT({**CONFIG, key: value}, TinyShop())
     assert "\n" not in str(caught.value)
-
-
-def test_a_registered_backbone_serves_both_stages(monkeypatch) -> None:
-    monkeypatch.setattr("recbole_edt.model.backbones.BACKBONES", dict(BACKBONES))
-    register_backbone("mine", GRU4Rec)
-    model = make(backbone="mine", finetune=True)
-    check_scores(model, lambda history, domain: summed_vector(model, history, domain))
