@@ -54,13 +54,10 @@ class CrossDomainModel(SequentialRecommender):
     reads_augmentation : bool
         Whether it reads what ``recbole-edt augment`` makes: inserted rows, item or user vectors.
     splits_batches : bool
-        Whether the losses of a batch's parts add up to that of the batch, so that several
-        processes can share it.
+        Whether losses of parts of a batch add up, so that several processes can share it.
     hard_negatives : bool
         Whether ``loss: bpr`` draws each negative from the whole domain by the model's scores;
         otherwise the loader draws one for each target, uniformly.
-    item_domain : Tensor
-        int64 [n_items]; 0 or 1, and -1 for the padding item.
     """
 
     input_type = InputType.POINTWISE
@@ -72,7 +69,7 @@ class CrossDomainModel(SequentialRecommender):
     splits_batches = False
     hard_negatives = False
     encoder: SequenceEncoder
-    item_domain: Tensor
+    item_domain: Tensor  # int64 [n_items]; 0 or 1, and -1 for the padding item
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -142,16 +139,9 @@ class CrossDomainModel(SequentialRecommender):
     def targets(self, batch, lookup, states: States, chosen: Tensor) -> list[tuple[Any, ...]]:
         """Gather the chosen targets of each domain, the states before them and their negatives.
 
-        Parameters
-        ----------
-        batch : Interaction
-            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
-        lookup : callable
-            Item ids -> vectors that states are multiplied with.
-        states : Tensor or callable
-            As :data:`States`.
-        chosen : Tensor
-            bool [B, L]; which of ``sequence[:, 1:]`` count.
+        ``batch`` is of :class:`~recbole_edt.data.dataloader.SequenceLoader`; ``lookup`` maps item
+        ids to the vectors that states are multiplied with; ``chosen``, bool [B, L], are the
+        columns of ``sequence[:, 1:]`` that count.
 
         Returns
         -------

@@ -54,16 +54,10 @@ class SequenceEncoder(nn.Module):
     ) -> Tensor:
         """User states [B, L, d] from which each target of a sequence is predicted (eq. 8).
 
-        Parameters
-        ----------
-        lookup : callable
-            Item ids -> vectors.
-        sequence : Tensor
-            [B, L + 1]; columns ``1:`` are the targets. State t has not seen ``sequence[:, t + 1]``.
-        masked : Tensor
-            bool [B, L + 1]; items hidden from a bidirectional backbone; a causal one ignores it.
-        wanted : Tensor, optional
-            bool [B, L]; first steps of each row whose states are needed; by default all real ones.
+        ``lookup`` maps item ids to vectors. Columns ``1:`` of ``sequence`` [B, L + 1] are the
+        targets; state t has not seen ``sequence[:, t + 1]``. ``masked``, bool [B, L + 1], are items
+        hidden from a bidirectional backbone, ignored by a causal one. ``wanted``, bool [B, L], are
+        the first steps of each row whose states are needed; by default all real ones.
         """
         positions = self.positions.weight
         if self.causal:

@@ -30,16 +30,8 @@ def id_table(n: int, size: int) -> nn.Embedding:
 class ItemEmbedding(nn.Module):
     """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
 
-    Parameters
-    ----------
-    kind : {"text", "id", "both"}
-        ``text`` is the paper's.
-    n_items, hidden_size : int
-        Size of the table and of its vectors.
-    text : Tensor or MappedText, optional
-        float32 [n_items, d_L], row 0 zero; not for ``id``.
-    lazy : bool
-        Whether the gradient of a large table is sparse.
+    ``kind`` is ``text`` (paper), ``id`` or ``both``; ``text`` float32 [n_items, d_L], row 0 zero.
+    With ``lazy``, the gradient of a large table is sparse.
     """
 
     def __init__(

@@ -51,14 +51,8 @@ class _Equations(ProfiledModel):
     def user_states(self, lookup, sequence: Tensor, chosen: Tensor) -> Tensor | PackedStates:
         """User vectors ``u = f(v_1, ..., v_t)`` before each target of a sequence (eq. 8).
 
-        Parameters
-        ----------
-        lookup : callable
-            Item ids -> vectors.
-        sequence : Tensor
-            int64 [B, L + 1]; columns ``1:`` are the targets.
-        chosen : Tensor
-            bool [B, L + 1]; targets, which a bidirectional backbone must not see.
+        ``sequence`` is int64 [B, L + 1]; columns ``1:`` are the targets. ``chosen``, bool
+        [B, L + 1], are those that a bidirectional backbone must not see.
         """
         return self.encoder.packed_before_targets(lookup, sequence, chosen)
 

@@ -28,18 +28,9 @@ def hard_negatives(
     Most items score low, so uniform negatives say little about the top ranks that the metrics
     measure. The distribution follows the model, as in dynamic negative sampling.
 
-    Parameters
-    ----------
-    states : Tensor
-        [n, d].
-    pool : Tensor
-        [m, d]; vectors of the shared negatives.
-    owned : Tensor
-        bool [B, m]; negatives that the user of a row has, which are not drawn.
-    owners : Tensor
-        int64 [n]; row of each position in ``owned``.
-    temperature : float
-        Above zero; the smaller, the harder.
+    ``pool`` [m, d] holds the vectors of the shared negatives; ``owned``, bool [B, m], those that
+    the user of a batch's row has, which are not drawn; ``owners``, int64 [n], the row of each of
+    the ``states`` [n, d]. The smaller ``temperature``, the harder.
 
     Returns
     -------

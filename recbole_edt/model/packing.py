@@ -25,10 +25,7 @@ class Packing:
     several sequences, rows are in the order of the tiles, and a few stay empty; elsewhere attention
     sees the padded batch.
 
-    Parameters
-    ----------
-    valid : Tensor
-        bool [B, L]; False on padding, which comes after the real steps.
+    ``valid`` is bool [B, L], False on padding, which comes after the real steps.
 
     Attributes
     ----------

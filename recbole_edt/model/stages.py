@@ -55,18 +55,15 @@ class Finetuning(CrossDomainModel):
         CheckpointError
             If it is of another configuration.
         """
-        own, theirs = (
-            {name for name in names if not name.startswith(_OF_ONE_STAGE)}
-            for names in (self.state_dict(), state)
-        )
-        if own - theirs:
-            raise CheckpointError("the pre-trained model lacks parts of this one")
-        if theirs - own:
-            raise CheckpointError("the pre-trained model has parts that this one lacks")
+        shared = {n: value for n, value in state.items() if not n.startswith(_OF_ONE_STAGE)}
         try:
-            self.load_state_dict({name: state[name] for name in own}, strict=False)
+            missing, unexpected = self.load_state_dict(shared, strict=False)
         except RuntimeError as error:
             raise CheckpointError("the pre-trained model has other sizes than this one") from error
+        if not all(name.startswith(_OF_ONE_STAGE) for name in missing):
+            raise CheckpointError("the pre-trained model lacks parts of this one")
+        if unexpected:
+            raise CheckpointError("the pre-trained model has parts that this one lacks")
         self.begin_finetuning()
 
     def train(self, mode: bool = True):

@@ -176,11 +176,6 @@ class ItemPairs:
             total = total + csr_array((weights, (items[at], items[at + gap])), shape)
         return total
 
-    def shares(self) -> np.ndarray:
-        """Part of each item in both sides of all pairs, float64 [n_items]; they sum to one."""
-        both = self.weights.sum(0) + self.weights.sum(1)
-        return both / (both.sum() or 1.0)
-
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, csr_array]]:
         """All pairs in parts: distinct first items, distinct second items, weights of sum one."""
         pairs = coo_array(self.weights)
@@ -202,16 +197,8 @@ class Canonical:
     root of its correlation: the product of two items is the prediction of one text from the other,
     by ridge regression over the pairs.
 
-    Parameters
-    ----------
-    text : Tensor or MappedText
-        float32 [n_items, d_L]; row 0 is padding.
-    fitted : Tensor
-        bool [n_items]; rows that centre and axes are taken from.
-    size : int
-        Number of leading axes that the length of a row is measured by.
-    pairs : ItemPairs
-        Whose text is correlated.
+    Centre and axes are those of the ``fitted`` rows of ``text`` [n_items, d_L]; the length of a row
+    is measured by its first ``size`` axes.
     """
 
     def __init__(
@@ -224,9 +211,10 @@ class Canonical:
         spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / int(fitted.sum())).sqrt()
         least = _LEAST_SPREAD * float(spreads.square().mean().sqrt())
         self.map = axes / spreads.clamp(min=least or 1.0)  # whitening
-        shares = torch.from_numpy(pairs.shares())
-        if not shares.any():
+        both = pairs.weights.sum(0) + pairs.weights.sum(1)
+        if not both.any():
             return
+        shares = torch.from_numpy(both / both.sum())  # of each item in both sides of all pairs
         within = torch.zeros(len(self.map), len(self.map), dtype=torch.float64)
         between = torch.zeros_like(within)
         for part, rows in row_blocks(text):
