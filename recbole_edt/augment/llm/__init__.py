@@ -1,9 +1,8 @@
-"""The client of chat and embedding models: asks in parallel, pays once, loses nothing."""
+"""Client of chat and embedding models: parallel requests, each paid once."""
 
-from recbole_edt.augment.llm.client import LLMClient
+from recbole_edt.augment.llm.client import Answer, ChatRequest, LLMClient
 from recbole_edt.augment.llm.costs import CostLimitError
 from recbole_edt.augment.llm.dry_run import DryRun
-from recbole_edt.augment.llm.requests import Answer, ChatRequest
 from recbole_edt.augment.llm.settings import LLMSettings
 from recbole_edt.augment.llm.transport import EndpointError
 

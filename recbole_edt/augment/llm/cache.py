@@ -1,4 +1,4 @@
-"""Every answer that was paid for, on disk: safe to kill at any moment, asked for in bulk."""
+"""On-disk cache of paid answers; safe to kill at any moment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ INSERT INTO paid VALUES (?, ?, ?, ?, ?) ON CONFLICT (stage) DO UPDATE SET
 class AnswerCache:
     """An SQLite file of answers and vectors by content key, and of what each stage has cost.
 
-    Each answer is committed together with its price as it comes, in write-ahead mode: a killed
-    process loses nothing that it was given. One process at a time holds the file.
+    Each answer is committed together with its price as it arrives, in write-ahead mode. One process
+    at a time holds the file.
 
     Raises
     ------
@@ -46,7 +47,7 @@ class AnswerCache:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The event loop may live in another thread than the caller (see the client); never in two.
+        # The event loop may run in another thread than the caller, never in two.
         self._base = sqlite3.connect(
             self.path, timeout=1, isolation_level=None, check_same_thread=False
         )
@@ -59,9 +60,8 @@ class AnswerCache:
 
     def _open(self) -> None:
         execute = self._base.execute
-        execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = NORMAL")
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
+            execute(f"PRAGMA {pragma}")
         execute("BEGIN EXCLUSIVE")
         (version,) = execute("PRAGMA user_version").fetchone()
         (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -70,13 +70,12 @@ class AnswerCache:
                 execute(statement)
             execute(f"PRAGMA user_version = {_VERSION}")
         elif version != _VERSION:
-            execute("ROLLBACK")
             raise DataError(f"{self.path} is no LLM cache of this version: name another file")
         execute("COMMIT")
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Say in one line what is wrong with the file."""
+        """Turn errors of SQLite into one line."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -85,7 +84,7 @@ class AnswerCache:
             raise DataError(f"the LLM cache {self.path} cannot be used: {error}") from error
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._base.close()
 
     def answers(self, keys: Iterable[bytes]) -> dict[bytes, str]:
@@ -102,30 +101,24 @@ class AnswerCache:
             rows = ((key, self._base.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row[0] for key, row in rows if row}
 
-    def keep_answer(self, stage: str, usage: Usage, key: bytes, answer: str) -> None:
-        """Store an answer and what it cost."""
-        query = "INSERT OR REPLACE INTO answers VALUES (?, ?)"
-        self._keep(stage, usage, query, [(key, answer)])
-
-    def keep_vectors(self, stage: str, usage: Usage, vectors: Mapping[bytes, np.ndarray]) -> None:
-        """Store the vectors of one call and what it cost."""
+    def store(
+        self,
+        stage: str,
+        usage: Usage,
+        answers: Mapping[bytes, str] = MappingProxyType({}),
+        vectors: Mapping[bytes, np.ndarray] = MappingProxyType({}),
+    ) -> None:
+        """Store what a call cost, and what it brought if that is of use."""
         rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
-        self._keep(stage, usage, "INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+        with self._readable(), self._base as base:
+            base.execute("BEGIN")
+            base.executemany(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?)", (answers or {}).items()
+            )
+            base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+            base.execute(_PAY, (stage, *usage))
 
-    def keep_usage(self, stage: str, usage: Usage) -> None:
-        """Store what a call cost whose answer is of no use."""
-        self._keep(stage, usage, "", [])
-
-    def _keep(self, stage: str, usage: Usage, query: str, rows: list[tuple]) -> None:
-        paid = (stage, usage.prompt, usage.cached, usage.completion, usage.dollars)
-        with self._readable(), self._base:
-            self._base.execute("BEGIN")
-            if rows:
-                self._base.executemany(query, rows)
-            self._base.execute(_PAY, paid)
-
-    def paid(self) -> dict[str, Usage]:
+    def dollars(self) -> dict[str, float]:
         """All that was ever paid, by stage."""
         with self._readable():
-            rows = self._base.execute("SELECT * FROM paid ORDER BY stage").fetchall()
-        return {stage: Usage(*counts) for stage, *counts in rows}
+            return dict(self._base.execute("SELECT stage, dollars FROM paid ORDER BY stage"))

@@ -1,11 +1,13 @@
-"""Asks language models many things at once, and each of them once."""
+"""Asks language models many things in parallel, and each of them once."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,47 +16,44 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.augment.llm.cache import AnswerCache
-from recbole_edt.augment.llm.costs import Budget, StageCounts, Usage, most_tokens
-from recbole_edt.augment.llm.reading import read_answer
-from recbole_edt.augment.llm.reply import Mismatch
-from recbole_edt.augment.llm.requests import Answer, ChatRequest
+from recbole_edt.augment.llm.costs import Budget, Usage, most_tokens
+from recbole_edt.augment.llm.reading import Mismatch, Reply, read_answer, well_formed
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
-from recbole_edt.augment.llm.transport import BadResponse, Caller, CallFailed, Run, opened
-from recbole_edt.augment.llm.wire import (
-    Messages,
-    Question,
-    embedding_body,
-    question,
-    read_vectors,
-    reask,
-    text_key,
-    written,
-)
+from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.io.files import value_sha256
 
 T = TypeVar("T")
 
+_SHOWN = 4000  # characters of a bad answer that the model gets to see again
+_COUNTS = ("requests", "answered", "from_cache", "failed", "retries", "reasks", *Usage._fields)
 
-@dataclass
-class _Vectors:
-    """What embedding distinct texts has come to so far; all vectors are of one size."""
 
-    size: int | None
-    found: dict[bytes, np.ndarray] = field(default_factory=dict)
-    lost: dict[bytes, str] = field(default_factory=dict)
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to a chat model whose answer must be JSON."""
 
-    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        """One row per key, zero where there is none."""
-        missing = np.zeros(self.size or 0, dtype=np.float32)
-        rows = [self.found.get(key, missing) for key in keys]
-        return np.stack(rows) if rows else np.zeros((0, self.size or 0), dtype=np.float32)
+    system: str  # The two messages. With JSON mode on, vendors want the word JSON in one of them
+    user: str
+    reply: type[Reply]  # What the answer must be
+    # Makes up an answer of the usual length, for estimates; it is never sent
+    likely: Callable[[], dict[str, Any]] = dict
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A value, or one line that says why there is none."""
+
+    value: dict[str, Any] | None = None  # Fields of the request's reply
+    error: str | None = None
+    cached: bool = False  # The value was in the cache before
 
 
 class LLMClient:
     """Asks chat and embedding models, many requests at a time, and never the same one twice.
 
     Use it as a context manager. A request that cannot be sent or is answered badly comes back with
-    its reason. What no request can get past is an exception: a wrong key, no credit, no such model,
+    its reason. Errors that concern every request are raised: a wrong key, no credit, no such model,
     ``max_cost``. All answers so far are then in the cache.
 
     Parameters
@@ -73,8 +72,7 @@ class LLMClient:
     def __init__(self, settings: LLMSettings, cache: str | Path) -> None:
         self.settings = settings
         self._cache = AnswerCache(cache)
-        self._stages: dict[str, StageCounts] = {}
-        self._logger = getLogger(__name__)
+        self._stages: dict[str, Counter[str]] = defaultdict(Counter)
 
     def __enter__(self) -> LLMClient:
         return self
@@ -83,90 +81,120 @@ class LLMClient:
         self.close()
 
     def close(self) -> None:
-        """Give the cache back."""
+        """Close the cache."""
         self._cache.close()
+
+    @property
+    def chat_endpoint(self) -> ChatEndpoint:
+        """Where chat requests go."""
+        if self.settings.chat is None:
+            raise ConfigError("the LLM settings name no chat endpoint")
+        return self.settings.chat
+
+    @property
+    def embedding_endpoint(self) -> EmbeddingEndpoint:
+        """Where texts are embedded."""
+        if self.settings.embedding is None:
+            raise ConfigError("the LLM settings name no embedding endpoint")
+        return self.settings.embedding
 
     # -- chat ---------------------------------------------------------------------------------
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
-        """Have all requests answered; blocks until that is done."""
-        endpoint = self._chat_endpoint()
-        asked = [question(request, endpoint) for request in requests]
-        questions = {one.key: one for one in asked}
-        answers = self._known_answers(questions)
+        """Answer all requests; blocks until done."""
+        endpoint = self.chat_endpoint
+        bodies = [chat_body(request, endpoint) for request in requests]
+        keys = [content_key(endpoint, body) for body in bodies]
+        asked = dict(zip(keys, zip(requests, bodies, strict=True), strict=True))
+        answers = self._known_answers({key: request for key, (request, _) in asked.items()})
         known = frozenset(answers)
 
-        async def ask(one: Question, caller: Caller) -> int:
+        async def ask(key: bytes, run: Run) -> None:
             try:
-                answers[one.key] = await self._ask(one, caller, stage)
+                answers[key] = await self._ask(key, *asked[key], run, stage)
             except CallFailed as failure:
-                answers[one.key] = Answer(error=str(failure))
-            return 1
+                answers[key] = Answer(error=str(failure))
 
-        to_ask = [one for key, one in questions.items() if key not in known]
         try:
-            self._work(endpoint, to_ask, ask, stage, len(questions), len(known))
+            self._work(endpoint, [key for key in asked if key not in known], ask, stage)
         finally:
-            done = [answers[one.key] for one in asked if one.key in answers]
-            n_cached = sum(one.key in known for one in asked)
-            self._count(stage, [answer.error for answer in done], n_cached)
+            done = [answers[key] for key in keys if key in answers]
+            self._count(stage, [one.error for one in done], sum(key in known for key in keys))
         return done
 
-    def _known_answers(self, questions: Mapping[bytes, Question]) -> dict[bytes, Answer]:
+    def _known_answers(self, requests: Mapping[bytes, ChatRequest]) -> dict[bytes, Answer]:
         out = {}
-        for key, text in self._cache.answers(list(questions)).items():
+        for key, text in self._cache.answers(requests).items():
             try:
-                value = read_answer(text, questions[key].request.reply)
+                out[key] = Answer(read_answer(text, requests[key].reply), cached=True)
             except Mismatch:  # stored when replies were read in another way
                 continue
-            out[key] = Answer(value, cached=True)
         return out
 
-    async def _ask(self, asked: Question, caller: Caller, stage: str) -> Answer:
-        """Ask, and once more with the reason where the answer cannot be used; then afresh."""
+    async def _ask(
+        self, key: bytes, request: ChatRequest, body: dict[str, Any], run: Run, stage: str
+    ) -> Answer:
+        """Ask, and once more with the reason if the answer cannot be used; then from scratch."""
         reason = ""
         for _ in range(self.settings.asks):
-            messages = asked.messages
+            messages = body["messages"]
             for is_reask in (False, True):
-                self._counts(stage).reasks += is_reask
-                text, usage, was_cut = await self._complete(asked, messages, caller, stage)
+                self._stages[stage]["reasks"] += is_reask
+                asked = {**body, "messages": messages}
+                text, usage, was_cut = await self._complete(asked, run, stage)
                 try:
-                    value = read_answer(text, asked.request.reply)
+                    value = read_answer(text, request.reply)
                 except Mismatch as mismatch:
-                    self._cache.keep_usage(stage, usage)
+                    self._cache.store(stage, usage)
                     reason = f"{mismatch}{' (cut off at max_tokens)' if was_cut else ''}"
-                    messages = [*asked.messages, *reask(text, str(mismatch), was_cut)]
+                    shorter = " It was cut off because it was too long: write less."
+                    complaint = (
+                        f"This answer cannot be used: {mismatch}.{shorter if was_cut else ''} "
+                        "Answer again with the whole JSON object in the form asked for, and "
+                        "nothing else."
+                    )
+                    messages = [
+                        *body["messages"],
+                        {"role": "assistant", "content": text[:_SHOWN]},
+                        {"role": "user", "content": complaint},
+                    ]
                 else:
-                    self._cache.keep_answer(stage, usage, asked.key, text)
+                    self._cache.store(stage, usage, answers={key: text})
                     return Answer(value)
         return Answer(error=f"no answer that can be used: {reason}")
 
     async def _complete(
-        self, one: Question, messages: Messages, caller: Caller, stage: str
+        self, body: dict[str, Any], run: Run, stage: str
     ) -> tuple[str, Usage, bool]:
-        """Make one completion: what was written, its cost, and whether it was cut off."""
-        endpoint = self._chat_endpoint()
-        asked = "".join(message["content"] for message in messages)
+        """Make one completion: its text, its cost, and whether it was cut off."""
+        prices = self.chat_endpoint.prices
+        asked = "".join(message["content"] for message in body["messages"])
 
         def read(payload: dict) -> tuple[str, Usage, bool]:
-            text, finish = written(payload)
-            usage = Usage.reported(payload, endpoint.prices, asked, text)
-            self._pay(caller.run, stage, usage)
+            try:
+                choice = payload["choices"][0]
+                text, finish = choice["message"]["content"], choice.get("finish_reason")
+            except (KeyError, IndexError, TypeError, AttributeError):
+                text, finish = "", None
+            text = well_formed(text) if isinstance(text, str) else ""
+            usage = Usage.reported(payload, prices, asked, text)
+            self._pay(run, stage, usage)
             if not text.strip():
-                self._cache.keep_usage(stage, usage)
+                self._cache.store(stage, usage)
                 if finish in ("length", "content_filter"):
                     raise CallFailed(f"the model wrote nothing (finish_reason: {finish})")
                 raise BadResponse("the response holds no answer")
-            return caller.redact(text), usage, finish == "length"
+            return run.redact(text), usage, finish == "length"
 
-        most = endpoint.prices.dollars(most_tokens(asked), 0, endpoint.max_tokens)
-        body = {**one.body, "messages": messages}
-        return await caller.post("/chat/completions", body, most, read)
+        most = prices.dollars(most_tokens(asked), 0, self.chat_endpoint.max_tokens)
+        return await run.post("/chat/completions", body, most, read)
 
     # -- embeddings ---------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
-        """Turn texts into vectors; blocks until that is done.
+        """Turn texts into vectors; blocks until done.
+
+        A batch that is refused is halved, so that a bad text fails alone.
 
         Returns
         -------
@@ -183,86 +211,73 @@ class LLMClient:
         DataError
             If the cache holds vectors of another size under the model's name.
         """
-        endpoint = self._embedding_endpoint()
+        endpoint, prices = self.embedding_endpoint, self.embedding_endpoint.prices
         keys = [text_key(text, endpoint) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
-        state = self._known_vectors(list(distinct))
-        known = frozenset(state.found)
-        state.lost = {
-            key: "the text is empty" for key, text in distinct.items() if not text.strip()
-        }
-        settled = known.union(state.lost)
-        missing = {key: text for key, text in distinct.items() if key not in settled}
+        found = self._known_vectors(distinct)
+        known = frozenset(found)
+        lost = {key: "the text is empty" for key, text in distinct.items() if not text.strip()}
+        missing = [key for key in distinct if key not in known and key not in lost]
 
-        async def embed(batch: list[bytes], caller: Caller) -> int:
-            await self._embed(batch, missing, caller, stage, state)
-            return len(batch)
+        async def embed(batch: list[bytes], run: Run) -> None:
+            asked = [distinct[key] for key in batch]
 
-        to_ask, size = list(missing), endpoint.batch_size
-        batches = [to_ask[start : start + size] for start in range(0, len(to_ask), size)]
+            def read(payload: dict) -> None:
+                usage = Usage.reported(payload, prices, "".join(asked), "")
+                self._pay(run, stage, usage)
+                vectors = {}
+                try:
+                    rows = read_vectors(payload, len(batch), self._size(found))
+                    vectors = dict(zip(batch, rows, strict=True))
+                finally:
+                    self._cache.store(stage, usage, vectors=vectors)
+                found.update(vectors)
+
+            most = prices.dollars(sum(map(most_tokens, asked)))
+            try:
+                await run.post("/embeddings", embedding_body(asked, endpoint), most, read)
+            except CallFailed as failure:
+                if len(batch) == 1 or not failure.refused:
+                    lost.update(dict.fromkeys(batch, str(failure)))
+                    return
+                half = len(batch) // 2
+                for part in (batch[:half], batch[half:]):
+                    await embed(part, run)
+
+        size = endpoint.batch_size
+        batches = [missing[start : start + size] for start in range(0, len(missing), size)]
         try:
-            n_done = len(distinct) - len(missing)
-            self._work(endpoint, batches, embed, stage, len(distinct), n_done)
+            self._work(endpoint, batches, embed, stage)
         finally:
-            settled = frozenset(state.found).union(state.lost)
-            done = [state.lost.get(key) for key in keys if key in settled]
+            done = [lost.get(key) for key in keys if key in found or key in lost]
             self._count(stage, done, sum(key in known for key in keys))
-        failures = {n: state.lost[key] for n, key in enumerate(keys) if key in state.lost}
-        return state.rows(keys), failures
+        return self._rows(keys, found), {n: lost[key] for n, key in enumerate(keys) if key in lost}
 
-    def _known_vectors(self, keys: list[bytes]) -> _Vectors:
-        endpoint = self._embedding_endpoint()
+    def _known_vectors(self, keys: Mapping[bytes, str]) -> dict[bytes, np.ndarray]:
         found = self._cache.vectors(keys)
-        sizes = {len(vector) for vector in found.values()}
-        if len(sizes) > 1:
+        if len({len(vector) for vector in found.values()}) > 1:
             raise DataError(
                 f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
-                f"'{endpoint.model}': give each model a name of its own, or name another file"
+                f"'{self.embedding_endpoint.model}': give each model a different name, or name "
+                "another file"
             )
-        return _Vectors(sizes.pop() if sizes else endpoint.dimensions, found)
+        return found
 
-    async def _embed(
-        self,
-        batch: list[bytes],
-        texts: Mapping[bytes, str],
-        caller: Caller,
-        stage: str,
-        state: _Vectors,
-    ) -> None:
-        """Embed a batch; one that is refused is halved, so that a bad text fails alone."""
-        endpoint = self._embedding_endpoint()
-        asked = [texts[key] for key in batch]
+    def _size(self, found: Mapping[bytes, np.ndarray]) -> int | None:
+        """Size of all vectors, if it is known."""
+        return next(map(len, found.values()), self.embedding_endpoint.dimensions)
 
-        def read(payload: dict) -> tuple[np.ndarray, Usage]:
-            usage = Usage.reported(payload, endpoint.prices, "".join(asked), "")
-            self._pay(caller.run, stage, usage)
-            try:
-                rows = read_vectors(payload, len(batch), state.size)
-            except BadResponse:
-                self._cache.keep_usage(stage, usage)
-                raise
-            state.size = rows.shape[1]
-            return rows, usage
-
-        most = endpoint.prices.dollars(sum(map(most_tokens, asked)))
-        try:
-            body = embedding_body(asked, endpoint)
-            rows, usage = await caller.post("/embeddings", body, most, read)
-        except CallFailed as failure:
-            if len(batch) == 1 or not failure.refused:
-                state.lost.update(dict.fromkeys(batch, str(failure)))
-                return
-            for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                await self._embed(part, texts, caller, stage, state)
-        else:
-            vectors = dict(zip(batch, rows, strict=True))
-            self._cache.keep_vectors(stage, usage, vectors)
-            state.found.update(vectors)
+    def _rows(self, keys: Sequence[bytes], found: Mapping[bytes, np.ndarray]) -> np.ndarray:
+        """One row per key, zero where there is no vector."""
+        out = np.zeros((len(keys), self._size(found) or 0), dtype=np.float32)
+        for row, key in zip(out, keys, strict=True):
+            row[:] = found.get(key, 0.0)
+        return out
 
     # -- costs --------------------------------------------------------------------------------
 
     def costs(self) -> dict[str, dict[str, float]]:
-        """What each stage came to.
+        """Counts and costs of each stage.
 
         Returns
         -------
@@ -273,68 +288,52 @@ class LLMClient:
             this client; ``total_dollars`` ever paid into this cache. For embeddings a request is
             a text.
         """
-        ever = self._cache.paid()
+        ever = self._cache.dollars()
         return {
-            stage: self._stages.get(stage, StageCounts()).report(ever.get(stage, Usage()))
+            stage: {name: self._stages[stage][name] for name in _COUNTS}
+            | {"total_dollars": ever.get(stage, 0.0)}
             for stage in dict.fromkeys([*self._stages, *ever])
         }
 
-    def _counts(self, stage: str) -> StageCounts:
-        return self._stages.setdefault(stage, StageCounts())
-
     def _pay(self, run: Run, stage: str, usage: Usage) -> None:
-        self._counts(stage).paid += usage
+        self._stages[stage].update(usage._asdict())
         run.budget.spent += usage.dollars
 
     def _count(self, stage: str, errors: Sequence[str | None], n_cached: int) -> None:
-        counts = self._counts(stage)
         failed = [error for error in errors if error is not None]
-        counts.requests += len(errors)
-        counts.failed += len(failed)
-        counts.answered += len(errors) - len(failed)
-        counts.from_cache += n_cached
+        self._stages[stage].update(
+            requests=len(errors),
+            failed=len(failed),
+            answered=len(errors) - len(failed),
+            from_cache=n_cached,
+        )
         if failed:
-            self._logger.warning(
+            getLogger(__name__).warning(
                 "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
             )
-
-    # -- shared -------------------------------------------------------------------------------
-
-    def _chat_endpoint(self) -> ChatEndpoint:
-        if self.settings.chat is None:
-            raise ConfigError("the LLM settings name no chat endpoint")
-        return self.settings.chat
-
-    def _embedding_endpoint(self) -> EmbeddingEndpoint:
-        if self.settings.embedding is None:
-            raise ConfigError("the LLM settings name no embedding endpoint")
-        return self.settings.embedding
 
     def _work(
         self,
         endpoint: Endpoint,
         jobs: Sequence[T],
-        do: Callable[[T, Caller], Awaitable[int]],
+        do: Callable[[T, Run], Awaitable[None]],
         stage: str,
-        total: int,
-        done: int,
     ) -> None:
-        """Do all jobs, many at a time; each returns how many of ``total`` it has settled."""
+        """Do all jobs, many at a time."""
 
         async def work() -> None:
-            spent = sum(counts.paid.dollars for counts in self._stages.values())
-            run = Run(Budget(self.settings.max_cost, spent))
-            bar = tqdm(total=total, initial=done, desc=stage, unit="req", disable=None)
-            with bar:
-                async with opened(endpoint, self.settings, run) as caller:
+            spent = sum(counts["dollars"] for counts in self._stages.values())
+            run = Run(endpoint, self.settings, Budget(self.settings.max_cost, spent))
+            with tqdm(total=len(jobs), desc=stage, unit="call", disable=None) as bar:
 
-                    async def one(job: T) -> None:
-                        bar.update(await do(job, caller))
+                async def one(job: T) -> None:
+                    await do(job, run)
+                    bar.update()
 
-                    try:
-                        await run.work_through(jobs, one, self.settings.concurrency)
-                    finally:
-                        self._counts(stage).retries += run.retries
+                try:
+                    await run.work_through(jobs, one)
+                finally:
+                    self._stages[stage]["retries"] += run.retries
 
         if jobs:
             _block_on(work())
@@ -349,3 +348,68 @@ def _block_on(work: Coroutine[Any, Any, None]) -> None:
     else:
         with ThreadPoolExecutor(max_workers=1) as aside:
             aside.submit(asyncio.run, work).result()
+
+
+# -- bodies of requests, and what responses hold ----------------------------------------------
+
+
+def chat_body(request: ChatRequest, endpoint: ChatEndpoint) -> dict[str, Any]:
+    """Request for one completion."""
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        endpoint.max_tokens_key: endpoint.max_tokens,
+        **({} if endpoint.temperature is None else {"temperature": endpoint.temperature}),
+        **({"response_format": {"type": "json_object"}} if endpoint.json_mode else {}),
+        **endpoint.extra,
+    }
+    messages = (("system", request.system), ("user", request.user))
+    body["messages"] = [
+        {"role": role, "content": well_formed(content)} for role, content in messages if content
+    ]
+    return body
+
+
+def embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:
+    """Request to embed a batch."""
+    return {
+        "model": endpoint.model,
+        "input": [well_formed(text) for text in texts],
+        "encoding_format": "base64",  # exact, and a quarter of the size of figures
+        **({} if endpoint.dimensions is None else {"dimensions": endpoint.dimensions}),
+        **endpoint.extra,
+    }
+
+
+def content_key(endpoint: Endpoint, body: dict[str, Any]) -> bytes:
+    """Content address of a request."""
+    return bytes.fromhex(value_sha256({"base_url": endpoint.base_url.rstrip("/"), "body": body}))
+
+
+def text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
+    """Content key of one text to embed, whatever its batch."""
+    return content_key(endpoint, embedding_body([text], endpoint))
+
+
+def read_vectors(payload: dict, n: int, size: int | None) -> np.ndarray:
+    """Read the vectors of a response, in the order of its texts: float32 [n, d]."""
+    try:
+        entries = {
+            int(entry.get("index", place)): entry["embedding"]
+            for place, entry in enumerate(payload["data"])
+        }
+        rows = np.stack([_vector(entries[index]) for index in range(n)])  # [n, d]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise BadResponse("the response does not hold one vector for each text") from error
+    if len(entries) != n or not rows.size:
+        raise BadResponse("the response does not hold one vector for each text")
+    if size is not None and rows.shape[1] != size:
+        raise BadResponse(f"the vectors have {rows.shape[1]} dimensions, not {size}")
+    if not np.isfinite(rows).all():
+        raise BadResponse("the vectors hold values that are not numbers")
+    return rows
+
+
+def _vector(entry: Any) -> np.ndarray:
+    if isinstance(entry, str):
+        return np.frombuffer(base64.b64decode(entry, validate=True), dtype="<f4")
+    return np.asarray(entry, dtype=np.float32).reshape(-1)

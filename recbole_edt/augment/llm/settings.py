@@ -1,4 +1,4 @@
-"""Where the models are, what they cost, and how patiently they are asked."""
+"""Endpoints of models, their prices, retries and limits."""
 
 from __future__ import annotations
 
@@ -75,13 +75,7 @@ class Endpoint(Settings):
         return f"{parts.scheme}://{parts.netloc}"
 
     def key(self) -> str:
-        """The key from the environment; empty for an endpoint that needs none.
-
-        Raises
-        ------
-        ConfigError
-            If the variable is empty or holds what cannot be a key, or the address repeats it.
-        """
+        """The key from the environment; empty for an endpoint that needs none."""
         if not self.key_env:
             return ""
         key = os.environ.get(self.key_env, "").strip()
@@ -117,7 +111,7 @@ class EmbeddingEndpoint(Endpoint):
 
 
 class LLMSettings(Settings):
-    """Everything the client has to know."""
+    """Settings of the client."""
 
     chat: ChatEndpoint | None = Field(None, description="empty where nothing is to be written")
     embedding: EmbeddingEndpoint | None = Field(
@@ -154,34 +148,26 @@ class LLMSettings(Settings):
         ConfigError
             If there is no such profile, or a key or value is invalid.
         """
-        values = _lay(_read(_profile_path(str(profile))), nest(overrides or {}))
+        values = _lay(_read(str(profile)), nest(overrides or {}))
         for name, endpoint in (("chat", ChatEndpoint), ("embedding", EmbeddingEndpoint)):
-            part = values.get(name)
-            if isinstance(part, dict):  # validated apart, so that messages name the nested key
-                if isinstance(part.get("prices"), dict):
-                    prices = validate(Prices, part["prices"], f"{name}.prices.")
-                    part = part | {"prices": prices}
-                values[name] = validate(endpoint, part, f"{name}.")
+            if isinstance(values.get(name), dict):  # apart, so that messages name the nested key
+                values[name] = validate(endpoint, values[name], f"{name}.")
         return validate(cls, values)
 
 
-def _profile_path(profile: str) -> Path:
+def _read(profile: str) -> dict[str, Any]:
     folder = properties_dir() / "llm"
-    named = folder / f"{profile}.yaml"
-    if named.is_file():
-        return named
+    path = folder / f"{profile}.yaml"
+    if not path.is_file():
+        path = Path(profile)
     if "://" in profile:  # not repeated: an address may hold a key
         raise ConfigError("an LLM profile is a name or a YAML file with base_url, no address")
-    if not Path(profile).is_file():
+    if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(
             f"there is no LLM profile or file '{profile}'{nearest(profile, known)} "
             f"(profiles: {', '.join(known)})"
         )
-    return Path(profile)
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -192,11 +178,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _lay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others, whatever their depth."""
+    """Lay settings over others, at any depth."""
     out = dict(below)
     for key, value in above.items():
-        lower = out.get(key)
-        if isinstance(value, Mapping) and isinstance(lower, Mapping):
-            value = _lay(lower, value)
-        out[key] = value
+        is_nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _lay(out[key], value) if is_nested else value
     return out

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from recbole_edt.augment.llm.reply import Figure, ListReply, Reply, Several, Words
+from recbole_edt.augment.llm.reading import Figure, Reply, Several, Words
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
@@ -28,10 +28,16 @@ class GeneratedItem(Reply):
     description: Words
 
 
-class GeneratedItems(ListReply):
-    """Answer to ``generate.txt``."""
+class GeneratedItems(Reply):
+    """Answer to ``generate.txt``; the list, or its only element, may stand alone."""
 
     items: Annotated[list[GeneratedItem], Several] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_items(cls, value: Any) -> Any:
+        is_element = isinstance(value, dict) and "items" not in value
+        return {"items": value} if is_element or isinstance(value, list) else value
 
 
 class Text(Reply):
@@ -58,18 +64,12 @@ def prompt(name: str, **values: object) -> str:
 
 def imbalance(own: int, other: int) -> str:
     """Say in words how much a domain is of what a user bought (3.4.2): one of five texts."""
-    total = own + other
-    ratio = (own - other) / total if total else 0.0
-    return next(text for bound, text in _imbalances() if ratio <= bound)
+    ratio = (own - other) / max(own + other, 1)
+    lines = [line for line in _template("imbalance").splitlines() if not line.startswith("#")]
+    pairs = (line.split("|", 1) for line in lines)
+    return next(text.strip() for bound, text in pairs if ratio <= float(bound))
 
 
 @cache
 def _template(name: str) -> str:
     return (_FOLDER / f"{name}.txt").read_text(encoding="utf-8").strip()
-
-
-@cache
-def _imbalances() -> tuple[tuple[float, str], ...]:
-    lines = [line for line in _template("imbalance").splitlines() if not line.startswith("#")]
-    pairs = (line.split("|", 1) for line in lines)
-    return tuple((float(bound), text.strip()) for bound, text in pairs)

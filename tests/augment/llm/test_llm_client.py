@@ -18,7 +18,7 @@ from recbole_edt.augment.llm import (
     LLMSettings,
 )
 from recbole_edt.augment.llm import transport as transport_room
-from recbole_edt.augment.llm.reply import Reply
+from recbole_edt.augment.llm.reading import Reply
 from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
 from recbole_edt.errors import ConfigError, DataError
 
@@ -268,11 +268,11 @@ def test_a_second_client_pays_nothing(llm_server, llm_client):
     with llm_client(llm_server) as client:
         first, (vectors, _) = client.chat(requests, "generate"), client.embed(texts, "encode")
         paid = client.costs()
-    calls = len(llm_server.log)
+    calls = llm_server.arrived
     with llm_client(llm_server) as client:
         second, (again, _) = client.chat(requests, "generate"), client.embed(texts, "encode")
         costs = client.costs()
-    assert len(llm_server.log) == calls
+    assert llm_server.arrived == calls
     assert values(second) == values(first)
     assert all(answer.cached for answer in second)
     assert again.tobytes() == vectors.tobytes()

@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from recbole_edt.augment.llm.reading import read_answer
-from recbole_edt.augment.llm.reply import (
-    Figure,
-    ListReply,
-    Mismatch,
-    Reply,
-    Several,
-    Words,
-    conform,
-)
+from recbole_edt.augment.llm.reading import Figure, Mismatch, Reply, Several, Words, read_answer
+from recbole_edt.augment.prompts import GeneratedItems
 
 
 class Thing(Reply):
@@ -25,8 +17,8 @@ class Thing(Reply):
     price: Figure
 
 
-class Things(ListReply):
-    things: Annotated[list[Thing], Several] = Field(min_length=1)
+class Things(GeneratedItems):
+    items: Annotated[list[Thing], Several] = Field(min_length=1)
 
 
 class Told(Reply):
@@ -67,19 +59,19 @@ def test_a_figure_at_the_end_of_a_cut_text_is_not_trusted():
 @pytest.mark.parametrize(
     ("text", "things"),
     [
-        ('{"things": [{"name": "a", "price": 1}, {"name": "b", "price": 2}', [ONE, TWO]),
-        ('{"things": [{"name": "a", "price": 1}, {"name": "b", "price": 2', [ONE]),
-        ('{"things": [{"name": "a", "price": 1}, {"name": "b", "pr', [ONE]),
-        ('{"things": [{"name": "a", "price": 1}, {"name": "b\\', [ONE]),
-        ('{"things": [{"name": "a", "price": 1},', [ONE]),
-        ('{"things": [{"name": "a", "price": 1}, {"name": "b", "price": 2},],}', [ONE, TWO]),
+        ('{"items": [{"name": "a", "price": 1}, {"name": "b", "price": 2}', [ONE, TWO]),
+        ('{"items": [{"name": "a", "price": 1}, {"name": "b", "price": 2', [ONE]),
+        ('{"items": [{"name": "a", "price": 1}, {"name": "b", "pr', [ONE]),
+        ('{"items": [{"name": "a", "price": 1}, {"name": "b\\', [ONE]),
+        ('{"items": [{"name": "a", "price": 1},', [ONE]),
+        ('{"items": [{"name": "a", "price": 1}, {"name": "b", "price": 2},],}', [ONE, TWO]),
         ('[{"name": "a", "price": 1}]', [ONE]),
         ('{"name": "a", "price": 1}', [ONE]),
-        ('{"things": {"name": "a", "price": 1}}', [ONE]),
+        ('{"items": {"name": "a", "price": 1}}', [ONE]),
     ],
 )
 def test_a_list_of_objects_is_mended(text, things):
-    assert read_answer(text, Things) == {"things": things}
+    assert read_answer(text, Things) == {"items": things}
 
 
 @pytest.mark.parametrize(
@@ -87,15 +79,15 @@ def test_a_list_of_objects_is_mended(text, things):
     [
         ("", "there is no JSON in the answer"),
         ("I cannot do that.", "there is no JSON in the answer"),
-        ('{"things": []}', "things: list should have at least 1 item"),
-        ('{"items": [{"name": "a", "price": 1}]}', r"lacks things\[0\] name"),
-        ('{"things": [{"title": "a", "price": 1}]}', r"lacks things\[0\] name"),
-        ('{"things": [{"name": "", "price": 1}]}', "at least 1 character"),
-        ('{"things": [{"name": "a", "price": "dear"}]}', "valid number"),
-        ('{"things": [{"name": "a", "price": NaN}]}', "valid number"),
-        ('{"things": [{"name": "a", "price": 1e999}]}', "finite number"),
-        ('{"things": [{"name": "a", "price": true}]}', "must be a number"),
-        ('{"things": "a"}', "valid dictionary"),
+        ('{"items": []}', "items: list should have at least 1 item"),
+        ('{"others": [{"name": "a", "price": 1}]}', r"lacks items\[0\] name"),
+        ('{"items": [{"title": "a", "price": 1}]}', r"lacks items\[0\] name"),
+        ('{"items": [{"name": "", "price": 1}]}', "at least 1 character"),
+        ('{"items": [{"name": "a", "price": "dear"}]}', "valid number"),
+        ('{"items": [{"name": "a", "price": NaN}]}', "valid number"),
+        ('{"items": [{"name": "a", "price": 1e999}]}', "finite number"),
+        ('{"items": [{"name": "a", "price": true}]}', "must be a number"),
+        ('{"items": "a"}', "valid dictionary"),
         ("{" * 5000, "at least 1 item"),
         ("[" * 5000, "at least 1 item"),
         ('{"a":' * 50_000, "at least 1 item"),
@@ -117,11 +109,11 @@ _things = st.lists(
 
 @given(_things, st.data())
 def test_what_is_kept_of_a_text_cut_anywhere_is_its_beginning(things, data):
-    text = json.dumps({"things": things}, ensure_ascii=data.draw(st.booleans()))
+    text = json.dumps({"items": things}, ensure_ascii=data.draw(st.booleans()))
     cut = data.draw(st.integers(0, len(text)))
-    whole = read_answer(text, Things)["things"]
+    whole = read_answer(text, Things)["items"]
     try:
-        kept = read_answer(text[:cut], Things)["things"]
+        kept = read_answer(text[:cut], Things)["items"]
     except Mismatch:
         kept = []
     assert kept == whole[: len(kept)]
@@ -149,7 +141,7 @@ def test_no_text_is_worse_than_a_mismatch(text):
 )
 def test_a_value_is_read_as_it_was_meant(field, value, meant):
     whole = {"said": "a", "price": 1, "kinds": []}
-    assert conform(whole | {field: value}, Told)[field] == meant
+    assert read_answer(json.dumps(whole | {field: value}), Told)[field] == meant
 
 
 @pytest.mark.parametrize(
@@ -161,4 +153,4 @@ def test_a_value_is_read_as_it_was_meant(field, value, meant):
 )  # fmt: skip
 def test_a_value_that_means_nothing_is_refused(field, value):
     with pytest.raises(Mismatch, match=field):
-        conform({"said": "a", "price": 1, "kinds": [], field: value}, Told)
+        read_answer(json.dumps({"said": "a", "price": 1, "kinds": [], field: value}), Told)
