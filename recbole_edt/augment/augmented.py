@@ -1,4 +1,4 @@
-"""What augmentation comes to: histories with insertions, items old and new, profiles."""
+"""Result of an augmentation: histories with insertions, items old and new, profiles."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from recbole_edt.errors import DataError
 class Augmented:
     """Everything that goes into the augmented files."""
 
-    space: ItemSpace  # Training rows, and vectors of the raw items and of the new ones behind them
+    space: ItemSpace  # Training rows, and vectors of the raw items, then of the new ones
     new_items: list[dict[str, Any]]  # Attributes of the new items
-    insertions: Insertions  # Rows to insert
+    insertions: Insertions
     # Stage -> user -> why, one line
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     profiles: list[str] | None = None  # One per user
@@ -59,19 +59,8 @@ class Augmented:
         table["generated"] = ["0"] * len(raw) + ["1"] * len(new)
         return table
 
-    def item_domain(self) -> np.ndarray:
-        """Domain of every item, new ones included, int64 [n_items]."""
-        histories = self.space.histories
-        new = [histories.domains.index(item["domain"]) for item in self.new_items]
-        return np.concatenate([histories.item_domain, np.array(new, dtype=np.int64)])
-
     def training_rows(self, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Augmented training sequences.
-
-        Parameters
-        ----------
-        share : float
-            Part of the insertions to take, the same for the same data.
+        """Augmented training sequences, with a share of the insertions (always the same ones).
 
         Returns
         -------

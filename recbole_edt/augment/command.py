@@ -43,15 +43,19 @@ def augment(arguments: Sequence[str]) -> None:
     report = pipeline.run()
     for when in ("before", "after"):
         print(f"-- {when} augmentation")
-        for line in statistics_lines(given.dataset, report["statistics"][when]):
-            print(line)
-    _print_failures(report["failures"])
+        print(*statistics_lines(given.dataset, report["statistics"][when]), sep="\n")
+    for stage, users in report["failures"].items():
+        if users:
+            user, reason = next(iter(users.items()))
+            print(
+                f"{stage}: calls failed for {len(users)} users, served without them "
+                f"(such as {user}: {reason})"
+            )
     print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
     print(f"written: {pipeline.target}")
 
 
 def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) -> None:
-    """One line for each stage, in the order in which they ask."""
     if not calls:
         print("dry run: no stage asks a model behind an endpoint; nothing was written")
         return
@@ -61,13 +65,3 @@ def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) 
     print(f"  about {dollars:.4f} dollars in all\n{_ESTIMATE}")
     if max_cost is not None and dollars > max_cost:
         print(f"  That is more than max_cost ({max_cost:g}), at which the run would stop.")
-
-
-def _print_failures(failures: Mapping[str, Mapping[str, str]]) -> None:
-    for stage, users in failures.items():
-        if users:
-            user, reason = next(iter(users.items()))
-            print(
-                f"{stage}: calls failed for {len(users)} users, served without them "
-                f"(such as {user}: {reason})"
-            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.preprocessing import normalize
@@ -12,9 +12,9 @@ from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.generators import Task
 from recbole_edt.augment.settings import AugmentSettings
 
+# Similarities are rounded to these, so that equal vectors tie and tau is met exactly: the last
+# bits of a matrix product depend on the machine and on the place in the matrix.
 _DECIMALS = 9
-"""Similarities are rounded to these, so that equal vectors tie and tau is met exactly: the last
-bits of a matrix product depend on the machine and on the place in the matrix."""
 
 
 def best_matches(
@@ -31,17 +31,13 @@ def best_matches(
     """
     if not len(generated):
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    cosine = np.round(_units(generated) @ _units(representatives).T, _DECIMALS)  # [n, m]
+    units, others = (normalize(np.asarray(v, np.float64)) for v in (generated, representatives))
+    cosine = np.round(units @ others.T, _DECIMALS)  # [n, m]
     index = cosine.argmax(axis=1)
     return index, cosine[np.arange(len(cosine)), index]
 
 
-def _units(vectors: np.ndarray) -> np.ndarray:
-    return normalize(np.asarray(vectors, dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Matches:
+class Matches(NamedTuple):
     """How each proposed item of a task resembles the user's representatives (eq. 5)."""
 
     anchors: np.ndarray  # int64 [n]; training row of the most similar source item
@@ -52,25 +48,10 @@ class Matches:
 
 def match(task: Task, items: np.ndarray, space: ItemSpace) -> Matches:
     """Compare a task's proposals with the user's representatives of both domains (eq. 5)."""
-    sources = space.chosen.of(task.user, 1 - task.target)
-    index, source = best_matches(space.vectors[items], space.vectors[space.histories.rows[sources]])
-    targets = space.representatives(task.user, task.target)
-    _, target = best_matches(space.vectors[items], space.vectors[targets])
+    sources, proposed = space.chosen(task.user, 1 - task.target), space.vectors[items]
+    index, source = best_matches(proposed, space.vectors[space.histories.rows[sources]])
+    _, target = best_matches(proposed, space.vectors[space.representatives(*task)])
     return Matches(sources[index], source, target)
-
-
-def similarity_threshold(scores: np.ndarray, quantile: float) -> float:
-    """Settle eq. 6's tau as a quantile, for encoders of another scale than the paper's.
-
-    Parameters
-    ----------
-    scores : np.ndarray
-        float [n]; the target similarities of all users, so that one tau holds for all.
-    quantile : float
-        q in [0, 1]; tau is the score at place ceil(q (n - 1)), counted from 0, of the ascending
-        scores: 0 keeps all, 1 only the best.
-    """
-    return float(np.quantile(scores, quantile, method="higher")) if len(scores) else 0.0
 
 
 def transferable(source: np.ndarray, target: np.ndarray, k: int, tau: float) -> np.ndarray:
@@ -91,12 +72,16 @@ def transferable(source: np.ndarray, target: np.ndarray, k: int, tau: float) -> 
 
 
 def filter_items(matches: Sequence[Matches], settings: AugmentSettings) -> list[np.ndarray]:
-    """Per task the places of the proposals that stay; all of them for ``filter: none``."""
+    """Per task the places of the proposals that stay; all of them for ``filter: none``.
+
+    ``tau_quantile`` is of the target similarities of all users, so that one tau holds for all: 0
+    keeps all, 1 only the best.
+    """
     if settings.filter == "none":
         return [np.arange(len(one.source)) for one in matches]
     tau = settings.tau
     if tau is None:
-        assert settings.tau_quantile is not None
         scores = np.concatenate([np.zeros(0), *(one.target for one in matches)])
-        tau = similarity_threshold(scores, settings.tau_quantile)
+        quantile = settings.tau_quantile or 0.0
+        tau = float(np.quantile(scores, quantile, method="higher")) if len(scores) else 0.0
     return [transferable(one.source, one.target, settings.k, tau) for one in matches]

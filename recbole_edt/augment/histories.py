@@ -48,14 +48,12 @@ class Histories:
 
 
 def read_histories(directory: str | Path, name: str, domains: list[str] | None = None) -> Histories:
-    """Read a raw data set and set the held-out rows apart.
+    """Read a raw data set and separate the held-out rows.
 
     Raises
     ------
-    DataError
-        If the files break the data contract.
-    ConfigError
-        If the data set is augmented already.
+    EDTError
+        If the files break the data contract or are augmented already.
     """
     directory = Path(directory)
     check_files(directory, name)

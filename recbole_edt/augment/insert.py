@@ -1,9 +1,9 @@
-"""Stage *insert* (eq. 1): whom to balance, how much, and where items go."""
+"""Stage *insert* (eq. 1): which users are balanced, by how much, and where items go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,29 +43,26 @@ def amounts(
         ``ceil(inject_ratio * r * kept)``, at most ``|nA - nB|``: the balance is never tipped.
     """
     wanted = settings.inject_ratio * np.asarray(kept, dtype=np.float64)
-    if settings.directions != "minor":
-        return _ceil(wanted)
-    mine = counts[[task.user for task in tasks]].reshape(-1, 2)
-    gap = np.abs(mine[:, 0] - mine[:, 1])
-    return np.minimum(_ceil(wanted * gap / np.maximum(mine.sum(1), 1)), gap)
+    most = np.inf
+    if settings.directions == "minor":
+        mine = counts[[task.user for task in tasks]].reshape(-1, 2)
+        most = np.abs(mine[:, 0] - mine[:, 1])
+        wanted = wanted * most / np.maximum(mine.sum(1), 1)
+    whole = np.ceil(np.round(wanted, 9))  # the last bits of a product do not count
+    return np.minimum(whole, most).astype(np.int64)
 
 
-def _ceil(amount: np.ndarray) -> np.ndarray:
-    return np.ceil(np.round(amount, 9)).astype(np.int64)  # the last bits of a product do not count
+class Insertions(NamedTuple):
+    """Rows to insert: the n-th one puts ``items[n]`` after training row ``anchors[n]``."""
 
-
-@dataclass(frozen=True)
-class Insertions:
-    """Rows to insert: the n-th one puts ``items[n]`` behind training row ``anchors[n]``."""
-
-    anchors: np.ndarray  # int64 [n]; by anchor, and in the order in which they follow one anchor
+    anchors: np.ndarray  # int64 [n]; ascending, equal ones in the order in which they follow
     items: np.ndarray
 
 
 def insert(
     histories: Histories,
     tasks: Sequence[Task],
-    chosen: Sequence[np.ndarray],
+    proposed: Sequence[np.ndarray],
     matches: Sequence[Matches],
     kept: Sequence[np.ndarray],
     settings: AugmentSettings,
@@ -73,20 +70,18 @@ def insert(
     """Place kept items in their users' sequences (eq. 1)."""
     counts = amounts(histories.domain_counts(), tasks, [len(one) for one in kept], settings)
     anchors, items = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for task, proposed, matched, places, n in zip(
-        tasks, chosen, matches, kept, counts, strict=True
-    ):
+    for task, lines, matched, places, n in zip(tasks, proposed, matches, kept, counts, strict=True):
         places = places[:n]
         first, stop = histories.offsets[task.user], histories.offsets[task.user + 1]
         if settings.insert == "anchor":
-            behind = matched.anchors[places]
+            after = matched.anchors[places]
         elif settings.insert == "end":
-            behind = np.full(len(places), stop - 1)
+            after = np.full(len(places), stop - 1)
         else:
             draw = np.random.default_rng([settings.seed, task.user, task.target])
-            behind = draw.integers(first, stop, len(places))
-        anchors.append(behind)
-        items.append(proposed[places])
-    anchor, item = np.concatenate(anchors), np.concatenate(items)
+            after = draw.integers(first, stop, len(places))
+        anchors.append(after)
+        items.append(lines[places])
+    anchor = np.concatenate(anchors)
     order = np.argsort(anchor, kind="stable")
-    return Insertions(anchor[order], item[order])
+    return Insertions(anchor[order], np.concatenate(items)[order])

@@ -1,8 +1,7 @@
-"""What is said of an item, and when two items are the same one."""
+"""Items as text, and when two descriptions name the same item."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,16 +10,16 @@ import pandas as pd
 
 
 def item_text(row: Mapping[str, object]) -> str:
-    """Say in words what is known of an item (the content of the paper's item prompt, A.1).
+    """Describe an item in words (the content of the paper's item prompt, A.1).
 
     Parameters
     ----------
     row : mapping
         Attributes by column name: ``domain`` and, where known, ``title``, ``brand``, ``price``,
-        ``categories``, ``description``. Missing ones (absent, empty or NaN) are left out.
+        ``categories``, ``description``. Absent and empty ones are left out.
     """
     domain, title, brand, price, categories, description = (
-        _known(row, key)
+        " ".join(str(row.get(key) or "").split())
         for key in ("domain", "title", "brand", "price", "categories", "description")
     )
     sentences = [
@@ -38,19 +37,12 @@ def item_list(records: Sequence[Mapping[str, object]], lines: Iterable[int]) -> 
     return "\n".join(f"- {item_text(records[line])}" for line in lines)
 
 
-def _known(row: Mapping[str, object], key: str) -> str:
-    value = row.get(key)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return " ".join(str(value).split())
-
-
 class Catalogue:
-    """Items by name, so that the same thing is one item for everybody.
+    """Items by name, so that the same item is shared by all users.
 
     Two items are the same when their domain and full name agree but for case, spaces and
-    punctuation; the full name is the brand, then the title, and a brand that the title begins with
-    counts once. A model that names no brand means the first item of that title.
+    punctuation. The full name is the brand, then the title, without a brand that the title begins
+    with. A description without a brand means the first item of that title.
     """
 
     def __init__(self, items: pd.DataFrame, domains: Sequence[str]) -> None:
@@ -76,7 +68,15 @@ class Catalogue:
             found = self._titled.get((name, _plain(item["title"])))
         if found is None:
             found = self.size + len(self.new_items)
-            record = _record(item, name)
+            price = item.get("price")
+            record = {
+                "domain": name,
+                "title": _line(item["title"]),
+                "brand": _line(item["brand"]),
+                "price": "" if price is None else f"{float(price):.2f}",
+                "categories": " | ".join(map(_line, item["categories"])),
+                "description": _line(item["description"]),
+            }
             self.new_items.append(record)
             self._enter(record, found)
         return found
@@ -92,31 +92,7 @@ def _plain(text: object) -> str:
     return " ".join(re.findall(r"\w+", str(text or "").casefold()))
 
 
-def _record(item: Mapping[str, Any], domain: str) -> dict[str, Any]:
-    """Attributes of a generated item as ``.item`` holds them."""
-    price = item.get("price")
-    return {
-        "domain": domain,
-        "title": _line(item["title"]),
-        "brand": _line(item["brand"]),
-        "price": "" if price is None else f"{float(price):.2f}",
-        "categories": " | ".join(_line(part) for part in item["categories"]),
-        "description": _line(item["description"]),
-    }
-
-
-def described(record: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """Describe a line of ``.item`` under another title, as a model describes what it generates."""
-    return {
-        "title": title,
-        "brand": record.get("brand", ""),
-        "price": float(record["price"]) if record.get("price") else None,
-        "categories": str(record.get("categories", "")).split(" | "),
-        "description": record.get("description", ""),
-    }
-
-
 def _line(text: object) -> str:
-    """Bring a text onto one line, as an atomic file needs it; control characters go."""
+    """Collapse a text into one line without control characters."""
     printable = (c if c.isprintable() else " " for c in str(text or ""))
     return " ".join("".join(printable).replace('"', "''").split())

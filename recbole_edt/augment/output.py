@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -20,8 +19,7 @@ from recbole_edt.io.files import INTER_COLUMNS, ITEM_COLUMNS, file_sha256, write
 from recbole_edt.io.statistics import dataset_statistics
 
 REPORT = "augmentation.json"
-INJECTED = (0.3, 0.6, 1.0)
-"""Shares of the insertions in table 3."""
+_INJECTED = (0.3, 0.6, 1.0)  # shares of the insertions in table 3
 
 
 def write(
@@ -44,7 +42,7 @@ def write(
     report = {
         "settings": about["settings"],
         "statistics": _statistics(made, inter, items),
-        "similarity": similarities(made, INJECTED),
+        "similarity": _similarities(made),
         "cost": about["cost"],
         "failures": made.failures,
     }
@@ -70,15 +68,11 @@ def _write_files(
     write_table(inter, INTER_COLUMNS | {"augmented": "token"}, folder / f"{name}.inter")
     columns = {column: ITEM_COLUMNS.get(column, "token_seq") for column in items.columns}
     write_table(items, columns, folder / f"{name}.item")
-    _write_matrix(folder / f"{name}.item_emb.npy", made.space.vectors)
+    write_array(folder / f"{name}.item_emb.npy", made.space.vectors.astype(np.float16))
     if made.profiles is not None and made.user_vectors is not None:
         users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
         write_table(users, {"user_id": "token", "profile": "token_seq"}, folder / f"{name}.user")
-        _write_matrix(folder / f"{name}.user_emb.npy", made.user_vectors)
-
-
-def _write_matrix(path: Path, matrix: np.ndarray) -> None:
-    write_array(path, matrix.astype(np.float16))
+        write_array(folder / f"{name}.user_emb.npy", made.user_vectors.astype(np.float16))
 
 
 def _swap(folder: Path, target: Path) -> None:
@@ -97,7 +91,7 @@ def _swap(folder: Path, target: Path) -> None:
 def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:
     """Lines of ``.inter``: raw rows and inserted ones, by user and position.
 
-    Inserted rows share the gap behind their anchor evenly and take its timestamp.
+    Inserted rows share the gap after their anchor evenly and take its timestamp.
     """
     histories, inserted = made.space.histories, made.insertions
     raw = histories.inter.assign(augmented="0")
@@ -132,35 +126,32 @@ def _statistics(made: Augmented, inter: pd.DataFrame, items: pd.DataFrame) -> di
     }
 
 
-def similarities(made: Augmented, shares: Sequence[float]) -> dict[str, float]:
+def _similarities(made: Augmented) -> dict[str, float]:
     """Mean cosine of augmented users' mean item vectors before and after injection (table 3).
 
     Returns
     -------
     dict
-        Percentage -> cosine; 1.0 where nobody is augmented.
+        Percentage -> cosine; 1.0 if no user is augmented.
     """
-    histories = made.space.histories
-    owners, n_users = histories.owners, len(histories.users)
+    histories, owners = made.space.histories, made.space.histories.owners
     touched = np.unique(owners[made.insertions.anchors])
     if not len(touched):
-        return {f"{share:.0%}": 1.0 for share in shares}
+        return {f"{share:.0%}": 1.0 for share in _INJECTED}
     units = normalize(np.asarray(made.space.vectors, dtype=np.float64))
-    before = normalize(_user_sums(units, histories.rows, owners, n_users)[touched])
+
+    def means(items: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Direction of each touched user's mean item vector."""
+        sums = np.zeros((len(histories.users), units.shape[1]))
+        for start in range(0, len(items), 65536):  # in parts: the gathered rows are copies
+            part = slice(start, start + 65536)
+            np.add.at(sums, users[part], units[items[part]])
+        return normalize(sums[touched])
+
+    before = means(histories.rows, owners)
     out = {}
-    for share in shares:
+    for share in _INJECTED:
         items, anchors = made.training_rows(share)
-        after = normalize(_user_sums(units, items, owners[anchors], n_users)[touched])
-        out[f"{share:.0%}"] = round(float((before * after).sum(axis=1).mean()), 6)
-    return out
-
-
-def _user_sums(
-    units: np.ndarray, items: np.ndarray, owners: np.ndarray, n_users: int
-) -> np.ndarray:
-    """Sum of each user's item vectors, float64 [n_users, d_L]."""
-    out = np.zeros((n_users, units.shape[1]))
-    for start in range(0, len(items), 65536):  # in parts, because the gathered rows are copies
-        part = slice(start, start + 65536)
-        np.add.at(out, owners[part], units[items[part]])
+        cosines = (before * means(items, owners[anchors])).sum(axis=1)
+        out[f"{share:.0%}"] = round(float(cosines.mean()), 6)
     return out

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.augmented import Augmented
-from recbole_edt.augment.cached import CachedEncoder
 from recbole_edt.augment.clusters import ItemSpace
-from recbole_edt.augment.encoders import ENCODERS, Encoder
+from recbole_edt.augment.encoders import ENCODERS, CachedEncoder, Encoder
 from recbole_edt.augment.filter import filter_items, match
 from recbole_edt.augment.generators import GENERATORS, Generated, Task
-from recbole_edt.augment.histories import Histories, read_histories
-from recbole_edt.augment.insert import Insertions, balancing_tasks, insert
+from recbole_edt.augment.histories import read_histories
+from recbole_edt.augment.insert import balancing_tasks, insert
 from recbole_edt.augment.items import item_text
 from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
 from recbole_edt.augment.output import write
@@ -57,20 +56,19 @@ class Pipeline:
         with client or nullcontext(), run_lock(self.cache):
             made = self._augment(self.settings, client, self.cache)
             with self._timed("write"):
-                keys = set(AugmentSettings.model_fields)
                 about = {
-                    "settings": self.settings.model_dump(include=keys),
+                    "settings": self.settings.model_dump(include=set(AugmentSettings.model_fields)),
                     "cost": client.costs() if client else {},
                 }
                 return write(made, self.raw, self.target, self.cache, about)
 
     def estimate(self) -> list[dict[str, Any]]:
-        """Say what a run would cost; call nothing and write nothing.
+        """Estimate the cost of a run without calls or files.
 
         Returns
         -------
         list of dict
-            :attr:`DryRun.estimates`; empty where nothing is asked of an LLM.
+            :attr:`DryRun.estimates`; empty if no LLM is asked.
         """
         client = self._client(DryRun)
         if not isinstance(client, DryRun):
@@ -98,16 +96,26 @@ class Pipeline:
         with self._timed("read"):
             histories = read_histories(self.raw, self.name, settings.domains)
         with self._timed("encode"):
-            vectors = self.raw / f"{self.name}.item_emb.npy"
-            encoder = ENCODERS[settings.encoder](settings, vectors, client)
+            file = self.raw / f"{self.name}.item_emb.npy"
+            encoder = ENCODERS[settings.encoder](settings, file, client)
             if cache is not None and encoder.identity:
                 encoder = CachedEncoder(encoder, cache)
-            space = embed(histories, encoder, settings)
+            vectors = encoder.encode([item_text(row) for row in histories.items.to_dict("records")])
+            vectors = vectors.astype(np.float16).astype(np.float32)  # as stored, for every stage
+            space = ItemSpace.of(histories, vectors, settings.clusters, settings.seed)
         with self._timed("generate"):
-            tasks, generated = generate(space, settings, client)
+            tasks: list[Task] = []
+            generated = Generated([])
+            if settings.generator != "none":  # eq. 4
+                tasks = balancing_tasks(histories.domain_counts(), settings)
+                generator = GENERATORS[settings.generator](settings, space, client)
+                generated = generator.generate(tasks)
             space = embed_new(space, encoder, tasks, generated)
         with self._timed("insert"):
-            insertions = filter_and_insert(space, tasks, generated, settings)
+            proposed = generated.items
+            matches = [match(*pair, space) for pair in zip(tasks, proposed, strict=True)]
+            kept = filter_items(matches, settings)
+            insertions = insert(histories, tasks, proposed, matches, kept, settings)
         made = Augmented(space, generated.new_items, insertions, {"generate": generated.failures})
         made = made.without_unused()
         with self._timed("profile"):
@@ -122,23 +130,6 @@ class Pipeline:
         self.seconds[stage] = round(perf_counter() - start, 3)
 
 
-def embed(histories: Histories, encoder: Encoder, settings: AugmentSettings) -> ItemSpace:
-    """Encode and cluster the items; vectors are rounded as they are stored, for every stage."""
-    vectors = encoder.encode([item_text(row) for row in histories.items.to_dict("records")])
-    stored = vectors.astype(np.float16).astype(np.float32)
-    return ItemSpace.of(histories, stored, settings.clusters, settings.seed)
-
-
-def generate(
-    space: ItemSpace, settings: AugmentSettings, client: LLMClient | None
-) -> tuple[list[Task], Generated]:
-    """Propose items for the users to balance (eq. 4)."""
-    if settings.generator == "none":
-        return [], Generated([])
-    tasks = balancing_tasks(space.histories.domain_counts(), settings)
-    return tasks, GENERATORS[settings.generator](settings, space, client).generate(tasks)
-
-
 def embed_new(
     space: ItemSpace, encoder: Encoder, tasks: Sequence[Task], generated: Generated
 ) -> ItemSpace:
@@ -148,7 +139,7 @@ def embed_new(
     if generated.new_items:
         new, failures = encoder.encode_more([item_text(item) for item in generated.new_items])
         lost = {n + place: why for place, why in failures.items()}
-        if len(lost) == len(new):  # nobody has said how long their vectors are
+        if len(lost) == len(new):  # the size of the vectors is unknown
             new = np.zeros((len(new), space.vectors.shape[1]), dtype=np.float32)
         space = replace(space, vectors=np.concatenate([space.vectors, new]))
     leave_out(generated, tasks, lost, space.histories.users)
@@ -158,7 +149,7 @@ def embed_new(
 def leave_out(
     generated: Generated, tasks: Sequence[Task], lost: Mapping[int, str], users: np.ndarray
 ) -> None:
-    """Take lost items out of what was proposed, and everything out for users who failed.
+    """Remove lost items from the proposals, and all proposals of users who failed.
 
     A user who is left without a proposal for a domain has failed. Failed users get nothing in
     either direction: half of what they should get would tip their balance the other way.
@@ -174,16 +165,6 @@ def leave_out(
             generated.items[place] = generated.items[place][:0]
 
 
-def filter_and_insert(
-    space: ItemSpace, tasks: Sequence[Task], generated: Generated, settings: AugmentSettings
-) -> Insertions:
-    """Match proposals with representatives, keep the transferable ones, place them (eqs. 1-6)."""
-    pairs = zip(tasks, generated.items, strict=True)
-    matches = [match(task, items, space) for task, items in pairs]
-    kept = filter_items(matches, settings)
-    return insert(space.histories, tasks, generated.items, matches, kept, settings)
-
-
 def profile(
     made: Augmented, encoder: Encoder, settings: AugmentSettings, client: LLMClient | None
 ) -> None:
@@ -196,5 +177,5 @@ def profile(
     else:
         made.user_vectors = encode_profiles(encoder, users, profiles)
     made.failures["profile"] = profiles.failures
-    # RecBole's own reader takes double quotes for marks that enclose a value.
+    # RecBole's own reader treats double quotes as enclosing a value.
     made.profiles = [text.replace('"', "''") for text in profiles.texts]

@@ -14,10 +14,19 @@ from recbole_edt.errors import DataError
 
 
 def user_groups(made: Augmented) -> list[UserGroups]:
-    """Each user's augmented training items by domain and cluster (3.4.1), large clusters first."""
-    histories, labels = made.space.histories, item_clusters(made)
+    """Each user's augmented training items by domain and cluster (3.4.1), large clusters first.
+
+    A new item is in the cluster of the nearest medoid of its domain or of the other one.
+    """
+    space, histories = made.space, made.space.histories
     items, anchors = made.training_rows()
-    domain = made.item_domain()
+    new = [histories.domains.index(item["domain"]) for item in made.new_items]
+    domain = np.concatenate([histories.item_domain, np.array(new, dtype=np.int64)])
+    label = space.label
+    if made.new_items:
+        medoids = np.concatenate(space.medoids)
+        cosine = normalize(space.vectors[len(label) :]) @ normalize(space.vectors[medoids]).T
+        label = np.concatenate([label, label[medoids[cosine.argmax(axis=1)]]])
     bounds = np.searchsorted(anchors, histories.offsets)
     out = []
     for place, user in enumerate(histories.users):
@@ -25,27 +34,16 @@ def user_groups(made: Augmented) -> list[UserGroups]:
         sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for side in (0, 1):
             own = mine[domain[mine] == side]
-            groups = [own[labels[own] == label] for label in dict.fromkeys(labels[own].tolist())]
+            groups = [own[label[own] == one] for one in dict.fromkeys(label[own].tolist())]
             sides[side].extend(sorted(groups, key=len, reverse=True))
         out.append(UserGroups(str(user), sides))
     return out
 
 
-def item_clusters(made: Augmented) -> np.ndarray:
-    """Cluster of every item, int64 [n_items]; a new item has that of the nearest medoid."""
-    clusters, vectors = made.space.clusters, made.space.vectors
-    n = len(clusters.label)
-    if len(vectors) == n:
-        return clusters.label
-    medoids = np.concatenate(clusters.medoids)
-    nearest = (normalize(vectors[n:]) @ normalize(vectors[medoids]).T).argmax(axis=1)
-    return np.concatenate([clusters.label, clusters.label[medoids[nearest]]])
-
-
 def encode_profiles(
     encoder: Encoder, users: Sequence[UserGroups], profiles: Profiles
 ) -> np.ndarray:
-    """Encode profiles; a user whose text cannot be encoded is named and loses it.
+    """Encode profiles; a text that cannot be encoded is dropped and its user reported.
 
     Returns
     -------

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def registration(table: dict[str, type[T]]) -> Callable[[str], Callable[[type[T]], type[T]]]:
-    """Make the decorator that enters a class into a table under a name."""
+    """Make a decorator that enters a class into a table under a name."""
 
     def register(name: str) -> Callable[[type[T]], type[T]]:
         def enter(provider: type[T]) -> type[T]:

@@ -1,8 +1,9 @@
-"""Keys of ``recbole-edt augment``, with the paper's values where it prints them."""
+"""Keys of ``recbole-edt augment``, with the paper's values where they are printed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -13,15 +14,11 @@ from recbole_edt.augment.profilers import PROFILERS
 from recbole_edt.settings import Amount, Count, Name, NonNegative, Settings, Share
 
 
-def _none_as_text(value: object) -> object:
-    return "none" if value is None else value  # `none` on the command line is read as None
-
-
 def _one_of(*tables: Collection[str]) -> AfterValidator:
     """Accept the names that are registered when the value is checked."""
 
     def known(name: str) -> str:
-        names = [name for table in tables for name in table]
+        names = [*chain(*tables)]
         if name not in names:
             raise ValueError(f"one of {', '.join(names)}")
         return name
@@ -29,7 +26,8 @@ def _one_of(*tables: Collection[str]) -> AfterValidator:
     return AfterValidator(known)
 
 
-_OrNone = BeforeValidator(_none_as_text)
+# `none` on the command line is read as None
+_OrNone = BeforeValidator(lambda value: "none" if value is None else value)
 _Encoder = Annotated[str, _one_of(ENCODERS)]
 _Generator = Annotated[str, _OrNone, _one_of(GENERATORS, ["none"])]
 _Profiler = Annotated[str, _OrNone, _one_of(PROFILERS, ["none"])]
@@ -43,7 +41,7 @@ class AugmentSettings(Settings):
     )
     encoder: _Encoder = Field(
         "lsa",
-        description="where vectors of texts come from: lsa (no network), file (<D>.item_emb.npy "
+        description="provider of text vectors: lsa (no network), file (<D>.item_emb.npy "
         "beside the raw data), openai (an endpoint), sentence-transformers",
     )
     sentence_model: Name = Field(
@@ -51,7 +49,7 @@ class AugmentSettings(Settings):
     )
     generator: _Generator = Field(
         "retrieval",
-        description="where items come from (eq. 4): retrieval (existing items by similarity, no "
+        description="provider of items (eq. 4): retrieval (existing items by similarity, no "
         "network), openai (the paper), none (w/o Aug.)",
     )
     clusters: Count = Field(10, description="K of K-means per domain; paper: 10")
@@ -74,7 +72,7 @@ class AugmentSettings(Settings):
     )
     insert: Literal["anchor", "end", "random"] = Field(
         "anchor",
-        description="where items go (eq. 1): anchor (behind the most similar source item), end "
+        description="where items go (eq. 1): anchor (after the most similar source item), end "
         "(w/o Inserting), random (Random Inserting)",
     )
     inject_ratio: Share = Field(
@@ -82,9 +80,9 @@ class AugmentSettings(Settings):
     )
     directions: Literal["scarce", "both", "minor"] = Field(
         "scarce",
-        description="both (A2B and B2A for everybody, the paper), minor (the domain that the user "
-        "has less of, by an amount that grows with r), scarce (the domain that the user has less "
-        "of, and for everybody the one that all users have less of)",
+        description="both (A2B and B2A for every user, the paper), minor (the domain that the user "
+        "has fewer items of, by an amount that grows with r), scarce (the domain that the user has "
+        "fewer items of, and for every user the one that all users have fewer items of)",
     )
     min_ratio: Share = Field(0.0, description="least imbalance r of a user who is augmented")
     min_history: Amount = Field(
@@ -92,7 +90,7 @@ class AugmentSettings(Settings):
     )
     profiler: _Profiler = Field(
         "extractive",
-        description="who writes profiles (3.4): extractive (no network), openai (the paper), none",
+        description="provider of profiles (3.4): extractive (no network), openai (the paper), none",
     )
     profile: Literal["sra", "naive"] = Field(
         "sra", description="sra (summarise, reform, analyse) or naive (w/o S-R-A)"
@@ -101,7 +99,7 @@ class AugmentSettings(Settings):
         "deepseek", description="endpoints of openai: a profile in properties/llm/, or a YAML file"
     )
     max_cost: NonNegative | None = Field(
-        None, description="dollars after which a run stops; what was paid for is kept"
+        None, description="dollars after which a run stops; paid answers stay in the cache"
     )
     seed: int = Field(2026, description="seed of K-means and of random insertion")
 
@@ -117,11 +115,9 @@ class AugmentSettings(Settings):
         if (self.tau is None) == (self.tau_quantile is None):
             raise ValueError("the filter needs either tau or tau_quantile")
         if ENCODERS[self.encoder].items_only:
-            for what, key, providers in (
-                ("items", self.generator, GENERATORS),
-                ("profiles", self.profiler, PROFILERS),
-            ):
-                if key != "none" and providers[key].uses_llm:
+            writers = {"items": GENERATORS.get(self.generator)}
+            for what, writer in (writers | {"profiles": PROFILERS.get(self.profiler)}).items():
+                if writer and writer.uses_llm:
                     raise ValueError(
                         f"encoder '{self.encoder}' has no vectors for the {what} an LLM writes"
                     )
@@ -136,9 +132,7 @@ class _Paths(Settings):
     output_path: Name = Field(
         description="folder that receives the augmented one; train with --data_path set to it"
     )
-    dry_run: bool = Field(
-        False, description="say what each stage would cost; call nothing, write nothing"
-    )
+    dry_run: bool = Field(False, description="estimate the cost of each stage without calls")
 
 
 class AugmentCommand(AugmentSettings, _Paths):

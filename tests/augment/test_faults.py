@@ -49,15 +49,8 @@ def command(raw, tmp_path, monkeypatch):
         path = tmp_path / "llm.yaml"
         path.write_text(yaml.safe_dump(profile))
         given = [f"--dataset={NAME}", f"--data_path={raw}", f"--output_path={tmp_path / 'out'}"]
-        given += [
-            "--clusters=2",
-            "--num=2",
-            "--tau_quantile=0",
-            "--min_ratio=0.3",
-            f"--llm={path}",
-            *LLM,
-            *arguments,
-        ]
+        given += ["--clusters=2", "--num=2", "--tau_quantile=0", "--min_ratio=0.3"]
+        given += [f"--llm={path}", *LLM, *arguments]
         return execute("augment", list({a.split("=")[0]: a for a in given}.values()))
 
     return run

@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_edt.augment.filter import (
-    Matches,
-    best_matches,
-    filter_items,
-    similarity_threshold,
-    transferable,
-)
+from recbole_edt.augment.filter import Matches, best_matches, filter_items, transferable
 from recbole_edt.augment.settings import AugmentSettings
 
 SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=8)
@@ -67,26 +61,19 @@ def test_eq6_hand_computed(k: int, tau: float, kept: list[int]) -> None:
     ("quantile", "tau"), [(0.0, 0.50), (0.25, 0.60), (0.5, 0.90), (0.6, 0.92), (1.0, 0.99)]
 )
 def test_tau_as_a_quantile_of_the_target_scores(quantile: float, tau: float) -> None:
-    assert similarity_threshold(TARGET, quantile) == tau
-
-
-def test_the_most_similar_to_the_source_comes_first_of_equals_the_earlier() -> None:
-    same = np.full(4, 0.7)
-    assert transferable(same, same, 2, 0.5).tolist() == [0, 1]
-    assert transferable(np.array([0.6, 0.7, 0.6, 0.6]), same, 2, 0.5).tolist() == [1, 0]
+    none = np.zeros(len(TARGET), dtype=int)
+    (kept,) = filter_items([Matches(none, SOURCE, TARGET)], AugmentSettings(tau_quantile=quantile))
+    assert sorted(kept) == np.flatnonzero(TARGET >= tau).tolist()
 
 
 @settings(max_examples=60, deadline=None)
-@given(scores=SCORES, k=st.integers(1, 9), quantile=st.floats(0, 1), data=st.data())
-def test_kept_items_pass_and_beat_all_that_pass(scores, k, quantile, data) -> None:
+@given(scores=SCORES, k=st.integers(1, 9), tau=st.floats(0, 1), data=st.data())
+def test_kept_items_pass_and_beat_all_that_pass(scores, k, tau, data) -> None:
     target = np.array(scores)
-    source = np.array(data.draw(st.lists(
-        st.sampled_from([0.1, 0.2, 0.3]), min_size=len(scores), max_size=len(scores)
-    )))  # fmt: skip
-    tau = similarity_threshold(target, quantile)
+    source = np.array([data.draw(st.sampled_from([0.1, 0.2, 0.3])) for _ in scores])
     kept = transferable(source, target, k, tau)
     passing = set(np.flatnonzero(target >= tau))
-    assert passing and set(kept) <= passing and len(kept) == min(k, len(passing))
+    assert set(kept) <= passing and len(kept) == min(k, len(passing))
     left = list(passing - set(kept))
     if left:
         assert source[kept].min() >= source[left].max()

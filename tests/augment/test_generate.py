@@ -21,27 +21,18 @@ def test_one_representative_for_each_cluster_a_user_touched() -> None:
     vectors = np.array([[1, 0], [1, 0.1], [1, -0.1], [0, 1], [1, 1]], dtype=float)
     domain = np.array([0, 0, 0, 0, 1])
     space = ItemSpace.of(history([[1, 0, 3, 4], [2]], domain), vectors, 2)
-    label, medoids = space.clusters.label, space.clusters.medoids
+    label, medoids = space.label, space.medoids
     assert len(set(label[:3])) == 1
     assert label[3] != label[0]
     assert sorted(medoids[0]) == [0, 3]
     assert space.representatives(0, 0).tolist() == [0, 3]  # 0 is nearer the centroid than 1
     assert space.representatives(0, 1).tolist() == [4]
     assert space.representatives(1, 0).tolist() == [2]
-    assert len(space.chosen.of(1, 1)) == 0
+    assert len(space.chosen(1, 1)) == 0
     assert space.representatives(1, 1).tolist() == medoids[1].tolist()
 
 
 # Retrieval
-
-
-def test_retrieval_offers_the_nearest_items_that_the_user_lacks() -> None:
-    domain = np.array([0, 1, 1, 1])
-    vectors = np.array([[1, 0], [1, 0], [0.8, 0.6], [0, 1]], dtype=float)
-    space = ItemSpace.of(history([[0, 1]], domain), vectors, 1)
-    made = RetrievalGenerator(AugmentSettings(num=2), space).generate([Task(0, 1)])
-    assert made.items[0].tolist() == [2, 3]  # 1 is nearest, but the user has it
-    assert not made.new_items
 
 
 def test_retrieval_stays_near_what_the_user_has_in_the_target_domain() -> None:

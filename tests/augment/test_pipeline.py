@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from recbole_edt.augment.command import HELP, augment
-from recbole_edt.augment.histories import read_histories
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import ConfigError
@@ -94,24 +93,6 @@ def test_augmented_files_keep_the_raw_rows_and_train(raw: Path, tmp_path: Path, 
     assert json.loads((tmp_path / NAME / "augmentation.json").read_text()) == report
 
 
-def test_by_default_only_users_of_both_domains_get_items(raw: Path, tmp_path: Path) -> None:
-    run(raw, tmp_path)
-    histories = read_histories(raw / NAME, NAME)
-    shared = set(histories.users[(histories.domain_counts() > 0).all(axis=1)])
-    frame = inter(tmp_path)
-    users = frame.loc[frame["augmented"] == "1", "user_id"]
-    assert len(set(users)) > 20
-    assert set(users) <= shared
-    assert users.value_counts().max() <= 2  # one neighbour in each direction
-
-
-def test_users_of_one_domain_are_balanced_on_demand(raw: Path, tmp_path: Path) -> None:
-    settings = {"directions": "minor", "min_history": 0, "min_ratio": 0.9, "num": 10}
-    report = run(raw, tmp_path, **settings)
-    imbalanced = [report["statistics"][w]["imbalance"]["90%-100%"] for w in ("before", "after")]
-    assert imbalanced[1] < imbalanced[0] - 0.1
-
-
 def test_an_inserted_row_stands_right_behind_its_anchor(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path)
     frame = inter(tmp_path)
@@ -127,37 +108,12 @@ def test_an_inserted_row_stands_right_behind_its_anchor(raw: Path, tmp_path: Pat
         assert 0 < frame["position"][place] - frame["position"][raw_before] < 1
 
 
-def test_the_same_run_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        run(raw, tmp_path / name)
-    files = sorted((tmp_path / "one" / NAME).iterdir())
-    assert len(files) == 7
-    for file in files:
-        assert file.read_bytes() == (tmp_path / "two" / NAME / file.name).read_bytes()
-
-
 @pytest.mark.parametrize("missing", ["generator", "profiler"])
 def test_a_stage_can_be_left_out(raw: Path, tmp_path: Path, missing: str) -> None:
     run(raw, tmp_path, **{missing: "none"})
     inserted = (inter(tmp_path)["augmented"] == "1").sum()
     assert (inserted == 0) == (missing == "generator")
     assert (tmp_path / NAME / f"{NAME}.user").is_file() == (missing == "generator")
-
-
-def test_an_llm_writes_items_and_profiles(
-    raw: Path, tmp_path: Path, llm_server, llm_settings, monkeypatch
-) -> None:
-    settings = llm_settings(llm_server)
-    monkeypatch.setattr("recbole_edt.augment.pipeline.LLMSettings.load", lambda *_: settings)
-    keys = {"generator": "openai", "profiler": "openai", "encoder": "openai", "tau_quantile": 0.0}
-    report = run(raw, tmp_path / "one", **keys)
-    asked = len(llm_server.log)
-    items = read_table(tmp_path / "one" / NAME / f"{NAME}.item")
-    assert (items["generated"] == "1").sum() > 10
-    assert set(report["cost"]) >= {"generate", "encode", "summarise", "reform", "analyse"}
-    again = Pipeline(NAME, raw, tmp_path / "one", validate(AugmentSettings, keys)).run()
-    assert len(llm_server.log) == asked  # everything came from the cache
-    assert again["statistics"] == report["statistics"]
 
 
 # Wrong input

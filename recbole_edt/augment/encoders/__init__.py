@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_edt.augment.llm import LLMClient
 from recbole_edt.augment.providers import import_providers, registration
+from recbole_edt.io.files import atomic_write, value_sha256, write_array
 
 if TYPE_CHECKING:
     from recbole_edt.augment.settings import AugmentSettings
@@ -27,21 +28,13 @@ class Encoder(ABC):
         ``<D>.item_emb.npy`` of the raw data, which need not exist.
     client : LLMClient
         None unless a stage has ``uses_llm``.
-
-    Attributes
-    ----------
-    uses_llm : bool
-        An LLM client is needed.
-    items_only : bool
-        It has vectors of the raw items alone, for no other text.
-    identity : str
-        What, beside the texts, decides the vectors: they are cached on disk under it. Empty for
-        vectors that need no cache.
     """
 
     uses_llm: ClassVar[bool] = False
     items_only: ClassVar[bool] = False
+    """It has vectors of the raw items alone, for no other text."""
     identity: str = ""
+    """What, beside the texts, decides the vectors: their key on disk. Empty for no cache."""
 
     def __init__(
         self,
@@ -68,6 +61,48 @@ class Encoder(ABC):
             Index of each such text -> why, one line.
         """
         return self.encode(texts), {}
+
+
+class CachedEncoder(Encoder):
+    """Encoder with an on-disk cache of its vectors; none of its texts may fail."""
+
+    def __init__(self, encoder: Encoder, folder: Path) -> None:
+        super().__init__(encoder.settings)
+        self.encoder, self.folder = encoder, folder
+        self._corpus: list[str] = []
+        self._is_fitted = False
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode the corpus."""
+        self._corpus = list(texts)
+        return self._cached([], self._fit)
+
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Encode further texts into the space of the corpus."""
+
+        def encode() -> np.ndarray:
+            if not self._is_fitted:
+                self._fit()
+            return self.encoder.encode_more(texts)[0]
+
+        return self._cached(list(texts), encode), {}
+
+    def _fit(self) -> np.ndarray:
+        self._is_fitted = True
+        return self.encoder.encode(self._corpus)
+
+    def _cached(self, further: list[str], make: Callable[[], np.ndarray]) -> np.ndarray:
+        digest = value_sha256([self.encoder.identity, self._corpus, further])[:24]
+        path = self.folder / f"encode-{digest}.npy"
+        if path.is_file():
+            try:
+                return np.load(path, allow_pickle=False)
+            except (ValueError, OSError, EOFError):
+                path.unlink()  # damaged: made again
+        made = make()
+        with atomic_write(path) as temporary:
+            write_array(temporary, made)
+        return made
 
 
 ENCODERS: dict[str, type[Encoder]] = {}

@@ -28,5 +28,5 @@ class EndpointEncoder(Encoder):
         return vectors
 
     def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """Encode further texts, any of which may fail."""
+        """Encode further texts, each of which may fail."""
         return self.client.embed(texts, "encode")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
-from recbole_edt.augment.items import Catalogue, described, item_list
+from recbole_edt.augment.items import Catalogue, item_list
 from recbole_edt.augment.llm import ChatRequest
 from recbole_edt.augment.prompts import ATTRIBUTES, GeneratedItems, prompt
 
@@ -27,10 +28,10 @@ class LLMGenerator(Generator):
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""
-        histories, system = self.space.histories, prompt("system")
+        histories = self.space.histories
         requests = [
             ChatRequest(
-                system, self._prompt(task), GeneratedItems, likely=partial(self._likely, task)
+                prompt("system"), self._prompt(task), GeneratedItems, partial(self._likely, task)
             )
             for task in tasks
         ]
@@ -48,8 +49,8 @@ class LLMGenerator(Generator):
         return out
 
     def _prompt(self, task: Task) -> str:
-        histories, chosen = self.space.histories, self.space.chosen
-        other = histories.rows[chosen.of(task.user, 1 - task.target)]
+        histories, space = self.space.histories, self.space
+        other = histories.rows[space.chosen(task.user, 1 - task.target)]
         return prompt(
             "generate",
             attributes=ATTRIBUTES,
@@ -57,17 +58,23 @@ class LLMGenerator(Generator):
             target_domain=histories.domains[task.target],
             user=histories.users[task.user],
             source_samples=item_list(self.records, other),
-            target_samples=item_list(self.records, self.space.representatives(*task)),
+            target_samples=item_list(self.records, space.representatives(*task)),
             num=self.num,
         )
 
     def _likely(self, task: Task) -> dict[str, Any]:
-        """Make up an answer for estimates: as many items like the domain's, under new names."""
-        medoids = self.space.clusters.medoids[task.target]
-        some = [self.records[medoids[n % len(medoids)]] for n in range(self.num)]
+        """Make up an answer for estimates: items like the domain's medoids, under new names."""
+        medoids = cycle(self.space.medoids[task.target])
+        some = [self.records[line] for line in islice(medoids, self.num)]
         return {
             "items": [
-                described(item, f"{item.get('title', '')} {task.user} {n}")
+                {
+                    "title": f"{item.get('title', '')} {task.user} {n}",
+                    "brand": item.get("brand", ""),
+                    "price": float(item.get("price") or 0),
+                    "categories": [item.get("categories", "")],
+                    "description": item.get("description", ""),
+                }
                 for n, item in enumerate(some)
             ]
         }

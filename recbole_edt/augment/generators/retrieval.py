@@ -9,8 +9,8 @@ from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
 
+# Own items that retrieval skips; a user with more near ones may be offered fewer items.
 _MOST_OWNED = 50
-"""Own items that retrieval looks past; a user with more near ones may be offered fewer items."""
 
 
 @register_generator("retrieval")
@@ -48,7 +48,7 @@ class RetrievalGenerator(Generator):
         histories = self.space.histories
         owned = histories.of(task.user)
         own = owned[histories.item_domain[owned] == task.target]
-        return own if len(own) else histories.rows[self.space.chosen.of(task.user, 1 - task.target)]
+        return own if len(own) else histories.rows[self.space.chosen(task.user, 1 - task.target)]
 
     def _nearest(self, asked: np.ndarray, target: int, owned: int) -> tuple[np.ndarray, np.ndarray]:
         """Nearest items of the target domain of each asked item, [asked, n], best first.

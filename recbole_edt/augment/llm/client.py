@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,8 +23,6 @@ from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, En
 from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.files import value_sha256
-
-T = TypeVar("T")
 
 _SHOWN = 4000  # characters of a bad answer that the model gets to see again
 _COUNTS = ("requests", "answered", "from_cache", "failed", "retries", "reasks", *Usage._fields)
@@ -49,7 +48,7 @@ class Answer:
     cached: bool = False  # The value was in the cache before
 
 
-class LLMClient:
+class LLMClient(AbstractContextManager["LLMClient"]):
     """Asks chat and embedding models, many requests at a time, and never the same one twice.
 
     Use it as a context manager. A request that cannot be sent or is answered badly comes back with
@@ -73,9 +72,6 @@ class LLMClient:
         self.settings = settings
         self._cache = AnswerCache(cache)
         self._stages: dict[str, Counter[str]] = defaultdict(Counter)
-
-    def __enter__(self) -> LLMClient:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -135,32 +131,31 @@ class LLMClient:
         self, key: bytes, request: ChatRequest, body: dict[str, Any], run: Run, stage: str
     ) -> Answer:
         """Ask, and once more with the reason if the answer cannot be used; then from scratch."""
+        complaint: list[dict[str, str]] = []
         reason = ""
-        for _ in range(self.settings.asks):
-            messages = body["messages"]
-            for is_reask in (False, True):
-                self._stages[stage]["reasks"] += is_reask
-                asked = {**body, "messages": messages}
-                text, usage, was_cut = await self._complete(asked, run, stage)
-                try:
-                    value = read_answer(text, request.reply)
-                except Mismatch as mismatch:
-                    self._cache.store(stage, usage)
-                    reason = f"{mismatch}{' (cut off at max_tokens)' if was_cut else ''}"
-                    shorter = " It was cut off because it was too long: write less."
-                    complaint = (
-                        f"This answer cannot be used: {mismatch}.{shorter if was_cut else ''} "
-                        "Answer again with the whole JSON object in the form asked for, and "
-                        "nothing else."
-                    )
-                    messages = [
-                        *body["messages"],
-                        {"role": "assistant", "content": text[:_SHOWN]},
-                        {"role": "user", "content": complaint},
-                    ]
-                else:
-                    self._cache.store(stage, usage, answers={key: text})
-                    return Answer(value)
+        for turn in range(2 * self.settings.asks):
+            if turn % 2 == 0:
+                complaint = []
+            self._stages[stage]["reasks"] += turn % 2
+            asked = {**body, "messages": [*body["messages"], *complaint]}
+            text, usage, was_cut = await self._complete(asked, run, stage)
+            try:
+                value = read_answer(text, request.reply)
+            except Mismatch as mismatch:
+                self._cache.store(stage, usage)
+                reason = f"{mismatch}{' (cut off at max_tokens)' if was_cut else ''}"
+                shorter = " It was cut off because it was too long: write less." if was_cut else ""
+                said = (
+                    f"This answer cannot be used: {mismatch}.{shorter} Answer again with the "
+                    "whole JSON object in the form asked for, and nothing else."
+                )
+                complaint = [
+                    {"role": "assistant", "content": text[:_SHOWN]},
+                    {"role": "user", "content": said},
+                ]
+            else:
+                self._cache.store(stage, usage, answers={key: text})
+                return Answer(value)
         return Answer(error=f"no answer that can be used: {reason}")
 
     async def _complete(
@@ -312,21 +307,13 @@ class LLMClient:
                 "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
             )
 
-    def _work(
-        self,
-        endpoint: Endpoint,
-        jobs: Sequence[T],
-        do: Callable[[T, Run], Awaitable[None]],
-        stage: str,
-    ) -> None:
-        """Do all jobs, many at a time."""
-
+    def _work(self, endpoint: Endpoint, jobs: Sequence, do: Callable, stage: str) -> None:
         async def work() -> None:
             spent = sum(counts["dollars"] for counts in self._stages.values())
             run = Run(endpoint, self.settings, Budget(self.settings.max_cost, spent))
             with tqdm(total=len(jobs), desc=stage, unit="call", disable=None) as bar:
 
-                async def one(job: T) -> None:
+                async def one(job: Any) -> None:
                     await do(job, run)
                     bar.update()
 

@@ -58,8 +58,15 @@ class DryRun(LLMClient):
             prompt += estimated_tokens(request.system + request.user)
             completion += min(most, estimated_tokens(json.dumps(made))) if made else most
             answers[key] = Answer(made) if made else Answer(error="no answer is at hand")
-        dollars = endpoint.prices.dollars(prompt, 0, completion)
-        self._enter(stage, len(keys), n_cached, len(missing), prompt, completion, dollars)
+        self._enter(
+            stage,
+            requests=len(keys),
+            from_cache=n_cached,
+            calls=len(missing),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            dollars=endpoint.prices.dollars(prompt, 0, completion),
+        )
         return [answers[key] for key in keys]
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -70,9 +77,15 @@ class DryRun(LLMClient):
         known = self._known_vectors(distinct)
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]
         prompt = sum(map(estimated_tokens, missing))
-        calls = -(-len(missing) // endpoint.batch_size)
-        dollars = endpoint.prices.dollars(prompt)
-        self._enter(stage, len(keys), sum(key in known for key in keys), calls, prompt, 0, dollars)
+        self._enter(
+            stage,
+            requests=len(keys),
+            from_cache=sum(key in known for key in keys),
+            calls=-(-len(missing) // endpoint.batch_size),
+            prompt_tokens=prompt,
+            completion_tokens=0,
+            dollars=endpoint.prices.dollars(prompt),
+        )
         if known.keys() >= set(keys):
             vectors = self._rows(keys, known)
         else:
@@ -81,15 +94,7 @@ class DryRun(LLMClient):
         self._n_dimensions = vectors.shape[1]
         return vectors, {}
 
-    def _enter(self, stage, requests, from_cache, calls, prompt, completion, dollars) -> None:
+    def _enter(self, stage: str, **counts: float) -> None:
         is_made_up = any(earlier["calls"] for earlier in self.estimates)
-        self.estimates.append({
-            "stage": stage,
-            "requests": requests,
-            "from_cache": from_cache,
-            "calls": calls,
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "dollars": dollars,
-            "prompts": "estimate" if is_made_up else "exact",
-        })  # fmt: skip
+        prompts = "estimate" if is_made_up else "exact"
+        self.estimates.append({"stage": stage, **counts, "prompts": prompts})

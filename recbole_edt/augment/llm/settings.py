@@ -11,19 +11,10 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, model_validator
 
+from recbole_edt import settings
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import properties_dir
-from recbole_edt.settings import (
-    Amount,
-    Count,
-    Name,
-    NonNegative,
-    Positive,
-    Settings,
-    nearest,
-    nest,
-    validate,
-)
+from recbole_edt.settings import Amount, Count, Name, NonNegative, Positive, Settings
 
 
 class Prices(Settings):
@@ -43,18 +34,12 @@ class Prices(Settings):
 class Endpoint(Settings):
     """What the chat and the embedding endpoint have in common."""
 
-    base_url: Name = Field(
-        description="address of an OpenAI-compatible API, such as https://api.deepseek.com"
-    )
-    model: Name = Field(description="the vendor's name of the model")
-    key_env: str = Field(
-        "", description="environment variable that holds the key; empty where none is needed"
-    )
-    timeout_s: Positive = Field(120.0, description="seconds after which a call counts as failed")
-    extra: dict[str, Any] = Field(
-        {}, description="further fields of the request body, for what only one vendor knows"
-    )
-    prices: Prices = Field(Prices(), description="for the accounting and max_cost")
+    base_url: Name  # address of an OpenAI-compatible API, such as https://api.deepseek.com
+    model: Name  # the vendor's name of the model
+    key_env: str = ""  # environment variable that holds the key; empty where none is needed
+    timeout_s: Positive = 120.0  # seconds after which a call counts as failed
+    extra: dict[str, Any] = {}  # further fields of the request body, known to one vendor alone
+    prices: Prices = Prices()  # for the accounting and max_cost
 
     @model_validator(mode="after")
     def _plain_address(self) -> Endpoint:
@@ -93,42 +78,30 @@ class Endpoint(Settings):
 class ChatEndpoint(Endpoint):
     """The endpoint that writes: generation and profiles."""
 
-    temperature: NonNegative | None = Field(
-        0.0, description="0 for answers that vary least; empty for models that refuse the field"
-    )
-    max_tokens: Count = Field(1024, description="longest answer")
-    max_tokens_key: Name = Field("max_tokens", description="name of that field in the request")
-    json_mode: bool = Field(True, description="ask the server to write nothing but a JSON object")
+    temperature: NonNegative | None = 0.0  # empty for models that refuse the field
+    max_tokens: Count = 1024  # longest answer
+    max_tokens_key: Name = "max_tokens"  # name of that field in the request
+    json_mode: bool = True  # ask the server to write nothing but a JSON object
 
 
 class EmbeddingEndpoint(Endpoint):
     """The endpoint that turns texts into vectors."""
 
-    batch_size: Count = Field(64, description="texts per call")
-    dimensions: Count | None = Field(
-        None, description="size of the vectors, for models that can shorten them"
-    )
+    batch_size: Count = 64  # texts per call
+    dimensions: Count | None = None  # size of the vectors, for models that can shorten them
 
 
 class LLMSettings(Settings):
     """Settings of the client."""
 
-    chat: ChatEndpoint | None = Field(None, description="empty where nothing is to be written")
-    embedding: EmbeddingEndpoint | None = Field(
-        None, description="empty where nothing is to be embedded"
-    )
-    concurrency: int = Field(64, ge=1, le=1000, description="calls under way at the same time")
-    retries: Amount = Field(7, description="repeats of a call that failed on its way")
-    asks: Count = Field(
-        3, description="fresh starts of a request of which neither answer nor re-ask can be used"
-    )
-    backoff_s: NonNegative = Field(
-        0.5, description="first wait before a repeated call; it doubles, with jitter"
-    )
-    max_wait_s: NonNegative = Field(
-        120.0, description="longest wait; a server that asks for more ends the run"
-    )
-    max_cost: NonNegative | None = Field(None, description="dollars that one run may spend")
+    chat: ChatEndpoint | None = None  # empty if nothing is to be written
+    embedding: EmbeddingEndpoint | None = None  # empty if nothing is to be embedded
+    concurrency: int = Field(64, ge=1, le=1000)  # parallel calls
+    retries: Amount = 7  # repeats of a call that failed on its way
+    asks: Count = 3  # fresh starts of a request of which neither answer nor re-ask can be used
+    backoff_s: NonNegative = 0.5  # first wait before a repeated call; it doubles, with jitter
+    max_wait_s: NonNegative = 120.0  # longest wait; a server that asks for more ends the run
+    max_cost: NonNegative | None = None  # dollars that one run may spend
 
     @classmethod
     def load(
@@ -148,11 +121,11 @@ class LLMSettings(Settings):
         ConfigError
             If there is no such profile, or a key or value is invalid.
         """
-        values = _lay(_read(str(profile)), nest(overrides or {}))
+        values = _lay(_read(str(profile)), settings.nest(overrides or {}))
         for name, endpoint in (("chat", ChatEndpoint), ("embedding", EmbeddingEndpoint)):
             if isinstance(values.get(name), dict):  # apart, so that messages name the nested key
-                values[name] = validate(endpoint, values[name], f"{name}.")
-        return validate(cls, values)
+                values[name] = settings.validate(endpoint, values[name], f"{name}.")
+        return settings.validate(cls, values)
 
 
 def _read(profile: str) -> dict[str, Any]:
@@ -165,7 +138,7 @@ def _read(profile: str) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(
-            f"there is no LLM profile or file '{profile}'{nearest(profile, known)} "
+            f"there is no LLM profile or file '{profile}'{settings.nearest(profile, known)} "
             f"(profiles: {', '.join(known)})"
         )
     try:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.augment.llm import LLMClient
+from recbole_edt.augment.prompts import imbalance
 from recbole_edt.augment.providers import import_providers, registration
 
 if TYPE_CHECKING:
@@ -26,14 +27,18 @@ class UserGroups:
     """A user's augmented training items."""
 
     user: str  # Token
-    # Per domain the item lines of each cluster, in the order of the sequence; the largest cluster
-    # first
+    # Per domain the items of each cluster in the order of the sequence, large clusters first
     groups: tuple[list[np.ndarray], list[np.ndarray]]
 
     def sizes(self) -> tuple[int, int]:
         """Count the items of each domain."""
         first, second = (sum(map(len, side)) for side in self.groups)
         return first, second
+
+    def imbalance(self, side: int) -> str:
+        """Say in words how much a domain is of the whole (3.4.2)."""
+        sizes = self.sizes()
+        return imbalance(sizes[side], sizes[1 - side])
 
     def sample(self) -> list[int]:
         """Choose up to ``SAMPLES`` items, half of each domain, the clusters taking turns.
@@ -44,14 +49,13 @@ class UserGroups:
         for groups in self.groups:
             turns = zip_longest(*(reversed(group.tolist()) for group in groups))
             sides.append([line for turn in turns for line in turn if line is not None])
-        half = SAMPLES // 2
-        rooms = [max(half, SAMPLES - len(other)) for other in reversed(sides)]
+        rooms = [max(SAMPLES // 2, SAMPLES - len(other)) for other in reversed(sides)]
         return [line for side, room in zip(sides, rooms, strict=True) for line in side[:room]]
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """What was written."""
+    """Written profiles."""
 
     texts: list[str]  # One per user; empty where a user failed or has no items
     failures: dict[str, str] = field(default_factory=dict)  # User -> why, one line

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from recbole_edt.augment.items import item_list
 from recbole_edt.augment.llm import ChatRequest
@@ -15,13 +13,13 @@ from recbole_edt.augment.profilers import (
     UserGroups,
     register_profiler,
 )
-from recbole_edt.augment.prompts import ATTRIBUTES, Text, imbalance, prompt
+from recbole_edt.augment.prompts import ATTRIBUTES, Text, prompt
 
 WORDS = {"summarise": 50, "reform": 50, "analyse": 100, "naive": 100}
-"""Most words that each template allows a text, which is what estimates count with."""
+"""Most words that each template allows a text, for estimates."""
 
 Key = tuple[int, ...]
-"""Whom and what a text is about: place of the user, then domain and cluster where it has one."""
+"""What a text is about: place of the user, then domain and cluster where it has one."""
 
 
 @register_profiler("openai")
@@ -29,7 +27,8 @@ class LLMProfiler(Profiler):
     """Asks the chat endpoint of the LLM settings.
 
     ``sra`` asks three times: a summary of each cluster, then of each domain with its text of
-    imbalance, then one profile of all. ``naive`` asks once, for the whole history.
+    imbalance, then one profile of all. ``naive`` asks once, for the whole history. A user with a
+    failed call is named in ``failures``; the reason starts with the stage and the domain, if any.
     """
 
     uses_llm = True
@@ -37,36 +36,29 @@ class LLMProfiler(Profiler):
     def __init__(self, settings, about, client=None) -> None:
         super().__init__(settings, about, client)
         self.records = about.items.to_dict("records")
-        self.both = {"domain_a": about.domains[0], "domain_b": about.domains[1]}
+        self.names = {"domain_a": about.domains[0], "domain_b": about.domains[1]}
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
-        """Write one profile per user; one with a failed call is named in ``failures``.
-
-        The reason starts with the stage and, where it belongs to one, the domain.
-        """
+        """Write one profile per user."""
         out = Profiles([""] * len(users))
-        present = [place for place, user in enumerate(users) if any(user.sizes())]
+        present = {place: user for place, user in enumerate(users) if any(user.sizes())}
         write = self._sra if self.profile == "sra" else self._naive
-        for (place,), text in write(users, present, out.failures).items():
+        for (place,), text in write(present, out.failures).items():
             out.texts[place] = text
         return out
 
-    def _ask(
-        self,
-        stage: str,
-        prompts: Mapping[Key, str],
-        users: Sequence[UserGroups],
-        failures: dict[str, str],
-    ) -> dict[Key, str]:
+    def _ask(self, stage: str, prompts: Mapping[Key, str], users, failures) -> dict[Key, str]:
         """Ask for one text per key; users with a failed call get none and ask no more."""
-        system = prompt("system")
-        asked = {
-            key: ChatRequest(system, text, Text, likely=partial(_likely, stage, key))
-            for key, text in prompts.items()
-            if users[key[0]].user not in failures
-        }
+
+        def request(key: Key) -> ChatRequest:
+            made_up = f"{stage} {key} " + "likes " * WORDS[stage]
+            return ChatRequest(prompt("system"), prompts[key], Text, lambda: {"text": made_up})
+
+        keys = [key for key in prompts if users[key[0]].user not in failures]
         answers: dict[Key, str] = {}
-        for key, answer in zip(asked, self.client.chat(list(asked.values()), stage), strict=True):
+        for key, answer in zip(
+            keys, self.client.chat(list(map(request, keys)), stage), strict=True
+        ):
             if answer.value is None:
                 where = " ".join([stage, *(self.domains[side] for side in key[1:2])])
                 failures.setdefault(users[key[0]].user, f"{where}: {answer.error}")
@@ -74,55 +66,49 @@ class LLMProfiler(Profiler):
                 answers[key] = " ".join(answer.value["text"].split())
         return {key: text for key, text in answers.items() if users[key[0]].user not in failures}
 
-    def _sra(self, users, present: Sequence[int], failures) -> dict[Key, str]:
-        ask: Callable[..., dict[Key, str]] = partial(self._ask, users=users, failures=failures)
-        summaries = ask("summarise", {
-            (place, side, n): self._summarise(side, group)
-            for place in present
-            for side, groups in enumerate(users[place].groups)
-            for n, group in enumerate(groups)
-        })  # fmt: skip
-        of_side: dict[Key, list[str]] = {}
-        for key, text in summaries.items():
-            of_side.setdefault(key[:2], []).append(f"- {text}")
-        reformed = ask("reform", {
-            (place, side): self._reform(users[place], side, texts)
-            for (place, side), texts in of_side.items()
-        })  # fmt: skip
-        return ask("analyse", {
-            (place,): self._analyse(
-                users[place], [reformed.get((place, side), "- nothing is known") for side in (0, 1)]
+    def _sra(self, users: Mapping[int, UserGroups], failures: dict[str, str]) -> dict[Key, str]:
+        prompts: dict[Key, str] = {
+            (place, side, n): prompt(
+                "summarise",
+                attributes=ATTRIBUTES,
+                domain=self.domains[side],
+                samples=item_list(self.records, group[-SAMPLES:]),
             )
-            for place in present
-        })  # fmt: skip
+            for place, user in users.items()
+            for side, groups in enumerate(user.groups)
+            for n, group in enumerate(groups)
+        }
+        of_side: dict[Key, list[str]] = {}
+        for key, text in self._ask("summarise", prompts, users, failures).items():
+            of_side.setdefault(key[:2], []).append(f"- {text}")
+        prompts = {
+            (place, side): prompt(
+                "reform",
+                domain=self.domains[side],
+                summaries="\n".join(texts),
+                imbalance=users[place].imbalance(side),
+            )
+            for (place, side), texts in of_side.items()
+        }
+        reformed = self._ask("reform", prompts, users, failures)
+        prompts = {
+            (place,): prompt(
+                "analyse",
+                **self.names,
+                imbalance_a=user.imbalance(0),
+                imbalance_b=user.imbalance(1),
+                summaries_a=reformed.get((place, 0), "- nothing is known"),
+                summaries_b=reformed.get((place, 1), "- nothing is known"),
+            )
+            for place, user in users.items()
+        }
+        return self._ask("analyse", prompts, users, failures)
 
-    def _naive(self, users, present: Sequence[int], failures) -> dict[Key, str]:
+    def _naive(self, users: Mapping[int, UserGroups], failures: dict[str, str]) -> dict[Key, str]:
         prompts: dict[Key, str] = {}
-        for place in present:
-            samples = item_list(self.records, users[place].sample())
-            prompts[(place,)] = prompt("naive", attributes=ATTRIBUTES, samples=samples, **self.both)
+        for place, user in users.items():
+            samples = item_list(self.records, user.sample())
+            prompts[(place,)] = prompt(
+                "naive", attributes=ATTRIBUTES, samples=samples, **self.names
+            )
         return self._ask("naive", prompts, users, failures)
-
-    def _summarise(self, side: int, group: Sequence[int]) -> str:
-        samples, domain = item_list(self.records, group[-SAMPLES:]), self.domains[side]
-        return prompt("summarise", attributes=ATTRIBUTES, domain=domain, samples=samples)
-
-    def _reform(self, user: UserGroups, side: int, summaries: Sequence[str]) -> str:
-        extent, domain = _extent(user, side), self.domains[side]
-        return prompt("reform", domain=domain, summaries="\n".join(summaries), imbalance=extent)
-
-    def _analyse(self, user: UserGroups, summaries: Sequence[str]) -> str:
-        extents = {"imbalance_a": _extent(user, 0), "imbalance_b": _extent(user, 1)}
-        texts = {"summaries_a": summaries[0], "summaries_b": summaries[1]}
-        return prompt("analyse", **self.both, **extents, **texts)
-
-
-def _extent(user: UserGroups, side: int) -> str:
-    sizes = user.sizes()
-    return imbalance(sizes[side], sizes[1 - side])
-
-
-def _likely(stage: str, key: Key) -> dict[str, Any]:
-    """Make up an answer for estimates: a text of the usual length, and of its own."""
-    words = [stage, *map(str, key)]
-    return {"text": " ".join(words + ["likes"] * (WORDS[stage] - len(words)))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 from sklearn.preprocessing import normalize
@@ -15,7 +16,6 @@ from recbole_edt.augment.profilers import (
     UserGroups,
     register_profiler,
 )
-from recbole_edt.augment.prompts import imbalance
 
 
 @register_profiler("extractive")
@@ -44,29 +44,23 @@ class ExtractiveProfiler(Profiler):
         return Profiles([one(user) if any(user.sizes()) else "" for user in users])
 
     def _sra(self, user: UserGroups) -> str:
-        sizes = user.sizes()
         room = max(map(len, user.groups))
         parts = []
         for side, groups in enumerate(user.groups):
             if groups:
-                extent = imbalance(sizes[side], sizes[1 - side])
                 shares = [(room + n) // len(groups) for n in reversed(range(len(groups)))]
                 said = "; ".join(map(self._summary, groups, shares))
-                parts.append(f"{self.domains[side]}, {extent}: {said}.")
+                parts.append(f"{self.domains[side]}, {user.imbalance(side)}: {said}.")
         return " ".join(parts)
 
     def _summary(self, group: np.ndarray, room: int) -> str:
-        """Say what is typical of a cluster, with up to ``room`` items."""
+        """Name what is typical of a cluster, with up to ``room`` items."""
         latest = group[-SAMPLES:]
-        mean = self.units[group].mean(axis=0)
-        closeness = np.round(self.units[latest] @ mean, 5)
+        closeness = np.round(self.units[latest] @ self.units[group].mean(axis=0), 5)
         central = latest[np.argsort(-closeness, kind="stable")]
         titles = dict.fromkeys(self.titles[line] for line in central)
-        words = [
-            *list(titles)[:room],
-            _commonest(self.kinds[line] for line in group),
-            _commonest(self.brands[line] for line in group),
-        ]
+        common = (_commonest(names[line] for line in group) for names in (self.kinds, self.brands))
+        words = [*islice(titles, room), *common]
         return ", ".join(dict.fromkeys(word for word in words if word))
 
     def _naive(self, user: UserGroups) -> str:
@@ -74,6 +68,6 @@ class ExtractiveProfiler(Profiler):
 
 
 def _commonest(words: Iterable[str]) -> str:
-    """Return the commonest of the words that are there; of equals the first."""
+    """The commonest word that is not empty; of equals the first."""
     counts = Counter(word for word in words if word)
     return counts.most_common(1)[0][0] if counts else ""

@@ -47,19 +47,8 @@ class Text(Reply):
 
 
 def prompt(name: str, **values: object) -> str:
-    """Fill in a template.
-
-    Raises
-    ------
-    ValueError
-        If a placeholder has no value, or a value no placeholder.
-    """
-    template = _template(name)
-    wanted = set(_PLACEHOLDER.findall(template))
-    for what, names in (("lacks", wanted - set(values)), ("has no", set(values) - wanted)):
-        if names:
-            raise ValueError(f"prompt '{name}' {what} {', '.join(sorted(names))}")
-    return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), template)
+    """Fill in a template; a placeholder without a value is a ``KeyError``."""
+    return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), _template(name))
 
 
 def imbalance(own: int, other: int) -> str:

@@ -36,13 +36,10 @@ DIMENSIONS = 64
 
 @dataclass
 class Call:
-    """What was asked and what came of it."""
+    """A question, or texts to embed, and whether it was answered well."""
 
-    path: str
-    body: str
-    question: str
-    outcome: str
-    answers: bool
+    question: str = ""
+    answers: bool = False
     texts: Sequence[str] = ()
 
 
@@ -51,9 +48,8 @@ class LLMServer:
     """The server and its moods; all of them can be changed while it runs.
 
     ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
-    refused; ``retry_after`` is what
-    429 asks for, in seconds or as a date; ``unreadable`` texts are refused with 400; ``payload`` is
-    said in place of everything else.
+    refused; ``retry_after`` is what 429 asks for, in seconds or as a date; ``unreadable`` texts are
+    refused with 400; ``payload`` replaces every response.
     """
 
     latency_s: float = 0.0
@@ -69,8 +65,6 @@ class LLMServer:
     seed: int = 0
     port: int = 0
     log: list[Call] = field(default_factory=list)
-    most_at_once: int = 0
-    at_once: int = 0
     arrived: int = 0
 
     def __post_init__(self) -> None:
@@ -87,14 +81,11 @@ class LLMServer:
         self.share, self.kinds, self.seed = share, tuple(kinds), seed
 
     def tally(self) -> dict:
-        """What was served: answers per question and per text, outcomes, most calls at once."""
+        """Answers per question and per text."""
         answered = [call for call in self.log if call.answers]
         return {
-            "calls": len(self.log),
             "questions": Counter(call.question for call in answered if call.question),
             "texts": Counter(text for call in answered for text in call.texts),
-            "outcomes": Counter(call.outcome for call in self.log),
-            "most_at_once": self.most_at_once,
         }
 
     # -- life ---------------------------------------------------------------------------------
@@ -141,7 +132,7 @@ class LLMServer:
         """
         lasting = random.Random(f"{self.seed}:{question}")
         if lasting.random() < self.share and lasting.choice(self.kinds) == "truncated":
-            if question and _can_lose_an_item(good):
+            if question and len(json.loads(good).get("items", ())) > 1:
                 return "truncated"
         self._seen[body] += 1
         mood = random.Random(f"{self.seed}:{body}:{self._seen[body]}")
@@ -149,10 +140,6 @@ class LLMServer:
             return "good"
         kind = mood.choice(self.kinds)
         return "cut_text" if kind == "truncated" else kind
-
-
-def _can_lose_an_item(good: str) -> bool:
-    return len(json.loads(good).get("items", ())) > 1 if good else False
 
 
 class _Connection(asyncio.Protocol):
@@ -188,49 +175,43 @@ class _Connection(asyncio.Protocol):
     async def serve(self, path: str, headers: dict, raw: bytes) -> None:
         server = self.server
         server.arrived += 1
-        server.at_once += 1
-        server.most_at_once = max(server.most_at_once, server.at_once)
         due = asyncio.get_running_loop().time() + server.latency_s
-        try:
-            if server.refuse is not None and server.arrived > server.refuse_after:
-                status, message = server.refuse
-                said = f"{message} {headers.get('authorization', '')}"
-                self.send(status, _error(said, message))
-                server.log.append(Call(path, "", "", f"refused {status}", False))
-            elif server.payload is not None:
-                self.send(200, server.payload)
-                server.log.append(Call(path, "", "", "payload", False))
-            elif path.endswith("/chat/completions"):
-                await self.chat(path, raw, headers, due)
-            elif path.endswith("/embeddings"):
-                await self.embed(path, raw, due)
-            else:
-                self.send(404, _error("no such path"))
-        finally:
-            server.at_once -= 1
+        if server.refuse is not None and server.arrived > server.refuse_after:
+            status, message = server.refuse
+            said = f"{message} {headers.get('authorization', '')}"
+            self.send(status, _error(said, message))
+            server.log.append(Call())
+        elif server.payload is not None:
+            self.send(200, server.payload)
+            server.log.append(Call())
+        elif path.endswith("/chat/completions"):
+            await self.chat(raw, headers, due)
+        elif path.endswith("/embeddings"):
+            await self.embed(raw, due)
+        else:
+            self.send(404, _error("no such path"))
 
-    async def chat(self, path: str, raw: bytes, headers: dict, due: float) -> None:
+    async def chat(self, raw: bytes, headers: dict, due: float) -> None:
         server, body = self.server, json.loads(raw)
         question = _digest(json.dumps([body["model"], body["messages"][:2]]).encode())
         good = good_answer(body["messages"][:2], question)
         if server.unreadable and server.unreadable in body["messages"][-1]["content"]:
             self.send(400, _error("this cannot be read"))
-            server.log.append(Call(path, _digest(raw), question, "unreadable", False))
+            server.log.append(Call(question))
             return
         if server.echo_key:
             good = json.dumps({"text": f"I was sent {headers['authorization']}."})
         outcome = server.outcome_of(_digest(raw), question, good)
         said = json.dumps(_completion(_spoiled(good, outcome), raw, outcome))
         delivered = await self.deliver(outcome, said, due)
-        answers = delivered and outcome in MENDED
-        server.log.append(Call(path, _digest(raw), question, outcome, answers))
+        server.log.append(Call(question, delivered and outcome in MENDED))
 
-    async def embed(self, path: str, raw: bytes, due: float) -> None:
+    async def embed(self, raw: bytes, due: float) -> None:
         server, body = self.server, json.loads(raw)
         texts = body["input"]
         if server.unreadable and any(server.unreadable in text for text in texts):
             self.send(400, _error("a text cannot be read"))
-            server.log.append(Call(path, _digest(raw), "", "unreadable", False))
+            server.log.append(Call())
             return
         outcome = server.outcome_of(_digest(raw), "", "")
         data = [
@@ -247,8 +228,7 @@ class _Connection(asyncio.Protocol):
         if outcome == "cut_text":
             said = said[: len(said) // 2]
         delivered = await self.deliver(outcome, said, due)
-        answers = delivered and outcome in MENDED
-        server.log.append(Call(path, _digest(raw), "", outcome, answers, texts))
+        server.log.append(Call("", delivered and outcome in MENDED, texts))
 
     async def deliver(self, outcome: str, said: str, due: float) -> bool:
         """Send a response when it is due, the way this call goes; false if it did not arrive."""
@@ -327,40 +307,24 @@ def _base64(vector: Sequence[float]) -> str:
 
 
 def _spoiled(good: str, outcome: str) -> str:
-    """What is written in place of the good answer."""
-    if outcome == "fence":
-        return f"```json\n{good}\n```"
-    if outcome == "prose":
-        return f"Here is what you {{asked}} for:\n{good}\nAnything else?"
-    if outcome == "trailing_comma":
-        return f"{good[:-2]}{good[-2]},}}"
-    if outcome == "truncated":
-        return good[: good.rindex('"description"') + 5]
-    if outcome == "cut_text":
-        return good[:20]  # in the first item or in the text: nothing is left to keep
-    if outcome == "wrong_fields":
-        return re.sub(r'"(title|text)"', '"name"', good)
-    if outcome == "plain_text":
-        return "I would rather talk about the weather."
-    return good
+    """Text in place of the good answer."""
+    spoiled = {
+        "fence": lambda: f"```json\n{good}\n```",
+        "prose": lambda: f"Here is what you {{asked}} for:\n{good}\nAnything else?",
+        "trailing_comma": lambda: f"{good[:-2]}{good[-2]},}}",
+        "truncated": lambda: good[: good.rindex('"description"') + 5],
+        "cut_text": lambda: good[:20],  # in the first item or the text: nothing is left to keep
+        "wrong_fields": lambda: re.sub(r'"(title|text)"', '"name"', good),
+        "plain_text": lambda: "I would rather talk about the weather.",
+    }
+    return spoiled.get(outcome, lambda: good)()
 
 
 def _completion(text: str, raw: bytes, outcome: str) -> dict:
     finish = "length" if outcome in ("truncated", "cut_text") else "stop"
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": finish,
-    }
-    return {
-        "object": "chat.completion",
-        "choices": [] if outcome == "no_choices" else [choice],
-        "usage": {
-            "prompt_tokens": len(raw) // 4,
-            "completion_tokens": 0 if outcome == "no_choices" else len(text) // 4,
-            "prompt_tokens_details": {"cached_tokens": 0},
-        },
-    }
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    usage = {"prompt_tokens": len(raw) // 4, "completion_tokens": len(text) // 4}
+    return {"choices": [] if outcome == "no_choices" else [choice], "usage": usage}
 
 
 def _error(message: str, code: str | None = None) -> str:
@@ -371,22 +335,9 @@ def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-async def _serve_forever(server: LLMServer) -> None:
-    listening = await server.listen()
-    print(server.url, flush=True)
-    async with listening:
-        await listening.serve_forever()
-
-
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latency", type=float, default=0.0, help="seconds per answer")
-    server = LLMServer(latency_s=parser.parse_args().latency)
-    try:
-        asyncio.run(_serve_forever(server))
-    except KeyboardInterrupt:
-        pass
-
-
-if __name__ == "__main__":
-    main()
+    server = LLMServer(latency_s=parser.parse_args().latency).start()
+    print(server.url, flush=True)
+    threading.Event().wait()

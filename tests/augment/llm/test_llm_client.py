@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 from llm_server import KINDS, LLMServer, embedding
 
-from recbole_edt.augment.llm import (
-    ChatRequest,
-    CostLimitError,
-    DryRun,
-    EndpointError,
-    LLMClient,
-    LLMSettings,
-)
+from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
 from recbole_edt.augment.llm import transport as transport_room
+from recbole_edt.augment.llm.costs import CostLimitError
 from recbole_edt.augment.llm.reading import Reply
+from recbole_edt.augment.llm.transport import EndpointError
 from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
 from recbole_edt.errors import ConfigError, DataError
 
@@ -101,36 +96,19 @@ def test_a_failure_that_passes_is_got_over(llm_server, llm_client, good_values, 
     assert set(llm_server.tally()["questions"].values()) == {1}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_failure_that_stays_is_reported_for_each_request_alone(llm_server, llm_client, kind):
-    llm_server.misbehave(1.0, [kind])
-    overrides = {"retries": 1, "asks": 1, "chat.timeout_s": 0.2}
-    client = llm_client(llm_server, **overrides)
-    answers = client.chat([profile_of(1), profile_of(2)], "profile")
-    if kind in ("fence", "prose", "trailing_comma"):
-        assert all(answer.value for answer in answers)
-    else:
-        assert all(answer.value is None for answer in answers)
-        assert all(answer.error and "\n" not in answer.error for answer in answers)
-        assert client.costs()["profile"]["failed"] == 2
-
-
 @pytest.mark.parametrize(
     "payload",
     [
-        "null", "[]", '"text"', "{", "", "{}", '{"choices": null}', '{"choices": {}}',
-        '{"choices": [null]}', '{"choices": ["x"]}', '{"choices": [{"message": null}]}',
-        '{"choices": [{"message": {"content": null}}]}',
-        '{"choices": [{"message": {"content": ["x"]}, "finish_reason": []}]}',
+        "null", '"text"', "{", "", "{}", '{"choices": {}}', '{"choices": [null]}',
+        '{"choices": [{"message": null}]}', '{"choices": [{"message": {"content": ["x"]}}]}',
         '{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}',
         '{"choices": [{"message": {"content": "\\ud83d"}}], "usage": {"prompt_tokens": 1e99}}',
         '{"choices": [], "usage": {"prompt_tokens": 99999999999999999999999}}',
-        '{"data": null}', '{"data": [null]}', '{"data": [{"index": 0}]}', '{"data": "x"}',
+        '{"data": [null]}', '{"data": [{"index": 0}]}', '{"data": "x"}',
         '{"data": [{"index": Infinity, "embedding": [1]}]}',
         '{"data": [{"index": 0, "embedding": null}]}', '{"data": [{"embedding": "???"}]}',
         '{"data": [{"index": 0, "embedding": []}]}', '{"data": [{"embedding": [1, [2]]}]}',
-        '{"data": [{"index": 0, "embedding": [NaN]}]}', '{"data": [{"embedding": {"a": 1}}]}',
-        '{"error": {"message": "busy"}}',
+        '{"data": [{"index": 0, "embedding": [NaN]}]}', '{"error": {"message": "busy"}}',
     ],
 )  # fmt: skip
 def test_no_response_is_worse_than_a_failed_request(llm_servers, llm_client, payload):
@@ -141,14 +119,6 @@ def test_no_response_is_worse_than_a_failed_request(llm_servers, llm_client, pay
     assert answer.value is None and answer.error and "\n" not in answer.error
     assert list(failures) == [0] and not vectors.any()
     assert client.costs()["profile"]["failed"] == client.costs()["encode"]["failed"] == 1
-
-
-def test_vectors_may_be_plain_figures_without_an_index(llm_servers, llm_client):
-    """As some local servers send them."""
-    server = llm_servers(payload='{"data": [{"embedding": [1, 0.5]}, {"embedding": [0, 2]}]}')
-    vectors, failures = llm_client(server).embed(["a", "b"], "encode")
-    assert not failures
-    assert vectors.tolist() == [[1, 0.5], [0, 2]]
 
 
 def test_a_fifth_of_all_calls_failing_loses_nothing(llm_server, llm_client, good_values):
@@ -358,28 +328,6 @@ def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
 
 
 # -- costs ----------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_counts_what_is_not_cached_and_calls_nobody(
-    llm_server, llm_client, llm_settings, tmp_path
-):
-    requests, texts = mixed(20), [f"shoe {n}" for n in range(40)]
-    with llm_client(llm_server) as client:
-        client.chat(requests[:5], "generate")
-        client.embed(texts[:8], "encode")
-    calls = len(llm_server.log)
-    with DryRun(llm_settings(llm_server), tmp_path / "llm.sqlite") as rehearsal:
-        rehearsal.chat([*requests, requests[-1]], "generate")
-        rehearsal.embed(texts, "encode")
-    chat, encode = rehearsal.estimates
-    assert len(llm_server.log) == calls
-    assert (chat["requests"], chat["from_cache"], chat["calls"]) == (21, 5, 15)
-    assert (encode["requests"], encode["from_cache"], encode["calls"]) == (40, 8, 2)
-    with llm_client(llm_server) as client:
-        client.chat(requests, "generate")
-        paid = client.costs()["generate"]
-    assert chat["dollars"] >= paid["dollars"]
-    assert chat["prompt_tokens"] == pytest.approx(paid["prompt_tokens"], rel=0.3)
 
 
 def test_max_cost_stops_before_the_request_that_could_pass_it(llm_server, llm_client):
