@@ -47,11 +47,19 @@ def write(
         "failures": made.failures,
     }
     folder = Path(mkdtemp(prefix="writing-", dir=scratch))
+    file = f"{folder / target.name}"
     try:
-        _write_files(folder, target.name, made, inter, items)
+        write_table(inter, INTER_COLUMNS | {"augmented": "token"}, Path(f"{file}.inter"))
+        columns = {column: ITEM_COLUMNS.get(column, "token_seq") for column in items.columns}
+        write_table(items, columns, Path(f"{file}.item"))
+        write_array(Path(f"{file}.item_emb.npy"), made.space.vectors.astype(np.float16))
+        if made.profiles is not None and made.user_vectors is not None:
+            users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
+            write_table(users, {"user_id": "token", "profile": "token_seq"}, Path(f"{file}.user"))
+            write_array(Path(f"{file}.user_emb.npy"), made.user_vectors.astype(np.float16))
         if (raw / "SIMULATED").is_file():
             shutil.copyfile(raw / "SIMULATED", folder / "SIMULATED")
-        report["sha256"] = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
+        report["sha256"] = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
         text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         (folder / REPORT).write_text(text, encoding="utf-8")
         folder.chmod(0o755)
@@ -62,21 +70,8 @@ def write(
     return report
 
 
-def _write_files(
-    folder: Path, name: str, made: Augmented, inter: pd.DataFrame, items: pd.DataFrame
-) -> None:
-    write_table(inter, INTER_COLUMNS | {"augmented": "token"}, folder / f"{name}.inter")
-    columns = {column: ITEM_COLUMNS.get(column, "token_seq") for column in items.columns}
-    write_table(items, columns, folder / f"{name}.item")
-    write_array(folder / f"{name}.item_emb.npy", made.space.vectors.astype(np.float16))
-    if made.profiles is not None and made.user_vectors is not None:
-        users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
-        write_table(users, {"user_id": "token", "profile": "token_seq"}, folder / f"{name}.user")
-        write_array(folder / f"{name}.user_emb.npy", made.user_vectors.astype(np.float16))
-
-
 def _swap(folder: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one."""
+    """Replace an older result by a finished folder."""
     if not target.exists():
         os.replace(folder, target)
         return

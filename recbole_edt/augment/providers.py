@@ -5,9 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+from recbole_edt.augment.llm import LLMClient
+
+if TYPE_CHECKING:
+    from recbole_edt.augment.settings import AugmentSettings
 
 T = TypeVar("T")
+
+
+class Provider:
+    """Base of all providers.
+
+    Parameters
+    ----------
+    settings : AugmentSettings
+        Keys of the command.
+    about
+        What the stage works on: the path of ``<D>.item_emb.npy`` of the raw data, which need not
+        exist (encoders), an ``ItemSpace`` (generators), or ``Described`` items (profilers).
+    client : LLMClient
+        None unless a stage has ``uses_llm``.
+    """
+
+    uses_llm: ClassVar[bool] = False
+
+    def __init__(
+        self, settings: AugmentSettings, about: Any = None, client: LLMClient | None = None
+    ) -> None:
+        self.settings, self.about, self.client = settings, about, cast(LLMClient, client)
 
 
 def registration(table: dict[str, type[T]]) -> Callable[[str], Callable[[type[T]], type[T]]]:

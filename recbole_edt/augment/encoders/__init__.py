@@ -5,46 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 
-from recbole_edt.augment.llm import LLMClient
-from recbole_edt.augment.providers import import_providers, registration
+from recbole_edt.augment.providers import Provider, import_providers, registration
 from recbole_edt.io.files import atomic_write, value_sha256, write_array
 
-if TYPE_CHECKING:
-    from recbole_edt.augment.settings import AugmentSettings
 
+class Encoder(Provider, ABC):
+    """Turns texts into vectors."""
 
-class Encoder(ABC):
-    """Turns texts into vectors.
-
-    Parameters
-    ----------
-    settings : AugmentSettings
-        Keys of the command.
-    vectors : Path
-        ``<D>.item_emb.npy`` of the raw data, which need not exist.
-    client : LLMClient
-        None unless a stage has ``uses_llm``.
-    """
-
-    uses_llm: ClassVar[bool] = False
     items_only: ClassVar[bool] = False
     """It has vectors of the raw items alone, for no other text."""
     identity: str = ""
     """What, beside the texts, decides the vectors: their key on disk. Empty for no cache."""
-
-    def __init__(
-        self,
-        settings: AugmentSettings,
-        vectors: Path | None = None,
-        client: LLMClient | None = None,
-    ) -> None:
-        self.settings = settings
-        self.vectors = cast(Path, vectors)
-        self.client = cast(LLMClient, client)
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> np.ndarray:

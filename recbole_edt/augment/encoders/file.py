@@ -19,7 +19,7 @@ class FileEncoder(Encoder):
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the rows of the file; there must be one per text."""
-        return np.asarray(load_embeddings(self.vectors, len(texts), "item"), dtype=np.float32)
+        return np.asarray(load_embeddings(self.about, len(texts), "item"), dtype=np.float32)
 
     def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Refuse: there are no further vectors."""

@@ -14,8 +14,8 @@ from recbole_edt.errors import ConfigError
 class SentenceEncoder(Encoder):
     """A model by its name or folder; needs the extra ``[sentence]``."""
 
-    def __init__(self, settings, vectors=None, client=None) -> None:
-        super().__init__(settings, vectors, client)
+    def __init__(self, settings, about=None, client=None) -> None:
+        super().__init__(settings, about, client)
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recbole_edt.augment.clusters import ItemSpace
-from recbole_edt.augment.llm import LLMClient
-from recbole_edt.augment.providers import import_providers, registration
-
-if TYPE_CHECKING:
-    from recbole_edt.augment.settings import AugmentSettings
+from recbole_edt.augment.providers import Provider, import_providers, registration
 
 
 class Task(NamedTuple):
@@ -37,26 +33,13 @@ class Generated:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-class Generator(ABC):
-    """Proposes items of a domain to users.
+class Generator(Provider, ABC):
+    """Proposes items of a domain to users."""
 
-    Parameters
-    ----------
-    settings : AugmentSettings
-        Keys of the command.
-    space : ItemSpace
-        Items and training rows.
-    client : LLMClient
-        None unless a stage has ``uses_llm``.
-    """
-
-    uses_llm: ClassVar[bool] = False
-
-    def __init__(
-        self, settings: AugmentSettings, space: ItemSpace, client: LLMClient | None = None
-    ) -> None:
-        self.settings, self.space = settings, space
-        self.client = cast(LLMClient, client)
+    @property
+    def space(self) -> ItemSpace:
+        """Items and training rows."""
+        return self.about
 
     @abstractmethod
     def generate(self, tasks: Sequence[Task]) -> Generated:

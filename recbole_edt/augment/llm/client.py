@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.augment.llm.cache import AnswerCache
-from recbole_edt.augment.llm.costs import Budget, Usage, most_tokens
+from recbole_edt.augment.llm.costs import Usage, most_tokens
 from recbole_edt.augment.llm.reading import Mismatch, Reply, read_answer, well_formed
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
 from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
@@ -136,7 +136,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         for turn in range(2 * self.settings.asks):
             if turn % 2 == 0:
                 complaint = []
-            self._stages[stage]["reasks"] += turn % 2
+            run.counts["reasks"] += turn % 2
             asked = {**body, "messages": [*body["messages"], *complaint]}
             text, usage, was_cut = await self._complete(asked, run, stage)
             try:
@@ -173,7 +173,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 text, finish = "", None
             text = well_formed(text) if isinstance(text, str) else ""
             usage = Usage.reported(payload, prices, asked, text)
-            self._pay(run, stage, usage)
+            run.pay(usage)
             if not text.strip():
                 self._cache.store(stage, usage)
                 if finish in ("length", "content_filter"):
@@ -219,7 +219,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
 
             def read(payload: dict) -> None:
                 usage = Usage.reported(payload, prices, "".join(asked), "")
-                self._pay(run, stage, usage)
+                run.pay(usage)
                 vectors = {}
                 try:
                     rows = read_vectors(payload, len(batch), self._size(found))
@@ -290,10 +290,6 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             for stage in dict.fromkeys([*self._stages, *ever])
         }
 
-    def _pay(self, run: Run, stage: str, usage: Usage) -> None:
-        self._stages[stage].update(usage._asdict())
-        run.budget.spent += usage.dollars
-
     def _count(self, stage: str, errors: Sequence[str | None], n_cached: int) -> None:
         failed = [error for error in errors if error is not None]
         self._stages[stage].update(
@@ -310,17 +306,14 @@ class LLMClient(AbstractContextManager["LLMClient"]):
     def _work(self, endpoint: Endpoint, jobs: Sequence, do: Callable, stage: str) -> None:
         async def work() -> None:
             spent = sum(counts["dollars"] for counts in self._stages.values())
-            run = Run(endpoint, self.settings, Budget(self.settings.max_cost, spent))
+            run = Run(endpoint, self.settings, self._stages[stage], spent)
             with tqdm(total=len(jobs), desc=stage, unit="call", disable=None) as bar:
 
                 async def one(job: Any) -> None:
                     await do(job, run)
                     bar.update()
 
-                try:
-                    await run.work_through(jobs, one)
-                finally:
-                    self._stages[stage]["retries"] += run.retries
+                await run.work_through(jobs, one)
 
         if jobs:
             _block_on(work())

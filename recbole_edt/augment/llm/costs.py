@@ -1,20 +1,13 @@
-"""Tokens and dollars of calls, and the limit of a run."""
+"""Tokens and dollars of calls."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from recbole_edt.augment.llm.settings import Prices
-from recbole_edt.errors import EDTError
 
 _FRAME_TOKENS = 16  # about what a vendor adds around the messages of a call
-
-
-class CostLimitError(EDTError):
-    """The next request could have cost more than ``max_cost`` leaves."""
 
 
 class Usage(NamedTuple):
@@ -54,35 +47,3 @@ def estimated_tokens(text: str) -> int:
 def most_tokens(text: str) -> int:
     """As many tokens as a text can have: no tokenizer makes more than one of a byte."""
     return len(text.encode("utf-8", "replace")) + 4 * _FRAME_TOKENS
-
-
-class Budget:
-    """The dollars of one run: a call reserves the most it can cost before it is made."""
-
-    def __init__(self, limit: float | None, spent: float) -> None:
-        self.limit = float("inf") if limit is None else limit
-        self.spent = spent
-        self._reserved: list[float] = []
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def reserve(self, dollars: float) -> AsyncIterator[None]:
-        """Reserve the most a call can cost; wait while running calls may yet leave room for it."""
-
-        def fits() -> bool:
-            return self.spent + sum(self._reserved) + dollars <= self.limit
-
-        async with self._changed:
-            await self._changed.wait_for(lambda: fits() or not self._reserved)
-            if not fits():
-                raise CostLimitError(
-                    f"stopped at {self.spent:.4f} of {self.limit:.4f} dollars, as the next request "
-                    f"could cost {dollars:.4f}: all answers are kept; raise max_cost to go on"
-                )
-            self._reserved.append(dollars)
-        try:
-            yield
-        finally:
-            self._reserved.remove(dollars)
-            async with self._changed:
-                self._changed.notify_all()

@@ -21,6 +21,8 @@ from recbole_edt.augment.llm.client import (
 from recbole_edt.augment.llm.costs import estimated_tokens
 from recbole_edt.augment.llm.settings import LLMSettings
 
+_COUNTS = ("requests", "from_cache", "calls", "prompt_tokens", "completion_tokens", "dollars")
+
 
 class DryRun(LLMClient):
     """A client that makes no calls, for estimates.
@@ -58,15 +60,8 @@ class DryRun(LLMClient):
             prompt += estimated_tokens(request.system + request.user)
             completion += min(most, estimated_tokens(json.dumps(made))) if made else most
             answers[key] = Answer(made) if made else Answer(error="no answer is at hand")
-        self._enter(
-            stage,
-            requests=len(keys),
-            from_cache=n_cached,
-            calls=len(missing),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            dollars=endpoint.prices.dollars(prompt, 0, completion),
-        )
+        dollars = endpoint.prices.dollars(prompt, 0, completion)
+        self._enter(stage, len(keys), n_cached, len(missing), prompt, completion, dollars)
         return [answers[key] for key in keys]
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -77,15 +72,9 @@ class DryRun(LLMClient):
         known = self._known_vectors(distinct)
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]
         prompt = sum(map(estimated_tokens, missing))
-        self._enter(
-            stage,
-            requests=len(keys),
-            from_cache=sum(key in known for key in keys),
-            calls=-(-len(missing) // endpoint.batch_size),
-            prompt_tokens=prompt,
-            completion_tokens=0,
-            dollars=endpoint.prices.dollars(prompt),
-        )
+        calls, n_cached = -(-len(missing) // endpoint.batch_size), sum(key in known for key in keys)
+        dollars = endpoint.prices.dollars(prompt)
+        self._enter(stage, len(keys), n_cached, calls, prompt, 0, dollars)
         if known.keys() >= set(keys):
             vectors = self._rows(keys, known)
         else:
@@ -94,7 +83,8 @@ class DryRun(LLMClient):
         self._n_dimensions = vectors.shape[1]
         return vectors, {}
 
-    def _enter(self, stage: str, **counts: float) -> None:
+    def _enter(self, stage: str, *counts: float) -> None:
         is_made_up = any(earlier["calls"] for earlier in self.estimates)
+        row = dict(zip(_COUNTS, counts, strict=True))
         prompts = "estimate" if is_made_up else "exact"
-        self.estimates.append({"stage": stage, **counts, "prompts": prompts})
+        self.estimates.append({"stage": stage, **row, "prompts": prompts})

@@ -7,14 +7,16 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 
-from recbole_edt.augment.llm.costs import Budget
+from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings
 from recbole_edt.errors import ConfigError, EDTError
 
@@ -49,17 +51,34 @@ class EndpointError(EDTError):
     """The endpoint cannot serve this run: no credit left, or not to be reached."""
 
 
+class CostLimitError(EDTError):
+    """The next request could have cost more than ``max_cost`` leaves."""
+
+
 class Halted(Exception):
     """The run has been ended by another worker."""
 
 
 class Run:
-    """One run of calls to one endpoint through the ``openai`` package."""
+    """Calls of one stage to one endpoint through the ``openai`` package.
 
-    def __init__(self, endpoint: Endpoint, settings: LLMSettings, budget: Budget) -> None:
-        self.budget = budget
-        self.retries = 0
-        self._endpoint, self._settings = endpoint, settings
+    Parameters
+    ----------
+    endpoint, settings
+        Where and how to call.
+    counts : Counter
+        Receives the stage's counts.
+    spent : float
+        Dollars paid before.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, settings: LLMSettings, counts: Counter[str], spent: float
+    ) -> None:
+        self.counts = counts
+        self._endpoint, self._settings, self._spent = endpoint, settings, spent
+        self._reserved: list[float] = []
+        self._released = asyncio.Condition()
         self._stopped_by: EDTError | None = None
         self._halted = asyncio.Event()
         self._lost_in_a_row = 0
@@ -106,6 +125,34 @@ class Run:
         if self._halted.is_set():
             raise Halted
 
+    def pay(self, usage: Usage) -> None:
+        """Enter what a call cost."""
+        self.counts.update(usage._asdict())
+        self._spent += usage.dollars
+
+    @asynccontextmanager
+    async def _reserve(self, dollars: float) -> AsyncIterator[None]:
+        """Reserve the most a call can cost; wait while running calls may yet leave room for it."""
+        limit = self._settings.max_cost
+
+        def fits() -> bool:
+            return limit is None or self._spent + sum(self._reserved) + dollars <= limit
+
+        async with self._released:
+            await self._released.wait_for(lambda: fits() or not self._reserved)
+            if not fits():
+                raise CostLimitError(
+                    f"stopped at {self._spent:.4f} of {limit:.4f} dollars, as the next request "
+                    f"could cost {dollars:.4f}: all answers are kept; raise max_cost to go on"
+                )
+            self._reserved.append(dollars)
+        try:
+            yield
+        finally:
+            self._reserved.remove(dollars)
+            async with self._released:
+                self._released.notify_all()
+
     def redact(self, text: str) -> str:
         """Remove the key from a server's text: some repeat what they were sent."""
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
@@ -125,7 +172,7 @@ class Run:
         attempt = 0
         while True:
             try:
-                async with self.budget.reserve(most_dollars):
+                async with self._reserve(most_dollars):
                     self._check()
                     call = self._client.post(path, cast_to=object, body=dict(body))
                     payload = await asyncio.wait_for(call, self._endpoint.timeout_s)
@@ -144,7 +191,7 @@ class Run:
                     self._lose(reason)
                     raise CallFailed(reason, refused=not is_transient) from None
             attempt += 1
-            self.retries += 1
+            self.counts["retries"] += 1
             try:
                 await asyncio.wait_for(self._halted.wait(), wait)
             except asyncio.TimeoutError:

@@ -6,17 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 
-from recbole_edt.augment.llm import LLMClient
 from recbole_edt.augment.prompts import imbalance
-from recbole_edt.augment.providers import import_providers, registration
-
-if TYPE_CHECKING:
-    from recbole_edt.augment.settings import AugmentSettings
+from recbole_edt.augment.providers import Provider, import_providers, registration
 
 SAMPLES = 10
 """Most items of a cluster that a text looks at: its latest ones."""
@@ -70,26 +65,8 @@ class Described:
     vectors: np.ndarray  # Any float type [n_items, d_L]
 
 
-class Profiler(ABC):
-    """Writes profiles.
-
-    Parameters
-    ----------
-    settings : AugmentSettings
-        Keys of the command.
-    about : Described
-        The items.
-    client : LLMClient
-        None unless a stage has ``uses_llm``.
-    """
-
-    uses_llm: ClassVar[bool] = False
-
-    def __init__(
-        self, settings: AugmentSettings, about: Described, client: LLMClient | None = None
-    ) -> None:
-        self.profile, self.domains = settings.profile, about.domains
-        self.client = cast(LLMClient, client)
+class Profiler(Provider, ABC):
+    """Writes profiles."""
 
     @abstractmethod
     def write(self, users: Sequence[UserGroups]) -> Profiles:

@@ -42,7 +42,7 @@ class LLMProfiler(Profiler):
         """Write one profile per user."""
         out = Profiles([""] * len(users))
         present = {place: user for place, user in enumerate(users) if any(user.sizes())}
-        write = self._sra if self.profile == "sra" else self._naive
+        write = self._sra if self.settings.profile == "sra" else self._naive
         for (place,), text in write(present, out.failures).items():
             out.texts[place] = text
         return out
@@ -60,7 +60,7 @@ class LLMProfiler(Profiler):
             keys, self.client.chat(list(map(request, keys)), stage), strict=True
         ):
             if answer.value is None:
-                where = " ".join([stage, *(self.domains[side] for side in key[1:2])])
+                where = " ".join([stage, *(self.about.domains[side] for side in key[1:2])])
                 failures.setdefault(users[key[0]].user, f"{where}: {answer.error}")
             else:
                 answers[key] = " ".join(answer.value["text"].split())
@@ -71,7 +71,7 @@ class LLMProfiler(Profiler):
             (place, side, n): prompt(
                 "summarise",
                 attributes=ATTRIBUTES,
-                domain=self.domains[side],
+                domain=self.about.domains[side],
                 samples=item_list(self.records, group[-SAMPLES:]),
             )
             for place, user in users.items()
@@ -84,7 +84,7 @@ class LLMProfiler(Profiler):
         prompts = {
             (place, side): prompt(
                 "reform",
-                domain=self.domains[side],
+                domain=self.about.domains[side],
                 summaries="\n".join(texts),
                 imbalance=users[place].imbalance(side),
             )

@@ -40,7 +40,7 @@ class ExtractiveProfiler(Profiler):
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
         """Write one profile per user."""
-        one = self._sra if self.profile == "sra" else self._naive
+        one = self._sra if self.settings.profile == "sra" else self._naive
         return Profiles([one(user) if any(user.sizes()) else "" for user in users])
 
     def _sra(self, user: UserGroups) -> str:
@@ -50,7 +50,7 @@ class ExtractiveProfiler(Profiler):
             if groups:
                 shares = [(room + n) // len(groups) for n in reversed(range(len(groups)))]
                 said = "; ".join(map(self._summary, groups, shares))
-                parts.append(f"{self.domains[side]}, {user.imbalance(side)}: {said}.")
+                parts.append(f"{self.about.domains[side]}, {user.imbalance(side)}: {said}.")
         return " ".join(parts)
 
     def _summary(self, group: np.ndarray, room: int) -> str:

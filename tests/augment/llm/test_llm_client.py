@@ -11,9 +11,8 @@ from llm_server import KINDS, LLMServer, embedding
 
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
 from recbole_edt.augment.llm import transport as transport_room
-from recbole_edt.augment.llm.costs import CostLimitError
 from recbole_edt.augment.llm.reading import Reply
-from recbole_edt.augment.llm.transport import EndpointError
+from recbole_edt.augment.llm.transport import CostLimitError, EndpointError
 from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
 from recbole_edt.errors import ConfigError, DataError
 
