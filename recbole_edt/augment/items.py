@@ -64,7 +64,7 @@ class Catalogue:
         """Line of an item that a model described: the catalogue's, or a new one."""
         name = self.domains[domain]
         found = self._named.get((name, _full_name(item)))
-        if found is None and not _plain(item["brand"]):
+        if found is None and not _plain(item.get("brand")):
             found = self._titled.get((name, _plain(item["title"])))
         if found is None:
             found = self.size + len(self.new_items)
@@ -72,10 +72,10 @@ class Catalogue:
             record = {
                 "domain": name,
                 "title": _line(item["title"]),
-                "brand": _line(item["brand"]),
+                "brand": _line(item.get("brand")),
                 "price": "" if price is None else f"{float(price):.2f}",
                 "categories": " | ".join(map(_line, item["categories"])),
-                "description": _line(item["description"]),
+                "description": _line(item.get("description")),
             }
             self.new_items.append(record)
             self._enter(record, found)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from recbole_edt.augment.augmented import Augmented
 from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.encoders import ENCODERS, CachedEncoder, Encoder
 from recbole_edt.augment.filter import filter_items, match
@@ -20,7 +19,7 @@ from recbole_edt.augment.histories import read_histories
 from recbole_edt.augment.insert import balancing_tasks, insert
 from recbole_edt.augment.items import item_text
 from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
-from recbole_edt.augment.output import write
+from recbole_edt.augment.output import Augmented, write
 from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_groups
 from recbole_edt.augment.profilers import PROFILERS, Described
 from recbole_edt.augment.settings import AugmentSettings

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from recbole_edt.augment.augmented import Augmented
 from recbole_edt.augment.encoders import Encoder
+from recbole_edt.augment.output import Augmented
 from recbole_edt.augment.profilers import Profiles, UserGroups
 from recbole_edt.errors import DataError
 

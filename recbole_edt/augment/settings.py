@@ -36,17 +36,13 @@ _Profiler = Annotated[str, _OrNone, _one_of(PROFILERS, ["none"])]
 class AugmentSettings(Settings):
     """How a data set is augmented."""
 
-    domains: list[Name] | None = Field(
-        None, description="names of domain A and B; alphabetical by default"
-    )
+    domains: list[Name] | None = Field(None, description="names of domains A, B (alphabetical)")
     encoder: _Encoder = Field(
         "lsa",
         description="provider of text vectors: lsa (no network), file (<D>.item_emb.npy "
         "beside the raw data), openai (an endpoint), sentence-transformers",
     )
-    sentence_model: Name = Field(
-        "all-MiniLM-L6-v2", description="model of encoder sentence-transformers"
-    )
+    sentence_model: Name = Field("all-MiniLM-L6-v2", description="of sentence-transformers")
     generator: _Generator = Field(
         "retrieval",
         description="provider of items (eq. 4): retrieval (existing items by similarity, no "
@@ -55,8 +51,7 @@ class AugmentSettings(Settings):
     clusters: Count = Field(10, description="K of K-means per domain; paper: 10")
     num: Count | None = Field(
         None,
-        description="items proposed per user and direction; by default 10 of openai (the paper) "
-        "and 1 of retrieval",
+        description="items proposed per user and direction; openai: 10 (the paper), retrieval: 1",
     )
     filter: Annotated[Literal["similarity", "none"], _OrNone] = Field(
         "similarity", description="similarity (eqs. 5, 6) or none (w/o Filtering)"
@@ -75,9 +70,7 @@ class AugmentSettings(Settings):
         description="where items go (eq. 1): anchor (after the most similar source item), end "
         "(w/o Inserting), random (Random Inserting)",
     )
-    inject_ratio: Share = Field(
-        1.0, description="share of the kept items that is inserted; tables 3 and 4"
-    )
+    inject_ratio: Share = Field(1.0, description="share of the kept items that is inserted")
     directions: Literal["scarce", "both", "minor"] = Field(
         "scarce",
         description="both (A2B and B2A for every user, the paper), minor (the domain that the user "
@@ -95,12 +88,8 @@ class AugmentSettings(Settings):
     profile: Literal["sra", "naive"] = Field(
         "sra", description="sra (summarise, reform, analyse) or naive (w/o S-R-A)"
     )
-    llm: Name = Field(
-        "deepseek", description="endpoints of openai: a profile in properties/llm/, or a YAML file"
-    )
-    max_cost: NonNegative | None = Field(
-        None, description="dollars after which a run stops; paid answers stay in the cache"
-    )
+    llm: Name = Field("deepseek", description="a profile in properties/llm/, or a YAML file")
+    max_cost: NonNegative | None = Field(None, description="dollars after which a run stops")
     seed: int = Field(2026, description="seed of K-means and of random insertion")
 
     @model_validator(mode="before")

@@ -65,16 +65,9 @@ class LLMGenerator(Generator):
     def _likely(self, task: Task) -> dict[str, Any]:
         """Make up an answer for estimates: items like the domain's medoids, under new names."""
         medoids = cycle(self.space.medoids[task.target])
-        some = [self.records[line] for line in islice(medoids, self.num)]
-        return {
-            "items": [
-                {
-                    "title": f"{item.get('title', '')} {task.user} {n}",
-                    "brand": item.get("brand", ""),
-                    "price": float(item.get("price") or 0),
-                    "categories": [item.get("categories", "")],
-                    "description": item.get("description", ""),
-                }
-                for n, item in enumerate(some)
-            ]
-        }
+        items = []
+        for n, line in enumerate(islice(medoids, self.num)):
+            item = self.records[line]
+            title, kinds = f"{item.get('title', '')} {task.user} {n}", [item.get("categories", "")]
+            items.append({**item, "title": title, "price": 9.99, "categories": kinds})
+        return {"items": items}
