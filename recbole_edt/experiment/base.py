@@ -62,9 +62,6 @@ class Experiment:
     ours: str | None = None  # the row whose lead is tested
     draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars  # of the first table's columns
     # (context, runs) -> page of the finished runs, instead of one table per protocol
-    ours: str | None = None  # the row whose lead is tested
-    draw: Callable[[Table, Sequence[str]], Figure] = pictures.bars  # of the first table's columns
-    # (context, runs) -> page of the finished runs, instead of one table per protocol
     lay_out: Callable[[ExperimentContext, Runs], Page] | None = None
 
     def page(self, context: ExperimentContext, runs: Runs) -> Page:
