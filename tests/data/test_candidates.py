@@ -1,7 +1,6 @@
 """Candidates: raw items of the target's domain, the same for every model, seed and run."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +27,6 @@ WAYS = pytest.mark.parametrize(
     ids=["sampled", "sometimes short", "always short", "permuted"],
 )  # fmt: skip
 """Pool, items of it that the user has, candidates: the ways of drawing."""
-
-
-# --- one draw -------------------------------------------------------------------------------------
 
 
 @WAYS
@@ -67,17 +63,10 @@ def test_every_allowed_item_can_be_drawn_and_no_more():
     assert "\n" not in str(caught.value)
 
 
-def test_modes():
-    assert [sample_size(mode) for mode in ("full", "uni100", "uni999")] == [None, 100, 999]
-
-
 @pytest.mark.parametrize("mode", ["uni", "uni0", "uni-1", "pop100", "uni100x", "", None, "Full"])
 def test_unknown_modes_are_refused(mode):
     with pytest.raises(ConfigError, match="is not one of full"):
         sample_size(mode)
-
-
-# --- of a dataset ---------------------------------------------------------------------------------
 
 
 def by_token(dataset, phase="test", mode="uni10") -> dict[str, list[str]]:
@@ -85,21 +74,6 @@ def by_token(dataset, phase="test", mode="uni10") -> dict[str, list[str]]:
     users = dataset.id2token(dataset.uid_field, dataset.split.users)
     candidates = dataset.id2token(dataset.iid_field, dataset.sampled_candidates(phase, mode))
     return {str(user): [str(i) for i in row] for user, row in zip(users, candidates, strict=True)}
-
-
-@pytest.fixture(scope="module")
-def shop(make_shop):
-    return make_shop(seed=3, n_users=60)
-
-
-@pytest.fixture(scope="module")
-def raw(shop, write_dataset, tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("raw"), shop)
-
-
-@pytest.fixture(scope="module")
-def augmented(shop, augmented_shop, write_dataset, tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("augmented"), augmented_shop(shop))
 
 
 @pytest.mark.parametrize("augmentation", [False, True])
@@ -138,19 +112,3 @@ def test_the_candidate_seed_and_the_phase_and_nothing_else_draw_others(raw, load
     assert by_token(dataset) != by_token(load(raw))
     assert by_token(dataset, "valid") != by_token(dataset, "test")
     assert dataset.sampled_candidates("test", "full") is None
-
-
-@pytest.mark.parametrize("phase", ["valid", "test"])
-def test_too_few_items_for_the_sample(raw, load, phase):
-    with pytest.raises(ProtocolError, match="uni30 needs 30 items"):
-        load(raw).sampled_candidates(phase, "uni30")
-
-
-@pytest.mark.parametrize("phase", ["valid", "test"])
-def test_candidates_of_the_bundled_data_do_not_depend_on_its_augmentation(load, phase):
-    folder = Path(__file__).parents[2] / "dataset_atomic"
-    raw, augmented = (
-        load(folder, dataset="cloth_sport", augmentation=flag) for flag in (False, True)
-    )
-    assert augmented.sequences.augmented.sum() > 100
-    assert by_token(augmented, phase, "uni100") == by_token(raw, phase, "uni100")

@@ -67,9 +67,6 @@ def rows_of(train, user: int) -> slice:
     return slice(*train.dataset.train_sequences.offsets[user : user + 2])
 
 
-# --- training batches -----------------------------------------------------------------------------
-
-
 def test_an_epoch_covers_every_window_once_in_trimmed_batches(many):
     def check(train):
         rows, windows = train.dataset.train_sequences, train.dataset.windows()
@@ -173,15 +170,6 @@ def test_an_epoch_depends_on_the_seed_and_its_number_alone(make_train, loss):
     assert dump(one, 8) != first
 
 
-def test_another_seed_draws_another_epoch(write_dataset, load, tmp_path):
-    folder = write_dataset(tmp_path)
-    epochs = []
-    for seed in (42, 42, 43):
-        dataset = load(folder, seed=seed)
-        epochs.append(dump(make_loaders(dataset.config, dataset)[0], 0))
-    assert epochs[0] == epochs[1] != epochs[2]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_one_negative_per_target(make_train, seed):
     train = make_train(seed, model="C2DSR", loss="bpr")
@@ -222,9 +210,6 @@ def test_data_that_cannot_be_trained_on(
     dataset = load(write_dataset(tmp_path, rows=rows, items=list(zip(items, domains, strict=True))))
     with pytest.raises(error, match=message):
         make_loaders(dataset.config, dataset)
-
-
-# --- evaluation batches ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
@@ -273,9 +258,6 @@ def test_inserted_items_of_the_histories_are_marked(
                 assert marked == flags[kept][-6:].tolist() + [False] * (6 - filled)
                 n_marked += sum(marked)
     assert n_marked
-
-
-# --- parts of a batch, for several processes ------------------------------------------------------
 
 
 def generator() -> torch.Generator:

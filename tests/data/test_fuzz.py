@@ -48,9 +48,6 @@ class Loaded(BaseException):
     """The command has read and checked everything, and would begin to write."""
 
 
-# --- the slow reader ------------------------------------------------------------------------------
-
-
 class Unreadable(Exception):
     """What the contract does not allow."""
 
@@ -128,8 +125,6 @@ def as_read(data) -> dict[str, list[tuple[str, str, bool]]]:
         ]  # fmt: skip
     return out
 
-
-# --- mutations ------------------------------------------------------------------------------------
 
 FIELDS = [
     "", " ", "nan", "NA", "null", "None", "inf", "-inf", "1e400", "1e308", "-0.0", "0", "00", "0.0",
@@ -292,16 +287,6 @@ def test_augment_reads_them_in_the_same_way(changed):
         expected = slowly(folder / "tiny")
         rows = found.inter.groupby("user_id")["item_id"].apply(list).to_dict()
         assert rows == {user: [item for item, *_ in part] for user, part in expected.items()}
-
-
-@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(contents=st.dictionaries(st.sampled_from(FILES), st.binary(max_size=200), min_size=1))
-def test_arbitrary_bytes_are_refused(read, contents):
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write(folder, [(file, lambda _, content=content: content)
-                       for file, content in contents.items()])  # fmt: skip
-        assert isinstance(read(folder), str)
 
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -28,9 +28,6 @@ def refused(match: str):
     return pytest.raises(DataError, match=r"\A[^\n]*" + re.escape(match) + r"[^\n]*\Z")
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
 def test_a_missing_folder(tmp_path):
     with refused("there is no dataset 'tiny'"):
         check_files(tmp_path / "elsewhere", "tiny")
@@ -84,9 +81,6 @@ def test_columns_without_a_type(folder, column):
     (folder / "tiny.item").write_text(f"item_id:token\t{column}\n")
     with refused(f"column '{column}' is not of the form name:type"):
         read_columns(folder / "tiny.item", None)
-
-
-# --- frames ---------------------------------------------------------------------------------------
 
 
 def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -145,9 +139,6 @@ def test_flags():
     assert flag_column(frame, "generated", "tiny").tolist() == [False, False]
     with refused("column 'other' holds values other than 0 and 1"):
         flag_column(frame, "other", "tiny")
-
-
-# --- embeddings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])

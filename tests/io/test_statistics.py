@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from recbole_edt.io.statistics import dataset_statistics, statistics_lines
+from recbole_edt.io.statistics import dataset_statistics
 
 ITEM = pd.DataFrame({"item_id": ["a", "b", "x", "y"], "domain": ["art", "art", "bike", "bike"]})
 
@@ -42,9 +42,3 @@ def test_what_augmentation_added_is_counted():
     found = dataset_statistics(inter, item)
     assert (found["augmented_rows"], found["generated_items"]) == (1, 1)
     assert dataset_statistics(frame("abx"), ITEM)["augmented_rows"] == 0
-
-
-def test_the_lines_for_the_screen_name_both_domains():
-    lines = statistics_lines("shop", dataset_statistics(frame("abx"), ITEM))
-    assert lines[0] == "shop: 1 users (1 of both domains), 3 rows, 3.00 per user"
-    assert "  art: 2 items, 2 rows" in lines

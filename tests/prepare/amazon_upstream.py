@@ -14,19 +14,8 @@ def asin(domain: str, number: int) -> str:
 
 
 def review_line(user: str, item: str, time: int) -> str:
-    return json.dumps(
-        {
-            "reviewerID": user,
-            "asin": item,
-            "reviewerName": 'J. "Jay" Doe',
-            "helpful": [0, 1],
-            "reviewText": "Nice.\nWould buy again \u2014 twice",
-            "overall": 5.0,
-            "summary": "Five Stars",
-            "unixReviewTime": time,
-            "reviewTime": "07 6, 2014",
-        }
-    )
+    text = {"reviewerName": 'J. "Jay" Doe', "reviewText": "Nice.\nWould buy again \u2014 twice"}
+    return json.dumps({"reviewerID": user, "asin": item, **text, "unixReviewTime": time})
 
 
 def item_line(edition: str, domain: str, item: str) -> str:
@@ -34,31 +23,12 @@ def item_line(edition: str, domain: str, item: str) -> str:
     root = {"cloth": "Clothing, Shoes & Jewelry", "sport": "Sports & Outdoors"}[domain]
     shared = {"asin": item, "title": f'Thing {item} 5" &amp; more', "brand": "Café Noir"}
     if edition == "2014":
-        return repr(
-            {
-                **shared,
-                "description": "It's <b>good</b>\tand cheap",
-                "price": 12.99,
-                "imUrl": "http://images.example/1.jpg",
-                "related": {"also_bought": ["B00X000001", "B00X000002"]},
-                "salesRank": {root.replace("&", "&amp;"): 685531},
-                "categories": [["Gifts"], [root, "Women", "Skirts"]],
-            }
-        )
-    return json.dumps(
-        {
-            "category": [root.replace("&", "&amp;"), "Women", "Skirts", "Imported " * 20],
-            "tech1": "",
-            "description": ["It's <b>good</b>", "\tand cheap", ""],
-            "fit": "",
-            **shared,
-            "also_buy": ["B00X000001"],
-            "feature": [],
-            "rank": "19,963,069inClothing,ShoesJewelry(",
-            "date": "5 star5 star (0%)",
-            "price": "$12.99 - $24.99",
-        }
-    )
+        paths = [["Gifts"], [root, "Women", "Skirts"]]
+        text = {"description": "It's <b>good</b>\tand cheap", "price": 12.99, "categories": paths}
+        return repr({**shared, "related": {"also_bought": ["B00X000001"]}, **text})
+    path = [root.replace("&", "&amp;"), "Women", "Skirts", "Imported " * 20]
+    text = {"description": ["It's <b>good</b>", "\tand cheap", ""], "price": "$12.99 - $24.99"}
+    return json.dumps({"category": path, **shared, "also_buy": ["B00X000001"], **text})
 
 
 def raw_paths(edition: str, domain: str) -> tuple[str, str]:

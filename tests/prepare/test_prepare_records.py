@@ -1,11 +1,10 @@
 """Lines of the upstream files, clean and dirty."""
 
-import gzip
 import string
 from pathlib import Path
 
 import pytest
-from amazon_upstream import item_line, review_line
+from amazon_upstream import item_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +21,6 @@ from recbole_edt.prepare.records import (
     parse_literal,
     parse_review,
     read_item,
-    read_lines,
     shorten,
 )
 
@@ -34,11 +32,6 @@ def test_an_asin_is_a_number_and_back(asin):
     number = asin_to_number(asin)
     assert 0 <= number < 2**63
     assert number_to_asin(number) == asin
-
-
-def test_a_review_gives_user_item_and_time():
-    line = review_line("A1", "616719923X", 1404604800).encode()
-    assert parse_review(line) == ("A1", "616719923X", 1404604800)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +114,6 @@ def test_descriptions_end_behind_a_word():
     assert shorten("one two three", 9) == "one two"
     assert shorten("one two", 7) == "one two"
     assert shorten("onetwothree", 5) == "onetw"
-
-
-def test_lines_of_plain_and_zipped_files(tmp_path: Path):
-    data = b"one\n\nseven77\ntwo"
-    for content in (data, gzip.compress(data)):
-        (tmp_path / "f").write_bytes(content)
-        assert list(read_lines(tmp_path / "f")) == [b"one\n", b"seven77\n", b"two"]
-
-
-def test_a_damaged_gzip_file_is_one_clear_line(tmp_path: Path):
-    path = tmp_path / "f.gz"
-    path.write_bytes(gzip.compress(b"line\n" * 10_000)[:-20])
-    with pytest.raises(DataError, match="damaged gzip file"):
-        list(read_lines(path))
 
 
 def test_too_many_unreadable_lines_are_refused(tmp_path: Path):
