@@ -18,8 +18,7 @@ def sample_size(mode: str) -> int | None:
     """Read an ``eval_args.mode``: None for ``full``, N sampled candidates for ``uniN``."""
     if mode == "full":
         return None
-    match = re.fullmatch(r"uni0*([1-9]\d*)", str(mode))
-    if match is None:
+    if not (match := re.fullmatch(r"uni0*([1-9]\d*)", str(mode))):
         raise ConfigError(f"eval_args.mode '{mode}' is not one of full, uni100, uni999 (uniN)")
     return int(match[1])
 

@@ -228,9 +228,8 @@ class CrossDomainDataset(SequentialDataset):
         return view
 
     def _evaluation_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
-        target_domains = self.item_domain[rows.items[windows.stops]]
         fields = self.history_fields(rows, windows.users, windows.stops)
-        return {**fields, TARGET_DOMAIN: target_domains}
+        return {**fields, TARGET_DOMAIN: self.item_domain[rows.items[windows.stops]]}
 
     def _last_rows(self, rows: Sequences, users: np.ndarray, stops: np.ndarray) -> Windows:
         """Cut each user's rows before ``stops`` to the longest history."""

@@ -194,14 +194,7 @@ def flag_column(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
 
 
 def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
-    """Memory-map an embedding file: one row per line of the file it belongs to.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or damaged, is not a float matrix of ``n_rows`` rows, or holds
-        values that are not finite or impossibly large.
-    """
+    """Memory-map a float matrix of ``n_rows`` finite rows, the embeddings of the ``what``s."""
     if not path.is_file():
         raise DataError(f"{path} is missing: it holds the {what} embeddings")
     check_unchanged(path)
@@ -211,16 +204,13 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header can raise anything
         raise DataError(f"{path} is damaged or is no .npy file") from error
-    if not isinstance(matrix, np.memmap):
-        raise DataError(f"{path} is an archive of arrays, not one .npy array")
+    if not isinstance(matrix, np.memmap) or matrix.ndim != 2 or matrix.dtype.kind != "f":
+        raise DataError(f"{path} must hold a float matrix and nothing else")
     if matrix.offset + matrix.nbytes != path.stat().st_size:
         raise DataError(f"{path} is damaged: it holds more than its header says")
-    if matrix.ndim != 2 or matrix.dtype.kind != "f":
-        raise DataError(f"{path} must hold a float matrix, not {matrix.dtype} {matrix.shape}")
     if len(matrix) != n_rows:
         raise DataError(f"{path} has {len(matrix)} rows, but there are {n_rows} {what}s")
-    for start in range(0, len(matrix), 65536):
-        part = matrix[start : start + 65536]
+    for part in np.array_split(matrix, len(matrix) // 65536 + 1):
         if not np.isfinite(part).all():
             raise DataError(f"{path} holds values that are not finite")
         if part.size and max(float(part.max()), -float(part.min())) > _LARGEST:

@@ -60,7 +60,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        with _locked(temporary):
+        with temporary.open("xb") as lock:  # tells other processes that it is being written
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield temporary
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())
@@ -72,19 +74,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(temporary: Path) -> Iterator[None]:
-    """Make a file and hold a lock on it, which tells other processes that it is being written."""
-    while True:
-        with temporary.open("xb") as handle:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if not temporary.exists():  # removed as abandoned before it was locked
-                continue
-            yield
-            return
 
 
 def _remove_abandoned(path: Path) -> None:

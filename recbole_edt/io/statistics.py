@@ -32,6 +32,9 @@ def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any
     size = (len(names), len(domains))
     counts = np.bincount(users * size[1] + codes, minlength=size[0] * size[1]).reshape(size)
 
+    def count_ones(frame, column) -> int:
+        return int((pd.to_numeric(frame[column]) == 1).sum()) if column in frame else 0
+
     def by_name(values) -> dict[str, int]:
         return {name: int(value) for name, value in zip(domains, values, strict=True)}
 
@@ -40,17 +43,13 @@ def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any
         "users_of_both_domains": int(((counts > 0).sum(axis=1) > 1).sum()),
         "users_per_domain": by_name((counts > 0).sum(axis=0)),
         "items": by_name([(domain == name).sum() for name in domains]),
-        "generated_items": _count_ones(item, "generated"),
+        "generated_items": count_ones(item, "generated"),
         "rows": len(inter),
         "rows_per_domain": by_name(counts.sum(axis=0)),
-        "augmented_rows": _count_ones(inter, "augmented"),
+        "augmented_rows": count_ones(inter, "augmented"),
         "average_length": round(len(inter) / len(names), 4) if len(names) else 0.0,
         "imbalance": _imbalance(counts),
     }
-
-
-def _count_ones(frame: pd.DataFrame, column: str) -> int:
-    return int((pd.to_numeric(frame[column]) == 1).sum()) if column in frame else 0
 
 
 def _imbalance(counts: np.ndarray) -> dict[str, float]:

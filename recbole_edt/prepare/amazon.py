@@ -80,11 +80,12 @@ def prepare_pair(options: PrepareCommand) -> dict[str, Any]:
         rows, steps = _filtered_rows(options, raw)
         metadata = [path for _, path in raw]
         inter, item = _inter_table(rows), _item_table(options, sources, metadata, rows)
+        unknown = (item[["title", "brand", "categories", "description"]] == "").all(axis=1)
         statistics = dataset_statistics(inter, item)
         statistics["prepared"] = {
             "settings": options.recorded(),
             "rows_after": steps,
-            "items_without_metadata": _count_unknown(item),
+            "items_without_metadata": int((unknown & item["price"].isna()).sum()),
             "raw_files": {path.name: files.file_sha256(path) for pair in raw for path in pair},
         }
         _write(options, inter, item, statistics)
@@ -110,16 +111,14 @@ def _filtered_rows(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Read the reviews and filter them; count the rows after each step."""
     rows = read_reviews([reviews for reviews, _ in raw], options.max_malformed)
-    steps = {"read": len(rows)}
     listed = np.empty(0, dtype=np.int64)
     if options.cross_listed == "listed":
         first, second = (listed_asins(items) for _, items in raw)
         listed = np.intersect1d(first, second, assume_unique=True)
-    rows = drop_cross_listed(rows, listed)
-    steps["cross-listed items dropped"] = len(rows)
-    rows = apply_filters(in_order(rows), options)
-    steps["filtered"] = len(rows)
-    return rows, steps
+    of_one_domain = drop_cross_listed(rows, listed)
+    kept = apply_filters(in_order(of_one_domain), options)
+    steps = {"read": rows, "cross-listed items dropped": of_one_domain, "filtered": kept}
+    return kept, {step: len(left) for step, left in steps.items()}
 
 
 def _inter_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -154,12 +153,6 @@ def _item_table(
         parts.append(part.assign(domain=source.domain, generated="0"))
     table = pd.concat(parts, ignore_index=True).rename(columns={"asin": "item_id"})
     return table.astype({"price": float})[list(files.ITEM_COLUMNS)]
-
-
-def _count_unknown(item: pd.DataFrame) -> int:
-    """Count the items without any attribute."""
-    texts = item[["title", "brand", "categories", "description"]]
-    return int(((texts == "").all(axis=1) & item["price"].isna()).sum())
 
 
 def _write(

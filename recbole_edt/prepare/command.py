@@ -24,8 +24,7 @@ def prepare(arguments: Sequence[str]) -> None:
     """Prepare the data set that the arguments describe, and print its statistics."""
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError(f"name the pair to prepare first: {', '.join(pair_names())}")
-    given = {"pair": arguments[0], **parse_arguments(arguments[1:])}
-    options = validate(PrepareCommand, given)
+    options = validate(PrepareCommand, {"pair": arguments[0], **parse_arguments(arguments[1:])})
     found = find_prepared(options)
     statistics = found or prepare_pair(options)
     for line in statistics_lines(options.pair, statistics):

@@ -23,12 +23,6 @@ from recbole_edt.errors import DataError
 
 T = TypeVar("T")
 
-LONGEST_TITLE = 300
-LONGEST_BRAND = 100
-LONGEST_LABEL = 60  # of a category; longer ones are product features in 2018
-MOST_LABELS = 8
-MAX_TIMESTAMP = 1 << 32
-
 _ASIN = re.compile(r"[0-9A-Z]{10}")
 _ASIN_FIELD = re.compile(rb"""(?:'asin'|"asin") ?: ?['"]([0-9A-Z]{10})['"]""")
 _SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
@@ -112,7 +106,7 @@ def parse_review(line: bytes) -> tuple[str, str, int]:
         raise Malformed("no reviewerID")
     if not isinstance(asin, str) or not _ASIN.fullmatch(asin):
         raise Malformed("no asin")
-    if type(time) is not int or not 0 <= time < MAX_TIMESTAMP:
+    if type(time) is not int or not 0 <= time < 1 << 32:
         raise Malformed("no unixReviewTime")
     return user, asin, time
 
@@ -137,23 +131,21 @@ def named_asins(line: bytes) -> list[bytes]:
 
 def parse_json(line: bytes) -> dict[str, Any]:
     """Read a JSON object, or raise :class:`Malformed`."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Malformed("not JSON") from error
-    if not isinstance(record, dict):
-        raise Malformed("no JSON object")
-    return record
+    return _mapping(json.loads, line, "no JSON object")
 
 
 def parse_literal(line: bytes) -> dict[str, Any]:
     """Read a Python dictionary literal, or raise :class:`Malformed`; nothing is evaluated."""
+    return _mapping(ast.literal_eval, line.strip(), "no Python literal of a dictionary")
+
+
+def _mapping(read: Callable[[str], Any], line: bytes, problem: str) -> dict[str, Any]:
     try:
-        record = ast.literal_eval(line.decode("utf-8").strip())
+        record = read(line.decode("utf-8"))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise Malformed("no Python literal") from error
+        raise Malformed(problem) from error
     if not isinstance(record, dict):
-        raise Malformed("no dictionary")
+        raise Malformed(problem)
     return record
 
 
@@ -181,8 +173,8 @@ def read_item(record: dict[str, Any], root: str, description_length: int) -> Ite
     return Item(
         asin=asin,
         # in 2018 some titles are the script of a page, some brands start with a line "by"
-        title=shorten(clean("" if "getTime()" in title else title), LONGEST_TITLE),
-        brand=shorten(clean(_BY.sub("", _text(record.get("brand")), count=1)), LONGEST_BRAND),
+        title=shorten(clean("" if "getTime()" in title else title), 300),
+        brand=shorten(clean(_BY.sub("", _text(record.get("brand")), count=1)), 100),
         price=_price(record.get("price")),
         categories=_categories(record, root),
         description=shorten(clean(_text(record.get("description"))), description_length),
@@ -231,10 +223,9 @@ def _categories(record: dict[str, Any], root: str) -> str:
     paths = value if all(isinstance(path, list) for path in value) else [value]
     cleaned = [[clean(_text(label)).replace("|", "/") for label in path] for path in paths]
     cleaned.sort(key=lambda path: _letters(path[0] if path else "") != _letters(root))
-    labels = dict.fromkeys(
-        label for path in cleaned for label in path if 0 < len(label) <= LONGEST_LABEL
-    )
-    return " | ".join(list(labels)[:MOST_LABELS])
+    # labels of more than 60 characters are product features in 2018
+    labels = dict.fromkeys(label for path in cleaned for label in path if 0 < len(label) <= 60)
+    return " | ".join(list(labels)[:8])
 
 
 def _letters(text: str) -> str:
