@@ -1,7 +1,7 @@
 """Several processes that train one model: each takes a part of every batch.
 
 Loss and gradients are those of the whole batch, so that results do not depend on the number of
-processes. In a run of one process these functions return at once.
+processes. With one process every function is a no-op.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from recbole_edt.errors import ConfigError, TrainingError
 
-_LOST = ("gloo", "nccl", "connection", "timed out", "timeout")
-"""Words in torch's messages about a lost process."""
+_LOST = ("gloo", "nccl", "connection", "timed out", "timeout")  # in messages about lost processes
 
 
 def world_size() -> int:
@@ -33,11 +32,8 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-# -- joining ------------------------------------------------------------------------------------
-
-
 def is_launched(settings: dict[str, Any]) -> bool:
-    """Tell whether torchrun or RecBole started this process as one of several."""
+    """Whether torchrun or RecBole started this process as one of several."""
     if "local_rank" in settings:
         return int(settings.get("world_size", 1)) > 1
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
@@ -46,72 +42,56 @@ def is_launched(settings: dict[str, Any]) -> bool:
 def init(settings: dict[str, Any]) -> None:
     """Initialise the process group and choose a device.
 
-    Parameters
-    ----------
-    settings : dict
-        The final configuration; ``device``, ``local_rank``, ``world_size`` and ``single_spec`` are
-        set in it, and all but the first process become silent.
+    ``settings`` is the final configuration; ``device``, ``local_rank``, ``world_size`` and
+    ``single_spec`` are set in it, and all but the first process become silent.
 
     Raises
     ------
     ConfigError
         If there are fewer GPUs than processes, or the process group cannot be initialised.
     """
-    by_recbole = "local_rank" in settings
-    local = int(settings["local_rank"] if by_recbole else os.environ["LOCAL_RANK"])
-    on_gpu = bool(settings["use_gpu"]) and torch.cuda.is_available()
-    if on_gpu and torch.cuda.device_count() <= local:
-        raise ConfigError(
-            f"process {local} of this machine has no GPU of its own (there are "
-            f"{torch.cuda.device_count()}): start fewer, or say use_gpu=False"
-        )
     arguments: dict[str, Any] = {"init_method": "env://"}
-    if by_recbole:
+    local = int(settings.get("local_rank", os.environ.get("LOCAL_RANK", 0)))
+    if "local_rank" in settings:  # RecBole starts its processes without torchrun
         arguments = {
             "init_method": f"tcp://{settings.get('ip', 'localhost')}:{settings['port']}",
             "rank": local + int(settings.get("offset", 0)),
             "world_size": int(settings["world_size"]),
         }
+    on_gpu = bool(settings["use_gpu"]) and torch.cuda.is_available()
+    if on_gpu and torch.cuda.device_count() <= local:
+        raise ConfigError(
+            f"process {local} of this machine has no GPU of its own (there are "
+            f"{torch.cuda.device_count()}): start fewer, or use_gpu=False"
+        )
     if not dist.is_initialized():
         timeout = timedelta(seconds=settings.get("process_timeout") or 1800)
         try:
             dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, **arguments)
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"the processes of the run do not meet: {error}") from error
+            raise ConfigError(f"the process group cannot be initialised: {error}") from error
     if on_gpu:
         torch.cuda.set_device(local)
-    settings["device"] = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    settings["local_rank"], settings["world_size"] = local, world_size()
-    settings["single_spec"] = False
+    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    settings.update(device=device, local_rank=local, world_size=world_size(), single_spec=False)
     if rank():
         settings.update(state="error", show_progress=False)
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Leave the process group at the end of the block.
-
-    Raises
-    ------
-    TrainingError
-        If another process ends in the middle of the run, or is silent for too long.
-    """
-    if world_size() == 1:
-        yield
-        return
+    """Leave the process group at the end of the block; TrainingError if a process is lost."""
     try:
         yield
     except RuntimeError as error:
-        if not any(word in str(error).lower() for word in _LOST):
+        if world_size() == 1 or not any(word in str(error).lower() for word in _LOST):
             raise
         raise TrainingError(
             f"process {rank()} of {world_size()} has lost another one, which ended or was "
             "silent for too long: its own message says why"
         ) from error
-    dist.destroy_process_group()
-
-
-# -- communicating ------------------------------------------------------------------------------
+    if world_size() > 1:
+        dist.destroy_process_group()
 
 
 def barrier() -> None:
@@ -130,23 +110,23 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def broadcast_flag(decision: bool, device: torch.device) -> bool:
-    """Return the first process' decision."""
+    """Broadcast a flag of the first process."""
     if world_size() == 1:
         return decision
-    word = torch.tensor(int(decision), device=device)
-    dist.broadcast(word, 0)
-    return bool(word)
+    flag = torch.tensor(int(decision), device=device)
+    dist.broadcast(flag, 0)
+    return bool(flag)
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
     """Rows [n, d] of all processes in their order, [N, d]; n may differ between processes.
 
-    Gradients reach a process' own rows alone: a loss over all rows that every process computes
-    has the right gradient in the sum over processes.
+    Gradients reach a process' own rows only: of a loss over all rows that every process computes,
+    the sum of the gradients over the processes is right.
     """
     if world_size() == 1:
         return rows
-    rows = rows.float()  # not every backend carries what autocast makes
+    rows = rows.float()  # not every backend supports half precision
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     most = max(int(count) for count in counts)
@@ -180,7 +160,7 @@ class SplitLoss(torch.nn.Module):
 
 def data_parallel(model: Any, device: torch.device) -> torch.nn.Module:
     """Wrap a model so that the gradients of its trainable parameters are the whole batch's."""
-    with warnings.catch_warnings():  # older torch lacks the argument that the warning asks for
+    with warnings.catch_warnings():  # older torch lacks the replacement
         warnings.simplefilter("ignore", FutureWarning)
         return torch.nn.parallel.DistributedDataParallel(
             SplitLoss(model),

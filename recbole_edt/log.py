@@ -1,4 +1,4 @@
-"""Log files and screen messages: every run of a process gets a log of its own."""
+"""Log files and screen messages, set up per run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from recbole.utils import init_logger
 
 from recbole_edt.distributed import rank
 
-FILE_ONLY = {"file_only": True}
-"""``extra=`` of a message that goes into the log file alone."""
-
+FILE_ONLY = {"file_only": True}  # `extra=` of messages for the log file only
 _ours: list[logging.Handler] = []
 
 
@@ -24,34 +22,30 @@ def _raise_again(record: logging.LogRecord) -> None:
 
 
 def _tell_once(args, tell=threading.excepthook) -> None:
-    """Ignore tensorboard's writer thread: the main thread raises its error at the next call."""
+    """Silence errors of tensorboard's writer thread; the main thread's next call raises them."""
     if not (isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__):
         tell(args)
 
 
 def open_log(config) -> None:
-    """Send messages to a log file of this run's own; of several processes the first has one.
+    """Send messages to a log file of this run; only the first of several processes has one.
 
-    RecBole's ``init_logger`` adds handlers only where there are none, so that later runs of a
-    process would write into the log file and the tensorboard folder of the first.
+    RecBole's ``init_logger`` adds handlers only if there are none, so that later runs of a process
+    would write into the log file and the tensorboard folder of the first.
     """
     if rank():
         logging.getLogger().setLevel(logging.ERROR)
         return
     root = logging.getLogger()
-    while _ours:
-        handler = _ours.pop()
+    for handler in _ours:
         root.removeHandler(handler)
         handler.close()
-    others = list(root.handlers)
-    for handler in others:
-        root.removeHandler(handler)
+    others, root.handlers = root.handlers, []
     try:
         init_logger(config)
     finally:
-        _ours.extend(root.handlers)
-        for handler in others:
-            root.addHandler(handler)
+        _ours[:] = root.handlers
+        root.handlers = others + _ours
     threading.excepthook = _tell_once
     for handler in _ours:
         if isinstance(handler, logging.FileHandler):

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CALLED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-"""Signals that end a command, and the word it prints."""
-
 _COMMANDS = ("recbole-edt", "recbole-edt.exe", "run_recbole_edt.py")
 
 
@@ -31,23 +29,22 @@ def exit_code(number: int) -> int:
 
 
 def watch_imports() -> None:
-    """End at once, with one line, while one of the package's own commands is being imported."""
+    """End with one line as long as one of the package's own commands is being imported."""
     program = Path(sys.argv[0]).name if sys.argv else ""
     is_ours = program in _COMMANDS or (program == "-m" and "recbole_edt" in sys.orig_argv)
-    if not is_ours or threading.current_thread() is not threading.main_thread():
-        return
-    for number in CALLED:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end_at_once)
+    if is_ours and threading.current_thread() is threading.main_thread():
+        for number in CALLED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _end)
 
 
-def _end_at_once(number: int, frame) -> None:
+def _end(number: int, frame) -> None:
     os.write(2, f"{line(number)}\n".encode())
     os._exit(exit_code(number))
 
 
-def _terminate(number: int, frame) -> None:
-    raise Terminated
+def _raise(number: int, frame) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 @contextmanager
@@ -57,10 +54,9 @@ def ending_cleanly() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in CALLED}
-    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
-    for number in CALLED:
-        if before[number] in (_end_at_once, signal.SIG_DFL):
-            signal.signal(number, raising[number])
+    for number, handler in before.items():
+        if handler in (_end, signal.SIG_DFL):
+            signal.signal(number, _raise)
     try:
         yield
     finally:

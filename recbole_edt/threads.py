@@ -1,7 +1,7 @@
-"""How many threads compute, and how they wait, on a machine that other processes use too.
+"""The number of compute threads, and how they wait, on a machine that other processes use.
 
-torch's threads meet at the end of every operation. Where another process needs a core, all of them
-wait for the thread that shares it, and OpenMP lets them wait in a loop that keeps the cores busy.
+torch's threads synchronise at the end of every operation. If another process needs a core, all of
+them wait for the thread that shares it, and OpenMP's waiting loop occupies the cores.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import os
 import time
 from pathlib import Path
 
-_SPINS = "2000"
-"""Turns of OpenMP's waiting loop, about as long as it takes to wake a thread that sleeps."""
-
-_SHORTEST = 0.1
-"""Seconds; the system counts in hundredths."""
+_SPINS = "2000"  # turns of OpenMP's waiting loop: about the time to wake a sleeping thread
+_SHORTEST = 0.1  # seconds; the system counts in hundredths
 
 
 def limit_spinning() -> None:
-    """Let waiting threads sleep after a moment; to be called before torch is loaded."""
+    """Let waiting threads sleep after a moment; call it before torch is loaded."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
@@ -26,12 +23,8 @@ def limit_spinning() -> None:
 class Threads:
     """Compute threads of a run: as many as there are cores that no other process uses.
 
-    Sums depend on the number of threads in their last digits: a fixed number repeats them exactly.
-
-    Parameters
-    ----------
-    wanted : int, optional
-        A fixed number; so does the environment variable ``OMP_NUM_THREADS`` fix it.
+    ``wanted`` or the environment variable ``OMP_NUM_THREADS`` fixes their number. The last digits
+    of sums depend on it: only a fixed number repeats them exactly.
     """
 
     def __init__(self, wanted: int | None = None) -> None:
@@ -44,7 +37,7 @@ class Threads:
         self._mark = _usage()
 
     def choose(self) -> int:
-        """Set the number for the time that comes, from the load since the last call."""
+        """Set the number of threads by the load since the last call."""
         import torch
 
         if not self.fixed:
@@ -56,7 +49,7 @@ class Threads:
         return torch.get_num_threads()
 
     def restore(self) -> None:
-        """Set the number that there was before."""
+        """Restore the previous number."""
         import torch
 
         torch.set_num_threads(self.most)
@@ -78,7 +71,7 @@ def _usage() -> tuple[float, float, float]:
 
     times = psutil.cpu_times(percpu=True)
     busy = 0.0
-    for core in _cores():  # processes with a low priority count as `nice`: they make way
+    for core in _cores():  # without `nice`: processes of low priority give way
         busy += times[core].user + times[core].system + getattr(times[core], "steal", 0.0)
     return time.perf_counter(), busy, time.process_time()
 

@@ -2,7 +2,8 @@
 
 ``Commands`` starts one process that does the imports once (this file as a program) and forks a
 child for every command: the child runs ``run_recbole_edt.py``, or the console script, from its
-first line to its exit code. It can be killed at any moment, and says in which phase it is.
+first line to its exit code, if need be in several processes. It can be killed at any moment, and
+says in which phase it is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,8 +32,8 @@ PHASES = [
 ]  # fmt: skip
 """Where a run can be when it is killed."""
 
+# shared by processes: the phase, how often each was entered, its microseconds in all
 _WORDS = 1 + 2 * len(PHASES)
-"""What processes share: the phase, how often each was entered, its microseconds in all."""
 
 
 @dataclass
@@ -77,28 +79,24 @@ class Commands:
         self._process.stdin.write(f"{text}\n".encode())
         self._process.stdin.flush()
 
-    def begin(self, folder: Path, arguments: list[str], limit: int | None = None) -> Running:
+    def begin(
+        self, folder: Path, arguments: list[str], limit: int | None = None, processes: int = 1
+    ) -> Running:
         """Start ``run_recbole_edt.py`` (or ``recbole-edt`` if the first argument is a word).
 
-        Parameters
-        ----------
-        folder : Path
-            Where it runs.
-        arguments : list of str
-            Its arguments.
-        limit : int, optional
-            Largest file it may write, in bytes.
+        ``limit`` is the largest file it may write, in bytes.
         """
         aside = Path(self._aside.name)
         (aside / "phases").write_bytes(np.zeros(_WORDS, np.uint32).tobytes())
         for name in ("out", "err"):
             (aside / name).write_bytes(b"")
-        self._tell(json.dumps([str(folder), str(aside), [str(a) for a in arguments], limit]))
+        words = [str(word) for word in arguments]
+        self._tell(json.dumps([str(folder), str(aside), words, limit, processes]))
         return Running(self, int(self._line()), aside)
 
-    def run(self, folder: Path, arguments: list[str], limit: int | None = None) -> Done:
-        """Run a command to its end."""
-        return self.begin(folder, arguments, limit).wait()
+    def run(self, *arguments, **options) -> Done:
+        """Run a command to its end; arguments as those of :meth:`begin`."""
+        return self.begin(*arguments, **options).wait()
 
 
 class Running:
@@ -143,7 +141,7 @@ class Running:
 
 
 def after(seconds: float) -> Callable[[], bool]:
-    """Whether so much time has passed since now."""
+    """Whether this time has passed since now."""
     due = time.monotonic() + seconds
     return lambda: time.monotonic() >= due
 
@@ -195,7 +193,24 @@ def _watch(marks: np.ndarray) -> None:
     wrap(quick_start, "write_json", lambda *_: "writing results")
 
 
-def _run(folder: str, aside: str, arguments: list[str], limit: int | None) -> int:
+def _launch(n: int) -> int | None:
+    """Start the processes of a run as torchrun does; None in them, then their first failure."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(n):
+        children.append(os.fork())
+        if not children[-1]:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_PORT": port}
+            os.environ.update({key: str(value) for key, value in place.items()})
+            os.environ["MASTER_ADDR"] = "localhost"
+            return None
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return max(codes)
+
+
+def _run(folder: str, aside: str, arguments: list[str], limit: int | None, processes: int) -> int:
     """Be the command; gives its exit code."""
     import resource
     import runpy
@@ -210,6 +225,8 @@ def _run(folder: str, aside: str, arguments: list[str], limit: int | None) -> in
     if limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if processes > 1 and (code := _launch(processes)) is not None:
+        return code
     script = arguments[0].startswith("--")
     sys.argv = ["run_recbole_edt.py" if script else "recbole-edt", *arguments]
     watch_imports()  # what the imports, done long ago, begin with

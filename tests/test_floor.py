@@ -89,30 +89,16 @@ def test_bytes_hand_computed() -> None:
     assert floor.table_bytes(SIZES) == 4 * (2 * 20 * 10 + 30 * 8 + 700)
 
 
-def rates_of(speed: float) -> floor.Rates:
-    layers = floor.backbone_layers(SIZES) + floor.adapter_layers(SIZES) + floor.loss_layers(SIZES)
-    return floor.Rates(
-        layers={(layer.k, layer.m): [speed] * 3 for layer in layers},
-        attention=speed,
-        exponentials=speed,
-        gelus=speed,
-        cached=speed,
-        memory=speed,
-    )
-
-
-def test_floor_adds_batches_up() -> None:
-    one, three = (floor.floor_of_epoch([SIZES] * n, rates_of(1e9)).total for n in (1, 3))
-    assert three == pytest.approx(3 * one)
-
-
 def test_each_product_takes_as_long_as_its_own_rate_says() -> None:
-    rates = rates_of(1e9)
-    rates.layers[8, 24] = [2e9, 4e9, 1e9]  # forward, gradient of the weight, of the inputs
+    rates = floor.Rates(
+        {(8, 24): [2e9, 4e9, 1e9]}, *[1e9] * 5
+    )  # forward, gradient of the weight, of the inputs
     one = floor.Layer(10, 8, 24)
     assert rates.seconds([one]) == pytest.approx(one.flops / 1e9 * (1 / 2 + 1 / 4 + 1))
 
 
-def test_rates_are_measured_for_every_layer_of_a_step() -> None:
+def test_rates_are_measured_for_every_layer_of_a_step_and_batches_add_up() -> None:
     rates = floor.measure_rates(SIZES, n_heads=2)
-    assert all(second > 0 for second in vars(floor.floor_of_epoch([SIZES], rates)).values())
+    one, three = (floor.floor_of_epoch([SIZES] * n, rates) for n in (1, 3))
+    assert all(second > 0 for second in vars(one).values())
+    assert three.total == pytest.approx(3 * one.total)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Four cores, whose use a test sets: seconds by everybody, by processes of low priority."""
+    """Four cores, whose use a test sets: seconds of all processes, and of those of low priority."""
     now = SimpleNamespace(clock=100.0, busy=[0.0] * 4, nice=0.0, own=0.0, cores=[0, 1, 2, 3])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads.time, "perf_counter", lambda: now.clock)
@@ -56,19 +56,16 @@ def test_it_is_what_others_leave(machine, others, own, expected):
     assert torch.get_num_threads() == 4
 
 
-def test_a_fixed_number_stays(machine, monkeypatch):
+def test_a_containers_quota_bounds_it_and_a_fixed_number_stays(machine, monkeypatch):
+    chosen = threads.Threads()
+    monkeypatch.setattr(threads, "_quota", lambda: 2.0)
+    after_ten_seconds(machine, 0.0, 0.0)
+    assert chosen.choose() == 2
     fixed = threads.Threads(3)
     after_ten_seconds(machine, 4.0, 0.0)
     assert fixed.choose() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads.Threads().choose() == 3
-
-
-def test_cores_of_others_and_a_containers_quota_bound_it(machine, monkeypatch):
-    chosen = threads.Threads()
-    monkeypatch.setattr(threads, "_quota", lambda: 2.0)
-    after_ten_seconds(machine, 0.0, 0.0)
-    assert chosen.choose() == 2
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ import numpy as np
 
 from recbole_edt.errors import ConfigError
 
+# ranks, float64 [n] from 1 -> gains [n]; `summarise` sets those of ranks beyond k to 0
 Metric = Callable[[np.ndarray], np.ndarray]
-"""Ranks, float64 [n] from 1 -> what each is worth [n]; ranks beyond ``k`` are worth 0."""
 
 METRICS: dict[str, Metric] = {
     "hit": np.ones_like,
     "ndcg": lambda ranks: 1.0 / np.log2(ranks + 1.0),
     "mrr": lambda ranks: 1.0 / ranks,
 }
-"""Every metric that ``metrics`` can name, in lower case."""
+"""The metrics, by their names in lower case."""
 
 
 def register_metric(name: str, metric: Metric) -> None:
@@ -25,19 +25,11 @@ def register_metric(name: str, metric: Metric) -> None:
 
 
 def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
-    """Names of the reported metrics, such as ``hit@10``, and the untruncated ``mrr``.
-
-    Raises
-    ------
-    ConfigError
-        If a metric is unknown.
-    """
-    names = []
+    """Names such as ``hit@10``, and the untruncated ``mrr``; ConfigError for unknown metrics."""
     for metric in metrics:
         if metric.lower() not in METRICS:
             raise ConfigError(f"unknown metric '{metric}' (known: {', '.join(METRICS)})")
-        names += [f"{metric.lower()}@{k}" for k in topk]
-    return [*names, "mrr"]
+    return [*(f"{metric.lower()}@{k}" for metric in metrics for k in topk), "mrr"]
 
 
 def summarise(ranks: np.ndarray, names: Sequence[str]) -> dict[str, float]:

@@ -10,27 +10,14 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import expand_ranges, row_offsets
 from recbole_edt.model.kernels import product
 
-_ROWS = 256
-"""Users scored at a time by :meth:`Ranking.ranks_by_vectors`."""
-
-_COUNTED = 2**18
-"""Scores of a CPU counted at a time: what is marked among them stays in its cache."""
+_ROWS = 256  # users scored at a time by `ranks_by_vectors`
+_COUNTED = 2**18  # scores counted at a time on a CPU: their marks fit its cache
 
 
 def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
-    """Count, per row, the candidates that do not score below the target: ties are never wins.
+    """Count, per row, the candidates that do not score below the target, int64 [n].
 
-    Parameters
-    ----------
-    scores : Tensor
-        [n, n_candidates]; a NaN counts against the target.
-    target_scores : Tensor
-        [n].
-
-    Returns
-    -------
-    Tensor
-        int64 [n].
+    Of scores [n, n_candidates] and target scores [n], ties and NaN count against the target.
     """
     n, n_candidates = scores.shape
     step = max(_COUNTED // max(n_candidates, 1), 1) if scores.device.type == "cpu" else max(n, 1)
@@ -49,21 +36,18 @@ def count_not_below(scores: Tensor, target_scores: Tensor) -> Tensor:
 class Ranking:
     """Targets of one phase and the candidates they are ranked among.
 
-    Histories are not masked in a matrix of scores: their items are counted with the rest, and
-    subtracted again.
+    Histories are not masked in a matrix of scores: their items are counted with all candidates,
+    and subtracted afterwards.
 
     Parameters
     ----------
     dataset : CrossDomainDataset
-        Gives targets, domains, histories and candidates.
     phase : {"valid", "test"}
-        Which held-out rows are the targets.
     mode : str
         ``full``: all raw items of the target's domain outside the user's raw history up to the
         target; ``uniN``: the N sampled candidates of
         :meth:`~recbole_edt.data.dataset.CrossDomainDataset.sampled_candidates`.
     device : torch.device
-        Where the scores lie.
     """
 
     def __init__(
@@ -85,32 +69,19 @@ class Ranking:
     def _exclude(self, dataset: CrossDomainDataset, rows: np.ndarray, device) -> None:
         """Collect the items of a target's pool that are no candidates: history and target."""
         offsets, items = dataset.raw_history(dataset.split.users, rows)
-        n_items = dataset.item_num
-        owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
-        targets = dataset.sequences.items[rows]
-        same = dataset.item_domain[items] == self.target_domains[owner]
-        keys = np.concatenate(
-            [owner[same] * n_items + items[same], np.arange(len(rows)) * n_items + targets]
-        )
-        keys = np.unique(keys)
-        counts = np.bincount(keys // n_items, minlength=len(rows))
-        self.excluded_offsets = row_offsets(counts)
-        self.excluded = torch.from_numpy(keys % n_items).to(device)
+        users = np.arange(len(rows))
+        owners = np.concatenate([np.repeat(users, np.diff(offsets)), users])
+        items = np.concatenate([items, dataset.sequences.items[rows]])
+        same = dataset.item_domain[items] == self.target_domains[owners]
+        keys = np.unique(owners[same] * dataset.item_num + items[same])
+        owners, items = np.divmod(keys, dataset.item_num)
+        self.excluded_offsets = row_offsets(np.bincount(owners, minlength=len(rows)))
+        self.excluded = torch.from_numpy(items).to(device)
 
     def ranks(self, scores: Tensor, rows: np.ndarray) -> Tensor:
-        """Rank targets by the scores of all items.
+        """1 + number of candidates that score at least as high as the target, int64 [n].
 
-        Parameters
-        ----------
-        scores : Tensor
-            [n, n_items]; what ``full_sort_predict`` returns.
-        rows : np.ndarray
-            int64 [n]; which targets these are.
-
-        Returns
-        -------
-        Tensor
-            int64 [n]; 1 + number of candidates that score at least as high as the target.
+        ``scores`` [n, n_items] is what ``full_sort_predict`` returns for the targets ``rows`` [n].
         """
         index = torch.from_numpy(rows).to(scores.device)
         if self.candidates is not None:
@@ -127,21 +98,16 @@ class Ranking:
 
     @torch.no_grad()
     def ranks_by_vectors(self, users: Tensor, items: Tensor) -> Tensor:
-        """Rank all targets among their whole domains by products of vectors.
+        """Rank all targets among their whole domains as by products of vectors, int64 [n_eval].
 
         Only the items of a target's own domain are scored, for a block of users at a time.
 
         Parameters
         ----------
         users : Tensor
-            float32 [n_eval, d]; vectors of the users, each for the domain of its target.
+            float32 [n_eval, d]; each for the domain of the user's target.
         items : Tensor
             float32 [n_items, d].
-
-        Returns
-        -------
-        Tensor
-            int64 [n_eval]; as :meth:`ranks` of all products, up to rounding.
         """
         ranks = torch.empty(len(users), dtype=torch.int64, device=users.device)
         for domain, pool in enumerate(self.pools):
@@ -154,7 +120,7 @@ class Ranking:
         return ranks
 
     def with_target(self, rows: np.ndarray) -> Tensor:
-        """Return each target and, behind it, its sampled candidates: int64 [n, 1 + n_sampled]."""
+        """Return each target and its sampled candidates: int64 [n, 1 + n_sampled]."""
         assert self.candidates is not None
         index = torch.from_numpy(rows)
         candidates = self.candidates[index].to(self.targets.device).long()
@@ -171,7 +137,7 @@ class Ranking:
         targets = self.targets[torch.from_numpy(rows).to(device)]
         target_scores = scores.gather(1, self.place[targets][:, None]).squeeze(1)
         counts = count_not_below(scores, target_scores)
-        # history and target are no candidates: subtract those that were counted
+        # subtract the target and the items of the history, which were counted above
         offsets = self.excluded_offsets
         owners, places = map(torch.from_numpy, expand_ranges(offsets[rows], offsets[rows + 1]))
         owners, items = owners.to(device), self.excluded[places.to(device)]

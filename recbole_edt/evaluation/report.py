@@ -1,4 +1,4 @@
-"""Tables and results files of a run."""
+"""The results table and the results files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,8 @@ from recbole_edt.io.files import atomic_write
 def table(report: Mapping[str, Any], title: str) -> str:
     """Format a report as text: one row per domain and one overall.
 
-    Parameters
-    ----------
-    report : mapping
-        ``{"overall": {...}, "domains": {name: {...}}}``.
-    title : str
-        Head of the first column.
+    ``report`` is ``{"overall": {...}, "domains": {name: {...}}}``, ``title`` the head of the first
+    column.
     """
     names = [name for name in report["overall"] if name != "n"]
     out = Texttable(max_width=0)
@@ -42,16 +38,11 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def write_ranks(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ranks atomically.
+    """Write a ``.npz`` file of ranks atomically.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.npz`` file.
-    arrays : mapping
-        ``users`` (str [n_eval]), ``valid_domains`` and ``test_domains`` (int8 [n_eval]; domain of
-        each target), and per protocol ``<phase>_<mode>`` (int32 [n_eval]; rank of the target,
-        from 1).
+    Its arrays are ``users`` (str [n_eval]), ``valid_domains`` and ``test_domains`` (int8 [n_eval];
+    domain of each target), and per protocol ``<phase>_<mode>`` (int32 [n_eval]; rank of the target,
+    from 1).
     """
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

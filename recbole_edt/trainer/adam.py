@@ -1,4 +1,4 @@
-"""Adam as RecBole makes it, with less to do in every step."""
+"""Adam as RecBole makes it, with cheaper steps."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def update_touched_rows(optimizer: torch.optim.Optimizer, *_) -> None:
     """Take Adam's step for sparse gradients, in their rows alone; a pre-hook of ``step``.
 
-    The moments of a row stand still until a batch touches it again; the bias correction counts
-    all steps. A hook and not a subclass: ``super().step()`` would run the hooks a second time.
+    The moments of a row do not change until a batch touches it again; the bias correction counts
+    all steps. A subclass would not do: its ``super().step()`` runs the hooks a second time.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:

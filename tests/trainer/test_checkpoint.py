@@ -1,8 +1,7 @@
-"""Checkpoints: plain, written whole or not at all, refused when damaged or somebody else's."""
+"""Checkpoints: plain, written whole or not at all, refused when damaged or foreign."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import pickletools
 import random
@@ -71,17 +70,6 @@ def test_settings_name_what_decides_a_result_and_no_places(run):
     assert not {"data_path", "checkpoint_dir", "device", "resume", "result_file"} & settings.keys()
 
 
-def test_plain_reduces_whatever_it_gets():
-    class Odd:
-        def __str__(self):
-            return "odd"
-
-    assert checkpoint.plain({1: (Odd(), None), "x": [True, 0.5, {"y": 2}]}) == {
-        "1": ["odd", None],
-        "x": [True, 0.5, {"y": 2}],
-    }
-
-
 # --- written whole or not at all ------------------------------------------------------------------
 
 
@@ -97,21 +85,7 @@ def test_write_that_fails_half_way_leaves_the_old_file(saved, monkeypatch):
     assert [file.name for file in saved.parent.iterdir()] == ["run.pth"]
 
 
-def test_first_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("gone")))
-    with pytest.raises(OSError, match="gone"):
-        checkpoint.save(tmp_path / "run.pth", CONTENT)
-    assert not list(tmp_path.iterdir())
-
-
 # --- damaged, foreign, unfitting ------------------------------------------------------------------
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        checkpoint.load(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        checkpoint.load(tmp_path)
 
 
 def test_truncated_anywhere_it_is_refused(saved):
@@ -127,7 +101,7 @@ def test_flipped_bit_is_refused_or_changes_nothing(saved):
     expected = checkpoint.load(saved)
     rng = random.Random(0)
     refused = 0
-    for _ in range(300):
+    for _ in range(200):
         damaged = bytearray(whole)
         damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         saved.write_bytes(damaged)
@@ -138,17 +112,7 @@ def test_flipped_bit_is_refused_or_changes_nothing(saved):
             assert "\n" not in str(error)
         else:
             assert same(content, expected)  # the bit is padding, or a date within the archive
-    assert refused > 50
-
-
-def test_flipped_bit_in_the_tensors_is_refused(run):
-    trainer = run("LLMEDTPretrain", epochs=1).fit().trainer
-    file = Path(trainer.saved_model_file)
-    damaged = bytearray(file.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    file.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="damaged"):
-        trainer.load_best()
+    assert refused > 30
 
 
 @pytest.mark.parametrize(
@@ -161,13 +125,15 @@ def test_foreign_checkpoint(tmp_path, content):
 
 
 def test_foreign_files(tmp_path):
-    (tmp_path / "text.pth").write_text("epochs: 3")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"format": checkpoint.FORMAT}))
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("a.txt", "text")
-    for name in ("text", "pickle", "zip"):
+    for name in ("pickle", "zip"):
         with pytest.raises(CheckpointError, match="damaged or is no checkpoint"):
             checkpoint.load(tmp_path / f"{name}.pth")
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(CheckpointError, match="there is no checkpoint"):
+            checkpoint.load(path)
 
 
 class Touch:
@@ -219,16 +185,12 @@ def test_pretrained_model_of_other_sizes_or_parts(run):
         run("LLMEDTFinetune", pretrained_path=stock).fit()
 
 
-def test_evaluating_the_checkpoint_of_another_model_is_one_clear_error(run):
-    stock = run("SASRec", epochs=1).fit().trainer.saved_model_file
-    now = run("LLMEDT")
-    with pytest.raises(CheckpointError, match="does not fit this model"):
-        now.trainer.evaluate(now.test, model_file=stock)
-
-
 def test_finished_checkpoint_is_evaluated_by_a_fresh_trainer(run):
     first = run(epochs=1, finetune_epochs=1).fit()
     expected = first.result()[0]["test"]
     again = run(epochs=1, finetune_epochs=1)
     file = first.trainer.saved_model_file
     assert dict(again.trainer.evaluate(again.test, model_file=file)) == expected
+    other = run("SASRec")
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        other.trainer.evaluate(other.test, model_file=file)

@@ -8,71 +8,49 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-LIMIT = 240
-"""Seconds that no run comes near, unless it hangs."""
+LIMIT = 240  # seconds that no run comes near, unless it hangs
 
+# No dropout, which differs between processes; and Adam would turn rounding noise into whole steps.
 NO_CHANCE = {"dropout": 0.0, "item_dropout": 0.0, "learner": "sgd", "learning_rate": 0.1}
-"""No dropout; and Adam would make steps of their own out of gradients that are nothing but noise"""
-
-
-def command(n: int, model: str, settings: dict) -> list[str]:
-    """Command line of a run in ``n`` processes, or in one without torchrun."""
-    start = [sys.executable]
-    if n > 1:
-        start += ["-m", "torch.distributed.run", f"--nproc_per_node={n}"]
-        start += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    options = [f"--{key}={value}" for key, value in settings.items()]
-    script = str(ROOT / "run_recbole_edt.py")
-    return [*start, script, f"--model={model}", "--dataset=tiny", *options]
 
 
 @pytest.fixture
-def start(small) -> Callable[..., subprocess.Popen]:
-    """Start a run: ``start(2, "LLMEDT", folder, dropout=0.0)``; its files go into ``folder``."""
+def words(small) -> Callable[..., list[str]]:
+    """Arguments of a run of a model, whose files go into its working folder."""
 
-    def begin(n: int, model: str, folder: Path, **changes) -> subprocess.Popen:
+    def make(model: str, **changes) -> list[str]:
+        settings = small(model, **{"result_file": "out.json", **changes})
+        return [f"--model={model}", "--dataset=tiny", *(f"--{k}={v}" for k, v in settings.items())]
+
+    return make
+
+
+@pytest.fixture
+def finish(commands, words, tmp_path) -> Callable[..., tuple[dict, dict]]:
+    """Run to the end in ``n`` processes; gives figures, and best or last parameters."""
+
+    def whole(n: int, model: str, part="", name="", **changes) -> tuple[dict, dict]:
+        folder = tmp_path / (name or str(n))
         folder.mkdir(exist_ok=True)
-        settings = small(model, **{"result_file": folder / "out.json", **changes})
-        return subprocess.Popen(
-            command(n, model, settings), cwd=folder, env=ENVIRONMENT, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    return begin
-
-
-@pytest.fixture
-def finish(start) -> Callable[..., None]:
-    """Start a run, and see that it ends well."""
-
-    def whole(*arguments, **changes) -> None:
-        process = start(*arguments, **changes)
-        _, errors = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, errors[-2000:]
+        done = commands.run(folder, words(model, **changes), processes=n)
+        assert done.code == 0, done.err
+        (path,) = (
+            path
+            for path in (folder / "saved").iterdir()
+            if path.name.count(".") == 1 + bool(part) and part in path.name
+        )
+        figures = json.loads((folder / "out.json").read_text())["protocols"]
+        return figures, torch.load(path)["state_dict"]
 
     return whole
-
-
-def figures(folder: Path) -> dict:
-    """Figures that a run has reported."""
-    return json.loads((folder / "out.json").read_text())["protocols"]
-
-
-def parameters(folder: Path, part: str = "") -> dict[str, torch.Tensor]:
-    """Parameters of a run's best epoch (or ``part="last"``)."""
-    dots = 1 + bool(part)
-    names = [path for path in (folder / "saved").iterdir() if path.name.count(".") == dots]
-    (path,) = [path for path in names if part in path.name]
-    return torch.load(path)["state_dict"]
 
 
 def with_adapters_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -89,88 +67,87 @@ def with_adapters_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return state
 
 
+PAPER = {
+    # hard negatives are drawn by each process for itself, as dropout is
+    "preset": "paper", "align_weight": 0.5, "loss": "softmax",
+    "item_embedding": "both",  # text of six columns alone has fewer axes than adapters
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
         ("LLMEDT", {"train_batch_size": 7}),
-        # hard negatives are drawn by each process for itself, as dropout is
-        (
-            "LLMEDT",
-            {
-                "train_batch_size": 7,
-                "preset": "paper",
-                "align_weight": 0.5,
-                "loss": "softmax",
-                "item_embedding": "both",  # text of six columns alone has fewer axes than adapters
-            },
-        ),
+        ("LLMEDT", {"train_batch_size": 7, **PAPER}),
         # 20 windows: the last batch holds one, and one of the processes nothing
         ("LLMEDTPretrain", {"train_batch_size": 19, "backbone": "gru4rec"}),
     ],
     ids=["default", "paper", "uneven"],
 )
-def test_two_processes_learn_what_one_learns(finish, tmp_path, model, changes):
-    for n in (1, 2):
-        finish(n, model, tmp_path / str(n), **NO_CHANCE, **changes)
-    one, two = (parameters(tmp_path / str(n), "last") for n in (1, 2))
-    if changes.get("preset") == "paper":  # rounding turns axes along which items vary alike
+def test_two_processes_learn_what_one_learns(finish, model, changes):
+    (figures, one), (their_figures, two) = (
+        finish(n, model, "last", **NO_CHANCE, **changes) for n in (1, 2)
+    )
+    assert figures == their_figures
+    if "preset" in changes:  # rounding turns axes along which items vary alike
         one, two = with_adapters_folded(one), with_adapters_folded(two)
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
-    assert figures(tmp_path / "1") == figures(tmp_path / "2")
-
-
-def children(process: int) -> list[int]:
-    """Processes that a process has started."""
-    listed = Path(f"/proc/{process}/task/{process}/children").read_text()
-    return [int(child) for child in listed.split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc")
 def test_a_process_that_dies_ends_the_run_which_then_resumes_to_the_same_end(
-    start, finish, tmp_path
+    commands, words, finish, tmp_path
 ):
-    many = {"epochs": 40, "finetune_epochs": 20, "stopping_step": 100}
-    finish(2, "LLMEDT", tmp_path / "whole", **many)  # dropout is on: it repeats itself all the same
-    cut = start(2, "LLMEDT", tmp_path / "cut", **many)
-    begun = time.monotonic()
-    while not list((tmp_path / "cut").glob("saved/*.last.pth")):
-        assert cut.poll() is None and time.monotonic() - begun < LIMIT
-        time.sleep(0.01)
-    os.kill(children(cut.pid)[-1], signal.SIGKILL)
-    _, errors = cut.communicate(timeout=LIMIT)
-    assert cut.returncode != 0, errors
-    assert not (tmp_path / "cut" / "out.json").exists()
-    finish(2, "LLMEDT", tmp_path / "cut", **many, resume=True)
-    whole, resumed = (parameters(tmp_path / name) for name in ("whole", "cut"))
-    for name, value in whole.items():
-        assert torch.equal(value, resumed[name]), name
-    assert figures(tmp_path / "whole") == figures(tmp_path / "cut")
+    many = {"epochs": 8, "finetune_epochs": 4, "stopping_step": 100}
+    whole = finish(2, "LLMEDT", name="whole", **many)  # dropout is on, and repeats itself
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    running = commands.begin(cut, words("LLMEDT", **many), processes=2)
+    assert running.until(lambda: list(cut.glob("saved/*.last.pth")))
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    done = running.wait()
+    assert done.code == 2
+    assert done.err.startswith("error: process 0: process 0 of 2 has lost another one"), done.err
+    assert done.err.count("\n") == 1
+    assert not (cut / "out.json").exists()
+    resumed = finish(2, "LLMEDT", name="cut", **many, resume=True)
+    assert whole[0] == resumed[0]
+    for name, value in whole[1].items():
+        assert torch.equal(value, resumed[1][name]), name
 
 
-def test_models_whose_losses_need_a_whole_batch_are_refused(start, tmp_path):
-    process = start(2, "C2DSR", tmp_path / "run")
-    _, errors = process.communicate(timeout=LIMIT)
-    assert process.returncode != 0
-    assert "error: C2DSR trains in one process" in errors
-    assert "recbole_edt/" not in errors  # torchrun shows its own calls, none of ours
-    assert not (tmp_path / "run" / "out.json").exists()
+def test_models_whose_losses_need_a_whole_batch_are_refused(commands, words, tmp_path):
+    done = commands.run(tmp_path, words("C2DSR"), processes=2)
+    assert done.code == 2
+    lines = sorted(line.split(":")[:3] for line in done.err.splitlines())
+    assert lines == [["error", f" process {n}", " C2DSR trains in one process"] for n in (0, 1)]
+    assert not (tmp_path / "out.json").exists()
 
 
-def test_recboles_own_models_are_ranked_as_in_one_process(finish, run, tmp_path):
-    finish(2, "SASRec", tmp_path / "two", train_batch_size=32)
-    (path,) = [p for p in (tmp_path / "two" / "saved").iterdir() if p.name.count(".") == 1]
+def test_torchrun_starts_the_processes_of_a_run(words, run, tmp_path):
+    """Here of a model of RecBole, which is ranked as in one process."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    start += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", f"{ROOT}/run_recbole_edt.py"]
+    done = subprocess.run(
+        [*start, *words("SASRec", train_batch_size=32, epochs=1)],
+        cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True, timeout=LIMIT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = (path for path in Path("saved").iterdir() if path.name.count(".") == 1)
+    figures = json.loads(Path("out.json").read_text())["protocols"]["uni5"]
     alone = run("SASRec")
     alone.trainer.load_best(path)
     for loader in (alone.valid, alone.test):
         alone.trainer.evaluate(loader, load_best_model=False)
-        report = figures(tmp_path / "two")["uni5"][loader.phase]
-        assert report["overall"] == pytest.approx(alone.trainer.reports[loader.phase]["overall"])
+        report = alone.trainer.reports[loader.phase]
+        assert figures[loader.phase]["overall"] == pytest.approx(report["overall"])
 
 
 def test_recboles_own_way_of_starting_processes_works_too(small, tmp_path):
-    script = (
+    Path("script.py").write_text(
         "import sys, json, recbole_edt\n"
         "from recbole.quick_start import run\n"
         "if __name__ == '__main__':\n"
@@ -179,15 +156,15 @@ def test_recboles_own_way_of_starting_processes_works_too(small, tmp_path):
         "    out = run('LLMEDT', 'tiny', config_dict=settings, nproc=2, port=port)\n"
         "    print(json.dumps(out['test_result']))\n"
     )
-    (tmp_path / "script.py").write_text(script)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    settings = {**small("LLMEDT"), "eval_args": {"mode": "uni5"}, "port": port}
+    short = {"epochs": 1, "finetune_epochs": 1, "eval_args": {"mode": "uni5"}, "port": port}
+    settings = {**small("LLMEDT"), **short}
     del settings["eval_args.mode"]
     done = subprocess.run(
         [sys.executable, "script.py", json.dumps(settings)],
-        cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True, timeout=LIMIT,
+        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0 < json.loads(done.stdout.splitlines()[-1])["mrr"] <= 1

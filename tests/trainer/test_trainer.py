@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +15,6 @@ from recbole_edt.errors import CheckpointError, TrainingError
 from recbole_edt.model import stages
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def scores_by_epoch(trainer, values):
@@ -49,16 +43,6 @@ def test_both_stages_run_and_the_second_trains_adapters_alone(run):
         if not torch.equal(value, stage_1["state_dict"][name])
     }
     assert changed == {"domain_adapters"}
-
-
-@pytest.mark.parametrize("name", ["LLMEDT", "SASRec"])
-@pytest.mark.parametrize("mode", ["full", "uni5"])
-def test_half_precision_trains_and_evaluates(run, mode, name):
-    done = run(name, enable_amp=True, **{"eval_args.mode": mode}).fit()
-    assert done.trainer.enable_amp
-    metrics, parameters = done.result()
-    assert 0 < metrics["test"]["mrr"] <= 1
-    assert all(value.dtype != torch.bfloat16 for value in parameters.values())
 
 
 def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
@@ -106,7 +90,8 @@ def test_each_stage_stops_early_by_itself(run):
 
 
 def test_two_single_stage_runs_equal_one_of_both(run, same_result):
-    both = run().fit().result()
+    whole = run().fit()
+    both = whole.result()
     first = run("LLMEDTPretrain").fit()
     second = run("LLMEDTFinetune", pretrained_path=first.trainer.saved_model_file).fit()
     metrics, state = second.result()
@@ -116,12 +101,8 @@ def test_two_single_stage_runs_equal_one_of_both(run, same_result):
         for name in [name for name in parameters if name.startswith("profile_adapter.")]:
             del parameters[name]
     same_result(both, (metrics, state))
-
-
-def test_stage_2_also_starts_from_a_run_of_both_stages(run):
-    both = run().fit()
-    second = run("LLMEDTFinetune", pretrained_path=both.trainer.saved_model_file).fit()
-    assert second.trainer.stages[2]["valid"] == both.trainer.stages[2]["valid"]
+    third = run("LLMEDTFinetune", pretrained_path=whole.trainer.saved_model_file).fit()
+    assert third.trainer.stages[2]["valid"] == metrics["stages"][2]
 
 
 def test_without_saving_the_last_epoch_is_what_remains(run):
@@ -148,24 +129,20 @@ def test_other_models_keep_the_training_of_their_recbole_trainer():
 # --- repeatability --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["LLMEDT", "SASRec", "BERT4Rec"])
+@pytest.mark.parametrize("model", ["LLMEDT", "BERT4Rec"])
 def test_a_seed_decides_every_bit(run, same_result, model):
     first = run(model).fit().result()
-    same_result(first, run(model).fit().result())
+    again = run(model)
+    torch.rand(100)  # what was drawn before plays no part
+    same_result(first, again.fit().result())
     other = run(model, seed=43).fit().result()
     assert any(not torch.equal(value, other[1][name]) for name, value in first[1].items())
 
 
-def test_what_was_drawn_before_plays_no_part(run, same_result):
-    first = run().fit().result()
-    now = run()
-    torch.rand(100)
-    same_result(first, now.fit().result())
-
-
-def test_bfloat16_autocast_trains_on_the_cpu(run):
+@pytest.mark.parametrize(("model", "mode"), [("LLMEDT", "full"), ("SASRec", "uni5")])
+def test_half_precision_trains_and_evaluates(run, model, mode):
     seen = set()
-    now = run(enable_amp=True)
+    now = run(model, enable_amp=True, epochs=1, finetune_epochs=1, **{"eval_args.mode": mode})
     loss = now.trainer.model.calculate_loss
 
     def spy(batch):
@@ -173,9 +150,10 @@ def test_bfloat16_autocast_trains_on_the_cpu(run):
         return loss(batch)
 
     now.trainer.model.calculate_loss = spy
-    metrics, _ = now.fit().result()
+    metrics, parameters = now.fit().result()
     assert seen == {torch.bfloat16}
-    assert all(0 <= value <= 1 for value in metrics["test"].values())
+    assert 0 < metrics["test"]["mrr"] <= 1
+    assert all(value.dtype != torch.bfloat16 for value in parameters.values())
 
 
 # --- killed and resumed ---------------------------------------------------------------------------
@@ -200,7 +178,7 @@ def kill_at_save(monkeypatch, number, before):
     monkeypatch.setattr(checkpoint, "save", save)
 
 
-@pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTFinetune", "SASRec", "BERT4Rec"])
+@pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTFinetune", "BERT4Rec"])
 def test_killed_at_any_write_and_resumed_it_ends_as_if_unbroken(
     run, same_result, monkeypatch, tmp_path, model
 ):
@@ -253,14 +231,10 @@ def test_stopped_early_then_killed_does_not_train_on(run, monkeypatch):
 
 
 def test_finished_run_resumed_only_reports_again(run, same_result):
-    first = run().fit().result()
+    first = run(resume=True).fit().result()  # there is nothing to resume yet
     again = run(resume=True)
     again.fit(callback_fn=lambda epoch, score: pytest.fail("an epoch was trained"))
     same_result(first, again.result())
-
-
-def test_nothing_to_resume_is_a_fresh_start(run, same_result):
-    same_result(run().fit().result(), run(resume=True, checkpoint_dir="elsewhere").fit().result())
 
 
 def test_fresh_run_forgets_where_an_earlier_one_stopped(run, monkeypatch, same_result):
@@ -278,32 +252,6 @@ def test_other_settings_are_another_run(run):
     assert len(files) == 4
     for place in ({"checkpoint_dir": "saved/"}, {"resume": True}, {"result_file": "r.json"}):
         assert Path(run(**place).trainer.last_file).name == Path(run().trainer.last_file).name
-
-
-def test_killed_by_the_system_and_resumed(small, run, same_result):
-    program = f"""
-import os, signal
-from recbole_edt import run_recbole_edt
-from recbole_edt.trainer.stages import TwoStageTrainer
-original = TwoStageTrainer._train_epoch
-def train_epoch(self, data, epoch, **rest):
-    if (self.stage, epoch) == (2, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, data, epoch, **rest)
-TwoStageTrainer._train_epoch = train_epoch
-run_recbole_edt("LLMEDT", "tiny", None, {small()!r})
-"""
-    died = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=120,
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert not list(Path().rglob("*.tmp"))
-    resumed = run(resume=True)
-    resumed.fit(callback_fn=lambda epoch, score: epoch == 1 or pytest.fail("repeats an epoch"))
-    same_result(run(checkpoint_dir="fresh").fit().result(), resumed.result())
 
 
 # --- what a run leaves ----------------------------------------------------------------------------
