@@ -1,4 +1,4 @@
-"""What contests of epochs and of evaluations share: options, fair turns and medians."""
+"""Helpers of the timing scripts: options, turns and medians."""
 
 from __future__ import annotations
 
@@ -8,19 +8,10 @@ from collections.abc import Callable, Mapping
 
 
 def take_turns(rounds: int, entries: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Let entries run in turn, so that a busy moment of the machine hits all alike.
+    """Run entries in turn, so that load on the machine affects all of them equally.
 
-    Parameters
-    ----------
-    rounds : int
-        How often each runs.
-    entries : mapping
-        Name -> function that runs once and returns the seconds that count.
-
-    Returns
-    -------
-    dict
-        Name -> seconds of each round.
+    ``entries`` maps names to functions that run once and return the seconds that count; the result
+    maps the names to the seconds of each round.
     """
     times: dict[str, list[float]] = {name: [] for name in entries}
     for _ in range(rounds):
@@ -35,7 +26,7 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def make_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """Make a parser of the options that all contests have."""
+    """Make a parser of the common options."""
     assert description is not None
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--data_path", default="dataset_atomic")

@@ -1,9 +1,9 @@
 """What does an epoch of fine-tuning (stage 2) cost, in epochs of pre-training (stage 1)?
 
 Both run through the trainer, as in a real run; d = 128, 2 layers, length 50, float32. Stage 2 is
-timed against the same set's own stage 1 and against stage 1 on mixed sequences alone. The states
-of the frozen backbone are computed in the first epoch of stage 2, which is reported by itself.
-All entries of a dataset take turns in one process; ratios of medians count, not seconds.
+timed against the same set's own stage 1 and against stage 1 on mixed sequences alone. The states of
+the frozen backbone are computed in the first epoch of stage 2, which is reported separately. All
+entries of a dataset take turns in one process; ratios of medians count, not seconds.
 
     python benchmarks/finetune.py --data_path DIR --datasets cloth_sport food_kitchen
 """
@@ -35,7 +35,7 @@ class Stage:
 
 
 def second_stage(*arguments: str, **keys) -> Stage:
-    """Enter stage 2; from which weights plays no part in its time."""
+    """Enter stage 2; its time does not depend on the weights."""
     entry = Entry("LLMEDT", *arguments, **keys)
     entry.trainer._enter_stage_2()
     return Stage(entry)

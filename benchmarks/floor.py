@@ -1,8 +1,8 @@
 """The least time that an epoch of LLM-EDT's stage 1 can take on this machine.
 
 What the equations need is counted, operation by operation and array by array, and divided by rates
-that are measured here: of matrix products at the shapes of the epoch, each by itself and by the
-fastest way at hand, of exponentials and of GELU, and of passes over arrays of the sizes at hand.
+that are measured here: of matrix products at the shapes of the epoch, each alone, by the fastest
+implementation available, of exponentials and of GELU, and of passes over arrays of the same sizes.
 Where the count leaves a choice it takes the smaller number: attention looks at no pair that it may
 not see, an array between two products is passed over once however many steps are taken on it, and
 nothing is counted for random numbers, indices, batches or calls.

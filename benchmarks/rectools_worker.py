@@ -1,8 +1,8 @@
-"""RecTools' SASRec as a entry of ``benchmarks/train.py``, in a Python of its own.
+"""RecTools' SASRec as an entry of ``benchmarks/train.py``, in a separate Python environment.
 
 RecTools needs an older numpy than this project, so it runs as a child process: it reads training
 sequences from the .npz file it is given, then for each line ``N`` on its input trains on the next
-N batches and prints the seconds that took. Its trainer is not used: only its loader, its network,
+N batches and prints the seconds. Its trainer is not used: only its loader, its network,
 its loss and its optimiser count.
 """
 

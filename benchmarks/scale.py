@@ -19,13 +19,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time, sleep
 
 import numpy as np
 import pandas as pd
+import psutil
 
 N_TASTES = 1000
 TEXT_SIZE = 384
@@ -192,23 +193,12 @@ def measured(arguments: argparse.Namespace) -> None:
 
 def tree_memory(root: int) -> int:
     """Resident bytes of a process and its descendants."""
-    children: dict[int, list[int]] = {}
-    memory: dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            stat = Path(f"/proc/{entry}/stat").read_text()
-        except OSError:
-            continue
-        fields = stat[stat.rindex(")") + 2 :].split()
-        children.setdefault(int(fields[1]), []).append(int(entry))
-        memory[int(entry)] = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    total, waiting = 0, [root]
-    while waiting:
-        process = waiting.pop()
-        total += memory.get(process, 0)
-        waiting += children.get(process, [])
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(root)
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
     return total
 
 

@@ -9,8 +9,8 @@ default loss over mixed sequences:
   RecBole's default losses. A stock epoch is extrapolated from a few of its batches.
 - RecTools' SASRec, whole sequences as here: its softmax over the whole catalogue, its sampled
   softmax with 128 negatives of each position's own (2,048 would take 13 GB a batch), and its loss
-  of one negative. The last meets ``loss: bpr`` here (whose negative is drawn by the scores of the
-  whole domain), the others the default with 2,048 negatives.
+  of one negative. The last is compared with ``loss: bpr`` here (whose negative is drawn by the
+  scores of the whole domain), the others with the default and 2,048 negatives.
   Batch size, heads and dropout are ours; its feed-forward layer is d wide, ours 2 d, and it has no
   text of items, which ours reads. Without ``--rectools_python`` it is left out. To install it:
   ``python -m venv DIR && DIR/bin/pip install "rectools[torch]==0.19.0" torch==2.13.0``
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import tempfile
 from itertools import islice
@@ -34,6 +33,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from contest import make_parser, medians, take_turns
 from floor import floor_of_epoch, matrix_flops, measure_rates, sizes_of_batch
 from recbole.utils import get_model
 
@@ -43,9 +43,8 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
-SHAPE = {"hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50}
-BATCH = 512
-"""Sequences: the paper's appendix A.4."""
+SHAPE = {"hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50, "train_batch_size": 512}
+"""The paper's appendix A.4."""
 BLOCKS = {"n_layers": 2, "inner_size": 256}
 MIXED = {"pretrain_sequences": "mixed", "n_layers": 2}
 
@@ -61,21 +60,15 @@ RECTOOLS = {
     "128 negatives": ("sampled_softmax", 128, "epoch"),
     "1 negative": ("BCE", 1, "bpr epoch"),
 }
-"""RecTools' losses: name there, negatives per position, and which epoch of ours they meet."""
+"""RecTools' losses: name there, negatives per position, the epoch they are compared with."""
 
 
 class Entry:
     """A model with its loaders, optimiser and trainer."""
 
     def __init__(self, model: str, dataset: str, data_path: str, scratch: str, **keys) -> None:
-        overrides = {
-            "data_path": data_path,
-            "checkpoint_dir": scratch,
-            "train_batch_size": BATCH,
-            **SHAPE,
-            **keys,
-        }
-        self.config = EDTConfig(model, dataset, None, overrides)
+        places = {"data_path": data_path, "checkpoint_dir": scratch}
+        self.config = EDTConfig(model, dataset, None, {**places, **SHAPE, **keys})
         data = CrossDomainDataset(self.config)
         self.train_data, _, self.test_data = make_loaders(self.config, data)
         self.network = get_model(model)(self.config, self.train_data._dataset)
@@ -122,14 +115,11 @@ class RecTools:
 
     def __init__(self, python: str, rows: Path, config, loss: str, n_negatives: int) -> None:
         options = {
+            **{key: config[key] for key in ("n_layers", "n_heads", "hidden_size", "dropout")},
             "loss": loss,
             "n_negatives": n_negatives,
-            "n_layers": config["n_layers"],
-            "n_heads": config["n_heads"],
-            "hidden_size": config["hidden_size"],
             "length": config["MAX_ITEM_LIST_LENGTH"],
             "batch_size": config["train_batch_size"],
-            "dropout": config["dropout"],
             "threads": torch.get_num_threads(),
         }
         words = [f"--{key}={value}" for key, value in options.items()]
@@ -157,15 +147,11 @@ class RecTools:
         self.process.stdin.flush()
         return float(self._answer()) / n * self.n_batches
 
-    def close(self) -> None:
-        """End the child."""
-        self.process.communicate()
 
-
-def rectools_contestants(python: str | None, ours: Entry, scratch: str) -> dict:
+def rectools_entries(python: str | None, ours: Entry, scratch: str) -> dict:
     """RecTools with each of its losses, on our training rows; none without its Python."""
     if python is None:
-        print("RecTools is left out: --rectools_python was not given (see --help)")
+        print("RecTools is left out: --rectools_python was not given (see the head of this file)")
         return {}
     rows = ours.train_data._dataset.train_sequences
     path = Path(scratch) / "rows.npz"
@@ -189,7 +175,7 @@ def measure(dataset: str, arguments: argparse.Namespace, scratch: str) -> None:
         if name != "SASRec":
             backbone = name.lower()
             ours[backbone] = entry("LLMEDTPretrain", backbone=backbone, **MIXED)
-    rectools = rectools_contestants(arguments.rectools_python, ours["epoch"], scratch)
+    rectools = rectools_entries(arguments.rectools_python, ours["epoch"], scratch)
     if rectools:
         ours["bpr epoch"] = entry("LLMEDTPretrain", loss="bpr", **MIXED)
     network, loader = ours["epoch"].network, ours["epoch"].train_data
@@ -202,22 +188,21 @@ def measure(dataset: str, arguments: argparse.Namespace, scratch: str) -> None:
         tasks[f"their {name}"] = lambda one=one: one.extrapolated(arguments.stock_batches)
     for mode in ("full", "uni100"):
         tasks[mode] = lambda mode=mode: ours["epoch"].seconds_of_evaluation(mode)
-    floors, rates, times = [], [], {name: [] for name in tasks}
+    floors, rates = [], []
+    times: dict[str, list[float]] = {name: [] for name in tasks}
     for one in ours.values():  # a first epoch compiles kernels, and caches fill
         one.seconds_of_epoch()
-    for one in stock.values():
-        one.extrapolated(1)
-    for one in rectools.values():
+    for one in [*stock.values(), *rectools.values()]:
         one.extrapolated(1)
     ours["epoch"].seconds_of_evaluation("full")
     for _ in range(arguments.rounds):
-        for name, task in tasks.items():
-            times[name].append(task())
+        for name, seconds in take_turns(1, tasks).items():
+            times[name] += seconds
         rates.append(measure_rates(sizes[0], network.encoder.backbone.layers[0].n_heads))
         floors.append(floor_of_epoch(sizes, rates[-1]))
     for one in rectools.values():
-        one.close()
-    median = {name: statistics.median(values) for name, values in times.items()}
+        one.process.communicate()  # ends it
+    median = medians(times)
     print(
         f"{dataset}: {positions:,} supervised positions, length {network.max_seq_length}, "
         f"{torch.get_num_threads()} threads, {arguments.rounds} rounds; medians"
@@ -277,16 +262,12 @@ def print_floor(floor, rates, flops: int, epoch: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data_path", default="dataset_atomic")
-    parser.add_argument("--datasets", nargs="+", default=["cloth_sport"])
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--stock", nargs="*", default=list(STOCK), choices=list(STOCK))
     parser.add_argument("--rectools_python", help="a Python that has RecTools")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stock_batches", type=int, default=3)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     for dataset in arguments.datasets:
         with tempfile.TemporaryDirectory() as scratch:
             measure(dataset, arguments, scratch)

@@ -54,7 +54,7 @@ class EvaluationMixin(TrainerBehind):
         if not eval_data:
             return None
         if load_best_model:
-            self.load_best(model_file)  # type: ignore[attr-defined]
+            self.load_best(model_file)
         ranks = self.ranks(eval_data, mode, show_progress)
         ranking = self._ranking(eval_data, mode)
         overall = summarise(ranks, self.metric_names)
