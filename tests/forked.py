@@ -36,6 +36,10 @@ PHASES = [
 _WORDS = 1 + 2 * len(PHASES)
 
 
+# signals that a child gets once it handles them
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+
+
 @dataclass
 class Done:
     """How a command ended: ``code`` is negative for a signal that killed it."""
@@ -230,6 +234,7 @@ def _run(folder: str, aside: str, arguments: list[str], limit: int | None, proce
     script = arguments[0].startswith("--")
     sys.argv = ["run_recbole_edt.py" if script else "recbole-edt", *arguments]
     watch_imports()  # what the imports, done long ago, begin with
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     try:
         if script:
             runpy.run_path(str(ROOT / "run_recbole_edt.py"), run_name="__main__")
@@ -256,6 +261,7 @@ def main() -> None:
 
     for name in ("SASRec", "LLMEDT"):  # RecBole imports its models when one is asked for
         get_model(name)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     print("ready", flush=True)
     while line := sys.stdin.readline():
         child = os.fork()

@@ -142,7 +142,7 @@ def test_a_seed_decides_every_bit(run, same_result, model):
 @pytest.mark.parametrize(("model", "mode"), [("LLMEDT", "full"), ("SASRec", "uni5")])
 def test_half_precision_trains_and_evaluates(run, model, mode):
     seen = set()
-    now = run(model, enable_amp=True, epochs=1, finetune_epochs=1, **{"eval_args.mode": mode})
+    now = run(model, enable_amp=True, **{"eval_args.mode": mode})
     loss = now.trainer.model.calculate_loss
 
     def spy(batch):
