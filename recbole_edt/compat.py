@@ -188,12 +188,8 @@ def _row_lengths(obj: Any) -> Any:
 @_patches("recbole.model.sequential_recommender.sine")
 def _patch_anomaly_detection(module: Any) -> Iterator[None]:
     """Undo that ``sine``, which every look-up imports, switches anomaly detection on."""
-    import torch
-
-    before = torch.is_anomaly_enabled()
-    already = hasattr(module, "SINE")  # the earlier setting is unknown; off is torch's default
     yield
-    torch.autograd.set_detect_anomaly(before and not already)
+    module.torch.autograd.set_detect_anomaly(False)
 
 
 @_patches("recbole.utils.utils")
@@ -268,13 +264,8 @@ vars(_checkpoint_pickle).update(
 )
 
 
-def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
-    """Read a checkpoint that a RecBole trainer wrote.
-
-    Parameters
-    ----------
-    path, map_location, **kwargs
-        As for ``torch.load``, which decides alone if ``weights_only`` or ``pickle_module`` is set.
+def load_checkpoint(path: Any, map_location: Any = None) -> Any:
+    """Read a checkpoint that a RecBole trainer wrote; parameters as for ``torch.load``.
 
     Raises
     ------
@@ -283,23 +274,19 @@ def load_checkpoint(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
     """
     import torch
 
-    if not kwargs.keys() & {"weights_only", "pickle_module"}:
-        kwargs.update(weights_only=False, pickle_module=_checkpoint_pickle)
     # By the name that is never replaced: `torch.load` may be this function, see below.
-    return torch.serialization.load(path, map_location, **kwargs)
+    return torch.serialization.load(
+        path, map_location, weights_only=False, pickle_module=_checkpoint_pickle
+    )
 
 
-@_patches("recbole.model.sequential_recommender.s3rec")
-def _patch_checkpoint_reader(module: Any) -> Iterator[None]:
+@_patches("recbole.model.sequential_recommender.s3rec", "recbole.trainer.trainer")
+def _patch_reader(module: Any) -> Iterator[None]:
+    """Read checkpoints; train a model on CPUs in several processes."""
     yield
     module.torch = _Overlay(module.torch, load=load_checkpoint)
-
-
-@_patches("recbole.trainer.trainer")
-def _patch_trainer(module: Any) -> Iterator[None]:
-    """Read checkpoints; train a model that is on a CPU in several processes, too."""
-    yield
-    module.torch = _Overlay(module.torch, load=load_checkpoint)
+    if module.__name__ != "recbole.trainer.trainer":
+        return
 
     @_wraps(module, "DistributedDataParallel")
     def data_parallel(original: Any, model: Any, device_ids: Any = None, **kwargs: Any) -> Any:

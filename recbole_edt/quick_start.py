@@ -29,13 +29,7 @@ from recbole_edt.trainer import checkpoint, trainer_class
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train and test one model, as command-line arguments say.
-
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid.
-    """
+    """Train and test one model, as command-line arguments say."""
     given = validate(RunArguments, parse_arguments(arguments))
     run_recbole_edt(given.model, given.dataset, given.config_files.split(), given.model_extra)
 
@@ -55,10 +49,8 @@ def run_recbole_edt(
         A model of the plugin or a built-in sequential model of RecBole.
     dataset : str
         Name of a dataset in ``dataset/``, ``dataset_atomic/`` or ``data_path``.
-    config_file_list : list of str, optional
-        Further YAML files.
-    config_dict : dict, optional
-        Overrides; nested keys may be dotted (``eval_args.mode``).
+    config_file_list, config_dict : optional
+        YAML files, and values that win over them; nested keys may be dotted (``eval_args.mode``).
     saved : bool
         Whether to keep checkpoints; without them the last epoch is tested, not the best.
 
@@ -172,14 +164,10 @@ def describe_targets(data: CrossDomainDataset) -> dict[str, np.ndarray]:
 
 
 def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Evaluate validation and test under every wanted protocol.
+    """Evaluate validation and test under every protocol.
 
-    Returns
-    -------
-    results : dict
-        The content of the results file.
-    ranks : dict
-        ``<phase>_<mode>`` -> int32 [n_eval]; the rank of every target.
+    Returns the content of the results file, and the rank of every target:
+    ``<phase>_<mode>`` -> int32 [n_eval].
     """
     modes = reported_modes(config)
     protocols: dict[str, Any] = {mode: {} for mode in modes}
@@ -216,12 +204,12 @@ def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict
 
 def describe(data: CrossDomainDataset) -> str:
     """Describe a dataset in one line: users, items per domain, rows, what is evaluated."""
-    sizes = [int((data.item_domain == domain).sum()) for domain in range(len(data.domains))]
-    items = " + ".join(f"{size:,} {name}" for size, name in zip(sizes, data.domains, strict=True))
-    rows = data.sequences
-    inserted = int(rows.augmented.sum())
+    items = " + ".join(
+        f"{(data.item_domain == domain).sum():,} {name}" for domain, name in enumerate(data.domains)
+    )
+    inserted = data.sequences.augmented.sum()
     return (
         f"{data.dataset_name}: {data.user_num - 1:,} users, {items} items, "
-        f"{len(rows.items) - inserted:,} rows + {inserted:,} augmented; "
+        f"{len(data.sequences.items) - inserted:,} rows + {inserted:,} augmented; "
         f"{len(data.split.users):,} users are evaluated"
     )

@@ -50,12 +50,8 @@ def plugin_models() -> dict[str, type]:
 def register_model(model: type) -> type:
     """Let a subclass of :class:`~recbole_edt.model.base.CrossDomainModel` be found by its name.
 
-    The class is returned, so that this is usable as a decorator.
-
-    Raises
-    ------
-    ConfigError
-        If it is no such class, or its name is taken.
+    The class is returned, so that this is usable as a decorator. A class that is no such model, or
+    whose name is taken, is a :class:`ConfigError`.
     """
     if not is_plugin_model(model):
         raise ConfigError(f"{model} is no subclass of recbole_edt.model.base.CrossDomainModel")
@@ -76,13 +72,7 @@ def known_models() -> list[str]:
 
 
 def find_model(name: str) -> type:
-    """Class of a model of the plugin or of RecBole.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name; the message names the nearest.
-    """
+    """Class of a model of the plugin or of RecBole."""
     from recbole.utils import get_model
 
     known = known_models()

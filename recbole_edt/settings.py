@@ -40,12 +40,10 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def validate(model: type[S], values: Mapping[str, Any], where: str = "") -> S:
-    """Make settings from values; messages put ``where``, such as ``chat.``, before each key.
+    """Make settings from values.
 
-    Raises
-    ------
-    ConfigError
-        Naming the first key that is unknown, missing or wrong, what it must be and what it is.
+    A :class:`ConfigError` names the first key that is unknown, missing or wrong, after ``where``,
+    such as ``chat.``.
     """
     try:
         return model.model_validate(dict(values))
@@ -54,13 +52,7 @@ def validate(model: type[S], values: Mapping[str, Any], where: str = "") -> S:
 
 
 def check_value(kind: Any, key: str, value: Any) -> None:
-    """Check one value of a key against a type that pydantic knows.
-
-    Raises
-    ------
-    ConfigError
-        Naming the key, what it must be and what it is.
-    """
+    """Check one value of a key against a type that pydantic knows."""
     try:
         TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
@@ -192,8 +184,8 @@ def help_text(usage: str, about: str, model: type[BaseModel], after: str = "") -
     model : type
         Subclass of :class:`Settings`.
     """
-    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 96), "", *_help_lines(model)]
-    return "\n".join(lines) + "\n" + (f"\n{after}" if after else "")
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 96), "", *_help_lines(model), ""]
+    return "\n".join([*lines, after] if after else lines)
 
 
 def _help_lines(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -205,10 +197,7 @@ def _help_lines(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
         shown = "" if nested or field.is_required() or default is None else f" (default: {default})"
+        first, *rest = textwrap.wrap(f"{field.description}{shown}", 70)
         key = f"  --{prefix}{name}"
-        body = textwrap.wrap(f"{field.description}{shown}", 70)
-        if len(key) >= 26:
-            yield key
-            key = ""
-        yield f"{key:<26}{body[0]}"
-        yield from (" " * 26 + line for line in body[1:])
+        yield f"{key:<26}{first}" if len(key) < 26 else f"{key}\n{'':<26}{first}"
+        yield from (" " * 26 + line for line in rest)

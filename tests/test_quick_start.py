@@ -9,17 +9,11 @@ import pytest
 
 import recbole_edt
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.quick_start import describe
 
 SMALL = {
-    "epochs": 1,
-    "hidden_size": 16,
-    "eval_args.mode": "uni5",
-    "topk": [3],
-    "valid_metric": "NDCG@3",
-    "use_gpu": False,
-    "state": "ERROR",
-}
+    "epochs": 1, "hidden_size": 16, "eval_args.mode": "uni5", "topk": [3],
+    "valid_metric": "NDCG@3", "use_gpu": False, "state": "ERROR",
+}  # fmt: skip
 OWN = {"finetune_epochs": 1}
 
 
@@ -87,13 +81,3 @@ def test_interrupted_training_leaves_no_results(run, monkeypatch):
             run(result_file="r.json")
     assert not Path("r.json").exists()
     assert run(result_file="r.json", resume=True)["timing"]["epochs"] == 2
-
-
-def test_dataset_is_described_in_one_line(make_shop, augmented_shop, write_dataset, load, tmp_path):
-    shop = augmented_shop(make_shop(n_users=15, lengths=(4, 6)))
-    data = load(write_dataset(tmp_path, shop), augmentation=True)
-    raw = sum(row[-1] == "0" for row in shop.rows)
-    assert describe(data) == (
-        f"tiny: 15 users, 29 art + 34 bike items, {raw} rows + {len(shop.rows) - raw} augmented; "
-        "15 users are evaluated"
-    )

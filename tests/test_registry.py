@@ -31,15 +31,9 @@ OWN = {
     "LLM4CDSR",
 }  # fmt: skip
 SMALL = {
-    "epochs": 1,
-    "hidden_size": 16,
-    "eval_args": {"mode": "uni5"},
-    "topk": [3],
-    "valid_metric": "NDCG@3",
-    "use_gpu": False,
-    "show_progress": False,
-    "state": "ERROR",
-}
+    "epochs": 1, "hidden_size": 16, "eval_args": {"mode": "uni5"}, "topk": [3],
+    "valid_metric": "NDCG@3", "use_gpu": False, "show_progress": False, "state": "ERROR",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
