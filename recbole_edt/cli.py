@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from recbole_edt.errors import ConfigError, EDTError
-from recbole_edt.signals import Terminated, ending_cleanly, exit_code, line
+from recbole_edt.signals import Terminated, ending_cleanly, line
 
 # name: its summary, and the module that holds a function of its name and HELP
 COMMANDS = {
@@ -59,7 +59,7 @@ def execute(name: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as told:
         number = signal.SIGTERM if isinstance(told, Terminated) else signal.SIGINT
         print(line(number), file=sys.stderr)
-        return exit_code(number)
+        return 128 + number
     return 0
 
 

@@ -45,7 +45,7 @@ def open_log(config) -> None:
         init_logger(config)
     finally:
         _ours[:] = root.handlers
-        root.handlers = others + _ours
+        root.handlers = _ours + others  # RecBole names the curves after the first log file
     threading.excepthook = _tell_once
     for handler in _ours:
         if isinstance(handler, logging.FileHandler):

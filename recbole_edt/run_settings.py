@@ -124,19 +124,13 @@ class RunSettings(Settings):
     learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = "adam"
     learning_rate: Positive = Field(0.001, description="learning rate")
     weight_decay: NonNegative = 0.0
-    weight_average: Probability = Field(
-        0.0, description="decay per step of the average of weights that is evaluated; 0 = none"
-    )
+    weight_average: Probability = Field(0.0, description="decay of averaged weights; 0 = none")
     clip_grad_norm: dict | None = None
     train_neg_sample_args: dict | None = None
     reproducibility: bool = True
-    time_limit: Positive | None = Field(
-        None, description="seconds of training after which a stage begins no further epoch"
-    )
+    time_limit: Positive | None = Field(None, description="seconds after which no epoch begins")
     resume: bool = Field(False, description="continue the same run after its last complete epoch")
-    pretrained_path: Name | None = Field(
-        None, description="checkpoint of stage 1, for LLMEDTFinetune"
-    )
+    pretrained_path: Name | None = Field(None, description="stage 1's model, for LLMEDTFinetune")
     preset: Name | None = Field(None, description="a property set of the model, such as paper")
 
     # Files and machine
@@ -146,16 +140,10 @@ class RunSettings(Settings):
     state: Level = Field("INFO", description="least level of messages that are logged")
     use_gpu: bool = Field(True, description="use a GPU where there is one")
     gpu_id: Gpus = "0"
-    threads: Count | None = Field(
-        None, description="compute threads; by default as many as the machine has free"
-    )
-    fast_kernels: Literal["auto", "off"] = Field(
-        "auto", description="auto = those that agree with plain torch; off = none"
-    )
+    threads: Count | None = Field(None, description="compute threads; by default the idle cores")
+    fast_kernels: Literal["auto", "off"] = Field("auto", description="off: plain torch alone")
     worker: Amount = 0
-    process_timeout: Count = Field(
-        1800, description="timeout in seconds when waiting for another process"
-    )
+    process_timeout: Count = Field(1800, description="seconds to wait for another process")
 
 
 class RunArguments(Settings):

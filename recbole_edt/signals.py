@@ -23,11 +23,6 @@ def line(number: int) -> str:
     return f"{CALLED[signal.Signals(number)]}: the same command goes on (run: with --resume)"
 
 
-def exit_code(number: int) -> int:
-    """Return the exit code that shells use for a signal."""
-    return 128 + number
-
-
 def watch_imports() -> None:
     """End with one line as long as one of the package's own commands is being imported."""
     program = Path(sys.argv[0]).name if sys.argv else ""
@@ -40,7 +35,7 @@ def watch_imports() -> None:
 
 def _end(number: int, frame) -> None:
     os.write(2, f"{line(number)}\n".encode())
-    os._exit(exit_code(number))
+    os._exit(128 + number)
 
 
 def _raise(number: int, frame) -> None:
