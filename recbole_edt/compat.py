@@ -156,7 +156,7 @@ def _patch_dataset(module: Any) -> Iterator[None]:
         original(self)  # finds only missing sequences left to fill
 
 
-@_patches("recbole.data.dataset.sequential_dataset")
+@_patches("recbole.data.dataset.sequential_dataset", "recbole.data.dataset.kg_dataset")
 def _patch_row_lengths(module: Any) -> Iterator[None]:
     yield
     vars(module)["len"] = _row_lengths

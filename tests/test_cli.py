@@ -52,9 +52,6 @@ def python(*arguments) -> subprocess.CompletedProcess[str]:
     )
 
 
-# --- real processes -------------------------------------------------------------------------------
-
-
 def test_full_run_in_a_process_of_its_own(data):
     script = ROOT / "run_recbole_edt.py"
     arguments = ["--model=LLMEDT", *SMALL, *OWN, f"--data_path={data}", "--result_file=r.json"]
@@ -115,9 +112,6 @@ def test_without_recbole_help_works_and_a_run_is_one_line():
     )
 
 
-# --- help and commands ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -171,9 +165,6 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
         cli.execute("run", [])
 
 
-# --- models ---------------------------------------------------------------------------------------
-
-
 def test_runs_of_one_process_have_logs_and_curves_of_their_own(data):
     for seed in (1, 2):
         arguments = ["--model=SASRec", *SMALL, f"--data_path={data}", f"--seed={seed}"]
@@ -190,9 +181,6 @@ def test_simulated_data_are_called_so(data, capsys):
     cli.execute("run", ["--model=SASRec", *SMALL, f"--data_path={data}", "--state=ERROR"])
     note.unlink()
     assert capsys.readouterr().out.endswith("These data are simulated.\n")
-
-
-# --- refused: names and settings ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,9 +209,6 @@ def test_bad_names(refused, arguments, words):
 )  # fmt: skip
 def test_bad_values(data, refused, setting):
     refused(*f"--{setting}".split(), *SMALL, f"--data_path={data}")
-
-
-# --- refused: places ------------------------------------------------------------------------------
 
 
 def test_places_that_cannot_be_written_show_before_the_training(data, refused, monkeypatch):

@@ -93,9 +93,6 @@ def python(code, cwd, **env):
     )
 
 
-# --- what the patches do, and what they leave alone ----------------------------------------------
-
-
 def test_modules_imported_earlier_are_patched_where_they_stand(tmp_path):
     result = python(
         """
@@ -106,9 +103,6 @@ def test_modules_imported_earlier_are_patched_where_they_stand(tmp_path):
         tmp_path,
     )
     assert result.stdout.split() == ["_read_atomic", "load_checkpoint"], result.stderr
-
-
-# --- ray ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +150,6 @@ def test_saved_run_is_loaded_in_a_fresh_process(run_recbole_outside):
         cwd,
     )
     assert second.stdout.split("\n")[-2] == "SASRec True", second.stderr
-
-
-# --- training, evaluation and checkpoints ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec"])
@@ -214,9 +205,6 @@ def test_torch_load_outside_recbole_stays_strict(tmp_path, config_of):
         torch.load(tmp_path / "c.pth")
     assert trainer.torch.load is compat.load_checkpoint
     assert trainer.torch.Tensor is torch.Tensor
-
-
-# --- missing values and sequence fields -----------------------------------------------------------
 
 
 @pytest.fixture

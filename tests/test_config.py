@@ -23,9 +23,6 @@ def config(model="LLMEDT", files=(), dataset="cloth_sport", **changes) -> EDTCon
     return EDTConfig(model, dataset, list(files), changes)
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
 def test_unknown_model_names_the_nearest():
     for wrong, meant in {"LLMED": "LLMEDT", "llmedt": "LLMEDT", "SASrek": "SASRec"}.items():
         with pytest.raises(ConfigError, match=f"unknown model '{wrong}', did you mean '{meant}'"):
@@ -44,9 +41,6 @@ def test_unknown_model_names_the_nearest():
 def test_unknown_key_names_the_nearest_of_the_model(model, wrong, hint):
     with pytest.raises(ConfigError, match=f"unknown key '{wrong}'{hint}"):
         config(model, **{wrong: 1})
-
-
-# --- what lies over what --------------------------------------------------------------------------
 
 
 def test_later_layers_win(tmp_path):
@@ -116,9 +110,6 @@ def test_values_in_other_forms():
     assert (made["topk"], made["report_modes"]) == ([5, 10], ["full"])
 
 
-# --- where the data are ---------------------------------------------------------------------------
-
-
 def test_dataset_folder_comes_before_the_bundled_one():
     assert find_data_root("tiny") == "dataset"
     assert find_data_root("cloth_sport") == str(ROOT / "dataset_atomic")  # of the checkout
@@ -127,9 +118,6 @@ def test_dataset_folder_comes_before_the_bundled_one():
         assert find_data_root("tiny") == str(Path.cwd() / folder)
     assert config(dataset="tiny")["data_path"] == str(Path.cwd() / "dataset" / "tiny")
     assert config(dataset="tiny", data_path="/else/where")["data_path"] == "/else/where/tiny"
-
-
-# --- configuration files --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,8 +136,6 @@ def test_bad_configuration_file(content, message):
     with pytest.raises(ConfigError, match=message):
         config(files=["c.yaml"])
 
-
-# --- values ---------------------------------------------------------------------------------------
 
 WRONG = [
     ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("epochs", None), ("learning_rate", 0),
@@ -246,9 +232,6 @@ def test_unknown_nested_key():
         config(**{"eval_args.mod": "full"})
     with pytest.raises(ConfigError, match="eval_args must be a mapping"):
         config(eval_args="full")
-
-
-# --- the command line's words ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

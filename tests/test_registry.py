@@ -46,9 +46,6 @@ def stock_config(model, data_path, **changes) -> Config:
     return Config(model, "tiny", config_dict={**SMALL, "data_path": data_path, **changes})
 
 
-# --- the table ------------------------------------------------------------------------------------
-
-
 def test_known_models_are_the_plugins_and_the_sequential_ones_of_recbole():
     assert set(plugin_models()) == OWN
     known = known_models()
@@ -80,9 +77,6 @@ def test_register_model_refuses_what_is_none_and_names_that_are_taken():
         register_model(torch.nn.Linear)
     with pytest.raises(ConfigError, match="SASRec is taken"):
         register_model(type("SASRec", (LLMEDT,), {}))
-
-
-# --- the plugin's models in RecBole's own look-ups ------------------------------------------------
 
 
 @pytest.mark.parametrize("model", sorted(OWN))
@@ -148,9 +142,6 @@ def test_order_of_imports_does_not_matter(first, data_path):
     lines = done.stdout.splitlines()
     assert lines[:1] == ["[]"], done.stderr
     assert lines[-1:] == ["LLMEDT SequenceLoader TwoStageTrainer"], done.stderr
-
-
-# --- stock models through stock RecBole -----------------------------------------------------------
 
 
 def test_stock_model_through_stock_recbole_is_untouched(data_path):

@@ -132,6 +132,13 @@ def test_lines_that_break_the_contract(shop, write_dataset, load, tmp_path, row,
     assert "\n" not in str(caught.value)
 
 
+def test_nobody_to_evaluate_on(write_dataset, load, tmp_path):
+    rows = [("u", "a", 0, 0), ("u", "b", 0, 1), ("v", "b", 0, 0)]
+    folder = write_dataset(tmp_path, rows=rows, items=[("a", "x"), ("b", "y")])
+    with pytest.raises(DataError, match="no user has three raw rows"):
+        load(folder)
+
+
 @pytest.mark.parametrize("place", ["between", "behind"])
 def test_a_planted_row_behind_the_validation_row_is_refused(
     shop, more, write_dataset, load, tmp_path, place

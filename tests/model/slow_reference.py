@@ -66,22 +66,34 @@ def items_of(domain: int) -> list[int]:
     return [item for item in range(1, N_ITEMS) if domain_of(item) == domain]
 
 
+def sequences_of(raw: dict[int, list[int]], inserted: dict[tuple[int, int], int] | None = None):
+    """Sequences of users; ``inserted[user, n]`` is an item inserted before the user's n-th."""
+    rows = [(user, item, step, False) for user, s in raw.items() for step, item in enumerate(s)]
+    rows += [(user, item, n - 0.5, True) for (user, n), item in (inserted or {}).items()]
+    users, items, places, augmented = (np.array(column) for column in zip(*rows, strict=True))
+    return build_sequences(users, items, places, augmented, places, max(raw) + 1)
+
+
 class TinyShop:
-    """Stands in for the dataset: what models and loaders ask one for."""
+    """Stands in for the dataset: what models and loaders ask one for.
+
+    ``generated_text`` makes the last item a generated one whose text has that value everywhere.
+    """
 
     domains = ("a", "b")
     uid_field = "user_id"
 
-    def __init__(self, max_length: int = MAX_LENGTH, profiles: bool = True) -> None:
+    def __init__(
+        self, max_length=MAX_LENGTH, profiles=True, generated_text=None, text_size=TEXT_SIZE,
+        inserted=None,
+    ) -> None:  # fmt: skip
         self.max_item_list_len = max_length
         self.profiles = profiles
+        self.generated_text, self.text_size = generated_text, text_size
         self.item_domain = np.array([-1] + [domain_of(item) for item in range(1, N_ITEMS)])
         self.item_generated = np.zeros(N_ITEMS, dtype=bool)
-        rows = [(user, item, step) for user, s in SEQUENCES.items() for step, item in enumerate(s)]
-        users, items, steps = (np.array(column) for column in zip(*rows, strict=True))
-        self.train_sequences = build_sequences(
-            users, items, steps, np.zeros(len(users), bool), steps, max(SEQUENCES) + 1
-        )
+        self.item_generated[-1] = generated_text is not None
+        self.train_sequences = sequences_of(SEQUENCES, inserted)
 
     def num(self, field: str) -> int:
         return {"item_id": N_ITEMS, "user_id": max(SEQUENCES) + 1}[field]
@@ -97,8 +109,10 @@ class TinyShop:
         return None if profiles is None else EmbeddingTable(profiles)
 
     def item_embeddings(self) -> np.ndarray:
-        out = np.random.default_rng(5).normal(size=(N_ITEMS, TEXT_SIZE)).astype(np.float32)
+        out = np.random.default_rng(5).normal(size=(N_ITEMS, self.text_size)).astype(np.float32)
         out[0] = 0
+        if self.generated_text is not None:
+            out[-1] = self.generated_text
         return out
 
     def user_embeddings(self) -> np.ndarray | None:
@@ -182,11 +196,19 @@ def array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
+def linear(layer, vector: np.ndarray) -> np.ndarray:
+    return array(layer.weight) @ vector + array(layer.bias)
+
+
+def layer_norm(norm, vector: np.ndarray) -> np.ndarray:
+    centred = vector - vector.mean()
+    scaled = centred / np.sqrt((centred**2).mean() + norm.eps)
+    return scaled * array(norm.weight) + array(norm.bias)
+
+
 def two_layers(adapter, vector: np.ndarray) -> np.ndarray:
     """W1 (W2 e + b2) + b1, one layer after the other (eqs. 7, 10)."""
-    inner, outer = adapter.inner, adapter.outer
-    hidden = array(inner.weight) @ vector + array(inner.bias)
-    return array(outer.weight) @ hidden + array(outer.bias)
+    return linear(adapter.outer, linear(adapter.inner, vector))
 
 
 def item_vector(model, item: int) -> np.ndarray:
@@ -199,22 +221,27 @@ def item_vector(model, item: int) -> np.ndarray:
     return out
 
 
-def run_alone(model, items: list[int | None], table) -> np.ndarray:
+def states_alone(encoder, vectors: torch.Tensor) -> torch.Tensor:
+    """States of one unpadded sequence, [n, d] -> [n, d]."""
+    valid = torch.ones(1, len(vectors), dtype=torch.bool)
+    return encoder.backbone(vectors[None], encoder.positions.weight[: len(vectors)], valid)[0]
+
+
+def states_of(encoder, vectors) -> np.ndarray:
+    """The same of a sequence of numpy vectors."""
+    return array(states_alone(encoder, torch.from_numpy(np.stack(vectors))))
+
+
+def run_alone(model, items: list[int | None]) -> np.ndarray:
     """Backbone states of one unpadded sequence; None stands for the mask."""
-    vectors = [
-        array(model.encoder.backbone.mask_vector) if item is None else item_vector(model, item)
-        for item in items
-    ]
-    inputs = torch.from_numpy(np.stack(vectors))[None]
-    valid = torch.ones(1, len(items), dtype=torch.bool)
-    return array(model.encoder.backbone(inputs, table.weight[: len(items)], valid))[0]
+    mask = model.encoder.backbone.mask_vector
+    vectors = [array(mask) if item is None else item_vector(model, item) for item in items]
+    return states_of(model.encoder, vectors)
 
 
-def user_vector(model, history: list[int], table) -> np.ndarray:
+def user_vector(model, history: list[int]) -> np.ndarray:
     """u of eq. 8: the state that predicts what follows the history."""
-    if model.encoder.backbone.causal:
-        return run_alone(model, history, table)[-1]
-    return run_alone(model, [*history, None], table)[-1]
+    return run_alone(model, history if model.encoder.causal else [*history, None])[-1]
 
 
 def adapted(model, domain: int, state: np.ndarray) -> np.ndarray:
@@ -222,31 +249,21 @@ def adapted(model, domain: int, state: np.ndarray) -> np.ndarray:
     adapter = model.domain_adapters[domain]
     if type(adapter).__name__ == "LinearAdapter":
         return two_layers(adapter, state)
-    hidden = np.maximum(array(adapter.inner.weight) @ state + array(adapter.inner.bias), 0)
-    return state + array(adapter.outer.weight) @ hidden + array(adapter.outer.bias)
+    return state + linear(adapter.outer, np.maximum(linear(adapter.inner, state), 0))
 
 
 def summed_vector(model, history: list[int], domain: int) -> np.ndarray:
     """What eq. 11 multiplies with a candidate of the domain: u^A + u, or u without history."""
     own = [item for item in history if domain_of(item) == domain]
-    out = user_vector(model, history, model.encoder.positions)
-    if own:
-        state = user_vector(model, own, model.encoder.positions)
-        out = out + adapted(model, domain, state)
-    return out
-
-
-def log_sigmoid_gap(state: np.ndarray, model, positive: int, negative: int) -> float:
-    """-log sigmoid(P(v+) - P(v-)), the inside of eqs. 9 and 12."""
-    gap = state @ item_vector(model, positive) - state @ item_vector(model, negative)
-    return float(np.log1p(np.exp(-gap)))
+    out = user_vector(model, history)
+    return out + adapted(model, domain, user_vector(model, own)) if own else out
 
 
 def hardest_term(state, model, positive: int, owned: list[int]) -> float:
-    """Eq. 9 with the shared negative of the highest score that the user has not."""
+    """-log sigmoid(P(v+) - P(v-)) of eqs. 9 and 12, v- being the hardest shared negative."""
     shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
-    hardest = max(shared, key=lambda n: state @ item_vector(model, n))
-    return log_sigmoid_gap(state, model, positive, hardest)
+    hardest = max(state @ item_vector(model, n) for n in shared)
+    return float(np.log1p(np.exp(hardest - state @ item_vector(model, positive))))
 
 
 def softmax_term(state, model, positive: int, owned: list[int]) -> float:
@@ -287,3 +304,18 @@ def alignment(users: np.ndarray, profiles: np.ndarray, temperature: float, infon
     return one_side(users, profiles, temperature, infonce) + one_side(
         profiles, users, temperature, infonce
     )
+
+
+def check_scores(model, score_of) -> None:
+    """Hold all ways to score against ``score_of(history, item)``, user by user."""
+    rows = evaluation_batch()
+    with torch.no_grad():
+        everything = array(model.full_sort_predict(rows))
+        for row, history in enumerate(SEQUENCES.values()):
+            expected = [score_of(history, item) for item in range(1, N_ITEMS)]
+            assert np.allclose(everything[row, 1:], expected)
+        one = {**rows, "item_id": torch.tensor([3, 9, 6, 1, 12])}
+        assert np.allclose(array(model.predict(one)), everything[range(5), one["item_id"]])
+        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
+        some = array(model.candidate_scores(rows, candidates))
+        assert np.allclose(some, np.take_along_axis(everything, candidates.numpy(), 1))

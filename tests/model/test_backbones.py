@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from slow_reference import CONFIG, SIZE, array
+from slow_reference import CONFIG, SIZE, array, layer_norm, linear
 
 from recbole_edt.model.backbones import make_backbone
 from recbole_edt.model.encoder import SequenceEncoder
@@ -20,16 +20,6 @@ def backbone_of(name: str):
         for parameter in backbone.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
     return backbone.eval()
-
-
-def linear(layer, vector):
-    return array(layer.weight) @ vector + array(layer.bias)
-
-
-def layer_norm(layer, vector):
-    centred = vector - vector.mean()
-    scaled = centred / np.sqrt((centred**2).mean() + layer.eps)
-    return scaled * array(layer.weight) + array(layer.bias)
 
 
 def gelu(x):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from slow_reference import CONFIG, N_ITEMS, TinyShop, array, training_batch
+from slow_reference import CONFIG, N_ITEMS, SIZE, TinyShop, array, training_batch
 
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model import item_embedding as room
@@ -43,32 +43,9 @@ def test_lookup_computes_each_distinct_item_once() -> None:
         assert torch.equal(lookup.columns(1, 3)(items), vectors[..., 1:3])
 
 
-# -- starts ---------------------------------------------------------------------------------------
-
-SIZE = CONFIG["hidden_size"]
-
-
-class NoText(TinyShop):
-    def item_embeddings(self):
-        raise AssertionError("ids alone need no text")
-
-
-class Generated(TinyShop):
-    """A shop whose last item preprocessing generated, with a text of its own."""
-
-    def __init__(self, text: float = 1.0) -> None:
-        super().__init__()
-        self.text = text
-        self.item_generated[-1] = True
-
-    def item_embeddings(self) -> np.ndarray:
-        out = super().item_embeddings()
-        out[-1] = self.text
-        return out
-
-
 def test_a_principal_start_is_taken_from_raw_items_alone() -> None:
-    one, other = (make_item_embedding("text", Generated(t), SIZE, "principal") for t in (1.0, 90.0))
+    shops = (TinyShop(generated_text=text) for text in (1.0, 90.0))
+    one, other = (make_item_embedding("text", shop, SIZE, "principal") for shop in shops)
     assert torch.equal(one.adapter.inner.weight, other.adapter.inner.weight)
     assert torch.equal(one.text[:-1], other.text[:-1])
     assert not one.text[0].any()
@@ -77,7 +54,7 @@ def test_a_principal_start_is_taken_from_raw_items_alone() -> None:
 
 
 def test_id_vectors_start_as_the_pca_of_raw_items_text() -> None:
-    shop = Generated()
+    shop = TinyShop(generated_text=1.0)
     table = array(make_item_embedding("both", shop, SIZE, "principal").table.weight)
     text = shop.item_embeddings()
     centred = text - text[1:-1].mean(0)
@@ -139,4 +116,6 @@ def test_gradients_of_large_tables_alone_are_sparse(monkeypatch) -> None:
     assert not make_item_embedding("id", TinyShop(), SIZE, lazy=True).table.sparse
     monkeypatch.setattr(room, "_LARGE_TABLE", 4 * N_ITEMS * SIZE - 1)
     assert make_item_embedding("id", TinyShop(), SIZE, lazy=True).table.sparse
-    assert not make_item_embedding("id", NoText(), SIZE).table.sparse
+    no_text = TinyShop()
+    no_text.item_embeddings = None  # not called: ids alone need no text
+    assert not make_item_embedding("id", no_text, SIZE).table.sparse

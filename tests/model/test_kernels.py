@@ -128,9 +128,6 @@ def test_rows_looked_up_together_add_to_one_gradient(n) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
-# -- the switch -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def unchecked(monkeypatch):
     """As at the start of a process: nothing has been checked, and fast ways are allowed."""

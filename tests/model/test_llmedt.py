@@ -14,6 +14,7 @@ from slow_reference import (
     alignment,
     array,
     build,
+    check_scores,
     domain_of,
     evaluation_batch,
     hardest_term,
@@ -68,13 +69,6 @@ def loss_of(model, batch) -> float:
     return model.eval().calculate_loss(batch).item()
 
 
-def global_vector(model, history: list[int]) -> np.ndarray:
-    return user_vector(model, history, model.encoder.positions)
-
-
-# -- eq. 7: item embedding ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["text", "id", "both"])
 def test_eq7_item_vectors(kind) -> None:
     model = make(LLMEDTPretrain, item_embedding=kind)
@@ -92,16 +86,13 @@ def test_eq7_item_vectors(kind) -> None:
     assert not names & {"item_embedding.text", "item_domain", "profiles"}
 
 
-# -- eqs. 8, 9: pre-training ----------------------------------------------------------------------
-
-
 @LOSSES
 @pytest.mark.parametrize("kind", ["text", "both"])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_eq9_all_positions_at_once_equal_a_loop_over_prefixes(name, kind, loss) -> None:
     model = make(LLMEDTPretrain, backbone=name, item_embedding=kind, loss=loss)
     terms = [
-        TERMS[loss](global_vector(model, history), model, target, SEQUENCES[user])
+        TERMS[loss](user_vector(model, history), model, target, SEQUENCES[user])
         for user, history, target in prefixes()
     ]
     assert len(terms) == 16
@@ -118,7 +109,7 @@ def test_eq9_bidirectional_equals_a_loop_over_masked_targets(loss) -> None:
     for row, items in enumerate(SEQUENCES.values()):
         hidden = [bool(chosen[row, step]) for step in range(len(items))]
         seen = [None if h else item for item, h in zip(items, hidden, strict=True)]
-        states = run_alone(model, seen, model.encoder.positions)
+        states = run_alone(model, seen)
         for step in np.flatnonzero(hidden):
             terms.append(TERMS[loss](states[step], model, items[step], items))
     assert len(USERS) < len(terms) < 16
@@ -136,7 +127,7 @@ def test_pretraining_on_all_sequences_adds_each_targets_domain_sub_sequence(name
             (own, [item for item in history if domain_of(item) == domain_of(target)]),
         ):
             if seen:
-                state = global_vector(model, seen)
+                state = user_vector(model, seen)
                 terms.append(softmax_term(state, model, target, SEQUENCES[user]))
     assert 0 < len(own) < len(mixed)
     expected = np.mean(mixed) + np.mean(own)
@@ -176,7 +167,7 @@ def test_hard_negatives_of_the_loader_are_the_whole_domain() -> None:
             user, items = int(batch["user_id"][row]), [item for item in sequence if item]
             for step, target in enumerate(items[1:], start=1):
                 seen.append((user, target))
-                state = global_vector(model, items[:step])
+                state = user_vector(model, items[:step])
                 free = [
                     item
                     for item in range(1, N_ITEMS)
@@ -188,29 +179,12 @@ def test_hard_negatives_of_the_loader_are_the_whole_domain() -> None:
     assert sorted(seen) == sorted((user, target) for user, _, target in prefixes())
 
 
-# -- eqs. 10, 11: scores --------------------------------------------------------------------------
-
-
-def check_scores(model, vector_of) -> None:
-    """Hold all three ways to score against a candidate-by-candidate loop."""
-    rows = evaluation_batch()
-    with torch.no_grad():
-        everything = array(model.full_sort_predict(rows))
-        for row, history in enumerate(SEQUENCES.values()):
-            for item in range(1, N_ITEMS):
-                expected = vector_of(history, domain_of(item)) @ item_vector(model, item)
-                assert everything[row, item] == pytest.approx(expected, rel=1e-8, abs=1e-10)
-        mixed = {**rows, "item_id": torch.tensor([3, 9, 6, 1, 12])}
-        assert np.allclose(array(model.predict(mixed)), everything[range(5), mixed["item_id"]])
-        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
-        some = array(model.candidate_scores(rows, candidates))
-        assert np.allclose(some, np.take_along_axis(everything, candidates.numpy(), 1))
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_eq8_scores(name) -> None:
     model = make(backbone=name, item_embedding="both")
-    check_scores(model, lambda history, _: global_vector(model, history))
+    check_scores(
+        model, lambda history, item: user_vector(model, history) @ item_vector(model, item)
+    )
 
 
 @pytest.mark.parametrize("model_class", [LLMEDTFinetune, LLMEDT])
@@ -218,7 +192,11 @@ def test_eq8_scores(name) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_eq11_scores_sum_both_terms_of_the_same_candidate(name, adapter, model_class) -> None:
     model = make(model_class, finetune=True, backbone=name, adapter=adapter)
-    check_scores(model, lambda history, domain: summed_vector(model, history, domain))
+
+    def score_of(history, item):
+        return summed_vector(model, history, domain_of(item)) @ item_vector(model, item)
+
+    check_scores(model, score_of)
     state = torch.randn(8, dtype=torch.float64)
     for domain in (0, 1):
         assert np.allclose(array(model.adapt(domain, state)), adapted(model, domain, array(state)))
@@ -258,9 +236,6 @@ def test_history_may_be_as_long_as_allowed(name) -> None:
         assert scores[item] == pytest.approx(expected)
 
 
-# -- eqs. 12, 15: fine-tuning ---------------------------------------------------------------------
-
-
 @LOSSES
 @pytest.mark.parametrize("adapter", ["paper", "residual"])
 @pytest.mark.parametrize("name", CAUSAL)
@@ -293,8 +268,8 @@ def test_eq12_with_windows_keeps_the_whole_domain_history() -> None:
             upto_end = [i for i in SEQUENCES[user][: end + 1] if domain_of(i) == domain][-4:]
             own = upto_end[: upto_end.index(target)]
             if own:
-                state = global_vector(model, items[:step])
-                state = state + adapted(model, domain, global_vector(model, own))
+                state = user_vector(model, items[:step])
+                state = state + adapted(model, domain, user_vector(model, own))
                 scores = {
                     item: np.exp(state @ item_vector(model, item))
                     for item in range(1, N_ITEMS)
@@ -314,14 +289,14 @@ def test_eq12_bidirectional_equals_a_loop_over_masked_targets() -> None:
     for row, items in enumerate(SEQUENCES.values()):
         hidden = chosen[row].tolist()
         shown = [None if h else i for i, h in zip(items, hidden, strict=False)]
-        states = run_alone(model, shown, model.encoder.positions)
+        states = run_alone(model, shown)
         for step, target in enumerate(items):
             domain = domain_of(target)
             own = [s for s, item in enumerate(items) if domain_of(item) == domain]
             place = own.index(step)
             if not hidden[step] or place == 0:
                 continue
-            own_states = run_alone(model, [shown[s] for s in own], model.encoder.positions)
+            own_states = run_alone(model, [shown[s] for s in own])
             state = states[step] + adapted(model, domain, own_states[place])
             terms.append(softmax_term(state, model, target, items))
     assert len(terms) > 3
@@ -341,9 +316,6 @@ def test_eq12_without_any_target_is_zero_and_harmless(name, loss) -> None:
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
 
 
-# -- eqs. 13, 14: profiles ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("loss_name", ["paper", "infonce"])
 def test_eq14_adds_alpha_times_the_alignment_of_users_with_a_profile(loss_name) -> None:
     model = make(LLMEDTPretrain, align_weight=0.7, align_loss=loss_name)
@@ -351,7 +323,7 @@ def test_eq14_adds_alpha_times_the_alignment_of_users_with_a_profile(loss_name) 
     users, profiles = [], []
     for user, items in SEQUENCES.items():
         if user != NO_PROFILE:
-            users.append(global_vector(model, items[:-1]))
+            users.append(user_vector(model, items[:-1]))
             profiles.append(two_layers(model.profile_adapter, texts[user]))
     temperature = CONFIG["align_temperature"]
     align = alignment(np.stack(users), np.stack(profiles), temperature, loss_name == "infonce")
@@ -374,7 +346,7 @@ def test_eq13_skips_windows_that_do_not_end_a_sequence(name) -> None:
     batch = training_batch()
     batch["last"] = torch.tensor([True, False, True, False, True])
     model, align = aligned(batch, backbone=name, mask_ratio=0.0)
-    users = [global_vector(model, SEQUENCES[u][:-1]) for u in (1, 5)]
+    users = [user_vector(model, SEQUENCES[u][:-1]) for u in (1, 5)]
     texts = TinyShop().user_embeddings().astype(np.float64)
     profiles = [two_layers(model.profile_adapter, texts[u]) for u in (1, 5)]
     expected = alignment(np.stack(users), np.stack(profiles), CONFIG["align_temperature"])
@@ -384,9 +356,6 @@ def test_eq13_skips_windows_that_do_not_end_a_sequence(name) -> None:
 @pytest.mark.parametrize("users", [(1, NO_PROFILE), (NO_PROFILE,)])
 def test_eq13_is_zero_with_fewer_than_two_profiles(users) -> None:
     assert aligned(training_batch(users))[1] == 0
-
-
-# -- who sees what --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -401,9 +370,6 @@ def test_user_without_a_domain_leaves_no_nan_behind(name) -> None:
     if name == "bert4rec":  # softmax over an all-masked row is NaN in older versions of torch
         assert len(seen) == 3
         assert all(valid.any(1).all() for valid in seen)
-
-
-# -- settings -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

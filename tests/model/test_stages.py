@@ -35,9 +35,6 @@ def finetuned(model_class=LLMEDT, **options):
     return model.train(), SequenceLoader({**CONFIG, **options}, shop)
 
 
-# -- what stage 2 trains --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("adapter", ["paper", "residual"])
 @ALL
 def test_eq15_trains_adapters_alone(backbone, adapter) -> None:
@@ -90,9 +87,6 @@ def test_frozen_part_has_no_dropout(backbone, model_class) -> None:
     assert training == model.eval().calculate_loss(batch).item()
 
 
-# -- checkpoints of stage 1 -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("pretrained_class", [LLMEDTPretrain, LLMEDT])
 def test_finetune_model_takes_what_stage_1_learned(pretrained_class) -> None:
     options = {"item_embedding": "both", "adapter": "residual"}
@@ -135,9 +129,6 @@ def test_checkpoint_of_another_configuration_is_refused_in_one_line(theirs, mine
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="does not fit this model"):
         load_state(make(LLMEDTPretrain, **mine), {"state_dict": state}, "run.pth")
-
-
-# -- states that are computed once ----------------------------------------------------------------
 
 
 def gradients(model, loss):

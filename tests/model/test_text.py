@@ -21,8 +21,6 @@ from recbole_edt.model.text import (
     standardising,
 )
 
-# -- standardising and whitening ------------------------------------------------------------------
-
 
 def test_standardising_hand_computed() -> None:
     text = torch.tensor([[0.0, 0.0], [3.0, 1.0], [-1.0, 1.0], [5.0, 9.0]])
@@ -48,9 +46,6 @@ def test_text_without_pairs_is_whitened_alone() -> None:
     assert torch.allclose(rows[:4], torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
     # (2, 1) is (sqrt(2), sqrt(2)) when both axes have the same spread
     assert torch.allclose(rows[4], torch.tensor([math.sqrt(0.5), math.sqrt(0.5), 0.0]))
-
-
-# -- canonical axes -------------------------------------------------------------------------------
 
 
 def sequences_of(*users: str):
@@ -167,9 +162,6 @@ def test_canonical_text_survives_a_constant_text(shop) -> None:
     text = torch.ones(7, 3)
     change = Canonical(text, torch.arange(7) > 0, 2, ItemPairs(shop[1], ITEM_DOMAIN))
     assert not change(text[1:]).any()
-
-
-# -- text that stays in its file ------------------------------------------------------------------
 
 
 @pytest.fixture

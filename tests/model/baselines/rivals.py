@@ -1,14 +1,12 @@
 """What the tests of all rivals share: models on the tiny shop, slow parts, small runs."""
 
 import numpy as np
-import torch
 from recbole.utils import init_seed
 from slow_reference import (
     CONFIG,
     SEQUENCES,
     SHARED,
     TinyShop,
-    array,
     build,
     domain_of,
     negative_of,
@@ -29,8 +27,6 @@ RIVALS = {model.__name__: model for model in (C2DSR, TriCDR, SyNCRec, LLMESR, LL
 CAUSAL = ("sasrec", "gru4rec")
 ALL = (*CAUSAL, "bert4rec")
 USERS = tuple(SEQUENCES)
-
-# -- models on the tiny shop ----------------------------------------------------------------------
 
 
 def config_of(model_class, **options) -> dict:
@@ -56,28 +52,8 @@ def loss_of(model, batch) -> float:
     return model.eval().calculate_loss(batch).item()
 
 
-# -- slow parts -----------------------------------------------------------------------------------
-
-
 def own_items(history: list[int], domain: int) -> list[int]:
     return [item for item in history if domain_of(item) == domain]
-
-
-def linear(layer, vector: np.ndarray) -> np.ndarray:
-    return array(layer.weight) @ vector + array(layer.bias)
-
-
-def layer_norm(norm, vector: np.ndarray) -> np.ndarray:
-    centred = vector - vector.mean()
-    scaled = centred / np.sqrt((centred**2).mean() + norm.eps)
-    return scaled * array(norm.weight) + array(norm.bias)
-
-
-def states_of(encoder, vectors) -> np.ndarray:
-    """Backbone states of one unpadded sequence of vectors, [n, d] -> [n, d]."""
-    inputs = torch.from_numpy(np.stack(vectors))[None]
-    valid = torch.ones(1, len(vectors), dtype=torch.bool)
-    return array(encoder.backbone(inputs, encoder.positions.weight[: len(vectors)], valid))[0]
 
 
 def loss_term(kind: str, scored, user: int, target: int) -> float:
@@ -88,22 +64,6 @@ def loss_term(kind: str, scored, user: int, target: int) -> float:
     logits = np.array([scored(item) for item in (target, *rest)])
     return float(np.log(np.exp(logits).sum()) - logits[0])
 
-
-def check_scores(model, rows, score_of) -> None:
-    """Hold all ways to score against ``score_of(history, item)``, user by user."""
-    with torch.no_grad():
-        everything = array(model.full_sort_predict(rows))
-        for row, history in enumerate(SEQUENCES.values()):
-            expected = [score_of(history, item) for item in range(1, everything.shape[1])]
-            assert np.allclose(everything[row, 1:], expected)
-        one = {**rows, "item_id": torch.tensor([3, 9, 6, 1, 12])}
-        assert np.allclose(array(model.predict(one)), everything[range(5), one["item_id"]])
-        candidates = torch.tensor([[1, 4, 3], [6, 12, 7], [12, 11, 6], [5, 5, 1], [8, 9, 10]])
-        some = array(model.candidate_scores(rows, candidates))
-        assert np.allclose(some, np.take_along_axis(everything, candidates.numpy(), 1))
-
-
-# -- small runs -----------------------------------------------------------------------------------
 
 SMALL = {
     "epochs": 2, "hidden_size": 8, "train_batch_size": 8, "n_negatives": 6, "learning_rate": 0.01,

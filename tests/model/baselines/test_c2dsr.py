@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 import rivals
 import torch
-from rivals import loss_term, states_of
+from rivals import loss_term
 from slow_reference import (
     N_ITEMS,
     SEQUENCES,
     TinyShop,
     array,
+    check_scores,
     domain_of,
-    evaluation_batch,
     items_of,
     prefixes,
+    sequences_of,
+    states_of,
     training_batch,
 )
 
-from recbole_edt.data.sequences import build_sequences
 from recbole_edt.model.baselines.c2dsr import C2DSR, ItemGraph
 
 LAMBDA = 0.7
@@ -27,9 +28,6 @@ LAMBDA = 0.7
 
 def make(shop: TinyShop | None = None, **options) -> C2DSR:
     return rivals.make(C2DSR, shop, **{"output_vectors": "own", "graph_edges": "all", **options})
-
-
-# -- slow references ------------------------------------------------------------------------------
 
 
 def slow_vectors(table: np.ndarray, sequences, items: list[int]) -> dict:
@@ -65,14 +63,12 @@ class Slow:
             for domain, graph in enumerate(model.domain_graphs)
         ]
 
-    def states(self, encoder, vectors: dict, items: list[int]) -> np.ndarray:
-        return states_of(encoder, [vectors[item] for item in items])
-
     def cross_states(self, items: list[int]) -> np.ndarray:
-        return self.states(self.model.encoder, self.mixed, items)
+        return states_of(self.model.encoder, [self.mixed[item] for item in items])
 
     def single_states(self, domain: int, items: list[int]) -> np.ndarray:
-        return self.states(self.model.domain_encoders[domain], self.single[domain], items)
+        vectors = [self.single[domain][item] for item in items]
+        return states_of(self.model.domain_encoders[domain], vectors)
 
     def user(self, history: list[int], domain: int) -> tuple[np.ndarray, np.ndarray]:
         """States that an item of the domain is scored with."""
@@ -150,17 +146,8 @@ def corrupt_by_rule(model: C2DSR) -> dict[int, list[list[int]]]:
     return {u: [[swap(i, domain) for i in s] for domain in (0, 1)] for u, s in SEQUENCES.items()}
 
 
-# -- graphs ---------------------------------------------------------------------------------------
-
-
-def sequences_of(rows: list[list[int]]):
-    triples = [(user, item, step) for user, row in enumerate(rows) for step, item in enumerate(row)]
-    users, items, steps = (np.array(column) for column in zip(*triples, strict=True))
-    return build_sequences(users, items, steps, np.zeros(len(users), bool), steps, len(rows))
-
-
 def graph_of(rows: list[list[int]], node_of) -> ItemGraph:
-    return ItemGraph(1, 0.5, sequences_of(rows), np.array(node_of)).eval()
+    return ItemGraph(1, 0.5, sequences_of(dict(enumerate(rows))), np.array(node_of)).eval()
 
 
 def matrix(graph: ItemGraph, *without) -> np.ndarray:
@@ -203,9 +190,6 @@ def test_graph_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(model.mixed_graph(), model.mixed_graph())
 
 
-# -- sequential objectives ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("output", ["own", "graphs"])
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
 def test_sequential_objectives_equal_a_loop_over_prefixes(loss, output) -> None:
@@ -231,9 +215,6 @@ def test_a_batch_is_trained_on_the_edges_of_other_users() -> None:
     assert model.calculate_loss(batch).item() == pytest.approx(expected, rel=1e-6)
     model.all_edges = True
     assert model.calculate_loss(batch).item() != pytest.approx(expected, rel=1e-3)
-
-
-# -- infomax objective ----------------------------------------------------------------------------
 
 
 def test_infomax_equals_a_loop_over_users() -> None:
@@ -273,18 +254,15 @@ def test_corruption_replaces_the_items_of_one_domain_by_its_own(domain) -> None:
     assert torch.allclose(share, torch.full_like(share, 1 / len(share)), atol=0.03)
 
 
-# -- scores ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("output", ["graphs", "own"])
 def test_scores_are_the_sum_of_both_states(output) -> None:
     model = make(output_vectors=output)
     slow = Slow(model)
-    rivals.check_scores(
-        model,
-        evaluation_batch(),
-        lambda history, item: slow.score(slow.user(history, domain_of(item)), item),
-    )
+
+    def score_of(history, item):
+        return slow.score(slow.user(history, domain_of(item)), item)
+
+    check_scores(model, score_of)
 
 
 def test_graphs_and_item_numbers_are_not_saved() -> None:

@@ -14,10 +14,10 @@ from slow_reference import (
     domain_of,
     evaluation_batch,
     items_of,
+    states_alone,
 )
 
 from recbole_edt.data.dataloader import SequenceLoader
-from recbole_edt.data.sequences import build_sequences
 from recbole_edt.model.baselines.llmcdsr import (
     LLMCDSR,
     RecalledRows,
@@ -41,25 +41,14 @@ INSERTED = {(1, 1): 9, (2, 1): 4, (2, 2): 5, (3, 1): 10, (3, 3): 12}
 """(user, number of raw rows before it) -> item that preprocessing inserted."""
 
 
-class AugmentedShop(TinyShop):
-    """The tiny shop, with inserted rows for three of its users."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        rows = [
-            (u, item, float(t), False) for u, s in SEQUENCES.items() for t, item in enumerate(s)
-        ]
-        rows += [(u, item, before - 0.5, True) for (u, before), item in INSERTED.items()]
-        users, items, places, augmented = (np.array(part) for part in zip(*rows, strict=True))
-        self.train_sequences = build_sequences(
-            users, items, places, augmented, places, max(SEQUENCES) + 1
-        )
+def augmented_shop() -> TinyShop:
+    return TinyShop(inserted=INSERTED)
 
 
 def make(
     shop: TinyShop | None = None, stage: int = 2, n_recalled=2, recall_share=1.0, **options
 ) -> LLMCDSR:
-    model = rivals.make(LLMCDSR, shop or AugmentedShop(), **{**OWN, **options})
+    model = rivals.make(LLMCDSR, shop or augmented_shop(), **{**OWN, **options})
     model.n_recalled, model.recall_share = n_recalled, recall_share
     model.shadow_learning_rate = 0.5
     if stage == 2:
@@ -70,15 +59,12 @@ def make(
 def batch_of(shop: TinyShop | None = None, **options):
     """All users' rows, by the loader itself."""
     config = rivals.config_of(LLMCDSR, **{**OWN, **options})
-    (batch,) = SequenceLoader(config, shop or AugmentedShop(), shuffle=False)
+    (batch,) = SequenceLoader(config, shop or augmented_shop(), shuffle=False)
     return batch
 
 
-# -- pseudo items, real rows ----------------------------------------------------------------------
-
-
 def test_pseudo_items_are_each_users_inserted_rows_by_domain() -> None:
-    shop = AugmentedShop()
+    shop = augmented_shop()
     pseudo = pseudo_items(shop.train_sequences, shop.item_domain, 2)
     assert pseudo.tolist() == [
         [[0, 0], [0, 0]], [[0, 0], [9, 0]], [[4, 5], [0, 0]], [[0, 0], [10, 12]],
@@ -90,7 +76,7 @@ def test_pseudo_items_are_each_users_inserted_rows_by_domain() -> None:
 
 
 def test_only_real_rows_make_a_user_one_of_both_domains() -> None:
-    shop = AugmentedShop()
+    shop = augmented_shop()
     both = users_of_both_domains(shop.train_sequences, shop.item_domain, 2)
     assert both.tolist() == [False, True, False, False, True, True]
 
@@ -121,9 +107,6 @@ def test_a_batch_without_its_inserted_rows_is_the_batch_of_the_raw_data(loss) ->
         assert real["negatives"][row, : len(kept)].tolist() == kept
 
 
-# -- stage 1 --------------------------------------------------------------------------------------
-
-
 def slow_contrast(texts: np.ndarray, features: np.ndarray) -> float:
     views = [("text", i, v) for i, v in enumerate(texts)]
     views += [("id", i, v) for i, v in enumerate(features)]
@@ -147,12 +130,6 @@ def test_contrast_of_text_and_id_by_hand() -> None:
     ]
     assert contrastive_loss(texts, features).item() == pytest.approx(np.mean(terms))
     assert contrastive_loss(texts[:0], features[:0]).item() == 0
-
-
-def states_alone(encoder, vectors: torch.Tensor) -> torch.Tensor:
-    """States of one unpadded sequence, [n, d] -> [n, d]."""
-    valid = torch.ones(1, len(vectors), dtype=torch.bool)
-    return encoder.backbone(vectors[None], encoder.positions.weight[: len(vectors)], valid)[0]
 
 
 def bpr_term(state, vectors, positive: int, negative: int) -> torch.Tensor:
@@ -218,9 +195,6 @@ def test_stage_1_scores_by_domain_and_gives_no_score_without_history(backbone) -
             assert np.allclose(scores[row, items_of(domain)], expected)
 
 
-# -- the recall network ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("history", [False, True])
 def test_recall_network_weighs_pseudo_items_by_content_and_relevance(history) -> None:
     rng = np.random.default_rng(2)
@@ -245,7 +219,7 @@ def test_recall_network_weighs_pseudo_items_by_content_and_relevance(history) ->
 
 
 def test_the_most_similar_raw_items_are_recalled_but_not_the_users_own() -> None:
-    shop = AugmentedShop()
+    shop = augmented_shop()
     shop.item_generated[7] = True
     model = make(shop, n_recalled=3)
     vectors = torch.randn(2, SIZE, dtype=torch.float64)
@@ -321,9 +295,6 @@ def test_a_share_of_the_rows_is_given_recalled_items() -> None:
     assert len(make(recall_share=0.4).recall(real).rows) == 2  # of five rows
     assert make(recall_share=0.0).recall(real) is None
     assert make(TinyShop()).recall(real) is None
-
-
-# -- stage 2: the loss ----------------------------------------------------------------------------
 
 
 def slow_loss(model, negatives, recalled: RecalledRows | None, shift=None) -> torch.Tensor:
@@ -408,9 +379,6 @@ def test_a_bidirectional_backbone_trains_too(loss) -> None:
     assert torch.isfinite(model.meta_backward(batch, batch))
 
 
-# -- stage 2: meta learning -----------------------------------------------------------------------
-
-
 def recommender_parameters(model) -> list[torch.nn.Parameter]:
     return [*model.item_embedding.parameters(), *model.encoder.parameters()]
 
@@ -483,9 +451,6 @@ def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
         for name, parameter in model.named_parameters():
             reached = parameter.grad is not None and bool(parameter.grad.any())
             assert reached == name.startswith(own[stage]), name
-
-
-# -- runs -----------------------------------------------------------------------------------------
 
 
 def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rivals
 import torch
-from rivals import ALL, CAUSAL, USERS, layer_norm, loss_of, states_of
+from rivals import ALL, CAUSAL, USERS, loss_of
 from slow_reference import (
     CONFIG,
     N_ITEMS,
@@ -14,8 +14,10 @@ from slow_reference import (
     TEXT_SIZE,
     TinyShop,
     array,
-    evaluation_batch,
+    check_scores,
+    layer_norm,
     prefixes,
+    states_of,
     training_batch,
     two_layers,
 )
@@ -28,9 +30,6 @@ PRINCIPAL = rivals.config_of(LLMESR, collaborative_start="principal")
 
 def make(shop: TinyShop | None = None, **options) -> LLMESR:
     return rivals.make(LLMESR, shop, **{"fusion": "paper", "distill_weight": 0.0, **options})
-
-
-# -- the model, slowly: one user, one step, one head at a time ------------------------------------
 
 
 def item_views(model, item: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,9 +95,6 @@ def term(kind: str, state, model, user: int, target: int) -> float:
     return rivals.loss_term(kind, lambda item: state @ item_vector(model, item), user, target)
 
 
-# -- dual views -----------------------------------------------------------------------------------
-
-
 def test_items_have_an_adapted_frozen_view_and_a_trained_view() -> None:
     model = make()
     expected = np.stack([item_vector(model, item) for item in range(N_ITEMS)])
@@ -141,19 +137,9 @@ def test_collaborative_view_can_start_as_canonical_text() -> None:
 
 
 def test_pca_is_fitted_to_raw_items_alone() -> None:
-    class Generated(TinyShop):
-        def __init__(self, text: float) -> None:
-            super().__init__()
-            self.text = text
-            self.item_generated[-1] = True
-
-        def item_embeddings(self) -> np.ndarray:
-            out = super().item_embeddings()
-            out[-1] = self.text
-            return out
-
     config = {**PRINCIPAL, "hidden_size": 4}
-    one, other = (LLMESR(config, Generated(text)).collaborative.weight for text in (1.0, 9.0))
+    shops = (TinyShop(generated_text=text) for text in (1.0, 9.0))
+    one, other = (LLMESR(config, shop).collaborative.weight for shop in shops)
     assert torch.equal(one[:-1], other[:-1])
     assert not torch.equal(one[-1], other[-1])
 
@@ -172,9 +158,6 @@ def test_cross_attention_fuses_the_views_both_ways(name, fusion) -> None:
         assert np.allclose(array(semantic)[row, : len(own)], expected[0])
         assert np.allclose(array(collaborative)[row, : len(own)], expected[1])
         assert not semantic[row, len(own) :].any()
-
-
-# -- the ranking loss and scores ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
@@ -207,10 +190,7 @@ def test_scores_are_the_sum_of_both_views(name) -> None:
         user, (semantic, collaborative) = user_vector(model, history), item_views(model, item)
         return user[:SIZE] @ semantic + user[SIZE:] @ collaborative
 
-    rivals.check_scores(model, evaluation_batch(extra=1), score_of)
-
-
-# -- similar users --------------------------------------------------------------------------------
+    check_scores(model, score_of)
 
 
 def test_similar_users_by_hand() -> None:
@@ -259,9 +239,6 @@ def test_users_are_compared_by_profile_or_else_by_the_text_of_their_items(profil
         }
         assert model.similar[user].tolist() == sorted(cosine, key=lambda o: -cosine[o])[:2]
     assert not model.similar[[user for user in range(6) if user not in known]].any()
-
-
-# -- self-distillation ----------------------------------------------------------------------------
 
 
 def slow_distillation(model, users) -> float:

@@ -5,13 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import yaml
-from rivals import ALL, RIVALS, Run, make, settings_of
+from rivals import ALL, RIVALS, USERS, Run, make, settings_of
 from slow_reference import evaluation_batch, training_batch
 
 from recbole_edt import run_recbole_edt
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.paths import properties_dir
 from recbole_edt.settings import validate
 from recbole_edt.trainer import checkpoint
 
@@ -118,23 +116,6 @@ def test_killed_and_resumed_it_ends_as_if_unbroken(
         assert torch.equal(value, state[key]), key
 
 
-# -- settings -------------------------------------------------------------------------------------
-
-
-@EVERY_RIVAL
-def test_property_files_hold_the_declared_keys_and_their_defaults(name) -> None:
-    def read(file):
-        return yaml.safe_load((properties_dir() / file).read_text(encoding="utf-8"))
-
-    of_all, own = read("overall.yaml"), read(f"model/{name}.yaml")
-    fields = RIVALS[name].settings.model_fields
-    assert own == {key: field.default for key, field in fields.items()}
-    assert all(field.description for field in fields.values())
-    paper = read(f"model/{name}-paper.yaml")
-    assert paper.keys() <= own.keys() | of_all.keys()
-    validate(RIVALS[name].settings, {k: v for k, v in paper.items() if k in fields})
-
-
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
@@ -153,8 +134,6 @@ def test_impossible_values_are_refused_in_one_line(name, key, value) -> None:
         validate(RIVALS[name].settings, {key: value})
     assert "\n" not in str(caught.value)
 
-
-# -- gradients, scores ----------------------------------------------------------------------------
 
 WITH_ALL_TERMS = [
     ("C2DSR", {"output_vectors": "own"}),
@@ -175,13 +154,33 @@ def test_gradients_reach_every_parameter(name, options, loss) -> None:
         assert parameter.grad is not None and parameter.grad.any(), key
 
 
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@EVERY_RIVAL
+def test_users_of_one_domain_and_without_own_history_leave_no_nan_behind(name, loss) -> None:
+    """Of users 1 and 2, no target has a history of its domain."""
+    for users, sequences in (((2,), None), ((1, 2), {1: [1, 6], 2: [8, 2]})):
+        model = make(RIVALS[name], loss=loss).train()
+        batch = with_nothing_inserted(training_batch(users, sequences=sequences))
+        value = model.calculate_loss(batch)
+        if value.requires_grad:
+            value.backward()
+        assert torch.isfinite(value)
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is None or torch.isfinite(parameter.grad).all(), key
+
+
+def with_nothing_inserted(batch) -> dict:
+    fields = ("", "_0", "_1")
+    return batch | {f"augmented{f}": torch.zeros_like(batch[f"sequence{f}"]).bool() for f in fields}
+
+
 @EVERY_RIVAL
 def test_scores_depend_on_neither_padding_nor_batch_composition(name) -> None:
     model = make(RIVALS[name])
     with torch.no_grad():
         whole = model.full_sort_predict(evaluation_batch())
         assert torch.allclose(whole, model.full_sort_predict(evaluation_batch(extra=1)), atol=1e-10)
-        for row, user in enumerate((1, 2, 3, 4, 5)):
+        for row, user in enumerate(USERS):
             alone = model.full_sort_predict(evaluation_batch([user]))
             assert torch.allclose(alone[0], whole[row], atol=1e-10)
 
@@ -189,9 +188,7 @@ def test_scores_depend_on_neither_padding_nor_batch_composition(name) -> None:
 @EVERY_RIVAL
 def test_runs_in_lower_precision(name) -> None:
     model = make(RIVALS[name], loss="softmax").float().train()
-    batch = training_batch()
-    batch |= {key: torch.zeros_like(batch[f"sequence{key[9:]}"]).bool()
-              for key in ("augmented", "augmented_0", "augmented_1")}  # fmt: skip
+    batch = with_nothing_inserted(training_batch())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model.calculate_loss(batch)
     loss.backward()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rivals
 import torch
-from rivals import USERS, linear, loss_of, own_items, states_of
+from rivals import USERS, loss_of, own_items
 from slow_reference import (
     CONFIG,
     MAX_LENGTH,
@@ -12,9 +12,11 @@ from slow_reference import (
     SIZE,
     TinyShop,
     array,
+    check_scores,
     domain_of,
-    evaluation_batch,
+    linear,
     prefixes,
+    states_of,
     training_batch,
 )
 
@@ -50,9 +52,6 @@ def joint(shop: TinyShop | None = None, **options) -> TriCDR:
     model = pretraining(shop, **options)
     model.begin_finetuning()
     return model
-
-
-# -- slow reference -------------------------------------------------------------------------------
 
 
 def encoded(model: TriCDR, which: int, items: list[int]) -> np.ndarray:
@@ -166,9 +165,6 @@ def contrast_reference(model: TriCDR, target: int, users) -> float:
     return model.contrasts[target].coarse_weight * coarse + contrast.fine_weight * fine
 
 
-# -- what stands before a target ------------------------------------------------------------------
-
-
 def test_visible_counts_by_hand() -> None:
     items = torch.tensor([[1, 6, 2, 7, 3], [8, 9, 0, 0, 0], [10, 2, 11, 0, 0]])
     first = (items > 0) & (items < 6)
@@ -190,9 +186,6 @@ def test_prefix_means_and_last_states_by_hand() -> None:
     assert torch.equal(last_visible(states, counts), ends)
 
 
-# -- triple cross-domain attention ----------------------------------------------------------------
-
-
 def test_tca_equals_a_loop_over_states() -> None:
     torch.manual_seed(1)
     attention = TripleAttention(SIZE).double()
@@ -207,9 +200,6 @@ def test_tca_equals_a_loop_over_states() -> None:
     assert not got[0, 0].any()  # nothing to see
 
 
-# -- triple contrastive learning ------------------------------------------------------------------
-
-
 def test_coarse_grained_loss_by_hand() -> None:
     first = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     second = torch.tensor([[5.0, 0.0], [0.0, 3.0]])
@@ -217,9 +207,6 @@ def test_coarse_grained_loss_by_hand() -> None:
     expected = -np.log(np.exp(2.0) / (np.exp(2.0) + 2))
     assert nt_xent_loss(first, second, 0.5).item() == pytest.approx(expected)
     assert nt_xent_loss(first[:1], second[:1], 0.5).item() == pytest.approx(0.0)
-
-
-# -- fusion, losses -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
@@ -315,9 +302,6 @@ def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop() -> None:
     assert longer  # some target saw items of before its window
 
 
-# -- scores ---------------------------------------------------------------------------------------
-
-
 @VARIANTS
 def test_scores_after_joint_training(item_tables, score) -> None:
     model = joint(item_tables=item_tables, score=score)
@@ -325,7 +309,7 @@ def test_scores_after_joint_training(item_tables, score) -> None:
     def score_of(history, item):
         return fused_after(model, history, domain_of(item)) @ row_of(model, item)
 
-    rivals.check_scores(model, evaluation_batch(), score_of)
+    check_scores(model, score_of)
 
 
 @VARIANTS
@@ -341,10 +325,7 @@ def test_scores_of_pretraining_sum_mixed_and_domain_encoder(item_tables, score) 
             out = out + state @ row_of(model, item)
         return out
 
-    rivals.check_scores(model, evaluation_batch(), score_of)
-
-
-# -- the two stages -------------------------------------------------------------------------------
+    check_scores(model, score_of)
 
 
 @pytest.mark.parametrize("tables", ["separate", "shared"])
