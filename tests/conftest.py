@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("edt", deadline=None, database=None, derandomize=True)
 settings.load_profile("edt")
 
+ROOT = Path(__file__).resolve().parents[1]
 INTER = ("user_id:token", "item_id:token", "timestamp:float", "position:float", "augmented:token")
 ITEM = ("item_id:token", "domain:token", "generated:token")
 
@@ -41,6 +44,23 @@ def commands() -> Iterator[Commands]:
         pytest.skip("this system cannot fork processes")
     with Commands() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a fresh interpreter on this checkout: ``python("-c", code, cwd=folder)``."""
+
+    def run(*arguments, cwd=None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

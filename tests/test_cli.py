@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -42,17 +41,7 @@ def refused(capfd):
     return check
 
 
-def python(*arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-
-
-def test_full_run_in_a_process_of_its_own(data):
+def test_full_run_in_a_process_of_its_own(python, data):
     script = ROOT / "run_recbole_edt.py"
     arguments = ["--model=LLMEDT", *SMALL, *OWN, f"--data_path={data}", "--result_file=r.json"]
     done = python(script, *arguments)
@@ -73,7 +62,7 @@ def test_full_run_in_a_process_of_its_own(data):
 LOADED = "print([n for n in ('torch', 'recbole', 'numpy', 'pydantic') if n in sys.modules])"
 
 
-def test_help_loads_next_to_nothing():
+def test_help_loads_next_to_nothing(python):
     done = python(
         "-c",
         "import sys, time; sys.argv = ['recbole-edt', '--help']\n"
@@ -88,13 +77,13 @@ def test_help_loads_next_to_nothing():
 @pytest.mark.parametrize(
     "module", ["run_settings", "prepare.command", "augment.command", "data.sequences"]
 )
-def test_what_needs_neither_torch_nor_recbole_loads_neither(module):
+def test_what_needs_neither_torch_nor_recbole_loads_neither(python, module):
     done = python("-c", f"import sys, recbole_edt.{module}; {LOADED}")
     assert done.returncode == 0, done.stderr
     assert not {"torch", "recbole"} & set(eval(done.stdout.splitlines()[-1]))
 
 
-def test_without_recbole_help_works_and_a_run_is_one_line():
+def test_without_recbole_help_works_and_a_run_is_one_line(python):
     code = (
         "import importlib.machinery as m, sys\n"
         "find = m.PathFinder.find_spec\n"

@@ -4,12 +4,12 @@ import importlib.util
 import os
 import pickle
 import random
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -73,7 +73,8 @@ def trained(config):
     return trainer, test
 
 
-def python(code, cwd, **env):
+@pytest.fixture(scope="module")
+def run_patched(python):
     """Run code in a fresh interpreter, with only ``compat`` of the package imported."""
     # An empty package of its name in place of the real one: the test sees what the patches import.
     alone = f"""
@@ -83,18 +84,11 @@ def python(code, cwd, **env):
         sys.modules["recbole_edt"] = package
         from recbole_edt.compat import patch_recbole
     """
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(alone) + textwrap.dedent(code)],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return lambda code, cwd: python("-c", dedent(alone) + dedent(code), cwd=cwd)
 
 
-def test_modules_imported_earlier_are_patched_where_they_stand(tmp_path):
-    result = python(
+def test_modules_imported_earlier_are_patched_where_they_stand(run_patched, tmp_path):
+    result = run_patched(
         """
         import recbole.data.dataset.dataset as dataset, recbole.trainer.trainer as trainer
         patch_recbole()
@@ -106,11 +100,11 @@ def test_modules_imported_earlier_are_patched_where_they_stand(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run_recbole_outside(atomic, tmp_path_factory):
+def run_recbole_outside(run_patched, atomic, tmp_path_factory):
     """RecBole's own ``run_recbole`` in a process that has done no more than patch_recbole."""
     cwd = tmp_path_factory.mktemp("run")
     options = OPTIONS | {"data_path": str(atomic)}
-    first = python(
+    first = run_patched(
         f"""
         patch_recbole()
         from recbole.quick_start import objective_function, run_recbole
@@ -134,9 +128,9 @@ def test_quick_start_and_its_objective_function_work_without_ray_and_noise(run_r
     assert "Warning" not in first.stderr
 
 
-def test_saved_run_is_loaded_in_a_fresh_process(run_recbole_outside):
+def test_saved_run_is_loaded_in_a_fresh_process(run_patched, run_recbole_outside):
     cwd, _ = run_recbole_outside
-    second = python(
+    second = run_patched(
         """
         patch_recbole()
         from pathlib import Path
@@ -231,6 +225,20 @@ def test_missing_values_are_filled_and_sequences_keep_their_rows(items):
     assert list(dataset.id2token("title", rows["i2"]["title"])) == ["hat"]
     assert list(rows["i0"]["vec"]) == [0.5, 0.25]
     assert [len(row[field]) for row in empty for field in ("title", "vec")] == [0, 0, 0, 0]
+
+
+def test_sequences_of_items_keep_their_rows_beside_a_knowledge_graph():
+    """Where its dataset renumbers items, so that those it has entities for come last."""
+    from recbole.data.dataset import KnowledgeBasedDataset
+    from recbole.utils import FeatureType
+
+    feat = pd.DataFrame({"shown": [np.array([1]), np.array([2, 1, 3])]})
+    dataset = object.__new__(KnowledgeBasedDataset)
+    dataset.field2id_token, dataset.field2token_id = {}, {}
+    dataset.field2type = {"shown": FeatureType.TOKEN_SEQ}
+    dataset.field2feats = lambda field: [feat]
+    dataset._reset_ent_remapID("shown", np.array([0, 3, 1, 2]), [], {})
+    assert [row.tolist() for row in feat["shown"]] == [[3], [1, 3, 2]]
 
 
 def test_features_become_finite_tensors(config_of):

@@ -185,6 +185,7 @@ def test_property_files_and_settings_of_a_model_agree(model):
     model_class = registry.plugin_models()[model]
     folder, (name, _) = properties_dir() / "model", registry.properties_of(model_class)
     declared = defaults(model_class)
+    assert all(field.description for field in model_class.settings.model_fields.values())
     written = yaml.safe_load((folder / f"{name}.yaml").read_text())
     assert {key: written[key] for key in declared} == declared
     for preset in folder.glob(f"{name}-*.yaml"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -119,7 +117,7 @@ def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path, saved):
 
 
 @pytest.mark.parametrize("first", ["recbole_edt", "recbole.trainer"])
-def test_order_of_imports_does_not_matter(first, data_path):
+def test_order_of_imports_does_not_matter(python, first, data_path):
     code = f"""if True:
         import {first}
         import recbole_edt, sys
@@ -132,13 +130,7 @@ def test_order_of_imports_does_not_matter(first, data_path):
         trainer = get_trainer(config["MODEL_TYPE"], "LLMEDT")
         print(get_model("LLMEDT").__name__, type(loaders[0]).__name__, trainer.__name__)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python("-c", code)
     lines = done.stdout.splitlines()
     assert lines[:1] == ["[]"], done.stderr
     assert lines[-1:] == ["LLMEDT SequenceLoader TwoStageTrainer"], done.stderr
