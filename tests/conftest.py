@@ -169,11 +169,15 @@ def write_dataset(make_shop) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def data_path(tmp_path_factory, make_shop, write_dataset) -> str:
+def small_shop(make_shop) -> Shop:
+    return make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
+
+
+@pytest.fixture(scope="session")
+def data_path(tmp_path_factory, small_shop, write_dataset) -> str:
     """Folder of a small dataset ``tiny`` that trains within a second."""
-    shop = make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
     vectors = np.random.default_rng(0).normal(size=(26, 6))
-    return str(write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors))
+    return str(write_dataset(tmp_path_factory.mktemp("data"), small_shop, item_emb=vectors))
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[tuple]) -> None:

@@ -23,17 +23,14 @@ ROW = ("u0", "art1", 5, 0)
 VECTORS = np.random.default_rng(0).normal(size=(26, 6))
 
 
-@pytest.fixture(scope="module")
-def shop(make_shop):
-    return make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
-
-
 @pytest.fixture
-def write(shop, write_dataset, tmp_path):
+def write(small_shop, write_dataset, tmp_path):
     """Write the shop's dataset, or a spoilt one, and return its folder."""
 
     def make(place="data", **parts) -> Path:
-        return write_dataset(tmp_path / place, shop, **{"item_emb": VECTORS, **parts}) / "tiny"
+        return (
+            write_dataset(tmp_path / place, small_shop, **{"item_emb": VECTORS, **parts}) / "tiny"
+        )
 
     return make
 
@@ -105,7 +102,9 @@ def test_too_few_items_for_the_sampled_protocol(write, refused):
     assert "uni20 needs 20 items" in refused(write(), *LLMEDT, "--eval_args.mode=uni20")
 
 
-def test_checkpoints_that_are_missing_foreign_or_damaged(commands, write, refused, shop, tmp_path):
+def test_checkpoints_that_are_missing_foreign_or_damaged(
+    commands, write, refused, small_shop, tmp_path
+):
     data = write()
     assert "needs --pretrained_path" in refused(data, "--model=LLMEDTFinetune", *OWN)
     run = ["--model=LLMEDTPretrain"]
@@ -114,7 +113,7 @@ def test_checkpoints_that_are_missing_foreign_or_damaged(commands, write, refuse
     saved = tmp_path / "work" / "saved"
     (last,) = saved.glob("*.last.pth")
     (best,) = set(saved.glob("*.pth")) - {last}
-    other = write("other", rows=shop.rows[:-3])
+    other = write("other", rows=small_shop.rows[:-3])
     tune = ["--model=LLMEDTFinetune", *OWN, f"--pretrained_path={best}"]
     assert "belongs to another dataset" in refused(other, *tune)
     assert "belongs to another dataset" in refused(other, *run, "--resume")

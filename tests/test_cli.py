@@ -20,11 +20,6 @@ OWN = ["--finetune_epochs=1"]
 
 
 @pytest.fixture
-def data(data_path) -> Path:
-    return Path(data_path)
-
-
-@pytest.fixture
 def refused(capfd):
     """Run arguments that must be refused: exit code 2, one line, nothing written. Give the line."""
 
@@ -41,9 +36,9 @@ def refused(capfd):
     return check
 
 
-def test_full_run_in_a_process_of_its_own(python, data):
+def test_full_run_in_a_process_of_its_own(python, data_path):
     script = ROOT / "run_recbole_edt.py"
-    arguments = ["--model=LLMEDT", *SMALL, *OWN, f"--data_path={data}", "--result_file=r.json"]
+    arguments = ["--model=LLMEDT", *SMALL, *OWN, f"--data_path={data_path}", "--result_file=r.json"]
     done = python(script, *arguments)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line[:1] not in ("=", "")] == [
@@ -154,9 +149,9 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
         cli.execute("run", [])
 
 
-def test_runs_of_one_process_have_logs_and_curves_of_their_own(data):
+def test_runs_of_one_process_have_logs_and_curves_of_their_own(data_path):
     for seed in (1, 2):
-        arguments = ["--model=SASRec", *SMALL, f"--data_path={data}", f"--seed={seed}"]
+        arguments = ["--model=SASRec", *SMALL, f"--data_path={data_path}", f"--seed={seed}"]
         assert cli.execute("run", arguments) == 0
     logs = [file.read_text() for file in Path("log/SASRec").iterdir()]
     assert sorted("seed = 1" in log for log in logs) == [False, True]
@@ -164,10 +159,10 @@ def test_runs_of_one_process_have_logs_and_curves_of_their_own(data):
     assert len(list(Path("log_tensorboard").iterdir())) == 2
 
 
-def test_simulated_data_are_called_so(data, capsys):
-    note = data / "tiny" / "SIMULATED"
+def test_simulated_data_are_called_so(data_path, capsys):
+    note = Path(data_path, "tiny", "SIMULATED")
     note.write_text("These data are simulated.\n")
-    cli.execute("run", ["--model=SASRec", *SMALL, f"--data_path={data}", "--state=ERROR"])
+    cli.execute("run", ["--model=SASRec", *SMALL, f"--data_path={data_path}", "--state=ERROR"])
     note.unlink()
     assert capsys.readouterr().out.endswith("These data are simulated.\n")
 
@@ -196,15 +191,15 @@ def test_bad_names(refused, arguments, words):
         "model=SASRec --loss_type=foo", "model=SASRec --hidden_act=foo",
     ],
 )  # fmt: skip
-def test_bad_values(data, refused, setting):
-    refused(*f"--{setting}".split(), *SMALL, f"--data_path={data}")
+def test_bad_values(data_path, refused, setting):
+    refused(*f"--{setting}".split(), *SMALL, f"--data_path={data_path}")
 
 
-def test_places_that_cannot_be_written_show_before_the_training(data, refused, monkeypatch):
+def test_places_that_cannot_be_written_show_before_the_training(data_path, refused, monkeypatch):
     Path("file").write_text("kept")
     Path("folder").mkdir()
     Path("locked").mkdir()
-    arguments = ["--model=LLMEDT", *SMALL, f"--data_path={data}"]
+    arguments = ["--model=LLMEDT", *SMALL, f"--data_path={data_path}"]
     assert "is a folder" in refused(*arguments, "--result_file=folder")
     assert "cannot be written" in refused(*arguments, "--result_file=file/r.json")
     assert "cannot be written" in refused(*arguments, "--checkpoint_dir=file")

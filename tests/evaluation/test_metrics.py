@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.metrics import metric_names, register_metric, summarise
@@ -56,17 +54,3 @@ def test_a_metric_can_be_added(monkeypatch):
     monkeypatch.setattr("recbole_edt.evaluation.metrics.METRICS", {})
     register_metric("Halving", lambda ranks: 0.5**ranks)
     assert summarise(np.array([1, 2, 3]), ["halving@2"]) == {"halving@2": 0.25, "n": 3}
-
-
-RANKS = st.lists(st.integers(1, 101), min_size=1, max_size=60)
-
-
-@given(RANKS, RANKS)
-def test_the_overall_value_weighs_domains_by_their_users(one, other):
-    names = metric_names(["hit", "ndcg", "mrr"], [10])
-    parts = [summarise(np.array(ranks), names) for ranks in (one, other)]
-    overall = summarise(np.array(one + other), names)
-    assert overall["n"] == parts[0]["n"] + parts[1]["n"]
-    for name in names:
-        weighted = sum(part[name] * part["n"] for part in parts) / overall["n"]
-        assert overall[name] == pytest.approx(weighted)

@@ -136,9 +136,6 @@ def build(model_class, seed: int = 0, shop: TinyShop | None = None, mask_ratio=0
     return model.eval()
 
 
-# -- batches, cut by hand -------------------------------------------------------------------------
-
-
 def right_padded(rows: list[list[int]], width: int, value: int = 0) -> torch.Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
@@ -187,9 +184,6 @@ def evaluation_batch(users=tuple(SEQUENCES), extra: int = 0, sequences=None) -> 
         batch[f"item_id_list{key}"] = right_padded(rows, max(max(map(len, rows)), 1) + extra)
         batch[f"item_length{key}"] = torch.tensor([len(row) for row in rows])
     return batch
-
-
-# -- the equations, slowly ------------------------------------------------------------------------
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
@@ -279,6 +273,15 @@ def prefixes():
     for user, items in SEQUENCES.items():
         for step in range(1, len(items)):
             yield user, items[:step], items[step]
+
+
+def masked_targets(chosen: torch.Tensor):
+    """Yield every chosen target: its user, the row as shown, its step, its domain's steps."""
+    for hidden, (user, items) in zip(chosen.tolist(), SEQUENCES.items(), strict=True):
+        shown = [None if h else item for h, item in zip(hidden, items, strict=False)]
+        for step in np.flatnonzero(hidden).tolist():
+            domain = domain_of(items[step])
+            yield user, shown, step, [s for s, i in enumerate(items) if domain_of(i) == domain]
 
 
 def one_side(left: np.ndarray, right: np.ndarray, temperature: float, infonce: bool) -> float:

@@ -19,6 +19,7 @@ from slow_reference import (
     evaluation_batch,
     hardest_term,
     item_vector,
+    masked_targets,
     prefixes,
     run_alone,
     softmax_term,
@@ -106,12 +107,9 @@ def test_eq9_bidirectional_equals_a_loop_over_masked_targets(loss) -> None:
     torch.manual_seed(3)
     chosen = model.encoder.choose_targets(batch["sequence"])
     terms = []
-    for row, items in enumerate(SEQUENCES.values()):
-        hidden = [bool(chosen[row, step]) for step in range(len(items))]
-        seen = [None if h else item for item, h in zip(items, hidden, strict=True)]
-        states = run_alone(model, seen)
-        for step in np.flatnonzero(hidden):
-            terms.append(TERMS[loss](states[step], model, items[step], items))
+    for user, shown, step, _ in masked_targets(chosen):
+        items, state = SEQUENCES[user], run_alone(model, shown)[step]
+        terms.append(TERMS[loss](state, model, items[step], items))
     assert len(USERS) < len(terms) < 16
     torch.manual_seed(3)
     assert loss_of(model, batch) == pytest.approx(np.mean(terms), rel=1e-5)
@@ -286,19 +284,13 @@ def test_eq12_bidirectional_equals_a_loop_over_masked_targets() -> None:
     torch.manual_seed(3)
     chosen = model.encoder.choose_targets(batch["sequence"])
     terms = []
-    for row, items in enumerate(SEQUENCES.values()):
-        hidden = chosen[row].tolist()
-        shown = [None if h else i for i, h in zip(items, hidden, strict=False)]
-        states = run_alone(model, shown)
-        for step, target in enumerate(items):
-            domain = domain_of(target)
-            own = [s for s, item in enumerate(items) if domain_of(item) == domain]
-            place = own.index(step)
-            if not hidden[step] or place == 0:
-                continue
-            own_states = run_alone(model, [shown[s] for s in own])
-            state = states[step] + adapted(model, domain, own_states[place])
-            terms.append(softmax_term(state, model, target, items))
+    for user, shown, step, own in masked_targets(chosen):
+        items, place = SEQUENCES[user], own.index(step)
+        if place:
+            own_state = run_alone(model, [shown[s] for s in own])[place]
+            own_state = adapted(model, domain_of(items[step]), own_state)
+            state = run_alone(model, shown)[step] + own_state
+            terms.append(softmax_term(state, model, items[step], items))
     assert len(terms) > 3
     torch.manual_seed(3)
     assert loss_of(model, batch) == pytest.approx(np.mean(terms), rel=1e-5)

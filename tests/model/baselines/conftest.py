@@ -10,11 +10,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(scope="session")
-def write_shop(make_shop, augmented_shop, write_dataset):
+def write_shop(small_shop, augmented_shop, write_dataset):
     """Write an augmented shop of 20 users; ``held_out`` replaces all held-out items."""
 
     def write(folder, held_out=None):
-        shop = augmented_shop(make_shop(3, n_users=20, n_items=(12, 14), lengths=(4, 8)))
+        shop = augmented_shop(small_shop)
         if held_out is not None:
             last = {user: len(items) - 1 for user, items in shop.raw_sequences().items()}
             rows = [

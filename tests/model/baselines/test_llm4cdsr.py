@@ -1,6 +1,7 @@
 """LLM4CDSR, part by part, against slow references: one user, one position, one pair at a time."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from slow_reference import (
     check_scores,
     domain_of,
     item_vector,
+    masked_targets,
     prefixes,
     states_of,
     training_batch,
@@ -50,7 +52,7 @@ def after(encoder, vector_of, history: list[int]) -> np.ndarray:
 
 
 def global_state(model, history: list[int]) -> np.ndarray:
-    return after(model.encoder, lambda item: item_vector(model, item), history)
+    return after(model.encoder, partial(item_vector, model), history)
 
 
 def score(model, history: list[int], item: int) -> float:
@@ -59,7 +61,7 @@ def score(model, history: list[int], item: int) -> float:
     domain = domain_of(item)
     own = own_items(history, domain)
     if own:
-        state = after(model.local_encoders[domain], lambda i: local_vector(model, i), own)
+        state = after(model.local_encoders[domain], partial(local_vector, model), own)
         out += state @ local_vector(model, item)
     return float(out)
 
@@ -111,25 +113,17 @@ def test_eq4_bidirectional_equals_a_loop_over_masked_targets(first_items, loss) 
     torch.manual_seed(3)
     chosen = model.encoder.choose_targets(batch["sequence"])
     terms = []
-    for row, (user, items) in enumerate(SEQUENCES.items()):
-        hidden = chosen[row].tolist()
-        shown = [None if h else i for i, h in zip(items, hidden, strict=False)]
-        states = thread(model.encoder, lambda item: item_vector(model, item), shown)
-        for step, target in enumerate(items):
-            domain = domain_of(target)
-            own = [s for s, item in enumerate(items) if domain_of(item) == domain]
-            place = own.index(step)
-            if not hidden[step] or (place == 0 and not first_items):
-                continue
+    for user, shown, step, own in masked_targets(chosen):
+        target, place = SEQUENCES[user][step], own.index(step)
+        if place or first_items:
+            state = thread(model.encoder, partial(item_vector, model), shown)[step]
             local = np.zeros(8)
             if place:
-                local = thread(
-                    model.local_encoders[domain],
-                    lambda item: local_vector(model, item),
-                    [shown[s] for s in own],
-                )[place]
+                encoder = model.local_encoders[domain_of(target)]
+                vector_of = partial(local_vector, model)
+                local = thread(encoder, vector_of, [shown[s] for s in own])[place]
 
-            def scored(item, state=states[step], local=local):
+            def scored(item, state=state, local=local):
                 return state @ item_vector(model, item) + local @ local_vector(model, item)
 
             terms.append(loss_term(loss, scored, user, target))
