@@ -48,13 +48,13 @@ def commands() -> Iterator[Commands]:
 
 @pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a fresh interpreter on this checkout: ``python("-c", code, cwd=folder)``."""
+    """Run a fresh interpreter that imports this checkout, or what lies in ``path``."""
 
-    def run(*arguments, cwd=None) -> subprocess.CompletedProcess[str]:
+    def run(*arguments, cwd=None, path=ROOT) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(path)},
             capture_output=True,
             text=True,
             timeout=180,

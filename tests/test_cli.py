@@ -16,7 +16,6 @@ SMALL = [
     "--dataset=tiny", "--epochs=1", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3",
     "--valid_metric=NDCG@3", "--use_gpu=False",
 ]  # fmt: skip
-OWN = ["--finetune_epochs=1"]
 
 
 @pytest.fixture
@@ -38,8 +37,8 @@ def refused(capfd):
 
 def test_full_run_in_a_process_of_its_own(python, data_path):
     script = ROOT / "run_recbole_edt.py"
-    arguments = ["--model=LLMEDT", *SMALL, *OWN, f"--data_path={data_path}", "--result_file=r.json"]
-    done = python(script, *arguments)
+    options = ["--finetune_epochs=1", f"--data_path={data_path}", "--result_file=r.json"]
+    done = python(script, "--model=LLMEDT", *SMALL, *options)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line[:1] not in ("=", "")] == [
         "LLMEDT", "art", "bike", "overall",

@@ -1,9 +1,6 @@
 """What is installed finds its property files, which lie outside the package in a checkout."""
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,14 +8,15 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("recbole_edt", "properties", "setup.py", "setup.cfg", "pyproject.toml", "README.md")
 
 
-def test_installed_wheel_finds_its_properties(tmp_path):
+def test_installed_wheel_finds_its_properties(python, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for part in (*PARTS, "LICENSE"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, source / part)
     build = "from setuptools import build_meta as b; print(b.build_wheel('..'))"
-    run([sys.executable, "-c", build], source)
+    built = python("-c", build, cwd=source, path=source)
+    assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
@@ -28,14 +26,7 @@ def test_installed_wheel_finds_its_properties(tmp_path):
         "c.EDTConfig('LLMEDT', 'cloth_sport', None, {'preset': 'paper'});"
         "print(recbole_edt.__file__, c.properties_dir())"
     )
-    shown = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site"))
-    for place in shown.split():
+    shown = python("-c", code, cwd=tmp_path, path=tmp_path / "site")
+    assert shown.returncode == 0, shown.stderr
+    for place in shown.stdout.splitlines()[-1].split():
         assert Path(place).is_relative_to(tmp_path / "site")
-
-
-def run(command, folder, **environment):
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]

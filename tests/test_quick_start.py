@@ -14,13 +14,12 @@ SMALL = {
     "epochs": 1, "hidden_size": 16, "eval_args.mode": "uni5", "topk": [3],
     "valid_metric": "NDCG@3", "use_gpu": False, "state": "ERROR",
 }  # fmt: skip
-OWN = {"finetune_epochs": 1}
 
 
 @pytest.fixture
 def run(data_path):
     def call(model="LLMEDT", saved=True, **changes):
-        own = OWN if model.startswith("LLMEDT") else {}
+        own = {"finetune_epochs": 1} if model.startswith("LLMEDT") else {}
         settings = {"data_path": data_path, **SMALL, **own, **changes}
         return recbole_edt.run_recbole_edt(model, "tiny", None, settings, saved)
 

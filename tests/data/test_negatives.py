@@ -65,16 +65,18 @@ def test_held_out_items_can_be_negatives():
     assert set(drawn.tolist()) == {2, 3}
 
 
+def assert_uniform(counts: np.ndarray) -> None:
+    expected, degrees = counts.mean(), len(counts) - 1
+    assert ((counts - expected) ** 2 / expected).sum() < degrees + 5 * np.sqrt(2 * degrees)
+
+
 def test_negatives_are_uniform_over_what_is_allowed():
     n_items, n = 40, 60_000
     sampler = sampler_of([0] * n_items + [1] * 7, [[1, 2, 3, 4]])
     drawn = sampler.per_position(torch.zeros(n).long(), torch.ones(n).long(), generator())
     counts = np.bincount(drawn.numpy(), minlength=n_items + 1)[5 : n_items + 1]
-    expected = n / len(counts)
     assert counts.sum() == n
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    degrees = len(counts) - 1
-    assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
+    assert_uniform(counts)
 
 
 def test_a_user_who_owns_a_whole_domain_is_an_error():
@@ -111,6 +113,4 @@ def test_a_large_domain_is_sampled_as_evenly_as_a_small_one():
         items = sampler.shared(n, source)[0]
         assert len(set(items.tolist())) == len(items) == n
         counts[items.numpy()] += 1
-    expected = n * draws / n_items
-    chi_square = ((counts[1:] - expected) ** 2 / expected).sum()
-    assert chi_square < n_items + 5 * np.sqrt(2 * n_items)
+    assert_uniform(counts[1:])

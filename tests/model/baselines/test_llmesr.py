@@ -6,7 +6,6 @@ import rivals
 import torch
 from rivals import ALL, CAUSAL, USERS, loss_of
 from slow_reference import (
-    CONFIG,
     N_ITEMS,
     NO_PROFILE,
     SEQUENCES,
@@ -23,7 +22,7 @@ from slow_reference import (
 )
 
 from recbole_edt.model.baselines.llmesr import LLMESR, mean_text, similar_users
-from recbole_edt.model.text import Canonical, ItemPairs
+from recbole_edt.model.item_embedding import make_item_embedding
 
 PRINCIPAL = rivals.config_of(LLMESR, collaborative_start="principal")
 
@@ -125,15 +124,9 @@ def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
 
 def test_collaborative_view_can_start_as_canonical_text() -> None:
     shop = TinyShop()
-    model = LLMESR(rivals.config_of(LLMESR), shop)
-    raw = torch.from_numpy(shop.item_domain >= 0)
-    text = torch.from_numpy(shop.item_embeddings())
-    size = CONFIG["hidden_size"]
-    pairs = ItemPairs(shop.train_sequences, shop.item_domain)
-    rows = Canonical(text, raw, size, pairs)(text[1:])[:, :size]
-    length = rows.square().sum(1).mean().sqrt()
-    weight = model.collaborative.weight[1:, : rows.shape[1]]
-    assert torch.allclose(weight, rows / length, atol=1e-5)
+    weight = LLMESR(rivals.config_of(LLMESR), shop).collaborative.weight
+    expected = make_item_embedding("both", shop, SIZE).table.weight
+    assert torch.allclose(weight[1:, :TEXT_SIZE], expected[1:, :TEXT_SIZE], atol=1e-5)
 
 
 def test_pca_is_fitted_to_raw_items_alone() -> None:
