@@ -72,16 +72,10 @@ def read_histories(directory: str | Path, name: str, domains: list[str] | None =
     order = np.lexsort((inter["position"], owner))
     inter, owner = inter.iloc[order].reset_index(drop=True), owner[order]
     rows = line[inter["item_id"]].to_numpy(dtype=np.int64)
-    sequences = build_sequences(
-        owner,
-        rows,
-        inter["position"].to_numpy(dtype=np.float64),
-        np.zeros(len(rows), dtype=bool),
-        inter["timestamp"].to_numpy(dtype=np.float64),
-        len(users),
-    )
+    position, time = (inter[c].to_numpy(dtype=np.float64) for c in ("position", "timestamp"))
+    augmented, held_out = np.zeros((2, len(rows)), dtype=bool)
+    sequences = build_sequences(owner, rows, position, augmented, time, len(users))
     split = leave_one_out(sequences)
-    held_out = np.zeros(len(rows), dtype=bool)
     held_out[np.concatenate([split.valid_rows, split.test_rows])] = True
     counts = row_offsets(~held_out)
     inter["position"] = np.arange(len(rows)) - sequences.offsets[owner] + 1

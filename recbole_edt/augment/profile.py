@@ -81,14 +81,10 @@ def mean_vectors(users: Sequence[UserGroups], vectors: np.ndarray, profile: str)
     out = np.zeros((len(users), vectors.shape[1]), dtype=np.float32)
     for place, user in enumerate(users):
         domains = [groups for groups in user.groups if groups]
-        if not domains:
-            continue
-        if profile == "naive":
+        if domains and profile == "naive":
             items = np.concatenate([group for groups in domains for group in groups])
             out[place] = vectors[items].mean(axis=0)
-            continue
-        sides = [
-            np.mean([vectors[items].mean(axis=0) for items in groups], axis=0) for groups in domains
-        ]
-        out[place] = np.mean([normalize(side[None])[0] for side in sides], axis=0)
+        elif domains:
+            means = [[vectors[items].mean(axis=0) for items in groups] for groups in domains]
+            out[place] = normalize([np.mean(side, axis=0) for side in means]).mean(axis=0)
     return normalize(out)

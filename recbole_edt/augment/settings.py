@@ -33,64 +33,54 @@ _Generator = Annotated[str, _OrNone, _one_of(GENERATORS, ["none"])]
 _Profiler = Annotated[str, _OrNone, _one_of(PROFILERS, ["none"])]
 
 
-class AugmentSettings(Settings):
+class AugmentSettings(Settings, use_attribute_docstrings=True):
     """How a data set is augmented."""
 
-    domains: list[Name] | None = Field(None, description="names of domains A, B (alphabetical)")
-    encoder: _Encoder = Field(
-        "lsa",
-        description="provider of text vectors: lsa (no network), file (<D>.item_emb.npy "
-        "beside the raw data), openai (an endpoint), sentence-transformers",
-    )
-    sentence_model: Name = Field("all-MiniLM-L6-v2", description="of sentence-transformers")
-    generator: _Generator = Field(
-        "retrieval",
-        description="provider of items (eq. 4): retrieval (existing items by similarity, no "
-        "network), openai (the paper), none (w/o Aug.)",
-    )
-    clusters: Count = Field(10, description="K of K-means per domain; paper: 10")
-    num: Count | None = Field(
-        None,
-        description="items proposed per user and direction; openai: 10 (the paper), retrieval: 1",
-    )
-    filter: Annotated[Literal["similarity", "none"], _OrNone] = Field(
-        "similarity", description="similarity (eqs. 5, 6) or none (w/o Filtering)"
-    )
-    k: Count = Field(10, description="most items kept per user and direction; table 12: 5, 10, 15")
-    tau: float | None = Field(
-        None,
-        allow_inf_nan=False,
-        description="least similarity to the target domain; paper: 0.90, for API embeddings",
-    )
-    tau_quantile: Share | None = Field(
-        0.2, description="tau as a quantile of all similarities, for encoders of another scale"
-    )
-    insert: Literal["anchor", "end", "random"] = Field(
-        "anchor",
-        description="where items go (eq. 1): anchor (after the most similar source item), end "
-        "(w/o Inserting), random (Random Inserting)",
-    )
-    inject_ratio: Share = Field(1.0, description="share of the kept items that is inserted")
-    directions: Literal["scarce", "both", "minor"] = Field(
-        "scarce",
-        description="both (A2B and B2A for every user, the paper), minor (the domain that the user "
-        "has fewer items of, by an amount that grows with r), scarce (the domain that the user has "
-        "fewer items of, and for every user the one that all users have fewer items of)",
-    )
-    min_ratio: Share = Field(0.0, description="least imbalance r of a user who is augmented")
-    min_history: Amount = Field(
-        1, description="least training rows in a domain of a user who gets items of it; paper: 0"
-    )
-    profiler: _Profiler = Field(
-        "extractive",
-        description="provider of profiles (3.4): extractive (no network), openai (the paper), none",
-    )
-    profile: Literal["sra", "naive"] = Field(
-        "sra", description="sra (summarise, reform, analyse) or naive (w/o S-R-A)"
-    )
-    llm: Name = Field("deepseek", description="a profile in properties/llm/, or a YAML file")
-    max_cost: NonNegative | None = Field(None, description="dollars after which a run stops")
-    seed: int = Field(2026, description="seed of K-means and of random insertion")
+    domains: list[Name] | None = None
+    """names of domains A, B (alphabetical)"""
+    encoder: _Encoder = "lsa"
+    """provider of text vectors: lsa (no network), file (<D>.item_emb.npy beside the raw data),
+    openai (an endpoint), sentence-transformers"""
+    sentence_model: Name = "all-MiniLM-L6-v2"
+    """of sentence-transformers"""
+    generator: _Generator = "retrieval"
+    """provider of items (eq. 4): retrieval (existing items by similarity, no network), openai (the
+    paper), none (w/o Aug.)"""
+    clusters: Count = 10
+    """K of K-means per domain; paper: 10"""
+    num: Count | None = None
+    """items proposed per user and direction; openai: 10 (the paper), retrieval: 1"""
+    filter: Annotated[Literal["similarity", "none"], _OrNone] = "similarity"
+    """similarity (eqs. 5, 6) or none (w/o Filtering)"""
+    k: Count = 10
+    """most items kept per user and direction; table 12: 5, 10, 15"""
+    tau: float | None = Field(None, allow_inf_nan=False)
+    """least similarity to the target domain; paper: 0.90, for API embeddings"""
+    tau_quantile: Share | None = 0.2
+    """tau as a quantile of all similarities, for encoders of another scale"""
+    insert: Literal["anchor", "end", "random"] = "anchor"
+    """where items go (eq. 1): anchor (after the most similar source item), end (w/o Inserting),
+    random (Random Inserting)"""
+    inject_ratio: Share = 1.0
+    """share of the kept items that is inserted"""
+    directions: Literal["scarce", "both", "minor"] = "scarce"
+    """both (A2B and B2A for every user, the paper), minor (the domain that the user has fewer
+    items of, by an amount that grows with r), scarce (the domain that the user has fewer items of,
+    and for every user the one that all users have fewer items of)"""
+    min_ratio: Share = 0.0
+    """least imbalance r of a user who is augmented"""
+    min_history: Amount = 1
+    """least training rows in a domain of a user who gets items of it; paper: 0"""
+    profiler: _Profiler = "extractive"
+    """provider of profiles (3.4): extractive (no network), openai (the paper), none"""
+    profile: Literal["sra", "naive"] = "sra"
+    """sra (summarise, reform, analyse) or naive (w/o S-R-A)"""
+    llm: Name = "deepseek"
+    """a profile in properties/llm/, or a YAML file"""
+    max_cost: NonNegative | None = None
+    """dollars after which a run stops"""
+    seed: int = 2026
+    """seed of K-means and of random insertion"""
 
     @model_validator(mode="before")
     @classmethod
@@ -113,15 +103,15 @@ class AugmentSettings(Settings):
         return self
 
 
-class _Paths(Settings):
-    dataset: Name = Field(description="name of the data set")
-    data_path: Name | None = Field(
-        None, description="folder that holds its folder; dataset/, then dataset_atomic/ by default"
-    )
-    output_path: Name = Field(
-        description="folder that receives the augmented one; train with --data_path set to it"
-    )
-    dry_run: bool = Field(False, description="estimate the cost of each stage without calls")
+class _Paths(Settings, use_attribute_docstrings=True):
+    dataset: Name
+    """name of the data set"""
+    data_path: Name | None = None
+    """folder that holds its folder; dataset/, then dataset_atomic/ by default"""
+    output_path: Name
+    """folder that receives the augmented one; train with --data_path set to it"""
+    dry_run: bool = False
+    """estimate the cost of each stage without calls"""
 
 
 class AugmentCommand(AugmentSettings, _Paths):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import yaml
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.errors import DataError
@@ -51,10 +51,8 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(_split_seeds)]
 """Different seeds, given as ``42,44,46`` or as a list."""
 
 
-class ResultsSettings(Settings):
+class ResultsSettings(Settings, use_attribute_docstrings=True):
     """The data set, and the folder of its results."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     dataset: Name
     """name of the data set"""
@@ -67,10 +65,8 @@ class ResultsSettings(Settings):
         return Path(self.output_path).absolute() / self.dataset
 
 
-class RunsSettings(ResultsSettings):
+class RunsSettings(ResultsSettings, extra="allow"):
     """Base of the commands that train; keys that are not declared go to the runs."""
-
-    model_config = ConfigDict(extra="allow")
 
     data_path: Name | None = None
     """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""

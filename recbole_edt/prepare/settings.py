@@ -5,47 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from recbole_edt.settings import Amount, Count, Name, Probability, Settings
 
 
-class PrepareCommand(Settings):
+class PrepareCommand(Settings, use_attribute_docstrings=True):
     """What to make of which raw files."""
 
     pair: Name
-    edition: int = Field(2014, description="2014 or 2018")
-    source: Name | None = Field(
-        None,
-        description="folder of raw files (gzipped or plain) to read instead of downloading them",
-    )
-    base_url: Name | None = Field(None, description="mirror to download from")
-    output_path: Name = Field(
-        "dataset", description="receives PAIR/ and, in .downloads/, the raw files"
-    )
-    cross_listed: Literal["listed", "reviewed"] = Field(
-        "listed",
-        description="items of both domains leave both: listed, if the reviews or the metadata of "
-        "both domains hold them; reviewed, if the reviews do",
-    )
-    repeated: Literal["first", "all"] = Field(
-        "first", description="of several reviews of an item by one user keep the first, or all"
-    )
-    min_item_rows: Count = Field(5, description="k-core: least rows of an item")
-    min_user_rows: Count = Field(5, description="k-core: least rows of a user, over both domains")
-    min_rows_per_domain: Amount = Field(
-        0, description="least rows of a user in each domain that they have rows in"
-    )
-    users: Literal["all", "both"] = Field(
-        "all", description="all users, or those with rows in both domains"
-    )
-    max_rows: Amount = Field(0, description="keep a user's last rows only, 0 = all rows")
-    description_length: Amount = Field(
-        500, description="longest description of an item, in characters"
-    )
-    max_malformed: Probability = Field(
-        0.01, description="share of unreadable lines above which a file is refused"
-    )
+    edition: int = 2014
+    """2014 or 2018"""
+    source: Name | None = None
+    """folder of raw files (gzipped or plain) to read instead of downloading them"""
+    base_url: Name | None = None
+    """mirror to download from"""
+    output_path: Name = "dataset"
+    """receives PAIR/ and, in .downloads/, the raw files"""
+    cross_listed: Literal["listed", "reviewed"] = "listed"
+    """items of both domains leave both: listed, if the reviews or the metadata of both domains
+    hold them; reviewed, if the reviews do"""
+    repeated: Literal["first", "all"] = "first"
+    """of several reviews of an item by one user keep the first, or all"""
+    min_item_rows: Count = 5
+    """k-core: least rows of an item"""
+    min_user_rows: Count = 5
+    """k-core: least rows of a user, over both domains"""
+    min_rows_per_domain: Amount = 0
+    """least rows of a user in each domain that they have rows in"""
+    users: Literal["all", "both"] = "all"
+    """all users, or those with rows in both domains"""
+    max_rows: Amount = 0
+    """keep a user's last rows only, 0 = all rows"""
+    description_length: Amount = 500
+    """longest description of an item, in characters"""
+    max_malformed: Probability = 0.01
+    """share of unreadable lines above which a file is refused"""
 
     @model_validator(mode="after")
     def _check_source(self) -> PrepareCommand:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, model_validator
+from pydantic import BeforeValidator, model_validator
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError
@@ -18,10 +18,8 @@ from recbole_edt.settings import Count, Name, Settings, help_text, parse_argumen
 _CARRIERS = 3  # rows of the history that are named per recommendation, at most
 
 
-class RecommendSettings(Settings):
+class RecommendSettings(Settings, use_attribute_docstrings=True):
     """Keys of ``recbole-edt recommend``."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     dataset: Name
     """name of the data set"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,23 +50,13 @@ class CachedEncoder(Encoder):
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode the corpus."""
         self._corpus = list(texts)
-        return self._cached([], self._fit)
+        return self._cached([])
 
     def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Encode further texts into the space of the corpus."""
+        return self._cached(list(texts)), {}
 
-        def encode() -> np.ndarray:
-            if not self._is_fitted:
-                self._fit()
-            return self.encoder.encode_more(texts)[0]
-
-        return self._cached(list(texts), encode), {}
-
-    def _fit(self) -> np.ndarray:
-        self._is_fitted = True
-        return self.encoder.encode(self._corpus)
-
-    def _cached(self, further: list[str], make: Callable[[], np.ndarray]) -> np.ndarray:
+    def _cached(self, further: list[str]) -> np.ndarray:
         digest = value_sha256([self.encoder.identity, self._corpus, further])[:24]
         path = self.folder / f"encode-{digest}.npy"
         if path.is_file():
@@ -74,7 +64,11 @@ class CachedEncoder(Encoder):
                 return np.load(path, allow_pickle=False)
             except (ValueError, OSError, EOFError):
                 path.unlink()  # damaged: made again
-        made = make()
+        if not (further and self._is_fitted):
+            made = self.encoder.encode(self._corpus)
+            self._is_fitted = True
+        if further:
+            made = self.encoder.encode_more(further)[0]
         with atomic_write(path) as temporary:
             write_array(temporary, made)
         return made

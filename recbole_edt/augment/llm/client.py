@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -134,11 +134,9 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         complaint: list[dict[str, str]] = []
         reason = ""
         for turn in range(2 * self.settings.asks):
-            if turn % 2 == 0:
-                complaint = []
             run.counts["reasks"] += turn % 2
-            asked = {**body, "messages": [*body["messages"], *complaint]}
-            text, usage, was_cut = await self._complete(asked, run, stage)
+            messages = [*body["messages"], *(complaint if turn % 2 else [])]
+            text, usage, was_cut = await self._complete(body | {"messages": messages}, run, stage)
             try:
                 value = read_answer(text, request.reply)
             except Mismatch as mismatch:
@@ -149,10 +147,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                     f"This answer cannot be used: {mismatch}.{shorter} Answer again with the "
                     "whole JSON object in the form asked for, and nothing else."
                 )
-                complaint = [
-                    {"role": "assistant", "content": text[:_SHOWN]},
-                    {"role": "user", "content": said},
-                ]
+                complaint = _messages(assistant=text[:_SHOWN], user=said)
             else:
                 self._cache.store(stage, usage, answers={key: text})
                 return Answer(value)
@@ -315,19 +310,15 @@ class LLMClient(AbstractContextManager["LLMClient"]):
 
                 await run.work_through(jobs, one)
 
-        if jobs:
-            _block_on(work())
-
-
-def _block_on(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, from within a notebook's running event loop too."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-    else:
-        with ThreadPoolExecutor(max_workers=1) as aside:
-            aside.submit(asyncio.run, work).result()
+        if not jobs:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(work())
+        else:  # within a notebook's event loop
+            with ThreadPoolExecutor(max_workers=1) as aside:
+                aside.submit(asyncio.run, work()).result()
 
 
 # -- bodies of requests, and what responses hold ----------------------------------------------
@@ -342,11 +333,12 @@ def chat_body(request: ChatRequest, endpoint: ChatEndpoint) -> dict[str, Any]:
         **({"response_format": {"type": "json_object"}} if endpoint.json_mode else {}),
         **endpoint.extra,
     }
-    messages = (("system", request.system), ("user", request.user))
-    body["messages"] = [
-        {"role": role, "content": well_formed(content)} for role, content in messages if content
-    ]
+    body["messages"] = _messages(system=request.system, user=request.user)
     return body
+
+
+def _messages(**contents: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": well_formed(said)} for role, said in contents.items() if said]
 
 
 def embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _BRACKET = re.compile(r"[\[{]")
@@ -25,12 +25,8 @@ class Mismatch(Exception):
     """An answer that is not what was asked for; the message says where and why."""
 
 
-class Reply(BaseModel):
+class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True, frozen=True):
     """Base of the JSON objects that prompts ask for; undeclared fields are dropped."""
-
-    model_config = ConfigDict(
-        extra="ignore", coerce_numbers_to_str=True, str_strip_whitespace=True, frozen=True
-    )
 
 
 def _from_null(value: Any) -> Any:

@@ -6,11 +6,9 @@ import asyncio
 import logging
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -188,7 +186,12 @@ class Run:
                 status = _status(error)
                 is_transient = status is None or status in _TRANSIENT or status >= 500
                 if not is_transient or attempt >= self._settings.retries:
-                    self._lose(reason)
+                    self._lost_in_a_row += 1
+                    if self._lost_in_a_row >= LOST_IN_A_ROW:
+                        raise EndpointError(
+                            f"{LOST_IN_A_ROW} requests in a row were lost, the last one with: "
+                            f"{reason} (all answers so far are kept; run again to go on)"
+                        ) from None
                     raise CallFailed(reason, refused=not is_transient) from None
             attempt += 1
             self.counts["retries"] += 1
@@ -198,17 +201,12 @@ class Run:
                 continue
             raise Halted
 
-    def _lose(self, reason: str) -> None:
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row >= LOST_IN_A_ROW:
-            raise EndpointError(
-                f"{LOST_IN_A_ROW} requests in a row were lost, the last one with: {reason} "
-                "(all answers so far are kept; run again to go on)"
-            )
-
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds to wait before the next attempt."""
-        asked, longest = _retry_after(error), self._settings.max_wait_s
+        response = error.response if isinstance(error, openai.APIStatusError) else None
+        said = response.headers.get("retry-after", "") if response is not None else ""
+        asked = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0
+        longest = self._settings.max_wait_s
         if asked > longest:
             raise EndpointError(
                 f"{self._endpoint.place} asks to wait {asked:.0f} s, longer than max_wait_s: "
@@ -251,18 +249,3 @@ class Run:
 
 def _status(error: Exception) -> int | None:
     return error.status_code if isinstance(error, openai.APIStatusError) else None
-
-
-def _retry_after(error: Exception) -> float:
-    """Seconds that the server asks to wait, given as such or as a date; 0 by default."""
-    if not isinstance(error, openai.APIStatusError):
-        return 0.0
-    said = error.response.headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
