@@ -38,8 +38,10 @@ def best_matches(
 
 
 class Matches(NamedTuple):
-    """How each proposed item of a task resembles the user's representatives (eq. 5)."""
+    """Proposed items of a task, and how each resembles the user's representatives (eq. 5)."""
 
+    task: Task
+    items: np.ndarray  # int64 [n]; item lines
     anchors: np.ndarray  # int64 [n]; training row of the most similar source item
     # float64 [n]; best similarity to the source and to the target domain's representatives
     source: np.ndarray
@@ -51,7 +53,7 @@ def match(task: Task, items: np.ndarray, space: ItemSpace) -> Matches:
     sources, proposed = space.chosen(task.user, 1 - task.target), space.vectors[items]
     index, source = best_matches(proposed, space.vectors[space.histories.rows[sources]])
     _, target = best_matches(proposed, space.vectors[space.representatives(*task)])
-    return Matches(sources[index], source, target)
+    return Matches(task, items, sources[index], source, target)
 
 
 def transferable(source: np.ndarray, target: np.ndarray, k: int, tau: float) -> np.ndarray:

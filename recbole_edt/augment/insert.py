@@ -1,7 +1,8 @@
-"""Stage *insert* (eq. 1): which users are balanced, by how much, and where items go."""
+"""Stage *insert* (eq. 1): which users are balanced, and where items go."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,34 +23,10 @@ def balancing_tasks(counts: np.ndarray, settings: AugmentSettings) -> list[Task]
     ratio = gap / np.maximum(total, 1)  # r = |nA - nB| / (nA + nB)
     wanted = (ratio >= settings.min_ratio)[:, None] & (counts >= settings.min_history)
     wanted &= counts[:, ::-1] > 0
-    if settings.directions != "both":
-        lacking = counts < counts[:, ::-1]
-        if settings.directions == "scarce":
-            of_all = counts.sum(0)
-            lacking |= of_all < of_all[::-1]
-        wanted &= lacking
+    if settings.directions == "scarce":
+        of_all = counts.sum(0)
+        wanted &= (counts < counts[:, ::-1]) | (of_all < of_all[::-1])
     return [Task(int(user), int(target)) for user, target in np.argwhere(wanted)]
-
-
-def amounts(
-    counts: np.ndarray, tasks: Sequence[Task], kept: Sequence[int], settings: AugmentSettings
-) -> np.ndarray:
-    """How many of the kept items each task inserts (n + 2k in eq. 9).
-
-    Returns
-    -------
-    np.ndarray
-        int64 [tasks]; ``ceil(inject_ratio * kept)``. For ``directions: minor``
-        ``ceil(inject_ratio * r * kept)``, at most ``|nA - nB|``: the balance is never tipped.
-    """
-    wanted = settings.inject_ratio * np.asarray(kept, dtype=np.float64)
-    most = np.inf
-    if settings.directions == "minor":
-        mine = counts[[task.user for task in tasks]].reshape(-1, 2)
-        most = np.abs(mine[:, 0] - mine[:, 1])
-        wanted = wanted * most / np.maximum(mine.sum(1), 1)
-    whole = np.ceil(np.round(wanted, 9))  # the last bits of a product do not count
-    return np.minimum(whole, most).astype(np.int64)
 
 
 class Insertions(NamedTuple):
@@ -61,27 +38,26 @@ class Insertions(NamedTuple):
 
 def insert(
     histories: Histories,
-    tasks: Sequence[Task],
-    proposed: Sequence[np.ndarray],
     matches: Sequence[Matches],
     kept: Sequence[np.ndarray],
     settings: AugmentSettings,
 ) -> Insertions:
-    """Place kept items in their users' sequences (eq. 1)."""
-    counts = amounts(histories.domain_counts(), tasks, [len(one) for one in kept], settings)
+    """Place kept items, or the first ``inject_ratio`` of a task's, in the sequences (eq. 1)."""
     anchors, items = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for task, lines, matched, places, n in zip(tasks, proposed, matches, kept, counts, strict=True):
+    for one, places in zip(matches, kept, strict=True):
+        user, target = one.task
+        n = math.ceil(round(settings.inject_ratio * len(places), 9))  # the last bits do not count
         places = places[:n]
-        first, stop = histories.offsets[task.user], histories.offsets[task.user + 1]
+        first, stop = histories.offsets[user : user + 2]
         if settings.insert == "anchor":
-            after = matched.anchors[places]
+            after = one.anchors[places]
         elif settings.insert == "end":
             after = np.full(len(places), stop - 1)
         else:
-            draw = np.random.default_rng([settings.seed, task.user, task.target])
+            draw = np.random.default_rng([settings.seed, user, target])
             after = draw.integers(first, stop, len(places))
         anchors.append(after)
-        items.append(lines[places])
+        items.append(one.items[places])
     anchor = np.concatenate(anchors)
     order = np.argsort(anchor, kind="stable")
     return Insertions(anchor[order], np.concatenate(items)[order])

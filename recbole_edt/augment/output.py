@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.clusters import ItemSpace
@@ -202,11 +203,9 @@ def _similarities(made: Augmented) -> dict[str, float]:
 
     def means(items: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Direction of each touched user's mean item vector."""
-        sums = np.zeros((len(histories.users), units.shape[1]))
-        for start in range(0, len(items), 65536):  # in parts: the gathered rows are copies
-            part = slice(start, start + 65536)
-            np.add.at(sums, users[part], units[items[part]])
-        return normalize(sums[touched])
+        size = (len(histories.users), len(units))
+        counts = csr_array((np.ones(len(items)), (users, items)), shape=size)
+        return normalize((counts @ units)[touched])
 
     before = means(histories.rows, owners)
     out = {}

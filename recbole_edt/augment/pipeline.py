@@ -111,10 +111,9 @@ class Pipeline:
                 generated = generator.generate(tasks)
             space = embed_new(space, encoder, tasks, generated)
         with self._timed("insert"):
-            proposed = generated.items
-            matches = [match(*pair, space) for pair in zip(tasks, proposed, strict=True)]
+            matches = [match(*pair, space) for pair in zip(tasks, generated.items, strict=True)]
             kept = filter_items(matches, settings)
-            insertions = insert(histories, tasks, proposed, matches, kept, settings)
+            insertions = insert(histories, matches, kept, settings)
         made = Augmented(space, generated.new_items, insertions, {"generate": generated.failures})
         made = made.without_unused()
         with self._timed("profile"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +11,13 @@ from typing import Any
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from recbole_edt.augment.providers import import_providers
 from recbole_edt.experiment import pictures
 from recbole_edt.experiment.context import ExperimentContext, read_properties
 from recbole_edt.experiment.layout import protocol_tables
 from recbole_edt.experiment.runs import Runs
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
-from recbole_edt.io.files import atomic_write
+from recbole_edt.io.files import atomic_write, write_text
 
 OURS = "LLM-EDT"  # row of the unchanged model
 
@@ -44,9 +43,7 @@ class Page:
         if self.tables:
             write_tables(folder, name, self.tables)
         path = folder / f"{name}.md"
-        with atomic_write(path) as temporary:
-            text = "\n".join([*lines, *map(to_markdown, self.tables)])
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, "\n".join([*lines, *map(to_markdown, self.tables)]))
         return path
 
 
@@ -114,9 +111,7 @@ def register_experiment(name: str, title: str, source: str = "", **parts: Any) -
 
 def load_experiments() -> dict[str, Experiment]:
     """Register the package's experiments; return all: the paper's in its order, then others."""
-    paper = importlib.import_module("recbole_edt.experiment.paper")
-    for module in pkgutil.iter_modules(paper.__path__):
-        importlib.import_module(f"{paper.__name__}.{module.name}")
+    import_providers("recbole_edt.experiment.paper", [str(Path(__file__).with_name("paper"))])
 
     def place(name: str) -> tuple[int, int]:
         found = re.match(r"(table|figure)s? (\d+)", EXPERIMENTS[name].source)

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from recbole_edt.errors import DataError
 from recbole_edt.experiment.base import load_experiments
 from recbole_edt.experiment.context import ResultsSettings
-from recbole_edt.io.files import atomic_write
+from recbole_edt.io.files import write_text
 from recbole_edt.settings import help_text, parse_arguments, validate
 
 HELP = help_text(
@@ -59,8 +59,7 @@ def write_report(folder: Path, dataset: str) -> Path:
     environment = Environment(loader=PackageLoader("recbole_edt.experiment"), autoescape=True)
     text = environment.get_template("report.html.j2").render(dataset=dataset, sections=sections)
     path = folder / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -167,10 +167,8 @@ def execute(
     jobs = min(jobs, len(pending))
     workers = _Workers(store, max(1, (os.cpu_count() or 1) // jobs))
     done, failures = len(distinct) - len(pending), {}
-    with (
-        tqdm(total=len(distinct), initial=done, desc=label) as bar,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
+    bar = tqdm(total=len(distinct), initial=done, desc=label)
+    with bar, ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(workers.train, run): name for name, run in pending.items()}
         try:
             for future in as_completed(futures):

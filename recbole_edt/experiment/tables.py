@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_edt.io.files import atomic_write
+from recbole_edt.io.files import write_text
 
 LEVEL = 0.05  # of significance (paper, section 4.2)
 
@@ -190,5 +190,4 @@ def write_tables(folder: Path, name: str, tables: Sequence[Table]) -> None:
         "tex": "\n".join(map(to_latex, tables)),
     }
     for suffix, text in texts.items():
-        with atomic_write(folder / f"{name}.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / f"{name}.{suffix}", text)

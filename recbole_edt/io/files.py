@@ -85,6 +85,12 @@ def _remove_abandoned(path: Path) -> None:
                 old.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array as ``.npy``; an OSError has its reason, such as a full disk."""
     with path.open("wb") as file:

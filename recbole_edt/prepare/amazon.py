@@ -169,9 +169,8 @@ def _write(
         statistics["prepared"]["sha256"] = {
             file.name: files.file_sha256(file) for file in sorted(partial.iterdir())
         }
-        with files.atomic_write(partial / f"{name}.statistics.json") as temporary:
-            text = json.dumps(statistics, indent=1, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(statistics, indent=1, ensure_ascii=False)
+        files.write_text(partial / f"{name}.statistics.json", text + "\n")
         os.rename(partial, options.target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_edt.errors import EDTError
-from recbole_edt.io.files import atomic_write, file_sha256
+from recbole_edt.io.files import file_sha256, write_text
 
 CHUNK = 1 << 18
 
@@ -123,8 +123,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 # Answers of the server.

@@ -46,17 +46,12 @@ def pair_sources(pair: str, edition: int, base_url: str | None = None) -> list[D
     if edition not in editions:
         raise ConfigError(f"unknown edition '{edition}' (known: {', '.join(map(str, editions))})")
     entry = editions[edition]
+    address = (base_url or entry["base_url"]).rstrip("/")
     return [
-        DomainSource(
-            domain,
-            category,
-            entry["metadata"],
-            (base_url or entry["base_url"]).rstrip("/"),
-            entry["reviews"].format(category=category),
-            entry["items"].format(category=category),
-        )
+        DomainSource(domain, category, entry["metadata"], address,
+                     *(entry[what].format(category=category) for what in ("reviews", "items")))
         for domain, category in pairs[pair].items()
-    ]
+    ]  # fmt: skip
 
 
 def local_file(folder: Path, path: str) -> Path:
@@ -64,8 +59,7 @@ def local_file(folder: Path, path: str) -> Path:
     if not folder.is_dir():
         raise ConfigError(f"the source folder {folder} does not exist")
     name = Path(path).name
-    for relative in (path, name):
-        for candidate in (folder / relative, folder / relative.removesuffix(".gz")):
-            if candidate.is_file():
-                return candidate
+    for relative in (path, path.removesuffix(".gz"), name, name.removesuffix(".gz")):
+        if (folder / relative).is_file():
+            return folder / relative
     raise ConfigError(f"{folder} holds neither {name} nor {name.removesuffix('.gz')}")

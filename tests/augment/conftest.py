@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,7 @@ def llm_settings() -> Callable[..., LLMSettings]:
 @pytest.fixture
 def llm_client(tmp_path, llm_settings) -> Iterator[Callable[..., LLMClient]]:
     """Open clients: ``llm_client(server, **overrides)``; they share one cache, so close each."""
-    opened: list[LLMClient] = []
-
-    def make(server: LLMServer, **overrides) -> LLMClient:
-        opened.append(LLMClient(llm_settings(server, **overrides), tmp_path / "llm.sqlite"))
-        return opened[-1]
-
-    yield make
-    for client in opened:
-        client.close()
+    with ExitStack() as opened:
+        yield lambda server, **overrides: opened.enter_context(
+            LLMClient(llm_settings(server, **overrides), tmp_path / "llm.sqlite")
+        )

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_edt.augment.filter import Matches, best_matches, filter_items, transferable
+from recbole_edt.augment.generators import Task
 from recbole_edt.augment.settings import AugmentSettings
+
+
+def matches(source, target) -> Matches:
+    places = np.arange(len(source))
+    return Matches(Task(0, 1), places, places, np.array(source), np.array(target))
+
 
 SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=8)
 
@@ -61,8 +68,7 @@ def test_eq6_hand_computed(k: int, tau: float, kept: list[int]) -> None:
     ("quantile", "tau"), [(0.0, 0.50), (0.25, 0.60), (0.5, 0.90), (0.6, 0.92), (1.0, 0.99)]
 )
 def test_tau_as_a_quantile_of_the_target_scores(quantile: float, tau: float) -> None:
-    none = np.zeros(len(TARGET), dtype=int)
-    (kept,) = filter_items([Matches(none, SOURCE, TARGET)], AugmentSettings(tau_quantile=quantile))
+    (kept,) = filter_items([matches(SOURCE, TARGET)], AugmentSettings(tau_quantile=quantile))
     assert sorted(kept) == np.flatnonzero(TARGET >= tau).tolist()
 
 
@@ -80,8 +86,7 @@ def test_kept_items_pass_and_beat_all_that_pass(scores, k, tau, data) -> None:
 
 
 def test_one_quantile_holds_for_all_users() -> None:
-    first = Matches(np.zeros(2, int), np.array([0.1, 0.9]), np.array([0.8, 0.7]))
-    second = Matches(np.zeros(2, int), np.array([0.5, 0.6]), np.array([0.1, 0.2]))
+    first, second = matches([0.1, 0.9], [0.8, 0.7]), matches([0.5, 0.6], [0.1, 0.2])
     kept = filter_items([first, second], AugmentSettings(tau_quantile=0.5))
     assert [places.tolist() for places in kept] == [[1, 0], []]
     everything = filter_items([first, second], AugmentSettings(filter="none"))

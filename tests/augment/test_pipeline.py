@@ -126,7 +126,7 @@ def test_a_stage_can_be_left_out(raw: Path, tmp_path: Path, missing: str) -> Non
         ({"insert": "middle"}, "anchor, end, random"),
         ({"k": 0}, "k must be at least 1, not '0'"),
         ({"min_history": -1}, "at least 0"),
-        ({"directions": "A2B"}, "scarce, both, minor"),
+        ({"directions": "A2B"}, "scarce, both"),
         ({"inject_ratio": 30}, "at most 1, not '30'"),
         ({"tau_quantile": None}, "either tau or tau_quantile"),
         ({"tau": 0.9, "tau_quantile": 0.2}, "either tau or tau_quantile"),

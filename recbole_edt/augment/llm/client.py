@@ -74,10 +74,6 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self._stages: dict[str, Counter[str]] = defaultdict(Counter)
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the cache."""
         self._cache.close()
 
     @property

@@ -10,21 +10,14 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from recbole_edt.augment.llm.client import (
-    Answer,
-    ChatRequest,
-    LLMClient,
-    chat_body,
-    content_key,
-    text_key,
-)
+from recbole_edt.augment.llm import client
 from recbole_edt.augment.llm.costs import estimated_tokens
 from recbole_edt.augment.llm.settings import LLMSettings
 
 _COUNTS = ("requests", "from_cache", "calls", "prompt_tokens", "completion_tokens", "dollars")
 
 
-class DryRun(LLMClient):
+class DryRun(client.LLMClient):
     """A client that makes no calls, for estimates.
 
     Answers come from the cache where it has them. Elsewhere the request's ``likely`` answer and
@@ -45,10 +38,11 @@ class DryRun(LLMClient):
         self.estimates: list[dict[str, Any]] = []
         self._n_dimensions = 256  # of hashed vectors
 
-    def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
+    def chat(self, requests: Sequence[client.ChatRequest], stage: str) -> list[client.Answer]:
         """Give one answer per request, known or made up."""
         endpoint = self.chat_endpoint
-        keys = [content_key(endpoint, chat_body(request, endpoint)) for request in requests]
+        bodies = [client.chat_body(request, endpoint) for request in requests]
+        keys = [client.content_key(endpoint, body) for body in bodies]
         asked = dict(zip(keys, requests, strict=True))
         answers = self._known_answers(asked)
         n_cached = sum(key in answers for key in keys)
@@ -59,7 +53,7 @@ class DryRun(LLMClient):
             most = endpoint.max_tokens
             prompt += estimated_tokens(request.system + request.user)
             completion += min(most, estimated_tokens(json.dumps(made))) if made else most
-            answers[key] = Answer(made) if made else Answer(error="no answer is at hand")
+            answers[key] = client.Answer(made or None, None if made else "no answer is at hand")
         dollars = endpoint.prices.dollars(prompt, 0, completion)
         self._enter(stage, len(keys), n_cached, len(missing), prompt, completion, dollars)
         return [answers[key] for key in keys]
@@ -67,7 +61,7 @@ class DryRun(LLMClient):
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Give one vector per text: the known ones if none is missing, else made-up ones."""
         endpoint = self.embedding_endpoint
-        keys = [text_key(text, endpoint) for text in texts]
+        keys = [client.text_key(text, endpoint) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
         known = self._known_vectors(distinct)
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]

@@ -81,17 +81,11 @@ class Run:
         self._halted = asyncio.Event()
         self._lost_in_a_row = 0
         self._key = endpoint.key()
-        # As many kept connections as parallel calls; the type comes from the HTTP library that
-        # this version of openai is built on.
-        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
-            max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency
-        )
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=endpoint.base_url,
             max_retries=0,
             timeout=endpoint.timeout_s,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=endpoint.timeout_s),
         )
 
     async def work_through(self, jobs: Sequence[T], do: Callable[[T], Awaitable[None]]) -> None:

@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from recbole_edt.augment.items import item_list
 from recbole_edt.augment.llm import ChatRequest
-from recbole_edt.augment.profilers import (
-    SAMPLES,
-    Profiler,
-    Profiles,
-    UserGroups,
-    register_profiler,
-)
+from recbole_edt.augment.profilers import SAMPLES, Profiler, Profiles, UserGroups, register_profiler
 from recbole_edt.augment.prompts import ATTRIBUTES, Text, prompt
 
 WORDS = {"summarise": 50, "reform": 50, "analyse": 100, "naive": 100}
@@ -55,10 +49,9 @@ class LLMProfiler(Profiler):
             return ChatRequest(prompt("system"), prompts[key], Text, lambda: {"text": made_up})
 
         keys = [key for key in prompts if users[key[0]].user not in failures]
+        found = self.client.chat([request(key) for key in keys], stage)
         answers: dict[Key, str] = {}
-        for key, answer in zip(
-            keys, self.client.chat(list(map(request, keys)), stage), strict=True
-        ):
+        for key, answer in zip(keys, found, strict=True):
             if answer.value is None:
                 where = " ".join([stage, *(self.about.domains[side] for side in key[1:2])])
                 failures.setdefault(users[key[0]].user, f"{where}: {answer.error}")

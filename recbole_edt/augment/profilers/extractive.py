@@ -9,13 +9,7 @@ from itertools import islice
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from recbole_edt.augment.profilers import (
-    SAMPLES,
-    Profiler,
-    Profiles,
-    UserGroups,
-    register_profiler,
-)
+from recbole_edt.augment.profilers import SAMPLES, Profiler, Profiles, UserGroups, register_profiler
 
 
 @register_profiler("extractive")
