@@ -10,10 +10,19 @@ from pathlib import Path
 import pytest
 
 from recbole_edt.augment.llm import LLMClient, LLMSettings
+from tools.simulate import simulate, write_atomic
 
 sys.path.append(str(Path(__file__).parent / "llm"))
 
 from llm_server import LLMServer
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory) -> Path:
+    """Folder of a simulated shop of 200 users, ``shop``."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_atomic(simulate(200), folder / "shop", "shop")
+    return folder
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ from recbole_edt.augment.profilers import PROFILERS, Profiler, Profiles, registe
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.io.files import read_table
 from recbole_edt.settings import validate
-from tools.simulate import simulate, write_atomic
 
 
 @pytest.fixture
-def registered():
+def registered(monkeypatch):
     """One of each, which no other test sees."""
+    chosen = {"encoder": "lengths", "generator": "first", "profiler": "counts"}
+    for table, name in zip((ENCODERS, GENERATORS, PROFILERS), chosen.values(), strict=True):
+        monkeypatch.setitem(table, name, None)
 
     @register_encoder("lengths")
     class Lengths(Encoder):
@@ -35,15 +37,11 @@ def registered():
         def write(self, users):
             return Profiles([f"{sum(user.sizes())} purchases" for user in users])
 
-    yield {"encoder": "lengths", "generator": "first", "profiler": "counts"}
-    for table, name in ((ENCODERS, "lengths"), (GENERATORS, "first"), (PROFILERS, "counts")):
-        del table[name]
+    return chosen
 
 
-def test_registered_providers_augment_a_data_set(registered, tmp_path: Path) -> None:
-    write_atomic(simulate(200), tmp_path / "raw" / "shop", "shop")
-    settings = validate(AugmentSettings, registered)
-    Pipeline("shop", tmp_path / "raw", tmp_path / "out", settings).run()
-    inter, users = (read_table(tmp_path / "out" / "shop" / f"shop.{n}") for n in ("inter", "user"))
+def test_registered_providers_augment_a_data_set(registered, raw: Path, tmp_path: Path) -> None:
+    Pipeline("shop", raw, tmp_path, validate(AugmentSettings, registered)).run()
+    inter, users = (read_table(tmp_path / "shop" / f"shop.{n}") for n in ("inter", "user"))
     assert (inter["augmented"] == "1").sum() > 20
     assert users["profile"].str.endswith(" purchases").all()

@@ -25,17 +25,10 @@ from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import validate
 
 TINY = {
-    "epochs": 1,
-    "finetune_epochs": 1,
-    "hidden_size": 16,
-    "inner_size": 16,
-    "n_negatives": 8,
-    "eval_args.mode": "uni5",
-    "topk": "[3]",
-    "valid_metric": "NDCG@3",
-    "use_gpu": False,
+    "epochs": 1, "finetune_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_negatives": 8,
+    "eval_args.mode": "uni5", "topk": "[3]", "valid_metric": "NDCG@3", "use_gpu": False,
     "train_batch_size": 64,
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

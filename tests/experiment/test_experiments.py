@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from recbole_edt.evaluation.report import write_ranks
 from recbole_edt.experiment.base import OURS, load_experiments, paper_table
 from recbole_edt.experiment.command import experiment, make
 from recbole_edt.experiment.context import ExperimentContext, read_properties
-from recbole_edt.experiment.paper.ablation import ABLATIONS
 from recbole_edt.experiment.paper.groups import length_groups, ratio_groups
 from recbole_edt.experiment.report import report, write_report
 from recbole_edt.experiment.runs import flatten
@@ -94,16 +95,6 @@ def test_page_table_and_pictures_are_written(finished, name) -> None:
         assert "<svg" in (folder / picture).with_suffix(".svg").read_text()[:1000]
     if name != "case":
         assert len(pd.read_csv(folder / f"{name}.csv"))
-
-
-def test_ablation_shows_the_means_of_its_runs(finished) -> None:
-    frame = pd.read_csv(finished.folder / "ablation" / "ablation.csv")
-    frame = frame[frame["column"] == "overall H@10"].set_index("row")
-    assert list(frame.index) == list(ABLATIONS)
-    for row, runs in EXPERIMENTS["ablation"].runs(finished).items():
-        found = [finished.store.results(run)["test"]["overall"]["hit@10"] for run in runs]
-        assert frame.loc[row, "mean"] == pytest.approx(np.mean(found), rel=1e-5)
-        assert frame.loc[row, "n"] == 2
 
 
 def test_ablations_differ_from_ours_in_one_thing_each(finished) -> None:
@@ -263,6 +254,24 @@ def test_report_holds_every_page_and_needs_nothing_else(finished) -> None:
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r'src="[^"]*"', "", text)
     assert text.count("<table>") == text.count('<div class="table">') > len(EXPERIMENTS) - 3
+
+
+def test_report_opens_in_a_browser_without_an_error(finished, tmp_path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("install chromium to run this")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+
+    def consoles(page: Path) -> tuple[str, list[str]]:
+        done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=90)
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    dom, said = consoles(write_report(finished.folder, "tiny"))
+    assert 'id="ablation"' in dom and said == []
+    broken = tmp_path / "broken.html"
+    broken.write_text("<script>undefined_name()</script>")
+    assert consoles(broken)[1]  # an error would have been seen
 
 
 def test_report_without_pages_is_refused(tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,10 @@ def test_raw_files_become_atomic_files(write_raw, edition, zipped, capsys):
 
 
 def test_statistics_say_what_was_done(write_raw):
+    prepare(["cloth_sport", f"--source={write_raw()}", "--output_path=reviewed",
+             "--cross_listed=reviewed"])  # fmt: skip
+    items = read_table(Path("reviewed/cloth_sport/cloth_sport.item"))["item_id"].tolist()
+    assert asin("m", 1) in items and asin("r", 1) not in items
     prepare(["cloth_sport", f"--source={write_raw()}"])
     found = json.loads(STATISTICS.read_text())
     assert found["items"] == {"cloth": 5, "sport": 5}
@@ -69,12 +75,6 @@ def test_statistics_say_what_was_done(write_raw):
     }  # fmt: skip
     assert found["prepared"]["items_without_metadata"] == 2
     assert set(found["prepared"]["raw_files"]) == {Path(name).name for name in raw_lines("2014")}
-
-
-def test_metadata_can_be_left_out_of_the_question_what_is_cross_listed(write_raw):
-    prepare(["cloth_sport", f"--source={write_raw()}", "--cross_listed=reviewed"])
-    assert asin("m", 1) in set(read_table(ITEM)["item_id"])
-    assert asin("r", 1) not in set(read_table(ITEM)["item_id"])
 
 
 def test_the_same_raw_rows_give_the_same_bytes_in_any_order(write_raw):
@@ -113,17 +113,6 @@ def test_downloaded_files_give_what_local_ones_give(write_raw, shelf):
     assert len(shelf.log) == asked  # the downloads are still there
 
 
-def test_what_was_prepared_before_is_left_alone(write_raw, capsys):
-    source = write_raw()
-    prepare(["cloth_sport", f"--source={source}"])
-    before, times = outputs(), [path.stat().st_mtime_ns for path in INTER.parent.iterdir()]
-    capsys.readouterr()
-    prepare(["cloth_sport", f"--source={source}"])
-    assert "was prepared before" in capsys.readouterr().out
-    assert outputs() == before
-    assert [path.stat().st_mtime_ns for path in INTER.parent.iterdir()] == times
-
-
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
@@ -158,15 +147,18 @@ def test_a_failure_at_any_moment_leaves_no_half_data_set(write_raw, monkeypatch)
     assert made() == [".downloads", "cloth_sport"]
 
 
-def test_a_second_run_beside_one_at_work_is_refused(write_raw):
+def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, capsys):
     source = write_raw()
     with run_lock(Path("dataset/.downloads")):
         with pytest.raises(DataError, match="another run is using "):
             prepare(["cloth_sport", f"--source={source}"])
         assert made() == [".downloads"]
     prepare(["cloth_sport", f"--source={source}"])
+    times = [path.stat().st_mtime_ns for path in INTER.parent.iterdir()]
     with run_lock(Path("dataset/.downloads")):  # what is there needs no lock
         prepare(["cloth_sport", f"--source={source}"])
+    assert "was prepared before" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in INTER.parent.iterdir()] == times
 
 
 @pytest.mark.parametrize(
@@ -225,3 +217,25 @@ def test_every_pair_and_edition_has_its_addresses():
             for source in sources:
                 assert source.reviews.endswith(f"{source.category}_5.json.gz")
                 assert source.items.endswith(f"meta_{source.category}.json.gz")
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path):
+    """60 MB of reviews cost far less than 60 MB."""
+    script = (
+        "import resource, sys; from pathlib import Path;"
+        "from recbole_edt.prepare.reviews import read_reviews;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "small, *big = map(Path, sys.argv[1:]);"
+        "read_reviews([small], 0.0); before = peak();"
+        "read_reviews(big, 0.0); print(peak() - before)"
+    )
+    paths = [tmp_path / "small.gz", tmp_path / "big.gz"]
+    for path, number in zip(paths, (10, 5_000), strict=True):
+        with gzip.open(path, "wt", compresslevel=1) as file:
+            for row in range(number):
+                line = review_line(f"A{row % 500}", asin("cloth", row % 300), row)
+                file.write(line.replace("Nice.", "words " * 1_000) + "\n")
+    command = [sys.executable, "-c", script, *map(str, paths), str(paths[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 15_000_000

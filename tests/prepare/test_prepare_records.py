@@ -9,29 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.errors import DataError
-from recbole_edt.prepare.records import (
-    Item,
-    Malformed,
-    asin_to_number,
-    clean,
-    named_asins,
-    number_to_asin,
-    parse_json,
-    parse_lines,
-    parse_literal,
-    parse_review,
-    read_item,
-    shorten,
-)
+from recbole_edt.prepare import records
+from recbole_edt.prepare.records import Item
 
 ROOT = "Clothing_Shoes_and_Jewelry"
 
 
 @given(st.text(string.digits + string.ascii_uppercase, min_size=10, max_size=10))
 def test_an_asin_is_a_number_and_back(asin):
-    number = asin_to_number(asin)
+    number = records.asin_to_number(asin)
     assert 0 <= number < 2**63
-    assert number_to_asin(number) == asin
+    assert records.number_to_asin(number) == asin
 
 
 @pytest.mark.parametrize(
@@ -48,15 +36,17 @@ def test_an_asin_is_a_number_and_back(asin):
     ],
 )
 def test_a_line_that_is_no_review_says_why(line, reason):
-    with pytest.raises(Malformed, match=reason):
-        parse_review(line)
+    with pytest.raises(records.Malformed, match=reason):
+        records.parse_review(line)
 
 
-@pytest.mark.parametrize(("edition", "parse"), [("2014", parse_literal), ("2018", parse_json)])
+@pytest.mark.parametrize(
+    ("edition", "parse"), [("2014", records.parse_literal), ("2018", records.parse_json)]
+)
 def test_both_editions_give_the_same_attributes(edition, parse):
     line = item_line(edition, "cloth", "B000000001").encode()
-    assert named_asins(line) == [b"B000000001"]
-    item = read_item(parse(line), ROOT, 100)
+    assert records.named_asins(line) == [b"B000000001"]
+    item = records.read_item(parse(line), ROOT, 100)
     assert item.asin == "B000000001"
     assert item.title == "Thing B000000001 5'' & more"
     assert item.brand == "Café Noir"
@@ -68,8 +58,8 @@ def test_both_editions_give_the_same_attributes(edition, parse):
 
 def test_metadata_is_parsed_but_never_run(tmp_path):
     line = f"{{'asin': 'B000000001', 'title': open({str(tmp_path / 'x')!r}, 'w')}}".encode()
-    with pytest.raises(Malformed, match="no Python literal"):
-        parse_literal(line)
+    with pytest.raises(records.Malformed, match="no Python literal"):
+        records.parse_literal(line)
     assert not (tmp_path / "x").exists()
 
 
@@ -93,35 +83,38 @@ def test_metadata_is_parsed_but_never_run(tmp_path):
     ids=str,
 )  # fmt: skip
 def test_attributes_that_are_dirty(attributes, expected):
-    assert read_item({"asin": "B000000001", **attributes}, ROOT, 100) == expected
+    assert records.read_item({"asin": "B000000001", **attributes}, ROOT, 100) == expected
 
 
 @given(st.text())
 def test_clean_text_fits_one_cell(text):
-    cell = clean(text)
+    cell = records.clean(text)
     assert cell == " ".join(cell.split())
     assert not set(cell) & set('"\t\r\n\0\x85\u2028')
-    assert clean(cell) == clean(clean(cell))
+    assert records.clean(cell) == records.clean(records.clean(cell))
     cell.encode("utf-8")
 
 
 def test_clean_removes_markup_and_keeps_comparisons():
-    assert clean("a &amp;lt;3 <br/>b<!-- no --> <script>x()</script>c 1 < 2") == "a <3 b c 1 < 2"
-    assert clean("soft\u200bhyphen \ud83d") == "softhyphen"
+    assert (
+        records.clean("a &amp;lt;3 <br/>b<!-- no --> <script>x()</script>c 1 < 2")
+        == "a <3 b c 1 < 2"
+    )
+    assert records.clean("soft\u200bhyphen \ud83d") == "softhyphen"
 
 
 def test_descriptions_end_behind_a_word():
-    assert shorten("one two three", 9) == "one two"
-    assert shorten("one two", 7) == "one two"
-    assert shorten("onetwothree", 5) == "onetw"
+    assert records.shorten("one two three", 9) == "one two"
+    assert records.shorten("one two", 7) == "one two"
+    assert records.shorten("onetwothree", 5) == "onetw"
 
 
 def test_too_many_unreadable_lines_are_refused(tmp_path: Path):
     path = tmp_path / "f"
     path.write_bytes(b'{"a": 1}\n' * 3 + b"{\n[]\n" + b"{}\n" * 5)
-    assert list(parse_lines(path, parse_json, 0.2)) == [{"a": 1}] * 3 + [{}] * 5
+    assert list(records.parse_lines(path, records.parse_json, 0.2)) == [{"a": 1}] * 3 + [{}] * 5
     with pytest.raises(DataError, match=r"2 of 10 lines .* first is line 4: no JSON"):
-        list(parse_lines(path, parse_json, 0.1))
+        list(records.parse_lines(path, records.parse_json, 0.1))
     path.write_bytes(b"\n")
     with pytest.raises(DataError, match="is empty"):
-        list(parse_lines(path, parse_json, 0.1))
+        list(records.parse_lines(path, records.parse_json, 0.1))

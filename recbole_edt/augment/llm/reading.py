@@ -25,7 +25,7 @@ class Mismatch(Exception):
     """An answer that is not what was asked for; the message says where and why."""
 
 
-class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True, frozen=True):
+class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
     """Base of the JSON objects that prompts ask for; undeclared fields are dropped."""
 
 

@@ -70,7 +70,6 @@ class LLMServer:
     def __post_init__(self) -> None:
         self._seen: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
-        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -90,37 +89,30 @@ class LLMServer:
 
     # -- life ---------------------------------------------------------------------------------
 
-    async def listen(self) -> asyncio.Server:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024
-        )
-        self.port = server.sockets[0].getsockname()[1]
-        return server
-
     def start(self) -> LLMServer:
         """Serve from a thread."""
-        ready = threading.Event()
 
-        def serve() -> None:
-            asyncio.set_event_loop(self._loop)
-            server = self._loop.run_until_complete(self.listen())
-            self._loop.call_soon(ready.set)
-            self._loop.run_forever()
-            server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
-            self._loop.close()
+        async def listen() -> None:
+            self._server = await self._loop.create_server(
+                lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024
+            )
 
-        self._thread = threading.Thread(target=serve, daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        asyncio.run_coroutine_threadsafe(listen(), self._loop).result(10)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def stop(self) -> None:
-        if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
+        async def end() -> None:
+            self._server.close()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -162,9 +154,7 @@ class _Connection(asyncio.Protocol):
         if not end:
             return
         lines = head.decode("latin-1").split("\r\n")
-        headers = {
-            k.strip().lower(): v.strip() for k, _, v in (h.partition(":") for h in lines[1:])
-        }
+        headers = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in lines[1:])}
         length = int(headers.get("content-length", 0))
         if len(rest) < length:
             return

@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import time
-from email.utils import formatdate
 
 import numpy as np
 import pytest
@@ -21,16 +20,9 @@ TRANSIENT = ["no_choices", "rate_limit", "server_error", "html", "slow", "cut"]
 
 
 def items_of(user, num=3):
-    text = prompt(
-        "generate",
-        user=user,
-        num=num,
-        source_domain="cloth",
-        target_domain="sport",
-        attributes="title, brand and price",
-        source_samples=f"- red cotton shirt {user}\n- woollen socks",
-        target_samples="- yoga mat\n- trail running shoes",
-    )
+    samples = {"source_samples": f"- red shirt {user}\n- socks", "target_samples": "- yoga mat"}
+    about = {"source_domain": "cloth", "target_domain": "sport", "attributes": "title"}
+    text = prompt("generate", user=user, num=num, **samples, **about)
     return ChatRequest(prompt("system"), text, GeneratedItems)
 
 
@@ -68,10 +60,9 @@ def good_values(llm_servers, llm_settings, tmp_path):
 # -- answers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["fence", "prose", "trailing_comma"])
-def test_an_answer_that_can_be_mended_is_asked_for_once(llm_server, llm_client, good_values, kind):
+def test_an_answer_that_can_be_mended_is_asked_for_once(llm_server, llm_client, good_values):
     requests = mixed(6)
-    llm_server.misbehave(1.0, [kind])
+    llm_server.misbehave(1.0, ["fence", "prose", "trailing_comma"])
     client = llm_client(llm_server)
     assert values(client.chat(requests, "generate")) == good_values(requests)
     assert len(llm_server.log) == 6
@@ -147,20 +138,16 @@ def test_the_reask_says_what_was_wrong(llm_servers, llm_client):
     assert asked[0][0] != asked[1][0] and asked[0][1] == asked[1][1]
 
 
-def test_retry_after_is_waited_for(llm_servers, llm_client):
+def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
     server = llm_servers(retry_after="0.4")
     server.misbehave(1.0, ["rate_limit"])
     client = llm_client(server, retries=1)
     start = time.monotonic()
     client.chat([profile_of(1)], "profile")
     assert time.monotonic() - start >= 0.4
-
-
-def test_retry_after_may_be_a_date(llm_servers, llm_client):
-    server = llm_servers(retry_after=formatdate(time.time() + 3600, usegmt=True))
-    server.misbehave(1.0, ["rate_limit"])
-    with pytest.raises(EndpointError, match=r"asks to wait (3600|3599) s, longer than max_wait_s"):
-        llm_client(server).chat([profile_of(1)], "profile")
+    server.retry_after = "3600"
+    with pytest.raises(EndpointError, match="asks to wait 3600 s, longer than max_wait_s"):
+        client.chat([profile_of(2)], "profile")
 
 
 def test_equal_requests_are_asked_once(llm_server, llm_client):
@@ -332,12 +319,14 @@ def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
 def test_max_cost_stops_before_the_request_that_could_pass_it(llm_server, llm_client):
     requests = mixed(200)
     with llm_client(llm_server, max_cost=0.02, concurrency=16) as client:
+        client.chat([profile_of(user) for user in range(300, 304)], "earlier")
         with pytest.raises(CostLimitError, match=r"of 0\.0200 dollars.*raise max_cost to go on"):
             client.chat(requests, "generate")
-        spent = client.costs()["generate"]["dollars"]
-        answered = client.costs()["generate"]["answered"]
-    assert 0 < spent <= 0.02
-    assert 0 < answered == len(llm_server.log) < 200
+        costs = client.costs()
+    assert costs["earlier"]["dollars"] > 0 and costs["generate"]["dollars"] > 0
+    assert sum(stage["dollars"] for stage in costs.values()) <= 0.02
+    answered = costs["generate"]["answered"]
+    assert 0 < answered == len(llm_server.log) - 4 < 196
     with llm_client(llm_server) as client:
         assert sum(answer.cached for answer in client.chat(requests, "generate")) == answered
     assert set(llm_server.tally()["questions"].values()) == {1}
@@ -355,14 +344,6 @@ def test_costs_are_what_the_server_reports(llm_server, llm_client):
     assert (chat["requests"], chat["answered"], chat["failed"]) == (2, 2, 0)
     assert costs["encode"]["prompt_tokens"] == 3
     assert costs["encode"]["dollars"] == pytest.approx(3 * 0.5 / 1e6)
-
-
-def test_max_cost_is_for_all_stages_together(llm_server, llm_client):
-    client = llm_client(llm_server, max_cost=0.01, **{"chat.max_tokens": 300})
-    client.chat([items_of(user) for user in range(8)], "generate")
-    with pytest.raises(CostLimitError):
-        client.chat([profile_of(user) for user in range(40)], "profile")
-    assert sum(stage["dollars"] for stage in client.costs().values()) <= 0.01
 
 
 # -- secrets --------------------------------------------------------------------------------------

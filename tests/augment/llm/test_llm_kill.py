@@ -89,11 +89,8 @@ def check_everybody_is_there(folder):
 
 
 def test_killed_commands_end_in_the_same_bytes(llm_servers, commands, tmp_path):
-    """A fifth of all calls fail, the command is killed at random moments of its whole length.
-
-    Three quarters of the kills fall on random calls out of all that an undisturbed run makes, the
-    others on random moments of a run that finds nearly all answers in its cache: reading,
-    clustering, writing.
+    """A fifth of all calls fail. Three quarters of the kills fall on random calls, the others on
+    random moments of a run that finds nearly all answers in its cache: reading, writing.
     """
     write_atomic(some_users(), tmp_path / "raw" / "shop", "shop")
     kinds = KINDS if USERS >= 200 else [kind for kind in KINDS if kind != "slow"]  # they take long

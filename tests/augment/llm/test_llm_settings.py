@@ -47,21 +47,6 @@ def test_what_is_not_known_is_refused_in_one_line(profile, overrides, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "url", ["https://user:SECRET@h/v1", "https://h/v1?key=SECRET", "https://h/v1#SECRET"]
-)
-def test_a_key_in_the_address_is_refused_and_not_shown(url):
-    with pytest.raises(ConfigError, match="name a variable in key_env instead") as caught:
-        LLMSettings.load("local", {"chat.base_url": url})
-    assert "SECRET" not in str(caught.value)
-
-
-def test_an_address_is_no_profile_and_is_not_shown():
-    with pytest.raises(ConfigError, match="no address") as caught:
-        LLMSettings.load("https://h/v1?key=SECRET")
-    assert "SECRET" not in str(caught.value)
-
-
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\x00"])
 def test_a_file_that_is_no_profile_is_refused(tmp_path, content):
     path = tmp_path / "mine.yaml"
