@@ -116,10 +116,9 @@ def _size(path: Path) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a record; a missing or truncated one counts as empty."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -56,6 +55,7 @@ class Recommender:
         self.pools = data.candidate_pools()
         excluded = np.setdiff1d(np.arange(data.item_num), np.concatenate(self.pools))
         self._excluded = torch.from_numpy(excluded)
+        self._titles = data.item_titles()
 
     @classmethod
     def from_checkpoint(
@@ -234,10 +234,6 @@ class Recommender:
         for file in files:
             file.flush()
         return [folder / "items.npy", *(folder / name for name in texts), *paths]
-
-    @cached_property
-    def _titles(self) -> dict[str, str]:
-        return self.data.item_titles()
 
     def titles(self, items: np.ndarray) -> list[str]:
         """Titles of items, or their ids where the data have none."""

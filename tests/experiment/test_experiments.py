@@ -215,7 +215,6 @@ def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path
         (["tau"], ConfigError, "--dataset is missing"),
         (["tau", "--dataset=nothing"], DataError, "there is no data set"),
         (["tau", "--dataset=tiny", "--epoch=3"], ConfigError, "unknown key 'epoch'"),
-        (["tau", "--dataset=tiny", "--seeds=a"], ConfigError, "seeds must be"),
         (["tau", "--dataset=tiny", "--budget=-3"], ConfigError, "budget must be"),
     ],
 )

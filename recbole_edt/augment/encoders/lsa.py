@@ -14,9 +14,6 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.encoders import Encoder, register_encoder
 from recbole_edt.errors import DataError
 
-_SEED = 2026
-"""Of the start vector of the SVD."""
-
 
 @register_encoder("lsa")
 class LsaEncoder(Encoder):
@@ -48,7 +45,7 @@ class LsaEncoder(Encoder):
     def _fit(self, weights, dim: int) -> np.ndarray:
         if dim < 1:  # a single text or term: all texts point the same way
             return np.ones((1, weights.shape[1]))
-        svd = TruncatedSVD(dim, algorithm="arpack", random_state=_SEED)
+        svd = TruncatedSVD(dim, algorithm="arpack", random_state=2026)
         with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
             svd.fit(weights)
         axes = svd.components_  # [dim, terms]

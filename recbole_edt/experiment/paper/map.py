@@ -21,7 +21,6 @@ def map_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     rows = {kind: rng.permutation(np.flatnonzero(mask))[:_POINTS] for kind, mask in kinds.items()}
     chosen = np.concatenate(list(rows.values()))
     projection = TSNE(
-        n_components=2,
         metric="cosine",
         init="pca" if len(chosen) > 50 else "random",
         perplexity=min(30.0, (len(chosen) - 1) / 3),

@@ -69,14 +69,6 @@ def test_an_answer_that_can_be_mended_is_asked_for_once(llm_server, llm_client, 
     assert client.costs()["generate"]["reasks"] == 0
 
 
-def test_a_truncated_list_keeps_its_whole_elements(llm_server, llm_client, good_values):
-    llm_server.misbehave(1.0, ["truncated"])
-    (value,) = values(llm_client(llm_server).chat([items_of(1, num=4)], "generate"))
-    (whole,) = good_values([items_of(1, num=4)])
-    assert value["items"] == whole["items"][:3]
-    assert len(llm_server.log) == 1
-
-
 @pytest.mark.parametrize("kind", [*TRANSIENT, "wrong_fields", "plain_text", "truncated"])
 def test_a_failure_that_passes_is_got_over(llm_server, llm_client, good_values, kind):
     requests = [profile_of(user) for user in range(12)]

@@ -72,13 +72,6 @@ class Augment:
         return sum(n - 1 for what in ("questions", "texts") for n in tally[what].values())
 
 
-def some_users():
-    """A simulated shop with no more users than wanted."""
-    shop = simulate(max(200, USERS))
-    rows = shop.interactions
-    return replace(shop, interactions=rows[rows["user_id"].isin(rows["user_id"].unique()[:USERS])])
-
-
 def check_everybody_is_there(folder):
     users = read_table(folder / "shop.user")
     assert len(users) == USERS
@@ -92,7 +85,10 @@ def test_killed_commands_end_in_the_same_bytes(llm_servers, commands, tmp_path):
     """A fifth of all calls fail. Three quarters of the kills fall on random calls, the others on
     random moments of a run that finds nearly all answers in its cache: reading, writing.
     """
-    write_atomic(some_users(), tmp_path / "raw" / "shop", "shop")
+    shop = simulate(max(200, USERS))
+    rows = shop.interactions
+    some = replace(shop, interactions=rows[rows["user_id"].isin(rows["user_id"].unique()[:USERS])])
+    write_atomic(some, tmp_path / "raw" / "shop", "shop")
     kinds = KINDS if USERS >= 200 else [kind for kind in KINDS if kind != "slow"]  # they take long
     servers = [llm_servers(latency_s=0.01, slow_s=10.0) for _ in range(2)]
     for server in servers:
