@@ -22,7 +22,7 @@ run: $(VENV)  ## train and test LLM-EDT on the bundled data; further options in 
 test: $(VENV)  ## run the test suite; ARGS="-k name" chooses among it
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)  ## check style, format, types and which room imports which
+lint: $(VENV)  ## check style, format, types and which layer imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -226,7 +226,7 @@ def check_positions(positions: int, stock: dict, rectools: dict) -> None:
 
 
 def print_ratios(median: dict[str, float], stock: dict, rectools: dict) -> None:
-    """Print each rival's epoch, and evaluation, over the epoch of ours that it is compared with."""
+    """Print each baseline's epoch, and evaluation, over the epoch of ours beside it."""
 
     def show(label: str, over: float, under: float) -> None:
         print(f"  {label:58s} {over / under:8.2f} x   ({over:.2f} s, {under:.2f} s)", flush=True)

@@ -1,4 +1,4 @@
-"""The plugin's models, by name: those of its own rooms and those registered from outside.
+"""The plugin's models, by name: those in its packages and those registered from outside.
 
 A model is a class with the attributes ``settings`` (its keys, their types and defaults) and
 ``trainer`` (what trains it), both inherited from
@@ -29,9 +29,9 @@ def is_plugin_model(model: Any) -> bool:
 def _own_models() -> dict[str, type]:
     files = {file.stem.lower() for file in (properties_dir() / "model").glob("*.yaml")}
     modules = [
-        import_module(f"{room}.{module.name}")
-        for room in ("recbole_edt.model", "recbole_edt.model.baselines")
-        for module in pkgutil.iter_modules(import_module(room).__path__)
+        import_module(f"{package}.{module.name}")
+        for package in ("recbole_edt.model", "recbole_edt.model.baselines")
+        for module in pkgutil.iter_modules(import_module(package).__path__)
         if module.name in files
     ]
     return {

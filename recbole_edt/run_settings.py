@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.model.settings import StoppingStep
 from recbole_edt.settings import (
     Amount,
     Count,
@@ -101,7 +102,7 @@ class RunSettings(Settings):
     }
     domains: Pair | None = Field(None, description="names of domain A and B; else alphabetical")
     augmentation: bool = Field(False, description="train on inserted rows too")
-    augmented_histories: bool = Field(True, description="and know users by them at evaluation")
+    augmented_histories: bool = Field(True, description="inserted rows in histories at evaluation")
     MAX_ITEM_LIST_LENGTH: Count = Field(50, description="longest sequence")
     filter_inter_by_user_or_item: bool = False
 
@@ -118,7 +119,7 @@ class RunSettings(Settings):
     # Training
     seed: Amount = Field(42, description="draws weights, batches and negatives")
     epochs: Count = Field(200, description="epochs at most")
-    stopping_step: Amount = Field(10, description="epochs without a better score that end training")
+    stopping_step: StoppingStep = 10
     eval_step: Amount = 1
     train_batch_size: Count = Field(512, description="sequences of a batch")
     learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = "adam"
@@ -131,7 +132,7 @@ class RunSettings(Settings):
     time_limit: Positive | None = Field(None, description="seconds after which no epoch begins")
     resume: bool = Field(False, description="continue the same run after its last complete epoch")
     pretrained_path: Name | None = Field(None, description="stage 1's model, for LLMEDTFinetune")
-    preset: Name | None = Field(None, description="a property set of the model, such as paper")
+    preset: Name | None = Field(None, description="a configuration of the model, such as paper")
 
     # Files and machine
     checkpoint_dir: Name = Field("saved", description="where checkpoints are written")

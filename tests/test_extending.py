@@ -1,4 +1,4 @@
-"""What docs/extending.md shows: a rival, a backbone, a provider and so on, from outside."""
+"""What docs/extending.md shows: a baseline, a backbone, a provider and so on, from outside."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def run(model, data_path, **changes):
     return run_recbole_edt(model, "tiny", None, {**SMALL, "data_path": data_path, **changes})
 
 
-def test_a_rival(example, data_path):
-    example("my_rival")
+def test_a_baseline(example, data_path):
+    example("my_baseline")
     assert "RecentMean" in registry.known_models()
     results = run("RecentMean", data_path, decay=0.5)
     assert results["params"]["decay"] == 0.5
     assert results["test"]["overall"]["n"] == 20
 
 
-def test_a_rivals_keys_are_checked_and_shown(example, data_path, capsys):
-    example("my_rival")
+def test_a_baselines_keys_are_checked_and_shown(example, data_path, capsys):
+    example("my_baseline")
     assert execute("run", ["--model=RecentMean", "--help"]) == 0
     assert "--decay" in capsys.readouterr().out
     assert execute("run", ["--model=RecentMean", "--dataset=tiny", "--decay=2"]) == 2

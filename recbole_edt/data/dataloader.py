@@ -20,7 +20,7 @@ from recbole_edt.errors import ConfigError
 
 # Fields of a training batch.
 SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
-OWNED = "owned"  # owned_<domain>: which shared negatives of a domain a user owns; [B, n]
+SEEN = "seen"  # seen_<domain>: shared negatives of a domain that the user of a row has; [B, n]
 NEGATIVES = "negatives"  # one per target [B, L], or negatives_<domain>: a domain's shared ones [n]
 WINDOW = "window"  # which of the loader's windows each row is, int64 [B]
 AUGMENTED = "augmented"  # items that preprocessing inserted, bool [B, L + 1]; also _<domain>
@@ -36,7 +36,7 @@ def n_shared_negatives(config) -> int:
     if config["loss"] != "bpr":
         return int(config["n_negatives"])
     model = getattr(config, "model_class", None)
-    return 2**40 if getattr(model, "hard_negatives", False) else 0  # the whole domain, or none
+    return 2**40 if getattr(model, "negatives_in_loss", False) else 0  # the whole domain, or none
 
 
 class SequenceLoader(AbstractDataLoader):
@@ -119,12 +119,11 @@ class SequenceLoader(AbstractDataLoader):
         if self.n_shared:
             for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
                 fields[f"{NEGATIVES}_{domain}"] = shared  # [n]
-                owned = self.negatives.owned_mask(self.users[rows], shared)
-                fields[f"{OWNED}_{domain}"] = owned  # [B, n]
+                fields[f"{SEEN}_{domain}"] = self.negatives.seen_mask(self.users[rows], shared)
         else:
             targets = self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
-            owner, real = self.users[batch, None].expand_as(targets), targets > 0
-            drawn = self.negatives.per_position(owner[real], targets[real], generator)
+            users, real = self.users[batch, None].expand_as(targets), targets > 0
+            drawn = self.negatives.per_position(users[real], targets[real], generator)
             negatives = torch.zeros_like(targets).masked_scatter_(real, drawn)
             fields[NEGATIVES] = negatives[part, : sequence.shape[1] - 1]  # [B, L]
         return LazyInteraction(fields, lambda: self._late_fields(rows, sequence[:, 1:]))

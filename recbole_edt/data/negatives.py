@@ -34,18 +34,18 @@ class NegativeSampler:
         self.first, self.size = counts.cumsum(0)[:-1], counts[1:]
         self.user_offsets, self.user_items = user_offsets, user_items
         rows = user_offsets.diff()
-        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
-        self.keys = torch.unique(owner * self.n_items + user_items)  # sorted
+        users = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
+        self.keys = torch.unique(users * self.n_items + user_items)  # sorted
         users, items = self.keys // self.n_items, self.keys % self.n_items
         for domain, size in enumerate(self.size.tolist()):
-            owned = torch.bincount(users[item_domain[items] == domain])
-            if len(owned) and size <= int(owned.max()):
+            seen = torch.bincount(users[item_domain[items] == domain])
+            if len(seen) and size <= int(seen.max()):
                 raise DataError(
                     f"domain {domain} has {size} items and a user who has them all: no negative "
                     "can be drawn"
                 )
 
-    def _owned(self, users: Tensor, items: Tensor) -> Tensor:
+    def _seen(self, users: Tensor, items: Tensor) -> Tensor:
         keys = users * self.n_items + items
         at = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
         return self.keys[at] == keys
@@ -57,13 +57,17 @@ class NegativeSampler:
         return self.by_domain[self.first[domains] + index]
 
     def per_position(self, users: Tensor, positives: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one negative per positive item [n] of ``users`` [n] (eqs. 9, 12): int64 [n]."""
+        """Draw one negative per positive item [n] of ``users`` [n], uniformly: int64 [n].
+
+        For the baselines with ``loss: bpr``; LLM-EDT draws the negatives of eqs. 9 and 12 in its
+        loss (:func:`~recbole_edt.model.losses.sample_hard_negatives`).
+        """
         domains = self.item_domain[positives]
         negatives = self._draw(domains, generator)
-        redo = torch.nonzero(self._owned(users, negatives)).squeeze(-1)
+        redo = torch.nonzero(self._seen(users, negatives)).squeeze(-1)
         while len(redo):
             negatives[redo] = self._draw(domains[redo], generator)
-            redo = redo[self._owned(users[redo], negatives[redo])]
+            redo = redo[self._seen(users[redo], negatives[redo])]
         return negatives
 
     def shared(self, n: int, generator: torch.Generator) -> list[Tensor]:
@@ -86,15 +90,15 @@ class NegativeSampler:
             drawn = drawn[torch.sort(place[~repeated]).values]
         return drawn[:n]
 
-    def owned_mask(self, users: Tensor, negatives: Tensor) -> Tensor:
-        """Whether each user owns each shared negative: bool [n_users_in_batch, n_negatives]."""
+    def seen_mask(self, users: Tensor, negatives: Tensor) -> Tensor:
+        """Whether each user [B] has each shared negative [n]: bool [B, n]."""
         slot = torch.full((self.n_items,), -1, dtype=torch.int64, device=users.device)
         slot[negatives] = torch.arange(len(negatives), device=users.device)
         first, counts = self.user_offsets[users], self.user_offsets[users + 1]
         counts = counts - first
-        owner = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
-        step = torch.arange(len(owner), device=users.device) - (counts.cumsum(0) - counts)[owner]
-        place = slot[self.user_items[first[owner] + step]]
+        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
+        step = torch.arange(len(row), device=users.device) - (counts.cumsum(0) - counts)[row]
+        place = slot[self.user_items[first[row] + step]]
         mask = torch.zeros(len(users), len(negatives), dtype=torch.bool, device=users.device)
-        mask[owner[place >= 0], place[place >= 0]] = True
+        mask[row[place >= 0], place[place >= 0]] = True
         return mask

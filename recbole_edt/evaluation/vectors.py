@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.builtin import SASRecVectors
+from recbole_edt.model.recbole_sasrec import SASRecVectors
 
 # compared by name: importing the class imports every sequential model of RecBole
 _SASREC = ("recbole.model.sequential_recommender.sasrec", "SASRec")

@@ -1,4 +1,4 @@
-"""Settings of the commands of this room, and what experiments work with."""
+"""Settings of the commands of this package, and what experiments work with."""
 
 from __future__ import annotations
 

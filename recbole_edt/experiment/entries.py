@@ -56,7 +56,7 @@ def find_entry(name: str) -> Entry:
 
 
 def choose(names: str) -> dict[str, Entry]:
-    """Look up rows by names with commas between; ``all``: table 1 and further rivals.
+    """Look up rows by names with commas between; ``all``: table 1 and further baselines.
 
     Raises
     ------
@@ -65,8 +65,8 @@ def choose(names: str) -> dict[str, Entry]:
     """
     if names == "all":
         models = registry.plugin_models().items()
-        rivals = [name for name, model in models if registry.properties_of(model)[0] == name]
-        return ENTRIES | {name: Entry(name) for name in rivals if name not in ENTRIES}
+        own = [name for name, model in models if registry.properties_of(model)[0] == name]
+        return ENTRIES | {name: Entry(name) for name in own if name not in ENTRIES}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise ConfigError("--models names no model")

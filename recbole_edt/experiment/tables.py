@@ -24,7 +24,7 @@ LEVEL = 0.05  # of significance (paper, section 4.2)
 class Lead(NamedTuple):
     """How far a row is ahead of the best other one: relatively, and the p value of a Welch test."""
 
-    rival: str
+    baseline: str
     improvement: float
     p_value: float
 

@@ -13,7 +13,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_edt import distributed
-from recbole_edt.data.dataloader import NEGATIVES, OWNED, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.model.adapters import LinearAdapter
@@ -25,9 +25,11 @@ from recbole_edt.model.settings import ModelSettings, declared
 from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
 from recbole_edt.settings import validate
 
-States = Tensor | Callable[..., Iterable[Tensor]]
-"""States [B, L, d], where state t predicts ``sequence[:, t + 1]``; or what gives the states [n, d]
-at places of the flattened batch, int64 [n] for each domain."""
+StatesAt = Callable[..., Iterable[Tensor]]
+"""Maps places of the flattened batch, int64 [n] per domain, to the states there, [n, d] each."""
+
+States = Tensor | StatesAt
+"""States [B, L, d], where state t predicts ``sequence[:, t + 1]``; or a way to get some of them."""
 
 
 def add_constants(module: nn.Module, **arrays: np.ndarray) -> None:
@@ -55,7 +57,7 @@ class CrossDomainModel(SequentialRecommender):
         Whether it reads what ``recbole-edt augment`` makes: inserted rows, item or user vectors.
     splits_batches : bool
         Whether losses of parts of a batch add up, so that several processes can share it.
-    hard_negatives : bool
+    negatives_in_loss : bool
         Whether ``loss: bpr`` draws each negative from the whole domain by the model's scores;
         otherwise the loader draws one for each target, uniformly.
     """
@@ -67,7 +69,7 @@ class CrossDomainModel(SequentialRecommender):
     stages: tuple[tuple[str, str], ...] = (("epochs", "learning_rate"),)
     reads_augmentation = False
     splits_batches = False
-    hard_negatives = False
+    negatives_in_loss = False
     encoder: SequenceEncoder
     item_domain: Tensor  # int64 [n_items]; 0 or 1, and -1 for the padding item
 
@@ -77,7 +79,7 @@ class CrossDomainModel(SequentialRecommender):
         validate(self.settings, {key: config[key] for key in fields if key in config})
         use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
-        self._own_negatives = self.loss_name == "bpr" and not self.hard_negatives
+        self._negative_per_target = self.loss_name == "bpr" and not self.negatives_in_loss
         self.n_domains = len(dataset.domains)
         add_constants(self, item_domain=dataset.item_domain)
         self._item_vectors: Tensor | None = None
@@ -120,65 +122,73 @@ class CrossDomainModel(SequentialRecommender):
         wanted = [batch[SEQUENCE]]
         if by_domain:
             wanted += [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
-        if self._own_negatives:
+        if self._negative_per_target:
             wanted.append(batch[NEGATIVES])
         else:
             wanted += [batch[f"{NEGATIVES}_{d}"] for d in range(self.n_domains)]
         return ItemLookup(embed or self.embed, self.n_items, *wanted)
 
-    def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
-        """Loss of the next items, averaged over chosen positions; arguments as in :meth:`targets`.
+    def next_item_loss(self, batch, lookup, states: States, target_mask: Tensor) -> Tensor:
+        """Loss of the next items, averaged over the targets; arguments as in :meth:`targets`.
 
         ``loss: bpr`` has one negative per position, ``softmax`` those that the batch shares, all
         of the positive's own domain.
         """
         loss: Callable[..., Tensor] = softmax_loss if self.loss_name == "softmax" else bpr_loss
-        terms = [loss(*targets) for targets in self.targets(batch, lookup, states, chosen)]
-        return self.mean_over(chosen, terms)
+        terms = [loss(*targets) for targets in self.targets(batch, lookup, states, target_mask)]
+        return self.mean_over(target_mask, terms)
 
-    def targets(self, batch, lookup, states: States, chosen: Tensor) -> list[tuple[Any, ...]]:
-        """Gather the chosen targets of each domain, the states before them and their negatives.
+    def targets(self, batch, lookup, states: States, target_mask: Tensor) -> list[tuple[Any, ...]]:
+        """Gather the targets of each domain, the states before them and their negatives.
 
-        ``batch`` is of :class:`~recbole_edt.data.dataloader.SequenceLoader`; ``lookup`` maps item
-        ids to the vectors that states are multiplied with; ``chosen``, bool [B, L], are the
-        columns of ``sequence[:, 1:]`` that count.
+        Parameters
+        ----------
+        batch : Interaction
+            Of :class:`~recbole_edt.data.dataloader.SequenceLoader`.
+        lookup : callable
+            Maps item ids to the vectors that states are multiplied with.
+        states : Tensor or callable
+            See :data:`States`.
+        target_mask : Tensor
+            bool [B, L]; which columns of ``sequence[:, 1:]`` are targets.
 
         Returns
         -------
         list of tuple
             For each domain: states [n, d], positives [n, d], negatives ([n, d], or [m, d] that
-            the batch shares), bool [B, m] of the shared ones that a row's user owns (else None),
-            and the row of each target, int64 [n].
+            the batch shares), ``seen_mask`` (bool [B, m]; shared negatives that the user of a
+            row has, which do not count; else None), and ``batch_index`` (int64 [n]; row of each
+            target in the batch).
         """
         following = batch[SEQUENCE][:, 1:]
-        places = torch.nonzero(chosen.reshape(-1)).squeeze(1)
+        places = torch.nonzero(target_mask.reshape(-1)).squeeze(1)
         domain_of = self.item_domain[following.reshape(-1)[places]]
         domains = range(self.n_domains)
-        own = [places[domain_of == domain] for domain in domains]
-        at = [(place // following.shape[1], place % following.shape[1]) for place in own]
+        by_domain = [places[domain_of == domain] for domain in domains]
+        at = [(place // following.shape[1], place % following.shape[1]) for place in by_domain]
         # one lookup for all domains, and one gradient of all vectors
         items = [following[place] for place in at]
-        if self._own_negatives:
+        if self._negative_per_target:
             items += [batch[NEGATIVES][place] for place in at]
-            owned = [None for _ in domains]
+            seen_masks = [None for _ in domains]
         else:
             items += [batch[f"{NEGATIVES}_{domain}"] for domain in domains]
-            owned = [batch[f"{OWNED}_{domain}"] for domain in domains]
+            seen_masks = [batch[f"{SEEN}_{domain}"] for domain in domains]
         if isinstance(lookup, Lookup):
             vectors = lookup.each(*items)
         else:
             vectors = lookup(torch.cat(items)).split([len(ids) for ids in items])
         if callable(states):
-            before = states(*own)
+            before = states(*by_domain)
         else:
-            before = take_rows_each(states.reshape(-1, states.shape[-1]), *own)
-        rows = [row for row, _ in at]
+            before = take_rows_each(states.reshape(-1, states.shape[-1]), *by_domain)
+        batch_index = [row for row, _ in at]
         positives, negatives = vectors[: self.n_domains], vectors[self.n_domains :]
-        return list(zip(before, positives, negatives, owned, rows, strict=True))
+        return list(zip(before, positives, negatives, seen_masks, batch_index, strict=True))
 
-    def mean_over(self, chosen: Tensor, terms: Iterable[Tensor]) -> Tensor:
-        """Sum of terms, divided by the number of chosen targets of all processes."""
-        return sum(terms) / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
+    def mean_over(self, target_mask: Tensor, terms: Iterable[Tensor]) -> Tensor:
+        """Sum of terms, divided by the number of targets of all processes."""
+        return sum(terms) / distributed.all_reduce_sum(target_mask.sum()).clamp(min=1)
 
     def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """User ids [n] and the states [n, d] that predict their last training targets.
@@ -189,41 +199,53 @@ class CrossDomainModel(SequentialRecommender):
         lengths = (batch[SEQUENCE][rows] > 0).sum(1)
         return batch[self.USER_ID][rows], states[rows, lengths - 2]
 
-    def states_in_own_domain(
-        self, batch, encode: Callable[..., Tensor], chosen: Tensor | None = None
+    def encode_domains(
+        self, batch, encode: Callable[..., Tensor], target_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """States [B, L, d] before each target in its own domain's sub-sequence, and where.
+        """Encode each domain's sub-sequence: the states before each target in its own domain's.
 
         ``encode(domain, sequence [B, M], masked [B, M]) -> states [B, M - 1, d]``: state t has not
-        seen item t + 1. ``chosen``, bool [B, L + 1], are targets that a bidirectional encoder must
-        not see (``masked``).
+        seen item t + 1. ``target_mask``, bool [B, L + 1], are targets that a bidirectional encoder
+        must not see (``masked``).
+
+        Returns
+        -------
+        domain_states : Tensor
+            [B, L, d]; zero for a target without earlier items of its domain.
+        has_history : Tensor
+            bool [B, L]; whether the target has earlier items of its domain.
         """
         parts, where = [], []
         for domain in range(self.n_domains):
             sequence_field, place_field = domain_sequence_fields(domain)
             sequence, place = batch[sequence_field], batch[place_field]
-            has = place >= 1
+            has_history = place >= 1
             if sequence.shape[1] < 2:
                 sequence = F.pad(sequence, (0, 1))
             masked = torch.zeros_like(sequence, dtype=torch.bool)
-            if chosen is not None:
-                hidden = torch.nonzero(chosen[:, 1:] & (place >= 0), as_tuple=True)
+            if target_mask is not None:
+                hidden = torch.nonzero(target_mask[:, 1:] & (place >= 0), as_tuple=True)
                 masked[hidden[0], place[hidden]] = True
             states = encode(domain, sequence, masked)
             rows = torch.arange(len(place), device=place.device)[:, None]
-            parts.append(states[rows, (place - 1).clamp(min=0)] * has[..., None])  # [B, L, d]
-            where.append(has)
+            parts.append(states[rows, (place - 1).clamp(min=0)] * has_history[..., None])
+            where.append(has_history)
         return parts[0] + parts[1], where[0] | where[1]
 
-    def own_domain_states(
-        self, batch, encoders, lookups, chosen: Tensor | None = None
+    def domain_states(
+        self, batch, encoders, lookups, target_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`states_in_own_domain` of one encoder and one lookup per domain."""
+        """:meth:`encode_domains` with one encoder and one lookup per domain."""
 
         def encode(domain, sequence, masked):
             return encoders[domain].before_targets(lookups[domain], sequence, masked)
 
-        return self.states_in_own_domain(batch, encode, None if encoders[0].causal else chosen)
+        return self.encode_domains(batch, encode, None if encoders[0].causal else target_mask)
+
+    def shared_domain_states(self, batch, lookup, target_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`domain_states` with ``encoder``, which encodes the mixed sequence too."""
+        encoders, lookups = [self.encoder] * self.n_domains, [lookup] * self.n_domains
+        return self.domain_states(batch, encoders, lookups, target_mask)
 
     # -- inference --------------------------------------------------------------------------------
 
@@ -260,7 +282,7 @@ class CrossDomainModel(SequentialRecommender):
         """State [B, d] of ``encoder`` after each user's last item of the mixed sequence."""
         return self.encoder.last(lookup, interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
-    def last_in_own_domain(self, interaction, encoders, lookups) -> list[Tensor]:
+    def last_domain_states(self, interaction, encoders, lookups) -> list[Tensor]:
         """States after each user's last item of each domain, [B, d]; zero without such an item.
 
         ``encoders`` and ``lookups`` hold one encoder and one lookup per domain.

@@ -107,8 +107,8 @@ class SequenceEncoder(nn.Module):
         """
         lengths = (sequence > 0).sum(1, keepdim=True)
         steps = torch.arange(sequence.shape[1], device=sequence.device)
-        chosen = (steps > 0) & (steps < lengths)
+        target_mask = (steps > 0) & (steps < lengths)
         if self.causal:
-            return chosen
+            return target_mask
         drawn = torch.rand(sequence.shape, device=sequence.device) < self.mask_ratio
-        return chosen & (drawn | (steps == lengths - 1))
+        return target_mask & (drawn | (steps == lengths - 1))

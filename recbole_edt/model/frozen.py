@@ -18,22 +18,22 @@ class BatchStates(NamedTuple):
 
     lookup: Any  # item ids -> vectors
     u: Tensor  # [n, d]; of the mixed sequence
-    own: Tensor  # [n, d]; of the sub-sequence of the target's domain
-    has: Tensor  # bool [B, L]; where there is domain history
-    rows: Tensor | None = None  # int64 [B, L]; rows of u and own; None: the flattened batch
+    h: Tensor  # [n, d]; of the sub-sequence of the target's domain
+    has_history: Tensor  # bool [B, L]; where there is domain history
+    rows: Tensor | None = None  # int64 [B, L]; rows of u and h; None: the flattened batch
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """``u`` and ``own`` [n, d] at places of the flattened batch, int64 [n]."""
+        """``u`` and ``h`` [n, d] at places of the flattened batch, int64 [n]."""
         rows = places if self.rows is None else self.rows.view(-1)[places]
-        return self.u[rows], self.own[rows]
+        return self.u[rows], self.h[rows]
 
 
 @torch.no_grad()
-def batch_states(model, batch, lookup, chosen: Tensor) -> BatchStates:
-    """Compute the states of one batch; arguments as in ``LLMEDTFinetune.own_states``."""
-    u = model.encoder.before_targets(lookup, batch[SEQUENCE], chosen)
-    own, has = model.own_states(batch, lookup, chosen)
-    return BatchStates(lookup, u.flatten(0, 1), own.flatten(0, 1), has)
+def batch_states(model, batch, lookup, target_mask: Tensor) -> BatchStates:
+    """Compute the states of one batch; arguments as in ``LLMEDTFinetune.shared_domain_states``."""
+    u = model.encoder.before_targets(lookup, batch[SEQUENCE], target_mask)
+    h, has_history = model.shared_domain_states(batch, lookup, target_mask)
+    return BatchStates(lookup, u.flatten(0, 1), h.flatten(0, 1), has_history)
 
 
 class FrozenStates:
@@ -50,17 +50,17 @@ class FrozenStates:
         items = model.embed(torch.arange(model.n_items, device=like.device)).to(like.dtype)
         self.lookup = Lookup(items)
         self.u = like.new_empty(int(lengths.sum()), like.shape[1])
-        self.own = torch.empty_like(self.u)
+        self.h = torch.empty_like(self.u)
         # the negatives of these batches are not used: loaders draw from generators of their own
         generator = torch.Generator(device=loader.device).manual_seed(0)
         for windows in torch.argsort(lengths, stable=True).split(_BLOCK):
             batch = loader.collate(windows, generator)
             following = batch[SEQUENCE][:, 1:] > 0
             hidden = torch.zeros_like(batch[SEQUENCE]).bool()
-            known = batch_states(model, batch, self.lookup, hidden)
-            u, own = known.at(torch.nonzero(following.reshape(-1)).squeeze(1))
+            states = batch_states(model, batch, self.lookup, hidden)
+            u, h = states.at(torch.nonzero(following.reshape(-1)).squeeze(1))
             rows = self._rows(batch)[following]
-            self.u[rows], self.own[rows] = u.to(self.u.dtype), own.to(self.u.dtype)
+            self.u[rows], self.h[rows] = u.to(self.u.dtype), h.to(self.u.dtype)
 
     @staticmethod
     def size(model, loader: SequenceLoader) -> int:
@@ -77,5 +77,5 @@ class FrozenStates:
     def of(self, batch) -> BatchStates:
         """States of a batch of the loader."""
         places = [batch[domain_sequence_fields(domain)[1]] for domain in (0, 1)]
-        has = (places[0] >= 1) | (places[1] >= 1)
-        return BatchStates(self.lookup, self.u, self.own, has, self._rows(batch))
+        has_history = (places[0] >= 1) | (places[1] >= 1)
+        return BatchStates(self.lookup, self.u, self.h, has_history, self._rows(batch))

@@ -17,7 +17,7 @@ from recbole_edt.model.base import ProfiledModel, States
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.kernels import look_up
-from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
+from recbole_edt.model.losses import alignment_loss, bpr_loss, sample_hard_negatives, softmax_loss
 from recbole_edt.model.packing import PackedStates
 from recbole_edt.model.settings import LLMEDTSettings
 from recbole_edt.model.stages import BothStages, Finetuning
@@ -31,7 +31,7 @@ class _Equations(ProfiledModel):
     settings = LLMEDTSettings
     properties = "LLMEDT"
     splits_batches = True
-    hard_negatives = True
+    negatives_in_loss = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -48,50 +48,45 @@ class _Equations(ProfiledModel):
         """Item vectors ``v = W1 (W2 e + b2) + b1`` of frozen text (eq. 7), [...] -> [..., d]."""
         return self.item_embedding(items)
 
-    def user_states(self, lookup, sequence: Tensor, chosen: Tensor) -> Tensor | PackedStates:
-        """User vectors ``u = f(v_1, ..., v_t)`` before each target of a sequence (eq. 8).
+    def user_states(self, lookup, sequence: Tensor, target_mask: Tensor) -> Tensor | PackedStates:
+        """User states ``u = f(v_1, ..., v_t)`` before each target of a sequence (eq. 8).
 
-        ``sequence`` is int64 [B, L + 1]; columns ``1:`` are the targets. ``chosen``, bool
-        [B, L + 1], are those that a bidirectional backbone must not see.
+        ``sequence`` is int64 [B, L + 1]; state t predicts column t + 1. ``target_mask``, bool
+        [B, L + 1], are the targets, which a bidirectional backbone must not see.
         """
-        return self.encoder.packed_before_targets(lookup, sequence, chosen)
+        return self.encoder.packed_before_targets(lookup, sequence, target_mask)
 
-    def next_item_loss(self, batch, lookup, states: States, chosen: Tensor) -> Tensor:
-        """Loss of the next items, averaged over the chosen positions (eq. 9).
+    def next_item_loss(self, batch, lookup, states: States, target_mask: Tensor) -> Tensor:
+        """Loss of the next items, averaged over the targets: eq. 9 in stage 1, eq. 12 in stage 2.
 
-        ``loss: bpr`` is printed: ``-log sigmoid(P(v+) - P(v-))`` with one negative, drawn from the
-        positive's domain in proportion to ``exp(P(v-) / NEGATIVE_TEMPERATURE)``. ``softmax`` is
-        ``-log softmax(P)`` over the positive and the negatives that a batch shares.
+        ``P(v)`` is the product of state and item vector. ``loss: bpr`` is printed:
+        ``-log sigmoid(P(v+) - P(v-))`` with one negative, drawn from the positive's domain in
+        proportion to ``exp(P(v-) / NEGATIVE_TEMPERATURE)``. ``softmax`` is ``-log softmax(P)``
+        over the positive and the negatives that a batch shares.
 
         Arguments are those of :meth:`~recbole_edt.model.base.CrossDomainModel.targets`.
         """
         terms = []
-        for u, positives, pool, owned, rows in self.targets(batch, lookup, states, chosen):
+        targets = self.targets(batch, lookup, states, target_mask)
+        for u, positives, pool, seen_mask, batch_index in targets:
             if self.loss_name == "softmax":
-                terms.append(softmax_loss(u, positives, pool, owned, rows))
+                terms.append(softmax_loss(u, positives, pool, seen_mask, batch_index))
             else:
-                drawn = hard_negatives(u, pool, owned, rows, NEGATIVE_TEMPERATURE)
+                drawn = sample_hard_negatives(u, pool, seen_mask, batch_index, NEGATIVE_TEMPERATURE)
                 terms.append(bpr_loss(u, positives, look_up(pool, drawn)))
-        return self.mean_over(chosen, terms)
+        return self.mean_over(target_mask, terms)
 
-    def own_states(self, batch, lookup, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """States h before each target of its own domain's sub-sequence [B, L, d], and where."""
-        twice = [self.encoder] * self.n_domains, [lookup] * self.n_domains
-        return self.own_domain_states(batch, *twice, chosen)
+    def adapt(self, domain: int, h: Tensor) -> Tensor:
+        """Adapted states ``u^A = A(h)`` of the domain's sub-sequence (eq. 10), [n, d] -> [n, d]."""
+        return self.domain_adapters[domain](h)
 
-    def adapt(self, domain: int, states: Tensor) -> Tensor:
-        """Adapted domain states ``u^A = A(h)`` (eq. 10), [n, d] -> [n, d]."""
-        return self.domain_adapters[domain](states)
+    def user_representations(self, domain: int, u: Tensor, h: Tensor) -> Tensor:
+        """User representations of eq. 11 [n, d]: ``P(v) = u^A v + u v = (u^A + u) v``.
 
-    def score_vectors(self, domain: int, u: Tensor, own: Tensor) -> Tensor:
-        """Vectors [n, d] that candidates v of a domain are scored with: ``P(v) = (u^A + u) v``.
-
-        Eq. 11; both terms are of the same candidate, so the vectors are summed first. ``u`` and
-        ``own`` [n, d] are states of the mixed sequence and of the domain's sub-sequence.
+        The score of an item of the domain is the dot product with its embedding. ``u`` and ``h``
+        [n, d] are states of the mixed sequence and of the domain's sub-sequence.
         """
-        return u + self.adapt(domain, own)
-
-    domain_loss = next_item_loss  # eq. 12: eq. 9 with the scores of eq. 11
+        return u + self.adapt(domain, h)
 
     def profile_loss(self, batch, states: Tensor) -> Tensor:
         """Contrastive alignment of last states and profiles of users (eq. 13)."""
@@ -110,12 +105,12 @@ class LLMEDTPretrain(_Equations):
         """Loss of stage 1 over all positions: eq. 9 plus alpha times eq. 13 (eq. 14)."""
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch, by_domain=self.all_sequences)
-        chosen = self.encoder.choose_targets(sequence)
-        states = self.user_states(lookup, sequence, chosen)
-        loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])
+        target_mask = self.encoder.choose_targets(sequence)
+        states = self.user_states(lookup, sequence, target_mask)
+        loss = self.next_item_loss(batch, lookup, states, target_mask[:, 1:])
         if self.all_sequences:  # beyond the paper: eq. 9 of the domain sub-sequences, too
-            own, has = self.own_states(batch, lookup, chosen)
-            loss = loss + self.next_item_loss(batch, lookup, own, has & chosen[:, 1:])
+            h, has_history = self.shared_domain_states(batch, lookup, target_mask)
+            loss = loss + self.next_item_loss(batch, lookup, h, has_history & target_mask[:, 1:])
         if self.profiles is not None:
             padded = states.padded() if isinstance(states, PackedStates) else states
             loss = loss + self.align_weight * self.profile_loss(batch, padded)
@@ -137,23 +132,24 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
 
     def calculate_loss(self, interaction) -> Tensor:
         """Loss of stage 2: eq. 12 of both domains over all their positions (eq. 15)."""
-        chosen = self.encoder.choose_targets(interaction[SEQUENCE])
-        known = self.frozen_states(interaction, chosen)
+        target_mask = self.encoder.choose_targets(interaction[SEQUENCE])
+        frozen = self.frozen_states(interaction, target_mask)
 
-        def states(*places: Tensor) -> list[Tensor]:
-            by_domain = enumerate(map(known.at, places))
-            return [self.score_vectors(domain, u, own) for domain, (u, own) in by_domain]
+        def representations(*places: Tensor) -> list[Tensor]:
+            by_domain = enumerate(map(frozen.at, places))
+            return [self.user_representations(domain, u, h) for domain, (u, h) in by_domain]
 
-        return self.domain_loss(interaction, known.lookup, states, known.has & chosen[:, 1:])
+        targets = frozen.has_history & target_mask[:, 1:]
+        return self.next_item_loss(interaction, frozen.lookup, representations, targets)
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """User vectors [B, d] of each domain (eq. 11): u alone without items of the domain."""
-        twice = [self.encoder] * self.n_domains, [self.look_up] * self.n_domains
-        own = self.last_in_own_domain(interaction, *twice)
+        encoders, lookups = [self.encoder] * self.n_domains, [self.look_up] * self.n_domains
+        h = self.last_domain_states(interaction, encoders, lookups)
         out = []
         for domain, u in enumerate(super().user_vectors(interaction)):
-            has = interaction[domain_fields(domain)[1]] > 0
-            out.append(torch.where(has[:, None], self.score_vectors(domain, u, own[domain]), u))
+            has_history = interaction[domain_fields(domain)[1]][:, None] > 0
+            out.append(torch.where(has_history, self.user_representations(domain, u, h[domain]), u))
         return out
 
 

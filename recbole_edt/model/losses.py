@@ -20,29 +20,38 @@ _HARD_ROWS = 512  # positions whose negatives are drawn at a time
 
 
 @torch.no_grad()
-def hard_negatives(
-    states: Tensor, pool: Tensor, owned: Tensor, owners: Tensor, temperature: float
+def sample_hard_negatives(
+    states: Tensor, pool: Tensor, seen_mask: Tensor, batch_index: Tensor, temperature: float
 ) -> Tensor:
     """Draw one negative per position from a shared pool by ``softmax(score / temperature)``.
 
     Most items score low, so uniform negatives say little about the top ranks that the metrics
     measure. The distribution follows the model, as in dynamic negative sampling.
 
-    ``pool`` [m, d] holds the vectors of the shared negatives; ``owned``, bool [B, m], those that
-    the user of a batch's row has, which are not drawn; ``owners``, int64 [n], the row of each of
-    the ``states`` [n, d]. The smaller ``temperature``, the harder.
+    Parameters
+    ----------
+    states : Tensor
+        [n, d]; user state of each position.
+    pool : Tensor
+        [m, d]; vectors of the shared negatives.
+    seen_mask : Tensor
+        bool [B, m]; negatives that the user of a row of the batch has, which are not drawn.
+    batch_index : Tensor
+        int64 [n]; row of each position in the batch.
+    temperature : float
+        The smaller, the harder.
 
     Returns
     -------
     Tensor
-        int64 [n]; rows of ``pool``. A user who owns the whole pool gets its last row.
+        int64 [n]; rows of ``pool``. A user who has the whole pool gets its last row.
     """
     drawn = torch.empty(len(states), dtype=torch.int64, device=states.device)
-    others = pool.float() / temperature
+    scaled = pool.float() / temperature
     for start in range(0, len(states), _HARD_ROWS):
         block = slice(start, start + _HARD_ROWS)
-        scores = product(states[block].float().contiguous(), others)
-        scores.masked_fill_(owned[owners[block]], -torch.inf)
+        scores = product(states[block].float().contiguous(), scaled)
+        scores.masked_fill_(seen_mask[batch_index[block]], -torch.inf)
         weights = scores.sub_(scores.amax(1, keepdim=True)).exp_().nan_to_num_(0.0)
         edges = weights.cumsum_(1)
         share = torch.rand(len(edges), 1, device=edges.device) * edges[:, -1:]
@@ -53,7 +62,7 @@ def hard_negatives(
 _ROWS = {"cpu": 512}  # positions whose logits exist at a time; 8192 on other devices
 
 
-def _filled_up(state: Tensor) -> Tensor:
+def _pad_rows(state: Tensor) -> Tensor:
     """Append rows of zeros up to the size of a fast product."""
     if state.device.type != "cpu" or len(state) == rounded_rows(len(state)):
         return state
@@ -61,47 +70,51 @@ def _filled_up(state: Tensor) -> Tensor:
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Loss and gradients of the sampled softmax, a block of positions at a time.
+    """Value and gradients of :func:`softmax_loss`, a block of positions at a time.
 
     The logits of a block stay in the processor's cache and are not saved for the backward pass.
     Products run in ``dtype``, the rest in float32.
     """
 
     @staticmethod
-    def forward(ctx, states, positives, negatives, owned, owners, dtype):
-        others = negatives.to(dtype)
+    def forward(ctx, states, positives, negatives, seen_mask, batch_index, dtype):
+        negatives = negatives.to(dtype)
         rows = _ROWS.get(states.device.type, 8192)
         grad_states = torch.empty_like(states)
-        grad_others = None  # [d, m]; frozen items need no gradients: that saves the third product
+        grad_negatives = None  # [d, m]; frozen items need none: that saves the third product
         if ctx.needs_input_grad[2]:
-            grad_others = torch.zeros_like(others.T, dtype=torch.float32).contiguous()
-        scores = (states * positives).sum(-1, keepdim=True)  # [n, 1]
-        highest, whole = torch.empty_like(scores), torch.empty_like(scores)
+            grad_negatives = torch.zeros_like(negatives.T, dtype=torch.float32).contiguous()
+        scores = (states * positives).sum(-1, keepdim=True)  # s.p, [n, 1]
+        row_max, denominator = torch.empty_like(scores), torch.empty_like(scores)
         for start in range(0, len(states), rows):
             block = slice(start, start + rows)
-            state, score, most, sum_of_all = (
-                of_all[block] for of_all in (states, scores, highest, whole)
+            state, score, block_max, block_sum = (
+                of_all[block] for of_all in (states, scores, row_max, denominator)
             )
-            lowered = _filled_up(state).to(dtype)
-            logits = product(lowered, others).float()
-            weights = logits[: len(state)]
-            weights.masked_fill_(owned[owners[block]], -torch.inf)
-            torch.maximum(weights.amax(1, keepdim=True), score, out=most)
-            weights.sub_(most).exp_()  # over their sum: the negatives' probabilities
-            torch.add(weights.sum(1, keepdim=True), (score - most).exp_(), out=sum_of_all)
-            filled_up = logits.to(dtype)
-            # divide d columns by the sum, not the m columns of the logits
-            of_negatives = product(filled_up, others.T)[: len(state)].float()
-            torch.div(of_negatives, sum_of_all, out=grad_states[block])
-            if grad_others is not None:
-                lowered = _filled_up(state / sum_of_all).to(dtype)
-                grad_others += inner_product(lowered, filled_up)
-        excess = (scores - highest).exp_().div_(whole).sub_(1.0)  # positive's probability, minus 1
-        grad_states.addcmul_(excess, positives)
-        grad_positives = excess * states if ctx.needs_input_grad[1] else None
-        grad_negatives = None if grad_others is None else grad_others.T
+            # value: the denominator exp(s.p) + sum exp(s.n), over exp(row_max)
+            padded = product(_pad_rows(state).to(dtype), negatives).float()
+            logits = padded[: len(state)]
+            logits.masked_fill_(seen_mask[batch_index[block]], -torch.inf)
+            torch.maximum(logits.amax(1, keepdim=True), score, out=block_max)
+            weights = logits.sub_(block_max).exp_()  # in place: padded holds them from here on
+            torch.add(weights.sum(1, keepdim=True), (score - block_max).exp_(), out=block_sum)
+            # gradients, by the probabilities weights / denominator: of a state, the mean of the
+            # negatives; of a negative, the sum of the states
+            cast = padded.to(dtype)
+            # divide d columns by the denominator, not the m columns of the weights
+            weighted_sum = product(cast, negatives.T)[: len(state)].float()
+            torch.div(weighted_sum, block_sum, out=grad_states[block])
+            if grad_negatives is not None:
+                scaled = _pad_rows(state / block_sum).to(dtype)
+                grad_negatives += inner_product(scaled, cast)
+        # gradient: of the positive's logit, its probability minus 1
+        grad_logit = (scores - row_max).exp_().div_(denominator).sub_(1.0)
+        grad_states.addcmul_(grad_logit, positives)
+        grad_positives = grad_logit * states if ctx.needs_input_grad[1] else None
+        grad_negatives = None if grad_negatives is None else grad_negatives.T
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
-        return (whole.log_().add_(highest).sub_(scores)).sum()
+        # value: -log(exp(s.p) / denominator)
+        return (denominator.log_().add_(row_max).sub_(scores)).sum()
 
     @staticmethod
     def backward(ctx, grad):
@@ -110,20 +123,20 @@ class _SoftmaxLoss(torch.autograd.Function):
 
 
 def softmax_loss(
-    states: Tensor, positives: Tensor, negatives: Tensor, owned: Tensor, owners: Tensor
+    states: Tensor, positives: Tensor, negatives: Tensor, seen_mask: Tensor, batch_index: Tensor
 ) -> Tensor:
-    """Sum of ``-log softmax`` of each positive among itself and the shared negatives.
+    """Sum over rows of ``-log(exp(s.p) / (exp(s.p) + sum_j exp(s.n_j)))``.
 
-    ``states`` and ``positives`` are [n, d], the others ``pool``, ``owned`` and ``owners`` of
-    :func:`hard_negatives`; owned ones do not count.
+    s is a row of ``states`` [n, d], p of ``positives`` [n, d]; n_j are the rows of the shared
+    ``negatives`` [m, d] that the user has not seen. ``seen_mask``, bool [B, m], and
+    ``batch_index``, int64 [n], are as in :func:`sample_hard_negatives`.
     """
     device = states.device.type
     lowered = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if lowered else torch.float32
+    inputs = states.float(), positives.float(), negatives.float()
     with torch.autocast(device_type=device, enabled=False):
-        return _SoftmaxLoss.apply(
-            states.float(), positives.float(), negatives.float(), owned, owners, dtype
-        )
+        return _SoftmaxLoss.apply(*inputs, seen_mask, batch_index, dtype)
 
 
 def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce: bool) -> Tensor:

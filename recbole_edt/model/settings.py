@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,11 @@ def declared(config: Any, key: str, default: Any) -> Any:
     """Value of a key that only some models declare; for the others a default."""
     value = config[key] if key in config else None
     return default if value is None else value
+
+
+StoppingStep = Annotated[
+    Amount, Field(description="stop after more than this many validations in a row below the best")
+]
 
 
 class ModelSettings(Settings):
@@ -40,14 +45,14 @@ class LLMEDTSettings(ModelSettings):
 
     augmentation: bool = Field(True, description="train on inserted rows too")
     augmented_histories: bool = Field(
-        False, description="include inserted rows in histories at evaluation; paper: True"
+        False, description="inserted rows in histories at evaluation; paper: True"
     )
     item_embedding: Literal["text", "id", "both"] = Field(
         "both", description="item vectors from text (paper), ids, or their sum"
     )
     backbone: str = Field("sasrec", description="sasrec, gru4rec, bert4rec or a registered one")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
-    stopping_step: Amount = Field(3, description="epochs without improvement that end a stage")
+    stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
     train_batch_size: Count = Field(256, description="sequences per batch; paper: 512")
     pretrain_sequences: Literal["mixed", "all"] = Field(

@@ -100,12 +100,12 @@ class Finetuning(CrossDomainModel):
             self._cache_of = known
         return self._cache
 
-    def frozen_states(self, batch, chosen: Tensor) -> BatchStates:
+    def frozen_states(self, batch, target_mask: Tensor) -> BatchStates:
         """States before the targets of a batch: cached ones, or computed now."""
         if self._in_use is not None:
             return self._in_use.of(batch)
         with torch.no_grad():
-            return batch_states(self, batch, self.batch_lookup(batch), chosen)
+            return batch_states(self, batch, self.batch_lookup(batch), target_mask)
 
 
 class BothStages(CrossDomainModel):

@@ -123,7 +123,9 @@ class CrossDomainMixin(EvaluationMixin):
     def _reason_to_stop(self) -> str | None:
         """Decide on an early stop: before a stage's first epoch, and after each validation.
 
-        ``cur_step`` counts the validations in a row that were worse than the best one.
+        ``cur_step`` is updated by RecBole's ``early_stopping``: the number of consecutive
+        validations below the best; a tie is the new best. Its own flag to stop never acts first,
+        as RecBole reads it after the callback that asks this method.
         """
         if self.cur_step > self.stopping_step:
             return f"{self.cur_step} times no better {self.valid_metric} (stopping_step)"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recbole_edt.data.dataloader import (
     AUGMENTED,
     NEGATIVES,
-    OWNED,
+    SEEN,
     SEQUENCE,
     EvaluationLoader,
     SequenceLoader,
@@ -182,10 +182,10 @@ def test_shared_negatives_per_domain(make_train):
             shared = fields[f"{NEGATIVES}_{domain}"]
             assert len(set(shared.tolist())) == 7
             assert (train.dataset.item_domain[shared.numpy()] == domain).all()
-            for user, owned in zip(
-                fields["user_id"].tolist(), fields[f"{OWNED}_{domain}"], strict=True
+            for user, seen in zip(
+                fields["user_id"].tolist(), fields[f"{SEEN}_{domain}"], strict=True
             ):
-                assert torch.equal(owned, torch.isin(shared, train.items[rows_of(train, user)]))
+                assert torch.equal(seen, torch.isin(shared, train.items[rows_of(train, user)]))
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def worlds(draw):
         history: list[int] = []
         for domain in (0, 1):
             items = [i + 1 for i, d in enumerate(item_domain) if d == domain]
-            owned = draw(st.lists(st.sampled_from(items), max_size=12))
-            history += [item for item in owned if item != items[0]]
+            seen = draw(st.lists(st.sampled_from(items), max_size=12))
+            history += [item for item in seen if item != items[0]]
         histories.append(draw(st.permutations(history)))
     if not any(histories):
         histories[0] = [len(item_domain) - item_domain[::-1].index(0)]
@@ -43,7 +43,7 @@ def worlds(draw):
 
 
 @given(worlds(), st.integers(0, 2**31))
-def test_a_negative_is_of_the_positives_domain_and_not_owned(world, seed):
+def test_a_negative_is_of_the_positives_domain_and_not_seen(world, seed):
     item_domain, histories = world
     sampler = sampler_of(item_domain, histories)
     users, positives = zip(
@@ -95,12 +95,12 @@ def test_shared_negatives_are_distinct_items_of_one_domain(world, n, seed):
 
 
 @given(worlds(), st.integers(0, 2**31))
-def test_the_owned_mask_marks_exactly_the_users_own_items(world, seed):
+def test_the_seen_mask_marks_exactly_the_users_own_items(world, seed):
     item_domain, histories = world
     sampler = sampler_of(item_domain, histories)
     users = torch.arange(len(histories)).flip(0)
     for shared in sampler.shared(6, generator(seed)):
-        mask = sampler.owned_mask(users, shared)
+        mask = sampler.seen_mask(users, shared)
         expected = [[item in histories[user] for item in shared.tolist()] for user in users]
         assert mask.tolist() == expected
 

@@ -26,7 +26,7 @@ def held_out(shop) -> dict[str, tuple[str, str]]:
 
 def positional_fields(batch: Interaction) -> dict[str, torch.Tensor]:
     """What a batch says of its users: all fields but drawn negatives and times."""
-    drawn = ("negatives", "owned", "Neg_items", "neg_")
+    drawn = ("negatives", "seen", "Neg_items", "neg_")
     return {
         name: field
         for name, field in batch.interaction.items()

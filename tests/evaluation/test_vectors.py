@@ -10,8 +10,8 @@ from recbole.utils import get_model
 from recbole_edt.evaluation import ranking as ranking_module
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import vectors_of
-from recbole_edt.model import builtin, packing
-from recbole_edt.model.builtin import SASRecVectors
+from recbole_edt.model import packing, recbole_sasrec
+from recbole_edt.model.recbole_sasrec import SASRecVectors
 from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
@@ -104,7 +104,7 @@ def test_a_trainers_ranks_are_those_of_the_models_own_scores(evaluated, name) ->
 def test_products_of_sasrecs_vectors_are_its_own_scores(
     evaluated, keys, steps, monkeypatch
 ) -> None:
-    monkeypatch.setattr(builtin, "_STEPS", steps)
+    monkeypatch.setattr(recbole_sasrec, "_STEPS", steps)
     it = evaluated("SASRec", **keys)
     expected, _ = it.from_scores()
     vectors = vectors_of(it.model)

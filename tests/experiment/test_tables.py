@@ -16,8 +16,8 @@ from recbole_edt.experiment.tables import Table, to_markdown, welch
 @pytest.fixture
 def table() -> Table:
     out = Table("shop_a, test", ["H", "N"], ours="ours")
-    out.add("rival", "H", [0.2, 0.22, 0.24])
-    out.add("rival", "N", [0.5, 0.5, 0.5])
+    out.add("SASRec", "H", [0.2, 0.22, 0.24])
+    out.add("SASRec", "N", [0.5, 0.5, 0.5])
     out.add("weak", "H", [0.1])
     out.add("ours", "H", [0.3, 0.33, 0.36])
     out.add("ours", "N", [0.4, 0.5, 0.45])
@@ -46,7 +46,7 @@ def test_welch_where_there_is_nothing_to_test() -> None:
 
 def test_lead_over_the_best_other_row(table) -> None:
     lead = table.lead("H")
-    assert lead.rival == "rival"
+    assert lead.baseline == "SASRec"
     assert lead.improvement == pytest.approx(0.5)
     assert lead.p_value < 0.05
     behind = table.lead("N")
@@ -59,7 +59,7 @@ def test_markdown(table) -> None:
     assert [line for line in text.splitlines() if line and ":--" not in line] == [
         "### shop_a, test",
         "| | H | N |",
-        "| rival | <u>0.2200</u> ± 0.0200 | **0.5000** ± 0.0000 |",
+        "| SASRec | <u>0.2200</u> ± 0.0200 | **0.5000** ± 0.0000 |",
         "| weak | 0.1000 | – |",
         "| ours | **0.3300**\\* ± 0.0300 | 0.4500 ± 0.0500 |",
         "| improvement | +50.00 % | -10.00 % |",
@@ -74,7 +74,7 @@ def test_latex(table) -> None:
     lines = tables.to_latex(table).splitlines()
     assert "\\caption{shop\\_a, test}" in lines
     assert (
-        "rival & \\underline{0.2200} $\\pm$ 0.0200 & \\textbf{0.5000} $\\pm$ 0.0000 \\\\" in lines
+        "SASRec & \\underline{0.2200} $\\pm$ 0.0200 & \\textbf{0.5000} $\\pm$ 0.0000 \\\\" in lines
     )
     assert "ours & \\textbf{0.3300}$^{*}$ $\\pm$ 0.0300 & 0.4500 $\\pm$ 0.0500 \\\\" in lines
     assert lines[lines.index("\\bottomrule") - 2 :][0] == "\\midrule"
@@ -83,7 +83,7 @@ def test_latex(table) -> None:
 
 def test_files_hold_every_table(table, tmp_path) -> None:
     other = Table("second", ["H"])
-    other.add("rival", "H", [0.25])
+    other.add("SASRec", "H", [0.25])
     tables.write_tables(tmp_path / "new", "compare", [table, other])
     paths = [tmp_path / "new" / f"compare.{suffix}" for suffix in ("csv", "md", "tex")]
     frame = pd.read_csv(paths[0])

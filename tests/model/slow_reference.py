@@ -161,7 +161,7 @@ def training_batch(users=tuple(SEQUENCES), extra: int = 0, sequences=None) -> di
         batch[f"sequence_{domain}"] = right_padded(own, max(max(map(len, own)), 1) + extra)
         batch[f"place_{domain}"] = right_padded(places, width - 1, -1)
         batch[f"negatives_{domain}"] = torch.tensor(shared)
-        batch[f"owned_{domain}"] = torch.tensor([[n in s for n in shared] for s in sequences])
+        batch[f"seen_{domain}"] = torch.tensor([[n in s for n in shared] for s in sequences])
     return batch
 
 
@@ -253,16 +253,16 @@ def summed_vector(model, history: list[int], domain: int) -> np.ndarray:
     return out + adapted(model, domain, user_vector(model, own)) if own else out
 
 
-def hardest_term(state, model, positive: int, owned: list[int]) -> float:
+def hardest_term(state, model, positive: int, seen: list[int]) -> float:
     """-log sigmoid(P(v+) - P(v-)) of eqs. 9 and 12, v- being the hardest shared negative."""
-    shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
+    shared = [n for n in SHARED[domain_of(positive)] if n not in seen]
     hardest = max(state @ item_vector(model, n) for n in shared)
     return float(np.log1p(np.exp(hardest - state @ item_vector(model, positive))))
 
 
-def softmax_term(state, model, positive: int, owned: list[int]) -> float:
+def softmax_term(state, model, positive: int, seen: list[int]) -> float:
     """Sampled softmax over the shared negatives that the user has not."""
-    shared = [n for n in SHARED[domain_of(positive)] if n not in owned]
+    shared = [n for n in SHARED[domain_of(positive)] if n not in seen]
     top = np.exp(state @ item_vector(model, positive))
     rest = sum(np.exp(state @ item_vector(model, n)) for n in shared)
     return float(-np.log(top / (top + rest)))

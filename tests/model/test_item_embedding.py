@@ -8,7 +8,7 @@ import torch
 from slow_reference import CONFIG, N_ITEMS, SIZE, TinyShop, array, training_batch
 
 from recbole_edt.data.embeddings import EmbeddingTable
-from recbole_edt.model import item_embedding as room
+from recbole_edt.model import item_embedding
 from recbole_edt.model.item_embedding import ItemEmbedding, make_item_embedding, start_reduced_
 from recbole_edt.model.llmedt import LLMEDTPretrain
 from recbole_edt.model.lookup import ItemLookup
@@ -114,7 +114,7 @@ def test_text_and_profiles_too_large_for_memory_change_nothing(kind) -> None:
 
 def test_gradients_of_large_tables_alone_are_sparse(monkeypatch) -> None:
     assert not make_item_embedding("id", TinyShop(), SIZE, lazy=True).table.sparse
-    monkeypatch.setattr(room, "_LARGE_TABLE", 4 * N_ITEMS * SIZE - 1)
+    monkeypatch.setattr(item_embedding, "_LARGE_TABLE", 4 * N_ITEMS * SIZE - 1)
     assert make_item_embedding("id", TinyShop(), SIZE, lazy=True).table.sparse
     no_text = TinyShop()
     no_text.item_embeddings = None  # not called: ids alone need no text

@@ -8,7 +8,7 @@ import torch
 from slow_reference import alignment
 
 from recbole_edt.model import losses
-from recbole_edt.model.losses import alignment_loss, bpr_loss, hard_negatives, softmax_loss
+from recbole_edt.model.losses import alignment_loss, bpr_loss, sample_hard_negatives, softmax_loss
 
 
 def test_bpr_hand_computed() -> None:
@@ -33,14 +33,14 @@ def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkey
     monkeypatch.setitem(losses._ROWS, "cpu", rows)
     torch.manual_seed(0)
     inputs = [torch.randn(n, 4, requires_grad=True) for n in (7, 7, 5)]
-    owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    seen_mask, batch_index = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
 
     def plain(states, positives, negatives):
         own = (states * positives).sum(-1, keepdim=True)
-        others = (states @ negatives.T).masked_fill(owned[owners], -torch.inf)
+        others = (states @ negatives.T).masked_fill(seen_mask[batch_index], -torch.inf)
         return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).sum()
 
-    ours, slow = softmax_loss(*inputs, owned, owners), plain(*inputs)
+    ours, slow = softmax_loss(*inputs, seen_mask, batch_index), plain(*inputs)
     assert ours.item() == pytest.approx(slow.item(), rel=1e-5)
     gradients = torch.autograd.grad(2.5 * ours, inputs)
     for mine, reference in zip(gradients, torch.autograd.grad(2.5 * slow, inputs), strict=True):
@@ -50,32 +50,32 @@ def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkey
 def test_softmax_of_frozen_items_gives_the_states_the_same_gradient() -> None:
     torch.manual_seed(0)
     states, positives, negatives = inputs = [torch.randn(n, 4) for n in (7, 7, 5)]
-    owned, owners = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    seen_mask, batch_index = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
     for needed in (inputs, [states], [states, positives], [negatives]):
         for tensor in inputs:
             tensor.requires_grad_(any(tensor is other for other in needed))
-        got = torch.autograd.grad(softmax_loss(*inputs, owned, owners), needed)
+        got = torch.autograd.grad(softmax_loss(*inputs, seen_mask, batch_index), needed)
         if needed is inputs:
             whole = dict(zip(map(id, inputs), got, strict=True))
         for tensor, gradient in zip(needed, got, strict=True):
             assert torch.equal(gradient, whole[id(tensor)])
 
 
-def test_softmax_hand_computed_with_owned_negatives() -> None:
+def test_softmax_hand_computed_with_seen_negatives() -> None:
     states = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     positives = torch.tensor([[1.0, 5.0], [3.0, 0.5]])  # scores 1 and 1
     negatives = torch.tensor([[0.0, 1.0], [2.0, -1.0]])  # scores [0, 2] and [2, -2]
-    owned = torch.tensor([[False, True], [False, False]])
-    loss = softmax_loss(states, positives, negatives, owned, torch.arange(2))
+    seen_mask = torch.tensor([[False, True], [False, False]])
+    loss = softmax_loss(states, positives, negatives, seen_mask, torch.arange(2))
     first = math.log(math.e + 1) - 1
     second = math.log(math.e + math.exp(2) + math.exp(-2)) - 1
     assert float(loss) == pytest.approx(first + second, rel=1e-6)
 
 
-def test_softmax_where_every_negative_is_owned_loses_nothing() -> None:
+def test_softmax_where_every_negative_is_seen_loses_nothing() -> None:
     states = torch.randn(1, 2, requires_grad=True)
-    owned = torch.ones(1, 3, dtype=torch.bool)
-    loss = softmax_loss(states, torch.randn(1, 2), torch.randn(3, 2), owned, torch.tensor([0]))
+    seen_mask = torch.ones(1, 3, dtype=torch.bool)
+    loss = softmax_loss(states, torch.randn(1, 2), torch.randn(3, 2), seen_mask, torch.tensor([0]))
     loss.backward()
     assert float(loss) == 0.0
     assert states.grad.tolist() == [[0.0, 0.0]]
@@ -115,14 +115,14 @@ def test_hard_negatives_follow_the_softmax_of_scores_over_temperature() -> None:
     n = 60_000
     states = torch.tensor([[1.0, 0.0]]).expand(n, 2)
     pool = torch.tensor([[0.0, 5.0], [math.log(2) / 2, 0.0], [math.log(6) / 2, 1.0], [9.0, 0.0]])
-    owned = torch.tensor([[False, False, False, True]])
-    drawn = hard_negatives(states, pool, owned, torch.zeros(n, dtype=torch.int64), 0.5)
+    seen_mask = torch.tensor([[False, False, False, True]])
+    drawn = sample_hard_negatives(states, pool, seen_mask, torch.zeros(n, dtype=torch.int64), 0.5)
     # exp(score / 0.5) is 1, 2, 6; the last one is the user's own
     shares = torch.bincount(drawn, minlength=4) / n
     assert torch.allclose(shares, torch.tensor([1 / 9, 2 / 9, 6 / 9, 0.0]), atol=0.01)
 
 
-def test_hard_negatives_of_a_user_who_owns_all_are_still_rows_of_the_pool() -> None:
-    owned, owners = torch.ones(1, 4, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
-    drawn = hard_negatives(torch.randn(3, 2), torch.randn(4, 2), owned, owners, 1.0)
+def test_hard_negatives_of_a_user_who_has_all_are_still_rows_of_the_pool() -> None:
+    seen_mask, batch_index = torch.ones(1, 4, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    drawn = sample_hard_negatives(torch.randn(3, 2), torch.randn(4, 2), seen_mask, batch_index, 1.0)
     assert ((drawn >= 0) & (drawn < 4)).all()

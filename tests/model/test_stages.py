@@ -214,7 +214,7 @@ def test_what_would_take_more_than_the_limit_is_computed_per_batch(monkeypatch) 
     model, loader = finetuned()
     held = frozen.FrozenStates(model, loader)
     size = frozen.FrozenStates.size(model, loader)
-    assert size == sum(t.numel() * 8 for t in (held.lookup.vectors, held.u, held.own))  # float64
+    assert size == sum(t.numel() * 8 for t in (held.lookup.vectors, held.u, held.h))  # float64
     batch = next(iter(loader))
     for limit, cached in ((size, True), (size - 1, False)):
         monkeypatch.setattr(stages, "CACHE_BYTES", limit)

@@ -1,4 +1,4 @@
-"""base.Table 4: users by domain ratio; figure 4: users by length."""
+"""Table 4: users by domain ratio; figure 4: users by length."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""base.Table 1: overall performance; 9: parameters and time of its runs; 10: backbones."""
+"""Table 1: overall performance; 9: parameters and time of its runs; 10: backbones."""
 
 from recbole_edt.experiment import base
 from recbole_edt.experiment.entries import ENTRIES

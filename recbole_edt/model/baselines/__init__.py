@@ -1,1 +1,1 @@
-"""Published rivals of LLM-EDT, each from its paper."""
+"""Published baselines of LLM-EDT, each from its paper."""

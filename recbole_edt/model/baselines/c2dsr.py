@@ -37,13 +37,13 @@ from torch import Tensor, nn
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.base import CrossDomainModel, add_constants
-from recbole_edt.model.baselines.settings import RivalSettings
+from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import id_table
 from recbole_edt.model.lookup import Lookup
 
 
-class C2DSRSettings(RivalSettings):
+class C2DSRSettings(BaselineSettings):
     """Keys of C2DSR."""
 
     output_vectors: Literal["own", "graphs"] = Field("graphs", description="own tables: paper")
@@ -195,20 +195,20 @@ class C2DSR(CrossDomainModel):
         """
         batch, sequence = interaction, interaction[SEQUENCE]
         mixed, domains = self.inputs(None if self.all_edges else batch[self.USER_ID])
-        chosen = self.encoder.choose_targets(sequence)
-        cross = self.encoder.before_targets(mixed, sequence, chosen)
-        single, has = self.own_domain_states(batch, self.domain_encoders, domains)
+        target_mask = self.encoder.choose_targets(sequence)
+        cross = self.encoder.before_targets(mixed, sequence, target_mask)
+        single, has_history = self.domain_states(batch, self.domain_encoders, domains)
         outputs = self.output or (lambda items: self.views(items, mixed, domains))
-        loss = self.next_item_loss(batch, self.output or mixed, cross, chosen[:, 1:])
-        loss = loss + self.next_item_loss(batch, outputs, self.both(cross, single), has)
+        loss = self.next_item_loss(batch, self.output or mixed, cross, target_mask[:, 1:])
+        loss = loss + self.next_item_loss(batch, outputs, self.both(cross, single), has_history)
         loss = self.prediction_share * loss
         if self.discriminators is not None:
-            infomax = self.infomax_loss(sequence, mixed, cross, single, has)
+            infomax = self.infomax_loss(sequence, mixed, cross, single, has_history)
             loss = loss + (1 - self.prediction_share) * infomax
         return loss
 
     def infomax_loss(
-        self, sequence: Tensor, inputs: Lookup, cross: Tensor, single: Tensor, has: Tensor
+        self, sequence: Tensor, inputs: Lookup, cross: Tensor, single: Tensor, has_history: Tensor
     ) -> Tensor:
         """Contrastive infomax objective of both domains, summed.
 
@@ -220,13 +220,13 @@ class C2DSR(CrossDomainModel):
 
         ``sequence`` [B, L + 1] is encoded from the vectors ``inputs``; ``cross`` and ``single``
         [B, L, d] are the states before each target, of the mixed and of the target's own sequence;
-        ``has`` (bool [B, L]) tells where ``single`` has domain history.
+        ``has_history`` (bool [B, L]) tells where ``single`` has domain history.
         """
         assert self.discriminators is not None
         domain_of = self.item_domain[sequence]
         total = cross.new_zeros(())
         for domain, discriminator in enumerate(self.discriminators):
-            own = has & (domain_of[:, 1:] == domain)
+            own = has_history & (domain_of[:, 1:] == domain)
             other = (domain_of[:, :-1] == 1 - domain) & (sequence[:, 1:] > 0)
             users = own.any(1) & other.any(1)
             if not users.any():
@@ -254,5 +254,5 @@ class C2DSR(CrossDomainModel):
         """
         mixed, domains = self.inputs()
         cross = self.mixed_state(interaction, mixed)
-        single = self.last_in_own_domain(interaction, self.domain_encoders, domains)
+        single = self.last_domain_states(interaction, self.domain_encoders, domains)
         return [self.both(cross, state) for state in single]

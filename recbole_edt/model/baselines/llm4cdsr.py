@@ -37,7 +37,7 @@ from torch import Tensor
 
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.model.base import ProfiledModel
-from recbole_edt.model.baselines.settings import RivalSettings
+from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import id_table, make_item_embedding, start_reduced_
 from recbole_edt.model.lookup import Lookup
@@ -46,7 +46,7 @@ from recbole_edt.model.text import frozen_text
 from recbole_edt.settings import NonNegative, Positive, Probability
 
 
-class LLM4CDSRSettings(RivalSettings):
+class LLM4CDSRSettings(BaselineSettings):
     """Keys of LLM4CDSR."""
 
     backbone: str = Field("sasrec", description="of every thread (table 10); paper: sasrec")
@@ -94,11 +94,11 @@ class LLM4CDSR(ProfiledModel):
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch)
         unified = lookup.columns(0, self.size)
-        chosen = self.encoder.choose_targets(sequence)
-        states = self.encoder.before_targets(unified, sequence, chosen)
+        target_mask = self.encoder.choose_targets(sequence)
+        states = self.encoder.before_targets(unified, sequence, target_mask)
         lookups = [lookup.columns(self.size, 2 * self.size)] * self.n_domains
-        local, has = self.own_domain_states(batch, self.local_encoders, lookups, chosen)
-        targets = chosen[:, 1:] if self.first_items else chosen[:, 1:] & has
+        local, has_history = self.domain_states(batch, self.local_encoders, lookups, target_mask)
+        targets = target_mask[:, 1:] if self.first_items else target_mask[:, 1:] & has_history
         loss = self.next_item_loss(batch, lookup, torch.cat([states, local], -1), targets)
         if self.regularisation_weight:
             loss = loss + self.regularisation_weight * self.item_regularisation(batch, unified)
@@ -137,5 +137,5 @@ class LLM4CDSR(ProfiledModel):
         vectors = Lookup(self.item_vectors())
         unified, local = (vectors.columns(s, s + self.size) for s in (0, self.size))
         whole = self.mixed_state(interaction, unified)
-        own = self.last_in_own_domain(interaction, self.local_encoders, [local] * self.n_domains)
+        own = self.last_domain_states(interaction, self.local_encoders, [local] * self.n_domains)
         return [torch.cat([whole, state], -1) for state in own]

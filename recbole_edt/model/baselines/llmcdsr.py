@@ -42,16 +42,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recbole_edt.data.dataloader import (
-    AUGMENTED,
-    NEGATIVES,
-    OWNED,
-    SEQUENCE,
-    domain_sequence_fields,
-)
+from recbole_edt.data.dataloader import AUGMENTED, NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.base import CrossDomainModel, add_constants
-from recbole_edt.model.baselines.settings import RivalSettings
+from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import id_table, make_item_embedding
 from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
@@ -60,7 +54,7 @@ from recbole_edt.settings import Count, NonNegative, Positive
 _RELATIVE_STEP = 0.01  # length of the central difference's half step
 
 
-class LLMCDSRSettings(RivalSettings):
+class LLMCDSRSettings(BaselineSettings):
     """Keys of LLMCDSR."""
 
     augmentation: bool = Field(True, description="inserted rows are its pseudo items")
@@ -264,7 +258,7 @@ class LLMCDSR(CrossDomainModel):
             out[sequence_field] = front(sequence, own)
             out[place_field] = front(F.pad(place, (1, 0), value=-1), kept, -1)[:, 1:]
             if self.loss_name == "softmax":
-                for field in (f"{NEGATIVES}_{domain}", f"{OWNED}_{domain}"):
+                for field in (f"{NEGATIVES}_{domain}", f"{SEEN}_{domain}"):
                     out[field] = batch[field]
         return out
 
@@ -273,11 +267,11 @@ class LLMCDSR(CrossDomainModel):
     def pretraining_loss(self, batch) -> Tensor:
         """Next items within each domain, plus the contrast of text and id embedding."""
         batch = self.real_rows(batch)
-        chosen = self.encoder.choose_targets(batch[SEQUENCE])
+        target_mask = self.encoder.choose_targets(batch[SEQUENCE])
         lookup = self.batch_lookup(batch)
         lookups = [lookup] * self.n_domains
-        states, has = self.own_domain_states(batch, self.domain_encoders, lookups, chosen)
-        loss = self.next_item_loss(batch, lookup, states, has & chosen[:, 1:])
+        states, has_history = self.domain_states(batch, self.domain_encoders, lookups, target_mask)
+        loss = self.next_item_loss(batch, lookup, states, has_history & target_mask[:, 1:])
         for domain in range(self.n_domains):
             loss = loss + self.contrast_weight * self._contrast(domain, batch)
         return loss
@@ -358,14 +352,14 @@ class LLMCDSR(CrossDomainModel):
             joint = {**batch, **{name: stack_rows(batch[name], below[name]) for name in below}}
             eligible = stack_rows(eligible, recalled.source > 0)
         lookup = self.batch_lookup(joint)
-        chosen = self.encoder.choose_targets(joint[SEQUENCE]) & eligible
-        states = self.encoder.before_targets(lookup, joint[SEQUENCE], chosen)
-        loss = self.next_item_loss(joint, lookup, states, chosen[:, 1:])
+        target_mask = self.encoder.choose_targets(joint[SEQUENCE]) & eligible
+        states = self.encoder.before_targets(lookup, joint[SEQUENCE], target_mask)
+        loss = self.next_item_loss(joint, lookup, states, target_mask[:, 1:])
         if self.all_sequences:
-            chosen = chosen[: len(sequence), : sequence.shape[1]]
-            twice = [self.encoder] * self.n_domains, [lookup] * self.n_domains
-            states, has = self.own_domain_states(batch, *twice, chosen)
-            loss = loss + self.next_item_loss(batch, lookup, states, has & chosen[:, 1:])
+            target_mask = target_mask[: len(sequence), : sequence.shape[1]]
+            states, has_history = self.shared_domain_states(batch, lookup, target_mask)
+            targets = has_history & target_mask[:, 1:]
+            loss = loss + self.next_item_loss(batch, lookup, states, targets)
         return loss
 
     def _recalled_batch(self, batch, recalled: RecalledRows) -> dict[str, Tensor]:
@@ -375,7 +369,7 @@ class LLMCDSR(CrossDomainModel):
             of_items = F.pad(batch[NEGATIVES], (1, 0))[recalled.rows]
             out[NEGATIVES] = of_items.gather(1, recalled.source.clamp(min=0))[:, 1:]
         else:
-            for name in (f"{OWNED}_{domain}" for domain in range(self.n_domains)):
+            for name in (f"{SEEN}_{domain}" for domain in range(self.n_domains)):
                 out[name] = batch[name][recalled.rows]
         return out
 
@@ -472,4 +466,4 @@ class LLMCDSR(CrossDomainModel):
         if self.finetuning:
             return super().user_vectors(interaction)
         lookups = [self.look_up] * self.n_domains
-        return self.last_in_own_domain(interaction, self.domain_encoders, lookups)
+        return self.last_domain_states(interaction, self.domain_encoders, lookups)

@@ -41,7 +41,7 @@ from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.data.sequences import Sequences
 from recbole_edt.model.backbones import multi_head_attention
 from recbole_edt.model.base import CrossDomainModel, add_constants
-from recbole_edt.model.baselines.settings import RivalSettings
+from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import ItemEmbedding, id_table, start_unit_
 from recbole_edt.model.lookup import ItemLookup
@@ -52,7 +52,7 @@ from recbole_edt.settings import Count, NonNegative, Probability
 _TEACHERS = 256  # similar users encoded per block
 
 
-class LLMESRSettings(RivalSettings):
+class LLMESRSettings(BaselineSettings):
     """Keys of LLM-ESR."""
 
     backbone: str = Field("sasrec", description="sequence encoder; the paper has all three")
@@ -229,9 +229,9 @@ class LLMESR(CrossDomainModel):
         """Ranking loss over all positions plus alpha times the distillation loss."""
         batch, sequence = interaction, interaction[SEQUENCE]
         lookup = self.batch_lookup(batch)
-        chosen = self.encoder.choose_targets(sequence)
-        states = self.encoder.before_targets(lookup, sequence, chosen)
-        loss = self.next_item_loss(batch, lookup, states, chosen[:, 1:])
+        target_mask = self.encoder.choose_targets(sequence)
+        states = self.encoder.before_targets(lookup, sequence, target_mask)
+        loss = self.next_item_loss(batch, lookup, states, target_mask[:, 1:])
         if self.distill_weight:
             users, vectors = self.final_states(batch, states)
             loss = loss + self.distill_weight * self.distillation_loss(users, vectors)

@@ -39,13 +39,13 @@ from torch import Tensor, nn
 from recbole_edt.data.dataloader import SEQUENCE
 from recbole_edt.model.backbones import make_backbone
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.baselines.settings import RivalSettings
+from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import drop_items
 from recbole_edt.model.item_embedding import ItemEmbedding, id_table
 from recbole_edt.settings import Count, NonNegative, Positive
 
 
-class SyNCRecSettings(RivalSettings):
+class SyNCRecSettings(BaselineSettings):
     """Keys of SyNCRec."""
 
     learning_rate: Positive = Field(0.0005, description="authors: 0.001")
@@ -169,20 +169,20 @@ class SyNCRec(CrossDomainModel):
         return updated.softmax(0)
 
     def prediction_losses(
-        self, batch, lookup, cross: Tensor, single: Tensor, has: Tensor
+        self, batch, lookup, cross: Tensor, single: Tensor, has_history: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Next-item losses of SDSR, and of CDSR corrected by the negative transfer gaps.
 
         ``cross`` and ``single`` are the states of both tasks [B, L, d], where state t predicts
-        ``sequence[:, t + 1]``; ``has`` (bool [B, L]) tells where ``single`` has domain history.
+        ``sequence[:, t + 1]``; ``has_history`` (bool [B, L]) tells where ``single`` has any.
         The loss of SDSR is the mean over the targets with domain history, that of CDSR over all
         targets, those of a domain weighed by n_domains times its relative gap.
         """
         domain_of = self.item_domain[batch[SEQUENCE][:, 1:]]  # -1 on padding
         single_sum, cross_sums, gaps = cross.new_zeros(()), [], []
         for domain in range(self.n_domains):
-            paired = has & (domain_of == domain)
-            alone = ~has & (domain_of == domain)
+            paired = has_history & (domain_of == domain)
+            alone = ~has_history & (domain_of == domain)
             of_single = self.next_item_loss(batch, lookup, single, paired)
             of_cross = self.next_item_loss(batch, lookup, cross, paired)
             of_rest = self.next_item_loss(batch, lookup, cross, alone)
@@ -192,9 +192,11 @@ class SyNCRec(CrossDomainModel):
         weights = self.n_domains * self.relative_gaps(torch.stack(gaps))
         n_targets = (domain_of >= 0).sum().clamp(min=1)
         cross_loss = (weights * torch.stack(cross_sums)).sum() / n_targets
-        return single_sum / has.sum().clamp(min=1), cross_loss
+        return single_sum / has_history.sum().clamp(min=1), cross_loss
 
-    def mutual_information(self, batch, cross: Tensor, single: Tensor, has: Tensor) -> Tensor:
+    def mutual_information(
+        self, batch, cross: Tensor, single: Tensor, has_history: Tensor
+    ) -> Tensor:
         """SC-MIM, summed over the domains; arguments as of :meth:`prediction_losses`.
 
         Per domain, the CDSR and the SDSR state of the same target belong together, against the
@@ -202,18 +204,18 @@ class SyNCRec(CrossDomainModel):
         """
         domain_of = self.item_domain[batch[SEQUENCE][:, 1:]]
         users = batch[self.USER_ID]
-        steps = torch.arange(1, has.shape[1] + 1, device=has.device)
+        steps = torch.arange(1, has_history.shape[1] + 1, device=has_history.device)
         total = cross.new_zeros(())
         for domain, discriminator in enumerate(self.discriminators):
-            paired = has & (domain_of == domain)
+            paired = has_history & (domain_of == domain)
             final = (paired * steps).amax(1)
             rows = torch.nonzero(final).squeeze(1)
-            owners = torch.nonzero(paired)[:, 0]
+            batch_index = torch.nonzero(paired)[:, 0]
             total = total + mutual_information_loss(
                 discriminator(cross[paired]),
                 single[paired],
                 single[rows, final[rows] - 1],
-                users[owners][:, None] == users[rows],
+                users[batch_index][:, None] == users[rows],
             )
         return total
 
@@ -222,13 +224,14 @@ class SyNCRec(CrossDomainModel):
         batch = interaction
         lookup = self.batch_lookup(batch)
         cross = self.run_task(self.cross_task, lookup, batch[SEQUENCE][:, :-1])
-        single, has = self.states_in_own_domain(
+        single, has_history = self.encode_domains(
             batch, lambda domain, sequence, _: self.run_task(domain, lookup, sequence[:, :-1])
         )
-        single_loss, cross_loss = self.prediction_losses(batch, lookup, cross, single, has)
+        states = cross, single, has_history
+        single_loss, cross_loss = self.prediction_losses(batch, lookup, *states)
         loss = single_loss + cross_loss
         if self.mim_weight:
-            loss = loss + self.mim_weight * self.mutual_information(batch, cross, single, has)
+            loss = loss + self.mim_weight * self.mutual_information(batch, *states)
         return loss
 
     # -- inference ------------------------------------------------------------------------------

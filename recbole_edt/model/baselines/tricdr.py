@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.model.baselines.settings import RivalSettings
+from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.item_embedding import id_table
 from recbole_edt.settings import Amount, NonNegative, Positive, Probability
@@ -48,7 +48,7 @@ _TEMPERATURE = 0.1  # of coarse-grained TCL
 _PAIR_WEIGHT = 1 / 3  # of mixed-source, mixed-target and source-target in coarse-grained TCL
 
 
-class TriCDRSettings(RivalSettings):
+class TriCDRSettings(BaselineSettings):
     """Keys of Tri-CDR."""
 
     dropout: Probability = Field(0.3, description="dropout in the encoders")
@@ -265,8 +265,8 @@ class TriCDR(CrossDomainModel):
         real = sequence[:, 1:] > 0
         lookup = self.batch_lookup(batch, lambda items: self._scored(self.domain_items(items)))
         tables = [self.domain_items] * self.n_domains
-        own, has = self.own_domain_states(batch, self.domain_encoders, tables)
-        loss = self.next_item_loss(batch, lookup, self._scoring(own), has & real)
+        own, has_history = self.domain_states(batch, self.domain_encoders, tables)
+        loss = self.next_item_loss(batch, lookup, self._scoring(own), has_history & real)
         if not self.shared:
             lookup = self.batch_lookup(batch, lambda items: self._scored(self.mixed_items(items)))
         mixed = self.mixed_encoder.before_targets(self.mixed_items, sequence, sequence)

@@ -1,4 +1,4 @@
-"""Lets tests of rivals import ``tests/model/slow_reference.py``; a small augmented data set."""
+"""Lets tests of baselines import ``tests/model/slow_reference.py``; a small augmented data set."""
 
 import sys
 from pathlib import Path

@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
+import common
 import numpy as np
 import pytest
-import rivals
 import torch
-from rivals import loss_term
+from common import loss_term
 from slow_reference import (
     N_ITEMS,
     SEQUENCES,
@@ -27,7 +27,7 @@ LAMBDA = 0.7
 
 
 def make(shop: TinyShop | None = None, **options) -> C2DSR:
-    return rivals.make(C2DSR, shop, **{"output_vectors": "own", "graph_edges": "all", **options})
+    return common.make(C2DSR, shop, **{"output_vectors": "own", "graph_edges": "all", **options})
 
 
 def slow_vectors(table: np.ndarray, sequences, items: list[int]) -> dict:

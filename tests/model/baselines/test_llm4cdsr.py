@@ -3,11 +3,11 @@
 import math
 from functools import partial
 
+import common
 import numpy as np
 import pytest
-import rivals
 import torch
-from rivals import ALL, CAUSAL, loss_of, loss_term, own_items
+from common import ALL, CAUSAL, loss_of, loss_term, own_items
 from slow_reference import (
     CONFIG,
     N_ITEMS,
@@ -33,7 +33,7 @@ TAU = CONFIG["align_temperature"]
 
 
 def make(shop: TinyShop | None = None, **options) -> LLM4CDSR:
-    return rivals.make(LLM4CDSR, shop, **{"regularisation_weight": 0.0, **options})
+    return common.make(LLM4CDSR, shop, **{"regularisation_weight": 0.0, **options})
 
 
 def local_vector(model, item: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def test_local_embeddings_start_as_a_pca_of_each_domains_raw_items() -> None:
     for generated_text in (50.0, 1.0):
         shop = TinyShop(generated_text=generated_text, text_size=10)
         torch.manual_seed(0)
-        tables.append(array(LLM4CDSR(rivals.config_of(LLM4CDSR), shop).local_embedding.weight))
+        tables.append(array(LLM4CDSR(common.config_of(LLM4CDSR), shop).local_embedding.weight))
     table, text = tables[1], shop.item_embeddings()
     for items in (range(1, 6), range(6, 12)):
         centred = text[items] - text[items].mean(0)

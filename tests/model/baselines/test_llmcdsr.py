@@ -1,10 +1,10 @@
 """LLMCDSR, part by part, against slow references and numbers worked out by hand."""
 
+import common
 import numpy as np
 import pytest
-import rivals
 import torch
-from rivals import USERS, own_items
+from common import USERS, own_items
 from slow_reference import (
     N_ITEMS,
     SEQUENCES,
@@ -48,7 +48,7 @@ def augmented_shop() -> TinyShop:
 def make(
     shop: TinyShop | None = None, stage: int = 2, n_recalled=2, recall_share=1.0, **options
 ) -> LLMCDSR:
-    model = rivals.make(LLMCDSR, shop or augmented_shop(), **{**OWN, **options})
+    model = common.make(LLMCDSR, shop or augmented_shop(), **{**OWN, **options})
     model.n_recalled, model.recall_share = n_recalled, recall_share
     model.shadow_learning_rate = 0.5
     if stage == 2:
@@ -58,7 +58,7 @@ def make(
 
 def batch_of(shop: TinyShop | None = None, **options):
     """All users' rows, by the loader itself."""
-    config = rivals.config_of(LLMCDSR, **{**OWN, **options})
+    config = common.config_of(LLMCDSR, **{**OWN, **options})
     (batch,) = SequenceLoader(config, shop or augmented_shop(), shuffle=False)
     return batch
 
@@ -96,7 +96,7 @@ def test_a_batch_without_its_inserted_rows_is_the_batch_of_the_raw_data(loss) ->
     for field in same:
         assert torch.equal(real[field], raw[field]), field
     if loss == "softmax":
-        assert all(real[f"owned_{d}"] is batch[f"owned_{d}"] for d in (0, 1))
+        assert all(real[f"seen_{d}"] is batch[f"seen_{d}"] for d in (0, 1))
         return
     for row, items in enumerate(batch["sequence"].tolist()):
         kept = [
@@ -336,7 +336,7 @@ def test_recommendation_loss_counts_targets_of_real_rows_and_those_with_recalled
         assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_a_softmax_masks_what_the_owners_of_rows_with_recalled_items_own() -> None:
+def test_a_softmax_masks_what_the_users_of_rows_with_recalled_items_have_seen() -> None:
     model, batch = make(loss="softmax"), batch_of(loss="softmax")
     real = model.real_rows(batch)
     recalled = model.recall(real)
@@ -349,7 +349,7 @@ def test_a_softmax_masks_what_the_owners_of_rows_with_recalled_items_own() -> No
         for step in range(1, len(items)):
             if at is None or recalled.source[at, step] > 0:
                 shared = batch[f"negatives_{domain_of(items[step])}"]
-                shared = shared[~batch[f"owned_{domain_of(items[step])}"][row]]
+                shared = shared[~batch[f"seen_{domain_of(items[step])}"][row]]
                 logits = vectors[[items[step], *shared.tolist()]] @ states[step - 1]
                 terms.append((logits.logsumexp(0) - logits[0]).item())
     ours = model.recommendation_loss(real, recalled).item()
@@ -454,7 +454,7 @@ def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
 
 
 def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:
-    run = rivals.Run("LLMCDSR", write_shop(tmp_path), epochs=1, augmentation=False)
+    run = common.Run("LLMCDSR", write_shop(tmp_path), epochs=1, augmentation=False)
     said = []
     monkeypatch.setattr(run.model.logger, "info", lambda text, **_: said.append(text))
     run.fit()
@@ -463,7 +463,7 @@ def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monke
 
 
 def test_every_nth_batch_updates_the_recall_network(write_shop, tmp_path) -> None:
-    run = rivals.Run("LLMCDSR", write_shop(tmp_path), meta_interval=2)
+    run = common.Run("LLMCDSR", write_shop(tmp_path), meta_interval=2)
     assert run.model.loss_over(run.train) == run.model.calculate_loss  # stage 1 has no such step
     run.model.begin_finetuning()
     judged = []

@@ -1,10 +1,10 @@
 """LLM-ESR, part by part, against slow references and numbers worked out by hand."""
 
+import common
 import numpy as np
 import pytest
-import rivals
 import torch
-from rivals import ALL, CAUSAL, USERS, loss_of
+from common import ALL, CAUSAL, USERS, loss_of
 from slow_reference import (
     N_ITEMS,
     NO_PROFILE,
@@ -24,11 +24,11 @@ from slow_reference import (
 from recbole_edt.model.baselines.llmesr import LLMESR, mean_text, similar_users
 from recbole_edt.model.item_embedding import make_item_embedding
 
-PRINCIPAL = rivals.config_of(LLMESR, collaborative_start="principal")
+PRINCIPAL = common.config_of(LLMESR, collaborative_start="principal")
 
 
 def make(shop: TinyShop | None = None, **options) -> LLMESR:
-    return rivals.make(LLMESR, shop, **{"fusion": "paper", "distill_weight": 0.0, **options})
+    return common.make(LLMESR, shop, **{"fusion": "paper", "distill_weight": 0.0, **options})
 
 
 def item_views(model, item: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +91,7 @@ def user_vector(model, history: list[int]) -> np.ndarray:
 
 
 def term(kind: str, state, model, user: int, target: int) -> float:
-    return rivals.loss_term(kind, lambda item: state @ item_vector(model, item), user, target)
+    return common.loss_term(kind, lambda item: state @ item_vector(model, item), user, target)
 
 
 def test_items_have_an_adapted_frozen_view_and_a_trained_view() -> None:
@@ -124,7 +124,7 @@ def test_collaborative_view_starts_as_the_pca_of_text(size) -> None:
 
 def test_collaborative_view_can_start_as_canonical_text() -> None:
     shop = TinyShop()
-    weight = LLMESR(rivals.config_of(LLMESR), shop).collaborative.weight
+    weight = LLMESR(common.config_of(LLMESR), shop).collaborative.weight
     expected = make_item_embedding("both", shop, SIZE).table.weight
     assert torch.allclose(weight[1:, :TEXT_SIZE], expected[1:, :TEXT_SIZE], atol=1e-5)
 

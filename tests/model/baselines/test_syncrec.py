@@ -1,10 +1,10 @@
 """SyNCRec, part by part, against hand-computed numbers and slow references."""
 
+import common
 import numpy as np
 import pytest
-import rivals
 import torch
-from rivals import USERS, own_items
+from common import USERS, own_items
 from slow_reference import (
     SEQUENCES,
     array,
@@ -28,7 +28,7 @@ CROSS = 2
 
 
 def make(**options) -> SyNCRec:
-    model = rivals.make(SyNCRec, **{"mim_weight": 0.7, **options})
+    model = common.make(SyNCRec, **{"mim_weight": 0.7, **options})
     model.gap_decay, model.gap_rate = 0.5, 3.2
     return model
 
@@ -70,7 +70,7 @@ def slow_prediction_losses(model: SyNCRec, loss: str) -> tuple[float, float, np.
     """Loss of SDSR, corrected loss of CDSR, and the batch's gaps, target by target."""
 
     def term(state, user, target):
-        return rivals.loss_term(loss, lambda i: state @ item_vector(model, i), user, target)
+        return common.loss_term(loss, lambda i: state @ item_vector(model, i), user, target)
 
     single, cross, differences = [], ([], []), ([], [])
     for user, history, own, target in targets():
@@ -106,8 +106,8 @@ def slow_mutual_information(model: SyNCRec, users=USERS) -> float:
             last += [(user, single) for _, single in mine[-1:]]
         terms = []
         for user, cross, single in pairs:
-            rivals = [state for other, state in last if other != user]
-            against = sum(np.exp(sigmoid(rival @ matrix @ cross)) for rival in rivals)
+            negatives = [state for other, state in last if other != user]
+            against = sum(np.exp(sigmoid(negative @ matrix @ cross)) for negative in negatives)
             terms.append(np.log(against) - sigmoid(single @ matrix @ cross))
         assert len(terms) > 2
         total += np.mean(terms)
@@ -178,32 +178,32 @@ def test_prediction_losses_equal_a_loop_over_targets(loss) -> None:
     model = make(loss=loss)
     model.transfer_gaps.copy_(torch.tensor([0.3, -0.1]))
     batch = training_batch(extra=1)
-    lookup, cross, single, has = both_tasks(model, batch)
-    found = model.prediction_losses(batch, lookup, cross, single, has)
+    lookup, cross, single, has_history = both_tasks(model, batch)
+    found = model.prediction_losses(batch, lookup, cross, single, has_history)
     *expected, gaps = slow_prediction_losses(model, loss)
     assert [value.item() for value in found] == pytest.approx(expected, rel=1e-5)
     model.gap_decay, model.gap_rate = 0.0, 1.0
     model.training = True  # keeps the gap, without dropout
-    model.prediction_losses(batch, lookup, cross, single, has)
+    model.prediction_losses(batch, lookup, cross, single, has_history)
     assert array(model.transfer_gaps) == pytest.approx(gaps, rel=1e-4)
 
 
 def both_tasks(model: SyNCRec, batch):
     lookup = model.batch_lookup(batch)
     cross = model.run_task(CROSS, lookup, batch["sequence"][:, :-1])
-    single, has = model.states_in_own_domain(
+    single, has_history = model.encode_domains(
         batch, lambda domain, sequence, _: model.run_task(domain, lookup, sequence[:, :-1])
     )
-    return lookup, cross, single, has
+    return lookup, cross, single, has_history
 
 
 def test_weights_of_the_domains_carry_no_gradient() -> None:
     """The corrected loss is the sum of the domains' losses, each times a constant."""
     model = make(loss="softmax")
     batch = training_batch()
-    lookup, cross, single, has = both_tasks(model, batch)
+    lookup, cross, single, has_history = both_tasks(model, batch)
     leaf = single.detach().requires_grad_()
-    _, corrected = model.prediction_losses(batch, lookup, cross, leaf, has)
+    _, corrected = model.prediction_losses(batch, lookup, cross, leaf, has_history)
     (gradient,) = torch.autograd.grad(corrected, leaf, allow_unused=True)
     assert gradient is None or not gradient.any()
 
@@ -212,7 +212,7 @@ def test_mutual_information_by_hand() -> None:
     anchors = torch.tensor([[np.log(3.0), 0.0], [0.0, 0.0], [5.0, 5.0]])
     positives = torch.tensor([[1.0, 0.0], [9.0, 9.0], [1.0, 1.0]])
     negatives = torch.tensor([[-1.0, 7.0], [0.0, 1.0]])
-    same = torch.tensor([[False, False], [True, False], [True, True]])  # the last has no rival
+    same = torch.tensor([[False, False], [True, False], [True, True]])  # the last has no negative
     # sigmoid of log 3 is 3/4, of -log 3 is 1/4
     first = np.log(np.exp(0.25) + np.exp(0.5)) - 0.75
     second = 0.5 - 0.5
@@ -220,7 +220,7 @@ def test_mutual_information_by_hand() -> None:
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
 
 
-def test_mutual_information_without_rivals_is_zero() -> None:
+def test_mutual_information_without_negatives_is_zero() -> None:
     anchors = torch.randn(2, 3, requires_grad=True)
     loss = mutual_information_loss(anchors, anchors, anchors[:1], torch.ones(2, 1).bool())
     assert loss.item() == 0.0
@@ -228,11 +228,11 @@ def test_mutual_information_without_rivals_is_zero() -> None:
     assert not anchors.grad.any()
 
 
-def test_windows_of_one_user_are_not_rivals() -> None:
+def test_windows_of_one_user_are_not_negatives() -> None:
     model = make()
     batch = training_batch((1, 4, 1))
-    _, cross, single, has = both_tasks(model, batch)
-    loss = model.mutual_information(batch, cross, single, has)
+    _, cross, single, has_history = both_tasks(model, batch)
+    loss = model.mutual_information(batch, cross, single, has_history)
     assert loss.item() == pytest.approx(slow_mutual_information(model, (1, 4, 1)), rel=1e-6)
 
 

@@ -1,10 +1,10 @@
 """Tri-CDR, part by part, against hand-computed numbers and slow loops over users and targets."""
 
+import common
 import numpy as np
 import pytest
-import rivals
 import torch
-from rivals import USERS, loss_of, own_items
+from common import USERS, loss_of, own_items
 from slow_reference import (
     CONFIG,
     MAX_LENGTH,
@@ -44,7 +44,7 @@ OWN = {
 
 def pretraining(shop: TinyShop | None = None, **options) -> TriCDR:
     """Make a model in its first stage."""
-    return rivals.make(TriCDR, shop, **{**OWN, **options})
+    return common.make(TriCDR, shop, **{**OWN, **options})
 
 
 def joint(shop: TinyShop | None = None, **options) -> TriCDR:
@@ -121,7 +121,7 @@ def loss_term(model, state, user: int, target: int, mixed: bool = False) -> floa
     def scored(item):
         return state @ row_of(model, item, mixed)
 
-    return rivals.loss_term(model.loss_name, scored, user, target)
+    return common.loss_term(model.loss_name, scored, user, target)
 
 
 def joint_reference(model) -> float:

@@ -1,11 +1,11 @@
-"""What holds for every rival: runs, resuming, leaks, settings, gradients."""
+"""What holds for every baseline: runs, resuming, leaks, settings, gradients."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from rivals import ALL, RIVALS, USERS, Run, make, settings_of
+from common import ALL, BASELINES, USERS, Run, make, settings_of
 from slow_reference import evaluation_batch, training_batch
 
 from recbole_edt import run_recbole_edt
@@ -13,7 +13,7 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.settings import validate
 from recbole_edt.trainer import checkpoint
 
-EVERY_RIVAL = pytest.mark.parametrize("name", list(RIVALS))
+EVERY_BASELINE = pytest.mark.parametrize("name", list(BASELINES))
 OF_TWO_STAGES = ("TriCDR", "LLMCDSR")
 
 
@@ -24,7 +24,7 @@ def data_path(write_shop, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data_path, tmp_path_factory):
-    """Train a rival once: its results, and its best epoch in a new model."""
+    """Train a baseline once: its results, and its best epoch in a new model."""
     known = {}
 
     def train(name):
@@ -43,7 +43,7 @@ def trained(data_path, tmp_path_factory):
     return train
 
 
-@EVERY_RIVAL
+@EVERY_BASELINE
 def test_a_run_trains_and_its_checkpoint_scores_the_same(name, trained) -> None:
     done = trained(name)
     n_stages = 2 if name in OF_TWO_STAGES else 1
@@ -55,7 +55,7 @@ def test_a_run_trains_and_its_checkpoint_scores_the_same(name, trained) -> None:
     assert not {key for key in unmoved if not key.endswith("_spread")}
 
 
-@EVERY_RIVAL
+@EVERY_BASELINE
 def test_the_papers_set_trains_all_its_stages(name, data_path, tmp_path) -> None:
     one_epoch = {"TriCDR": {"finetune_epochs": 1}, "LLMCDSR": {"pretrain_epochs": 1}}
     changes = {"epochs": 1, "preset": "paper", **one_epoch.get(name, {})}
@@ -64,7 +64,7 @@ def test_the_papers_set_trains_all_its_stages(name, data_path, tmp_path) -> None
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
 
 
-@EVERY_RIVAL
+@EVERY_BASELINE
 def test_nothing_held_out_reaches_training(name, trained, write_shop, tmp_path) -> None:
     run = Run(name, write_shop(tmp_path / "other", held_out="bike0"))
     targets = [d.sequences.items[d.split.test_rows] for d in (trained(name).run.data, run.data)]
@@ -131,7 +131,7 @@ def test_killed_and_resumed_it_ends_as_if_unbroken(
 )
 def test_impossible_values_are_refused_in_one_line(name, key, value) -> None:
     with pytest.raises(ConfigError, match=f"^{key} must be") as caught:
-        validate(RIVALS[name].settings, {key: value})
+        validate(BASELINES[name].settings, {key: value})
     assert "\n" not in str(caught.value)
 
 
@@ -148,18 +148,18 @@ WITH_ALL_TERMS = [
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 @pytest.mark.parametrize(("name", "options"), WITH_ALL_TERMS)
 def test_gradients_reach_every_parameter(name, options, loss) -> None:
-    model = make(RIVALS[name], loss=loss, dropout=0.0, **options).train()
+    model = make(BASELINES[name], loss=loss, dropout=0.0, **options).train()
     model.calculate_loss(training_batch()).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), key
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
-@EVERY_RIVAL
+@EVERY_BASELINE
 def test_users_of_one_domain_and_without_own_history_leave_no_nan_behind(name, loss) -> None:
     """Of users 1 and 2, no target has a history of its domain."""
     for users, sequences in (((2,), None), ((1, 2), {1: [1, 6], 2: [8, 2]})):
-        model = make(RIVALS[name], loss=loss).train()
+        model = make(BASELINES[name], loss=loss).train()
         batch = with_nothing_inserted(training_batch(users, sequences=sequences))
         value = model.calculate_loss(batch)
         if value.requires_grad:
@@ -174,9 +174,9 @@ def with_nothing_inserted(batch) -> dict:
     return batch | {f"augmented{f}": torch.zeros_like(batch[f"sequence{f}"]).bool() for f in fields}
 
 
-@EVERY_RIVAL
+@EVERY_BASELINE
 def test_scores_depend_on_neither_padding_nor_batch_composition(name) -> None:
-    model = make(RIVALS[name])
+    model = make(BASELINES[name])
     with torch.no_grad():
         whole = model.full_sort_predict(evaluation_batch())
         assert torch.allclose(whole, model.full_sort_predict(evaluation_batch(extra=1)), atol=1e-10)
@@ -185,9 +185,9 @@ def test_scores_depend_on_neither_padding_nor_batch_composition(name) -> None:
             assert torch.allclose(alone[0], whole[row], atol=1e-10)
 
 
-@EVERY_RIVAL
+@EVERY_BASELINE
 def test_runs_in_lower_precision(name) -> None:
-    model = make(RIVALS[name], loss="softmax").float().train()
+    model = make(BASELINES[name], loss="softmax").float().train()
     batch = with_nothing_inserted(training_batch())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model.calculate_loss(batch)

@@ -1,4 +1,4 @@
-"""What the tests of all rivals share: models on the tiny shop, slow parts, small runs."""
+"""What the tests of all baselines share: models on the tiny shop, slow parts, small runs."""
 
 import numpy as np
 from recbole.utils import init_seed
@@ -23,7 +23,7 @@ from recbole_edt.model.baselines.tricdr import TriCDR
 from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
-RIVALS = {model.__name__: model for model in (C2DSR, TriCDR, SyNCRec, LLMESR, LLMCDSR, LLM4CDSR)}
+BASELINES = {model.__name__: model for model in (C2DSR, TriCDR, SyNCRec, LLMESR, LLMCDSR, LLM4CDSR)}
 CAUSAL = ("sasrec", "gru4rec")
 ALL = (*CAUSAL, "bert4rec")
 USERS = tuple(SEQUENCES)
@@ -74,7 +74,7 @@ STAGES = {"TriCDR": {"finetune_epochs": 2}, "LLMCDSR": {"pretrain_epochs": 2, "m
 
 
 def settings_of(name: str, data_path, **changes) -> dict:
-    """Keys of a small run of a rival."""
+    """Keys of a small run of a baseline."""
     return {**SMALL, **STAGES.get(name, {}), "data_path": str(data_path), **changes}
 
 
@@ -86,8 +86,8 @@ class Run:
         self.data = CrossDomainDataset(self.config)
         self.train, self.valid, self.test = make_loaders(self.config, self.data)
         init_seed(self.config["seed"], True)
-        self.model = RIVALS[name](self.config, self.train._dataset)
-        self.trainer = trainer_class(RIVALS[name])(self.config, self.model)
+        self.model = BASELINES[name](self.config, self.train._dataset)
+        self.trainer = trainer_class(BASELINES[name])(self.config, self.model)
 
     def fit(self) -> "Run":
         self.trainer.fit(self.train, self.valid, verbose=False)
