@@ -33,11 +33,11 @@ _ALL_POSITIONS = {
     "align_weight": 0.0,
     "augmentation": False,
 }
-_RIVALS = ("C2DSR", "TriCDR", "SyNCRec", "LLMESR", "LLMCDSR", "LLM4CDSR")
+_BASELINES = ("C2DSR", "TriCDR", "SyNCRec", "LLMESR", "LLMCDSR", "LLM4CDSR")
 ENTRIES = {name: Entry(name) for name in _RECBOLE}
 for _name in _RECBOLE:
     ENTRIES[f"{_name}*"] = Entry("LLMEDTPretrain", {"backbone": _name.lower(), **_ALL_POSITIONS})
-ENTRIES |= {name: Entry(name) for name in (*_RIVALS, "LLMEDT")}
+ENTRIES |= {name: Entry(name) for name in (*_BASELINES, "LLMEDT")}
 """Rows of table 1 in its order, and RecBole's three trained on all positions at once (``*``)."""
 
 
