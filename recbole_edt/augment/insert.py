@@ -23,8 +23,8 @@ def balancing_tasks(counts: np.ndarray, settings: AugmentSettings) -> list[Task]
     ratio = gap / np.maximum(total, 1)  # r = |nA - nB| / (nA + nB)
     wanted = (ratio >= settings.min_ratio)[:, None] & (counts >= settings.min_history)
     wanted &= counts[:, ::-1] > 0
-    if settings.directions == "scarce":
-        of_all = counts.sum(0)
+    if settings.directions != "both":
+        of_all = counts.sum(0) if settings.directions == "scarce" else np.zeros(2)
         wanted &= (counts < counts[:, ::-1]) | (of_all < of_all[::-1])
     return [Task(int(user), int(target)) for user, target in np.argwhere(wanted)]
 
@@ -42,12 +42,21 @@ def insert(
     kept: Sequence[np.ndarray],
     settings: AugmentSettings,
 ) -> Insertions:
-    """Place kept items, or the first ``inject_ratio`` of a task's, in the sequences (eq. 1)."""
+    """Place the first kept items of each task in its user's sequence (eq. 1).
+
+    Their number is ``ceil(inject_ratio * kept)``; for ``directions: minor`` it is
+    ``ceil(inject_ratio * r * kept)``, at most ``|nA - nB|``, so that the balance is never tipped.
+    """
+    counts = histories.domain_counts()
     anchors, items = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for one, places in zip(matches, kept, strict=True):
         user, target = one.task
-        n = math.ceil(round(settings.inject_ratio * len(places), 9))  # the last bits do not count
-        places = places[:n]
+        share, most = settings.inject_ratio, len(places)
+        if settings.directions == "minor":
+            most = int(abs(counts[user, 0] - counts[user, 1]))
+            share *= most / max(counts[user].sum(), 1)
+        n = math.ceil(round(share * len(places), 9))  # the last bits do not count
+        places = places[: min(n, most)]
         first, stop = histories.offsets[user : user + 2]
         if settings.insert == "anchor":
             after = one.anchors[places]

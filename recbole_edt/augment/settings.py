@@ -63,9 +63,10 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     random (Random Inserting)"""
     inject_ratio: Share = 1.0
     """share of the kept items that is inserted"""
-    directions: Literal["scarce", "both"] = "scarce"
-    """both (A2B and B2A for every user, the paper), scarce (the domain that the user has fewer
-    items of, and for every user the one that all users have fewer items of)"""
+    directions: Literal["scarce", "both", "minor"] = "scarce"
+    """both (A2B and B2A for every user, the paper), minor (the domain that the user has fewer
+    items of, by an amount that grows with r), scarce (the domain that the user has fewer items of,
+    and for every user the one that all users have fewer items of)"""
     min_ratio: Share = 0.0
     """least imbalance r of a user who is augmented"""
     min_history: Amount = 1

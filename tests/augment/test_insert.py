@@ -35,6 +35,27 @@ def test_everybody_gets_items_of_what_all_lack_and_of_what_they_lack() -> None:
     assert tasks(even, "scarce", 1) == [Task(0, 1), Task(1, 0)]
 
 
+def test_only_imbalanced_users_are_balanced_towards_what_they_lack() -> None:
+    counts = [[9, 1], [0, 4], [3, 3], [0, 0], [10, 0]]
+    assert tasks(counts, "minor", 0, 0.9) == [Task(1, 0), Task(4, 1)]
+    assert tasks(counts, "minor") == [Task(0, 1), Task(1, 0), Task(4, 1)]
+    assert tasks(counts, "minor", 1) == [Task(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "inserted"),
+    # ceil(1 * 0.8 * 4) = 4, at most 8;  ceil(1 * 1 * 10) = 10, at most 3
+    [(1.0, [4, 3]), (0.3, [1, 3]), (0.0, [0, 0])],
+)
+def test_in_the_minor_direction_the_amount_grows_with_r_and_stops_at_balance(ratio, inserted):
+    histories = history([[0] * 9 + [1], [0] * 3], np.array([0, 1]))
+    settings = AugmentSettings(insert="end", inject_ratio=ratio, directions="minor")
+    for user, n_kept, n in zip((0, 1), (4, 10), inserted, strict=True):
+        places = np.arange(n_kept)
+        one = Matches(Task(user, 1), places, places, np.ones(n_kept), np.ones(n_kept))
+        assert len(insert(histories, [one], [places], settings).items) == n
+
+
 @pytest.mark.parametrize(
     ("where", "ratio", "anchors", "items"),
     [
