@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from recbole_edt.augment.llm import LLMClient
-
-if TYPE_CHECKING:
-    from recbole_edt.augment.settings import AugmentSettings
 
 T = TypeVar("T")
 
@@ -21,7 +18,7 @@ class Provider:
     Parameters
     ----------
     settings : AugmentSettings
-        Keys of the command.
+        Keys of the command (untyped here: that class takes its choices from the providers).
     about
         What the stage works on: the path of ``<D>.item_emb.npy`` of the raw data, which need not
         exist (encoders), an ``ItemSpace`` (generators), or ``Described`` items (profilers).
@@ -31,9 +28,7 @@ class Provider:
 
     uses_llm: ClassVar[bool] = False
 
-    def __init__(
-        self, settings: AugmentSettings, about: Any = None, client: LLMClient | None = None
-    ) -> None:
+    def __init__(self, settings: Any, about: Any = None, client: LLMClient | None = None) -> None:
         self.settings, self.about, self.client = settings, about, cast(LLMClient, client)
 
 
