@@ -1,1 +1,1 @@
-"""From raw purchases to atomic files: the simulated shop, and the public data sets."""
+"""From public Amazon files to atomic files."""
