@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-_SPINS = "2000"  # turns of OpenMP's waiting loop: about the time to wake a sleeping thread
+_SPINS = "200000"  # turns of OpenMP's waiting loop: longer than the gaps inside an epoch
 _SHORTEST = 0.1  # seconds; the system counts in hundredths
 
 

@@ -70,7 +70,7 @@ def test_a_containers_quota_bounds_it_and_a_fixed_number_stays(machine, monkeypa
 
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, "200000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(given, spins):
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
