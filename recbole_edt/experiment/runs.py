@@ -56,8 +56,7 @@ class RunStore:
     ----------
     folder : Path
         Receives, per run, ``<name>.json`` (its results), ``<name>.npz`` (ranks), ``<name>.log``,
-        and its best checkpoint in ``checkpoints/<data>/``: checkpoints are named by settings alone,
-        which variants of a data set share.
+        and its best checkpoint in ``checkpoints/<name>/``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +74,8 @@ class RunStore:
         """
         key = repr(run)
         if key not in self._names:
-            settings = checkpoint.settings(self._config(run))
+            config = EDTConfig(run.model, run.dataset, None, run.overrides())
+            settings = checkpoint.settings(config)
             digest = checkpoint.digest([settings, self._fingerprint(run)])
             self._names[key] = f"{run.model}-{run.seed}-{digest}"
         return self._names[key]
@@ -86,12 +86,9 @@ class RunStore:
 
     def checkpoint(self, run: Run) -> Path:
         """Checkpoint of a run's best epoch."""
-        return Path(checkpoint.run_file(self._config(run)))
-
-    def _config(self, run: Run) -> EDTConfig:
-        folder = self.folder / "checkpoints" / self._fingerprint(run)
-        overrides = {**run.overrides(), "checkpoint_dir": str(folder)}
-        return EDTConfig(run.model, run.dataset, None, overrides)
+        place = {"checkpoint_dir": str(self.folder / "checkpoints" / self.name(run))}
+        config = EDTConfig(run.model, run.dataset, None, {**run.overrides(), **place})
+        return Path(checkpoint.run_file(config))
 
     def _fingerprint(self, run: Run) -> str:
         folder = run.data_path / run.dataset

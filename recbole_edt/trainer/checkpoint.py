@@ -21,6 +21,12 @@ _NOT_SETTINGS = {
     "threads", "worker", "nproc", "ip", "port", "offset", "process_timeout", "fast_kernels",
 }  # fmt: skip
 
+# Settings that may be others when a run is resumed: when it ends, and what is reported.
+_OF_ITS_END = {
+    "stopping_step", "eval_step", "time_limit", "metrics", "topk", "report_modes",
+    "eval_batch_size", "loss_decimal_place", "metric_decimal_place",
+}  # fmt: skip
+
 
 def plain(value: Any) -> Any:
     """Reduce a setting to what a checkpoint may hold: numbers, text, None, lists, dictionaries."""
@@ -39,8 +45,16 @@ def digest(value: Any) -> str:
 
 
 def run_file(config, part: str = "") -> str:
-    """Path of a run's checkpoint: of its best epoch, or of a part such as ``last``."""
-    name = f"{config['model']}-{config['dataset']}-{config['seed']}-{digest(settings(config))}"
+    """Path of a run's checkpoint: of its best epoch, or of a part such as ``last``.
+
+    A run that is resumed with another number of epochs, or reports more, keeps its name.
+    """
+    named = {
+        key: value
+        for key, value in settings(config).items()
+        if key not in _OF_ITS_END and not key.endswith("epochs")
+    }
+    name = f"{config['model']}-{config['dataset']}-{config['seed']}-{digest(named)}"
     return f"{config['checkpoint_dir']}/{name}{'.' if part else ''}{part}.pth"
 
 

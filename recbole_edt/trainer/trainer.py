@@ -279,7 +279,15 @@ class CrossDomainMixin(EvaluationMixin):
             setattr(self, name, content[name])
         self.timing = dict(content["timing"])
         self.stages = {int(stage): values for stage, values in content["stages"].items()}
-        self.logger.info(f"Resuming stage {self.stage} after epoch {content['epoch']}")
+        ended = "".join(
+            f"; stage {stage} ended after {part['epochs']} epochs and stays as it is"
+            for stage, part in self.stages.items()
+            if stage < self.stage
+        )
+        self.logger.info(
+            f"Resuming stage {self.stage} after epoch {content['epoch']}: "
+            f"{self.start_epoch} of {self.epochs} epochs are done{ended}"
+        )
 
     def load_best(self, model_file=None) -> None:
         """Load the best epoch of the current stage, or a checkpoint of any stage."""

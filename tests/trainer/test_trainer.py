@@ -250,8 +250,28 @@ def test_other_settings_are_another_run(run):
     files = {run().trainer.last_file, run(seed=43).trainer.last_file}
     files |= {run(dropout=0.1).trainer.last_file, run("LLMEDTPretrain").trainer.last_file}
     assert len(files) == 4
-    for place in ({"checkpoint_dir": "saved/"}, {"resume": True}, {"result_file": "r.json"}):
-        assert Path(run(**place).trainer.last_file).name == Path(run().trainer.last_file).name
+    for same in (
+        {"checkpoint_dir": "saved/"}, {"resume": True}, {"result_file": "r.json"}, {"epochs": 9},
+        {"finetune_epochs": 9}, {"stopping_step": 9}, {"eval_step": 2}, {"topk": [3, 5]},
+    ):  # fmt: skip
+        assert Path(run(**same).trainer.last_file).name == Path(run().trainer.last_file).name
+
+
+@pytest.mark.parametrize("model", ["SASRec", "LLMEDT"])
+def test_finished_run_resumed_with_more_epochs_goes_on_to_the_end_of_an_unbroken_one(
+    run, same_result, caplog, tmp_path, model
+):
+    last = "epochs" if model == "SASRec" else "finetune_epochs"
+    unbroken = run(model, **{last: 3}, checkpoint_dir=str(tmp_path)).fit().result()
+    run(model, **{last: 1}).fit()
+    again = run(model, **{last: 3}, resume=True)
+    trained = []
+    with caplog.at_level("INFO"):
+        again.fit(callback_fn=lambda epoch, score: trained.append(epoch))
+    assert trained == [1, 2]
+    assert "after epoch 0: 1 of 3 epochs are done" in caplog.text
+    assert ("stage 1 ended after 3 epochs and stays as it is" in caplog.text) == (model == "LLMEDT")
+    same_result(unbroken, again.result())
 
 
 # --- what a run leaves ----------------------------------------------------------------------------
