@@ -1,5 +1,6 @@
-"""What setup.cfg cannot say: the top-level folder ``properties`` is a part of the package."""
+"""What setup.cfg cannot say: two top-level folders are parts of the package."""
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["recbole_edt*"]), "recbole_edt.properties"])
+FOLDERS = ["recbole_edt.properties", "recbole_edt.dataset_atomic"]
+setup(packages=[*find_packages(include=["recbole_edt*"]), *FOLDERS])

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+import recbole_edt
 from recbole_edt.errors import ConfigError, EDTError
 from recbole_edt.signals import Terminated, ending_cleanly, line
 
 # name: its summary, and the module that holds a function of its name and HELP
 COMMANDS = {
+    "sample": ("the bundled, simulated data set -> a folder", "prepare.sample"),
     "prepare": ("public Amazon files -> atomic files", "prepare.command"),
     "augment": ("atomic files -> augmented atomic files", "augment.command"),
     "run": ("train and test one model", "quick_start"),
@@ -52,6 +54,10 @@ def execute(name: str, arguments: Sequence[str]) -> int:
         run = getattr(import_module(module), name)
         with ending_cleanly():
             run(arguments)
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (EDTError, OSError) as error:
         who = f"process {os.environ['RANK']}: " if is_one_of_several else ""
         print(f"error: {who}{' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -71,10 +77,13 @@ def run_main() -> None:
 def main() -> None:
     """Entry point of the console script ``recbole-edt``."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    if name == "--version":
+        print(f"recbole-edt {recbole_edt.__version__}")
+        sys.exit(0)
     if name not in ("--help", "-h"):
         sys.exit(execute(name, arguments))
     print("usage: recbole-edt COMMAND [arguments]\n")
     for command, (summary, _) in COMMANDS.items():
         print(f"  {command:<12}{summary}")
-    print("\nrecbole-edt COMMAND --help lists the arguments of a command.")
+    print("\nrecbole-edt COMMAND --help lists the arguments of a command, --version the version.")
     sys.exit(0)

@@ -22,6 +22,7 @@ from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
 from recbole_edt.io.files import check_writable
+from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, open_log
 from recbole_edt.run_settings import RunArguments
 from recbole_edt.settings import parse_arguments, validate
@@ -108,11 +109,10 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     results["timing"]["total_s"] = round(perf_counter() - start, 2)
     if distributed.rank():
         return results
+    if note := simulated_note(data.dataset_path):
+        print(note, end="\n\n")
     for mode, part in results["protocols"].items():
         print(table(part["test"], f"{model} test, {mode}"), end="\n\n", flush=True)
-    note = Path(data.dataset_path) / "SIMULATED"
-    if note.is_file():
-        print(note.read_text(encoding="utf-8").strip(), flush=True)
     if config["result_file"]:
         write_json(config["result_file"], results)
     if config["ranks_file"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def test_without_recbole_help_works_and_a_run_is_one_line(python):
         (["run", "--model=LLMEDT", "--help"], 0, "--hidden_size"),
         (["run", "--model=LLMED", "--help"], 2, "did you mean 'LLMEDT'"),
         (["run", "--model=SASRec", "--help"], 2, "the keys of SASRec are RecBole's"),
+        (["--version"], 0, "recbole-edt "),
         (["runn"], 2, "unknown command 'runn', did you mean 'run'?"),
     ],
 )
@@ -163,7 +165,30 @@ def test_simulated_data_are_called_so(data_path, capsys):
     note.write_text("These data are simulated.\n")
     cli.execute("run", ["--model=SASRec", *SMALL, f"--data_path={data_path}", "--state=ERROR"])
     note.unlink()
-    assert capsys.readouterr().out.endswith("These data are simulated.\n")
+    assert capsys.readouterr().out.startswith("These data are simulated.\n\n")
+
+
+def test_the_bundled_data_are_written_once(tmp_path, capsys):
+    assert cli.execute("sample", ["--output_path=here"]) == 0
+    first, written, following = capsys.readouterr().out.splitlines()
+    assert first.startswith("simulated data")
+    assert written == f"written: {Path('here/cloth_sport')}"
+    command = following.removeprefix("next: recbole-edt run ").split()
+    assert cli.execute("run", [*command, "--epochs=1", "--time_limit=0.1", "--state=ERROR"]) == 0
+    capsys.readouterr()
+    assert cli.execute("sample", ["--output_path=here"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert [path.name for path in Path("here").iterdir()] == ["cloth_sport"]
+
+
+def test_a_reader_that_stops_ends_a_command_quietly(python):
+    code = (
+        "import os, sys; sys.argv = ['recbole-edt', 'experiment', 'list']\n"
+        "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+        "from recbole_edt.cli import main; main()\n"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize(

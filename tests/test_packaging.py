@@ -1,14 +1,14 @@
-"""What is installed finds its property files, which lie outside the package in a checkout."""
+"""What is installed holds its property files and the bundled data, as a checkout does."""
 
 import shutil
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("recbole_edt", "properties", "setup.py", "setup.cfg", "pyproject.toml", "README.md")
+PARTS = "recbole_edt properties dataset_atomic setup.py setup.cfg pyproject.toml README.md".split()
 
 
-def test_installed_wheel_finds_its_properties(python, tmp_path):
+def test_installed_wheel_finds_its_properties_and_data(python, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for part in (*PARTS, "LICENSE"):
@@ -24,7 +24,8 @@ def test_installed_wheel_finds_its_properties(python, tmp_path):
     code = (
         "import recbole_edt, recbole_edt.config as c;"
         "c.EDTConfig('LLMEDT', 'cloth_sport', None, {'preset': 'paper'});"
-        "print(recbole_edt.__file__, c.properties_dir())"
+        "from recbole_edt.io.paths import bundled_data, find_data_root as f;"
+        "print(recbole_edt.__file__, c.properties_dir(), bundled_data(), f('cloth_sport'))"
     )
     shown = python("-c", code, cwd=tmp_path, path=tmp_path / "site")
     assert shown.returncode == 0, shown.stderr

@@ -31,9 +31,14 @@ class Page:
     tables: list[Table] = field(default_factory=list)
     pictures: dict[str, Figure] = field(default_factory=dict)
 
-    def write(self, folder: Path, name: str) -> Path:
-        """Write ``<name>.csv``, ``.tex``, pictures (PNG, SVG), and last the page, ``<name>.md``."""
+    def write(self, folder: Path, name: str, note: str = "") -> Path:
+        """Write ``<name>.csv``, ``.tex``, pictures (PNG, SVG), and last the page, ``<name>.md``.
+
+        ``note`` says on the first line that the data are simulated.
+        """
         lines = [f"# {self.title}", "", *(f"{paragraph}\n" for paragraph in self.text)]
+        if note:
+            lines = [f"> {note}", "", *lines]
         for picture, figure in self.pictures.items():
             for suffix, metadata in (("png", None), ("svg", {"Date": None})):
                 with atomic_write(folder / f"{picture}.{suffix}") as temporary:
@@ -41,7 +46,7 @@ class Page:
             pyplot.close(figure)
             lines += [f"![{picture}]({picture}.png)", ""]
         if self.tables:
-            write_tables(folder, name, self.tables)
+            write_tables(folder, name, self.tables, note)
         path = folder / f"{name}.md"
         write_text(path, "\n".join([*lines, *map(to_markdown, self.tables)]))
         return path

@@ -78,6 +78,6 @@ def make(context: ExperimentContext, experiments: dict[str, Experiment]) -> list
     pages = []
     for name in tqdm(experiments, desc="pages", unit="page", leave=False):
         page = experiments[name].page(context, runs[name])
-        pages.append(page.write(context.folder / name, name))
+        pages.append(page.write(context.folder / name, name, context.note))
     check_failures(failures)
     return pages

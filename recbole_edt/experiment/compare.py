@@ -69,7 +69,7 @@ class Comparison(RunsSettings):
         for run in runs:
             if (reason := failures.get(self.store.name(run))) is not None:
                 tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
-        write_tables(self.folder, "compare", tables)
+        write_tables(self.folder, "compare", tables, self.note)
         return tables
 
 
@@ -97,5 +97,7 @@ def compare(arguments: Sequence[str]) -> None:
     check_writable("output_path", comparison.folder / "compare.md")
     with run_lock(comparison.folder):
         tables = comparison.tables()
+    if comparison.note:
+        print(comparison.note, end="\n\n")
     print("\n".join(map(to_markdown, tables)))
     print(f"written: {comparison.folder}/compare.csv, .md, .tex")

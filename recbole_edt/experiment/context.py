@@ -17,7 +17,7 @@ from recbole_edt.evaluation.metrics import summarise
 from recbole_edt.experiment.entries import ENTRIES, find_entry
 from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for, refuse_unknown
 from recbole_edt.experiment.variants import Variants
-from recbole_edt.io.paths import find_data_root, properties_dir
+from recbole_edt.io.paths import find_data_root, properties_dir, simulated_note
 from recbole_edt.settings import Count, Name, NonNegative, Settings
 
 FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"
@@ -80,6 +80,11 @@ class RunsSettings(ResultsSettings, extra="allow"):
         """Folder that holds the data set's folder."""
         return Path(self.data_path or find_data_root(self.dataset)).absolute()
 
+    @cached_property
+    def note(self) -> str:
+        """What figures of simulated data begin with; '' for real data."""
+        return simulated_note(self.source / self.dataset)
+
     @property
     def run_keys(self) -> dict[str, Any]:
         """Keys of the runs."""
@@ -138,8 +143,7 @@ class ExperimentContext(RunsSettings):
         entry = find_entry(row)
         raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
-        simulated = (self.source / self.dataset / "SIMULATED").is_file()
-        defaults: Any = grid("simulated") if simulated else {"seeds": [42, 44, 46], "budget": 0}
+        defaults: Any = grid("simulated") if self.note else {"seeds": [42, 44, 46], "budget": 0}
         given = keys_for(self.run_keys, entry.model, self.dataset)
         settings = {**entry.keys, **(keys or {}), **given}
         if budget := defaults["budget"] if self.budget is None else self.budget:

@@ -49,22 +49,26 @@ def write_report(folder: Path, dataset: str) -> Path:
     for name, one in load_experiments().items():
         source = f" ({one.source})" if one.source else ""
         pages[name] = (one.title + source, folder / name / f"{name}.md")
-    sections = [
-        {"name": name, "heading": heading, "body": to_html(path)}
-        for name, (heading, path) in pages.items()
-        if path.is_file()
-    ]
-    if not sections:
+    found = {name: path for name, (_, path) in pages.items() if path.is_file()}
+    if not found:
         raise DataError(f"there is nothing to report in {folder}: run an experiment first")
+    sections = [
+        {"name": name, "heading": pages[name][0], "body": to_html(path)}
+        for name, path in found.items()
+    ]
+    first = [path.read_text(encoding="utf-8").partition("\n")[0] for path in found.values()]
+    note = next((line.removeprefix("> ") for line in first if line.startswith("> ")), "")
     environment = Environment(loader=PackageLoader("recbole_edt.experiment"), autoescape=True)
-    text = environment.get_template("report.html.j2").render(dataset=dataset, sections=sections)
+    text = environment.get_template("report.html.j2").render(
+        dataset=dataset, sections=sections, note=note
+    )
     path = folder / "report.html"
     write_text(path, text)
     return path
 
 
 def to_html(path: Path) -> str:
-    """Turn a page into HTML without its title; its pictures become part of it."""
+    """Turn a page into HTML without its title and first note; its pictures become part of it."""
 
     def embed(found: re.Match) -> str:
         picture = path.parent / found[1]
@@ -73,7 +77,7 @@ def to_html(path: Path) -> str:
         return f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
 
     lines = path.read_text(encoding="utf-8").splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("# "))
+    text = "\n".join(line for line in lines if not line.startswith(("# ", "> ")))
     body = markdown.markdown(text, extensions=["tables"])
     body = re.sub(r"<table>.*?</table>", r'<div class="table">\g<0></div>', body, flags=re.DOTALL)
     return re.sub(r'src="([^"]+)"', embed, body)

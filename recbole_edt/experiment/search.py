@@ -172,6 +172,8 @@ def search(arguments: Sequence[str]) -> None:
     with run_lock(one.folder):
         tried = sorted(one.tried(), key=lambda trial: -(trial[1] or 0.0))  # best first
     table = one.table(tried)
-    write_tables(folder, one.model, [table])
+    write_tables(folder, one.model, [table], one.note)
+    if one.note:
+        print(one.note, end="\n\n")
     print(to_markdown(table))
     print("best: " + " ".join(f"--{key}={value}" for key, value in tried[0][0].items()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,12 +181,18 @@ def escape_latex(text: str) -> str:
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def write_tables(folder: Path, name: str, tables: Sequence[Table]) -> None:
-    """Write tables as ``<name>.csv``, ``.md`` and ``.tex``, each whole or not at all."""
+def write_tables(folder: Path, name: str, tables: Sequence[Table], note: str = "") -> None:
+    """Write tables as ``<name>.csv``, ``.md`` and ``.tex``, each whole or not at all.
+
+    ``note`` says that their data are simulated: it is the first line of the page, and every title
+    says so.
+    """
+    if note:
+        tables = [replace(table, title=f"{table.title} (simulated data)") for table in tables]
     frame = pd.concat(map(to_frame, tables), ignore_index=True)
     texts = {
         "csv": frame.to_csv(index=False, float_format="%.6g"),
-        "md": "\n".join(map(to_markdown, tables)),
+        "md": "\n".join([*([f"> {note}\n"] if note else []), *map(to_markdown, tables)]),
         "tex": "\n".join(map(to_latex, tables)),
     }
     for suffix, text in texts.items():

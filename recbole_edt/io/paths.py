@@ -20,11 +20,25 @@ def properties_dir() -> Path:
 def find_data_root(dataset: str) -> str:
     """Folder that holds the dataset's folder: ``dataset/`` before the bundled ``dataset_atomic/``.
 
-    Both are looked up in the working folder, then in the checkout. Where neither holds it, the
-    answer is ``dataset``, so that the error names the expected place.
+    Both are looked up in the working folder, then in the checkout or the installed package. Where
+    neither holds it, the answer is ``dataset``, so that the error names the expected place.
     """
-    for root in (Path.cwd(), _PACKAGE.parent):
+    for root in (Path.cwd(), _PACKAGE.parent, _PACKAGE):
         for folder in ("dataset", "dataset_atomic"):
             if (root / folder / dataset).is_dir():
                 return str(root / folder)
     return "dataset"
+
+
+def bundled_data() -> Path:
+    """Folder of the bundled data set: inside an installed package, beside it in a checkout."""
+    for folder in (_PACKAGE / "dataset_atomic", _PACKAGE.parent / "dataset_atomic"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError("the bundled data set of recbole_edt is not installed")
+
+
+def simulated_note(folder: str | Path) -> str:
+    """Sentence that figures of a data set's folder begin with if it is simulated, else ''."""
+    note = Path(folder) / "SIMULATED"
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else ""

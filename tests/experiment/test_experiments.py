@@ -273,6 +273,20 @@ def test_report_opens_in_a_browser_without_an_error(finished, tmp_path) -> None:
     assert consoles(broken)[1]  # an error would have been seen
 
 
+def test_figures_of_simulated_data_say_so_first(data_path, tmp_path, load) -> None:
+    note, folder = "simulated data: of no shop", tmp_path / "data" / "tiny"
+    shutil.copytree(data_path / "tiny", folder)
+    (folder / "SIMULATED").write_text(note + "\n")
+    context = new_context(tmp_path / "data", tmp_path / "out", "1")
+    pretend(context, flatten(EXPERIMENTS["overall"].runs(context)), load(data_path))
+    (page,) = make(context, {"overall": EXPERIMENTS["overall"]})
+    assert page.read_text().startswith(f"> {note}\n")
+    assert "(simulated data)" in page.with_suffix(".csv").read_text().splitlines()[1]
+    body = write_report(context.folder, "tiny").read_text().partition("<body>")[2]
+    assert body.split(">")[1].split("<")[0] == note
+    assert body.count(note) == 1
+
+
 def test_report_without_pages_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="run an experiment first"):
         report(["--dataset=tiny", f"--output_path={tmp_path}"])
