@@ -127,12 +127,13 @@ def measured(arguments: argparse.Namespace) -> None:
     """Read, build, train and evaluate one data set, phase by phase."""
     with phase("import"):
         import torch
+        from recbole.data import data_preparation
         from recbole.utils import get_model, init_seed
 
         import recbole_edt  # noqa: F401 - makes RecBole run on this stack
         from recbole_edt.config import EDTConfig
         from recbole_edt.data.dataset import CrossDomainDataset
-        from recbole_edt.quick_start import make_loaders, make_rankings
+        from recbole_edt.quick_start import make_rankings
         from recbole_edt.trainer import trainer_class
 
     folder = Path(arguments.measure)
@@ -151,7 +152,7 @@ def measured(arguments: argparse.Namespace) -> None:
     with phase("read"):
         data = CrossDomainDataset(config)
     with phase("loaders"):
-        train, _, test = make_loaders(config, data)
+        train, _, test = data_preparation(config, data)
     with phase("model"):
         network = get_model("LLMEDT")(config, train._dataset)
         trainer = trainer_class(type(network))(config, network)

@@ -35,12 +35,12 @@ import numpy as np
 import torch
 from contest import make_parser, medians, take_turns
 from floor import floor_of_epoch, matrix_flops, measure_rates, sizes_of_batch
+from recbole.data import data_preparation
 from recbole.utils import get_model
 
 import recbole_edt  # noqa: F401 - makes RecBole run on this stack
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
 SHAPE = {"hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50, "train_batch_size": 512}
@@ -70,7 +70,7 @@ class Entry:
         places = {"data_path": data_path, "checkpoint_dir": scratch}
         self.config = EDTConfig(model, dataset, None, {**places, **SHAPE, **keys})
         data = CrossDomainDataset(self.config)
-        self.train_data, _, self.test_data = make_loaders(self.config, data)
+        self.train_data, _, self.test_data = data_preparation(self.config, data)
         self.network = get_model(model)(self.config, self.train_data._dataset)
         self.trainer = trainer_class(type(self.network))(self.config, self.network)
         self.amp = self.config["enable_amp"]

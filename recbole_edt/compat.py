@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
 import pickle
 import sys
@@ -26,7 +25,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from recbole_edt.errors import CheckpointError, DependencyError
+from recbole_edt.errors import CheckpointError, DataError, DependencyError
 
 __all__ = ["load_checkpoint", "patch_recbole"]
 
@@ -40,7 +39,7 @@ def patch_recbole() -> None:
     A second call changes nothing.
     """
     sys.meta_path.insert(0, _PatchingFinder())
-    sys.meta_path.append(_ModelFinder())
+    sys.meta_path.extend([_ModelFinder(), _RayFinder()])
     for name, patch in _PATCHES.items():
         if name in sys.modules:
             with patch(sys.modules[name]):
@@ -124,8 +123,12 @@ def _patch_package(module: Any) -> Iterator[None]:
     import numpy as np
     from pandas.errors import ChainedAssignmentError
 
-    aliases = {"float_": "float64", "complex_": "complex128", "unicode_": "str_", "bool8": "bool_"}
-    for alias, name in aliases.items():  # `Config` reads them, ray.tune `bool8`
+    aliases = {  # `Config` reads the first three, ray.tune `bool8`; the others it would set itself
+        "float_": "float64", "complex_": "complex128", "unicode_": "str_", "bool8": "bool_",
+        "bool": "bool_", "int": "int_", "float": "float64", "complex": "complex128",
+        "object": "object_", "str": "str_", "long": "int_", "unicode": "str_",
+    }  # fmt: skip
+    for alias, name in aliases.items():
         if alias not in vars(np):
             setattr(np, alias, getattr(np, name))
     for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
@@ -190,6 +193,29 @@ def _patch_anomaly_detection(module: Any) -> Iterator[None]:
     """Undo that ``sine``, which every look-up imports, switches anomaly detection on."""
     yield
     module.torch.autograd.set_detect_anomaly(False)
+
+
+@_patches(
+    *(f"recbole.model.general_recommender.{name}" for name in ("gcmc", "lightgcn", "ncl", "ngcf")),
+    "recbole.model.general_recommender.spectralcf",
+    "recbole.model.knowledge_aware_recommender.kgin",
+    "recbole.model.knowledge_aware_recommender.mcclk",
+)
+def _patch_sparse_matrices(module: Any) -> Iterator[None]:
+    """Restore ``dok_matrix._update``, which scipy 1.13 dropped."""
+    yield
+
+    def dok_matrix(*args: Any, **kwargs: Any) -> Any:
+        matrix = scipy_sparse.dok_matrix(*args, **kwargs)
+
+        def update(entries: dict[tuple[int, int], float]) -> None:
+            matrix[tuple(zip(*entries, strict=True))] = list(entries.values())
+
+        matrix._update = update
+        return matrix
+
+    scipy_sparse = module.sp
+    module.sp = _Overlay(scipy_sparse, dok_matrix=dok_matrix)
 
 
 @_patches("recbole.utils.utils")
@@ -294,32 +320,91 @@ def _patch_reader(module: Any) -> Iterator[None]:
         return original(model, device_ids=device_ids if on_gpu else None, **kwargs)
 
 
+class _RayFinder(MetaPathFinder, Loader):
+    """Finds a stand-in for ray, where it is missing, for RecBole's quick start and its scripts.
+
+    They import it whatever they tune with. All that is asked of it without ray is
+    ``tune.report``, to which nobody listens; anything else says that ray is missing.
+    """
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname.partition(".")[0] != "ray":
+            return None
+        frame: Any = sys._getframe(1)
+        while frame.f_code.co_filename.startswith("<frozen importlib"):
+            frame = frame.f_back
+        importer = frame.f_globals
+        tunes = "objective_function" in importer and "HyperTuning" in importer
+        if tunes or importer.get("__name__") == "recbole.quick_start.quick_start":
+            return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        def __getattr__(name: str) -> Any:
+            if name == "tune" or name.startswith("__"):
+                raise AttributeError(name)  # a module, which is imported then
+
+            def refuse(*_: Any, **__: Any) -> None:
+                raise DependencyError("ray is not installed: tune with Hyperopt, or install ray")
+
+            return refuse
+
+        vars(module)["__getattr__"] = __getattr__
+        if module.__name__ == "ray.tune":
+            vars(module)["report"] = lambda *_, **__: None
+
+
 @_patches("recbole.quick_start.quick_start")
 def _patch_quick_start(module: Any) -> Iterator[None]:
     """Import without ray, which does not exist for every Python; read checkpoints."""
-    stand_ins = {}
-    if "ray" not in sys.modules and importlib.util.find_spec("ray") is None:
-        stand_ins = {name: ModuleType(name) for name in ("ray", "ray.tune")}
-        ray, tune = stand_ins.values()
-        vars(tune)["report"] = lambda *_, **__: None  # all that RecBole asks of it
-        vars(ray)["tune"] = tune
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for name in stand_ins:
+    yield
+    for name in ("ray", "ray.tune"):  # where other packages look for ray
+        if isinstance(getattr(sys.modules.get(name), "__loader__", None), _RayFinder):
             del sys.modules[name]
 
     @_wraps(module, "load_data_and_model")
-    def load_data_and_model(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    def load_data_and_model(original: Callable, model_file: Any) -> Any:
         import torch
 
+        from recbole_edt.restore import load_run
+        from recbole_edt.trainer.checkpoint import is_foreign
+
+        if not is_foreign(model_file):
+            return load_run(model_file)
         load = torch.load  # the function imports torch in its body
         torch.load = load_checkpoint  # type: ignore[assignment]
         try:
-            return original(*args, **kwargs)
+            return original(model_file)
         finally:
             torch.load = load
+
+
+@_patches("recbole.utils.case_study")
+def _patch_case_study(module: Any) -> Iterator[None]:
+    """Recommend no item that preprocessing generated, and nothing to users without history."""
+    import numpy as np
+
+    yield
+
+    @_wraps(module, "full_sort_scores")
+    def full_sort_scores(
+        original: Callable, uid_series: Any, model: Any, test_data: Any, device: Any = None
+    ) -> Any:
+        from recbole_edt.data.dataset import CrossDomainDataset
+
+        data = test_data.dataset
+        if not isinstance(data, CrossDomainDataset):
+            return original(uid_series, model, test_data, device)
+        unknown = np.setdiff1d(uid_series, data.inter_feat[data.uid_field])
+        if len(unknown):
+            users = ", ".join(map(str, data.id2token(data.uid_field, unknown)))
+            raise DataError(f"there is no history to start from for these users: {users}")
+        scores = original(uid_series, model, test_data, device)
+        scores[:, data.item_generated] = -float("inf")
+        return scores
 
 
 # --- the plugin's classes -------------------------------------------------------------------------
@@ -384,16 +469,24 @@ def _is_ours(config: Any) -> bool:
 
 @_patches("recbole.config.configurator")
 def _patch_config(module: Any) -> Iterator[None]:
-    """Read the plugin's property files, and join the processes of a launcher."""
+    """Read the plugin's property files, find its data, and join the processes of a launcher."""
     yield
 
     @_wraps(module.Config, "_load_internal_config_dict")
     def _load_internal_config_dict(original: Callable, self: Any, *args: Any) -> None:
+        from recbole_edt.io.paths import find_data_root
+
         original(self, *args)
+        internal = self.internal_config_dict
         if _is_ours(self):
             from recbole_edt.config import lay_properties
 
             lay_properties(self)
+        elif not os.path.isdir(os.path.join(internal["data_path"], self.dataset)):
+            internal["data_path"] = find_data_root(self.dataset)
+        if {**internal, **self.external_config_dict}.get("loss_type") == "CE":
+            if internal["MODEL_TYPE"].name == "SEQUENTIAL":
+                internal["train_neg_sample_args"] = None  # a softmax over all items samples none
 
     @_wraps(module.Config, "_init_device")
     def _init_device(original: Callable, self: Any) -> None:
@@ -407,8 +500,34 @@ def _patch_config(module: Any) -> Iterator[None]:
 
 @_patches("recbole.data.utils")
 def _patch_loaders(module: Any) -> Iterator[None]:
-    """Give the plugin's models its loaders, and the plugin's runs of others its evaluation."""
+    """Give the plugin's models its dataset and loaders, and its runs of others the evaluation."""
     yield
+
+    @_wraps(module, "create_dataset")
+    def create_dataset(original: Callable, config: Any) -> Any:
+        from recbole_edt.data import saved
+
+        return saved.create_dataset(config) if _is_ours(config) else original(config)
+
+    @_wraps(module, "create_samplers")
+    def create_samplers(original: Callable, config: Any, dataset: Any, built: Any) -> Any:
+        if _is_ours(config):  # what a user has for negatives: training rows alone
+            dataset, built = built[0], [built[0]] * len(built)
+        return original(config, dataset, built)
+
+    @_wraps(module, "save_split_dataloaders")
+    def save_split_dataloaders(original: Callable, config: Any, dataloaders: Any) -> None:
+        from recbole_edt.data import saved
+
+        (saved.save_loaders if _is_ours(config) else original)(config, dataloaders)
+
+    @_wraps(module, "load_split_dataloaders")
+    def load_split_dataloaders(original: Callable, config: Any) -> Any:
+        from recbole_edt.data import saved
+
+        if not _is_ours(config):
+            return original(config)
+        return saved.load_loaders(config, module.get_dataloader(config, "train"))
 
     @_wraps(module, "get_dataloader")
     def get_dataloader(original: Callable, config: Any, phase: str) -> Any:

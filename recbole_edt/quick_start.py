@@ -10,9 +10,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import recbole.data
 import torch
-from recbole.data.utils import create_samplers
+from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_seed
 
 from recbole_edt import distributed
@@ -84,8 +83,8 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
         check_writable("checkpoint_dir", Path(config["checkpoint_dir"]) / "checkpoint.pth")
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"dataset {dataset}"):
-        data = CrossDomainDataset(config)
-        train_data, valid_data, test_data = make_loaders(config, data)
+        data = create_dataset(config)
+        train_data, valid_data, test_data = data_preparation(config, data)
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"model {model}"):
         network = make_model(config, train_data._dataset)
@@ -123,18 +122,6 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
 def make_model(config: EDTConfig, dataset: CrossDomainDataset):
     """Make the untrained model of a configuration, on its device."""
     return config.model_class(config, dataset).to(config["device"])
-
-
-def make_loaders(config, dataset: CrossDomainDataset):
-    """Make training, validation and test loaders."""
-    views = dataset.build()
-    samplers = create_samplers(config, dataset, views)
-    return tuple(
-        recbole.data.utils.get_dataloader(config, phase)(
-            config, view, sampler, shuffle=phase == "train" and config["shuffle"]
-        )
-        for phase, view, sampler in zip(("train", "valid", "test"), views, samplers, strict=True)
-    )
 
 
 def reported_modes(config) -> list[str]:

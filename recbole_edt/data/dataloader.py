@@ -56,16 +56,21 @@ class SequenceLoader(AbstractDataLoader):
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
         self.logger = getLogger()
-        windows, rows = dataset.windows(), dataset.train_sequences
-        self.sample_size = len(windows)
+        self.sample_size = len(dataset.windows())
         if not self.sample_size:
             raise ConfigError("no user has two training rows: there is nothing to train on")
         super().__init__(config, dataset, sampler, shuffle=shuffle)
-        self._init_batch_size_and_step()  # whole batches: RecBole divides them by the world_size
         self.epoch = 0
+        self.update_config(config)
+
+    def update_config(self, config) -> None:
+        """Follow a configuration, which may have other batches, negatives or another device."""
+        super().update_config(config)  # whole batches: RecBole divides them by the world_size
         self.device = torch.device(config["device"])
         self.seed = int(config["seed"])
         self.n_shared = n_shared_negatives(config)
+        dataset = self._dataset
+        windows, rows = dataset.windows(), dataset.train_sequences
 
         def tensors(*arrays: np.ndarray) -> list[Tensor]:
             return [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in arrays]

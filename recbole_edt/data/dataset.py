@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from recbole_edt.data.gathered import GatheredRows
 from recbole_edt.data.sequences import Sequences, Windows, gather_padded
 from recbole_edt.errors import DataError
 from recbole_edt.io import atomic
-from recbole_edt.io.files import LITERALLY, read_table
+from recbole_edt.io.files import LITERALLY, read_table, write_pickle
 
 # Fields of an evaluation batch.
 TARGET_DOMAIN = "target_domain"  # domain (0 or 1) of each target, [B]
@@ -29,6 +30,10 @@ AUGMENTED_LIST = "augmented_list"  # items that preprocessing inserted, bool [B,
 def domain_fields(domain: int) -> tuple[str, str]:
     """Fields of an evaluation batch: a domain's sub-sequence (eq. 2) [B, L], its length [B]."""
     return f"item_id_list_{domain}", f"item_length_{domain}"
+
+
+def _take(fields, rows: Sequences, windows: Windows, at: np.ndarray) -> dict[str, np.ndarray]:
+    return fields(rows, windows.take(at))  # at the top of the module, for pickle
 
 
 class CrossDomainDataset(SequentialDataset):
@@ -159,6 +164,17 @@ class CrossDomainDataset(SequentialDataset):
     def _change_feat_format(self):
         Dataset._change_feat_format(self)  # tensors, but no prefix rows: `build` makes them
         self._aug_presets()  # names, types and lengths of the list fields: some models ask
+        self.inter_feat = self._held_out()[1].inter_feat  # RecBole profiles a model on one row
+
+    @classmethod
+    def saved_file(cls, config) -> Path:
+        """Path of the file that ``save`` writes."""
+        return Path(config["checkpoint_dir"], f"{config['dataset']}-{cls.__name__}.pth")
+
+    def save(self) -> None:
+        """Write the dataset as it is now, with digests of the files that it was read from."""
+        self.saved_from = atomic.file_digests(self.dataset_path, self.dataset_name)
+        write_pickle(self.saved_file(self.config), self)
 
     # -- embeddings -----------------------------------------------------------------------------
 
@@ -198,13 +214,13 @@ class CrossDomainDataset(SequentialDataset):
         self._change_feat_format()
         rows = self.train_sequences
         prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
-        views = [self._view(rows, prefixes, self._mixed_fields)]
-        known, held_out = self.evaluation_rows()
-        for targets in held_out:
-            windows = self._last_rows(known, self.split.users, targets)
-            views.append(self._view(known, windows, self._evaluation_fields))
-        self.inter_feat = views[-1].inter_feat  # RecBole profiles a model on one row of it
-        return views
+        return [self._view(rows, prefixes, self._mixed_fields), *self._held_out()]
+
+    def _held_out(self) -> list[CrossDomainDataset]:
+        """Views of the validation and of the test targets."""
+        rows, held_out = self.evaluation_rows()
+        windows = [self._last_rows(rows, self.split.users, targets) for targets in held_out]
+        return [self._view(rows, part, self._evaluation_fields) for part in windows]
 
     def evaluation_rows(self) -> tuple[Sequences, list[np.ndarray]]:
         """Rows that histories are cut from at evaluation; validation and test targets in them."""
@@ -224,7 +240,7 @@ class CrossDomainDataset(SequentialDataset):
             self.item_list_length_field: windows.stops - windows.starts,
         }
         view = copy.copy(self)
-        view.inter_feat = GatheredRows(ready, lambda at: fields(rows, windows.take(at)))
+        view.inter_feat = GatheredRows(ready, partial(_take, fields, rows, windows))
         return view
 
     def _evaluation_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:

@@ -53,7 +53,10 @@ class GatheredRows(LazyInteraction):
     ) -> None:
         self._gather = gather
         columns = {name: torch.from_numpy(values) for name, values in ready.items()}
-        super().__init__(columns, lambda: self._gathered(np.arange(self.length)))
+        super().__init__(columns, self._all_rows)
+
+    def _all_rows(self) -> dict[str, Tensor]:
+        return self._gathered(np.arange(self.length))
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {name: torch.from_numpy(values) for name, values in self._gather(rows).items()}

@@ -38,6 +38,12 @@ def check_files(directory: str | Path, name: str) -> None:
             raise DataError(f"{path} is missing")
 
 
+def file_digests(directory: str | Path, name: str) -> dict[str, str]:
+    """Hexadecimal sha256 of each atomic file of a data set."""
+    paths = (Path(directory, f"{name}.{suffix}") for suffix in REQUIRED)
+    return {path.name: file_sha256(path) for path in paths if path.is_file()}
+
+
 def check_unchanged(path: Path) -> None:
     """Refuse a file unlike the checksum that ``augment`` or ``prepare`` recorded beside it."""
     folder = path.parent

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import pickle
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -89,6 +90,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_pickle(path: Path, value: Any) -> None:
+    """Pickle a value into a file, whole or not at all."""
+    content = pickle.dumps(value)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

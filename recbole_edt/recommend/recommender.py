@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from recbole.data.interaction import Interaction
-from recbole.utils import get_model, init_seed
 
-from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import Sequences, expand_ranges
-from recbole_edt.errors import ConfigError, DataError, as_config_error
+from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.restore import load_run
 from recbole_edt.settings import nearest
-from recbole_edt.trainer import checkpoint
 
 History = Literal["all", "test", "valid"]
 """End of the histories: after the last row, or before the test or validation target."""
@@ -82,25 +80,9 @@ class Recommender:
         EDTError
             If its settings or the data are invalid.
         """
-        content = checkpoint.load(path)
-        known = EDTConfig(content["model"], dataset).known_keys()
-        known -= {"model", "dataset", "MODEL_TYPE", "preset"}
-        settings = {k: v for k, v in content["settings"].items() if k in known}
-        if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
-            settings["train_neg_sample_args"] = None  # as RecBole's Config expects it
-        if data_path is not None:
-            settings["data_path"] = str(data_path)
-        settings |= {"show_progress": False, **(changes or {})}
-        config = EDTConfig(content["model"], dataset, None, settings)
-        init_seed(config["seed"], config["reproducibility"])
-        with as_config_error(f"dataset {dataset}"):
-            data = CrossDomainDataset(config)
-            data.build()
-        checkpoint.check_dataset(content, data, path)
-        model = get_model(content["model"])(config, data).to(config["device"])
-        if isinstance(model, CrossDomainModel):
-            model.enter_stage(content["stage"])
-        checkpoint.load_state(model, content, path)
+        place = {} if data_path is None else {"data_path": str(data_path)}
+        changes = {"show_progress": False, **place, **(changes or {})}
+        config, model, data, *_ = load_run(path, dataset, changes)
         return cls(config, data, model, history)
 
     def place(self, token: str) -> int:

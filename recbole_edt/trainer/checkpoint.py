@@ -19,6 +19,7 @@ _NOT_SETTINGS = {
     "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
     "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
     "threads", "worker", "nproc", "ip", "port", "offset", "process_timeout", "fast_kernels",
+    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path",
 }  # fmt: skip
 
 # Settings that may be others when a run is resumed: when it ends, and what is reported.
@@ -81,6 +82,16 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     torch.save({"format": FORMAT, **content}, packed)
     with atomic_write(path) as temporary:
         temporary.write_bytes(packed.getbuffer())
+
+
+def is_foreign(path: str | Path) -> bool:
+    """Whether a file is an intact archive of torch, but no checkpoint of the plugin."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return FORMAT.encode() not in archive.read(pickled)[:64]  # it is the first entry
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from time import perf_counter
@@ -17,7 +18,7 @@ from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_edt import distributed
-from recbole_edt.errors import CheckpointError, ConfigError, TrainingError
+from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
 from recbole_edt.threads import Threads
@@ -67,8 +68,12 @@ class CrossDomainMixin(EvaluationMixin):
             If the checkpoint to resume is damaged, or belongs to another dataset.
         ConfigError
             If there are several processes, and the model trains in one alone.
+        DependencyError
+            If ``log_wandb`` is set, and wandb is not installed.
         """
         check_processes(model)
+        if config["log_wandb"] and find_spec("wandb") is None:
+            raise DependencyError("log_wandb needs wandb: run `pip install wandb`")
         path = checkpoint.run_file(config, "last")
         if config["resume"] and Path(path).exists():
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
@@ -243,6 +248,7 @@ class CrossDomainMixin(EvaluationMixin):
         return {
             "model": self.config["model"],
             "settings": checkpoint.settings(self.config),
+            "data_path": str(Path(self.config["data_path"]).parent),
             "dataset": self.fingerprint,
             "stage": self.stage,
             "epoch": epoch,

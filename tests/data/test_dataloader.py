@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole.data import data_preparation
 
 from recbole_edt.data.dataloader import (
     AUGMENTED,
@@ -20,7 +21,6 @@ from recbole_edt.data.dataloader import (
 )
 from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.quick_start import make_loaders
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def make_train(make_shop, augmented_shop, write_dataset, load):
         shop = shop or augmented_shop(make_shop(seed, n_users=25, lengths=(1, 14)), seed)
         with tempfile.TemporaryDirectory() as folder:
             dataset = load(write_dataset(Path(folder), shop), **overrides)
-        train = make_loaders(dataset.config, dataset)[0]
+        train = data_preparation(dataset.config, dataset)[0]
         assert isinstance(train, SequenceLoader)
         return train
 
@@ -201,7 +201,7 @@ def test_data_that_cannot_be_trained_on(
     rows = [("u", item, 0, at) for at, item in enumerate(items)]
     dataset = load(write_dataset(tmp_path, rows=rows, items=list(zip(items, domains, strict=True))))
     with pytest.raises(error, match=message):
-        make_loaders(dataset.config, dataset)
+        data_preparation(dataset.config, dataset)
 
 
 @pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
@@ -209,7 +209,7 @@ def test_data_that_cannot_be_trained_on(
 def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, model, batch):
     dataset = load(write_dataset(tmp_path), model, eval_batch_size=batch)
     for loader, phase, targets in zip(
-        make_loaders(dataset.config, dataset)[1:],
+        data_preparation(dataset.config, dataset)[1:],
         ("valid", "test"),
         (dataset.split.valid_rows, dataset.split.test_rows),
         strict=True,

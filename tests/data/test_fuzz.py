@@ -210,13 +210,13 @@ def read(monkeypatch, capfd):
     def stop(config):
         raise Loaded
 
-    def keep(config, data, make=quick_start.make_loaders):
+    def keep(config, data, make=quick_start.data_preparation):
         seen.append(data)
         return make(config, data)
 
     seen: list = []
     monkeypatch.setattr(quick_start, "open_log", stop)
-    monkeypatch.setattr(quick_start, "make_loaders", keep)
+    monkeypatch.setattr(quick_start, "data_preparation", keep)
 
     def run(folder: Path):
         seen.clear()

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from recbole.data import data_preparation
 from recbole.data.interaction import Interaction
 
 from recbole_edt.data.sequences import check_split
 from recbole_edt.errors import ProtocolError
-from recbole_edt.quick_start import make_loaders
 
 PLUGIN, BUILT_IN = ("LLMEDT", "LLMEDTPretrain"), ("SASRec", "GRU4Rec", "BERT4Rec")
 
@@ -72,7 +72,7 @@ def test_no_held_out_row_is_ever_in_a_training_batch(
         MAX_ITEM_LIST_LENGTH=width,
         train_batch_size=16,
     )
-    train = make_loaders(dataset.config, dataset)[0]
+    train = data_preparation(dataset.config, dataset)[0]
     seen: set[int] = set()
     for batch in train:
         seen |= items_in(batch)
@@ -90,7 +90,7 @@ def test_no_held_out_row_is_ever_in_a_training_batch(
 @pytest.mark.parametrize("model", ["LLMEDT", *BUILT_IN])
 def test_inputs_of_a_target_end_right_before_it(shop, augmented, load, model):
     dataset = load(augmented, model, augmentation=True, eval_batch_size=7)
-    for place, loader in zip((-2, -1), make_loaders(dataset.config, dataset)[1:], strict=True):
+    for place, loader in zip((-2, -1), data_preparation(dataset.config, dataset)[1:], strict=True):
         for interaction, rows in loader:
             users = dataset.id2token("user_id", dataset.split.users[rows])
             for at, user in enumerate(users):
@@ -148,7 +148,7 @@ def test_other_held_out_items_leave_every_training_batch_as_it_is(
     for seed in (None, 1, 2):
         other = shop if seed is None else exchanged(shop, seed)[0]
         dataset = load(write_dataset(tmp_path / str(seed), other), model, **options)
-        train = make_loaders(dataset.config, dataset)[0]
+        train = data_preparation(dataset.config, dataset)[0]
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)

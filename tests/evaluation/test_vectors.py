@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole.data import data_preparation
 from recbole.utils import get_model
 
 from recbole_edt.evaluation import ranking as ranking_module
@@ -12,7 +13,6 @@ from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.model import packing, recbole_sasrec
 from recbole_edt.model.recbole_sasrec import SASRecVectors
-from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ class Evaluated:
     def __init__(self, name, folder, config_for, load, **keys) -> None:
         keys = {"hidden_size": 16, "eval_args.mode": "full", **keys}
         config = config_for(folder, name, eval_batch_size=7, **keys)
-        _, _, self.loader = make_loaders(config, load(folder, name, **keys))
+        _, _, self.loader = data_preparation(config, load(folder, name, **keys))
         torch.manual_seed(3)
         self.model = get_model(name)(config, self.loader._dataset)
         with torch.no_grad():

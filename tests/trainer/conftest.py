@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recbole.data import data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
 torch.set_num_threads(1)
@@ -69,7 +69,7 @@ class Run:
         self.config = EDTConfig(model, "tiny", None, settings)
         init_seed(self.config["seed"], True)
         self.data = CrossDomainDataset(self.config)
-        self.train, self.valid, self.test = make_loaders(self.config, self.data)
+        self.train, self.valid, self.test = data_preparation(self.config, self.data)
         init_seed(self.config["seed"], True)
         model_class = get_model(model)
         network = model_class(self.config, self.train._dataset)

@@ -1,6 +1,7 @@
 """What the tests of all baselines share: models on the tiny shop, slow parts, small runs."""
 
 import numpy as np
+from recbole.data import data_preparation
 from recbole.utils import init_seed
 from slow_reference import (
     CONFIG,
@@ -20,7 +21,6 @@ from recbole_edt.model.baselines.llmcdsr import LLMCDSR
 from recbole_edt.model.baselines.llmesr import LLMESR
 from recbole_edt.model.baselines.syncrec import SyNCRec
 from recbole_edt.model.baselines.tricdr import TriCDR
-from recbole_edt.quick_start import make_loaders
 from recbole_edt.trainer import trainer_class
 
 BASELINES = {model.__name__: model for model in (C2DSR, TriCDR, SyNCRec, LLMESR, LLMCDSR, LLM4CDSR)}
@@ -84,7 +84,7 @@ class Run:
     def __init__(self, name: str, data_path, **changes) -> None:
         self.config = EDTConfig(name, "tiny", None, settings_of(name, data_path, **changes))
         self.data = CrossDomainDataset(self.config)
-        self.train, self.valid, self.test = make_loaders(self.config, self.data)
+        self.train, self.valid, self.test = data_preparation(self.config, self.data)
         init_seed(self.config["seed"], True)
         self.model = BASELINES[name](self.config, self.train._dataset)
         self.trainer = trainer_class(BASELINES[name])(self.config, self.model)

@@ -1,0 +1,70 @@
+"""A run again from its checkpoint: configuration, data, loaders and model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import init_seed
+
+from recbole_edt.config import EDTConfig
+from recbole_edt.errors import as_config_error
+from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.trainer import checkpoint
+
+
+def load_run(
+    path: str | Path, dataset: str | None = None, changes: Mapping[str, Any] | None = None
+) -> tuple:
+    """Load a checkpoint of the plugin with the data that it was trained on.
+
+    Parameters
+    ----------
+    dataset : str, optional
+        Name of the dataset; by default the one that the checkpoint names.
+    changes : mapping, optional
+        Settings that change no result, such as ``data_path`` or ``use_gpu``.
+
+    Returns
+    -------
+    tuple
+        ``config, model, dataset, train_data, valid_data, test_data``, as RecBole's
+        ``load_data_and_model``.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is missing, damaged, or belongs to other data.
+    EDTError
+        If its settings or the data are invalid.
+    """
+    content = checkpoint.load(path)
+    config = _config(content, dataset or content["settings"]["dataset"], changes or {})
+    init_seed(config["seed"], config["reproducibility"])
+    with as_config_error(f"dataset {config['dataset']}"):
+        data = create_dataset(config)
+        loaders = data_preparation(config, data)
+    checkpoint.check_dataset(content, data, path)
+    model = config.model_class(config, loaders[0]._dataset).to(config["device"])
+    if isinstance(model, CrossDomainModel):
+        model.enter_stage(content["stage"])
+    checkpoint.load_state(model, content, path)
+    return config, model, data, *loaders
+
+
+def _config(content: Mapping[str, Any], dataset: str, changes: Mapping[str, Any]) -> EDTConfig:
+    """Configuration of the run that wrote a checkpoint."""
+    folder = content.get("data_path")
+    place = {"data_path": folder} if folder and Path(folder, dataset).is_dir() else {}
+    config = EDTConfig(content["model"], dataset, None, {**place, **changes})
+    for key, value in content["settings"].items():
+        if key not in ("model", "dataset", *changes):
+            known = config[key]
+            # an enumeration is saved as text: `InputType.PAIRWISE`
+            config[key] = type(known)[value.split(".")[1]] if isinstance(known, Enum) else value
+    # A checkpoint may come from anywhere, and a saved dataset or loader runs what it says.
+    config["dataset_save_path"] = config["dataloaders_save_path"] = False
+    return config
