@@ -76,7 +76,7 @@ def load_loaders(config, train_class: type) -> tuple | None:
         return None
     _check_processes(key)
     train = saved[0][0]
-    if type(train) is not train_class or train.shuffle != config["shuffle"]:
+    if train.shuffle != config["shuffle"] or type(train) is not train_class:
         raise ConfigError(
             f"{config[key] or default} does not fit this run: "
             f"its loaders are for other models than {config['model']}, or have another shuffle"
