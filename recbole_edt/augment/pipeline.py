@@ -108,7 +108,7 @@ class Pipeline:
             vectors = encoder.encode([item_text(row) for row in described.to_dict("records")])
             vectors = vectors.astype(np.float16).astype(np.float32)  # as stored, for every stage
             if cache is not None:
-                self._check(described, vectors)
+                self._check(described, vectors, encoder)
             space = ItemSpace.of(histories, vectors, settings.clusters, settings.seed)
         with self._timed("generate"):
             tasks: list[Task] = []
@@ -129,9 +129,10 @@ class Pipeline:
                 profile(made, encoder, settings, client)
         return made
 
-    def _check(self, items: pd.DataFrame, vectors: np.ndarray) -> None:
+    def _check(self, items: pd.DataFrame, vectors: np.ndarray, encoder: Encoder) -> None:
         """Refuse vectors that are nearly all alike; say so if many items have no text."""
-        if (missing := untold(items)) > _MOST_UNTOLD * len(items):
+        missing = 0 if encoder.items_only else untold(items)
+        if missing > _MOST_UNTOLD * len(items):
             tqdm.write(
                 f"{self.name}.item: {missing:,} of {len(items):,} items have no text in "
                 f"{', '.join(items.columns[1:]) or 'any column'}: their vectors are alike"
