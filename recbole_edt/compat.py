@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from logging import getLogger
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -219,10 +221,32 @@ def _patch_sparse_matrices(module: Any) -> Iterator[None]:
 
 
 @_patches("recbole.utils.utils")
-def _patch_folders(module: Any) -> Iterator[None]:
-    """Let ``ensure_dir`` tolerate a folder that another process has just created."""
+def _patch_utilities(module: Any) -> Iterator[None]:
+    """Let ``ensure_dir`` tolerate a folder that another process has just created.
+
+    ``list_to_latex`` keeps the results of models with different metrics in their own rows.
+    """
     yield
     module.os = _Overlay(os, makedirs=functools.partial(os.makedirs, exist_ok=True))
+
+    @_wraps(module, "list_to_latex")
+    def list_to_latex(original: Callable, convert_list: Any, *args: Any, **kwargs: Any) -> Any:
+        names = dict.fromkeys(name for row in convert_list for name in row)
+        rows = [{name: row.get(name, float("nan")) for name in names} for row in convert_list]
+        return original(rows, *args, **kwargs)
+
+
+@_patches("recbole.trainer.hyper_tuning")
+def _patch_hyper_tuning(module: Any) -> Iterator[None]:
+    """Search exhaustively with any hyperopt: from 0.2.6 on it asks for ``integers``."""
+    import numpy as np
+
+    class RandomState(np.random.RandomState):
+        def integers(self, *args: Any) -> Any:
+            return self.randint(*args)
+
+    yield
+    module.np = _Overlay(np, random=_Overlay(np.random, RandomState=RandomState))
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -474,16 +498,11 @@ def _patch_config(module: Any) -> Iterator[None]:
 
     @_wraps(module.Config, "_load_internal_config_dict")
     def _load_internal_config_dict(original: Callable, self: Any, *args: Any) -> None:
-        from recbole_edt.io.paths import find_data_root
+        from recbole_edt.config import lay_data, lay_properties
 
         original(self, *args)
+        (lay_properties if _is_ours(self) else lay_data)(self)
         internal = self.internal_config_dict
-        if _is_ours(self):
-            from recbole_edt.config import lay_properties
-
-            lay_properties(self)
-        elif not os.path.isdir(os.path.join(internal["data_path"], self.dataset)):
-            internal["data_path"] = find_data_root(self.dataset)
         if {**internal, **self.external_config_dict}.get("loss_type") == "CE":
             if internal["MODEL_TYPE"].name == "SEQUENTIAL":
                 internal["train_neg_sample_args"] = None  # a softmax over all items samples none
@@ -506,8 +525,17 @@ def _patch_loaders(module: Any) -> Iterator[None]:
     @_wraps(module, "create_dataset")
     def create_dataset(original: Callable, config: Any) -> Any:
         from recbole_edt.data import saved
+        from recbole_edt.io.atomic import read_header
 
-        return saved.create_dataset(config) if _is_ours(config) else original(config)
+        if _is_ours(config):
+            return saved.create_dataset(config)
+        items = Path(config["data_path"], f"{config['dataset']}.item")
+        if "domain:token" in read_header(items):
+            getLogger().warning(
+                f"RecBole's own pipeline splits and ranks for {config['model']}: do not compare "
+                "its results with those of recbole_edt's models (run_recbole_edt ranks all alike)"
+            )
+        return original(config)
 
     @_wraps(module, "create_samplers")
     def create_samplers(original: Callable, config: Any, dataset: Any, built: Any) -> Any:

@@ -15,6 +15,7 @@ from recbole.evaluator.base_metric import TopkMetric
 
 from recbole_edt.errors import ConfigError, as_config_error
 from recbole_edt.evaluation.metrics import METRICS
+from recbole_edt.io.atomic import read_header
 from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.registry import find_model, is_plugin_model, properties_of
 from recbole_edt.run_settings import RunSettings
@@ -65,6 +66,27 @@ def lay_properties(config: Config) -> None:
         for model_name in dict.fromkeys((name, model.__name__)):
             internal.update(per_model.get(model_name, {}))
     internal["data_path"] = find_data_root(config.dataset)
+
+
+def lay_data(config: Config) -> None:
+    """Lay over RecBole's defaults how its own pipeline reads data of this plugin's contract.
+
+    Such data are found where the plugin finds them, ordered by ``position``, and without the rows
+    that preprocessing inserted, which RecBole's split would take for interactions. Nothing is laid
+    over what the user says about columns.
+    """
+    internal, given = config.internal_config_dict, config.external_config_dict
+    if not Path(internal["data_path"], config.dataset).is_dir():
+        internal["data_path"] = find_data_root(config.dataset)
+    folder = Path(given.get("data_path", internal["data_path"]), config.dataset)
+    columns, of_items = (read_header(folder / f"{config.dataset}.{s}") for s in ("inter", "item"))
+    by_user = given.keys() & {"load_col", "unload_col", "TIME_FIELD", "val_interval"}
+    if by_user or "position:float" not in columns or "domain:token" not in of_items:
+        return
+    internal["load_col"] = {"inter": [name.partition(":")[0] for name in columns]}
+    internal["TIME_FIELD"] = "position"
+    if "augmented:token" in columns:
+        internal["val_interval"] = {"augmented": ["0"]}
 
 
 def defaults(model: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,6 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.insert import Insertions
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.atomic import read_columns
-from recbole_edt.io.datasets import replace_folder
 from recbole_edt.io.files import INTER_COLUMNS, ITEM_COLUMNS, file_sha256, write_array, write_table
 from recbole_edt.io.statistics import dataset_statistics
 
@@ -117,8 +116,7 @@ def write(
     file = f"{folder / target.name}"
     try:
         write_table(inter, INTER_COLUMNS | {"augmented": "token"}, Path(f"{file}.inter"))
-        types = read_columns(raw / f"{raw.name}.item", None) | ITEM_COLUMNS
-        columns = {column: types[column] for column in items.columns}
+        columns = {column: ITEM_COLUMNS.get(column, "token_seq") for column in items.columns}
         write_table(items, columns, Path(f"{file}.item"))
         write_array(Path(f"{file}.item_emb.npy"), made.space.vectors.astype(np.float16))
         if made.profiles is not None and made.user_vectors is not None:
@@ -140,9 +138,15 @@ def write(
 
 def _swap(folder: Path, target: Path) -> None:
     """Replace an older result by a finished folder."""
-    if target.exists() and not (target / REPORT).is_file():
+    if not target.exists():
+        os.replace(folder, target)
+        return
+    if not (target / REPORT).is_file():
         raise ConfigError(f"{target} is there and was not made by augment: move it away")
-    replace_folder(folder, target)
+    old = folder.with_name(folder.name + ".old")
+    os.replace(target, old)
+    os.replace(folder, target)
+    shutil.rmtree(old)
 
 
 def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:

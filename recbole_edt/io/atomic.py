@@ -15,35 +15,27 @@ from recbole_edt.errors import DataError
 from recbole_edt.io.files import file_sha256
 
 REQUIRED = {
-    "inter": ("user_id:token", "item_id:token", "timestamp:float"),
+    "inter": ("user_id:token", "item_id:token", "timestamp:float", "position:float"),
     "item": ("item_id:token", "domain:token"),
     "user": ("user_id:token",),
 }
 
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
-_COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
-_LEAST_DISTINCT = 0.1  # share of different ones among them
-_LEAST_SPREAD = 1e-3  # their variance in parts of their mean square
-
-OWN_FILES = "`recbole-edt import` makes a data set of files of your own"
-BY_TIME = "no column 'position': rows are ordered by timestamp, ties in the order of the file"
 
 
 def check_files(directory: str | Path, name: str) -> None:
     """Refuse a data set whose atomic files are missing, damaged or lack a required column."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise DataError(
-            f"there is no dataset '{name}': the folder {directory} does not exist ({OWN_FILES})"
-        )
+        raise DataError(f"there is no dataset '{name}': the folder {directory} does not exist")
     for suffix, required in REQUIRED.items():
         path = directory / f"{name}.{suffix}"
         if path.is_file():
             check_unchanged(path)
             check_table(path, required)
         elif suffix != "user":
-            raise DataError(f"{path} is missing ({OWN_FILES})")
+            raise DataError(f"{path} is missing")
 
 
 def file_digests(directory: str | Path, name: str) -> dict[str, str]:
@@ -92,8 +84,7 @@ def check_table(path: Path, required: Sequence[str]) -> None:
     columns = header.split("\t")
     for column in required:
         if column not in columns:
-            shown = _shown(header)
-            raise DataError(f"{path} has no column '{column}' (its columns: {shown}): {OWN_FILES}")
+            raise DataError(f"{path} has no column '{column}' (its columns: {_shown(header)})")
     names = [column.rpartition(":")[0] for column in columns]
     for name in filter(None, names):
         if names.count(name) > 1:
@@ -125,6 +116,14 @@ def _shown(text: str) -> str:
     return (text if len(text) <= 200 else f"{text[:200]}...").replace("\t", ", ")
 
 
+def read_header(path: Path) -> list[str]:
+    """Columns of an atomic file as its first line has them, ``name:type``; none without a file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().rstrip("\r\n").split("\t")
+
+
 def read_columns(path: str | Path, wanted: set[str] | None) -> dict[str, str]:
     """Names and types of the columns of an atomic file, restricted to ``wanted`` unless None.
 
@@ -133,10 +132,8 @@ def read_columns(path: str | Path, wanted: set[str] | None) -> dict[str, str]:
     DataError
         If a column is not of the form ``name:type`` with one of RecBole's four types.
     """
-    with Path(path).open(encoding="utf-8-sig") as file:
-        header = file.readline().rstrip("\r\n").split("\t")
     columns = {}
-    for column in header:
+    for column in read_header(Path(path)):
         name, _, ftype = column.rpartition(":")
         if not name or ftype not in ("token", "float", "token_seq", "float_seq"):
             raise DataError(f"{path}: column '{_shown(column)}' is not of the form name:type")
@@ -182,26 +179,12 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
         )
 
 
-def derive_positions(inter: pd.DataFrame) -> bool:
-    """Add a missing ``position``: by timestamp, ties in the order of the rows. Say whether."""
-    if "position" in inter:
-        return False
-    order = np.lexsort((inter["timestamp"], pd.factorize(inter["user_id"])[0]))
-    place = np.empty(len(order))
-    place[order] = np.arange(1, len(order) + 1)
-    inter["position"] = place
-    return True
-
-
 def domain_names(item: pd.DataFrame, wanted: Sequence[str] | None, name: str) -> list[str]:
     """Names of the two domains: as ``wanted``, else in alphabetical order."""
     found = sorted(item["domain"].astype(str).unique())
     if len(found) != 2:
         shown = ", ".join(found[:5])
-        raise DataError(
-            f"{name}.item names {len(found)} domains ({shown}); exactly two are needed: "
-            "`recbole-edt import --domains=A,B` chooses two of many"
-        )
+        raise DataError(f"{name}.item names {len(found)} domains ({shown}); exactly two are needed")
     if wanted is None:
         return found
     for domain in wanted:
@@ -225,9 +208,7 @@ def flag_column(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
 def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     """Memory-map a float matrix of ``n_rows`` finite rows, the embeddings of the ``what``s."""
     if not path.is_file():
-        wanted = f"it holds the {what} embeddings, which `recbole-edt augment` makes"
-        ids = "; train without them by --item_embedding=id" if what == "item" else ""
-        raise DataError(f"{path} is missing: {wanted}{ids}")
+        raise DataError(f"{path} is missing: it holds the {what} embeddings")
     check_unchanged(path)
     try:
         with warnings.catch_warnings():
@@ -247,19 +228,3 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
         if part.size and max(float(part.max()), -float(part.min())) > _LARGEST:
             raise DataError(f"{path} holds values beyond {_LARGEST:g}: it is damaged")
     return matrix
-
-
-def check_distinct(vectors: np.ndarray, what: str) -> None:
-    """Refuse embeddings [n, d_L] that are nearly all alike: no model could tell the items apart.
-
-    Of many rows a part is compared.
-    """
-    rows = np.asarray(vectors[:: len(vectors) // _COMPARED + 1], dtype=np.float64)
-    n, distinct = len(rows), len({row.tobytes() for row in rows})
-    spread = np.square(rows - rows.mean(axis=0)).sum() / max(np.square(rows).sum(), 1e-300)
-    if n > 1 and (distinct < max(2, _LEAST_DISTINCT * n) or spread < _LEAST_SPREAD):
-        raise DataError(
-            f"{what}: {distinct:,} of {n:,} embeddings are different, and their variance is "
-            f"{spread:.2%} of their mean square: give the items more text (`recbole-edt augment "
-            "--text_columns=...`), or train without it (--item_embedding=id)"
-        )

@@ -24,8 +24,7 @@ class LLMGenerator(Generator):
     def __init__(self, settings, space, client=None) -> None:
         super().__init__(settings, space, client)
         self.num = settings.num or 10
-        histories = space.histories
-        self.records = histories.described(histories.items).to_dict("records")
+        self.records = space.histories.items.to_dict("records")
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""

@@ -1,0 +1,330 @@
+"""RecBole's own ways: saved runs, data and loaders, its case study and its scripts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation, load_split_dataloaders
+from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.utils.case_study import full_sort_scores, full_sort_topk
+
+import recbole_edt
+from recbole_edt.config import EDTConfig
+from recbole_edt.data import saved as saved_data
+from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
+from recbole_edt.trainer import trainer_class
+
+SMALL = {
+    "epochs": 1, "hidden_size": 16, "inner_size": 16, "n_layers": 1, "eval_args.mode": "full",
+    "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False, "show_progress": False,
+    "state": "ERROR",
+}  # fmt: skip
+LLMEDT = {"finetune_epochs": 1, "n_negatives": 8}
+OURS = {"LLMEDT": LLMEDT, "SASRec": {}}
+
+
+@pytest.fixture(scope="module")
+def shop(make_shop, augmented_shop):
+    return augmented_shop(make_shop(seed=5, n_users=40, n_items=(20, 24), lengths=(1, 9)), 5)
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, shop, write_dataset) -> Path:
+    vectors = np.random.default_rng(0).normal(size=(len(shop.items), 6)).astype(np.float32)
+    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+
+
+def settings(model, data_path, **changes) -> dict:
+    own = {key: value for key, value in SMALL.items() if model == "SASRec" or key[0] not in "in"}
+    return {"data_path": str(data_path), **own, **OURS.get(model, {}), **changes}
+
+
+def best_epoch(folder="saved") -> Path:
+    """The checkpoint of a run's best epoch."""
+    (path,) = (p for p in Path(folder).glob("*-42-*.pth") if p.suffixes == [".pth"])
+    return path
+
+
+# --- a checkpoint as RecBole loads it -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=OURS)
+def loaded(request, tmp_path_factory, data_path):
+    """Results of a run, and what RecBole loads from its checkpoint."""
+    folder = str(tmp_path_factory.mktemp("saved"))
+    changes = settings(request.param, data_path, augmentation=True, checkpoint_dir=folder)
+    results = recbole_edt.run_recbole_edt(request.param, "tiny", None, changes)
+    return results, load_data_and_model(str(best_epoch(folder)))
+
+
+def test_loaded_model_gives_the_results_of_its_run(loaded):
+    results, (config, model, data, train, valid, test) = loaded
+    assert type(model).__name__ == config["model"] == results["model"]
+    assert isinstance(config, Config) and isinstance(data, CrossDomainDataset)
+    assert config["data_path"] == data.dataset_path and config["augmentation"] is True
+    trainer = trainer_class(type(model))(config, model)
+    for phase, loader in (("valid", valid), ("test", test)):
+        trainer.evaluate(loader, load_best_model=False)
+        assert trainer.reports[phase] == results[phase]
+    trainer.fit(train, valid, verbose=False, saved=False)  # the loader of its own kind trains on
+
+
+def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop):
+    _, (config, model, data, _, _, test) = loaded
+    users = [user for user, items in shop.raw_sequences().items() if len(items) >= 3][:5][::-1]
+    ids = data.token2id(data.uid_field, users)
+    scores, items = full_sort_topk(ids, model, test, k=7, device=config["device"])
+    every = full_sort_scores(ids, model, test, device=config["device"])
+    generated = {item for item, _, *is_generated in shop.items if is_generated == ["1"]}
+    for user, row, of_user, best in zip(users, every, scores, items, strict=True):
+        rows = data.inter_feat[data.uid_field] == data.token2id(data.uid_field, user)
+        with torch.no_grad():  # alone, from the row of the test target
+            expected = model.full_sort_predict(data[rows.nonzero()[:, 0]]).flatten()
+        offered = torch.tensor(
+            [item not in generated for item in data.id2token(data.iid_field, np.arange(len(row)))]
+        )
+        offered[0] = False
+        assert torch.allclose(row[offered], expected[offered], atol=1e-5)
+        assert torch.isneginf(row[~offered]).all()
+        assert torch.equal(of_user, row.sort(descending=True).values[:7])
+        assert torch.equal(row[best], of_user)
+    lone = next(user for user, items in shop.raw_sequences().items() if len(items) < 3)
+    with pytest.raises(DataError, match=f"no history to start from for these users: {lone}"):
+        full_sort_topk(data.token2id(data.uid_field, [users[0], lone]), model, test, k=3)
+
+
+def test_checkpoint_is_loaded_where_its_data_have_moved_and_refused_beside_others(
+    tmp_path, data_path, write_dataset, make_shop
+):
+    given = shutil.copytree(data_path, tmp_path / "given")
+    recbole_edt.run_recbole_edt("SASRec", "tiny", None, settings("SASRec", given))
+    given.rename(tmp_path / "dataset")  # where the plugin looks by itself
+    assert load_data_and_model(best_epoch())[0]["data_path"] == str(tmp_path / "dataset" / "tiny")
+    shutil.rmtree("dataset")
+    write_dataset(tmp_path / "dataset", make_shop(seed=1))
+    with pytest.raises(CheckpointError, match="belongs to another dataset"):
+        load_data_and_model(best_epoch())
+    best_epoch().write_bytes(best_epoch().read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_data_and_model(best_epoch())
+
+
+def test_settings_that_recbole_took_from_a_run_of_its_own_come_back(data_path):
+    """RecBole's configuration takes any key."""
+    changes = settings("LLMEDT", data_path, inner_size=24, loss_decimal_place=2)
+    changes["eval_args"] = {"mode": changes.pop("eval_args.mode")}
+    run_recbole("LLMEDT", "tiny", config_dict=changes)
+    config, model, *_ = load_data_and_model(best_epoch())
+    assert (config["inner_size"], config["loss_decimal_place"]) == (24, 2)
+    assert (
+        config["MODEL_TYPE"] is type(model).type and config["eval_args"]["mode"]["test"] == "full"
+    )
+
+
+# --- saved datasets and loaders -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [("LLMEDT", "run_recbole"), ("LLMEDT", "run_recbole_edt"), ("SASRec", "run_recbole_edt")],
+)
+def test_saved_dataset_and_loaders_give_the_same_run(model, way, data_path, monkeypatch):
+    def run(**changes):
+        given = settings(model, data_path, **changes)
+        if way == "run_recbole_edt":
+            return recbole_edt.run_recbole_edt(model, "tiny", None, given)["test"]
+        given["eval_args"] = {"mode": given.pop("eval_args.mode")}
+        return run_recbole(model, "tiny", config_dict=given)["test_result"]
+
+    expected = run(save_dataset=True, save_dataloaders=True)
+    names = {"tiny-CrossDomainDataset.pth", f"tiny-for-{model}-dataloader.pth"}
+    assert names < set(os.listdir("saved"))
+    assert run(checkpoint_dir="plain") == expected  # saving changes nothing
+    with monkeypatch.context() as patch:
+        patch.delattr(CrossDomainDataset, "_load_data")
+        patch.delattr(CrossDomainDataset, "build")
+        assert run() == expected
+        paths = {
+            "dataset_save_path": "saved/tiny-CrossDomainDataset.pth",
+            "dataloaders_save_path": f"saved/tiny-for-{model}-dataloader.pth",
+        }
+        assert run(checkpoint_dir="elsewhere", **paths) == expected
+
+
+def test_loaders_from_a_file_follow_the_configuration_that_loads_them(data_path):
+    first = EDTConfig("LLMEDT", "tiny", None, settings("LLMEDT", data_path, save_dataloaders=True))
+    assert load_split_dataloaders(first) is None
+    data_preparation(first, create_dataset(first))
+    changes = {"n_negatives": 3, "train_batch_size": 5, "eval_batch_size": 7, "candidate_seed": 1}
+    second = EDTConfig("LLMEDT", "tiny", None, settings("LLMEDT", data_path, **changes))
+    train, valid, test = load_split_dataloaders(second)
+    batch = next(iter(train))
+    assert len(batch) == 5 and len(batch["negatives_0"]) == 3
+    assert len(next(iter(valid))[1]) == len(next(iter(test))[1]) == 7
+    fresh = data_preparation(EDTConfig("LLMEDT", "tiny", None, {
+        **settings("LLMEDT", data_path, **changes), "checkpoint_dir": "none",
+    }), create_dataset(second))  # fmt: skip
+    assert np.array_equal(
+        test._dataset.sampled_candidates("test", "uni5"),
+        fresh[2]._dataset.sampled_candidates("test", "uni5"),
+    )
+    for mine, theirs in zip(train, fresh[0], strict=True):
+        for field in mine.columns:
+            assert torch.equal(mine[field], theirs[field])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"augmentation": True}, "it has augmentation False, not True"),
+        ({"MAX_ITEM_LIST_LENGTH": 4}, "it has MAX_ITEM_LIST_LENGTH 50, not 4"),
+        ({"file": "changed"}, "the atomic files have changed"),
+    ],
+)
+def test_saved_dataset_of_other_data_or_settings_is_not_used(tmp_path, data_path, changes, reason):
+    given = shutil.copytree(data_path, tmp_path / "given")
+
+    def read(**changes):
+        return create_dataset(
+            EDTConfig("SASRec", "tiny", None, settings("SASRec", given, **changes))
+        )
+
+    read(save_dataset=True)
+    if changes.pop("file", None):
+        with (given / "tiny" / "tiny.inter").open("a") as file:
+            file.write("u1\tart1\t5\t99\t0\n")
+    found, expected = read(**changes), read(**changes, checkpoint_dir="none")
+    assert np.array_equal(found.sequences.items, expected.sequences.items)
+    assert found.max_item_list_len == expected.max_item_list_len
+    named = {"dataset_save_path": "saved/tiny-CrossDomainDataset.pth"}
+    with pytest.raises(ConfigError, match=f"does not fit this run: {reason}"):
+        read(**changes, **named)
+    Path(named["dataset_save_path"]).write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match="is damaged"):
+        read(**named)
+    with pytest.raises(ConfigError, match=r"dataset_save_path none\.pth: there is no such file"):
+        read(dataset_save_path="none.pth")
+
+
+def test_loaders_of_another_kind_of_model_are_refused(data_path):
+    config = EDTConfig("SASRec", "tiny", None, settings("SASRec", data_path, save_dataloaders=True))
+    data_preparation(config, create_dataset(config))
+    path = "saved/tiny-for-SASRec-dataloader.pth"
+    raw = {"augmentation": False, "augmented_histories": True}  # as SASRec has it
+    changes = settings("LLMEDT", data_path, dataloaders_save_path=path, **raw)
+    with pytest.raises(ConfigError, match="its loaders are for other models than LLMEDT"):
+        recbole_edt.run_recbole_edt("LLMEDT", "tiny", None, changes)
+
+
+def test_loading_a_checkpoint_never_unpickles_what_lies_beside_it(data_path, monkeypatch):
+    changes = settings("SASRec", data_path, save_dataset=True, save_dataloaders=True)
+    recbole_edt.run_recbole_edt("SASRec", "tiny", None, changes)
+    monkeypatch.setattr(saved_data.pickle, "loads", lambda _: pytest.fail("unpickled"))
+    load_data_and_model(best_epoch())
+
+
+def test_failed_save_leaves_no_file_and_loaders_that_still_train(data_path, monkeypatch):
+    config = EDTConfig("SASRec", "tiny", None, settings("SASRec", data_path))
+    data = create_dataset(config)
+    loaders = data_preparation(config, data)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pickle, "dumps", fail)
+    for save in (data.save, lambda: saved_data.save_loaders(config, loaders)):
+        with pytest.raises(OSError, match="No space"):
+            save()
+    assert not os.path.exists("saved")
+    assert all(loader.generator is not None for loader in loaders)
+    next(iter(loaders[0]))
+
+
+# --- RecBole's own pipeline and scripts -----------------------------------------------------------
+
+
+def test_recbole_itself_reads_data_of_the_contract_without_any_setting(data_path, shop, caplog):
+    shutil.copytree(data_path, "dataset_atomic")
+    config = Config("SASRec", "tiny", config_dict={"epochs": 1, "state": "ERROR"})
+    assert config["train_neg_sample_args"]["distribution"] == "none"  # as its loss, CE, needs it
+    caplog.set_level("WARNING")
+    data = create_dataset(config)
+    assert "do not compare its results" in caplog.text
+    test = data_preparation(config, data)[2]
+    rows = test._dataset.inter_feat
+    users = data.id2token("user_id", rows["user_id"].numpy())
+    items = data.id2token("item_id", rows["item_id"].numpy())
+    targets = dict(zip(users, items, strict=True))
+    expected = shop.raw_sequences()  # neither inserted rows nor times, which are noise here
+    assert targets == {user: items[-1] for user, items in expected.items() if len(items) > 2}
+    given = {"data_path": str(data_path), "load_col": {"inter": ["user_id", "item_id"]}}
+    assert Config("BPR", "tiny", config_dict=given)["TIME_FIELD"] == "timestamp"
+
+
+def test_wandb_that_is_missing_is_said_before_anything_is_written(data_path):
+    with pytest.raises(DependencyError, match="log_wandb needs wandb"):
+        recbole_edt.run_recbole_edt(
+            "SASRec", "tiny", None, settings("SASRec", data_path, log_wandb=True)
+        )
+    assert os.listdir() == []
+
+
+def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):
+    code = """
+        import recbole_edt
+        from recbole.data.interaction import Interaction
+        from recbole.evaluator.metrics import NDCG
+        import numpy as np
+        print(Interaction({"price": [0.5]})["price"].tolist())
+        hits = np.array([[False, True]])
+        ndcg = NDCG({"topk": [2], "metric_decimal_place": 4})
+        print(ndcg.metric_info(hits, np.array([1]))[0, 1].round(4))
+    """
+    result = python("-c", dedent(code), cwd=tmp_path)
+    assert result.stdout.split() == ["[0.5]", "0.6309"], result.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
+def test_tuning_scripts_import_ray_where_it_is_missing_and_nobody_else_does(monkeypatch):
+    script = """
+from recbole.trainer import HyperTuning
+from recbole.quick_start import objective_function
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+ray.init()
+"""
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    with pytest.raises(DependencyError, match="ray is not installed: tune with Hyperopt"):
+        exec(script, {})
+    monkeypatch.undo()
+    with pytest.raises(ModuleNotFoundError):
+        exec(script.replace("HyperTuning", "Trainer"), {})
+
+
+def test_groups_of_models_with_different_metrics_keep_their_rows():
+    from recbole.utils import list_to_latex
+
+    rows = [{"Model": "A", "hit@3": 0.5}, {"Model": "B", "hit@3": 0.25, "recall@3": 0.125}]
+    frame, tex = list_to_latex(rows, subset_columns=["hit@3"])
+    assert frame["recall@3"].tolist()[1] == 0.125 and np.isnan(frame["recall@3"].tolist()[0])
+    assert r"A & \bfseries 0.5" in tex
+
+
+def test_sparse_matrices_are_filled_as_recboles_graph_models_fill_them():
+    from recbole.model.general_recommender import lightgcn
+
+    matrix = lightgcn.sp.dok_matrix((2, 3), dtype=np.float32)
+    matrix._update({(0, 2): 1, (1, 0): 4})
+    assert matrix.toarray().tolist() == [[0, 0, 1], [4, 0, 0]]
