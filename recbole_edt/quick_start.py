@@ -20,6 +20,7 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
+from recbole_edt.io.atomic import BY_TIME
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, open_log
@@ -204,4 +205,5 @@ def describe(data: CrossDomainDataset) -> str:
         f"{data.dataset_name}: {data.user_num - 1:,} users, {items} items, "
         f"{len(data.sequences.items) - inserted:,} rows + {inserted:,} augmented; "
         f"{len(data.split.users):,} users are evaluated"
+        + (f" ({BY_TIME})" if data.ordered_by_time else "")
     )

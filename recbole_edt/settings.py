@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recbole_edt.errors import ConfigError
@@ -24,6 +24,20 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]  # a name or a path
+
+
+def _split_names(value: Any) -> Any:
+    if value is None:
+        return None
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    names = tuple(str(part).strip() for part in parts)
+    if not names or not all(names):
+        raise ValueError("names such as a,b")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+"""Names, given as ``a,b`` or as a list."""
 
 
 class Settings(BaseModel):
@@ -196,6 +210,8 @@ def _help_lines(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if not field.description:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, tuple):
+            default = ", ".join(map(str, default))
         shown = "" if nested or field.is_required() or default is None else f" (default: {default})"
         first, *rest = textwrap.wrap(f"{field.description}{shown}", 70)
         key = f"  --{prefix}{name}"

@@ -28,7 +28,7 @@ settings.load_profile("edt")
 
 ROOT = Path(__file__).resolve().parents[1]
 INTER = ("user_id:token", "item_id:token", "timestamp:float", "position:float", "augmented:token")
-ITEM = ("item_id:token", "domain:token", "generated:token")
+ITEM = ("item_id:token", "domain:token", "generated:token", "title:token_seq")
 
 
 @pytest.fixture(autouse=True)

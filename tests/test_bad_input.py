@@ -68,19 +68,24 @@ def test_missing_or_empty_files(write, refused, suffix):
     line = refused(path.parent, *LLMEDT)
     assert f"tiny.{suffix} is empty" in line or "is damaged" in line
     path.unlink()
-    assert f"tiny.{suffix} is missing" in refused(path.parent, *LLMEDT)
+    line = refused(path.parent, *LLMEDT)
+    assert f"tiny.{suffix} is missing" in line
+    next_step = "recbole-edt import" if suffix != "item_emb.npy" else "--item_embedding=id"
+    assert next_step in line
 
 
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"rows": [("u0", "art1", 5)]}, "has no column 'position:float'"),
+        ({"rows": [("u0", "art1")]}, "has no column 'timestamp:float'"),
+        ({"rows": [("u0", "art1")]}, "`recbole-edt import` makes a data set"),
         ({"items": [("art1", "art"), ("x", "bike"), ("y", "car")]}, "names 3 domains"),
         ({"items": [("art1", "art"), ("x", "art")], "rows": [ROW]}, "names 1 domains"),
         ({"rows": [ROW, ROW, ROW]}, "repeat a (user_id, position)"),
         ({"rows": [ROW, ("u0", "art2", 5, "nan")]}, "have no position"),
         ({"rows": [ROW, ("u0", "art2", "nan", 1)]}, "have no timestamp"),
         ({"rows": [ROW, ("u0", "shoe", 5, 1)]}, "does not list (such as 'shoe')"),
+        ({"item_emb": np.repeat(VECTORS[:2], 13, 0)}, "2 of 26 embeddings are different"),
         ({"item_emb": VECTORS[1:]}, "has 25 rows, but there are 26 items"),
         ({"item_emb": VECTORS[:, 0]}, "must hold a float matrix"),
         ({"item_emb": np.full((26, 6), np.nan)}, "not finite"),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
+from recbole_edt.augment.items import read_items
 from recbole_edt.data.sequences import build_sequences, leave_one_out, row_offsets
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.atomic import check_files, check_frames, domain_names, flag_column
+from recbole_edt.io.atomic import (
+    BY_TIME,
+    check_files,
+    check_frames,
+    derive_positions,
+    domain_names,
+    flag_column,
+)
 from recbole_edt.io.files import read_table
 
 
@@ -31,6 +41,12 @@ class Histories:
     inter: pd.DataFrame
     # bool [len(inter)]; validation and test rows, which only the writer of the files sees
     held_out: np.ndarray
+    # columns of ``items`` that describe an item, besides ``domain``
+    text_columns: Sequence[str] = ("title",)
+
+    def described(self, items: pd.DataFrame) -> pd.DataFrame:
+        """Restrict lines of ``.item`` to what describes an item."""
+        return items[["domain", *self.text_columns]]
 
     @property
     def owners(self) -> np.ndarray:
@@ -47,7 +63,12 @@ class Histories:
         return np.bincount(key, minlength=2 * len(self.users)).reshape(-1, 2)
 
 
-def read_histories(directory: str | Path, name: str, domains: list[str] | None = None) -> Histories:
+def read_histories(
+    directory: str | Path,
+    name: str,
+    domains: list[str] | None = None,
+    text_columns: Sequence[str] | None = None,
+) -> Histories:
     """Read a raw data set and separate the held-out rows.
 
     Raises
@@ -57,11 +78,15 @@ def read_histories(directory: str | Path, name: str, domains: list[str] | None =
     """
     directory = Path(directory)
     check_files(directory, name)
-    items, inter = (read_table(directory / f"{name}.{what}") for what in ("item", "inter"))
+    items, described = read_items(directory / f"{name}.item", text_columns)
+    inter = read_table(directory / f"{name}.inter")
     for column in ("timestamp", "position"):
-        inter[column] = pd.to_numeric(inter[column], errors="coerce")
+        if column in inter:
+            inter[column] = pd.to_numeric(inter[column], errors="coerce")
     for frame in (items, inter):
         frame.replace("", np.nan, inplace=True)
+    if derive_positions(inter):
+        tqdm.write(f"{name}.inter: {BY_TIME}")
     check_frames(inter, items, name)
     items = items.fillna("")
     if flag_column(inter, "augmented", name).any() or flag_column(items, "generated", name).any():
@@ -88,4 +113,5 @@ def read_histories(directory: str | Path, name: str, domains: list[str] | None =
         rows=rows[~held_out],
         inter=inter[["user_id", "item_id", "timestamp", "position"]],
         held_out=held_out,
+        text_columns=described,
     )

@@ -4,9 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from recbole_edt.errors import ConfigError
+from recbole_edt.io.atomic import read_columns
+from recbole_edt.io.files import read_table
+from recbole_edt.settings import nearest
+
+_NO_TEXT = ("item_id", "domain", "generated")  # ids, names and flags
+
+
+def read_items(path: Path, chosen: Sequence[str] | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Read ``.item`` as text, and name the columns that describe an item.
+
+    A column ``name`` is the title where there is no other.
+    """
+    items, types = read_table(path), read_columns(path, None)
+    if "title" not in types and "name" in types:
+        items = items.rename(columns={"name": "title"})
+        types = {"title" if column == "name" else column: types[column] for column in types}
+        chosen = chosen and ["title" if column == "name" else column for column in chosen]
+    return items, described_columns(types, chosen, path.name)
+
+
+def described_columns(
+    types: Mapping[str, str], chosen: Sequence[str] | None, where: str
+) -> list[str]:
+    """Columns of ``.item`` that describe an item, the title first.
+
+    They are the ``chosen`` ones, or all of type ``token`` and ``token_seq`` and the price.
+
+    Raises
+    ------
+    ConfigError
+        If a chosen column is missing.
+    """
+    known = [column for column in types if column not in _NO_TEXT]
+    for column in chosen or ():
+        if column not in known:
+            raise ConfigError(f"{where}: there is no column '{column}'{nearest(column, known)}")
+    texts = [column for column in known if not types[column].startswith("float")]
+    described = chosen or [*texts, *({"price"} & set(known) - set(texts))]
+    return sorted(described, key=lambda column: (column != "title", known.index(column)))
 
 
 def item_text(row: Mapping[str, object]) -> str:
@@ -16,20 +59,42 @@ def item_text(row: Mapping[str, object]) -> str:
     ----------
     row : mapping
         Attributes by column name: ``domain`` and, where known, ``title``, ``brand``, ``price``,
-        ``categories``, ``description``. Absent and empty ones are left out.
+        ``categories``, ``description`` and any others, which come under their own names. Absent
+        and empty ones are left out.
     """
-    domain, title, brand, price, categories, description = (
-        " ".join(str(row.get(key) or "").split())
-        for key in ("domain", "title", "brand", "price", "categories", "description")
-    )
+    values = {column: " ".join(str(value or "").split()) for column, value in row.items()}
+    title = values.pop("title", "")
     sentences = [
-        f"A product of the {domain} domain" + (f": {title}." if title else "."),
-        f"Made by {brand}." if brand else "",
-        f"Sold at {float(price):.2f} dollars." if price else "",
-        f"Listed under {', '.join(categories.split(' | '))}." if categories else "",
-        f"What the seller says: {description}" if description else "",
+        f"A product of the {values.get('domain', '')} domain" + (f": {title}." if title else ".")
     ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    for column, value in values.items():
+        if value and column not in _NO_TEXT:
+            sentences.append(_SENTENCES.get(column, _other)(column, value))
+    return " ".join(sentences)
+
+
+def _price(column: str, value: str) -> str:
+    with suppress(ValueError):
+        value = f"{float(value):.2f} dollars"
+    return f"Sold at {value}."
+
+
+def _other(column: str, value: str) -> str:
+    return f"{column.replace('_', ' ').capitalize()}: {value.rstrip('.')}."
+
+
+_SENTENCES = {
+    "brand": lambda column, value: f"Made by {value}.",
+    "price": _price,
+    "categories": lambda column, value: f"Listed under {', '.join(value.split(' | '))}.",
+    "description": lambda column, value: f"What the seller says: {value}",
+}
+
+
+def untold(items: pd.DataFrame) -> int:
+    """Count the items without any text, of the columns that describe them."""
+    text = items.drop(columns=[*_NO_TEXT, "price"], errors="ignore")
+    return int((text == "").all(axis=1).sum())
 
 
 def item_list(records: Sequence[Mapping[str, object]], lines: Iterable[int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.insert import Insertions
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.io.atomic import read_columns
+from recbole_edt.io.datasets import replace_folder
 from recbole_edt.io.files import INTER_COLUMNS, ITEM_COLUMNS, file_sha256, write_array, write_table
 from recbole_edt.io.statistics import dataset_statistics
 
@@ -116,7 +117,8 @@ def write(
     file = f"{folder / target.name}"
     try:
         write_table(inter, INTER_COLUMNS | {"augmented": "token"}, Path(f"{file}.inter"))
-        columns = {column: ITEM_COLUMNS.get(column, "token_seq") for column in items.columns}
+        types = read_columns(raw / f"{raw.name}.item", None) | ITEM_COLUMNS
+        columns = {column: types[column] for column in items.columns}
         write_table(items, columns, Path(f"{file}.item"))
         write_array(Path(f"{file}.item_emb.npy"), made.space.vectors.astype(np.float16))
         if made.profiles is not None and made.user_vectors is not None:
@@ -138,15 +140,9 @@ def write(
 
 def _swap(folder: Path, target: Path) -> None:
     """Replace an older result by a finished folder."""
-    if not target.exists():
-        os.replace(folder, target)
-        return
-    if not (target / REPORT).is_file():
+    if target.exists() and not (target / REPORT).is_file():
         raise ConfigError(f"{target} is there and was not made by augment: move it away")
-    old = folder.with_name(folder.name + ".old")
-    os.replace(target, old)
-    os.replace(folder, target)
-    shutil.rmtree(old)
+    replace_folder(folder, target)
 
 
 def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
 from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.encoders import ENCODERS, CachedEncoder, Encoder
@@ -17,14 +19,17 @@ from recbole_edt.augment.filter import filter_items, match
 from recbole_edt.augment.generators import GENERATORS, Generated, Task
 from recbole_edt.augment.histories import read_histories
 from recbole_edt.augment.insert import balancing_tasks, insert
-from recbole_edt.augment.items import item_text
+from recbole_edt.augment.items import item_text, untold
 from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
 from recbole_edt.augment.output import Augmented, write
 from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_groups
 from recbole_edt.augment.profilers import PROFILERS, Described
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.lock import run_lock
+
+_MOST_UNTOLD = 0.1  # share of items without text above which it is said
 
 
 class Pipeline:
@@ -93,14 +98,17 @@ class Pipeline:
         self, settings: AugmentSettings, client: LLMClient | None, cache: Path | None = None
     ) -> Augmented:
         with self._timed("read"):
-            histories = read_histories(self.raw, self.name, settings.domains)
+            histories = read_histories(self.raw, self.name, settings.domains, settings.text_columns)
         with self._timed("encode"):
             file = self.raw / f"{self.name}.item_emb.npy"
             encoder = ENCODERS[settings.encoder](settings, file, client)
             if cache is not None and encoder.identity:
                 encoder = CachedEncoder(encoder, cache)
-            vectors = encoder.encode([item_text(row) for row in histories.items.to_dict("records")])
+            described = histories.described(histories.items)
+            vectors = encoder.encode([item_text(row) for row in described.to_dict("records")])
             vectors = vectors.astype(np.float16).astype(np.float32)  # as stored, for every stage
+            if cache is not None:
+                self._check(described, vectors, encoder)
             space = ItemSpace.of(histories, vectors, settings.clusters, settings.seed)
         with self._timed("generate"):
             tasks: list[Task] = []
@@ -120,6 +128,16 @@ class Pipeline:
             if settings.profiler != "none":
                 profile(made, encoder, settings, client)
         return made
+
+    def _check(self, items: pd.DataFrame, vectors: np.ndarray, encoder: Encoder) -> None:
+        """Refuse vectors that are nearly all alike; say so if many items have no text."""
+        missing = 0 if encoder.items_only else untold(items)
+        if missing > _MOST_UNTOLD * len(items):
+            tqdm.write(
+                f"{self.name}.item: {missing:,} of {len(items):,} items have no text in "
+                f"{', '.join(items.columns[1:]) or 'any column'}: their vectors are alike"
+            )
+        check_distinct(vectors, f"{self.name}.item, encoder {self.settings.encoder}")
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -168,7 +186,9 @@ def profile(
 ) -> None:
     """Write and encode a profile of every user (3.4)."""
     users = user_groups(made)
-    about = Described(made.item_table(), made.space.histories.domains, made.space.vectors)
+    histories = made.space.histories
+    described = histories.described(made.item_table())
+    about = Described(described, histories.domains, made.space.vectors)
     profiles = PROFILERS[settings.profiler](settings, about, client).write(users)
     if encoder.items_only:
         made.user_vectors = mean_vectors(users, made.space.vectors, settings.profile)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from recbole_edt.augment.encoders import ENCODERS
 from recbole_edt.augment.generators import GENERATORS
 from recbole_edt.augment.profilers import PROFILERS
-from recbole_edt.settings import Amount, Count, Name, NonNegative, Settings, Share
+from recbole_edt.settings import Amount, Count, Name, Names, NonNegative, Settings, Share
 
 
 def _one_of(*tables: Collection[str]) -> AfterValidator:
@@ -38,6 +38,8 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
 
     domains: list[Name] | None = None
     """names of domains A, B (alphabetical)"""
+    text_columns: Names | None = None
+    """columns of .item that are the text of an item; all text columns and the price by default"""
     encoder: _Encoder = "lsa"
     """provider of text vectors: lsa (no network), file (<D>.item_emb.npy beside the raw data),
     openai (an endpoint), sentence-transformers"""

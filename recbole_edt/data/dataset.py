@@ -64,11 +64,13 @@ class CrossDomainDataset(SequentialDataset):
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
     item_feat: Any
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
+    ordered_by_time: bool = False  # positions are derived from timestamps
 
     def _load_data(self, token, dataset_path):
         atomic.check_files(dataset_path, token)
         self._file_ids: dict[FeatureSource, np.ndarray] = {}
         super()._load_data(token, dataset_path)
+        self._order_rows()
         atomic.check_frames(self.inter_feat, self.item_feat, token)
         self.domains = atomic.domain_names(self.item_feat, self.config["domains"], token)
         inserted = atomic.flag_column(self.inter_feat, "augmented", f"{token}.inter")
@@ -76,6 +78,14 @@ class CrossDomainDataset(SequentialDataset):
         if not self.config["augmentation"]:  # the raw data exactly
             self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
             self.item_feat = self.item_feat[~generated].reset_index(drop=True)
+
+    def _order_rows(self):
+        """Derive positions if the file has none."""
+        self.ordered_by_time = atomic.derive_positions(self.inter_feat)
+        if self.ordered_by_time:
+            if "position" in atomic.read_columns(self._path("inter"), None):
+                raise DataError("load_col leaves out 'position', which orders the rows: add it")
+            self.set_field_property("position", FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
 
     def _load_feat(self, filepath, source):
         """Read one atomic file: RecBole's reader, but tab-separated text is taken literally.
@@ -184,12 +194,15 @@ class CrossDomainDataset(SequentialDataset):
     def item_titles(self) -> dict[str, str]:
         """Titles of the items by token; empty if ``.item`` has no titles."""
         frame = read_table(self._path("item"))
-        titles = frame["title"].str.strip() if "title" in frame else []
+        column = next((column for column in ("title", "name") if column in frame), None)
+        titles = frame[column].str.strip() if column else []
         return dict(zip(frame["item_id"], titles, strict=False))
 
     def item_table(self) -> EmbeddingTable:
         """Text embedding of every item by id, mapped from its file; row 0 (padding) is zero."""
-        return self._table("item", FeatureSource.ITEM, self.iid_field)
+        table = self._table("item", FeatureSource.ITEM, self.iid_field)
+        atomic.check_distinct(table.matrix, self._path("item_emb.npy").name)
+        return table
 
     def user_table(self) -> EmbeddingTable | None:
         """Profile embedding of every user by id (zero without one), or None without a file."""

@@ -11,7 +11,7 @@ from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import DataError
 from recbole_edt.io import files
-from recbole_edt.io.atomic import load_embeddings
+from recbole_edt.io.atomic import load_embeddings, read_columns
 from recbole_edt.settings import validate
 
 REPORT = "augmentation.json"  # what `recbole-edt augment` writes last
@@ -101,7 +101,7 @@ def strip_augmentation(source: Path, target: Path) -> None:
     if vectors.is_file():
         with files.atomic_write(target / vectors.name) as temporary:
             files.write_array(temporary, load_embeddings(vectors, len(items), "item")[raw_items])
-    columns = {c: files.ITEM_COLUMNS.get(c, "token") for c in items.columns if c != "generated"}
+    columns = read_columns(source / f"{name}.item", set(items.columns) - {"generated"})
     files.write_table(items[raw_items], columns, target / f"{name}.item")
     raw = inter[inter["augmented"] != "1"]
     files.write_table(raw, files.INTER_COLUMNS, target / f"{name}.inter")

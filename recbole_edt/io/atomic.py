@@ -15,27 +15,35 @@ from recbole_edt.errors import DataError
 from recbole_edt.io.files import file_sha256
 
 REQUIRED = {
-    "inter": ("user_id:token", "item_id:token", "timestamp:float", "position:float"),
+    "inter": ("user_id:token", "item_id:token", "timestamp:float"),
     "item": ("item_id:token", "domain:token"),
     "user": ("user_id:token",),
 }
 
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
+_COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
+_LEAST_DISTINCT = 0.1  # share of different ones among them
+_LEAST_SPREAD = 1e-3  # their variance in parts of their mean square
+
+OWN_FILES = "`recbole-edt import` makes a data set of files of your own"
+BY_TIME = "no column 'position': rows are ordered by timestamp, ties in the order of the file"
 
 
 def check_files(directory: str | Path, name: str) -> None:
     """Refuse a data set whose atomic files are missing, damaged or lack a required column."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise DataError(f"there is no dataset '{name}': the folder {directory} does not exist")
+        raise DataError(
+            f"there is no dataset '{name}': the folder {directory} does not exist ({OWN_FILES})"
+        )
     for suffix, required in REQUIRED.items():
         path = directory / f"{name}.{suffix}"
         if path.is_file():
             check_unchanged(path)
             check_table(path, required)
         elif suffix != "user":
-            raise DataError(f"{path} is missing")
+            raise DataError(f"{path} is missing ({OWN_FILES})")
 
 
 def file_digests(directory: str | Path, name: str) -> dict[str, str]:
@@ -84,7 +92,8 @@ def check_table(path: Path, required: Sequence[str]) -> None:
     columns = header.split("\t")
     for column in required:
         if column not in columns:
-            raise DataError(f"{path} has no column '{column}' (its columns: {_shown(header)})")
+            shown = _shown(header)
+            raise DataError(f"{path} has no column '{column}' (its columns: {shown}): {OWN_FILES}")
     names = [column.rpartition(":")[0] for column in columns]
     for name in filter(None, names):
         if names.count(name) > 1:
@@ -179,12 +188,26 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
         )
 
 
+def derive_positions(inter: pd.DataFrame) -> bool:
+    """Add a missing ``position``: by timestamp, ties in the order of the rows. Say whether."""
+    if "position" in inter:
+        return False
+    order = np.lexsort((inter["timestamp"], pd.factorize(inter["user_id"])[0]))
+    place = np.empty(len(order))
+    place[order] = np.arange(1, len(order) + 1)
+    inter["position"] = place
+    return True
+
+
 def domain_names(item: pd.DataFrame, wanted: Sequence[str] | None, name: str) -> list[str]:
     """Names of the two domains: as ``wanted``, else in alphabetical order."""
     found = sorted(item["domain"].astype(str).unique())
     if len(found) != 2:
         shown = ", ".join(found[:5])
-        raise DataError(f"{name}.item names {len(found)} domains ({shown}); exactly two are needed")
+        raise DataError(
+            f"{name}.item names {len(found)} domains ({shown}); exactly two are needed: "
+            "`recbole-edt import --domains=A,B` chooses two of many"
+        )
     if wanted is None:
         return found
     for domain in wanted:
@@ -208,7 +231,9 @@ def flag_column(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
 def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     """Memory-map a float matrix of ``n_rows`` finite rows, the embeddings of the ``what``s."""
     if not path.is_file():
-        raise DataError(f"{path} is missing: it holds the {what} embeddings")
+        wanted = f"it holds the {what} embeddings, which `recbole-edt augment` makes"
+        ids = "; train without them by --item_embedding=id" if what == "item" else ""
+        raise DataError(f"{path} is missing: {wanted}{ids}")
     check_unchanged(path)
     try:
         with warnings.catch_warnings():
@@ -228,3 +253,19 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
         if part.size and max(float(part.max()), -float(part.min())) > _LARGEST:
             raise DataError(f"{path} holds values beyond {_LARGEST:g}: it is damaged")
     return matrix
+
+
+def check_distinct(vectors: np.ndarray, what: str) -> None:
+    """Refuse embeddings [n, d_L] that are nearly all alike: no model could tell the items apart.
+
+    Of many rows a part is compared.
+    """
+    rows = np.asarray(vectors[:: len(vectors) // _COMPARED + 1], dtype=np.float64)
+    n, distinct = len(rows), len({row.tobytes() for row in rows})
+    spread = np.square(rows - rows.mean(axis=0)).sum() / max(np.square(rows).sum(), 1e-300)
+    if n > 1 and (distinct < max(2, _LEAST_DISTINCT * n) or spread < _LEAST_SPREAD):
+        raise DataError(
+            f"{what}: {distinct:,} of {n:,} embeddings are different, and their variance is "
+            f"{spread:.2%} of their mean square: give the items more text (`recbole-edt augment "
+            "--text_columns=...`), or train without it (--item_embedding=id)"
+        )

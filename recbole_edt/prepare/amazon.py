@@ -6,9 +6,6 @@ data set appears under its name when all of its files are written.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_edt.errors import DataError
 from recbole_edt.io import files
+from recbole_edt.io.datasets import read_statistics, taken, write_dataset
 from recbole_edt.io.lock import run_lock
 from recbole_edt.io.statistics import dataset_statistics
 from recbole_edt.prepare.catalogue import listed_asins, read_catalogue
 from recbole_edt.prepare.download import fetch
 from recbole_edt.prepare.filters import apply_filters, drop_cross_listed
-from recbole_edt.prepare.records import METADATA, Item, number_to_asin, read_item
+from recbole_edt.prepare.records import Item, number_to_asin, parse_metadata, read_item
 from recbole_edt.prepare.reviews import in_order, read_reviews
 from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.prepare.sources import DomainSource, local_file, pair_sources
@@ -37,22 +34,9 @@ def find_prepared(options: PrepareCommand) -> dict[str, Any] | None:
     DataError
         If the folder holds anything else, which must not be lost.
     """
-    target = options.target
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return None
-    problem = None
-    try:
-        path = target / f"{options.pair}.statistics.json"
-        statistics = json.loads(path.read_text(encoding="utf-8"))
-        if statistics["prepared"]["settings"] != options.recorded():
-            problem = "was prepared with other options"
-        for file, digest in statistics["prepared"]["sha256"].items():
-            if not (target / file).is_file() or files.file_sha256(target / file) != digest:
-                problem = "was changed since it was prepared"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        problem = "was not made by prepare"
-    if problem:
-        raise DataError(f"{target} exists and {problem}: remove it or choose another --output_path")
+    statistics = read_statistics(options.target, "prepare")
+    if statistics and statistics["prepared"]["settings"] != options.recorded():
+        raise taken(options.target, "was prepared with other options")
     return statistics
 
 
@@ -72,7 +56,7 @@ def prepare_pair(options: PrepareCommand) -> dict[str, Any]:
         If raw files are missing or invalid, the filters leave nothing, or another run downloads or
         prepares in the same place.
     """
-    sources = pair_sources(options.pair, options.edition, options.base_url)
+    sources = pair_sources(options)
     if options.source:
         _raw_files(options, sources)  # names what is missing before anything is made
     with run_lock(Path(options.output_path, ".downloads")):
@@ -88,22 +72,22 @@ def prepare_pair(options: PrepareCommand) -> dict[str, Any]:
             "items_without_metadata": int((unknown & item["price"].isna()).sum()),
             "raw_files": {path.name: files.file_sha256(path) for pair in raw for path in pair},
         }
-        _write(options, inter, item, statistics)
+        tables = {"item": (item, files.ITEM_COLUMNS), "inter": (inter, files.INTER_COLUMNS)}
+        write_dataset(options.target, tables, statistics)
     return statistics
 
 
 def _raw_files(options: PrepareCommand, sources: Sequence[DomainSource]) -> list[tuple[Path, Path]]:
     """Find or download the reviews and the metadata of both domains."""
 
-    def have(source: DomainSource, raw: str) -> Path:
+    def have(source: DomainSource, paths: Sequence[str]) -> Path:
         if options.source:
-            return local_file(Path(options.source), raw)
-        folder = Path(options.output_path, ".downloads", str(options.edition))
-        path = folder / Path(raw).name
-        fetch(f"{source.base_url}/{raw}", path)
+            return local_file(Path(options.source), paths)
+        path = Path(options.output_path, ".downloads", str(options.edition), paths[0])
+        fetch(f"{source.base_url}/{paths[0]}", path)
         return path
 
-    return [(have(source, source.reviews), have(source, source.items)) for source in sources]
+    return [(have(source, source.reviews), have(source, [source.items])) for source in sources]
 
 
 def _filtered_rows(
@@ -145,32 +129,10 @@ def _item_table(
         asins = [number_to_asin(number) for number in numbers]
 
         def read(line: bytes, source: DomainSource = source) -> Item:
-            record = METADATA[source.metadata](line)
-            return read_item(record, source.category, options.description_length)
+            return read_item(parse_metadata(line), source.category, options.description_length)
 
         known = read_catalogue(path, set(asins), read, options.max_malformed)
         part = pd.DataFrame([known.get(asin, Item(asin)) for asin in asins])
         parts.append(part.assign(domain=source.domain, generated="0"))
     table = pd.concat(parts, ignore_index=True).rename(columns={"asin": "item_id"})
     return table.astype({"price": float})[list(files.ITEM_COLUMNS)]
-
-
-def _write(
-    options: PrepareCommand, inter: pd.DataFrame, item: pd.DataFrame, statistics: dict[str, Any]
-) -> None:
-    """Write all files into a temporary folder, which is then renamed."""
-    name = options.pair
-    partial = Path(options.output_path, f".{name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-    partial.mkdir(parents=True)
-    try:
-        files.write_table(item, files.ITEM_COLUMNS, partial / f"{name}.item")
-        files.write_table(inter, files.INTER_COLUMNS, partial / f"{name}.inter")
-        statistics["prepared"]["sha256"] = {
-            file.name: files.file_sha256(file) for file in sorted(partial.iterdir())
-        }
-        text = json.dumps(statistics, indent=1, ensure_ascii=False)
-        files.write_text(partial / f"{name}.statistics.json", text + "\n")
-        os.rename(partial, options.target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

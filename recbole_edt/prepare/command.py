@@ -14,7 +14,8 @@ from recbole_edt.settings import help_text, parse_arguments, validate
 HELP = help_text(
     "recbole-edt prepare PAIR [--key=value ...]",
     "Make the atomic files of two domains from the public Amazon reviews and metadata. PAIR is "
-    f"one of {', '.join(pair_names())}. What is there already is not fetched or made again.",
+    f"one of {', '.join(pair_names())}, or --categories names any two. What is there already is "
+    "not fetched or made again.",
     PrepareCommand,
     "The filters of ABXI are --users=both --min_rows_per_domain=3 --max_rows=50.\n",
 )
@@ -22,12 +23,15 @@ HELP = help_text(
 
 def prepare(arguments: Sequence[str]) -> None:
     """Prepare the data set that the arguments describe, and print its statistics."""
-    if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(f"name the pair to prepare first: {', '.join(pair_names())}")
-    options = validate(PrepareCommand, {"pair": arguments[0], **parse_arguments(arguments[1:])})
+    pair = [] if arguments and arguments[0].startswith("-") else list(arguments[:1])
+    given = parse_arguments(arguments[len(pair) :])
+    if not pair and "categories" not in given:
+        known = ", ".join(pair_names())
+        raise ConfigError(f"name the pair to prepare first ({known}), or two --categories")
+    options = validate(PrepareCommand, given | dict(zip(["pair"], pair, strict=False)))
     found = find_prepared(options)
     statistics = found or prepare_pair(options)
-    for line in statistics_lines(options.pair, statistics):
+    for line in statistics_lines(options.name, statistics):
         print(line)
     steps = statistics["prepared"]["rows_after"]
     print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.prepare.settings import PrepareCommand
+from recbole_edt.prepare.settings import FilterSettings
 
 
 def drop_cross_listed(rows: pd.DataFrame, listed: np.ndarray) -> pd.DataFrame:
@@ -16,7 +16,7 @@ def drop_cross_listed(rows: pd.DataFrame, listed: np.ndarray) -> pd.DataFrame:
     return rows[~rows["item"].isin(both)]
 
 
-def apply_filters(rows: pd.DataFrame, options: PrepareCommand) -> pd.DataFrame:
+def apply_filters(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
     """Apply all filters to ordered rows.
 
     Repeated rows are dropped first, then items and users with too few rows until nothing changes.
@@ -28,18 +28,25 @@ def apply_filters(rows: pd.DataFrame, options: PrepareCommand) -> pd.DataFrame:
     DataError
         If no rows, or rows of one domain only, are left.
     """
-    if options.repeated == "first":
-        rows = rows.drop_duplicates(["user", "item"])
+    if options.repeated != "all":
+        alike = ["user", "item"] if options.repeated == "first" else ["user", "item", "time"]
+        rows = rows.drop_duplicates(alike)
+    unfiltered = rows
     rows = _core(rows, options)
     if options.max_rows:
         rows = _core(rows.groupby("user").tail(options.max_rows), options)
     if rows["domain"].nunique() < 2:
         left = f"only domain {'AB'[rows['domain'].iloc[0]]}" if len(rows) else "nothing"
-        raise DataError(f"the filters leave {left}: lower min_item_rows or min_user_rows")
+        most = {key: unfiltered[key].value_counts().max() for key in ("user", "item")}
+        raise DataError(
+            f"the filters leave {left} of {len(unfiltered):,} rows, where a user has at most "
+            f"{most['user']:,} and an item {most['item']:,}: lower --min_user_rows "
+            f"({options.min_user_rows}) or --min_item_rows ({options.min_item_rows})"
+        )
     return rows
 
 
-def _core(rows: pd.DataFrame, options: PrepareCommand) -> pd.DataFrame:
+def _core(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
     """Drop rare items and short users until none is left."""
     before = -1
     while len(rows) != before and len(rows):

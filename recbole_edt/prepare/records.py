@@ -1,7 +1,8 @@
 """Lines of the raw Amazon files, and the clean values that come out of them.
 
-Reviews are JSON in both editions. Metadata is JSON in 2018, while in 2014 each line is a Python
-literal, which is parsed as a literal and never evaluated.
+Reviews and metadata are JSON objects, one a line. Two exceptions: metadata of 2014 are Python
+literals, which are parsed as literals and never evaluated, where nobody has rewritten them; the
+k-cores of 2023 are CSV with a header. Fields of 2014 and 2018 have other names than those of 2023.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from recbole_edt.errors import DataError
 T = TypeVar("T")
 
 _ASIN = re.compile(r"[0-9A-Z]{10}")
-_ASIN_FIELD = re.compile(rb"""(?:'asin'|"asin") ?: ?['"]([0-9A-Z]{10})['"]""")
+_ASIN_FIELD = re.compile(rb"""(?:'asin'|"(?:parent_)?asin") ?: ?['"]([0-9A-Z]{10})['"]""")
 _SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ud800-\udfff]")
 _PRICE = re.compile(r"\$?\s*(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:\s*-.*)?", re.DOTALL)
-_BY = re.compile(r"\s*\n\s*by\s+")
+_MILLISECONDS = 1e11  # times from here on are not seconds
+_BY = re.compile(r"\s*(?:\n\s*by\s+|by\s*\n\s*)")
 
 
 class Malformed(ValueError):
@@ -101,14 +103,42 @@ def parse_lines(path: Path, parse: Callable[[bytes], T], max_malformed: float) -
 def parse_review(line: bytes) -> tuple[str, str, int]:
     """Read reviewer, ASIN and Unix time of a review line, or raise :class:`Malformed`."""
     record = parse_json(line)
-    user, asin, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
+    return _review(
+        record.get("user_id", record.get("reviewerID")),
+        record.get("parent_asin", record.get("asin")),
+        record.get("timestamp", record.get("unixReviewTime")),
+    )
+
+
+def csv_parser() -> Callable[[bytes], tuple[str, str, int] | None]:
+    """Make a parser of the lines of a CSV file of reviews, which gives None for the header."""
+    columns: list[str] = []
+
+    def parse(line: bytes) -> tuple[str, str, int] | None:
+        values = line.decode("utf-8", "replace").strip().split(",")
+        if not columns:
+            columns.extend(values)
+            return None
+        record = dict(zip(columns, values, strict=False))
+        return _review(*(record.get(key) for key in ("user_id", "parent_asin", "timestamp")))
+
+    return parse
+
+
+def _review(user: Any, asin: Any, time: Any) -> tuple[str, str, int]:
     if not isinstance(user, str) or not user:
-        raise Malformed("no reviewerID")
+        raise Malformed("no reviewerID or user_id")
     if not isinstance(asin, str) or not _ASIN.fullmatch(asin):
-        raise Malformed("no asin")
-    if type(time) is not int or not 0 <= time < 1 << 32:
-        raise Malformed("no unixReviewTime")
-    return user, asin, time
+        raise Malformed("no asin or parent_asin")
+    try:
+        seconds = float(time) if not isinstance(time, bool) else -1.0
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if seconds >= _MILLISECONDS:
+        seconds /= 1000
+    if not 0 <= seconds < 1 << 32:
+        raise Malformed("no unixReviewTime or timestamp")
+    return user, asin, int(seconds)
 
 
 def asin_to_number(asin: str) -> int:
@@ -149,7 +179,12 @@ def _mapping(read: Callable[[str], Any], line: bytes, problem: str) -> dict[str,
     return record
 
 
-METADATA = {"json": parse_json, "python": parse_literal}  # by how an edition writes its lines
+def parse_metadata(line: bytes) -> dict[str, Any]:
+    """Read a metadata line, JSON or a Python literal, or raise :class:`Malformed`."""
+    try:
+        return parse_json(line)
+    except Malformed:
+        return parse_literal(line)
 
 
 def read_item(record: dict[str, Any], root: str, description_length: int) -> Item:
@@ -160,24 +195,30 @@ def read_item(record: dict[str, Any], root: str, description_length: int) -> Ite
     record : dict
         2014: ``categories`` (list of paths), ``description`` (text), ``price`` (number);
         2018: ``category`` (one path), ``description`` (list of texts), ``price`` (such as
-        ``"$12.99"`` or ``"$9.99 - $19.99"``, of which the lower counts).
+        ``"$12.99"`` or ``"$9.99 - $19.99"``, of which the lower counts);
+        2023: ``categories`` (one path; if it is empty, ``main_category``), ``features`` and
+        ``description`` (lists of texts), ``details`` (with ``Brand``) and ``store``, ``price``
+        (number or null).
     root : str
         Category of the domain; paths that start with it come first.
     description_length : int
         Longest description, in characters.
     """
-    asin = record.get("asin")
+    asin = record.get("parent_asin", record.get("asin"))
     if not isinstance(asin, str) or not _ASIN.fullmatch(asin):
-        raise Malformed("no asin")
-    title = _text(record.get("title"))
+        raise Malformed("no asin or parent_asin")
+    title, details = _text(record.get("title")), record.get("details")
+    brand = details.get("Brand") if isinstance(details, dict) else None
+    brand = _text(record.get("brand") or brand or record.get("store"))
+    text = f"{_text(record.get('features'))} {_text(record.get('description'))}"
     return Item(
         asin=asin,
-        # in 2018 some titles are the script of a page, some brands start with a line "by"
+        # in 2018 some titles are the script of a page, some brands "by", line breaks and a name
         title=shorten(clean("" if "getTime()" in title else title), 300),
-        brand=shorten(clean(_BY.sub("", _text(record.get("brand")), count=1)), 100),
-        price=_price(record.get("price")),
+        brand=shorten(clean(_BY.sub("", brand, count=1)), 100),
+        price=read_price(record.get("price")),
         categories=_categories(record, root),
-        description=shorten(clean(_text(record.get("description"))), description_length),
+        description=shorten(clean(text), description_length),
     )
 
 
@@ -206,7 +247,8 @@ def _text(value: object) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-def _price(value: object) -> float | None:
+def read_price(value: object) -> float | None:
+    """Read a price, such as 7, "$12.99" or "$9.99 - $19.99" (the lower); None for any other."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, str):
@@ -217,7 +259,7 @@ def _price(value: object) -> float | None:
 
 def _categories(record: dict[str, Any], root: str) -> str:
     """Labels of all category paths, each once, the domain's own paths first."""
-    value = record.get("categories", record.get("category"))
+    value = record.get("categories", record.get("category")) or [record.get("main_category")]
     if not isinstance(value, list):
         return ""
     paths = value if all(isinstance(path, list) for path in value) else [value]

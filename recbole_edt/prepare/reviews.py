@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_edt.prepare.records import asin_to_number, parse_lines, parse_review
+from recbole_edt.prepare.records import asin_to_number, csv_parser, parse_lines, parse_review
 
 
 def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
@@ -26,7 +26,11 @@ def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
     parts = []
     for domain, path in enumerate(paths):
         users, items, times = array("Q"), array("q"), array("q")
-        for user, asin, time in parse_lines(path, parse_review, max_malformed):
+        parse = csv_parser() if ".csv" in path.suffixes else parse_review
+        for review in parse_lines(path, parse, max_malformed):
+            if review is None:  # a header
+                continue
+            user, asin, time = review
             digest = hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             users.append(int.from_bytes(digest, "little"))
             items.append(asin_to_number(asin))

@@ -1,4 +1,4 @@
-"""Settings of ``recbole-edt prepare``."""
+"""Settings of ``recbole-edt prepare``, and the filters that ``import`` has as well."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from recbole_edt.settings import Amount, Count, Name, Probability, Settings
+from recbole_edt.settings import Amount, Count, Name, Names, Probability, Settings
 
 
-class PrepareCommand(Settings, use_attribute_docstrings=True):
-    """What to make of which raw files."""
+class FilterSettings(Settings, use_attribute_docstrings=True):
+    """Which rows stay."""
 
-    pair: Name
-    edition: int = 2014
-    """2014 or 2018"""
-    source: Name | None = None
-    """folder of raw files (gzipped or plain) to read instead of downloading them"""
-    base_url: Name | None = None
-    """mirror to download from"""
-    output_path: Name = "dataset"
-    """receives PAIR/ and, in .downloads/, the raw files"""
-    cross_listed: Literal["listed", "reviewed"] = "listed"
-    """items of both domains leave both: listed, if the reviews or the metadata of both domains
-    hold them; reviewed, if the reviews do"""
-    repeated: Literal["first", "all"] = "first"
-    """of several reviews of an item by one user keep the first, or all"""
+    repeated: Literal["first", "exact", "all"] = "first"
+    """rows of one user and item: keep the first, all but those of the same time (exact), or all"""
     min_item_rows: Count = 5
     """k-core: least rows of an item"""
     min_user_rows: Count = 5
@@ -37,13 +25,40 @@ class PrepareCommand(Settings, use_attribute_docstrings=True):
     """all users, or those with rows in both domains"""
     max_rows: Amount = 0
     """keep a user's last rows only, 0 = all rows"""
-    description_length: Amount = 500
-    """longest description of an item, in characters"""
     max_malformed: Probability = 0.01
     """share of unreadable lines above which a file is refused"""
 
+
+class PrepareCommand(FilterSettings, use_attribute_docstrings=True):
+    """What to make of which raw files."""
+
+    pair: Name | None = None
+    categories: Names | None = None
+    """any two categories by Amazon's names, such as Books,Movies_and_TV, instead of PAIR"""
+    dataset: Name | None = None
+    """name of the data set; by default PAIR, or the names of the categories in lower case"""
+    edition: int = 2014
+    """2014, 2018 or 2023"""
+    core: Literal[5, 0] | None = None
+    """files of reviews: those of the 5-core, or all (0); by default 5, or what --source holds"""
+    source: Name | None = None
+    """folder of raw files (gzipped or plain) to read instead of downloading them"""
+    base_url: Name | None = None
+    """mirror to download from"""
+    output_path: Name = "dataset"
+    """receives the data set's folder and, in .downloads/, the raw files"""
+    cross_listed: Literal["listed", "reviewed"] = "listed"
+    """items of both domains leave both: listed, if the reviews or the metadata of both domains
+    hold them; reviewed, if the reviews do"""
+    description_length: Amount = 500
+    """longest description of an item, in characters"""
+
     @model_validator(mode="after")
     def _check_source(self) -> PrepareCommand:
+        if self.pair and self.categories:
+            raise ValueError("name either a pair or two --categories")
+        if self.categories and len(set(self.categories)) != 2:
+            raise ValueError("--categories must name two different ones: Books,Movies_and_TV")
         if self.source and self.base_url:
             raise ValueError("--source and --base_url cannot both be set")
         if self.base_url and not self.base_url.startswith(("http://", "https://")):
@@ -51,11 +66,19 @@ class PrepareCommand(Settings, use_attribute_docstrings=True):
         return self
 
     @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.dataset or self.pair or "_".join(self.categories or ()).lower()
+
+    @property
     def target(self) -> Path:
         """Folder of the data set."""
-        return Path(self.output_path, self.pair)
+        return Path(self.output_path, self.name)
 
     def recorded(self) -> dict[str, Any]:
         """Settings that decide what the files hold, apart from the raw files."""
-        elsewhere = {"pair", "source", "base_url", "output_path", "max_malformed"}
-        return {**self.model_dump(exclude=elsewhere), "edition": str(self.edition)}
+        elsewhere = {"dataset", "source", "base_url", "output_path", "max_malformed"}
+        if self.dataset in (None, self.pair):
+            elsewhere.add("pair")  # the name of the folder says it
+        kept = self.model_dump(mode="json", exclude=elsewhere, exclude_none=True)
+        return {**kept, "edition": str(self.edition)}

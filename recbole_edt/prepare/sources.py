@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import properties_dir
+from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.settings import nearest
 
 
@@ -20,9 +22,8 @@ class DomainSource:
 
     domain: str
     category: str  # Amazon's name of the domain
-    metadata: str  # how metadata lines are written: json or python
     base_url: str
-    reviews: str  # paths below the address
+    reviews: Sequence[str]  # paths below the address; any of them will do, the first is downloaded
     items: str
 
 
@@ -37,29 +38,54 @@ def pair_names() -> list[str]:
     return list(_properties()["pairs"])
 
 
-def pair_sources(pair: str, edition: int, base_url: str | None = None) -> list[DomainSource]:
-    """Look up the raw files of both domains; ``base_url`` is a mirror to use instead."""
-    pairs, editions = _properties()["pairs"], _properties()["editions"]
-    if pair not in pairs:
-        known = ", ".join(pairs)
-        raise ConfigError(f"unknown pair '{pair}' (known: {known}){nearest(pair, pairs)}")
-    if edition not in editions:
-        raise ConfigError(f"unknown edition '{edition}' (known: {', '.join(map(str, editions))})")
-    entry = editions[edition]
-    address = (base_url or entry["base_url"]).rstrip("/")
+def pair_sources(options: PrepareCommand) -> list[DomainSource]:
+    """Look up the raw files of both domains."""
+    editions = _properties()["editions"]
+    if options.edition not in editions:
+        known = ", ".join(map(str, editions))
+        raise ConfigError(f"unknown edition '{options.edition}' (known: {known})")
+    entry = editions[options.edition]
+    address = (options.base_url or entry["base_url"]).rstrip("/")
+    default = [5, 0] if options.source else [5]
+    cores = default if options.core is None else [options.core]
+    reviews = [path for core in cores for path in entry["reviews"][core]]
     return [
-        DomainSource(domain, category, entry["metadata"], address,
-                     *(entry[what].format(category=category) for what in ("reviews", "items")))
-        for domain, category in pairs[pair].items()
+        DomainSource(domain, category, address,
+                     [path.format(category=category) for path in reviews],
+                     entry["items"].format(category=category))
+        for domain, category in _categories(options, entry["categories"].split()).items()
     ]  # fmt: skip
 
 
-def local_file(folder: Path, path: str) -> Path:
-    """Find a raw file in a local folder: by its path or its name, gzipped or not."""
+def _categories(options: PrepareCommand, known: Sequence[str]) -> dict[str, str]:
+    """Name of each domain -> Amazon's name of its category."""
+    pairs = _properties()["pairs"]
+    if options.categories is None:
+        if options.pair not in pairs:
+            names = ", ".join(pairs)
+            hint = nearest(str(options.pair), pairs)
+            raise ConfigError(
+                f"unknown pair '{options.pair}' (known: {names}; others by --categories=A,B){hint}"
+            )
+        return pairs[options.pair]
+    for category in options.categories:
+        if category not in known:
+            raise ConfigError(
+                f"edition {options.edition} has no category '{category}'"
+                f"{nearest(category, known)} (it has: {', '.join(known)})"
+            )
+    return {category.lower(): category for category in options.categories}
+
+
+def local_file(folder: Path, paths: Sequence[str]) -> Path:
+    """Find one of several raw files in a local folder: by path or name, gzipped or not."""
     if not folder.is_dir():
         raise ConfigError(f"the source folder {folder} does not exist")
-    name = Path(path).name
-    for relative in (path, path.removesuffix(".gz"), name, name.removesuffix(".gz")):
-        if (folder / relative).is_file():
-            return folder / relative
-    raise ConfigError(f"{folder} holds neither {name} nor {name.removesuffix('.gz')}")
+    for path in paths:
+        name = Path(path).name
+        for relative in (path, path.removesuffix(".gz"), name, name.removesuffix(".gz")):
+            if (folder / relative).is_file():
+                return folder / relative
+    names = [Path(path).name for path in paths]
+    plain = [name.removesuffix(".gz") for name in names]
+    raise ConfigError(f"{folder} holds neither {', '.join(names)} nor {', '.join(plain)}")

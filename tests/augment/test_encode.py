@@ -13,9 +13,9 @@ from recbole_edt.augment.encoders import CachedEncoder
 from recbole_edt.augment.encoders.endpoint import EndpointEncoder
 from recbole_edt.augment.encoders.file import FileEncoder
 from recbole_edt.augment.encoders.lsa import LsaEncoder
-from recbole_edt.augment.items import item_text
+from recbole_edt.augment.items import item_text, read_items
 from recbole_edt.augment.settings import AugmentSettings
-from recbole_edt.errors import DataError
+from recbole_edt.errors import ConfigError, DataError
 
 FULL = {
     "domain": "sport",
@@ -58,6 +58,25 @@ def test_text_names_what_is_known_and_leaves_out_the_rest() -> None:
         without = item_text({k: v for k, v in FULL.items() if k != key})
         assert len(without) < len(text) and "nan" not in without
         assert all(item_text({**FULL, key: value}) == without for value in (None, "", "  "))
+
+
+def test_other_columns_come_under_their_own_names() -> None:
+    text = item_text({"domain": "art", "title": "Oak", "release_year": "1999.", "price": "few"})
+    assert text == "A product of the art domain: Oak. Release year: 1999. Sold at few."
+
+
+def test_the_text_of_an_item_is_all_of_its_text_columns_or_the_chosen_ones(tmp_path: Path) -> None:
+    path = tmp_path / "t.item"
+    path.write_text(
+        "item_id:token\tgenre:token\tstars:float\tname:token_seq\tprice:float\tdomain:token\n"
+        "a\tnoir\t4.5\tOak\t3\tart\n"
+    )
+    items, described = read_items(path)
+    assert described == ["title", "genre", "price"] and items["title"].tolist() == ["Oak"]
+    assert read_items(path, ["stars", "name"])[1] == ["title", "stars"]
+    for column in ("gnre", "item_id"):
+        with pytest.raises(ConfigError, match=f"t.item: there is no column '{column}'"):
+            read_items(path, [column])
 
 
 def test_same_bytes_again_and_with_any_number_of_threads() -> None:

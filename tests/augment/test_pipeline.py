@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from recbole_edt.augment.command import HELP, augment
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.files import read_table
 from recbole_edt.settings import validate
 
@@ -56,6 +57,60 @@ def test_held_out_rows_change_no_augmented_byte(raw: Path, tmp_path: Path) -> No
     inserted = one["augmented"] == "1"
     assert inserted.sum() > 50
     pd.testing.assert_frame_equal(one[inserted], two[inserted])
+
+
+# Text
+
+
+def shop_with(folder: Path, raw: Path, change) -> Path:
+    """Write the shop with other items: ``change`` makes the frame, its columns typed."""
+    target = folder / NAME
+    target.mkdir(parents=True)
+    (target / f"{NAME}.inter").write_bytes((raw / NAME / f"{NAME}.inter").read_bytes())
+    items = change(read_table(raw / NAME / f"{NAME}.item"))
+    items.to_csv(target / f"{NAME}.item", sep="\t", index=False)
+    return folder
+
+
+def test_a_name_and_a_genre_tell_items_apart_and_keep_their_types(
+    raw: Path, tmp_path: Path
+) -> None:
+    def change(items: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "item_id:token": items["item_id"],
+                "domain:token": items["domain"],
+                "pages:float": "12",
+                "genre:token": items["brand"],
+                "name:token_seq": items["title"],
+            }
+        )
+
+    run(shop_with(tmp_path / "raw", raw, change), tmp_path / "out")
+    vectors = np.load(tmp_path / "out" / NAME / f"{NAME}.item_emb.npy")
+    assert len(np.unique(vectors, axis=0)) > 0.9 * len(vectors)
+    header = (tmp_path / "out" / NAME / f"{NAME}.item").read_text().partition("\n")[0]
+    assert set(header.split("\t")) == {
+        "item_id:token", "domain:token", "pages:float", "genre:token", "title:token_seq",
+        "generated:token",
+    }  # fmt: skip
+
+
+def test_items_that_text_does_not_tell_apart_are_refused_and_untold_ones_named(
+    raw: Path, tmp_path: Path, capsys
+) -> None:
+    def bare(items: pd.DataFrame) -> pd.DataFrame:
+        kept = items[["item_id", "domain"]].set_axis(["item_id:token", "domain:token"], axis=1)
+        return kept.assign(**{"title:token_seq": items["title"].where(items.index % 5 > 0, "")})
+
+    source = shop_with(tmp_path / "raw", raw, bare)
+    run(source, tmp_path / "out")
+    assert "items have no text in title: their vectors are alike" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"2 of .* different.*--item_embedding=id"):
+        run(
+            shop_with(tmp_path / "bare", raw, lambda items: bare(items).iloc[:, :2]), tmp_path / "2"
+        )
+    assert not (tmp_path / "2" / NAME).exists()
 
 
 # The whole way

@@ -94,12 +94,12 @@ def slowly(folder: Path) -> dict[str, list[tuple[str, str, bool]]]:
             raise Unreadable
         domain[row["item_id"]] = row["domain"]
     out: dict[str, dict] = {}
-    for row in inter:
-        number(row["timestamp"])
+    for line, row in enumerate(inter):
+        time = number(row["timestamp"])
         if not row["user_id"] or row["item_id"] not in domain:
             raise Unreadable
         rows = out.setdefault(row["user_id"], {})
-        place = number(row["position"])
+        place = number(row["position"]) if "position" in row else (time, line)
         if place in rows:
             raise Unreadable
         flag = row.get("augmented", "0")

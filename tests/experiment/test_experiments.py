@@ -35,7 +35,11 @@ METRICS = ["hit@10", "ndcg@10", "mrr"]
 def data_path(tmp_path_factory, make_shop, write_dataset) -> Path:
     shop = make_shop(seed=3, n_users=60, n_items=(12, 14), lengths=(3, 24))
     vectors = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
-    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+    words = ("red", "oak", "silk", "iron", "wool")
+    items = [
+        (*item, "0", f"{words[n % 5]} {words[n // 5 % 5]}") for n, item in enumerate(shop.items)
+    ]
+    return write_dataset(tmp_path_factory.mktemp("data"), shop, items=items, item_emb=vectors)
 
 
 def new_context(data_path: Path, output: Path, seeds: str) -> ExperimentContext:

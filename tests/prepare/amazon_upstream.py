@@ -13,19 +13,38 @@ def asin(domain: str, number: int) -> str:
     return f"B00{domain[0].upper()}{number:06d}"
 
 
-def review_line(user: str, item: str, time: int) -> str:
+def review_line(user: str, item: str, time: int, edition: str = "2014") -> str:
+    """A review: JSON in 2014 and 2018, a line of a ratings-only CSV file in 2023."""
+    if edition == "2023":
+        return f"{user},{item},4.0,{(1_400_000_000 + time) * 1000 + 123}"
     text = {"reviewerName": 'J. "Jay" Doe', "reviewText": "Nice.\nWould buy again \u2014 twice"}
     return json.dumps({"reviewerID": user, "asin": item, **text, "unixReviewTime": time})
 
 
+def raw_review_line(user: str, item: str, time: int) -> str:
+    """A review of 2023 with its text; the variant that was bought has an ASIN of its own."""
+    variant = {"asin": item[::-1], "parent_asin": item, "images": [], "verified_purchase": True}
+    text = {"rating": 5.0, "title": "Just right", "text": "Warm & light<br />Fits."}
+    return json.dumps({**text, **variant, "user_id": user, "timestamp": time * 1000 + 123})
+
+
 def item_line(edition: str, domain: str, item: str) -> str:
-    """Metadata of an item: a Python literal in 2014, JSON in 2018."""
+    """Metadata of an item: a Python literal in 2014, JSON in 2018 and 2023."""
     root = {"cloth": "Clothing, Shoes & Jewelry", "sport": "Sports & Outdoors"}[domain]
     shared = {"asin": item, "title": f'Thing {item} 5" &amp; more', "brand": "Café Noir"}
     if edition == "2014":
         paths = [["Gifts"], [root, "Women", "Skirts"]]
         text = {"description": "It's <b>good</b>\tand cheap", "price": 12.99, "categories": paths}
         return repr({**shared, "related": {"also_bought": ["B00X000001"]}, **text})
+    if edition == "2023":
+        return json.dumps({
+            "main_category": "AMAZON FASHION", "title": shared["title"], "average_rating": 4.4,
+            "rating_number": 12, "features": ["It's <b>good</b>"], "description": ["\tand cheap"],
+            "price": 12.99, "images": [{"thumb": "t.jpg", "variant": "MAIN"}], "videos": [],
+            "store": "Some seller", "categories": [root, "Women", "Skirts"],
+            "details": {"Brand": "Café Noir", "Date First Available": "May 1, 2019"},
+            "parent_asin": item, "bought_together": None,
+        })  # fmt: skip
     path = [root.replace("&", "&amp;"), "Women", "Skirts", "Imported " * 20]
     text = {"description": ["It's <b>good</b>", "\tand cheap", ""], "price": "$12.99 - $24.99"}
     return json.dumps({"category": path, **shared, "also_buy": ["B00X000001"], **text})
@@ -33,9 +52,17 @@ def item_line(edition: str, domain: str, item: str) -> str:
 
 def raw_paths(edition: str, domain: str) -> tuple[str, str]:
     category = CATEGORIES[domain]
-    if edition == "2014":
-        return f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"
-    return f"categoryFilesSmall/{category}_5.json.gz", f"metaFiles2/meta_{category}.json.gz"
+    return {
+        "2014": (f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"),
+        "2018": (
+            f"categoryFilesSmall/{category}_5.json.gz",
+            f"metaFiles2/meta_{category}.json.gz",
+        ),
+        "2023": (
+            f"benchmark/5core/rating_only/{category}.csv.gz",
+            f"raw/meta_categories/meta_{category}.jsonl.gz",
+        ),
+    }[edition]
 
 
 def raw_lines(edition: str) -> dict[str, list[str]]:
@@ -57,7 +84,8 @@ def raw_lines(edition: str) -> dict[str, list[str]]:
         ]
         rows += [("ALONE", items[0], 0), (users[0], asin(domain, 99), 0)]
         reviews, metadata = raw_paths(edition, domain)
-        out[reviews] = [review_line(*row) for row in rows]
+        header = ["user_id,parent_asin,rating,timestamp"] * (edition == "2023")
+        out[reviews] = header + [review_line(*row, edition) for row in rows]
         out[metadata] = [item_line(edition, domain, item) for item in [*items, both_listed]]
     return out
 

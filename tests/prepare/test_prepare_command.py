@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from amazon_upstream import asin, cut_at, raw_lines, raw_paths, review_line
+from amazon_upstream import (
+    asin,
+    cut_at,
+    raw_lines,
+    raw_paths,
+    raw_review_line,
+    review_line,
+)
 
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
@@ -16,6 +23,7 @@ from recbole_edt.errors import ConfigError, DataError, EDTError
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
 from recbole_edt.prepare.command import prepare
+from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.prepare.sources import pair_names, pair_sources
 
 INTER = Path("dataset/cloth_sport/cloth_sport.inter")
@@ -35,7 +43,7 @@ def made() -> list[str]:
     return sorted(path.name for path in Path("dataset").glob("*"))
 
 
-@pytest.mark.parametrize("edition", ["2014", "2018"])
+@pytest.mark.parametrize("edition", ["2014", "2018", "2023"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_raw_files_become_atomic_files(write_raw, edition, zipped, capsys):
     source = write_raw(edition, zipped)
@@ -133,9 +141,10 @@ def test_nothing_else_is_ever_replaced(write_raw, spoil, options, message):
 
 def test_a_failure_at_any_moment_leaves_no_half_data_set(write_raw, monkeypatch):
     source = write_raw()
-    for name in ("read_reviews", "read_catalogue", "files.write_table", "os.rename"):
+    steps = ("prepare.amazon.read_reviews", "prepare.amazon.read_catalogue")
+    for name in (*steps, "io.datasets.files.write_table", "io.datasets.os.replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"recbole_edt.prepare.amazon.{name}", killed)
+            patch.setattr(f"recbole_edt.{name}", killed)
             with pytest.raises(KeyboardInterrupt):
                 prepare(["cloth_sport", f"--source={source}"])
         assert not INTER.parent.exists()
@@ -164,9 +173,18 @@ def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name the pair to prepare first: cloth_sport"),
+        ([], r"name the pair to prepare first \(cloth_sport, .*\), or two --categories"),
+        (["--categories=Books"], "must name two different ones"),
+        (["--categories=Books,Books"], "must name two different ones"),
+        (["--categories=Books,"], "categories must be names such as a,b"),
+        (
+            ["--categories=Books,Movie_and_TV"],
+            "2014 has no category .* did you mean 'Movies_and_TV'",
+        ),
+        (["cloth_sport", "--categories=Books,Baby"], "either a pair or two --categories"),
+        (["cloth_sport", "--core=3"], "core must be one of 5, 0"),
         (["cloth_sprot"], "unknown pair 'cloth_sprot' .* did you mean 'cloth_sport'"),
-        (["cloth_sport", "--edition=2023"], "unknown edition '2023' .*2014, 2018"),
+        (["cloth_sport", "--edition=2022"], "unknown edition '2022' .*2014, 2018, 2023"),
         (["cloth_sport", "--min_user_row=3"], "unknown key .* did you mean 'min_user_rows'"),
         (["cloth_sport", "--max_rows=-1"], "max_rows must be at least 0"),
         (["cloth_sport", "--max_rows=many"], "max_rows must be a whole number"),
@@ -175,7 +193,7 @@ def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, caps
         (["cloth_sport", "--base_url=ftp://x"], "must start with http"),
         (["cloth_sport", "--base_url=http://x", "--source=y"], "cannot both be set"),
         (["cloth_sport", "--source=nowhere"], "nowhere does not exist"),
-        (["--users=all", "cloth_sport"], "name the pair to prepare first"),
+        (["--users=all", "cloth_sport"], "'cloth_sport' is not of the form"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(arguments, message):
@@ -210,13 +228,55 @@ def test_bad_raw_files_are_one_clear_line_and_nothing_is_written(write_raw):
 
 
 def test_every_pair_and_edition_has_its_addresses():
-    for pair in pair_names():
-        for edition in (2014, 2018):
-            sources = pair_sources(pair, edition)
+    for edition in (2014, 2018, 2023):
+        for pair in pair_names():
+            options = PrepareCommand(pair=pair, edition=edition)
+            sources = pair_sources(options)
             assert pair == "_".join(source.domain for source in sources)
             for source in sources:
-                assert source.reviews.endswith(f"{source.category}_5.json.gz")
-                assert source.items.endswith(f"meta_{source.category}.json.gz")
+                five = f"{source.category}_5.json.gz" if edition < 2023 else "/5core/rating_only/"
+                assert five in source.reviews[0] and len(source.reviews) == 1
+                assert f"meta_{source.category}.json" in source.items
+                every = pair_sources(options.model_copy(update={"core": 0}))
+                assert all(five not in path for one in every for path in one.reviews)
+
+
+def test_any_two_categories_of_files_with_all_reviews(write_raw, tmp_path):
+    """Of 2023, in one folder: ratings alone for one category, reviews with texts for the other."""
+    lines = raw_lines("2023")
+    source = write_raw("2023", lines={
+        "Appliances.csv.gz": lines[raw_paths("2023", "cloth")[0]],
+        "meta_Appliances.jsonl.gz": lines[raw_paths("2023", "cloth")[1]],
+        "Books.jsonl.gz": [
+            raw_review_line(user, item, int(time) // 1000)
+            for user, item, _, time in (
+                line.split(",") for line in lines[raw_paths("2023", "sport")[0]][1:]
+            )
+        ],
+        "meta_Books.jsonl.gz": lines[raw_paths("2023", "sport")[1]],
+    })  # fmt: skip
+    prepare(["--categories=Appliances,Books", "--edition=2023", f"--source={source}"])
+    folder = Path("dataset/appliances_books")
+    inter = read_table(folder / "appliances_books.inter")
+    items = read_table(folder / "appliances_books.item")
+    assert set(items["domain"]) == {"appliances", "books"}
+    prepare(["cloth_sport", "--edition=2023", f"--source={write_raw('2023')}", "--dataset=cs"])
+    same = read_table(Path("dataset/cs/cs.inter"))
+    assert inter.to_dict() == same.to_dict()
+    with pytest.raises(DataError, match="was prepared with other options"):
+        prepare(["food_kitchen", "--edition=2023", f"--source={source}", "--dataset=cs"])
+
+
+def test_all_reviews_are_downloaded_beside_the_5_core(write_raw, shelf):
+    source = write_raw("2023")
+    for name in raw_lines("2023"):
+        shelf.files[name] = (source / name).read_bytes()
+        shelf.files[name.replace("5core", "0core")] = (source / name).read_bytes()
+    for core in (5, 0):
+        run = ["cloth_sport", "--edition=2023", f"--core={core}", f"--output_path=of{core}"]
+        prepare([*run, f"--base_url={shelf.url}"])
+    assert sum("0core" in path for path, _ in shelf.log) == 2
+    assert sum("5core" in path for path, _ in shelf.log) == 2
 
 
 def test_memory_does_not_grow_with_the_texts(tmp_path):

@@ -48,6 +48,8 @@ def test_of_repeated_rows_the_first_stays():
     rows = reviews((0, 1, 1), (0, 100, 2), (0, 1, 3))
     assert rows_of(apply_filters(rows, options())) == [(0, 1, 1), (0, 100, 2)]
     assert len(apply_filters(rows, options(repeated="all"))) == 3
+    twice = reviews((0, 1, 1), (0, 1, 1), (0, 100, 2), (0, 1, 3))
+    assert len(apply_filters(twice, options(repeated="exact"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Lines of the upstream files, clean and dirty."""
 
+import ast
+import json
 import string
 from pathlib import Path
 
@@ -31,8 +33,13 @@ def test_an_asin_is_a_number_and_back(asin):
         (b"[" * 100_000, "no JSON object"),
         (b'{"asin": "B000000001", "unixReviewTime": 5}', "no reviewerID"),
         (b'{"reviewerID": "A", "asin": "b1", "unixReviewTime": 5}', "no asin"),
-        (b'{"reviewerID": "A", "asin": "B000000001", "unixReviewTime": "5"}', "no unixReviewTime"),
-        (b'{"reviewerID": "A", "asin": "B000000001", "unixReviewTime": -5}', "no unixReviewTime"),
+        *(
+            (
+                b'{"reviewerID": "A", "asin": "B000000001", "unixReviewTime": %b}' % time,
+                "no unixRev",
+            )
+            for time in (b"-5", b"null", b"true", b'"May"', b"[5]", b"NaN", b"1e300")
+        ),
     ],
 )
 def test_a_line_that_is_no_review_says_why(line, reason):
@@ -40,13 +47,24 @@ def test_a_line_that_is_no_review_says_why(line, reason):
         records.parse_review(line)
 
 
-@pytest.mark.parametrize(
-    ("edition", "parse"), [("2014", records.parse_literal), ("2018", records.parse_json)]
-)
-def test_both_editions_give_the_same_attributes(edition, parse):
-    line = item_line(edition, "cloth", "B000000001").encode()
-    assert records.named_asins(line) == [b"B000000001"]
-    item = records.read_item(parse(line), ROOT, 100)
+@pytest.mark.parametrize("time", ["1400000000", '"1400000000"', "1400000000.0", "1400000000999"])
+def test_times_are_seconds_or_milliseconds_numbers_or_texts(time):
+    for names in (
+        ("reviewerID", "asin", "unixReviewTime"),
+        ("user_id", "parent_asin", "timestamp"),
+    ):
+        record = dict(zip(names, ("A", "B000000001", json.loads(time)), strict=True))
+        found = records.parse_review(json.dumps(record).encode())
+        assert found == ("A", "B000000001", 1_400_000_000)
+
+
+@pytest.mark.parametrize("edition", ["2014", "2014 as JSON", "2018", "2023"])
+def test_all_editions_give_the_same_attributes(edition):
+    line = item_line(edition[:4], "cloth", "B000000001")
+    if edition == "2014 as JSON":  # as mirrors rewrite it
+        line = json.dumps(ast.literal_eval(line))
+    assert records.named_asins(line.encode()) == [b"B000000001"]
+    item = records.read_item(records.parse_metadata(line.encode()), ROOT, 100)
     assert item.asin == "B000000001"
     assert item.title == "Thing B000000001 5'' & more"
     assert item.brand == "Café Noir"
@@ -70,6 +88,10 @@ def test_metadata_is_parsed_but_never_run(tmp_path):
         # some titles of 2018 are the script of a page
         ({"title": "var aPageStart = (new Date()).getTime();"}, Item("B000000001")),
         ({"brand": "\n\n\n   by\n    \n    Outers"}, Item("B000000001", brand="Outers")),
+        ({"brand": "by\n    \n    Outers"}, Item("B000000001", brand="Outers")),
+        ({"brand": "Byron"}, Item("B000000001", brand="Byron")),
+        ({"main_category": "Books", "categories": []}, Item("B000000001", categories="Books")),
+        ({"store": "Outers", "details": None}, Item("B000000001", brand="Outers")),
         ({"brand": "by Malene Birger"}, Item("B000000001", brand="by Malene Birger")),
         *(
             ({"price": written}, Item("B000000001", price=price))

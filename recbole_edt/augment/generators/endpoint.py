@@ -24,7 +24,8 @@ class LLMGenerator(Generator):
     def __init__(self, settings, space, client=None) -> None:
         super().__init__(settings, space, client)
         self.num = settings.num or 10
-        self.records = space.histories.items.to_dict("records")
+        histories = space.histories
+        self.records = histories.described(histories.items).to_dict("records")
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""

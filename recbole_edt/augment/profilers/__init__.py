@@ -60,7 +60,8 @@ class Profiles:
 class Described:
     """The items that profiles are about."""
 
-    items: pd.DataFrame  # Lines of ``.item`` as text, generated ones included
+    # Domain and text of the lines of ``.item``, generated ones included
+    items: pd.DataFrame
     domains: Sequence[str]  # Names of domain A and B
     vectors: np.ndarray  # Any float type [n_items, d_L]
 
