@@ -507,6 +507,14 @@ def _patch_config(module: Any) -> Iterator[None]:
             if internal["MODEL_TYPE"].name == "SEQUENTIAL":
                 internal["train_neg_sample_args"] = None  # a softmax over all items samples none
 
+    @_wraps(module.Config, "_get_final_config_dict")
+    def _get_final_config_dict(original: Callable, self: Any) -> dict[str, Any]:
+        if not _is_ours(self):
+            return original(self)
+        from recbole_edt.config import final_settings
+
+        return final_settings(self)
+
     @_wraps(module.Config, "_init_device")
     def _init_device(original: Callable, self: Any) -> None:
         from recbole_edt import distributed

@@ -27,6 +27,9 @@ _WITHOUT_DEFAULT = {
     "encoding", "selected_features", "pooling_mode", "single_spec",
 }  # fmt: skip
 
+# keys that are read when an epoch ends, or a run
+_READ_LATER = {*_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit"}
+
 
 def lay_properties(config: Config) -> None:
     """Lay the plugin's defaults over RecBole's internal ones.
@@ -52,8 +55,6 @@ def lay_properties(config: Config) -> None:
     lay(root / "overall.yaml")
     inherited, own = defaults(owner), defaults(model)
     internal.update(inherited)
-    if is_plugin_model(model):
-        internal["train_neg_sample_args"] = None  # the plugin's loaders draw the negatives
     lay(root / "model" / f"{name}.yaml")
     internal.update({k: v for k, v in own.items() if k not in inherited or inherited[k] != v})
     if preset and not lay(root / "model" / f"{name}-{preset}.yaml"):
@@ -117,6 +118,7 @@ class EDTConfig(Config):
         config_file_list: Sequence[str] | None = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
+        self._read: set[str] = set()
         overrides = nest(config_dict or {})
         with as_config_error("configuration"):
             super().__init__(model, dataset, list(config_file_list or []), overrides)
@@ -137,7 +139,7 @@ class EDTConfig(Config):
 
     def _merge_external_config_dict(self):
         self.external_config_dict = {
-            key: list(value) if isinstance(value, tuple) and key != "gpu_id" else value
+            key: _plain(key, value)
             for key, value in _merge(self.file_config_dict, self.variable_config_dict).items()
         }
 
@@ -157,32 +159,35 @@ class EDTConfig(Config):
         """Keys that a run of this model accepts."""
         return set(self.internal_config_dict).union(
             _WITHOUT_DEFAULT,
-            *(settings.model_fields for settings in self._settings()),
+            *(settings.model_fields for settings in _settings_of(self.model_class)),
             *self.parameters.values(),
         )
 
-    def _settings(self):
-        return RunSettings, getattr(self.model_class, "settings", RunSettings)
+    def unread_keys(self) -> list[str]:
+        """Keys that were given and that nothing has asked for; before a training, after its setup.
+
+        The model, the data or other keys do without them.
+        """
+        later = {key for stage in getattr(self.model_class, "stages", ()) for key in stage}
+        return [
+            key for key in self.external_config_dict if key not in self._read | later | _READ_LATER
+        ]
+
+    def __getitem__(self, item):
+        self._read.add(item)
+        return super().__getitem__(item)
+
+    def __getattr__(self, item):
+        value = super().__getattr__(item)
+        self._read.add(item)
+        return value
 
     def _get_final_config_dict(self):
-        given = self.external_config_dict
         known = self.known_keys()
-        for key in given:
+        for key in self.external_config_dict:
             if key not in known:
                 raise ConfigError(f"unknown key '{key}'{nearest(str(key), known)}")
-        final = _merge(self.internal_config_dict, given)
-        declared: set[str] = set()
-        for settings in self._settings():
-            declared |= set(settings.model_fields)
-            validate(settings, {key: final[key] for key in settings.model_fields if key in final})
-        for key, default in self.internal_config_dict.items():
-            if key not in declared:
-                check_value(_type_of(default), key, final[key])
-        if isinstance(final["report_modes"], str):
-            final["report_modes"] = [final["report_modes"]]
-        if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
-            final["train_neg_sample_args"] = None  # a softmax over all items samples none
-        return final
+        return final_settings(self)
 
     def _set_default_parameters(self):
         for name in METRICS:  # RecBole looks them up; they are computed by the plugin
@@ -190,11 +195,68 @@ class EDTConfig(Config):
             register.metric_information.setdefault(name, TopkMetric.metric_need)
             register.metrics_dict.setdefault(name, TopkMetric)
         super()._set_default_parameters()
+        bigger = self.final_config_dict["valid_metric_bigger"]
+        if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
+            metric = self["valid_metric"]
+            raise ConfigError(f"valid_metric_bigger must be {bigger}, as {metric} says")
 
     def _init_device(self):
-        if not self.final_config_dict["use_gpu"]:
-            self.final_config_dict["gpu_id"] = ""  # RecBole decides by this key alone
+        wanted, use_gpu, _ = (self[key] for key in ("device", "use_gpu", "gpu_id"))
+        if wanted == "cpu" or not use_gpu:
+            # RecBole decides by the first key alone, several processes by the second
+            self.final_config_dict.update(gpu_id="", use_gpu=False)
         super()._init_device()
+        is_asked = wanted == "cuda" or self.external_config_dict.get("use_gpu") is True
+        if is_asked and self["device"].type == "cpu":
+            raise ConfigError(
+                "a GPU is asked for, but there is none, or torch has no CUDA: say --device=cpu, or "
+                "leave out device and use_gpu"
+            )
+
+
+def _settings_of(model: Any) -> tuple[type[RunSettings], Any]:
+    return RunSettings, getattr(model, "settings", RunSettings)
+
+
+def final_settings(config: Config) -> dict[str, Any]:
+    """Lay the given settings over the defaults, and check their values.
+
+    Raises
+    ------
+    ConfigError
+        If a value is of a wrong type, out of range, or has no meaning for the model.
+    """
+    given = config.external_config_dict
+    final = _merge(config.internal_config_dict, given)
+    declared: set[str] = set()
+    for settings in _settings_of(config.model_class):
+        declared |= set(settings.model_fields)
+        validate(settings, {key: final[key] for key in settings.model_fields if key in final})
+    for key, default in config.internal_config_dict.items():
+        if key not in declared:
+            check_value(_type_of(default), key, final[key])
+    if isinstance(final["report_modes"], str):
+        final["report_modes"] = [final["report_modes"]]
+    for source in given.get("unload_col") or {}:  # all other columns, as in RecBole
+        if source not in (given.get("load_col") or {}):
+            final["load_col"] = {**(final["load_col"] or {}), source: "*"}
+    for key, _ in getattr(config.model_class, "stages", ()):
+        if "epochs" in given and key not in given:
+            final[key] = min(final[key], final["epochs"])
+    if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
+        final["train_neg_sample_args"] = None  # a softmax over all items samples none
+    return final
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Tuples as lists, but intervals such as (5, 10) as text: a list would be a closed one."""
+    if key == "val_interval" and isinstance(value, dict):
+        return {
+            name: str(ends) if isinstance(ends, tuple) else ends for name, ends in value.items()
+        }
+    if isinstance(value, tuple) and key != "gpu_id":
+        return str(value) if key.endswith("_interval") else list(value)
+    return value
 
 
 def _type_of(default: Any) -> Any:

@@ -20,7 +20,6 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import as_config_error
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
-from recbole_edt.io.atomic import BY_TIME
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, open_log
@@ -97,10 +96,13 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     open_log(config)  # all checks are done; files are written from here on
     for part in (sys.argv, config, network):
         getLogger().info(part, extra=FILE_ONLY)
-    getLogger().info(describe(data))
+    for line in (f"device: {describe_device(config['device'])}", describe(data), *data.notes):
+        getLogger().info(line)
     trainer = trainer_type(config, network)
     trainer.rankings = rankings
     show_progress = config["show_progress"] and sys.stderr.isatty()
+    if unread := config.unread_keys():
+        getLogger().warning(f"nothing in this run uses {', '.join(sorted(unread))}")
     trainer.fit(train_data, valid_data, saved=saved, show_progress=show_progress)
     if saved:
         trainer.load_best()
@@ -195,6 +197,11 @@ def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict
     return results, ranks
 
 
+def describe_device(device: torch.device) -> str:
+    """Name a device: the type, and the model of a GPU."""
+    return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
 def describe(data: CrossDomainDataset) -> str:
     """Describe a dataset in one line: users, items per domain, rows, what is evaluated."""
     items = " + ".join(
@@ -205,5 +212,4 @@ def describe(data: CrossDomainDataset) -> str:
         f"{data.dataset_name}: {data.user_num - 1:,} users, {items} items, "
         f"{len(data.sequences.items) - inserted:,} rows + {inserted:,} augmented; "
         f"{len(data.split.users):,} users are evaluated"
-        + (f" ({BY_TIME})" if data.ordered_by_time else "")
     )

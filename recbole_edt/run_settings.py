@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.settings import StoppingStep
@@ -19,25 +18,15 @@ from recbole_edt.settings import (
     Positive,
     Probability,
     Settings,
+    fixed,
     help_text,
+    is_interval,
+    must_be,
     parse_arguments,
 )
 
-
-def _must_be(words: str, accepts: Callable[[Any], Any]) -> AfterValidator:
-    """Refuse values for which a function is false or raises."""
-
-    def check(value: Any) -> Any:
-        with suppress(ConfigError, AttributeError, TypeError, ValueError):
-            if accepts(value):
-                return value
-        raise ValueError(words)
-
-    return AfterValidator(check)
-
-
-def _fixed(expected: Any) -> AfterValidator:
-    return _must_be(f"{expected} (fixed by the protocol)", lambda value: value == expected)
+_PROTOCOL = "fixed by the protocol"
+_CONTRACT = "fixed by the data contract"
 
 
 def _listed(value: Any) -> list[Any]:
@@ -70,23 +59,34 @@ def _are_gpus(value: Any) -> bool:
     return re.fullmatch(r"\(?(\d+(, ?\d+)*)?\)?", str(value)) is not None
 
 
+def _are_columns(value: Any) -> bool:
+    lists = value.values() if value else []
+    return all(part == "*" or part == [str(name) for name in part] for part in lists)
+
+
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
-Modes = Annotated[Any, _must_be("full, uni100 or uni999 (uniN)", _are_modes)]
-Metrics = Annotated[Any, _must_be("a list of Hit, NDCG, MRR or registered ones", _are_metrics)]
-Metric = Annotated[Any, _must_be("such as NDCG@10, or MRR", _is_valid_metric)]
-Counts = Annotated[Any, _must_be("a whole number of at least 1, or a list of them", _are_counts)]
-Gpus = Annotated[Any, _must_be("the number of a GPU, or empty for none", _are_gpus)]
-Level = Annotated[Any, _must_be(", ".join(_LEVELS), lambda level: level.lower() in _LEVELS)]
-Pair = Annotated[list[Name], _must_be("a list of two names", lambda names: len(names) == 2)]
+Modes = Annotated[Any, must_be("full, uni100 or uni999 (uniN)", _are_modes)]
+Metrics = Annotated[Any, must_be("a list of Hit, NDCG, MRR or registered ones", _are_metrics)]
+Metric = Annotated[Any, must_be("such as NDCG@10, or MRR", _is_valid_metric)]
+Counts = Annotated[Any, must_be("a whole number of at least 1, or a list of them", _are_counts)]
+Gpus = Annotated[Any, must_be("the number of a GPU, or empty for none", _are_gpus)]
+Level = Annotated[Any, must_be(", ".join(_LEVELS), lambda level: level.lower() in _LEVELS)]
+Interval = Annotated[
+    Any, must_be("an interval such as [5,inf)", lambda ends: ends is None or is_interval(ends))
+]
+Columns = Annotated[
+    dict | None, must_be("a mapping of inter, item or user to lists of columns", _are_columns)
+]
+Pair = Annotated[list[Name], must_be("a list of two names", lambda names: len(names) == 2)]
 
 
 class EvalSettings(Settings):
     """``eval_args``: of RecBole's four parts the protocol leaves the mode open."""
 
-    split: Annotated[Any, _fixed({"LS": "valid_and_test"})] = {"LS": "valid_and_test"}
-    order: Annotated[Any, _fixed("TO")] = "TO"
-    group_by: Annotated[Any, _fixed("user")] = "user"
+    split: Annotated[Any, fixed({"LS": "valid_and_test"}, _PROTOCOL)] = {"LS": "valid_and_test"}
+    order: Annotated[Any, fixed("TO", _PROTOCOL)] = "TO"
+    group_by: Annotated[Any, fixed("user", _PROTOCOL)] = "user"
     mode: Modes = Field(default="uni100", description="candidates: full, uni100 or uni999 (uniN)")
 
 
@@ -95,7 +95,7 @@ class RunSettings(Settings):
 
     # Data
     data_path: Name = Field("dataset/", description="folder that holds the dataset's folder")
-    load_col: dict | None = {
+    load_col: Columns = {
         "inter": ["user_id", "item_id", "timestamp", "position", "augmented"],
         "item": ["item_id", "domain", "generated"],
         "user": ["user_id"],
@@ -104,7 +104,43 @@ class RunSettings(Settings):
     augmentation: bool = Field(False, description="train on inserted rows too")
     augmented_histories: bool = Field(True, description="inserted rows in histories at evaluation")
     MAX_ITEM_LIST_LENGTH: Count = Field(50, description="longest sequence")
-    filter_inter_by_user_or_item: bool = False
+
+    # Raw rows, before the split; as in RecBole
+    rm_dup_inter: Literal["first", "last"] | None = Field(
+        None, description="of a user's rows of one item keep the first or last"
+    )
+    val_interval: dict[str, Any] | None = Field(
+        None, description="column -> interval of numbers or list of names that are kept"
+    )
+    filter_inter_by_user_or_item: bool | None = Field(
+        None, description="True: drop the rows of users that .user does not list"
+    )
+    user_inter_num_interval: Interval = Field("[0,inf)", description="rows of a user")
+    item_inter_num_interval: Interval = Field("[0,inf)", description="rows of an item")
+
+    # Columns; as in RecBole
+    unload_col: Columns = None
+    unused_col: Columns = None
+    additional_feat_suffix: str | list[str] | None = None
+    alias_of_user_id: list[str] | None = None
+    alias_of_item_id: list[str] | None = None
+    numerical_features: list[str] = []
+    normalize_field: list[str] | None = None
+    normalize_all: bool | None = None
+    discretization: dict | None = None
+    preload_weight: dict | None = None
+    seq_len: dict[str, Count] | None = None
+
+    # RecBole's, of which one value alone has a meaning here
+    USER_ID_FIELD: Annotated[str, fixed("user_id", _CONTRACT)] = "user_id"
+    ITEM_ID_FIELD: Annotated[str, fixed("item_id", _CONTRACT)] = "item_id"
+    TIME_FIELD: Annotated[str, fixed("timestamp", _CONTRACT)] = "timestamp"
+    field_separator: Annotated[str, must_be("a tab", lambda value: value == "\t")] = "\t"
+    encoding: Annotated[
+        Any, must_be("utf-8", lambda name: name is None or name.lower() == "utf-8")
+    ] = None
+    threshold: Annotated[Any, fixed(None, "all rows are positive; val_interval drops rows")] = None
+    benchmark_filename: Annotated[Any, fixed(None, _PROTOCOL)] = None
 
     # Evaluation
     eval_args: EvalSettings = Field(default_factory=EvalSettings)
@@ -114,11 +150,13 @@ class RunSettings(Settings):
     topk: Counts = Field([10], description="lengths of the lists that metrics look at")
     valid_metric: Metric = Field("NDCG@10", description="decides which epoch is the best")
     eval_batch_size: Count = 1024
-    repeatable: Annotated[bool, _fixed(True)] = True
+    repeatable: Annotated[bool, fixed(True, _PROTOCOL)] = True
 
     # Training
     seed: Amount = Field(42, description="draws weights, batches and negatives")
-    epochs: Count = Field(200, description="epochs at most")
+    epochs: Count = Field(
+        200, description="epochs at most; of both stages, unless those of the second are given"
+    )
     stopping_step: StoppingStep = 10
     eval_step: Amount = 1
     train_batch_size: Count = Field(512, description="sequences of a batch")
@@ -141,6 +179,7 @@ class RunSettings(Settings):
     state: Level = Field("INFO", description="least level of messages that are logged")
     use_gpu: bool = Field(True, description="use a GPU where there is one")
     gpu_id: Gpus = "0"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: a GPU or an error")
     threads: Count | None = Field(None, description="compute threads; by default the idle cores")
     fast_kernels: Literal["auto", "off"] = Field("auto", description="off: plain torch alone")
     worker: Amount = 0

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
 from recbole_edt.errors import ConfigError
@@ -38,6 +48,31 @@ def _split_names(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 """Names, given as ``a,b`` or as a list."""
+
+
+def must_be(words: str, accepts: Callable[[Any], Any]) -> AfterValidator:
+    """Refuse values for which a function is false or raises, as "KEY must be WORDS"."""
+
+    def check(value: Any) -> Any:
+        with suppress(ConfigError, AttributeError, LookupError, TypeError, ValueError):
+            if accepts(value):
+                return value
+        raise ValueError(words)
+
+    return AfterValidator(check)
+
+
+def fixed(expected: Any, why: str) -> AfterValidator:
+    """Refuse every other value of a key that exists in RecBole and has no meaning here."""
+    return must_be(f"{expected} ({why})", lambda value: value == expected)
+
+
+def is_interval(value: Any) -> bool:
+    """Whether a value is one that RecBole reads as intervals: ``[5,inf)`` or ``(0,1];[3,4)``."""
+    found = [re.fullmatch(r"\s*[\[(](.*),(.*)[\])]\s*", part) for part in str(value).split(";")]
+    with suppress(ValueError):
+        return all(ends and float(ends[1]) <= float(ends[2]) for ends in found)
+    return False
 
 
 class Settings(BaseModel):

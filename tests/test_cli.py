@@ -202,7 +202,8 @@ def test_a_reader_that_stops_ends_a_command_quietly(python):
         (["model=SASRec"], "is not of the form --key=value"),
         (["--model=LLMEDT", "--dataset=tiny", "--config_files=no.yaml"], "no.yaml cannot be read"),
         (["--model=LLMEDT", "--dataset=nowhere"], "there is no dataset 'nowhere'"),
-        (["--model=LLMEDT", "--dataset=tiny", "--device=cuda"], "unknown key 'device'"),
+        (["--model=LLMEDT", "--dataset=tiny", "--device=cuda"], "a GPU is asked for"),
+        (["--model=LLMEDT", "--dataset=tiny", "--use_gpu"], "a GPU is asked for"),
     ],
 )
 def test_bad_names(refused, arguments, words):

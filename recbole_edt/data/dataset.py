@@ -18,13 +18,19 @@ from recbole_edt.data.candidates import sample_candidates, sample_size
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.gathered import GatheredRows
 from recbole_edt.data.sequences import Sequences, Windows, gather_padded
-from recbole_edt.errors import DataError
+from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io import atomic
 from recbole_edt.io.files import LITERALLY, read_table, write_pickle
+from recbole_edt.settings import is_interval
 
 # Fields of an evaluation batch.
 TARGET_DOMAIN = "target_domain"  # domain (0 or 1) of each target, [B]
 AUGMENTED_LIST = "augmented_list"  # items that preprocessing inserted, bool [B, L]; also _<domain>
+
+_FILTERS = (
+    "rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval",
+    "item_inter_num_interval",
+)  # fmt: skip
 
 
 def domain_fields(domain: int) -> tuple[str, str]:
@@ -54,6 +60,8 @@ class CrossDomainDataset(SequentialDataset):
         All rows by (user, position), and the training rows.
     split : LeaveOneOut
         Training, validation and test rows.
+    notes : list of str
+        What was done to the rows that the user should know, a sentence each.
 
     Raises
     ------
@@ -64,28 +72,32 @@ class CrossDomainDataset(SequentialDataset):
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
     item_feat: Any
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
-    ordered_by_time: bool = False  # positions are derived from timestamps
+    _without_profile: frozenset[str] = frozenset()  # users
 
     def _load_data(self, token, dataset_path):
         atomic.check_files(dataset_path, token)
         self._file_ids: dict[FeatureSource, np.ndarray] = {}
+        self._only_filtered: list[str] = []
+        self.notes: list[str] = []
         super()._load_data(token, dataset_path)
         self._order_rows()
+        self._check_fields()
         atomic.check_frames(self.inter_feat, self.item_feat, token)
         self.domains = atomic.domain_names(self.item_feat, self.config["domains"], token)
         inserted = atomic.flag_column(self.inter_feat, "augmented", f"{token}.inter")
         generated = atomic.flag_column(self.item_feat, "generated", f"{token}.item")
+        of_generated = self.inter_feat["item_id"].isin(self.item_feat["item_id"][generated])
+        if (of_generated & ~inserted).any():
+            raise DataError("a raw row names a generated item: mark the row as augmented")
         if not self.config["augmentation"]:  # the raw data exactly
             self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
             self.item_feat = self.item_feat[~generated].reset_index(drop=True)
 
     def _order_rows(self):
         """Derive positions if the file has none."""
-        self.ordered_by_time = atomic.derive_positions(self.inter_feat)
-        if self.ordered_by_time:
-            if "position" in atomic.read_columns(self._path("inter"), None):
-                raise DataError("load_col leaves out 'position', which orders the rows: add it")
+        if atomic.derive_positions(self.inter_feat):
             self.set_field_property("position", FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+            self.notes.append(atomic.BY_TIME)
 
     def _load_feat(self, filepath, source):
         """Read one atomic file: RecBole's reader, but tab-separated text is taken literally.
@@ -93,7 +105,7 @@ class CrossDomainDataset(SequentialDataset):
         RecBole lets pandas interpret quotation marks and names such as "NA"; titles hold both.
         Tokens are categories: each text once, and a small number per row.
         """
-        columns = atomic.read_columns(filepath, self._get_load_and_unload_col(source)[0])
+        columns = self._columns(filepath, source)
         typed = {f"{name}:{ftype}": ftype for name, ftype in columns.items()}
         dtypes: dict[str, Any] = {"float": np.float64, "token": "category"}
         missing = {"float": ["", "nan", "NaN"]}
@@ -103,22 +115,66 @@ class CrossDomainDataset(SequentialDataset):
         }
         try:
             frame = pd.read_csv(filepath, usecols=[*typed], **options, **LITERALLY)
+            frame.columns = list(columns)
+            for name in (name for name, ftype in columns.items() if ftype.endswith("seq")):
+                frame[name] = self._split(frame[name], name, columns[name])
         except (ValueError, pd.errors.ParserError) as error:
             raise DataError(f"{filepath}: {str(error).splitlines()[0]}") from error
-        frame.columns = list(columns)
         for name, ftype in columns.items():
             self.field2source[name], self.field2type[name] = source, FeatureType(ftype)
-            self.field2seqlen[name] = 1
+            self.field2seqlen[name] = max(map(len, frame[name])) if ftype.endswith("seq") else 1
             if "float" in ftype:
                 self.field2bucketnum[name] = 2
-            if ftype.endswith("seq"):
-                frame[name] = [np.array(str(text).split()) for text in frame[name].fillna("")]
-                self.field2seqlen[name] = max(map(len, frame[name]))
         if source in (FeatureSource.USER, FeatureSource.ITEM):  # RecBole would drop repeated ids
             field = self.uid_field if source is FeatureSource.USER else self.iid_field
             atomic.check_tokens(frame, field, Path(filepath).name)
             self._file_ids[source] = frame[field].astype(object).to_numpy()
         return frame
+
+    def _columns(self, filepath, source) -> dict[str, str]:
+        """Columns of an atomic file to read, with their types.
+
+        They are those of the data contract, those that ``load_col`` names or ``unload_col`` leaves,
+        and those that ``val_interval`` filters by, which are dropped again.
+        """
+        there, suffix = atomic.read_columns(filepath), getattr(source, "value", source)
+        asked, unwanted = self._get_load_and_unload_col(source)
+        contract = atomic.contract_columns(suffix)
+        for name in {*(asked or ()), *(unwanted or ())} - contract - there.keys():
+            raise DataError(
+                f"{filepath} has no column '{name}', which load_col or unload_col names "
+                f"(its columns: {', '.join(there)})"
+            )
+        if kept := contract & (unwanted or set()):
+            raise DataError(
+                f"{filepath}: column '{min(kept)}' is needed: unload_col cannot name it"
+            )
+        wanted = contract | (there.keys() - (unwanted or set()) if asked is None else asked)
+        if not wanted:
+            raise DataError(f"load_col names no column of {filepath}")
+        filtered = {*(self.config["val_interval"] or ())} & there.keys() - wanted
+        self._only_filtered += filtered
+        return {name: ftype for name, ftype in there.items() if name in wanted | filtered}
+
+    def _split(self, column: pd.Series, name: str, ftype: str) -> list[np.ndarray]:
+        """Split the texts of a column of sequences."""
+        separator, limit = self.config["seq_separator"], (self.config["seq_len"] or {}).get(name)
+        parts = ([p for p in text.split(separator) if p][:limit] for text in column.fillna(""))
+        dtype = np.float64 if ftype.startswith("float") else None
+        return [np.array(words, dtype) for words in parts]
+
+    def _check_fields(self) -> None:
+        """Refuse a key that names a column which is not loaded."""
+        for key in (
+            "val_interval", "alias_of_user_id", "alias_of_item_id", "normalize_field",
+            "discretization", "numerical_features", "preload_weight", "seq_len",
+        ):  # fmt: skip
+            given = self.config[key] or {}
+            names = {*given, *(given.values() if key == "preload_weight" else ())}
+            for name in names - self.field2type.keys():
+                raise DataError(
+                    f"{key} names '{name}', which is no column that is loaded: see load_col"
+                )
 
     def _get_remap_list(self, field_list):
         """Number items and users by the lines of their own files, not by held-out rows."""
@@ -140,7 +196,89 @@ class CrossDomainDataset(SequentialDataset):
             feat[field] = part  # 0 = missing
 
     def _data_filtering(self):
-        """Filter nothing: filters belong to preprocessing."""
+        """Filter the raw rows as RecBole does; what was inserted for those that are gone goes too.
+
+        Where a filter moves a user's split, rows are held out that preprocessing has seen: what it
+        made for this user is left out.
+        """
+        used = [key for key in _FILTERS if self.config[key] and self.config[key] != "[0,inf)"]
+        if not used:
+            return
+        filters, user, item = " and ".join(used), self.uid_field, self.iid_field
+        rows, items = self.inter_feat, self.item_feat
+        inserted = atomic.flag_column(rows, "augmented", f"{self.dataset_name}.inter")
+        generated = atomic.flag_column(items, "generated", f"{self.dataset_name}.item")
+        self.inter_feat, self.item_feat = rows[~inserted].copy(), items[~generated].copy()
+        held_out = self._held_out_index()
+        self._remove_duplication()
+        self._filter_by_field_value()
+        self._filter_inter_by_user_or_item()
+        self._filter_by_inter_num()
+        if self.inter_feat.empty:
+            raise DataError(f"{filters} leave no rows")
+        moved = rows.loc[self._held_out_index().difference(held_out), user].unique()
+        self.item_feat = items.loc[self.item_feat.index.union(items.index[generated])]
+        stays = (
+            rows[user].isin(self.inter_feat[user])
+            & ~rows[user].isin(moved)
+            & rows[item].isin(self.item_feat[item])
+        )
+        self.inter_feat = rows.loc[self.inter_feat.index.union(rows.index[inserted & stays])]
+        self._without_profile = frozenset(moved)
+        if self._only_filtered:
+            for field in self._only_filtered:
+                self._del_col(self.field2feats(field)[0], field)
+            self._init_alias()
+        self._reset_index()
+        for name in self.domains:
+            if not (self.item_feat["domain"] == name).any():
+                raise DataError(f"{filters} leave no item of {name}")
+        self.notes.append(f"{filters}: {len(self.inter_feat):,} of {len(rows):,} rows are kept")
+        if len(moved) and (inserted.any() or self._path("user_emb.npy").is_file()):
+            self.notes.append(
+                f"{filters} hold out other rows of {len(moved):,} users: their inserted rows and "
+                "profiles, which were made from these rows, are left out"
+            )
+
+    def _held_out_index(self) -> pd.Index:
+        """Index of the rows that the split holds out: the last two of three or more of a user."""
+        rows = self.inter_feat.sort_values("position")
+        positions = rows.groupby(self.uid_field, observed=True)["position"]
+        last = positions.cumcount(ascending=False) < 2
+        return rows.index[(last & (positions.transform("size") >= 3)).to_numpy()]
+
+    def _remove_duplication(self):
+        """Keep the first or last row of a user and an item, in the order of ``position``."""
+        if keep := self.config["rm_dup_inter"]:
+            rows = self.inter_feat.sort_values("position")
+            repeated = rows.duplicated([self.uid_field, self.iid_field], keep=keep)
+            self.inter_feat = rows[~repeated].sort_index()
+
+    def _filter_by_field_value(self):
+        for field, kept in (self.config["val_interval"] or {}).items():
+            ftype = self.field2type[field]
+            if ftype not in (FeatureType.FLOAT, FeatureType.TOKEN):
+                raise ConfigError(f"val_interval: '{field}' holds sequences, not values")
+            if not (is_interval(kept) if ftype is FeatureType.FLOAT else isinstance(kept, list)):
+                is_number = ftype is FeatureType.FLOAT
+                takes = "an interval such as [3,5)" if is_number else "a list of names"
+                raise ConfigError(f"val_interval: '{field}' takes {takes}, not {kept!r}")
+        super()._filter_by_field_value()
+
+    def _filter_inter_by_user_or_item(self):
+        """Drop the rows of items and users that are gone, and with True of users never listed.
+
+        False keeps the rows of such users; an item that is gone has no domain.
+        """
+        rows, is_strict = self.inter_feat, self.config["filter_inter_by_user_or_item"]
+        stays = rows[self.iid_field].isin(self.item_feat[self.iid_field])
+        if self.user_feat is not None and is_strict is not False:
+            users = rows[self.uid_field]
+            known = users.isin(self.user_feat[self.uid_field])
+            if not is_strict:
+                known |= ~users.isin(self._file_ids[FeatureSource.USER])
+            stays &= known
+        self.inter_feat = rows[stays]
 
     def _data_processing(self):
         super()._data_processing()
@@ -157,9 +295,6 @@ class CrossDomainDataset(SequentialDataset):
             inter[self.time_field].to_numpy(dtype=np.float64),
             self.user_num,
         )
-        generated = self.item_generated[self.sequences.items]
-        if (generated & ~self.sequences.augmented).any():
-            raise DataError("a raw row names a generated item: mark the row as augmented")
         self.split = sequences.leave_one_out(self.sequences)
         if not len(self.split.users):
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
@@ -211,7 +346,9 @@ class CrossDomainDataset(SequentialDataset):
             return None
         if FeatureSource.USER not in self._file_ids:
             raise DataError(f"{path} has no {self.dataset_name}.user beside it")
-        return self._table("user", FeatureSource.USER, self.uid_field)
+        table = self._table("user", FeatureSource.USER, self.uid_field)
+        table.lines[np.isin(self.field2id_token[self.uid_field], [*self._without_profile])] = -1
+        return table
 
     def _table(self, what: str, source: FeatureSource, field: str) -> EmbeddingTable:
         ids = self._file_ids[source]
@@ -225,6 +362,7 @@ class CrossDomainDataset(SequentialDataset):
     def build(self):
         """Views with another ``inter_feat``: prefixes to train on, validation and test targets."""
         self._change_feat_format()
+        self._drop_unused_col()
         rows = self.train_sequences
         prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
         return [self._view(rows, prefixes, self._mixed_fields), *self._held_out()]

@@ -20,6 +20,9 @@ REQUIRED = {
     "user": ("user_id:token",),
 }
 
+OPTIONAL = {"inter": {"position", "augmented"}, "item": {"generated"}}
+"""Further columns of the contract; ``augmented`` and ``generated`` are 1 for what was inserted."""
+
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
 _COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
@@ -133,7 +136,13 @@ def read_header(path: Path) -> list[str]:
         return file.readline().rstrip("\r\n").split("\t")
 
 
-def read_columns(path: str | Path, wanted: set[str] | None) -> dict[str, str]:
+def contract_columns(suffix: str) -> set[str]:
+    """Names of the columns of an atomic file that the data contract gives a meaning."""
+    required = {column.partition(":")[0] for column in REQUIRED.get(suffix, ())}
+    return required | OPTIONAL.get(suffix, set())
+
+
+def read_columns(path: str | Path, wanted: set[str] | None = None) -> dict[str, str]:
     """Names and types of the columns of an atomic file, restricted to ``wanted`` unless None.
 
     Raises

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from recbole_edt.settings import Amount, Count, NonNegative, Positive, Probability, Settings
+from recbole_edt.settings import (
+    Amount,
+    Count,
+    NonNegative,
+    Positive,
+    Probability,
+    Settings,
+    fixed,
+    must_be,
+)
 
 
 def declared(config: Any, key: str, default: Any) -> Any:
@@ -32,6 +41,17 @@ class ModelSettings(Settings):
         "softmax", description="bpr: one negative per target (eq. 9); softmax: n_negatives"
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
+
+    # RecBole's, for its loaders; `Config` writes "none" for no negatives
+    train_neg_sample_args: Annotated[
+        Any,
+        must_be(
+            "empty (loss and n_negatives choose the negatives)",
+            lambda value: value is None or value["distribution"] == "none",
+        ),
+    ] = None
+    transform: Annotated[Any, fixed(None, "models of the plugin read whole sequences")] = None
+    worker: Annotated[Any, fixed(0, "models of the plugin make their batches in place")] = 0
 
     @model_validator(mode="after")
     def _check_heads(self) -> ModelSettings:
@@ -67,4 +87,7 @@ class LLMEDTSettings(ModelSettings):
         "residual", description="two linear layers (paper), or h + W ReLU(W h)"
     )
     finetune_learning_rate: Positive = Field(0.0001, description="learning rate of stage 2")
-    finetune_epochs: Amount = Field(20, description="epochs of stage 2, at most")
+    finetune_epochs: Amount = Field(
+        20,
+        description="epochs of stage 2, at most; no more than --epochs where that alone is given",
+    )
