@@ -72,9 +72,9 @@ def lay_properties(config: Config) -> None:
 def lay_data(config: Config) -> None:
     """Lay over RecBole's defaults how its own pipeline reads data of this plugin's contract.
 
-    Such data are found where the plugin finds them, ordered by ``position``, and without the rows
-    that preprocessing inserted, which RecBole's split would take for interactions. Nothing is laid
-    over what the user says about columns.
+    Such data are found where the plugin finds them, ordered by ``position`` if they have it, and
+    without the rows that preprocessing inserted, which RecBole's split would take for interactions.
+    Nothing is laid over what the user says about columns.
     """
     internal, given = config.internal_config_dict, config.external_config_dict
     if not Path(internal["data_path"], config.dataset).is_dir():
@@ -82,10 +82,11 @@ def lay_data(config: Config) -> None:
     folder = Path(given.get("data_path", internal["data_path"]), config.dataset)
     columns, of_items = (read_header(folder / f"{config.dataset}.{s}") for s in ("inter", "item"))
     by_user = given.keys() & {"load_col", "unload_col", "TIME_FIELD", "val_interval"}
-    if by_user or "position:float" not in columns or "domain:token" not in of_items:
+    if by_user or "timestamp:float" not in columns or "domain:token" not in of_items:
         return
     internal["load_col"] = {"inter": [name.partition(":")[0] for name in columns]}
-    internal["TIME_FIELD"] = "position"
+    if "position:float" in columns:
+        internal["TIME_FIELD"] = "position"
     if "augmented:token" in columns:
         internal["val_interval"] = {"augmented": ["0"]}
 

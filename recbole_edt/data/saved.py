@@ -24,6 +24,7 @@ from recbole_edt.io.files import write_pickle
 
 _KEYS = (
     "dataset", *dataset_arguments, "repeatable", "augmentation", "augmented_histories", "domains",
+    "discretization", "numerical_features",
 )  # fmt: skip
 
 

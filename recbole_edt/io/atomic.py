@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 import warnings
@@ -50,9 +51,9 @@ def check_files(directory: str | Path, name: str) -> None:
 
 
 def file_digests(directory: str | Path, name: str) -> dict[str, str]:
-    """Hexadecimal sha256 of each atomic file of a data set."""
-    paths = (Path(directory, f"{name}.{suffix}") for suffix in REQUIRED)
-    return {path.name: file_sha256(path) for path in paths if path.is_file()}
+    """Hexadecimal sha256 of each atomic file of a data set; embeddings are not among them."""
+    paths = sorted(Path(directory).glob(f"{glob.escape(name)}.*"))
+    return {path.name: file_sha256(path) for path in paths if path.suffix not in (".npy", ".json")}
 
 
 def check_unchanged(path: Path) -> None:
