@@ -13,6 +13,7 @@ from recbole_edt.signals import watch_imports
 from recbole_edt.threads import limit_spinning
 
 if TYPE_CHECKING:
+    from recbole_edt.importing.command import import_frames
     from recbole_edt.quick_start import run_recbole_edt
     from recbole_edt.registry import register_model
 
@@ -21,12 +22,16 @@ limit_spinning()
 patch_recbole()
 
 __version__ = "0.1.0"
-__all__ = ["register_model", "run_recbole_edt"]
+_HOMES = {
+    "import_frames": "importing.command",
+    "register_model": "registry",
+    "run_recbole_edt": "quick_start",
+}
+__all__ = ["import_frames", "register_model", "run_recbole_edt"]
 
 
 def __getattr__(name: str) -> Any:
     """Import public functions on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'recbole_edt' has no attribute '{name}'")
-    home = "quick_start" if name == "run_recbole_edt" else "registry"
-    return getattr(import_module(f"recbole_edt.{home}"), name)
+    return getattr(import_module(f"recbole_edt.{_HOMES[name]}"), name)

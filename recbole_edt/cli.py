@@ -12,9 +12,10 @@ import recbole_edt
 from recbole_edt.errors import ConfigError, EDTError
 from recbole_edt.signals import Terminated, ending_cleanly, line
 
-# name: its summary, and the module that holds a function of its name and HELP
+# name: its summary, and the module that holds HELP and a function of its name, or of that after ":"
 COMMANDS = {
     "sample": ("the bundled, simulated data set -> a folder", "prepare.sample"),
+    "import": ("files of your own -> atomic files", "importing.command:import_files"),
     "prepare": ("public Amazon files -> atomic files", "prepare.command"),
     "augment": ("atomic files -> augmented atomic files", "augment.command"),
     "run": ("train and test one model", "quick_start"),
@@ -40,7 +41,8 @@ def execute(name: str, arguments: Sequence[str]) -> int:
 
             known = ", ".join(COMMANDS)
             raise ConfigError(f"unknown command '{name}'{nearest(name, COMMANDS)} (known: {known})")
-        module = f"recbole_edt.{COMMANDS[name][1]}"
+        place, _, function = COMMANDS[name][1].partition(":")
+        module = f"recbole_edt.{place}"
         if "--help" in arguments or "-h" in arguments:
             if name == "run":  # without torch and RecBole, which its module loads
                 from recbole_edt.run_settings import help_of_run
@@ -51,7 +53,7 @@ def execute(name: str, arguments: Sequence[str]) -> int:
             return 0
         if name != "run" and is_one_of_several:
             raise ConfigError(f"{name} is one process: only run takes several")
-        run = getattr(import_module(module), name)
+        run = getattr(import_module(module), function or name)
         with ending_cleanly():
             run(arguments)
             sys.stdout.flush()

@@ -29,8 +29,8 @@ class FilterSettings(Settings, use_attribute_docstrings=True):
     """share of unreadable lines above which a file is refused"""
 
 
-class PrepareCommand(FilterSettings, use_attribute_docstrings=True):
-    """What to make of which raw files."""
+class _RawFiles(Settings, use_attribute_docstrings=True):
+    """What is read, and where the data set goes."""
 
     pair: Name | None = None
     categories: Names | None = None
@@ -52,6 +52,10 @@ class PrepareCommand(FilterSettings, use_attribute_docstrings=True):
     hold them; reviewed, if the reviews do"""
     description_length: Amount = 500
     """longest description of an item, in characters"""
+
+
+class PrepareCommand(FilterSettings, _RawFiles):
+    """What to make of which raw files."""
 
     @model_validator(mode="after")
     def _check_source(self) -> PrepareCommand:

@@ -1,0 +1,1 @@
+"""From files or DataFrames of one's own to atomic files."""

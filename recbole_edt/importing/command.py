@@ -1,0 +1,129 @@
+"""``recbole-edt import``: files of one's own in, atomic files, vectors and statistics out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.importing.dataset import Imported, build
+from recbole_edt.importing.read import read_tables
+from recbole_edt.importing.settings import ImportCommand, ImportSettings
+from recbole_edt.importing.tables import Table, collect
+from recbole_edt.io.datasets import read_statistics, taken, write_dataset
+from recbole_edt.io.lock import run_lock
+from recbole_edt.io.statistics import statistics_lines
+from recbole_edt.settings import help_text, parse_arguments, validate
+
+HELP = help_text(
+    "recbole-edt import FILE... --dataset=NAME [--key=value ...]",
+    "Make a data set of two domains from your own files: CSV, TSV, JSON lines, Parquet, or folders "
+    "of RecBole; plain or packed (.gz, .bz2, .xz). DOMAIN=FILE says which domain a file is of; "
+    "without it, a column or the names of two files do. A file without users is a table of items "
+    "and is joined to the rows.",
+    ImportCommand,
+    "  recbole-edt import books=books.csv movies=movies.csv films.jsonl --dataset=mine --preview\n",
+)
+
+
+def import_files(arguments: Sequence[str]) -> None:
+    """Import the files that the arguments name, and print what was recognised and made.
+
+    Raises
+    ------
+    EDTError
+        If arguments or files are invalid, or the data set's folder holds anything else.
+    """
+    files = list(takewhile(lambda argument: not argument.startswith("--"), arguments))
+    options = validate(ImportCommand, parse_arguments(arguments[len(files) :]))
+    if not files:
+        raise ConfigError("name the files to import first: recbole-edt import FILE... --dataset=D")
+    if not options.preview:
+        _check_target(options)
+    made = build(collect(read_tables(files, options), options), options)
+    print(*made.notes, sep="\n")
+    if options.preview:
+        shown = made.inter.head(10).merge(made.item, on="item_id", how="left")
+        print(shown.drop(columns="generated").to_string(index=False, max_colwidth=40))
+    print(*statistics_lines(options.dataset, made.statistics), sep="\n")
+    steps = made.statistics["prepared"]["rows_after"]
+    print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))
+    print(
+        *(["a preview: nothing was written"] if options.preview else _write(made, options)),
+        sep="\n",
+    )
+
+
+def import_frames(
+    interactions: pd.DataFrame | Mapping[str, pd.DataFrame],
+    items: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Make a data set of two domains from DataFrames.
+
+    Parameters
+    ----------
+    interactions : DataFrame, or mapping of str to DataFrame
+        Rows of users: a column each for the user, the item and the time, and one for the domain
+        unless a mapping gives a frame per domain.
+    items : DataFrame, or mapping of str to DataFrame, optional
+        Attributes of items, of both domains or per domain.
+    **settings
+        Keys of ``recbole-edt import``: ``dataset``, the name, is needed.
+
+    Returns
+    -------
+    dict
+        The statistics of the data set, and under ``prepared`` what was recognised.
+
+    Raises
+    ------
+    EDTError
+        If settings or data are invalid, or the data set's folder holds anything else.
+    """
+    options = validate(ImportSettings, settings)
+    _check_target(options)
+    tables = [
+        Table(f"{what} {domain or ''}".strip(), what, domain, frame.copy(deep=False))
+        for what, given in (("interactions", interactions), ("items", items))
+        if given is not None
+        for domain, frame in (given.items() if isinstance(given, Mapping) else [(None, given)])
+    ]
+    made = build(collect(tables, options), options)
+    _write(made, options)
+    return made.statistics
+
+
+def _check_target(options: ImportSettings) -> None:
+    """Refuse a folder that would be lost; an earlier import is replaced."""
+    target = options.target
+    if (made := read_statistics(target, "import")) is not None:
+        known = {*made["prepared"]["sha256"], f"{target.name}.statistics.json"}
+        if other := sorted({file.name for file in target.iterdir()} - known):
+            raise taken(target, f"holds {other[0]}, which import did not write")
+
+
+def _write(made: Imported, options: ImportSettings) -> list[str]:
+    """Write the data set; say where, and what to do next."""
+    vectors, ids = None, ""
+    lines = [f"written: {options.target}"]
+    if options.embed:
+        try:
+            vectors = made.vectors()
+        except DataError as error:
+            lines.append(f"no vectors of items are written: {str(error).partition(': give')[0]}")
+    if vectors is None:
+        ids = " --item_embedding=id"
+    tables = {what: (getattr(made, what), types) for what, types in made.types.items()}
+    with run_lock(Path(options.output_path, ".import")):
+        write_dataset(options.target, tables, made.statistics, vectors)
+    place = "" if options.output_path == "dataset" else f" --data_path={options.output_path}"
+    few = min(made.statistics["items"].values()) < 150
+    mode = " --eval_args.mode=full" if few else ""  # uni100 needs 100 items that a user lacks
+    run = f"recbole-edt run --model=LLMEDT --dataset={options.dataset}{place}{ids}{mode}"
+    augment = f"recbole-edt augment --dataset={options.dataset}{place} --output_path=augmented"
+    return [*lines, f"next: {run}", *([f"  or: {augment}"] if vectors is not None else [])]

@@ -1,0 +1,173 @@
+"""From collected rows to a data set: filtered and ordered, with the attributes of its items."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_edt.augment.encoders import ENCODERS
+from recbole_edt.augment.items import described_columns, item_text, untold
+from recbole_edt.errors import DataError
+from recbole_edt.importing.settings import ImportSettings
+from recbole_edt.importing.tables import Collected, as_text, find_column
+from recbole_edt.io.atomic import check_distinct
+from recbole_edt.io.files import INTER_COLUMNS
+from recbole_edt.io.statistics import dataset_statistics
+from recbole_edt.prepare.filters import apply_filters
+from recbole_edt.prepare.records import clean, read_price, shorten
+
+_RESERVED = {"item_id", "domain", "generated"}
+_ALIKE = 0.95  # share of items with one value in all their rows that makes a column one of items
+_COMPARED = 100_000  # rows that are looked at for it, at most
+_LINKS = 0.5  # share of links above which a column is no text
+
+
+@dataclass
+class Imported:
+    """A data set, ready to be written."""
+
+    inter: pd.DataFrame
+    item: pd.DataFrame
+    types: dict[str, dict[str, str]]  # ``inter``, ``item`` -> column -> RecBole's type
+    texts: pd.DataFrame  # the columns of ``item`` that describe an item
+    statistics: dict[str, Any]
+    notes: list[str]  # what was recognised, left out or changed, a line each
+
+    def vectors(self) -> np.ndarray:
+        """Encode the text of the items, float16 [n_items, d_L].
+
+        Raises
+        ------
+        DataError
+            If there is no text, or hardly any that tells the items apart.
+        """
+        if untold(self.texts) == len(self.texts):
+            raise DataError("the items have no text")
+        encode = ENCODERS["lsa"](None).encode
+        vectors = encode([item_text(row) for row in self.texts.to_dict("records")])
+        check_distinct(vectors, "the text of the items")
+        return vectors.astype(np.float16)
+
+
+def build(collected: Collected, options: ImportSettings) -> Imported:
+    """Filter and order the rows, and describe the items that stay."""
+    rows, notes, steps = collected.rows, collected.notes, collected.steps
+    rows["second"] = (rows["domain"] == rows["domain"].max()).astype(np.int8)
+    rows = rows.iloc[np.lexsort((rows["time"], pd.factorize(rows["user"])[0]))]
+    codes = {
+        "user": pd.factorize(rows["user"])[0],
+        "item": rows.groupby(["second", "item"], sort=False).ngroup(),
+        "time": rows["time"],
+        "domain": rows["second"],
+    }
+    rows = rows.loc[apply_filters(pd.DataFrame(codes, index=rows.index), options).index]
+    steps["filtered"] = len(rows)
+    items = rows.drop_duplicates(["second", "item"]).sort_values(["second", "item"])
+    item, item_types = _item_table(items, collected, options)
+    inter = pd.DataFrame({"user_id": rows["user"], "item_id": rows["item"]})
+    shared = items["item"].duplicated()
+    if shared.any():
+        item["item_id"] = item["domain"] + ":" + item["item_id"]
+        inter["item_id"] = rows["domain"] + ":" + rows["item"]
+        example = items.loc[shared, "item"].iloc[0]
+        notes.append(
+            f"{shared.sum():,} items have the same id in both domains (such as '{example}'): they "
+            f"are taken for different ones, and every id begins with its domain "
+            f"('{items['domain'].iloc[0]}:{example}')"
+        )
+    whole = (rows["time"] % 1 == 0).all()
+    inter["timestamp"] = rows["time"].astype(np.int64) if whole else rows["time"]
+    inter["position"] = inter.groupby("user_id").cumcount() + 1
+    inter_types = dict(INTER_COLUMNS)
+    if rows["rating"].notna().any():
+        inter["rating"], inter_types["rating"] = rows["rating"], "float"
+    described = described_columns(item_types, options.text_columns, "the items")
+    texts = item[["domain", *described]].astype(object).fillna("")
+    statistics = dataset_statistics(inter, item)
+    if missing := untold(texts):
+        notes.append(f"{missing:,} of {len(item):,} items have no text")
+    if not statistics["users_of_both_domains"]:
+        notes.append("no user has rows of both domains: are users called the same in all files?")
+    statistics["prepared"] = {
+        "command": "import",
+        "settings": options.model_dump(mode="json", exclude={"dataset", "output_path"}),
+        "rows_after": steps,
+        "notes": notes,
+    }
+    types = {"inter": inter_types, "item": item_types}
+    return Imported(inter, item, types, texts, statistics, notes)
+
+
+# -- items ----------------------------------------------------------------------------------------
+
+
+def _item_table(
+    items: pd.DataFrame, collected: Collected, options: ImportSettings
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Lines of ``.item`` for rows that name each item once, and the types of the columns."""
+    parts, known = [], list(_attributes(collected, options))
+    for domain, own in items.groupby("domain"):
+        part = pd.DataFrame(index=pd.Index(own["item"], name="item_id"))
+        for owner, found in known:
+            if owner in (None, domain):
+                part = part.combine_first(found.reindex(part.index).replace("", None))
+        parts.append(part.reset_index().assign(domain=domain))
+    table = pd.concat(parts, ignore_index=True)
+    types = {"item_id": "token", "domain": "token"}
+    out = table[list(types)].copy()
+    for column in sorted(set(table) - set(types), key=lambda name: (name != "title", name)):
+        values = (
+            table[column].fillna("").map(lambda text: shorten(clean(text), options.text_length))
+        )
+        given = int((values != "").sum())
+        numbers = pd.to_numeric(values.where(values != ""), errors="coerce")
+        if not given or values.str.contains("https?://").sum() > _LINKS * given:
+            continue  # nothing, or links
+        if column == "price":
+            out[column], types[column] = values.map(read_price).astype(float), "float"
+        elif column != "title" and numbers.notna().sum() == given:
+            out[column], types[column] = numbers.astype(float), "float"
+        else:
+            out[column], types[column] = values, "token_seq"
+    return out.assign(generated="0"), types | {"generated": "token"}
+
+
+def _attributes(
+    collected: Collected, options: ImportSettings
+) -> Iterator[tuple[str | None, pd.DataFrame]]:
+    """Domain and text by item: of the tables of items, then of the rows where they are alike."""
+    for table in (*collected.items, *collected.interactions):
+        ids = as_text(table.frame[table.columns["item"]])
+        keys = {column for role, column in table.columns.items() if role != "title"}
+        columns = [column for column in table.frame if column not in keys]
+        if "user" in table.columns:
+            columns = [column for column in columns if _is_of_items(table.frame[column], ids)]
+        title = find_column(columns, options.title)
+        names = {
+            column: "title" if column == title else re.sub(r"[\s:]+", "_", column)
+            for column in columns
+        }
+        first = table.frame[~ids.duplicated()]
+        texts = {
+            name: as_text(first[column]) for column, name in names.items() if name not in _RESERVED
+        }
+        yield table.domain, pd.DataFrame(texts, index=first.index).set_axis(ids[first.index])
+
+
+def _is_of_items(values: pd.Series, ids: pd.Series) -> bool:
+    """Whether a column of rows says something about the item alone: all rows of an item agree.
+
+    What a user wrote or paid differs from row to row, and must not describe an item: its rows may
+    be held out.
+    """
+    ids = ids[:_COMPARED]
+    repeated = ids[ids.duplicated(keep=False)]
+    texts = as_text(values[repeated.index])
+    if texts.nunique() < 2:
+        return False
+    return bool((texts.groupby(repeated).nunique() == 1).mean() >= _ALIKE)

@@ -1,0 +1,90 @@
+"""Settings of ``recbole-edt import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from recbole_edt.prepare.settings import FilterSettings
+from recbole_edt.settings import Count, Name, Names, Settings
+
+
+class _Tables(Settings, use_attribute_docstrings=True):
+    """What is read of tables, and where the data set goes.
+
+    Columns are found by the first of their names, in which case, spaces and punctuation do not
+    count.
+    """
+
+    dataset: Name
+    """name of the data set"""
+    output_path: Name = "dataset"
+    """receives the data set's folder"""
+    user: Names = (
+        "user_id", "user", "uid", "reviewerID", "customer_id", "customer", "member_id", "member",
+        "visitor_id", "buyer_id", "account_id", "profile_id",
+    )  # fmt: skip
+    """column of the user"""
+    item: Names = (
+        "item_id", "item", "iid", "parent_asin", "asin", "product_id", "product", "isbn", "sku",
+        "article_id", "business_id", "movie_id", "book_id", "game_id", "track_id", "video_id",
+        "news_id",
+    )  # fmt: skip
+    """column of the item; in tables of items also id"""
+    time: Names | None = (
+        "timestamp", "time", "unixReviewTime", "datetime", "date", "created_at", "event_time", "ts",
+        "review_time", "review_date", "order_date", "purchase_date",
+    )  # fmt: skip
+    """column of the time: Unix seconds, milliseconds or finer, or ISO dates; none: rows stand in
+    their order"""
+    time_format: Name | None = None
+    """how other dates are written, such as %d/%m/%Y"""
+    rating: Names = ("rating", "ratings", "score", "stars", "overall")
+    """column of the rating, which need not exist"""
+    min_rating: float | None = None
+    """rows of a lower rating are left out"""
+    title: Names = (
+        "title", "name", "item_name", "item_title", "product_name", "product_title", "movie_title",
+        "book_title",
+    )  # fmt: skip
+    """column of an item's title; all other columns of items are kept under their own names"""
+    domain: Names = (
+        "domain", "category", "main_category", "product_category", "department", "vertical",
+    )  # fmt: skip
+    """column of the domain, of rows or of items, where no DOMAIN=FILE names it"""
+    domains: Names | None = None
+    """the two domains to keep of many"""
+    text_columns: Names | None = None
+    """columns that make the text of an item; all text columns and the price by default"""
+    text_length: Count = 1000
+    """longest text in one column of an item, in characters"""
+    embed: bool = True
+    """whether to write vectors of the items' text (latent semantic analysis), which models need
+    that are not trained by --item_embedding=id"""
+
+
+class ImportSettings(FilterSettings, _Tables, use_attribute_docstrings=True):
+    """How tables become a data set."""
+
+    repeated: Literal["first", "exact", "all"] = "exact"
+    """rows of one user and item: keep the first, all but those of the same time (exact), or all"""
+    min_item_rows: Count = 1
+    """k-core: least rows of an item"""
+    min_user_rows: Count = 1
+    """k-core: least rows of a user, over both domains"""
+
+    @property
+    def target(self) -> Path:
+        """Folder of the data set."""
+        return Path(self.output_path, self.dataset)
+
+
+class ImportCommand(ImportSettings, use_attribute_docstrings=True):
+    """Arguments of ``recbole-edt import``."""
+
+    columns: Names | None = None
+    """names of the columns of files without a header line, such as user,item,rating,time"""
+    encoding: Name = "utf-8"
+    """of text files, such as latin-1"""
+    preview: bool = False
+    """say what was recognised, show ten rows and the statistics, and write nothing"""

@@ -1,0 +1,294 @@
+"""Tables of rows and of items as one: columns found, times read, a domain for every row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.importing.settings import ImportSettings
+from recbole_edt.settings import nearest
+
+# from these Unix times on (the year 5138 in seconds), the unit is a finer one
+_UNITS = {1e17: (1e9, "nanoseconds"), 1e14: (1e6, "microseconds"), 1e11: (1e3, "milliseconds")}
+
+
+@dataclass
+class Table:
+    """A table as it was read."""
+
+    name: str  # of the file, for messages
+    source: str  # what the domain is called if the files are told apart by it
+    domain: str | None  # as the user gave it
+    frame: pd.DataFrame
+    columns: dict[str, str] = field(default_factory=dict)  # what was recognised: role -> column
+
+
+@dataclass
+class Collected:
+    """All rows, and the tables that say more about items."""
+
+    rows: pd.DataFrame  # user, item, time, rating, domain; text and numbers, in the files' order
+    interactions: list[Table]
+    items: list[Table]
+    steps: dict[str, int]  # step -> rows after it
+    notes: list[str]  # what was recognised or left out, a line each
+
+
+def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """Find the first of some names among columns; case and punctuation do not count."""
+    known: dict[str, str] = {}
+    for column in columns:
+        known.setdefault(column, column)
+        known.setdefault(_plain(column), column)
+    return next(
+        (known[key] for name in names for key in (name, _plain(name)) if key in known), None
+    )
+
+
+def _plain(name: object) -> str:
+    return re.sub(r"[\W_]+", "", str(name).lower())
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Values as text without line breaks and tabs; missing ones are empty."""
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")  # ids that were floats for a missing one among them
+    codes, found = pd.factorize(values.map(flat) if values.dtype == object else values)
+    texts = [" ".join(str(value).replace("\0", " ").split()) for value in found]
+    return pd.Series(np.array([*texts, ""], dtype=object)[codes], index=values.index)
+
+
+def flat(value: object) -> object:
+    """Lists as ``a | b``, mappings as ``key: value; ...``; anything else as it is."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return " | ".join(str(flat(one)) for one in value if one not in (None, ""))
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {flat(one)}" for key, one in value.items() if one is not None)
+    return value
+
+
+def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
+    """Recognise the tables and put their rows together.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If a column is not found, too many values cannot be read, or there are not two domains.
+    """
+    interactions, items = _recognise(tables, options)
+    if options.time is None and len(interactions) > 1:
+        raise ConfigError("--time=none needs all rows of users in one file, in their order")
+    parts, notes, read = [], [], 0
+    for table in interactions:
+        part, note = _rows(table, options)
+        parts.append(part.assign(at=part.index + read))
+        notes.append(note)
+        read += len(table.frame)
+    for table in items:
+        others = [c for c in table.frame.columns if c not in table.columns.values()]
+        notes.append(f"{_described(table)} and {len(others)} other columns of items")
+    rows = pd.concat(parts, ignore_index=True)
+    steps = {"read": read}
+    if len(rows) < read:
+        steps["complete"] = len(rows)
+    if options.min_rating is not None:
+        rows = rows[rows["rating"] >= options.min_rating].copy()
+        steps[f"rated {options.min_rating:g} or more"] = len(rows)
+    rows["domain"], note = _domains(rows, interactions, items, options)
+    notes.append(note)
+    names = _two_domains(rows["domain"], options)
+    of_both = rows[rows["domain"].isin(names)].reset_index(drop=True)
+    if len(of_both) < len(rows):
+        steps["of both domains"] = len(of_both)
+    return Collected(of_both, interactions, items, steps, notes)
+
+
+# -- columns --------------------------------------------------------------------------------------
+
+
+def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[Table], list[Table]]:
+    """Tell rows of users from tables of items, and find the columns of both."""
+    interactions: list[Table] = []
+    items: list[Table] = []
+    needed = ["user", "item"] + ["time"] * bool(options.time)
+    needed += ["rating"] * (options.min_rating is not None)
+    for table in tables:
+        table.frame.columns = columns = [str(column) for column in table.frame.columns]
+        names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
+        if find_column(columns, options.user) is None:
+            names = {"item": (*options.item, "id"), "title": options.title}
+        for role in names:
+            found = find_column(columns, names[role])
+            if found is not None and found not in table.columns.values():
+                table.columns[role] = found
+        (interactions if "user" in table.columns else items).append(table)
+    lost = [(table, ["item"]) for table in items if "item" not in table.columns]
+    for table, roles in [*((table, needed) for table in interactions or items[:1]), *lost]:
+        known = table.frame.columns
+        missing = [role for role in roles if find_column(known, getattr(options, role)) is None]
+        if missing:
+            raise DataError(_unknown(table, missing, options))
+    return interactions, items
+
+
+def _unknown(table: Table, roles: Sequence[str], options: ImportSettings) -> str:
+    """Say which columns are not found, and how to name them."""
+    shown, keys = ", ".join(table.frame.columns), []
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    for role in roles:
+        given = getattr(options, role)[0] if role in options.model_fields_set else ""
+        keys.append(f"--{role}={given or 'COLUMN'}{nearest(given, table.frame.columns)}")
+    order = "; without times: --time=none" if "time" in roles else ""
+    header = "; without a header line: --columns=user,item,rating,time" if len(roles) > 1 else ""
+    return (
+        f"{table.name} has no column that is known for the {', the '.join(roles)} (it has: "
+        f"{shown}): name it by {' '.join(keys)}{order}{header}"
+    )
+
+
+def _described(table: Table) -> str:
+    found = ", ".join(f"{role} = {column}" for role, column in table.columns.items())
+    return f"{table.name}: {len(table.frame):,} rows; {found}"
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str]:
+    """Rows of one table that are complete, and a line that describes it."""
+    frame, columns = table.frame, table.columns
+    rows = pd.DataFrame({role: as_text(frame[columns[role]]) for role in ("user", "item")})
+    unit = "rows in their order"
+    rows["time"] = np.arange(len(frame), dtype=np.float64)
+    if "time" in columns:
+        rows["time"], unit = _seconds(frame[columns["time"]], options.time_format)
+    rows["rating"] = np.nan
+    if "rating" in columns:
+        rows["rating"] = pd.to_numeric(frame[columns["rating"]], errors="coerce").astype(float)
+    rows["source"] = table.domain or table.source
+    unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
+    for role, missing in unread.items():
+        if missing.sum() > options.max_malformed * len(rows):
+            example = frame.loc[missing.to_numpy(), columns[role]].iloc[0]
+            hint = "; dates of another form need --time_format, such as %d/%m/%Y"
+            raise DataError(
+                f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
+                f"in {columns[role]} (such as '{example}'){hint if role == 'time' else ''}"
+            )
+    bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
+    left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
+    return rows[~bad], f"{_described(table)} ({unit}){left_out}"
+
+
+def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
+    """Unix seconds of numbers or dates, NaN where unreadable, and what they were."""
+    if form is None and not pd.api.types.is_datetime64_any_dtype(values):
+        given = values.notna() & (values.astype(str).str.strip() != "")
+        numbers = pd.to_numeric(values, errors="coerce").astype(float)
+        if numbers.notna().sum() * 2 > given.sum():
+            middle = numbers.median()
+            scale, unit = next(
+                (u for least, u in _UNITS.items() if middle >= least), (1, "seconds")
+            )
+            return numbers.where(np.isfinite(numbers)) / scale, unit
+    try:
+        dates = pd.to_datetime(values, format=form or "ISO8601", errors="coerce", utc=True)
+    except ValueError as error:
+        raise ConfigError(f"time_format '{form}': {error}") from error
+    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), "dates"
+
+
+# -- domains --------------------------------------------------------------------------------------
+
+
+def _domains(
+    rows: pd.DataFrame,
+    interactions: Sequence[Table],
+    items: Sequence[Table],
+    options: ImportSettings,
+) -> tuple[pd.Series, str]:
+    """Domain of every row, and where it comes from: the user, a column, or the files."""
+    named = [table for table in interactions if table.domain]
+    if named and len(named) < len(interactions):
+        other = next(table for table in interactions if not table.domain)
+        raise ConfigError(f"name the domain of {other.name}, too: DOMAIN={other.name}")
+    if named:
+        return rows["source"], "domains: as named"
+    seen = ""
+    for name in options.domain:
+        found = _column_values(name, rows, interactions, items)
+        if found is None:
+            continue
+        counts = found[found != ""].value_counts()
+        if len(counts) == 2 or set(options.domains or ()) & set(counts.index):
+            for table in (*interactions, *items):
+                if column := find_column(table.frame.columns, (name,)):
+                    table.columns["domain"] = column
+            return found, f"domains: column {name} ({_counted(counts)})"
+        seen = seen or f"column {name} has {len(counts)} values ({_counted(counts)})"
+    if len(rows["source"].unique()) == 2 and "domain" not in options.model_fields_set:
+        sources = {table.source for table in interactions}
+        for table in (*interactions, *items):  # items of the same folder, or of a file of both
+            table.domain = table.source if table.source in sources else None
+        return rows["source"], "domains: by the names of the files"
+    if "domain" in options.model_fields_set and not seen:
+        known = {column for table in (*interactions, *items) for column in table.frame.columns}
+        name = options.domain[0]
+        raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
+    hint = "--domains=A,B chooses two" if seen else "--domain=COLUMN names a column that holds it"
+    raise DataError(
+        f"which domain is a row of? {seen or 'no column says it'}: {hint}, "
+        "A=FILE B=FILE names the domain of each file"
+    )
+
+
+def _column_values(
+    name: str, rows: pd.DataFrame, interactions: Sequence[Table], items: Sequence[Table]
+) -> pd.Series | None:
+    """Values of a column of rows, or of items, for every row; None if there is none."""
+    columns = [find_column(table.frame.columns, (name,)) for table in interactions]
+    taken = [
+        column in table.columns.values()
+        for column, table in zip(columns, interactions, strict=True)
+    ]
+    if all(columns) and not any(taken):
+        parts = [
+            as_text(table.frame[column])
+            for table, column in zip(interactions, columns, strict=True)
+        ]
+        return pd.Series(pd.concat(parts).to_numpy()[rows["at"]], index=rows.index)
+    known: dict[str, str] = {}
+    for table in items:
+        if column := find_column(table.frame.columns, (name,)):
+            ids, values = as_text(table.frame[table.columns["item"]]), as_text(table.frame[column])
+            known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
+    return rows["item"].map(known).fillna("") if known else None
+
+
+def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
+    counts = domains[domains != ""].value_counts()
+    for name in options.domains or ():
+        if name not in counts:
+            raise ConfigError(
+                f"no row is of the domain '{name}'{nearest(name, counts.index)} "
+                f"(there are {_counted(counts)})"
+            )
+    names = sorted(options.domains or counts.index)
+    if len(set(names)) != 2:
+        raise DataError(
+            f"there are {len(names)} domains ({_counted(counts)}), and exactly two are needed: "
+            "--domains=A,B chooses two"
+        )
+    return names
+
+
+def _counted(counts: pd.Series) -> str:
+    shown = [f"{name} {count:,} rows" for name, count in counts.head(8).items()]
+    return ", ".join([*shown, "..."][: len(counts) + (len(counts) > 8)])

@@ -1,0 +1,339 @@
+"""Files of one's own in, a data set that trains out; what is wrong with them in one line."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from strangers import STRANGERS, json_lines, odd_csv, recbole_cdr, recbole_folder
+
+import recbole_edt
+from recbole_edt import cli
+from recbole_edt.errors import ConfigError, DataError, DependencyError
+from recbole_edt.importing.command import import_files
+from recbole_edt.io.files import read_table
+
+FOLDER = Path("dataset/mine")
+MINE = "--dataset=mine"
+
+
+def tables(name: str = "mine") -> tuple[pd.DataFrame, pd.DataFrame]:
+    folder = Path("dataset", name)
+    return read_table(folder / f"{name}.inter"), read_table(folder / f"{name}.item")
+
+
+def rows_file(name: str = "rows.csv", text: str = "") -> str:
+    """A small file: u buys a1, b1, a2, b2 and v buys b2, a1."""
+    rows = "u,a1,1,9,5\nu,b1,2,7,4\nu,a2,3,5,2\nu,b2,4,9,1\nv,b2,1,3,5\nv,a1,2,9,3\n"
+    Path(name).write_text(text or f"user,item,time,price,stars\n{rows}")
+    return name
+
+
+def domains_file(name: str = "items.csv") -> str:
+    items = "a1,Oak,x,wood\na2,Elm,x,wood\nb1,Fig,y,fruit\nb2,Hip,y,fruit\n"
+    Path(name).write_text(f"id,name,domain,kind\n{items}")
+    return name
+
+
+# -- the whole way --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stranger", STRANGERS, ids=lambda stranger: stranger.__name__)
+def test_five_strangers_files_become_the_same_sequences(stranger, shop, sequences, capsys):
+    import_files([*stranger(shop), MINE])
+    inter, item = tables()
+    both = inter.merge(item, on="item_id").astype({"position": int}).sort_values("position")
+    assert both.groupby("user_id")["title"].apply(list).to_dict() == sequences
+    assert sorted(item["domain"].unique()) == ["books", "films"]
+    assert len(np.load(FOLDER / "mine.item_emb.npy")) == len(item)
+    assert not {"review", "Kommentar"} & set(item)  # what users wrote is no text of items
+    out = capsys.readouterr().out
+    assert "30 users" in out and "next: recbole-edt run --model=LLMEDT --dataset=mine" in out
+    statistics = json.loads((FOLDER / "mine.statistics.json").read_text())
+    assert statistics["rows"] == len(shop)
+    assert statistics["prepared"]["rows_after"] == {"read": len(shop), "filtered": len(shop)}
+
+
+def test_imported_data_train_without_a_further_step(shop, capsys):
+    import_files([*json_lines(shop), MINE])
+    run = ["--model=LLMEDT", MINE, "--epochs=1", "--finetune_epochs=1", "--hidden_size=16",
+           "--eval_args.mode=full", "--use_gpu=False", "--threads=1", "--state=ERROR"]  # fmt: skip
+    assert cli.execute("run", run) == 0
+    out = capsys.readouterr().out
+    assert "books " in out and "films " in out
+
+
+def test_the_same_of_dataframes(shop, sequences):
+    columns = ["user", "domain", "item", "time", "rating"]
+    frame = pd.DataFrame(shop, columns=columns).astype({"item": float})
+    names = pd.DataFrame({"sku": range(20), "name": [f"thing {n} of {n % 7}" for n in range(20)]})
+    found = recbole_edt.import_frames(frame, names, dataset="one")
+    by_domain = {name: part.drop(columns="domain") for name, part in frame.groupby("domain")}
+    again = recbole_edt.import_frames(by_domain, {"films": names}, dataset="two", embed=False)
+    assert found["rows"] == again["rows"] == len(shop)
+    (one, items), (two, others) = tables("one"), tables("two")
+    one, two = (
+        frame.sort_values(["user_id", "position"], ignore_index=True) for frame in (one, two)
+    )
+    assert one.equals(two) and one["item_id"].str.fullmatch(r"(books|films):\d+").all()
+    assert (items["title"] != "").all()
+    assert ((others["title"] != "") == (others["domain"] == "films")).all()
+    with pytest.raises(ConfigError, match="unknown key 'columns'"):
+        recbole_edt.import_frames(frame, dataset="three", columns=["a"])
+
+
+def test_a_preview_says_what_was_recognised_and_writes_nothing(shop, capsys):
+    import_files([*recbole_folder(shop), MINE, "--preview"])
+    out = capsys.readouterr().out
+    assert "user = user_id" in out and "title = name" in out and "column category" in out
+    assert out.count("\n      0 ") + out.count("\n      1 ") >= 5  # rows of the first users
+    assert not Path("dataset").exists()
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        ("1400000000", None),
+        ("1400000000.0", None),
+        ("1400000000000", None),
+        ("1400000000000000", None),
+        ("1400000000000000000", None),
+        ("2014-05-13T16:53:20Z", None),
+        ("2014-05-13 18:53:20+02:00", None),
+        ("13/05/2014 16.53.20", "%d/%m/%Y %H.%M.%S"),
+    ],
+)
+def test_times_are_numbers_of_any_unit_or_dates(written, form):
+    rows_file(text=f"user,item,date\nu,a1,{written}\nu,b1,{written}\n")
+    given = [f"--time_format={form}"] if form else []
+    import_files(["rows.csv", domains_file(), MINE, *given])
+    assert tables()[0]["timestamp"].tolist() == ["1400000000"] * 2
+
+
+def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
+    Path("parts").mkdir()
+    for part, line in enumerate(("u\ta1\t5\t10\nu\tb1\t4\t10", "v\tb1\t4\t7")):
+        with lzma.open(f"parts/{part}.data.xz", "wt") as file:
+            file.write(line)
+    Path("parts/_SUCCESS").touch()
+    Path("parts/note.md").touch()
+    Path("u.item").write_bytes("id|title|domain\na1|Toyé|film\nb1|Hübsch|book\n".encode("latin-1"))
+    columns, encoding = "--columns=user,item,rating,time", "--encoding=latin-1"
+    import_files(["parts", "u.item", MINE, columns, encoding])
+    inter, item = tables()
+    assert inter[["user_id", "item_id", "rating"]].to_numpy().tolist() == [
+        ["u", "a1", "5.00"], ["u", "b1", "4.00"], ["v", "b1", "4.00"],
+    ]  # fmt: skip
+    assert item["title"].tolist() == ["Hübsch", "Toyé"]
+
+
+def test_parquet_without_its_reader_says_how_to_get_it(monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("no pyarrow")
+
+    monkeypatch.setattr(pd, "read_parquet", missing)
+    Path("x.parquet").touch()
+    with pytest.raises(DependencyError, match=r"pip install 'recbole-edt\[parquet\]'"):
+        import_files(["x.parquet", MINE])
+
+
+# -- items ----------------------------------------------------------------------------------------
+
+
+def test_attributes_of_items_are_text_numbers_or_nothing():
+    rows = [
+        {"id": "a1", "title": "1984", "price": "$1,200.50", "year": 1949, "details": {"Ink": "red"},
+         "tags": ["x", ["y"]], "url": "https://x/1", "images": [{"large": "http://x/2"}],
+         "body html": "<p>It&#39;s&nbsp;long " + "word " * 9 + "</p>", "domain": "x"},
+        {"id": "b1", "title": "", "price": None, "year": 2001.5, "domain": "y", "empty": ""},
+        {"id": "b1", "title": "a second line of b1", "domain": "y"},
+        {"id": "c1", "title": "never bought", "domain": "y"},
+    ]  # fmt: skip
+    Path("items.json").write_text(json.dumps(rows))
+    rows_file(text="user,item,time\nu,a1,1\nu,b1,2\nv,b1,2\n")
+    import_files(["rows.csv", "items.json", MINE, "--text_length=20"])
+    header = (FOLDER / "mine.item").read_text().partition("\n")[0]
+    assert header.split("\t") == [
+        "item_id:token", "domain:token", "title:token_seq", "body_html:token_seq",
+        "details:token_seq", "price:float", "tags:token_seq", "year:float", "generated:token",
+    ]  # fmt: skip
+    assert tables()[1].to_numpy().tolist() == [
+        ["a1", "x", "1984", "It's long word word", "Ink: red", "1200.50", "x | y", "1949.00", "0"],
+        ["b1", "y", "", "", "", "", "", "2001.50", "0"],
+    ]
+
+
+def test_items_of_the_same_id_in_both_domains_are_two_items(shop, capsys):
+    import_files([*recbole_cdr(shop), MINE])
+    _, item = tables()
+    assert item["item_id"].is_unique and item["item_id"].str.match("(books|films):").all()
+    assert (item["title"].str.split().str[0] == item["domain"]).all()
+    assert "items have the same id in both domains (such as '" in capsys.readouterr().out
+
+
+def test_without_text_that_tells_items_apart_ids_are_trained(capsys):
+    Path("bare.csv").write_text("id,domain\na1,x\na2,x\nb1,y\nb2,y\n")
+    import_files([rows_file(), "bare.csv", "--dataset=bare"])
+    out = capsys.readouterr().out
+    assert "no vectors of items are written: the items have no text" in out
+    assert "--dataset=bare --item_embedding=id --eval_args.mode=full" in out
+
+
+# -- domains and filters --------------------------------------------------------------------------
+
+
+def test_the_domain_is_named_or_in_a_column_or_the_name_of_a_file():
+    rows = Path(rows_file()).read_text().splitlines()
+    for domain in "ab":
+        own = [
+            rows[0] + ",category",
+            *(f"{row},{domain}c" for row in rows[1:] if f",{domain}" in row),
+        ]
+        Path(f"{domain}.csv").write_text("\n".join(own))
+    found = {
+        "column": ["a.csv", "b.csv"],
+        "named": ["x=a.csv", "y=b.csv"],
+        "files": ["a.csv", "b.csv", "--domain=domain"],
+        "chosen": ["x=a.csv", "y=b.csv", "z=rows.csv", "--domains=x,y"],
+    }
+    for name, arguments in found.items():
+        if name == "files":
+            for domain in "ab":
+                text = Path(f"{domain}.csv").read_text().replace("category", "kind")
+                Path(f"{domain}.csv").write_text(text)
+            arguments = arguments[:2]
+        import_files([*arguments, f"--dataset={name}"])
+        inter, item = tables(name)
+        assert len(inter) == 6 and len(item) == 4
+    assert set(tables("column")[1]["domain"]) == {"ac", "bc"}
+    assert set(tables("named")[1]["domain"]) == set(tables("chosen")[1]["domain"]) == {"x", "y"}
+    assert set(tables("files")[1]["domain"]) == {"a", "b"}
+
+
+def test_two_of_many_domains_and_only_what_is_liked():
+    items = "id,category\na1,x\na2,z\nb1,y\nb2,y\n"
+    Path("items.csv").write_text(items)
+    rows_file()
+    import_files(
+        ["rows.csv", "items.csv", MINE, "--domains=x,y", "--min_rating=3", "--embed=False"]
+    )
+    inter, item = tables()
+    assert inter["item_id"].tolist() == ["a1", "b1", "b2", "a1"]
+    assert set(item["domain"]) == {"x", "y"}
+    steps = json.loads((FOLDER / "mine.statistics.json").read_text())["prepared"]["rows_after"]
+    assert steps == {"read": 6, "rated 3 or more": 4, "filtered": 4}
+
+
+def test_repeated_rows_ties_and_rows_without_times():
+    rows_file(text="user,item,time\nu,b1,5\nu,a1,5\nu,b1,5\nu,b2,1\nu,b1,9\n")
+    expected = {
+        "exact": ["b2", "b1", "a1", "b1"],  # ties in the order of the file
+        "first": ["b2", "b1", "a1"],
+        "all": ["b2", "b1", "a1", "b1", "b1"],
+    }
+    for repeated, items in expected.items():
+        import_files(["rows.csv", domains_file(), MINE, f"--repeated={repeated}"])
+        assert tables()[0]["item_id"].tolist() == items
+    import_files(["rows.csv", "items.csv", MINE, "--time=none", "--repeated=first"])
+    assert tables()[0]["item_id"].tolist() == ["b1", "a1", "b2"]
+
+
+def test_the_filters_are_those_of_prepare(shop):
+    import_files([*odd_csv(shop), MINE, "--min_user_rows=4", "--min_item_rows=3", "--max_rows=6"])
+    inter, _ = tables()
+    assert inter["user_id"].value_counts().between(4, 6).all()
+    assert inter["item_id"].value_counts().min() >= 3
+
+
+# -- what must not be lost ------------------------------------------------------------------------
+
+
+def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
+    files = [rows_file(), domains_file()]
+    import_files([*files, MINE])
+    before = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("recbole_edt.io.datasets.files.write_text", killed)
+        import_files([*files, MINE, "--repeated=first"])
+    assert {path.name: path.read_bytes() for path in FOLDER.iterdir()} == before
+    assert sorted(path.name for path in Path("dataset").iterdir()) == [".import", "mine"]
+    import_files([*files, MINE, "--min_user_rows=3"])
+    assert len(tables()[0]) == 4
+    np.save(FOLDER / "mine.item_emb.npy", np.ones((3, 2)))
+    with pytest.raises(DataError, match="was changed since it was made"):
+        import_files([*files, MINE])
+    Path("dataset/other").mkdir()
+    Path("dataset/other/other.inter").write_text("mine")
+    with pytest.raises(DataError, match="was not made by import"):
+        import_files([*files, "--dataset=other"])
+
+
+# -- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([MINE], "name the files to import first"),
+        (["rows.csv"], "--dataset is missing"),
+        (["rows.csv", MINE, "--domian=x"], "unknown key 'domian', did you mean 'domain'"),
+        (["nowhere.csv", MINE], "nowhere.csv does not exist"),
+        (["x=nowhere.csv", MINE], "nowhere.csv does not exist"),
+        (["notes.md", MINE], "notes.md is of no kind that can be read"),
+        (["folder", MINE], "folder holds no file of a kind that can be read"),
+        (["empty.csv", MINE], "empty.csv is empty"),
+        (["header.csv", MINE], "header.csv has no rows"),
+        (["latin.csv", MINE], "latin.csv is not utf-8 text"),
+        (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
+        (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
+        (["damaged.jsonl", MINE], "damaged.jsonl: line 2 is no JSON object"),
+        (["list.json", MINE], "list.json holds other JSON than objects"),
+        (["ragged.csv", MINE], "ragged.csv: Error tokenizing data"),
+        (["odd.csv", MINE], "odd.csv has no column that is known for the user, the item, the time"),
+        (["rows.csv", MINE, "--user=usr"], "(it has: user, item, time, price, stars): name it"),
+        (["rows.csv", MINE, "--item=itm"], "--item=itm, did you mean 'item'?"),
+        (["rows.csv", MINE, "--columns=a,b"], "--columns is for files without a header line"),
+        (["dates.csv", "items.csv", MINE], "no readable time in date (such as '13.05.2014')"),
+        (["rows.csv", MINE], "which domain is a row of? no column says it"),
+        (["rows.csv", MINE, "--domain=prise"], "column 'prise' of the domain, did you mean"),
+        (["rows.csv", MINE, "--domain=price"], "column price has 4 values"),
+        (["x=rows.csv", MINE], "there are 1 domains (x 6 rows)"),
+        (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
+        (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
+        (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
+        (["rows.csv", "items.csv", MINE, "--min_item_rows=9"], "leave nothing of 6 rows"),
+        (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
+        (["rows.csv", "items.csv", MINE, "--min_rating=many"], "min_rating must be a number"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, capsys):
+    rows_file()
+    domains_file()
+    Path("notes.md").touch()
+    Path("folder").mkdir()
+    Path("empty.csv").touch()
+    Path("header.csv").write_text("user,item,time\n")
+    Path("latin.csv").write_bytes(b"user,item,time\nu,\xe9,1\n")
+    Path("damaged.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    Path("damaged.jsonl").write_text('{"user": 1}\n{"user"\n')
+    Path("list.json").write_text("[1]")
+    Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
+    Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
+    Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
+    before = sorted(Path().rglob("*"))
+    assert cli.execute("import", arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert words in err
+    assert sorted(Path().rglob("*")) == before
