@@ -189,18 +189,36 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse ``--key=value``, ``--key value`` and bare ``--key`` (true); ``-`` in keys is ``_``."""
+def parse_arguments(
+    arguments: Sequence[str], settings: type[BaseModel] | None = None, words: list | None = None
+) -> dict[str, Any]:
+    """Parse ``--key=value``, ``--key value`` and bare ``--key`` (true); ``-`` in keys is ``_``.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        A command line without the name of the command.
+    settings : type, optional
+        Says which keys are flags: they take no other word for a value than true or false.
+    words : list, optional
+        Receives the arguments that belong to no key; without it they are refused.
+    """
+    fields = settings.model_fields if settings else {}
+    flags = {key for key, field in fields.items() if field.annotation in (bool, bool | None)}
     out: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
+        if words is not None and not argument.startswith("-"):
+            words.append(argument)
+            continue
         if not argument.startswith("--") or argument[2:3] in ("", "="):
             raise ConfigError(f"'{argument}' is not of the form --key=value")
         key, equals, value = argument[2:].partition("=")
-        if not equals and rest and not rest[0].startswith("--"):
-            equals, value = "=", rest.pop(0)
         key = key.replace("-", "_")
+        if not equals and rest and not rest[0].startswith("--"):
+            if key not in flags or isinstance(parse_value(rest[0]), bool):
+                equals, value = "=", rest.pop(0)
         if key in out:
             raise ConfigError(f"--{key} is given twice")
         out[key] = parse_value(value) if equals else True

@@ -239,6 +239,31 @@ def test_overrides_of_the_command_line():
 
 
 @pytest.mark.parametrize(
+    ("line", "given", "words"),
+    [
+        ("--epochs 3 --seed=4", {"epochs": 3, "seed": 4}, []),
+        ("--tau -0.5 --seed -1", {"tau": -0.5, "seed": -1}, []),
+        ("--topk [5,10] --metrics ['Hit','MRR']", {"topk": [5, 10], "metrics": ["Hit", "MRR"]}, []),
+        ("cloth_sport --source raw", {"source": "raw"}, ["cloth_sport"]),
+        ("--source raw cloth_sport", {"source": "raw"}, ["cloth_sport"]),
+        ("--resume cloth_sport", {"resume": True}, ["cloth_sport"]),
+        ("--resume False cloth_sport", {"resume": False}, ["cloth_sport"]),
+        ("--augmentation --eval_args.mode full", {"augmentation": True, "eval_args.mode": "full"},
+         []),
+        ("a.csv --use_gpu b.csv", {"use_gpu": True}, ["a.csv", "b.csv"]),
+        ("--data-path=x --result-file --resume", {"data_path": "x", "result_file": True,
+                                                  "resume": True}, []),
+    ],
+)  # fmt: skip
+def test_key_value_is_key_equals_value(line, given, words):
+    found: list[str] = []
+    assert parse_arguments(line.split(), RunSettings, found) == given
+    assert found == words
+    if not words:
+        assert parse_arguments(line.split()) == given
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["epochs=3"], "'epochs=3' is not of the form --key=value"),

@@ -37,13 +37,15 @@ def experiment(arguments: Sequence[str]) -> None:
     EDTError
         If arguments, configuration or data are invalid.
     """
-    if not arguments or arguments[0].startswith("--"):
-        raise ConfigError("name an experiment, or say list or all")
-    if arguments[0] == "list":
+    names: list[str] = []
+    given = parse_arguments(arguments, ExperimentContext, names)
+    if len(names) != 1:
+        raise ConfigError("name one experiment, or say list or all")
+    if names == ["list"]:
         for name, one in load_experiments().items():
             print(f"  {name:<12} {one.source:<15} {one.title}")
         return
-    module, _, name = arguments[0].rpartition(":")
+    module, _, name = names[0].rpartition(":")
     if module:
         sys.path.append(os.getcwd())  # a console script does not look there
         try:
@@ -53,7 +55,7 @@ def experiment(arguments: Sequence[str]) -> None:
     known = load_experiments()
     if name != "all" and name not in known:
         raise ConfigError(f"unknown experiment '{name}'{nearest(name, known)}")
-    context = validate(ExperimentContext, parse_arguments(arguments[1:]))
+    context = validate(ExperimentContext, given)
     context.check()
     chosen = known if name == "all" else {name: known[name]}
     for name in chosen:

@@ -23,11 +23,11 @@ HELP = help_text(
 
 def prepare(arguments: Sequence[str]) -> None:
     """Prepare the data set that the arguments describe, and print its statistics."""
-    pair = [] if arguments and arguments[0].startswith("-") else list(arguments[:1])
-    given = parse_arguments(arguments[len(pair) :])
-    if not pair and "categories" not in given:
+    pair: list[str] = []
+    given = parse_arguments(arguments, PrepareCommand, pair)
+    if len(pair) > 1 or not (pair or "categories" in given):
         known = ", ".join(pair_names())
-        raise ConfigError(f"name the pair to prepare first ({known}), or two --categories")
+        raise ConfigError(f"name one pair to prepare ({known}), or two --categories")
     options = validate(PrepareCommand, given | dict(zip(["pair"], pair, strict=False)))
     found = find_prepared(options)
     statistics = found or prepare_pair(options)

@@ -213,8 +213,8 @@ def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ([], ConfigError, "name an experiment"),
-        (["--dataset=tiny"], ConfigError, "name an experiment"),
+        ([], ConfigError, "name one experiment"),
+        (["--dataset=tiny"], ConfigError, "name one experiment"),
         (["overal", "--dataset=tiny"], ConfigError, "unknown experiment 'overal', did you mean"),
         (["tau"], ConfigError, "--dataset is missing"),
         (["tau", "--dataset=nothing"], DataError, "there is no data set"),

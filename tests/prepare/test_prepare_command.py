@@ -173,7 +173,7 @@ def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], r"name the pair to prepare first \(cloth_sport, .*\), or two --categories"),
+        ([], r"name one pair to prepare \(cloth_sport, .*\), or two --categories"),
         (["--categories=Books"], "must name two different ones"),
         (["--categories=Books,Books"], "must name two different ones"),
         (["--categories=Books,"], "categories must be names such as a,b"),
@@ -193,7 +193,8 @@ def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, caps
         (["cloth_sport", "--base_url=ftp://x"], "must start with http"),
         (["cloth_sport", "--base_url=http://x", "--source=y"], "cannot both be set"),
         (["cloth_sport", "--source=nowhere"], "nowhere does not exist"),
-        (["--users=all", "cloth_sport"], "'cloth_sport' is not of the form"),
+        (["--source", "nowhere", "cloth_sport"], "nowhere does not exist"),
+        (["--source=nowhere", "cloth_sport", "food_kitchen"], "name one pair to prepare"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(arguments, message):
