@@ -1,7 +1,7 @@
 """Everything that patches RecBole 1.2.1, each module at the moment when it is imported.
 
 First, it runs on a current stack. It was written for numpy 1.x, pandas 1.x, torch 1.x and ray 2.6;
-with the patches it gives the same results on Python 3.10-3.12, numpy 1.26 and 2.x, pandas 2 and 3
+with the patches it gives the same results on Python 3.10-3.13, numpy 1.26 and 2.x, pandas 2 and 3
 and torch up to 2.13.
 
 Second, its look-ups find the plugin. ``get_model``, ``create_dataset`` and ``get_trainer`` look for

@@ -101,8 +101,8 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     trainer = trainer_type(config, network)
     trainer.rankings = rankings
     show_progress = config["show_progress"] and sys.stderr.isatty()
-    if unread := config.unread_keys():
-        getLogger().warning(f"nothing in this run uses {', '.join(sorted(unread))}")
+    if idle := idle_keys(config, data):
+        getLogger().warning(f"nothing in this run uses {', '.join(idle)}")
     trainer.fit(train_data, valid_data, saved=saved, show_progress=show_progress)
     if saved:
         trainer.load_best()
@@ -195,6 +195,17 @@ def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict
         },
     }
     return results, ranks
+
+
+def idle_keys(config: EDTConfig, data: CrossDomainDataset) -> list[str]:
+    """Keys that were given, and that change nothing for this model and these data."""
+    given = config.external_config_dict
+    idle = sorted(config.unread_keys())
+    if given.get("augmentation") and not data.sequences.augmented.any():
+        idle.append("augmentation (there are no inserted rows)")
+    if given.get("align_weight") and data.user_table() is None:
+        idle.append("align_weight (there are no profiles)")
+    return idle
 
 
 def describe_device(device: torch.device) -> str:

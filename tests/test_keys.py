@@ -22,7 +22,7 @@ from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, EDTError
 from recbole_edt.log import open_log
-from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.quick_start import idle_keys, run_recbole_edt
 from recbole_edt.trainer import trainer_class
 
 PROPERTIES = Path(recbole.__file__).parent / "properties"
@@ -250,6 +250,15 @@ def test_a_key_of_no_use_is_named(configure, key):
     config = configure(**{key: OF_NO_USE[key]})
     setup(config)
     assert {*config.unread_keys()} - {"show_progress", "state"} == {key}  # read by a run itself
+
+
+def test_keys_of_what_the_data_do_not_hold_are_named(configure):
+    config = configure("LLMEDT", augmentation=True, align_weight=0.1, item_embedding="id")
+    setup(config)
+    named = idle_keys(config, CrossDomainDataset(config))
+    assert named[-2:] == [
+        "augmentation (there are no inserted rows)", "align_weight (there are no profiles)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

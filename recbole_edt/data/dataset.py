@@ -215,7 +215,7 @@ class CrossDomainDataset(SequentialDataset):
         self._filter_inter_by_user_or_item()
         self._filter_by_inter_num()
         if self.inter_feat.empty:
-            raise DataError(f"{filters} leave no rows")
+            raise DataError(f"{filters}: no row is left")
         moved = rows.loc[self._held_out_index().difference(held_out), user].unique()
         self.item_feat = items.loc[self.item_feat.index.union(items.index[generated])]
         stays = (
@@ -232,11 +232,11 @@ class CrossDomainDataset(SequentialDataset):
         self._reset_index()
         for name in self.domains:
             if not (self.item_feat["domain"] == name).any():
-                raise DataError(f"{filters} leave no item of {name}")
+                raise DataError(f"{filters}: no item of {name} is left")
         self.notes.append(f"{filters}: {len(self.inter_feat):,} of {len(rows):,} rows are kept")
         if len(moved) and (inserted.any() or self._path("user_emb.npy").is_file()):
             self.notes.append(
-                f"{filters} hold out other rows of {len(moved):,} users: their inserted rows and "
+                f"{filters}: other rows of {len(moved):,} users are held out; their inserted rows and "
                 "profiles, which were made from these rows, are left out"
             )
 

@@ -111,7 +111,7 @@ FILTERS = [
 @pytest.mark.parametrize(("keys", "expected"), FILTERS, ids=lambda value: str(value)[:60])
 def test_raw_rows_are_filtered_before_the_split(read, keys, expected):
     if expected is None:
-        with pytest.raises(DataError, match=r"^user_.* and item_.* leave no rows$"):
+        with pytest.raises(DataError, match=r"^user_.* and item_.*: no row is left$"):
             read(**keys)
         return
     data = read(**keys)
@@ -236,9 +236,9 @@ def test_sequences_in_a_column(read):
         ({"val_interval": {"rating": "3"}}, ConfigError, "'rating' takes an interval"),
         ({"val_interval": {"colour": "red"}}, ConfigError, "'colour' takes a list of names"),
         ({"val_interval": {"tags": ["x"]}}, ConfigError, "'tags' holds sequences"),
-        ({"val_interval": {"rating": "[9,10]"}}, DataError, "val_interval leave.* no rows"),
-        ({"val_interval": {"colour": ["green"]}}, DataError, "leave"),
-        ({"val_interval": {"price": "[3,5]"}}, DataError, "leave no item of toys"),
+        ({"val_interval": {"rating": "[9,10]"}}, DataError, "val_interval: no row is left"),
+        ({"val_interval": {"colour": ["green"]}}, DataError, "no row is left"),
+        ({"val_interval": {"price": "[3,5]"}}, DataError, "no item of toys is left"),
         ({"user_inter_num_interval": "[3,"}, ConfigError, "must be an interval such as"),
         ({"user_inter_num_interval": "[3,2]"}, ConfigError, "must be an interval such as"),
         ({"item_inter_num_interval": 5}, ConfigError, "must be an interval such as"),
