@@ -236,8 +236,8 @@ class CrossDomainDataset(SequentialDataset):
         self.notes.append(f"{filters}: {len(self.inter_feat):,} of {len(rows):,} rows are kept")
         if len(moved) and (inserted.any() or self._path("user_emb.npy").is_file()):
             self.notes.append(
-                f"{filters}: other rows of {len(moved):,} users are held out; their inserted rows and "
-                "profiles, which were made from these rows, are left out"
+                f"{filters}: other rows of {len(moved):,} users are held out; inserted rows and "
+                "profiles that were made from these rows are left out"
             )
 
     def _held_out_index(self) -> pd.Index:

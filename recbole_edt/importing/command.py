@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,10 @@ def import_files(arguments: Sequence[str]) -> None:
     EDTError
         If arguments or files are invalid, or the data set's folder holds anything else.
     """
-    files = list(takewhile(lambda argument: not argument.startswith("--"), arguments))
-    options = validate(ImportCommand, parse_arguments(arguments[len(files) :]))
+    files: list[str] = []
+    options = validate(ImportCommand, parse_arguments(arguments, ImportCommand, files))
     if not files:
-        raise ConfigError("name the files to import first: recbole-edt import FILE... --dataset=D")
+        raise ConfigError("name the files to import: recbole-edt import FILE... --dataset=D")
     if not options.preview:
         _check_target(options)
     made = build(collect(read_tables(files, options), options), options)

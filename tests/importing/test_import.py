@@ -285,8 +285,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([MINE], "name the files to import first"),
+        ([MINE], "name the files to import"),
         (["rows.csv"], "--dataset is missing"),
+        (["--preview", "nowhere.csv", "rows.csv", MINE], "nowhere.csv does not exist"),
         (["rows.csv", MINE, "--domian=x"], "unknown key 'domian', did you mean 'domain'"),
         (["nowhere.csv", MINE], "nowhere.csv does not exist"),
         (["x=nowhere.csv", MINE], "nowhere.csv does not exist"),
