@@ -46,6 +46,15 @@ def _split_names(value: Any) -> Any:
     return names
 
 
+def _check_folder(name: str) -> str:
+    if name.startswith(".") or any(mark in name for mark in "/\\"):
+        raise ValueError("a name without slashes that does not begin with a dot")
+    return name
+
+
+FolderName = Annotated[Name, AfterValidator(_check_folder)]
+"""Name of a folder that is to be made."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 """Names, given as ``a,b`` or as a list."""
 

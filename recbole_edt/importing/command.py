@@ -13,7 +13,7 @@ from recbole_edt.importing.dataset import Imported, build
 from recbole_edt.importing.read import read_tables
 from recbole_edt.importing.settings import ImportCommand, ImportSettings
 from recbole_edt.importing.tables import Table, collect
-from recbole_edt.io.datasets import read_statistics, taken, write_dataset
+from recbole_edt.io.datasets import command_line, read_statistics, taken, write_dataset
 from recbole_edt.io.lock import run_lock
 from recbole_edt.io.statistics import statistics_lines
 from recbole_edt.settings import help_text, parse_arguments, validate
@@ -51,10 +51,12 @@ def import_files(arguments: Sequence[str]) -> None:
     print(*statistics_lines(options.dataset, made.statistics), sep="\n")
     steps = made.statistics["prepared"]["rows_after"]
     print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))
-    print(
-        *(["a preview: nothing was written"] if options.preview else _write(made, options)),
-        sep="\n",
-    )
+    if options.preview:
+        print("a preview: nothing was written")
+        return
+    if options.embed:
+        print(f"embedding the text of {len(made.item):,} items (--embed=False leaves it out)")
+    print(*_write(made, options), sep="\n")
 
 
 def import_frames(
@@ -120,9 +122,9 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
     tables = {what: (getattr(made, what), types) for what, types in made.types.items()}
     with run_lock(Path(options.output_path, ".import")):
         write_dataset(options.target, tables, made.statistics, vectors)
-    place = "" if options.output_path == "dataset" else f" --data_path={options.output_path}"
     few = min(made.statistics["items"].values()) < 150
     mode = " --eval_args.mode=full" if few else ""  # uni100 needs 100 items that a user lacks
-    run = f"recbole-edt run --model=LLMEDT --dataset={options.dataset}{place}{ids}{mode}"
-    augment = f"recbole-edt augment --dataset={options.dataset}{place} --output_path=augmented"
-    return [*lines, f"next: {run}", *([f"  or: {augment}"] if vectors is not None else [])]
+    run = command_line("run --model=LLMEDT", options.dataset, options.output_path) + ids + mode
+    augment = command_line("augment", options.dataset, options.output_path)
+    or_augment = [f"  or: {augment} --output_path=augmented"] if vectors is not None else []
+    return [*lines, f"next: {run}", *or_augment]

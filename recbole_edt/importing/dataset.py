@@ -68,17 +68,22 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     rows = rows.loc[apply_filters(pd.DataFrame(codes, index=rows.index), options).index]
     steps["filtered"] = len(rows)
     items = rows.drop_duplicates(["second", "item"]).sort_values(["second", "item"])
+    shared = items.loc[items["item"].duplicated(), "item"]  # ids that both domains have
+    of_both = [table for table in collected.items if table.domain is None]
+    if len(shared) and len({table.source for table in of_both}) > 1:
+        raise DataError(
+            f"item '{shared.iloc[0]}' is in both domains: say which domain {of_both[0].name} "
+            f"describes, DOMAIN={of_both[0].name}"
+        )
     item, item_types = _item_table(items, collected, options)
     inter = pd.DataFrame({"user_id": rows["user"], "item_id": rows["item"]})
-    shared = items["item"].duplicated()
-    if shared.any():
+    if len(shared):
         item["item_id"] = item["domain"] + ":" + item["item_id"]
         inter["item_id"] = rows["domain"] + ":" + rows["item"]
-        example = items.loc[shared, "item"].iloc[0]
         notes.append(
-            f"{shared.sum():,} items have the same id in both domains (such as '{example}'): they "
-            f"are taken for different ones, and every id begins with its domain "
-            f"('{items['domain'].iloc[0]}:{example}')"
+            f"{len(shared):,} items have the same id in both domains (such as '{shared.iloc[0]}'): "
+            "they are taken for different ones, and every id begins with its domain "
+            f"('{items['domain'].iloc[0]}:{shared.iloc[0]}')"
         )
     whole = (rows["time"] % 1 == 0).all()
     inter["timestamp"] = rows["time"].astype(np.int64) if whole else rows["time"]

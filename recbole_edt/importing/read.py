@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
@@ -48,7 +49,7 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
             path = Path(name)
         if not path.exists():
             raise ConfigError(f"{path} does not exist (files are FILE or DOMAIN=FILE)")
-        for file in _files(path):
+        for file in tqdm(_files(path), desc=f"read {path.name}", unit="file", disable=None):
             source = path.name if path.is_dir() else _stem(path)
             tables.append(Table(str(file), source, domain, _read(file, options)))
     if options.columns and not any(list(options.columns) == list(table.frame) for table in tables):
@@ -170,7 +171,7 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
         raise DataError(f"{path}: {_first_line(error)}") from error
     if atomic:
         frame.columns = [_without_type(column) for column in frame.columns]
-    return frame
+    return frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]  # an index written by pandas
 
 
 def _without_type(column: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from recbole_edt.prepare.settings import FilterSettings
-from recbole_edt.settings import Count, Name, Names, Settings
+from recbole_edt.settings import Count, FolderName, Name, Names, Settings
 
 
 class _Tables(Settings, use_attribute_docstrings=True):
@@ -16,19 +16,19 @@ class _Tables(Settings, use_attribute_docstrings=True):
     count.
     """
 
-    dataset: Name
+    dataset: FolderName
     """name of the data set"""
     output_path: Name = "dataset"
     """receives the data set's folder"""
     user: Names = (
-        "user_id", "user", "uid", "reviewerID", "customer_id", "customer", "member_id", "member",
-        "visitor_id", "buyer_id", "account_id", "profile_id",
+        "user_id", "uid", "reviewerID", "customer_id", "member_id", "visitor_id", "buyer_id",
+        "account_id", "profile_id", "user", "customer", "member",
     )  # fmt: skip
     """column of the user"""
     item: Names = (
-        "item_id", "item", "iid", "parent_asin", "asin", "product_id", "product", "isbn", "sku",
-        "article_id", "business_id", "movie_id", "book_id", "game_id", "track_id", "video_id",
-        "news_id",
+        "item_id", "iid", "parent_asin", "asin", "product_id", "isbn", "sku", "article_id",
+        "business_id", "movie_id", "book_id", "game_id", "track_id", "video_id", "news_id", "item",
+        "product",
     )  # fmt: skip
     """column of the item; in tables of items also id"""
     time: Names | None = (
@@ -45,9 +45,9 @@ class _Tables(Settings, use_attribute_docstrings=True):
     """rows of a lower rating are left out"""
     title: Names = (
         "title", "name", "item_name", "item_title", "product_name", "product_title", "movie_title",
-        "book_title",
+        "book_title", "item", "product",
     )  # fmt: skip
-    """column of an item's title; all other columns of items are kept under their own names"""
+    """column of an item's title; other columns of items are kept under their own names"""
     domain: Names = (
         "domain", "category", "main_category", "product_category", "department", "vertical",
     )  # fmt: skip

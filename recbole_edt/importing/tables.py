@@ -244,8 +244,8 @@ def _domains(
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
     hint = "--domains=A,B chooses two" if seen else "--domain=COLUMN names a column that holds it"
     raise DataError(
-        f"which domain is a row of? {seen or 'no column says it'}: {hint}, "
-        "A=FILE B=FILE names the domain of each file"
+        f"the domains are unknown: {seen or 'no column names two'}: {hint}, A=FILE B=FILE names "
+        "that of each file"
     )
 
 

@@ -77,6 +77,12 @@ def write_dataset(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def command_line(command: str, dataset: str, folder: str) -> str:
+    """Write a command that works on a data set, for a user to type next."""
+    place = "" if folder == "dataset" else f" --data_path={folder}"
+    return f"recbole-edt {command} --dataset={dataset}{place}"
+
+
 def replace_folder(folder: Path, target: Path) -> None:
     """Put a finished folder in the place of an older one, which is removed."""
     old = folder.with_name(folder.name + ".old")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.datasets import command_line
 from recbole_edt.io.statistics import statistics_lines
 from recbole_edt.prepare.amazon import find_prepared, prepare_pair
 from recbole_edt.prepare.settings import PrepareCommand
@@ -36,3 +37,5 @@ def prepare(arguments: Sequence[str]) -> None:
     steps = statistics["prepared"]["rows_after"]
     print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))
     print(f"{options.target} " + ("was prepared before" if found else "is prepared"))
+    line = command_line("augment", options.name, options.output_path)
+    print(f"next: {line} --output_path=augmented")

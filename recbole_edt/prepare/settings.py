@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from recbole_edt.settings import Amount, Count, Name, Names, Probability, Settings
+from recbole_edt.settings import Amount, Count, FolderName, Name, Names, Probability, Settings
 
 
 class FilterSettings(Settings, use_attribute_docstrings=True):
@@ -35,7 +35,7 @@ class _RawFiles(Settings, use_attribute_docstrings=True):
     pair: Name | None = None
     categories: Names | None = None
     """any two categories by Amazon's names, such as Books,Movies_and_TV, instead of PAIR"""
-    dataset: Name | None = None
+    dataset: FolderName | None = None
     """name of the data set; by default PAIR, or the names of the categories in lower case"""
     edition: int = 2014
     """2014, 2018 or 2023"""

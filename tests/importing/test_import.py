@@ -157,7 +157,7 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
         {"id": "c1", "title": "never bought", "domain": "y"},
     ]  # fmt: skip
     Path("items.json").write_text(json.dumps(rows))
-    rows_file(text="user,item,time\nu,a1,1\nu,b1,2\nv,b1,2\n")
+    rows_file(text=",user,product,sku,time\n0,u,pen,a1,1\n1,u,cup,b1,2\n2,v,cup,b1,2\n")
     import_files(["rows.csv", "items.json", MINE, "--text_length=20"])
     header = (FOLDER / "mine.item").read_text().partition("\n")[0]
     assert header.split("\t") == [
@@ -289,6 +289,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["rows.csv"], "--dataset is missing"),
         (["--preview", "nowhere.csv", "rows.csv", MINE], "nowhere.csv does not exist"),
         (["rows.csv", MINE, "--domian=x"], "unknown key 'domian', did you mean 'domain'"),
+        (["rows.csv", "--dataset=../mine"], "dataset must be a name without slashes"),
         (["nowhere.csv", MINE], "nowhere.csv does not exist"),
         (["x=nowhere.csv", MINE], "nowhere.csv does not exist"),
         (["notes.md", MINE], "notes.md is of no kind that can be read"),
@@ -306,11 +307,12 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["rows.csv", MINE, "--item=itm"], "--item=itm, did you mean 'item'?"),
         (["rows.csv", MINE, "--columns=a,b"], "--columns is for files without a header line"),
         (["dates.csv", "items.csv", MINE], "no readable time in date (such as '13.05.2014')"),
-        (["rows.csv", MINE], "which domain is a row of? no column says it"),
+        (["rows.csv", MINE], "the domains are unknown: no column names two: --domain=COLUMN"),
         (["rows.csv", MINE, "--domain=prise"], "column 'prise' of the domain, did you mean"),
         (["rows.csv", MINE, "--domain=price"], "column price has 4 values"),
         (["x=rows.csv", MINE], "there are 1 domains (x 6 rows)"),
         (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
+        (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=items.csv"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--min_item_rows=9"], "leave nothing of 6 rows"),
@@ -329,6 +331,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("damaged.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
     Path("damaged.jsonl").write_text('{"user": 1}\n{"user"\n')
     Path("list.json").write_text("[1]")
+    Path("dates.jsonl").write_text('{"id": "a1", "year": 1}')
     Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
