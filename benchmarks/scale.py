@@ -186,7 +186,7 @@ def measured(arguments: argparse.Namespace) -> None:
     others = np.setdiff1d(np.arange(len(test.order)), ranked)
     ranking.target_domains[others] = -1  # of no domain: not ranked
     with phase("full", users=len(ranked)):
-        trainer.ranks(some, "full")
+        trainer.ranked(some, "full")
 
 
 # --- the supervising process ----------------------------------------------------------------------

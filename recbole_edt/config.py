@@ -10,11 +10,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 from recbole.config import Config
-from recbole.evaluator import register
-from recbole.evaluator.base_metric import TopkMetric
 
 from recbole_edt.errors import ConfigError, as_config_error
-from recbole_edt.evaluation.metrics import METRICS
+from recbole_edt.evaluation.metrics import check_metrics, refuse_metrics
 from recbole_edt.io.atomic import read_header
 from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.registry import find_model, is_plugin_model, properties_of
@@ -123,6 +121,7 @@ class EDTConfig(Config):
         overrides = nest(config_dict or {})
         with as_config_error("configuration"):
             super().__init__(model, dataset, list(config_file_list or []), overrides)
+        check_metrics(self)
 
     def _load_config_files(self, file_list):
         merged: dict[str, Any] = {}
@@ -191,10 +190,8 @@ class EDTConfig(Config):
         return final_settings(self)
 
     def _set_default_parameters(self):
-        for name in METRICS:  # RecBole looks them up; they are computed by the plugin
-            register.metric_types.setdefault(name, TopkMetric.metric_type)
-            register.metric_information.setdefault(name, TopkMetric.metric_need)
-            register.metrics_dict.setdefault(name, TopkMetric)
+        metrics = self.final_config_dict["metrics"]
+        refuse_metrics([metrics] if isinstance(metrics, str) else metrics)
         super()._set_default_parameters()
         bigger = self.final_config_dict["valid_metric_bigger"]
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:

@@ -18,6 +18,7 @@ from recbole_edt import distributed
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import as_config_error
+from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
 from recbole_edt.io.files import check_writable
@@ -114,7 +115,8 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     if note := simulated_note(data.dataset_path):
         print(note, end="\n\n")
     for mode, part in results["protocols"].items():
-        print(table(part["test"], f"{model} test, {mode}"), end="\n\n", flush=True)
+        text = table(part["test"], f"{model} test, {mode}", config["metric_decimal_place"])
+        print(text, end="\n\n", flush=True)
     if config["result_file"]:
         write_json(config["result_file"], results)
     if config["ranks_file"]:
@@ -142,8 +144,8 @@ def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ran
     """Draw the candidates of every protocol of the run; too few items are an error."""
     modes = dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)])
     return {
-        (phase, mode): Ranking(data, phase, mode, config["device"])
-        for mode in modes
+        (phase, mode): Ranking(data, phase, mode, config["device"], length)
+        for mode, length in ((mode, RankMetrics(config, mode).list_length) for mode in modes)
         for phase in ("valid", "test")
     }
 

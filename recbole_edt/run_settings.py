@@ -41,14 +41,7 @@ def _are_modes(value: Any) -> bool:
 
 
 def _are_metrics(value: Any) -> bool:
-    from recbole_edt.evaluation.metrics import metric_names
-
-    return bool(_listed(value) and metric_names(_listed(value), [1]))
-
-
-def _is_valid_metric(value: str) -> bool:
-    name, at, k = value.partition("@")
-    return _are_metrics(name) and (int(k) >= 1 if at else name.lower() == "mrr")
+    return bool(_listed(value)) and all(type(name) is str for name in _listed(value))
 
 
 def _are_counts(value: Any) -> bool:
@@ -67,8 +60,7 @@ def _are_columns(value: Any) -> bool:
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 Modes = Annotated[Any, must_be("full, uni100 or uni999 (uniN)", _are_modes)]
-Metrics = Annotated[Any, must_be("a list of Hit, NDCG, MRR or registered ones", _are_metrics)]
-Metric = Annotated[Any, must_be("such as NDCG@10, or MRR", _is_valid_metric)]
+Metrics = Annotated[Any, must_be("a list of metrics, such as [Hit, NDCG]", _are_metrics)]
 Counts = Annotated[Any, must_be("a whole number of at least 1, or a list of them", _are_counts)]
 Gpus = Annotated[Any, must_be("the number of a GPU, or empty for none", _are_gpus)]
 Level = Annotated[Any, must_be(", ".join(_LEVELS), lambda level: level.lower() in _LEVELS)]
@@ -146,9 +138,12 @@ class RunSettings(Settings):
     eval_args: EvalSettings = Field(default_factory=EvalSettings)
     report_modes: Modes | None = Field(None, description="further modes to test the model under")
     candidate_seed: Amount = Field(42, description="draws the candidates, for all models alike")
-    metrics: Metrics = Field(["Hit", "NDCG"], description="metrics; mrr is always added")
+    metrics: Metrics = Field(["Hit", "NDCG"], description="RecBole's metrics; mrr is always added")
     topk: Counts = Field([10], description="lengths of the lists that metrics look at")
-    valid_metric: Metric = Field("NDCG@10", description="decides which epoch is the best")
+    valid_metric: Name = Field("NDCG@10", description="decides which epoch is the best")
+    tail_ratio: Positive | None = Field(
+        None, description="TailPercentage: share of items in the tail, or above 1 their most rows"
+    )
     eval_batch_size: Count = 1024
     repeatable: Annotated[bool, fixed(True, _PROTOCOL)] = True
 

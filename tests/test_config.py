@@ -144,7 +144,7 @@ def test_bad_configuration_file(content, message):
 WRONG = [
     ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("epochs", None), ("learning_rate", 0),
     ("learning_rate", float("nan")), ("hidden_size", {"x": 1}), ("topk", []), ("topk", [5, 0]),
-    ("topk", True), ("metrics", "Foo"), ("metrics", []), ("metrics", ["Hit", "Recall"]),
+    ("topk", True), ("metrics", "Foo"), ("metrics", []), ("metrics", [3]), ("tail_ratio", 0),
     ("valid_metric", "Foo@10"), ("valid_metric", "NDCG@x"), ("valid_metric", "NDCG"),
     ("eval_args.mode", "foo"), ("eval_args.mode", "uni0"), ("eval_args.mode", "pop100"),
     ("eval_args.mode", 100), ("eval_args.mode", {"test": "foo"}), ("report_modes", ["full", "uni"]),
@@ -167,6 +167,7 @@ def test_wrong_value_names_key_and_value_in_one_line(key, value):
     ("key", "value"),
     [
         ("learning_rate", 1), ("dropout", 0), ("topk", 5), ("metrics", "hit"),
+        ("metrics", ["Recall", "MAP"]), ("tail_ratio", 5),
         ("valid_metric", "mrr"), ("valid_metric", "HIT@5"), ("gpu_id", 0), ("gpu_id", (0, 1)),
         ("gpu_id", "0,1"), ("gpu_id", ""), ("threads", None), ("domains", ["sport", "cloth"]),
         ("eval_args.mode", {"valid": "uni5", "test": "full"}), ("state", "debug"),

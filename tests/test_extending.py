@@ -27,7 +27,9 @@ def example(tmp_path, monkeypatch):
         ("recbole_edt.registry", "_registered"),
         ("recbole_edt.model.backbones", "BACKBONES"),
         ("recbole_edt.augment.generators", "GENERATORS"),
-        ("recbole_edt.evaluation.metrics", "METRICS"),
+        ("recbole.evaluator.register", "metrics_dict"),
+        ("recbole.evaluator.register", "metric_information"),
+        ("recbole.evaluator.register", "metric_types"),
         ("recbole_edt.experiment.base", "EXPERIMENTS"),
     ]
     entries = {(m, t): dict(getattr(import_module(m), t)) for m, t in tables}
@@ -74,7 +76,10 @@ def test_a_backbone(example, data_path):
 
 def test_a_metric(example, data_path):
     example("my_metric")
-    assert 0 <= run("SASRec", data_path, metrics=["First"])["test"]["overall"]["first@3"] <= 1
+    asked = {"metrics": ["Half", "Hit"], "topk": [1, 2, 3], "valid_metric": "Half@3"}
+    figures = run("SASRec", data_path, **asked)["test"]["overall"]
+    halves = [figures[f"half@{k}"] for k in asked["topk"]]
+    assert halves == [figures[f"hit@{k}"] for k in (1, 1, 2)] and halves[2] > halves[0]
 
 
 def test_a_provider(example, data_path, capsys):

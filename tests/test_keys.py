@@ -21,6 +21,7 @@ from recbole.utils import argument_list, get_trainer, init_seed
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, EDTError
+from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.log import open_log
 from recbole_edt.quick_start import idle_keys, run_recbole_edt
 from recbole_edt.trainer import trainer_class
@@ -114,11 +115,11 @@ def training(config):
     trainer = setup(config)
     group = trainer.optimizer.param_groups[0]
     attributes = ("epochs", "eval_step", "stopping_step", "clip_grad_norm", "enable_amp",
-                  "enable_scaler", "saved_model_file", "metric_names", "valid_metric",
-                  "gpu_available")  # fmt: skip
+                  "enable_scaler", "saved_model_file", "valid_metric", "gpu_available")  # fmt: skip
     weights = next(iter(trainer.model.parameters())).flatten()[:5].tolist()
     rates = {name: group.get(name) for name in ("lr", "weight_decay")}
     found = [getattr(trainer, attribute) for attribute in attributes]
+    found.append(RankMetrics(config, "full").names)
     is_exact = torch.backends.cudnn.deterministic
     return str((type(trainer.optimizer), rates, weights, is_exact, found))
 

@@ -59,10 +59,22 @@ def test_ranks_of_every_user_are_written_and_give_the_reported_figures(run, data
         for mode, part in results["protocols"].items():
             for phase in ("valid", "test"):
                 mine = ranks[f"{phase}_{mode}"]
-                assert (mine <= 3).mean() == part[phase]["overall"]["hit@3"]
+                assert part[phase]["overall"]["hit@3"] == pytest.approx((mine <= 3).mean(), 1e-14)
                 for domain, name in enumerate(data.domains):
                     of_domain = mine[ranks[f"{phase}_domains"] == domain]
                     assert (1 / of_domain).mean() == part[phase]["domains"][name]["mrr"]
+
+
+def test_metrics_of_lists_are_reported_where_all_candidates_are_ranked(run, capsys):
+    keys = {"metrics": ["MAP", "GiniIndex"], "report_modes": ["full"], "metric_decimal_place": 2}
+    protocols = run("SASRec", **keys)["protocols"]
+    names = {mode: set(part["test"]["overall"]) for mode, part in protocols.items()}
+    assert names["full"] - names["uni5"] == {"giniindex@3"}
+    for values in protocols["full"]["test"]["domains"].values():
+        assert 0 < values["giniindex@3"] < 1
+    *_, overall = [line for line in capsys.readouterr().out.splitlines() if "overall" in line]
+    digits = [f"{protocols['full']['test']['overall'][name]:.2f}" for name in names["full"] - {"n"}]
+    assert sorted(overall.split()[2:]) == sorted(digits)
 
 
 def test_valid_metric_that_is_not_reported_otherwise_is_reported_too(run):

@@ -1,1 +1,1 @@
-"""Evaluation of every model: scores -> ranks (`ranking`) -> metrics (`metrics`) -> `report`."""
+"""Evaluation of every model: scores -> ranks and lists -> RecBole's metrics -> report."""

@@ -1,4 +1,4 @@
-"""Ranks of every target among its candidates; every model's scores pass here."""
+"""Rank of every target among its candidates, and the best ones; all scores pass here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import expand_ranges, row_offsets
+from recbole_edt.errors import ProtocolError
 from recbole_edt.model.kernels import product
 
 _ROWS = 256  # users scored at a time by `ranks_by_vectors`
@@ -48,13 +49,31 @@ class Ranking:
         target; ``uniN``: the N sampled candidates of
         :meth:`~recbole_edt.data.dataset.CrossDomainDataset.sampled_candidates`.
     device : torch.device
+    list_length : int
+        Candidates that score highest, to be listed for each user under ``full``.
+
+    Attributes
+    ----------
+    target_domains, n_candidates : np.ndarray
+        int64 [n_eval]; domain of each target, and its number of candidates, itself included.
+
+    Raises
+    ------
+    ProtocolError
+        If a domain has too few candidates for a user.
     """
 
     def __init__(
-        self, dataset: CrossDomainDataset, phase: str, mode: str, device: torch.device
+        self,
+        dataset: CrossDomainDataset,
+        phase: str,
+        mode: str,
+        device: torch.device,
+        list_length: int = 0,
     ) -> None:
         rows = dataset.split.valid_rows if phase == "valid" else dataset.split.test_rows
         self.mode, self.phase, self.domains = mode, phase, dataset.domains
+        self.list_length = list_length
         self.targets = torch.from_numpy(dataset.sequences.items[rows]).to(device)
         self.target_domains = dataset.item_domain[dataset.sequences.items[rows]]
         candidates = dataset.sampled_candidates(phase, mode)
@@ -65,6 +84,15 @@ class Ranking:
             for pool in self.pools:  # column of each item among the scores of its domain's pool
                 self.place[pool] = torch.arange(len(pool), device=device)
             self._exclude(dataset, rows, device)
+            sizes = np.array([len(pool) for pool in self.pools])
+            self.n_candidates = 1 + sizes[self.target_domains] - np.diff(self.excluded_offsets)
+        else:
+            self.n_candidates = np.full(len(rows), 1 + self.candidates.shape[1])
+        if list_length > (fewest := self.n_candidates.min()):
+            raise ProtocolError(
+                f"a list of {list_length} items needs as many candidates, but a user has {fewest}: "
+                "use a smaller topk"
+            )
 
     def _exclude(self, dataset: CrossDomainDataset, rows: np.ndarray, device) -> None:
         """Collect the items of a target's pool that are no candidates: history and target."""
@@ -78,27 +106,35 @@ class Ranking:
         self.excluded_offsets = row_offsets(np.bincount(owners, minlength=len(rows)))
         self.excluded = torch.from_numpy(items).to(device)
 
-    def ranks(self, scores: Tensor, rows: np.ndarray) -> Tensor:
-        """1 + number of candidates that score at least as high as the target, int64 [n].
+    def ranked(self, scores: Tensor, rows: np.ndarray) -> Tensor:
+        """Rank targets, and list the best candidates: int64 [n, 1 + list_length].
 
-        ``scores`` [n, n_items] is what ``full_sort_predict`` returns for the targets ``rows`` [n].
+        A rank is 1 + the number of candidates that score at least as high as the target. The list
+        after it holds the items that score highest.
+
+        Parameters
+        ----------
+        scores : Tensor
+            float [n, n_items]; what ``full_sort_predict`` returns for the targets ``rows``.
+        rows : np.ndarray
+            int64 [n].
         """
         index = torch.from_numpy(rows).to(scores.device)
         if self.candidates is not None:
             target_scores = scores.gather(1, self.targets[index][:, None]).squeeze(1)
             candidates = self.candidates[torch.from_numpy(rows)].to(scores.device).long()
-            return 1 + count_not_below(scores.gather(1, candidates), target_scores)
-        ranks = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
+            return 1 + count_not_below(scores.gather(1, candidates), target_scores)[:, None]
+        out = torch.empty(len(rows), 1 + self.list_length, dtype=torch.int64, device=scores.device)
         for domain, pool in enumerate(self.pools):
             mine = np.flatnonzero(self.target_domains[rows] == domain)
             if len(mine):
                 at = torch.from_numpy(mine).to(scores.device)
-                ranks[at] = self._ranks_in_pool(scores[at].index_select(1, pool), rows[mine])
-        return ranks
+                out[at] = self._ranked_in(pool, scores[at].index_select(1, pool), rows[mine])
+        return out
 
     @torch.no_grad()
-    def ranks_by_vectors(self, users: Tensor, items: Tensor) -> Tensor:
-        """Rank all targets among their whole domains as by products of vectors, int64 [n_eval].
+    def ranked_by_vectors(self, users: Tensor, items: Tensor) -> Tensor:
+        """Do as :meth:`ranked` for all targets, by products of vectors: int64 [n_eval, ...].
 
         Only the items of a target's own domain are scored, for a block of users at a time.
 
@@ -109,15 +145,15 @@ class Ranking:
         items : Tensor
             float32 [n_items, d].
         """
-        ranks = torch.empty(len(users), dtype=torch.int64, device=users.device)
+        out = torch.empty(len(users), 1 + self.list_length, dtype=torch.int64, device=users.device)
         for domain, pool in enumerate(self.pools):
             of_pool = items[pool].T.contiguous().T  # [n_pool, d], as kernels like it
             mine = np.flatnonzero(self.target_domains == domain)
             for start in range(0, len(mine), _ROWS):
                 rows = mine[start : start + _ROWS]
                 at = torch.from_numpy(rows).to(users.device)
-                ranks[at] = self._ranks_in_pool(product(users[at], of_pool), rows)
-        return ranks
+                out[at] = self._ranked_in(pool, product(users[at], of_pool), rows)
+        return out
 
     def with_target(self, rows: np.ndarray) -> Tensor:
         """Return each target and its sampled candidates: int64 [n, 1 + n_sampled]."""
@@ -127,19 +163,24 @@ class Ranking:
         return torch.cat([self.targets[index.to(self.targets.device)][:, None], candidates], dim=1)
 
     @staticmethod
-    def ranks_of_candidates(scores: Tensor) -> Tensor:
-        """Rank targets by the scores of what :meth:`with_target` returned, int64 [n]."""
-        return 1 + count_not_below(scores[:, 1:], scores[:, 0])
+    def ranked_candidates(scores: Tensor) -> Tensor:
+        """Rank targets by the scores of what :meth:`with_target` returned, int64 [n, 1]."""
+        return 1 + count_not_below(scores[:, 1:], scores[:, 0])[:, None]
 
-    def _ranks_in_pool(self, scores: Tensor, rows: np.ndarray) -> Tensor:
-        """Rank targets of one domain by the scores [n, n_pool] of its whole pool."""
+    def _ranked_in(self, pool: Tensor, scores: Tensor, rows: np.ndarray) -> Tensor:
+        """Do as :meth:`ranked` in one domain, by the scores [n, n_pool] of ``pool``, changed."""
         device = scores.device
-        targets = self.targets[torch.from_numpy(rows).to(device)]
-        target_scores = scores.gather(1, self.place[targets][:, None]).squeeze(1)
-        counts = count_not_below(scores, target_scores)
+        targets = self.place[self.targets[torch.from_numpy(rows).to(device)]][:, None]
+        target_scores = scores.gather(1, targets)
+        counts = count_not_below(scores, target_scores.squeeze(1))
         # subtract the target and the items of the history, which were counted above
         offsets = self.excluded_offsets
         owners, places = map(torch.from_numpy, expand_ranges(offsets[rows], offsets[rows + 1]))
-        owners, items = owners.to(device), self.excluded[places.to(device)]
-        counted = ~(scores[owners, self.place[items]] < target_scores[owners])
-        return 1 + counts - torch.bincount(owners[counted], minlength=len(rows))
+        owners, excluded = owners.to(device), self.place[self.excluded[places.to(device)]]
+        counted = ~(scores[owners, excluded] < target_scores.squeeze(1)[owners])
+        ranks = 1 + counts - torch.bincount(owners[counted], minlength=len(rows))
+        if not self.list_length:
+            return ranks[:, None]
+        scores[owners, excluded] = -torch.inf
+        scores.scatter_(1, targets, target_scores)
+        return torch.cat([ranks[:, None], pool[scores.topk(self.list_length).indices]], dim=1)

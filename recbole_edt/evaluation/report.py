@@ -13,11 +13,11 @@ from texttable import Texttable
 from recbole_edt.io.files import atomic_write
 
 
-def table(report: Mapping[str, Any], title: str) -> str:
+def table(report: Mapping[str, Any], title: str, digits: int = 4) -> str:
     """Format a report as text: one row per domain and one overall.
 
     ``report`` is ``{"overall": {...}, "domains": {name: {...}}}``, ``title`` the head of the first
-    column.
+    column, ``digits`` the number of decimals.
     """
     names = [name for name in report["overall"] if name != "n"]
     out = Texttable(max_width=0)
@@ -27,7 +27,7 @@ def table(report: Mapping[str, Any], title: str) -> str:
     rows = [*report["domains"].items(), ("overall", report["overall"])]
     out.header([title, "users", *names])
     for label, values in rows:
-        out.add_row([label, values["n"], *[f"{values[name]:.4f}" for name in names]])
+        out.add_row([label, values["n"], *[f"{values[name]:.{digits}f}" for name in names]])
     return out.draw()
 
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.errors import DataError
-from recbole_edt.evaluation.metrics import summarise
+from recbole_edt.evaluation.metrics import RANKS, RankMetrics
 from recbole_edt.experiment.entries import ENTRIES, find_entry
 from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for, refuse_unknown
 from recbole_edt.experiment.variants import Variants
@@ -163,7 +163,7 @@ class ExperimentContext(RunsSettings):
     def grouped(
         self, runs: Sequence[Run], groups: Mapping[str, np.ndarray], mode: str
     ) -> dict[str, list[dict[str, Any]]]:
-        """Report the metrics of groups of users under one protocol, for each finished run.
+        """Report the metrics of ranks of groups of users under one protocol, per finished run.
 
         Parameters
         ----------
@@ -180,15 +180,15 @@ class ExperimentContext(RunsSettings):
         for run, results in ((run, self.store.results(run)) for run in runs):
             if results is None:
                 continue
-            metrics = [name for name in results["test"]["overall"] if name != "n"]
+            metrics = RankMetrics(self.store.config(run), mode, RANKS)
             found = self.store.ranks(run)
             ranks, domains = found[f"test_{mode}"].astype(np.int64), found["test_domains"]
             place = np.searchsorted(known, found["users"].astype(str))
             for name, members in groups.items():
                 inside = members[place]
                 parts = {
-                    domain: summarise(ranks[inside & (domains == number)], metrics)
+                    domain: metrics.evaluate(ranks[inside & (domains == number)])
                     for number, domain in enumerate(self.histories.domains)
                 }
-                out[name].append({"overall": summarise(ranks[inside], metrics), "domains": parts})
+                out[name].append({"overall": metrics.evaluate(ranks[inside]), "domains": parts})
         return out

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole.evaluator.register import metrics_dict
+
+from recbole_edt.evaluation.metrics import smaller_is_better
 from recbole_edt.experiment.tables import Table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -14,16 +17,21 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 def figures(report: Mapping[str, Any]) -> dict[str, float]:
     """Name the figures of a report as the paper's columns: ``cloth H@10``, ``overall N@10``, ...
 
-    The untruncated MRR, which no table of the paper has, stays in the results files.
+    Other metrics have RecBole's names. The untruncated MRR, which no table of the paper has, stays
+    in the results files.
     """
-    out = {}
-    for part, values in {**report["domains"], "overall": report["overall"]}.items():
-        for metric, value in values.items():
-            name, at, k = metric.partition("@")
-            if metric not in ("n", "mrr"):
-                short = {"hit": "H", "ndcg": "N"}.get(name, name.upper())
-                out[f"{part} {short}{at}{k}"] = value
-    return out
+    return {
+        f"{part} {_label(metric)}": value
+        for part, values in {**report["domains"], "overall": report["overall"]}.items()
+        for metric, value in values.items()
+        if metric not in ("n", "mrr")
+    }
+
+
+def _label(metric: str) -> str:
+    name, at, k = metric.partition("@")
+    known = {key: value.__name__ for key, value in metrics_dict.items()} | {"hit": "H", "ndcg": "N"}
+    return f"{known.get(name, name)}{at}{k}"
 
 
 def reports_table(title: str, reports: Results, ours: str | None = None) -> Table:
@@ -31,6 +39,7 @@ def reports_table(title: str, reports: Results, ours: str | None = None) -> Tabl
     by_row = {row: [figures(report) for report in found] for row, found in reports.items()}
     columns = list(dict.fromkeys(c for found in by_row.values() for one in found for c in one))
     table = Table(title, columns, ours=ours)
+    table.smaller = {column for column in columns if smaller_is_better(column.split()[-1])}
     for row, found in by_row.items():
         for column in columns:
             table.add(row, column, [one[column] for one in found if column in one])
@@ -47,6 +56,7 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
             for row, of_row in results.items()
         }
         tables.append(reports_table(f"{title}, test, {mode}", reports, ours))
+        tables[-1].digits = max(one["params"].get("metric_decimal_place", 4) for one in found)
     if tables:
         tables[0].notes += describe_runs(results)
     return tables

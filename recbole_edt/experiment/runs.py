@@ -74,8 +74,7 @@ class RunStore:
         """
         key = repr(run)
         if key not in self._names:
-            config = EDTConfig(run.model, run.dataset, None, run.overrides())
-            settings = checkpoint.settings(config)
+            settings = checkpoint.settings(self.config(run))
             digest = checkpoint.digest([settings, self._fingerprint(run)])
             self._names[key] = f"{run.model}-{run.seed}-{digest}"
         return self._names[key]
@@ -89,6 +88,10 @@ class RunStore:
         place = {"checkpoint_dir": str(self.folder / "checkpoints" / self.name(run))}
         config = EDTConfig(run.model, run.dataset, None, {**run.overrides(), **place})
         return Path(checkpoint.run_file(config))
+
+    def config(self, run: Run) -> EDTConfig:
+        """Configuration of a run."""
+        return EDTConfig(run.model, run.dataset, None, run.overrides())
 
     def _fingerprint(self, run: Run) -> str:
         folder = run.data_path / run.dataset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,9 @@ import yaml
 from optuna import distributions, samplers
 from pydantic import BeforeValidator
 
+from recbole_edt.config import EDTConfig
 from recbole_edt.errors import ConfigError
+from recbole_edt.evaluation.metrics import RankMetrics, smaller_is_better
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
 from recbole_edt.experiment.runs import Run, check_failures, execute, refuse_unknown
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
@@ -67,8 +70,8 @@ class Search(RunsSettings):
     """of bayes"""
     batch: Count = 4
     """settings that bayes proposes at a time"""
-    metric: Name = "ndcg@10"
-    """of validation, overall"""
+    metric: Name | None = None
+    """of validation, overall (default: valid_metric)"""
     seed: Amount = 42
     """of training, and of the sampler"""
 
@@ -82,6 +85,19 @@ class Search(RunsSettings):
             )
         first = {key: v["low"] if key in ranges else v[0] for key, v in self.space.items()}
         self.store.name(self.run_of(first))
+        names = RankMetrics(self.config, self.config["eval_args"]["mode"]["test"]).names
+        if self.measured not in names:
+            raise ConfigError(f"metric must be one of {', '.join(names)}, not '{self.measured}'")
+
+    @cached_property
+    def config(self) -> EDTConfig:
+        """Configuration of the runs, without what is searched."""
+        return EDTConfig(self.model, self.dataset, None, self.run_keys)
+
+    @property
+    def measured(self) -> str:
+        """Name of the metric in results files."""
+        return (self.metric or self.config["valid_metric"]).lower()
 
     def run_of(self, chosen: Mapping[str, Any]) -> Run:
         """Return the run of some settings."""
@@ -101,8 +117,7 @@ class Search(RunsSettings):
         if len(failures) == len({self.store.name(run) for run in runs}):
             check_failures(failures)
         results = [self.store.results(run) for run in runs]
-        metric = self.metric.lower()
-        return [None if one is None else one["valid"]["overall"][metric] for one in results]
+        return [None if one is None else one["valid"]["overall"][self.measured] for one in results]
 
     def tried(self) -> Iterator[Trial]:
         """Try settings that the sampler chooses, ``batch`` at a time; a grid's all together.
@@ -120,7 +135,10 @@ class Search(RunsSettings):
             starts = range(0, self.trials, self.batch)
             sizes = [min(self.batch, self.trials - start) for start in starts]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        smaller = smaller_is_better(self.measured)
+        study = optuna.create_study(
+            direction="minimize" if smaller else "maximize", sampler=sampler
+        )
         space = {key: _distribution(values) for key, values in self.space.items()}
         for number, size in enumerate(sizes):
             asked = [study.ask(space) for _ in range(size)]
@@ -138,8 +156,9 @@ class Search(RunsSettings):
 
     def table(self, tried: Sequence[Trial]) -> Table:
         """Lay out what was tried."""
-        metric = f"validation {self.metric.lower()}"
+        metric = f"validation {self.measured}"
         table = Table(f"{self.model} on {self.dataset}", [metric])
+        table.smaller = {metric} if smaller_is_better(self.measured) else ()
         for chosen, value in tried:
             pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
             table.add_rows({", ".join(pairs): [value]})
@@ -170,7 +189,9 @@ def search(arguments: Sequence[str]) -> None:
     folder = one.folder / "search"
     check_writable("output_path", folder / f"{one.model}.md")
     with run_lock(one.folder):
-        tried = sorted(one.tried(), key=lambda trial: -(trial[1] or 0.0))  # best first
+        tried = list(one.tried())
+    sign = 1 if smaller_is_better(one.measured) else -1  # best first, failed runs last
+    tried.sort(key=lambda trial: math.inf if trial[1] is None else sign * trial[1])
     table = one.table(tried)
     write_tables(folder, one.model, [table], one.note)
     if one.note:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +40,7 @@ class Table:
     notes: list[str] = field(default_factory=list)  # lines below the table
     digits: int = 4
     ranked: bool = True  # whether the best and second best of a column stand out
+    smaller: Collection[str] = ()  # columns whose smaller values are better
 
     def add(self, row: str, column: str, values: Sequence[float]) -> None:
         """Put values into a cell."""
@@ -69,7 +70,8 @@ class Table:
     def order(self, column: str) -> list[str]:
         """Rows that have the column, best mean first."""
         means = self.means()[column].dropna()
-        return list(means.sort_values(ascending=False, kind="stable").index)
+        smaller = column in self.smaller
+        return list(means.sort_values(ascending=smaller, kind="stable").index)
 
     def lead(self, column: str) -> Lead | None:
         """Compare our row with the best other one; None without both."""
@@ -77,10 +79,11 @@ class Table:
         others = [row for row in order if row != self.ours]
         if self.ours not in order or not others:
             return None
-        mine, theirs = (self.values(row, column).to_numpy() for row in (self.ours, others[0]))
+        sign = -1 if column in self.smaller else 1
+        mine, theirs = (self.values(row, column) * sign for row in (self.ours, others[0]))
         base = theirs.mean()
-        gain = (mine.mean() - base) / base if base else math.nan
-        return Lead(others[0], gain, welch(mine, theirs))
+        gain = (mine.mean() - base) / abs(base) if base else math.nan
+        return Lead(others[0], gain, welch(mine.to_numpy(), theirs.to_numpy()))
 
     def shown(self, value: float) -> str:
         """Write a figure with the table's decimals, and a whole number above ten without."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recbole_edt import distributed
 from recbole_edt.data.dataloader import EvaluationLoader
-from recbole_edt.evaluation.metrics import metric_names, summarise
+from recbole_edt.evaluation.metrics import RankMetrics, check_metrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import vectors_of
 
@@ -26,7 +26,7 @@ _SCORES = 2**27  # scores of all items at a time: half a GiB, and as much again 
 
 
 class EvaluationMixin(TrainerBehind):
-    """Evaluates any of RecBole's trainers: model -> scores -> ranks -> metrics.
+    """Evaluates any of RecBole's trainers: model -> scores -> ranks and lists -> metrics.
 
     ``reports`` holds the last ``{"overall": {...}, "domains": {name: {...}}}`` of each phase,
     ``last_ranks`` its ranks, int64 [n_eval].
@@ -36,9 +36,8 @@ class EvaluationMixin(TrainerBehind):
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        self.metric_names = metric_names(config["metrics"], config["topk"])
-        if self.valid_metric not in self.metric_names:
-            self.metric_names.append(self.valid_metric)
+        check_metrics(config)
+        self.metrics: dict[str, RankMetrics] = {}
         self.rankings: dict[tuple[str, str], Ranking] = {}
         self.reports: dict[str, dict[str, Any]] = {}
         self.last_ranks: dict[str, np.ndarray] = {}
@@ -55,48 +54,55 @@ class EvaluationMixin(TrainerBehind):
             return None
         if load_best_model:
             self.load_best(model_file)
-        ranks = self.ranks(eval_data, mode, show_progress)
+        ranked = self.ranked(eval_data, mode, show_progress)
         ranking = self._ranking(eval_data, mode)
-        overall = summarise(ranks, self.metric_names)
-        domains = {
-            name: summarise(ranks[ranking.target_domains == domain], self.metric_names)
-            for domain, name in enumerate(ranking.domains)
-        }
-        self.reports[eval_data.phase] = {"overall": overall, "domains": domains}
-        self.last_ranks[eval_data.phase] = ranks
-        parts = {"": overall, **{f"{name}/": values for name, values in domains.items()}}
+        metrics = self._metrics(ranking.mode)
+        report = metrics.report(ranked, ranking, eval_data._dataset)
+        self.reports[eval_data.phase] = report
+        self.last_ranks[eval_data.phase] = ranked[:, 0]
+        domains = {f"{name}/": values for name, values in report["domains"].items()}
         return OrderedDict(
-            (prefix + metric, values[metric])
-            for prefix, values in parts.items()
-            for metric in self.metric_names
+            (prefix + name, values[name])
+            for prefix, values in {"": report["overall"], **domains}.items()
+            for name in metrics.names
         )
+
+    def _metrics(self, mode: str) -> RankMetrics:
+        if mode not in self.metrics:
+            self.metrics[mode] = RankMetrics(self.config, mode)
+        return self.metrics[mode]
 
     def _ranking(self, eval_data, mode: str | None) -> Ranking:
         phase = eval_data.phase
         mode = mode or self.config["eval_args"]["mode"][phase]
         if (phase, mode) not in self.rankings:
-            self.rankings[phase, mode] = Ranking(eval_data._dataset, phase, mode, self.device)
+            length = self._metrics(mode).list_length
+            ranking = Ranking(eval_data._dataset, phase, mode, self.device, length)
+            self.rankings[phase, mode] = ranking
         return self.rankings[phase, mode]
 
     @torch.no_grad()
-    def ranks(
+    def ranked(
         self, eval_data: EvaluationLoader, mode: str | None = None, show_progress=False
     ) -> np.ndarray:
-        """Rank of every target, int64 [n_eval], in the order of ``dataset.split.users``."""
+        """Rank of every target, and the list of its user: int64 [n_eval, 1 + list_length].
+
+        Rows are in the order of ``dataset.split.users``.
+        """
         self.model.eval()
         ranking = self._ranking(eval_data, mode)
         label = set_color("Evaluate   ", "pink")
         batches = tqdm(eval_data, ncols=100, desc=label, disable=not show_progress)
         vectors = vectors_of(self.model) if ranking.candidates is None else None
         if vectors is not None:
-            return self._ranks_by_vectors(batches, vectors, ranking)
-        out = np.zeros(len(ranking.targets), dtype=np.int64)
+            return self._ranked_by_vectors(batches, vectors, ranking)
+        out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
         self.tot_item_num = eval_data._dataset.item_num
         if self.item_tensor is None:  # RecBole asks for it when a model only scores single items
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
             with self._autocast():
-                out[rows] = self._batch_ranks(interaction.to(self.device), rows, ranking)
+                out[rows] = self._ranked_batch(interaction.to(self.device), rows, ranking)
         if distributed.world_size() > 1:  # rows of other processes are zero
             out = distributed.all_reduce_sum(torch.from_numpy(out).to(self.device)).cpu().numpy()
         return out
@@ -104,7 +110,7 @@ class EvaluationMixin(TrainerBehind):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=self.enable_amp)
 
-    def _ranks_by_vectors(self, batches, vectors, ranking: Ranking) -> np.ndarray:
+    def _ranked_by_vectors(self, batches, vectors, ranking: Ranking) -> np.ndarray:
         """Encode every user once, then rank; scores are float32 even in half precision."""
         domains = torch.from_numpy(ranking.target_domains)
         with self._autocast():
@@ -116,18 +122,18 @@ class EvaluationMixin(TrainerBehind):
                     chosen = domains[at] == domain
                     users[at[chosen].to(self.device)] = own[chosen.to(self.device)].float()
         users = distributed.all_reduce_sum(users)  # rows of other processes are zero
-        return ranking.ranks_by_vectors(users, items).cpu().numpy()
+        return ranking.ranked_by_vectors(users, items).cpu().numpy()
 
-    def _batch_ranks(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
+    def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
         candidates, n_items = ranking.candidates, self.tot_item_num
         few = candidates is not None and _SPARSE * candidates.shape[1] < n_items
         if few and hasattr(self.model, "candidate_scores"):
             scores = self.model.candidate_scores(interaction, ranking.with_target(rows))
-            return ranking.ranks_of_candidates(scores.float()).cpu().numpy()
+            return ranking.ranked_candidates(scores.float()).cpu().numpy()
         step = max(1, _SCORES // n_items)
         parts = []
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             scores = self._full_sort_batch_eval((interaction[part], None, None, None))[1]
-            parts.append(ranking.ranks(scores.float(), rows[part]).cpu().numpy())
+            parts.append(ranking.ranked(scores.float(), rows[part]).cpu().numpy())
         return np.concatenate(parts)

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_edt.evaluation.metrics import metric_names, summarise
+from recbole_edt.errors import ProtocolError
+from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.trainer import CrossDomainTrainer
 
@@ -57,7 +58,7 @@ def test_what_outscores_the_target_costs_a_place_if_it_is_a_candidate(shop, data
         scores = torch.zeros(len(rows), dataset.item_num)
         scores[:, item] = 2.0
         scores[torch.arange(len(rows)), target] = 1.0
-        for row in np.flatnonzero(ranking.ranks(scores, rows).numpy() > 1):
+        for row in np.flatnonzero(ranking.ranked(scores, rows)[:, 0].numpy() > 1):
             found[row].add(str(dataset.id2token("item_id", item)))
     assert found == expected
 
@@ -97,7 +98,7 @@ def test_ranks_equal_a_brute_force_reference(ranked, seed, levels):
         n_items = 1 + max(int(ranking.targets.max()), max(max(items) for items in candidates))
         rows = rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]
         scores = rng.choice(np.array(levels, dtype=np.float32), size=(len(rows), n_items + 9))
-        ranks = ranking.ranks(torch.from_numpy(scores), rows).tolist()
+        ranks = ranking.ranked(torch.from_numpy(scores), rows)[:, 0].tolist()
         targets = ranking.targets.tolist()
         assert ranks == [
             brute_force(scores[at], targets[row], candidates[row]) for at, row in enumerate(rows)
@@ -115,8 +116,8 @@ def test_scoring_the_candidates_alone_gives_the_same_ranks(ranked, seed, levels)
         scores = torch.from_numpy(rng.integers(0, levels, size=(len(rows), 100)).astype("float32"))
         items = ranking.with_target(rows)
         assert items[:, 0].tolist() == ranking.targets[torch.from_numpy(rows)].tolist()
-        few = ranking.ranks_of_candidates(scores.gather(1, items))
-        assert few.tolist() == ranking.ranks(scores, rows).tolist()
+        few = ranking.ranked_candidates(scores.gather(1, items))
+        assert few.tolist() == ranking.ranked(scores, rows).tolist()
 
 
 @PHASES
@@ -127,30 +128,52 @@ def test_a_model_that_scores_everything_alike_ranks_last(shop, dataset, phase, m
     last = [1 + len(items) for items in reference_candidates(shop, dataset, phase, mode)]
     for constant in (0.0, float("nan"), float("inf")):
         scores = torch.full((len(rows), dataset.item_num), constant)
-        assert ranking.ranks(scores, rows).tolist() == last
+        assert ranking.ranked(scores, rows)[:, 0].tolist() == last
+
+
+@PHASES
+def test_lists_hold_the_best_candidates_and_the_target(shop, dataset, phase):
+    ranking = Ranking(dataset, phase, "full", CPU, list_length=3)
+    rows = np.random.default_rng(0).permutation(len(ranking.targets))
+    scores = torch.rand(len(rows), dataset.item_num)
+    known, token = dataset.field2token_id["item_id"], dataset.id2token
+    ranked = ranking.ranked(scores.clone(), rows).numpy()
+    expected = reference_candidates(shop, dataset, phase, "full")
+    for at, row in enumerate(rows):
+        candidates = expected[row] | {token("item_id", int(ranking.targets[row]))}
+        assert ranking.n_candidates[row] == len(candidates)
+        best = sorted(candidates, key=lambda name: -scores[at, known[name]])[:3]
+        assert token("item_id", ranked[at, 1:]).tolist() == best
+    plain = Ranking(dataset, phase, "full", CPU).ranked(scores, rows)
+    assert plain.tolist() == ranked[:, :1].tolist()
+
+
+def test_a_list_longer_than_the_candidates_is_refused(dataset):
+    with pytest.raises(ProtocolError, match=r"a list of 99 items .* use a smaller topk"):
+        Ranking(dataset, "test", "full", CPU, list_length=99)
 
 
 def test_domains_are_reported_apart_and_weighed_by_their_users(dataset):
     trainer = object.__new__(CrossDomainTrainer)  # its evaluation, without a model
     ranking = Ranking(dataset, "test", "uni5", CPU)
     ranks = np.random.default_rng(0).integers(1, 7, size=len(ranking.targets))
-    names = metric_names(["Hit", "NDCG"], [3])
-    trainer.metric_names, trainer.reports, trainer.device = names, {}, CPU
+    metrics = RankMetrics(dataset.config, "uni5")
+    trainer.metrics, trainer.reports, trainer.device = {"uni5": metrics}, {}, CPU
     trainer.last_ranks = {}
     trainer.rankings = {("test", "uni5"): ranking}
-    trainer.ranks = lambda *_: ranks
+    trainer.ranked = lambda *_: ranks[:, None]
 
     class Loader:
-        phase = "test"
+        phase, _dataset = "test", dataset
 
     flat = trainer.evaluate(Loader(), load_best_model=False, mode="uni5")
     report = trainer.reports["test"]
     assert list(report["domains"]) == ["art", "bike"]
-    assert report["overall"] == summarise(ranks, names)
+    assert report["overall"] == metrics.evaluate(ranks)
     total = 0
     for domain, name in enumerate(dataset.domains):
         mine = dataset.item_domain[ranking.targets.numpy()] == domain
-        assert report["domains"][name] == summarise(ranks[mine], names)
-        assert flat[f"{name}/hit@3"] == report["domains"][name]["hit@3"]
-        total += report["domains"][name]["hit@3"] * report["domains"][name]["n"]
-    assert report["overall"]["hit@3"] == pytest.approx(total / report["overall"]["n"])
+        assert report["domains"][name] == metrics.evaluate(ranks[mine])
+        assert flat[f"{name}/hit@10"] == report["domains"][name]["hit@10"]
+        total += report["domains"][name]["hit@10"] * report["domains"][name]["n"]
+    assert report["overall"]["hit@10"] == pytest.approx(total / report["overall"]["n"])

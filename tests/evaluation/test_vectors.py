@@ -30,7 +30,7 @@ def folder(make_shop, augmented_shop, write_dataset, tmp_path_factory):
 @pytest.fixture(scope="module")
 def rankings(folder, load):
     dataset = load(folder, augmentation=True)
-    return [Ranking(dataset, phase, "full", CPU) for phase in ("valid", "test")]
+    return [Ranking(dataset, phase, "full", CPU, list_length=2) for phase in ("valid", "test")]
 
 
 @settings(max_examples=40)
@@ -47,8 +47,8 @@ def test_ranks_by_vectors_are_the_ranks_of_all_their_products(rankings, seed, la
         if nan:
             items[rng.integers(1, n_items)] = float("nan")
             users[rng.integers(0, len(users))] = float("nan")
-        expected = ranking.ranks(users @ items.T, np.arange(len(users)))
-        assert ranking.ranks_by_vectors(users, items).tolist() == expected.tolist()
+        expected = ranking.ranked(users @ items.T, np.arange(len(users)))
+        assert ranking.ranked_by_vectors(users, items).tolist() == expected.tolist()
 
 
 def test_ranks_do_not_depend_on_the_size_of_blocks(rankings, monkeypatch) -> None:
@@ -56,10 +56,10 @@ def test_ranks_do_not_depend_on_the_size_of_blocks(rankings, monkeypatch) -> Non
     for ranking in rankings:
         users = torch.randint(-3, 4, (len(ranking.targets), 4)).float()
         items = torch.randint(-3, 4, (len(ranking.place), 4)).float()
-        whole = ranking.ranks_by_vectors(users, items)
+        whole = ranking.ranked_by_vectors(users, items)
         with monkeypatch.context() as patch:
             patch.setattr(ranking_module, "_ROWS", 4)
-            assert ranking.ranks_by_vectors(users, items).tolist() == whole.tolist()
+            assert ranking.ranked_by_vectors(users, items).tolist() == whole.tolist()
 
 
 class Evaluated:
@@ -84,7 +84,7 @@ class Evaluated:
         scores = torch.empty(len(ranking.targets), len(ranking.place))
         for interaction, rows in self.loader:
             scores[torch.from_numpy(rows)] = self.model.full_sort_predict(interaction)
-        return scores, ranking.ranks(scores, np.arange(len(scores))).numpy()
+        return scores, ranking.ranked(scores, np.arange(len(scores))).numpy()
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def evaluated(folder, config_for, load):
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "LLMEDT", "LLMESR", "C2DSR"])
 def test_a_trainers_ranks_are_those_of_the_models_own_scores(evaluated, name) -> None:
     it = evaluated(name)
-    assert it.trainer.ranks(it.loader).tolist() == it.from_scores()[1].tolist()
+    assert it.trainer.ranked(it.loader).tolist() == it.from_scores()[1].tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 20, 2048])
@@ -122,7 +122,7 @@ def test_sasrec_is_ranked_the_same_where_attention_is_padded(evaluated, monkeypa
     """As on devices that have no attention over tiles."""
     it = evaluated("SASRec")
     monkeypatch.setattr(packing, "_has_tiles", lambda device: False)
-    assert it.trainer.ranks(it.loader).tolist() == it.from_scores()[1].tolist()
+    assert it.trainer.ranked(it.loader).tolist() == it.from_scores()[1].tolist()
 
 
 def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None:
@@ -134,4 +134,4 @@ def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None
 
     it.model.__class__ = Constant
     assert vectors_of(it.model) is None
-    assert it.trainer.ranks(it.loader).min() > 1  # everything ties with the target
+    assert it.trainer.ranked(it.loader).min() > 1  # everything ties with the target

@@ -27,7 +27,7 @@ from recbole_edt.settings import validate
 TINY = {
     "epochs": 1, "finetune_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_negatives": 8,
     "eval_args.mode": "uni5", "topk": "[3]", "valid_metric": "NDCG@3", "use_gpu": False,
-    "train_batch_size": 64,
+    "train_batch_size": 64, "metrics": ["Hit", "NDCG", "GiniIndex"],
 }  # fmt: skip
 
 
@@ -69,6 +69,10 @@ def test_table_holds_the_means_of_the_runs(finished) -> None:
         assert mine.loc[column, "n"] == 2
     titles = ["tiny, test, uni5", "tiny, test, full", "tiny, costs"]
     assert frame["table"].unique().tolist() == titles
+    lists = frame[frame["column"] == "art GiniIndex@3"]  # of all candidates alone; less is better
+    assert set(lists["table"]) == {"tiny, test, full"} and len(lists) == 2
+    best = lists.sort_values("mean").iloc[0]
+    assert f"**{best['mean']:.4f}**" in (finished / "compare.md").read_text()
     costs = frame[(frame["table"] == titles[2]) & (frame["row"] == "LLMEDT")].set_index("column")
     total = found[0]["parameters"]["total"] / 1e6
     assert costs.loc["parameters (M)", "mean"] == pytest.approx(total, rel=1e-5)

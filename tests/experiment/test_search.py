@@ -68,6 +68,14 @@ def test_bayes_comes_nearer_than_chance_and_repeats_itself(measured) -> None:
         assert type(chosen["learning_rate"]) is float and 1e-4 <= chosen["learning_rate"] <= 1e-2
 
 
+def test_the_smallest_is_best_where_a_metric_says_so(measured) -> None:
+    keys = {"method": "bayes", "metric": "AveragePopularity@10", "eval_args.mode": "full"}
+    space = {"dropout": {"low": 0.0, "high": 0.9}}
+    tried = list(make(space, trials=38, metrics=["AveragePopularity"], **keys).tried())
+    early, late = (sum(v for _, v in part) for part in (tried[:8], tried[-8:]))
+    assert late < early
+
+
 def test_a_failed_run_is_left_out_by_bayes(monkeypatch) -> None:
     monkeypatch.setattr(
         Search, "measure", lambda self, chosen: [None, *(score(c) for c in chosen[1:])]
@@ -101,6 +109,7 @@ BAD_SPACES = (
         ({"space": {"dropout": [1.5]}}, "dropout must be"),
         ({"space": {"dropout": {"low": 0.1, "high": 0.2}}}, "a range takes --method=bayes"),
         ({"epoch": 1}, "unknown key 'epoch'"),
+        ({"metric": "Recall@10"}, "metric must be one of hit@10, ndcg@10, mrr, not 'recall@10'"),
         *(({"space": space}, "space must be a mapping") for space in BAD_SPACES),
     ],
 )

@@ -54,6 +54,16 @@ def test_lead_over_the_best_other_row(table) -> None:
     assert behind.p_value > 0.05
 
 
+def test_where_smaller_is_better_the_smallest_leads(table) -> None:
+    table.smaller = {"H"}
+    assert (table.order("H"), table.order("N")) == (["weak", "SASRec", "ours"], ["SASRec", "ours"])
+    table.add("ours", "H", [0.09, 0.07])
+    table.add("weak", "H", [0.1, 0.11])
+    lead = table.lead("H")
+    assert (lead.baseline, lead.improvement) == ("weak", pytest.approx(0.025 / 0.105))
+    assert lead.p_value == pytest.approx(welch(np.array([0.1, 0.11]), np.array([0.09, 0.07])))
+
+
 def test_markdown(table) -> None:
     text = re.sub(" +", " ", to_markdown(table))
     assert [line for line in text.splitlines() if line and ":--" not in line] == [

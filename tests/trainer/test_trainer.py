@@ -80,9 +80,13 @@ def test_start_of_stage_2_is_kept_when_no_epoch_of_it_is_better(run):
     assert now.trainer.stages[2]["valid"] == {"ndcg@3": 0.3}
 
 
-def test_each_stage_stops_early_by_itself(run):
-    now = run(epochs=9, finetune_epochs=9, stopping_step=1)
-    scores_by_epoch(now.trainer, [0.1, 0.5, 0.4, 0.4, 0.5, 0.4, 0.6, 0.5, 0.5])
+@pytest.mark.parametrize(("metric", "sign"), [("NDCG@3", 1), ("GiniIndex@3", -1)])
+def test_each_stage_stops_early_by_itself(run, metric, sign):
+    """At the smallest value where smaller is better."""
+    keys = {"valid_metric": metric, "eval_args.mode": "full"}
+    now = run(epochs=9, finetune_epochs=9, stopping_step=1, **keys)
+    values = [0.1, 0.5, 0.4, 0.4, 0.5, 0.4, 0.6, 0.5, 0.5]
+    scores_by_epoch(now.trainer, [sign * value for value in values])
     now.fit()
     assert {stage: part["epochs"] for stage, part in now.trainer.stages.items()} == {1: 4, 2: 4}
     assert torch.load(now.trainer.saved_model_file.replace(".pth", ".stage1.pth"))["epoch"] == 1
