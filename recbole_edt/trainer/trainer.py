@@ -286,7 +286,7 @@ class CrossDomainMixin(EvaluationMixin):
         self.timing = dict(content["timing"])
         self.stages = {int(stage): values for stage, values in content["stages"].items()}
         ended = "".join(
-            f"; stage {stage} ended after {part['epochs']} epochs and stays as it is"
+            f"; stage {stage} is over and stays as it is (epochs: {part['epochs']})"
             for stage, part in self.stages.items()
             if stage < self.stage
         )

@@ -274,7 +274,7 @@ def test_finished_run_resumed_with_more_epochs_goes_on_to_the_end_of_an_unbroken
         again.fit(callback_fn=lambda epoch, score: trained.append(epoch))
     assert trained == [1, 2]
     assert "after epoch 0: 1 of 3 epochs are done" in caplog.text
-    assert ("stage 1 ended after 3 epochs and stays as it is" in caplog.text) == (model == "LLMEDT")
+    assert ("stage 1 is over and stays as it is (epochs: 3)" in caplog.text) == (model == "LLMEDT")
     same_result(unbroken, again.result())
 
 
