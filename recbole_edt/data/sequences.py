@@ -92,7 +92,10 @@ def build_sequences(
     users, positions = users[order], positions[order]
     same = (users[1:] == users[:-1]) & (positions[1:] == positions[:-1])
     if same.any():
-        raise DataError(f"{int(same.sum())} rows repeat a (user_id, position) of another row")
+        raise DataError(
+            f"{int(same.sum())} rows repeat a (user_id, position) of another row: correct them, or "
+            "leave the column 'position' out of .inter, and times order the rows"
+        )
     offsets = np.searchsorted(users, np.arange(n_users + 1))
     return Sequences(offsets, items[order], augmented[order], timestamps[order])
 

@@ -64,6 +64,8 @@ def _files(path: Path) -> list[Path]:
     atomic = [file for file in files if _kind(file) in (".inter", ".item")]
     if not files:
         raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}")
+    if atomic and not any(_kind(file) == ".inter" for file in atomic):
+        raise DataError(f"{path} holds items, but no .inter with rows of users")
     return atomic or files
 
 

@@ -198,6 +198,7 @@ def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
                 (u for least, u in _UNITS.items() if middle >= least), (1, "seconds")
             )
             return numbers.where(np.isfinite(numbers)) / scale, unit
+        values = values.astype(str).str.strip().str.removesuffix(" UTC")  # as some databases write
     try:
         dates = pd.to_datetime(values, format=form or "ISO8601", errors="coerce", utc=True)
     except ValueError as error:

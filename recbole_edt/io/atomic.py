@@ -194,7 +194,7 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
         example = _shown(str(inter.loc[unlisted, "item_id"].iloc[0]))
         raise DataError(
             f"{name}.inter: {int(unlisted.sum())} rows name items that {name}.item does not list "
-            f"(such as '{example}')"
+            f"(such as '{example}'): list them, or make the data again with `recbole-edt import`"
         )
 
 
@@ -256,7 +256,10 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     if matrix.offset + matrix.nbytes != path.stat().st_size:
         raise DataError(f"{path} is damaged: it holds more than its header says")
     if len(matrix) != n_rows:
-        raise DataError(f"{path} has {len(matrix)} rows, but there are {n_rows} {what}s")
+        raise DataError(
+            f"{path} has {len(matrix)} rows, but there are {n_rows} {what}s: make it again "
+            "(`recbole-edt augment`)"
+        )
     for part in np.array_split(matrix, len(matrix) // 65536 + 1):
         if not np.isfinite(part).all():
             raise DataError(f"{path} holds values that are not finite")

@@ -106,6 +106,7 @@ def test_a_preview_says_what_was_recognised_and_writes_nothing(shop, capsys):
         ("1400000000000000", None),
         ("1400000000000000000", None),
         ("2014-05-13T16:53:20Z", None),
+        ("2014-05-13 16:53:20 UTC", None),
         ("2014-05-13 18:53:20+02:00", None),
         ("13/05/2014 16.53.20", "%d/%m/%Y %H.%M.%S"),
     ],
@@ -293,6 +294,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["nowhere.csv", MINE], "nowhere.csv does not exist"),
         (["x=nowhere.csv", MINE], "nowhere.csv does not exist"),
         (["notes.md", MINE], "notes.md is of no kind that can be read"),
+        (["items", MINE], "items holds items, but no .inter"),
         (["folder", MINE], "folder holds no file of a kind that can be read"),
         (["empty.csv", MINE], "empty.csv is empty"),
         (["header.csv", MINE], "header.csv has no rows"),
@@ -325,6 +327,8 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     domains_file()
     Path("notes.md").touch()
     Path("folder").mkdir()
+    Path("items").mkdir()
+    Path("items/x.item").write_text("item_id:token\n1\n")
     Path("empty.csv").touch()
     Path("header.csv").write_text("user,item,time\n")
     Path("latin.csv").write_bytes(b"user,item,time\nu,\xe9,1\n")
