@@ -78,7 +78,7 @@ def test_missing_or_empty_files(write, refused, suffix):
     ("parts", "words"),
     [
         ({"rows": [("u0", "art1")]}, "has no column 'timestamp:float'"),
-        ({"rows": [("u0", "art1")]}, "`recbole-edt import` makes a data set"),
+        ({"rows": [("u0", "art1")]}, "tiny --dataset=NAME` makes a data set"),
         ({"items": [("art1", "art"), ("x", "bike"), ("y", "car")]}, "names 3 domains"),
         ({"items": [("art1", "art"), ("x", "art")], "rows": [ROW]}, "names 1 domains"),
         ({"rows": [ROW, ROW, ROW]}, "repeat a (user_id, position)"),

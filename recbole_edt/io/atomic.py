@@ -97,7 +97,10 @@ def check_table(path: Path, required: Sequence[str]) -> None:
     for column in required:
         if column not in columns:
             shown = _shown(header)
-            raise DataError(f"{path} has no column '{column}' (its columns: {shown}): {OWN_FILES}")
+            raise DataError(
+                f"{path} has no column '{column}' (its columns: {shown}): `recbole-edt import "
+                f"{path.parent} --dataset=NAME` makes a data set of it"
+            )
     names = [column.rpartition(":")[0] for column in columns]
     for name in filter(None, names):
         if names.count(name) > 1:
