@@ -136,6 +136,7 @@ def _patch_package(module: Any) -> Iterator[None]:
     for category in (DeprecationWarning, FutureWarning, ChainedAssignmentError):
         # RecBole's only chained assignments are the `fillna` that `_patch_dataset` replaces.
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"recbole\.model\.")
     # A column of a DataFrame is read-only in pandas 3. RecBole drops the frame right after making
     # a tensor of it.
     warnings.filterwarnings(
@@ -330,7 +331,11 @@ def load_checkpoint(path: Any, map_location: Any = None) -> Any:
     )
 
 
-@_patches("recbole.model.sequential_recommender.s3rec", "recbole.trainer.trainer")
+@_patches(
+    "recbole.model.general_recommender.convncf", "recbole.model.general_recommender.nais",
+    "recbole.model.general_recommender.neumf", "recbole.model.general_recommender.ract",
+    "recbole.model.sequential_recommender.s3rec", "recbole.trainer.trainer",
+)  # fmt: skip
 def _patch_reader(module: Any) -> Iterator[None]:
     """Read checkpoints; train a model on CPUs in several processes."""
     yield
@@ -441,9 +446,9 @@ class _ModelFinder(MetaPathFinder, Loader):
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname.startswith(_MODELS):
-            from recbole_edt.registry import plugin_models
+            from recbole_edt.registry import registered_models
 
-            if fullname.removeprefix(_MODELS) in map(str.lower, plugin_models()):
+            if fullname.removeprefix(_MODELS) in map(str.lower, registered_models()):
                 return ModuleSpec(fullname, self)
         return None
 
@@ -458,11 +463,11 @@ def _provide(module: ModuleType, ending: str) -> None:
     """Add lazily resolved names ``<Model><ending>`` of the plugin's models to a module."""
 
     def __getattr__(name: str) -> Any:
-        from recbole_edt.registry import plugin_models
+        from recbole_edt.registry import is_plugin_model, registered_models
 
         is_asked = name.endswith(ending) and not name.startswith("_")
-        model = plugin_models().get(name.removesuffix(ending)) if is_asked else None
-        if model is None:
+        model = registered_models().get(name.removesuffix(ending)) if is_asked else None
+        if model is None or (ending and not is_plugin_model(model)):
             raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
         if ending == "Dataset":
             from recbole_edt.data.dataset import CrossDomainDataset
@@ -495,6 +500,17 @@ def _is_ours(config: Any) -> bool:
 def _patch_config(module: Any) -> Iterator[None]:
     """Read the plugin's property files, find its data, and join the processes of a launcher."""
     yield
+
+    @_wraps(module.Config, "_get_model_and_dataset")
+    def _get_model_and_dataset(original: Callable, self: Any, *args: Any) -> Any:
+        from recbole_edt.config import EDTConfig
+        from recbole_edt.registry import is_plugin_model, is_users_own, register_model
+
+        found = original(self, *args)
+        own = is_users_own(found[1]) and is_plugin_model(found[1])
+        if own and not isinstance(self, EDTConfig):
+            register_model(found[1])  # RecBole's other look-ups know its name alone
+        return found
 
     @_wraps(module.Config, "_load_internal_config_dict")
     def _load_internal_config_dict(original: Callable, self: Any, *args: Any) -> None:
@@ -567,11 +583,14 @@ def _patch_loaders(module: Any) -> Iterator[None]:
 
     @_wraps(module, "get_dataloader")
     def get_dataloader(original: Callable, config: Any, phase: str) -> Any:
+        from recbole_edt.config import EDTConfig
         from recbole_edt.data.dataloader import EvaluationLoader, SequenceLoader
-        from recbole_edt.registry import is_plugin_model
+        from recbole_edt.registry import builtin_name, is_plugin_model
 
         if phase == "train" and is_plugin_model(config.model_class):
             return SequenceLoader
         if phase != "train" and _is_ours(config):
             return EvaluationLoader
+        if isinstance(config, EDTConfig):  # a subclass has the loader of its base
+            config = {**config.final_config_dict, "model": builtin_name(config.model_class)}
         return original(config, phase)

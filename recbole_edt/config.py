@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +11,19 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 from recbole.config import Config
+from recbole.utils import ModelType
 
 from recbole_edt.errors import ConfigError, as_config_error
 from recbole_edt.evaluation.metrics import check_metrics, refuse_metrics
-from recbole_edt.io.atomic import read_header
+from recbole_edt.io.atomic import read_columns, read_header
 from recbole_edt.io.paths import find_data_root, properties_dir
-from recbole_edt.registry import find_model, is_plugin_model, properties_of
+from recbole_edt.registry import (
+    builtin_name,
+    code_of,
+    find_model,
+    is_users_own,
+    properties_of,
+)
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
 
@@ -32,8 +40,9 @@ _READ_LATER = {*_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit"}
 def lay_properties(config: Config) -> None:
     """Lay the plugin's defaults over RecBole's internal ones.
 
-    They are, each over the one before: ``overall.yaml``, the model's property file, what a subclass
-    changes or adds in its ``settings``, the preset, and the file of the dataset. The latter may
+    They are, each over the one before: ``overall.yaml``, ``general.yaml`` for general models, the
+    model's property file, what a subclass changes or adds in its ``settings``, the property file
+    beside the module of a user's own class, the preset, and the file of the dataset. The latter may
     hold a section ``per_model: {<M>: {...}}`` for single models, which a preset ignores.
 
     Raises
@@ -51,10 +60,15 @@ def lay_properties(config: Config) -> None:
         return file.is_file()
 
     lay(root / "overall.yaml")
+    if model.type != ModelType.SEQUENTIAL:
+        lay(root / "general.yaml")
     inherited, own = defaults(owner), defaults(model)
     internal.update(inherited)
     lay(root / "model" / f"{name}.yaml")
     internal.update({k: v for k, v in own.items() if k not in inherited or inherited[k] != v})
+    home = getattr(sys.modules.get(model.__module__), "__file__", None)
+    if is_users_own(model) and home:
+        lay(Path(home).with_name(f"{model.__name__}.yaml"))
     if preset and not lay(root / "model" / f"{name}-{preset}.yaml"):
         files = (root / "model").glob(f"{name}-*.yaml")
         known = ", ".join(sorted(file.stem.removeprefix(f"{name}-") for file in files))
@@ -91,9 +105,10 @@ def lay_data(config: Config) -> None:
 
 def defaults(model: Any) -> dict[str, Any]:
     """Key -> default of a model's settings; RecBole's models have none."""
+    settings = getattr(model, "settings", None)
     return {
         key: field.get_default(call_default_factory=True, validated_data={})
-        for key, field in (model.settings.model_fields if is_plugin_model(model) else {}).items()
+        for key, field in (settings.model_fields if settings else {}).items()
         if not field.is_required()
     }
 
@@ -101,8 +116,9 @@ def defaults(model: Any) -> dict[str, Any]:
 class EDTConfig(Config):
     """RecBole's configuration for a run of this plugin, for its own models and the built-in ones.
 
-    The arguments are those of RecBole's ``Config``; nested keys may be dotted (``eval_args.mode``).
-    Nothing is read from the command line of the process.
+    The arguments are those of RecBole's ``Config``; nested keys may be dotted (``eval_args.mode``),
+    and ``model`` is what :func:`~recbole_edt.registry.find_model` takes. Nothing is read from the
+    command line of the process.
 
     Raises
     ------
@@ -112,15 +128,16 @@ class EDTConfig(Config):
 
     def __init__(
         self,
-        model: str,
+        model: str | type,
         dataset: str,
         config_file_list: Sequence[str] | None = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
         self._read: set[str] = set()
         overrides = nest(config_dict or {})
+        found = find_model(model)
         with as_config_error("configuration"):
-            super().__init__(model, dataset, list(config_file_list or []), overrides)
+            super().__init__(found, dataset, list(config_file_list or []), overrides)
         check_metrics(self)
 
     def _load_config_files(self, file_list):
@@ -150,13 +167,28 @@ class EDTConfig(Config):
         return config_dict
 
     def _get_model_and_dataset(self, model, dataset):
-        if isinstance(model, str):
-            find_model(model)
         self.model, self.model_class, self.dataset = super()._get_model_and_dataset(model, dataset)
         return self.model, self.model_class, self.dataset
 
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        super()._load_internal_config_dict(builtin_name(model_class), model_class, dataset)
+
+    @property
+    def takes_any_key(self) -> bool:
+        """Whether the model is a user's own and declares no ``settings``."""
+        return is_users_own(self.model_class) and not hasattr(self.model_class, "settings")
+
+    def refuse_unread(self) -> None:
+        """Raise a ConfigError for a key that nothing declares and nothing has read by now."""
+        known = self.known_keys()
+        for key in sorted(set(self.external_config_dict) - known - self._read):
+            raise ConfigError(
+                f"{self.model} does not read the key '{key}'{nearest(key, known)}: keys are read "
+                "when the model is made, or declared in its `settings`"
+            )
+
     def known_keys(self) -> set[str]:
-        """Keys that a run of this model accepts."""
+        """Keys that a run of this model declares."""
         return set(self.internal_config_dict).union(
             _WITHOUT_DEFAULT,
             *(settings.model_fields for settings in _settings_of(self.model_class)),
@@ -185,7 +217,7 @@ class EDTConfig(Config):
     def _get_final_config_dict(self):
         known = self.known_keys()
         for key in self.external_config_dict:
-            if key not in known:
+            if key not in known and not self.takes_any_key:
                 raise ConfigError(f"unknown key '{key}'{nearest(str(key), known)}")
         return final_settings(self)
 
@@ -197,6 +229,8 @@ class EDTConfig(Config):
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
             metric = self["valid_metric"]
             raise ConfigError(f"valid_metric_bigger must be {bigger}, as {metric} says")
+        if code := code_of(self.model_class):
+            self.final_config_dict["model_code"] = code  # tells runs of an edited class apart
 
     def _init_device(self):
         wanted, use_gpu, _ = (self[key] for key in ("device", "use_gpu", "gpu_id"))
@@ -233,6 +267,10 @@ def final_settings(config: Config) -> dict[str, Any]:
     for key, default in config.internal_config_dict.items():
         if key not in declared:
             check_value(_type_of(default), key, final[key])
+    repeatable = config.internal_config_dict["repeatable"]
+    if final["repeatable"] != repeatable:
+        raise ConfigError(f"repeatable must be {repeatable} for {config.model} (fixed by its kind)")
+    _choose_features(final, given, config.dataset)
     if isinstance(final["report_modes"], str):
         final["report_modes"] = [final["report_modes"]]
     for source in given.get("unload_col") or {}:  # all other columns, as in RecBole
@@ -255,6 +293,31 @@ def _plain(key: str, value: Any) -> Any:
     if isinstance(value, tuple) and key != "gpu_id":
         return str(value) if key.endswith("_interval") else list(value)
     return value
+
+
+def _choose_features(final: dict[str, Any], given: Mapping[str, Any], dataset: str) -> None:
+    """Give models that read features of items, such as SASRecF, a column of the data by default.
+
+    RecBole's own default is a column of MovieLens. The columns are loaded, too.
+    """
+    path = Path(final["data_path"]) / dataset / f"{dataset}.item"
+    keys = [key for key in ("selected_features", "item_attribute") if key in final]
+    if not keys or not path.is_file():
+        return
+    columns = read_columns(path, None)
+    usual = next(name for name in ("categories", "brand", "domain") if name in {*columns, "domain"})
+    wanted = []
+    for key in keys:
+        if key not in given:
+            final[key] = usual if key == "item_attribute" else [usual]
+        names = [final[key]] if isinstance(final[key], str) else final[key]
+        for name in names if isinstance(names, (list, tuple)) else ():
+            if name not in columns:
+                raise ConfigError(f"{key}: {path} has no column '{name}'{nearest(name, columns)}")
+            wanted.append(name)
+    load = final["load_col"]
+    if load and load.get("item", "*") != "*":
+        final["load_col"] = {**load, "item": list(dict.fromkeys([*load["item"], *wanted]))}
 
 
 def _type_of(default: Any) -> Any:

@@ -36,11 +36,16 @@ class DependencyError(EDTError, ImportError):
 
 @contextmanager
 def as_config_error(what: str) -> Iterator[None]:
-    """Turn what RecBole or torch raise about a setting into a :class:`ConfigError` of one line."""
+    """Turn what RecBole or torch raise about a setting into a :class:`ConfigError` of one line.
+
+    A package that is missing becomes a :class:`DependencyError`.
+    """
     try:
         yield
     except EDTError:
         raise
+    except ImportError as error:
+        raise DependencyError(f"{what}: {error}") from error
     except (
         ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
         RuntimeError, TypeError, ValueError,

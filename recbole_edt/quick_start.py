@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_trainer, init_seed
+from recbole.utils import init_seed
 
 from recbole_edt import distributed
 from recbole_edt.config import EDTConfig
@@ -24,6 +25,7 @@ from recbole_edt.evaluation.report import table, write_json, write_ranks
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, open_log
+from recbole_edt.registry import is_users_own
 from recbole_edt.run_settings import RunArguments
 from recbole_edt.settings import parse_arguments, validate
 from recbole_edt.trainer import checkpoint, trainer_class
@@ -36,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def run_recbole_edt(
-    model: str,
+    model: str | type,
     dataset: str,
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
@@ -46,8 +48,9 @@ def run_recbole_edt(
 
     Parameters
     ----------
-    model : str
-        A model of the plugin or a built-in sequential model of RecBole.
+    model : str or type
+        A model of the plugin, a sequential or general model of RecBole, or one of your own: its
+        class, or ``package.module:Class``.
     dataset : str
         Name of a dataset in ``dataset/``, ``dataset_atomic/`` or ``data_path``.
     config_file_list, config_dict : optional
@@ -65,7 +68,8 @@ def run_recbole_edt(
     Raises
     ------
     EDTError
-        If configuration or data are invalid, or training cannot go on.
+        If configuration or data are invalid, or training cannot go on. Other errors of a class of
+        your own are raised as they are.
     """
     config = EDTConfig(model, dataset, config_file_list, config_dict)
     with distributed.process_group():
@@ -87,10 +91,10 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
         data = create_dataset(config)
         train_data, valid_data, test_data = data_preparation(config, data)
     init_seed(config["seed"], config["reproducibility"])
-    with as_config_error(f"model {model}"):
+    own = is_users_own(config.model_class)  # the user needs the traceback
+    with nullcontext() if own else as_config_error(f"model {model}"):
         network = make_model(config, train_data._dataset)
-    base = get_trainer(config["MODEL_TYPE"], model)
-    trainer_type: Any = trainer_class(config.model_class, base)
+    trainer_type: Any = trainer_class(config.model_class)
     trainer_type.check(config, network, data)
     rankings = make_rankings(config, data)
 
@@ -100,6 +104,7 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     for line in (f"device: {describe_device(config['device'])}", describe(data), *data.notes):
         getLogger().info(line)
     trainer = trainer_type(config, network)
+    config.refuse_unread()
     trainer.rankings = rankings
     show_progress = config["show_progress"] and sys.stderr.isatty()
     if idle := idle_keys(config, data):

@@ -145,7 +145,7 @@ class RunSettings(Settings):
         None, description="TailPercentage: share of items in the tail, or above 1 their most rows"
     )
     eval_batch_size: Count = 1024
-    repeatable: Annotated[bool, fixed(True, _PROTOCOL)] = True
+    repeatable: bool = True  # fixed by the kind of the model
 
     # Training
     seed: Amount = Field(42, description="draws weights, batches and negatives")
@@ -197,16 +197,17 @@ def help_of_run(arguments: Sequence[str] = ()) -> str:
     name = parse_arguments(given).get("model")
     usage = "run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]"
     if isinstance(name, str):
-        from recbole_edt.registry import find_model, is_plugin_model
+        from recbole_edt.registry import find_model
 
         model: Any = find_model(name)
-        if not is_plugin_model(model):
-            raise ConfigError(f"the keys of {name} are RecBole's: see its documentation")
+        if not hasattr(model, "settings"):
+            raise ConfigError(f"the keys of {name} are in RecBole's documentation, or its author's")
         about = f"Keys of {name}, besides those of every run (run --help)."
         return help_text(usage.replace("MODEL", name, 1), about, model.settings)
     about = (
-        "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin or "
-        "a sequential one of RecBole, DATASET a folder in dataset/, dataset_atomic/ or --data_path."
+        "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin, a "
+        "sequential or general one of RecBole, or package.module:Class, one of your own; DATASET a "
+        "folder in dataset/, dataset_atomic/ or --data_path."
     )
     after = """\
 Any other key of RecBole, and the model's own: run --model=MODEL --help

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from importlib import import_module
@@ -11,6 +12,7 @@ import pytest
 
 from recbole_edt import registry
 from recbole_edt.cli import execute
+from recbole_edt.errors import ConfigError
 from recbole_edt.quick_start import run_recbole_edt
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -51,6 +53,47 @@ def example(tmp_path, monkeypatch):
 
 def run(model, data_path, **changes):
     return run_recbole_edt(model, "tiny", None, {**SMALL, "data_path": data_path, **changes})
+
+
+def arguments(data_path, *more):
+    keys = {key: value for key, value in SMALL.items() if key != "hidden_size"}
+    keys |= {"dataset": "tiny", "data_path": data_path}
+    return [*(f"--{key}={value}" for key, value in keys.items()), *more]
+
+
+def test_a_model_of_your_own(example, data_path, capsys):
+    mine = example("my_model").LastItems
+    keys = {key: value for key, value in SMALL.items() if key != "hidden_size"}
+    results = run_recbole_edt(mine, "tiny", None, {**keys, "data_path": data_path, "last": 2})
+    assert (results["model"], results["params"]["last"]) == ("LastItems", 2)
+    named = arguments(data_path, "--model=my_model:LastItems", "--last=2", "--result_file=r.json")
+    assert execute("run", named) == 0, capsys.readouterr().err
+    assert json.loads(Path("r.json").read_text())["test"] == results["test"]
+
+
+def test_a_model_of_your_own_beside_others(example, data_path, capsys):
+    example("my_model")
+    models = "--models=Pop,my_model:LastItems"
+    more = [models, "--seeds=1", "--budget=0", "--last=2", "--report_modes=['uni5']"]
+    assert execute("compare", arguments(data_path, *more)) == 0, capsys.readouterr().err
+    assert re.search(r"\| LastItems +\| +0\.\d", Path("results/tiny/compare.md").read_text())
+    (run,) = Path("results/tiny/runs").glob("LastItems-1-*.json")
+    assert json.loads(run.read_text())["params"]["last"] == 2
+    space = ["--model=my_model:LastItems", "--space={'last': [1, 2]}", "--seed=1", "--jobs=1"]
+    more = ["--metric=ndcg@3", "--report_modes=['uni5']"]
+    assert execute("search", arguments(data_path, *space, *more)) == 0
+    assert "last 2" in Path("results/tiny/search/LastItems.md").read_text()
+    assert len(list(Path("results/tiny/runs").glob("LastItems-1-*.json"))) == 2  # one is shared
+
+
+def test_a_subclass_of_llm_edt(example, data_path):
+    mine = example("my_edt").ShortItems
+    results = run(mine, data_path, norm_weight=0.5, preset="paper")
+    assert (results["params"]["norm_weight"], results["params"]["loss"]) == (0.5, "bpr")
+    with pytest.raises(ConfigError, match=r"norm_weight must be at least 0, not '-1\.0'"):
+        run(mine, data_path, norm_weight=-1.0)
+    with pytest.raises(ConfigError, match="unknown key 'norm_weigth', did you mean 'norm_weight'"):
+        run(mine, data_path, norm_weigth=0.5)
 
 
 def test_a_baseline(example, data_path):

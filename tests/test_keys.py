@@ -16,7 +16,7 @@ import recbole
 import torch
 import yaml
 from recbole.data import data_preparation
-from recbole.utils import argument_list, get_trainer, init_seed
+from recbole.utils import argument_list, init_seed
 
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
@@ -107,8 +107,7 @@ def setup(config):
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, CrossDomainDataset(config))
     network = config.model_class(config, loaders[0]._dataset)
-    base = get_trainer(config["MODEL_TYPE"], config["model"])
-    return trainer_class(config.model_class, base)(config, network)
+    return trainer_class(config.model_class)(config, network)
 
 
 def training(config):

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from pandas.api.types import union_categoricals
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.utils.enum_type import FeatureSource, FeatureType
+from recbole.data.interaction import Interaction
+from recbole.sampler import SeqSampler
+from recbole.utils.enum_type import FeatureSource, FeatureType, ModelType
 
 from recbole_edt.data import sequences
 from recbole_edt.data.candidates import sample_candidates, sample_size
@@ -21,6 +24,7 @@ from recbole_edt.data.sequences import Sequences, Windows, gather_padded
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io import atomic
 from recbole_edt.io.files import LITERALLY, read_table, write_pickle
+from recbole_edt.registry import is_plugin_model, is_users_own
 from recbole_edt.settings import is_interval
 
 # Fields of an evaluation batch.
@@ -286,6 +290,7 @@ class CrossDomainDataset(SequentialDataset):
         for domain, name in enumerate(self.domains):
             self.item_domain[self._holds(self.item_feat, "domain", name)] = domain
         self.item_generated = self._holds(self.item_feat, "generated", "1")
+        self.item_feat = self.item_feat.drop(columns="generated", errors="ignore")  # no feature
         inter = self.inter_feat
         self.sequences = sequences.build_sequences(
             inter[self.uid_field].to_numpy(),
@@ -360,18 +365,40 @@ class CrossDomainDataset(SequentialDataset):
     # -- what RecBole's loaders iterate over ----------------------------------------------------
 
     def build(self):
-        """Views with another ``inter_feat``: prefixes to train on, validation and test targets."""
+        """Views with another ``inter_feat``: training rows, validation and test targets.
+
+        Training rows are prefixes for sequential models of RecBole, pairs of users and items for
+        general ones; that view holds nothing of the held-out rows.
+        """
         self._change_feat_format()
         self._drop_unused_col()
-        rows = self.train_sequences
-        prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
-        return [self._view(rows, prefixes, self._mixed_fields), *self._held_out()]
+        return [self._training_view(), *self._held_out()]
 
     def _held_out(self) -> list[CrossDomainDataset]:
         """Views of the validation and of the test targets."""
         rows, held_out = self.evaluation_rows()
         windows = [self._last_rows(rows, self.split.users, targets) for targets in held_out]
-        return [self._view(rows, part, self._evaluation_fields) for part in windows]
+        return [self._view(rows, part, self._target_fields) for part in windows]
+
+    def _training_view(self) -> CrossDomainDataset:
+        rows = self.train_sequences
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+            prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
+            view = self._view(rows, prefixes, self._target_fields)
+        else:
+            times = rows.timestamps.astype(np.float32)
+            columns = {self.uid_field: rows.users, self.iid_field: rows.items.copy()}
+            pairs = {**columns, self.time_field: times}
+            view = self.copy(Interaction({k: torch.from_numpy(v) for k, v in pairs.items()}))
+        view.sequences = rows
+        del view.split
+        return view
+
+    def inter_matrix(self, form="coo", value_field=None):
+        """Sparse matrix [n_users, n_items] of a view's rows; the arguments are RecBole's."""
+        of_prefixes = self.item_list_length_field in self.inter_feat
+        owner = SequentialDataset if of_prefixes else Dataset
+        return owner.inter_matrix(self, form, value_field)
 
     def evaluation_rows(self) -> tuple[Sequences, list[np.ndarray]]:
         """Rows that histories are cut from at evaluation; validation and test targets in them."""
@@ -394,7 +421,13 @@ class CrossDomainDataset(SequentialDataset):
         view.inter_feat = GatheredRows(ready, partial(_take, fields, rows, windows))
         return view
 
-    def _evaluation_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
+    def _target_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
+        """Make what a model knows before each target; RecBole's own models know no domains."""
+        if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+            return {}  # they know a user by the id alone
+        model = self.config.model_class
+        if not is_plugin_model(model) and not is_users_own(model):
+            return self._mixed_fields(rows, windows)
         fields = self.history_fields(rows, windows.users, windows.stops)
         return {**fields, TARGET_DOMAIN: self.item_domain[rows.items[windows.stops]]}
 
@@ -430,12 +463,24 @@ class CrossDomainDataset(SequentialDataset):
     def _mixed_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
         width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
         times = gather_padded(rows.timestamps, windows.starts, windows.stops, width)
-        return {
+        items = rows.pad(windows.starts, windows.stops, width)
+        fields = {
             self.uid_field: windows.users,
-            self.iid_field + suffix: rows.pad(windows.starts, windows.stops, width),
+            self.iid_field + suffix: items,
             self.time_field + suffix: times.astype(np.float32),
             self.item_list_length_field: windows.stops - windows.starts,
         }
+        if self._reads_negatives:
+            negatives = np.zeros_like(items)
+            drawn = SeqSampler(self).sample_neg_sequence(items[items > 0])
+            negatives[items > 0] = drawn.numpy()
+            fields[self.config["NEG_PREFIX"] + self.iid_field + suffix] = negatives
+        return fields
+
+    @property
+    def _reads_negatives(self) -> bool:
+        """Whether the model reads an item beside each item of a sequence, which is another one."""
+        return "DIEN" in (base.__name__ for base in self.config.model_class.__mro__)
 
     def windows(self) -> Windows:
         """Training windows, for models that learn from all positions of a sequence at once."""

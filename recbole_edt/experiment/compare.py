@@ -13,7 +13,7 @@ from recbole_edt.experiment.layout import costs_table, protocol_tables
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
-from recbole_edt.registry import plugin_models
+from recbole_edt.registry import find_model, is_plugin_model
 from recbole_edt.settings import Name, NonNegative, help_text, parse_arguments, validate
 
 
@@ -21,13 +21,13 @@ class Comparison(RunsSettings):
     """Settings of ``recbole-edt compare``, and what it does."""
 
     models: Name = "all"
-    """names with commas between; all: the nine baselines of the paper, LLMEDT, and SASRec*,
-    GRU4Rec*, BERT4Rec*, which train on all positions at once"""
+    """names with commas between, package.module:Class for one of your own; all: the nine baselines
+    of the paper, LLMEDT, and SASRec*, GRU4Rec*, BERT4Rec*, which train on all positions at once"""
     seeds: Seeds = (42, 44, 46)
     """of training"""
     budget: NonNegative = 600
-    """seconds of training for each run of RecBole's own models, which train on every prefix by
-    itself; 0: no limit"""
+    """seconds of training for each run of RecBole's own models, whose sequential ones train on
+    every prefix by itself; 0: no limit"""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -42,10 +42,11 @@ class Comparison(RunsSettings):
 
     def runs(self, augmented: Path) -> running.Runs:
         """Runs of each row, on the data as given or on their augmented folder."""
-        out = {}
+        out, models = {}, [entry.model for entry in self.entries.values()]
         for row, entry in self.entries.items():
-            keys = {**entry.keys, **running.keys_for(self.run_keys, entry.model, self.dataset)}
-            if self.budget and entry.model not in plugin_models():
+            given = running.keys_for(self.run_keys, entry.model, self.dataset, models)
+            keys = {**entry.keys, **given}
+            if self.budget and not is_plugin_model(find_model(entry.model)):
                 keys["time_limit"] = self.budget
             data = (self.dataset, self.source if entry.raw else augmented)
             out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]

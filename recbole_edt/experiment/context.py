@@ -134,7 +134,7 @@ class ExperimentContext(RunsSettings):
         Parameters
         ----------
         row : str
-            A model, or a row of ``compare``.
+            A model, ``package.module:Class``, or a row of ``compare``.
         keys : mapping, optional
             Further settings of it.
         augment : mapping, optional
@@ -144,7 +144,8 @@ class ExperimentContext(RunsSettings):
         raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
         defaults: Any = grid("simulated") if self.note else {"seeds": [42, 44, 46], "budget": 0}
-        given = keys_for(self.run_keys, entry.model, self.dataset)
+        rows = {one.model for one in ENTRIES.values()}
+        given = keys_for(self.run_keys, entry.model, self.dataset, rows)
         settings = {**entry.keys, **(keys or {}), **given}
         if budget := defaults["budget"] if self.budget is None else self.budget:
             settings["time_limit"] = budget

@@ -8,7 +8,6 @@ from typing import Any
 
 from recbole_edt import registry
 from recbole_edt.errors import ConfigError
-from recbole_edt.settings import nearest
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,23 @@ ENTRIES |= {name: Entry(name) for name in (*_BASELINES, "LLMEDT")}
 
 
 def find_entry(name: str) -> Entry:
-    """Row of a name: one of table 1, or any known model.
+    """Row of a name: one of table 1, or any model that a run can train.
 
     Raises
     ------
     ConfigError
-        If the name is unknown.
+        If there is no such model, or it cannot be trained.
     """
-    known = [*ENTRIES, *registry.known_models()]
-    if name not in known:
-        raise ConfigError(f"unknown model '{name}'{nearest(name, known)}")
-    return ENTRIES.get(name) or Entry(name)
+    if name in ENTRIES:
+        return ENTRIES[name]
+    registry.find_model(name)
+    return Entry(name)
 
 
 def choose(names: str) -> dict[str, Entry]:
     """Look up rows by names with commas between; ``all``: table 1 and further baselines.
+
+    The row of ``package.module:Class`` is called after the class if no other row is.
 
     Raises
     ------
@@ -70,4 +71,6 @@ def choose(names: str) -> dict[str, Entry]:
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise ConfigError("--models names no model")
-    return {name: find_entry(name) for name in wanted}
+    short = [registry.short_name(name) for name in wanted]
+    labels = (s if short.count(s) == 1 else w for s, w in zip(short, wanted, strict=True))
+    return dict(zip(labels, map(find_entry, wanted), strict=True))

@@ -27,7 +27,10 @@ from recbole_edt.trainer import checkpoint
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its test; ``keys`` differ from the property files."""
+    """One training and its test; ``keys`` differ from the property files.
+
+    ``model`` is a name, or ``package.module:Class``.
+    """
 
     model: str
     dataset: str
@@ -74,9 +77,9 @@ class RunStore:
         """
         key = repr(run)
         if key not in self._names:
-            settings = checkpoint.settings(self.config(run))
-            digest = checkpoint.digest([settings, self._fingerprint(run)])
-            self._names[key] = f"{run.model}-{run.seed}-{digest}"
+            config = self.config(run)
+            digest = checkpoint.digest([checkpoint.settings(config), self._fingerprint(run)])
+            self._names[key] = f"{config['model']}-{run.seed}-{digest}"
         return self._names[key]
 
     def path(self, run: Run, suffix: str) -> Path:
@@ -199,6 +202,9 @@ class _Workers:
     def train(self, run: Run) -> str | None:
         """Do a run; return why it failed, or None."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        if ":" in run.model:  # its module may lie in this folder, the process works in another
+            places = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(places)
         log = self.store.path(run, ".log")
         with self.lock, log.open("wb") as output:
             if self.stopped:
@@ -215,7 +221,10 @@ class _Workers:
         if code == 0 and self.store.results(run) is not None:
             return None
         lines = [line for line in log.read_text("utf-8", "replace").split("\n") if line.strip()]
-        return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+        if not lines:
+            return f"ended with exit code {code}"
+        where = "" if lines[-1].startswith("error: ") else f" (traceback in {log})"
+        return lines[-1].removeprefix("error: ") + where
 
     def stop(self) -> None:
         """End all processes: they save their last epoch, or are killed after 20 seconds."""
@@ -239,19 +248,36 @@ def check_failures(failures: Mapping[str, str]) -> None:
 
 
 @cache
-def _known_keys(model: str, dataset: str) -> frozenset[str]:
-    return frozenset(EDTConfig(model, dataset).known_keys())
+def _default_config(model: str, dataset: str) -> EDTConfig:
+    return EDTConfig(model, dataset)
 
 
-def keys_for(given: Mapping[str, Any], model: str, dataset: str) -> dict[str, Any]:
-    """Those settings that a model knows; dotted ones go by their first part."""
-    known = _known_keys(model, dataset)
-    return {key: value for key, value in given.items() if key.split(".")[0] in known}
+def _known_keys(models: Iterable[str], dataset: str) -> set[str]:
+    return set().union(*(_default_config(model, dataset).known_keys() for model in models))
+
+
+def keys_for(
+    given: Mapping[str, Any], model: str, dataset: str, beside: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Those settings that a model knows; dotted ones go by their first part.
+
+    A model that takes any key gets those, too, that no model ``beside`` it knows.
+    """
+    known, claimed = _known_keys([model], dataset), _known_keys(beside, dataset)
+    takes_any = _default_config(model, dataset).takes_any_key
+
+    def is_for_it(key: str) -> bool:
+        return key in known or (takes_any and key not in claimed)
+
+    return {key: value for key, value in given.items() if is_for_it(key.split(".")[0])}
 
 
 def refuse_unknown(given: Iterable[str], models: Iterable[str], dataset: str) -> None:
     """Raise a ConfigError for a setting that none of the models knows."""
-    known = set().union(*(_known_keys(model, dataset) for model in models))
+    models = list(models)
+    if any(_default_config(model, dataset).takes_any_key for model in models):
+        return  # the run tells whether its model reads it
+    known = _known_keys(models, dataset)
     for key in given:
         if key.split(".")[0] not in known:
             raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")

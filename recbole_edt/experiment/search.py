@@ -21,6 +21,7 @@ from recbole_edt.experiment.runs import Run, check_failures, execute, refuse_unk
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
+from recbole_edt.registry import short_name
 from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, validate
 
 Trial = tuple[dict[str, Any], float | None]
@@ -59,7 +60,7 @@ class Search(RunsSettings):
     """Settings of ``recbole-edt search``, and what it does."""
 
     model: Name
-    """model"""
+    """model, or package.module:Class"""
     space: Annotated[dict[str, Any], BeforeValidator(_read_space)]
     """key -> list of choices, or range {low, high, log} of whole numbers if both ends are, such as
     "{'dropout': [0.1, 0.5], 'learning_rate': {'low': 0.0001, 'high': 0.01, 'log': True}}"; or a
@@ -187,13 +188,14 @@ def search(arguments: Sequence[str]) -> None:
     one = validate(Search, parse_arguments(arguments))
     one.check()
     folder = one.folder / "search"
-    check_writable("output_path", folder / f"{one.model}.md")
+    name = short_name(one.model)
+    check_writable("output_path", folder / f"{name}.md")
     with run_lock(one.folder):
         tried = list(one.tried())
     sign = 1 if smaller_is_better(one.measured) else -1  # best first, failed runs last
     tried.sort(key=lambda trial: math.inf if trial[1] is None else sign * trial[1])
     table = one.table(tried)
-    write_tables(folder, one.model, [table], one.note)
+    write_tables(folder, name, [table], one.note)
     if one.note:
         print(one.note, end="\n\n")
     print(to_markdown(table))

@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import Sequences, expand_ranges
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.evaluation.scores import pair_scores, scores_all
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.restore import load_run
 from recbole_edt.settings import nearest
@@ -116,9 +117,14 @@ class Recommender:
         return scores
 
     def _score(self, fields: Mapping[str, np.ndarray]) -> torch.Tensor:
-        return self.model.full_sort_predict(self._interaction(fields)).view(
-            len(fields[self.data.uid_field]), -1
-        )[:, : self.data.item_num].float().cpu()  # fmt: skip
+        rows, n = self._interaction(fields), len(fields[self.data.uid_field])
+        if scores_all(type(self.model)):
+            scores = self.model.full_sort_predict(rows)
+        else:
+            items = torch.arange(self.data.item_num, device=self.device).expand(n, -1)
+            features = self.data.get_item_feature().to(self.device)
+            scores = pair_scores(self.model, rows, items, features)
+        return scores.view(n, -1)[:, : self.data.item_num].float().cpu()
 
     def _interaction(self, fields: Mapping[str, np.ndarray]) -> Interaction:
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}

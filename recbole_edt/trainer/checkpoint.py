@@ -110,12 +110,23 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     return content
 
 
-def load_state(model: torch.nn.Module, content: dict[str, Any], path: str | Path) -> None:
-    """Give a model the parameters of a checkpoint; CheckpointError if they do not fit."""
+def other_state(model: Any) -> dict[str, Any]:
+    """Return what a model of RecBole keeps beside its parameters: counters, counts and caches.
+
+    Modules and matrices that it makes of the data are left out: a new model has them.
+    """
+    counters = {k: v for k, v in vars(model).items() if type(v) in (int, float)}
+    named = {k: v for k, v in model.other_parameter().items() if v is None or torch.is_tensor(v)}
+    return counters | named
+
+
+def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
+    """Give a model the state of a checkpoint; CheckpointError if it does not fit."""
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {path} does not fit this model") from error
+    model.load_other_parameter(content.get("other_state"))
 
 
 def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:

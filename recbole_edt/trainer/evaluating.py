@@ -14,6 +14,7 @@ from recbole_edt import distributed
 from recbole_edt.data.dataloader import EvaluationLoader
 from recbole_edt.evaluation.metrics import RankMetrics, check_metrics
 from recbole_edt.evaluation.ranking import Ranking
+from recbole_edt.evaluation.scores import pair_scores, scores_all
 from recbole_edt.evaluation.vectors import vectors_of
 
 if TYPE_CHECKING:  # the mixins precede RecBole's trainer in the MRO
@@ -98,7 +99,7 @@ class EvaluationMixin(TrainerBehind):
             return self._ranked_by_vectors(batches, vectors, ranking)
         out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
         self.tot_item_num = eval_data._dataset.item_num
-        if self.item_tensor is None:  # RecBole asks for it when a model only scores single items
+        if self.item_tensor is None:  # features of items, for models that score pairs alone
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
             with self._autocast():
@@ -127,13 +128,24 @@ class EvaluationMixin(TrainerBehind):
     def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
         candidates, n_items = ranking.candidates, self.tot_item_num
         few = candidates is not None and _SPARSE * candidates.shape[1] < n_items
-        if few and hasattr(self.model, "candidate_scores"):
-            scores = self.model.candidate_scores(interaction, ranking.with_target(rows))
+        of_pairs = not scores_all(type(self.model))
+        score_few = getattr(self.model, "candidate_scores", None) if few else None
+        if of_pairs and candidates is not None:
+            score_few = self._pair_scores
+        if score_few is not None:
+            scores = score_few(interaction, ranking.with_target(rows))
             return ranking.ranked_candidates(scores.float()).cpu().numpy()
         step = max(1, _SCORES // n_items)
         parts = []
         for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            scores = self._full_sort_batch_eval((interaction[part], None, None, None))[1]
-            parts.append(ranking.ranked(scores.float(), rows[part]).cpu().numpy())
+            some, which = interaction[start : start + step], rows[start : start + step]
+            if of_pairs:
+                items = torch.arange(n_items, device=self.device).expand(len(which), -1)
+                scores = self._pair_scores(some, items)
+            else:
+                scores = self._full_sort_batch_eval((some, None, None, None))[1]
+            parts.append(ranking.ranked(scores.float().to(self.device), which).cpu().numpy())
         return np.concatenate(parts)
+
+    def _pair_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
+        return pair_scores(self.model, interaction, items, self.item_tensor)

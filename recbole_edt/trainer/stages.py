@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch.utils.tensorboard import SummaryWriter
-
 from recbole_edt.errors import CheckpointError
 from recbole_edt.trainer import checkpoint
-from recbole_edt.trainer.trainer import NEW_TIMING, CrossDomainTrainer
+from recbole_edt.trainer.trainer import CrossDomainTrainer
 
 
 class TwoStageTrainer(CrossDomainTrainer):
@@ -38,12 +36,9 @@ class TwoStageTrainer(CrossDomainTrainer):
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()
-        self.stage, self.saved_model_file = 2, self.final_file
-        self.start_epoch = self.cur_step = 0
-        self.timing = dict(NEW_TIMING)
+        self.saved_model_file = self.final_file
+        self._begin_stage(2)
         self._prepare_stage_2()
-        self.tensorboard.close()  # its steps are epochs, which start again
-        self.tensorboard = SummaryWriter(f"{self.tensorboard.log_dir}/stage2")
 
     def _prepare_stage_2(self) -> None:
         epochs, learning_rate = self.model.stages[1]

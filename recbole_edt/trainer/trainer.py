@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.trainer import Trainer
-from recbole.utils import set_color
+from recbole.utils import ModelType, get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_edt import distributed
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
+from recbole_edt.registry import builtin_name, reference
 from recbole_edt.threads import Threads
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.adam import fused, update_touched_rows
@@ -140,6 +141,15 @@ class CrossDomainMixin(EvaluationMixin):
                 return f"{limit} s are over (time_limit)"
         return None
 
+    def _begin_stage(self, stage: int) -> None:
+        """Start counting epochs, and the curves of a further stage, anew."""
+        self.stage = stage
+        self.start_epoch = self.cur_step = 0
+        self.timing = dict(NEW_TIMING)
+        self.tensorboard.close()  # its steps are epochs
+        folder = self.tensorboard.log_dir.partition("/stage")[0]
+        self.tensorboard = SummaryWriter(f"{folder}/stage{stage}")
+
     # -- one epoch ------------------------------------------------------------------------------
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
@@ -200,6 +210,12 @@ class CrossDomainMixin(EvaluationMixin):
             optimizer.register_step_post_hook(self.average.update)
         return optimizer
 
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimizers by the attributes that hold them; RecBole's RecVAE has two."""
+        found = {k: v for k, v in vars(self).items() if isinstance(v, torch.optim.Optimizer)}
+        names = {id(one): name for name, one in found.items()}  # the last of several
+        return {name: found[name] for name in names.values()}
+
     def _choose_sparse_updates(self, optimizer) -> None:
         """Update only the touched rows of sparse tables by plain Adam; else make them dense."""
         tables = [module for module in self.model.modules() if getattr(module, "sparse", False)]
@@ -246,7 +262,7 @@ class CrossDomainMixin(EvaluationMixin):
 
     def _content(self, epoch: int) -> dict[str, Any]:
         return {
-            "model": self.config["model"],
+            "model": reference(type(self.model)),
             "settings": checkpoint.settings(self.config),
             "data_path": str(Path(self.config["data_path"]).parent),
             "dataset": self.fingerprint,
@@ -258,7 +274,8 @@ class CrossDomainMixin(EvaluationMixin):
             "timing": dict(self.timing),
             "stages": checkpoint.plain(self.stages),
             "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "other_state": checkpoint.other_state(self.model),
+            "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 
     def _resume(self, dataset) -> None:
@@ -277,7 +294,8 @@ class CrossDomainMixin(EvaluationMixin):
             checkpoint.check_dataset(content, dataset, resume_file)
         self._match_stage(content)
         checkpoint.load_state(self.model, content, resume_file)
-        self.optimizer.load_state_dict(content["optimizer"])
+        for name, state in content["optimizer"].items():
+            getattr(self, name).load_state_dict(state)
         if self.average:
             self.average.load(content.get("average"))
         self.start_epoch = content["epoch"] + 1
@@ -312,26 +330,35 @@ class CrossDomainTrainer(CrossDomainMixin, Trainer):
 
 
 def check_processes(model) -> None:
-    """Raise ConfigError for several processes if the model's losses need a whole batch."""
-    needs_whole = isinstance(model, CrossDomainModel) and not model.splits_batches
-    if distributed.world_size() > 1 and needs_whole:
+    """Raise ConfigError for several processes if the model needs a whole batch, or all of them."""
+    if distributed.world_size() == 1:
+        return
+    if isinstance(model, CrossDomainModel) and not model.splits_batches:
         raise ConfigError(
             f"{type(model).__name__} trains in one process: its losses contrast what a batch "
             "holds (start it without torchrun)"
         )
+    if model.type == ModelType.TRADITIONAL:
+        raise ConfigError(
+            f"{type(model).__name__} trains in one process: it counts (start it without torchrun)"
+        )
 
 
 @lru_cache
-def trainer_class(model: type, base: type[Trainer] = Trainer) -> type:
+def trainer_class(model: type) -> type:
     """Trainer of a model class: its attribute ``trainer``, a class or ``module:Class``.
 
-    Without one it is RecBole's own trainer, ``base``, under the plugin's protocol.
+    Without one it is the trainer that RecBole has for the model or a base of it. A trainer that is
+    not the plugin's is put under the plugin's protocol.
     """
     named = getattr(model, "trainer", None)
-    if named is not None:
-        return resolve_name(named) if isinstance(named, str) else named
+    base: Any = resolve_name(named) if isinstance(named, str) else named
+    base = base or get_trainer(model.type, builtin_name(model))  # type: ignore[attr-defined]
     if issubclass(base, CrossDomainMixin):
         return base
     if base is Trainer:
         return CrossDomainTrainer
-    return type(f"CrossDomain{base.__name__}", (CrossDomainMixin, base), {})
+    from recbole_edt.trainer.pretraining import STAGES, PretrainingMixin
+
+    mixin = PretrainingMixin if base.__name__ in STAGES else CrossDomainMixin
+    return type(f"CrossDomain{base.__name__}", (mixin, base), {})

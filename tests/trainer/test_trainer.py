@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.model.general_recommender import RecVAE
 from recbole.model.sequential_recommender import SASRec
-from recbole.trainer import Trainer
+from recbole.trainer import RecVAETrainer, Trainer
 
 from recbole_edt.errors import CheckpointError, TrainingError
 from recbole_edt.model import stages
@@ -124,10 +125,12 @@ def test_other_models_keep_the_training_of_their_recbole_trainer():
     class Special(Trainer):
         pass
 
-    mixed = trainer_class(SASRec, Special)
+    own = type("Own", (SASRec,), {"trainer": Special})
+    mixed = trainer_class(own)
     assert mixed.__bases__ == (CrossDomainMixin, Special)
-    assert trainer_class(SASRec, Special) is mixed
-    assert trainer_class(SASRec, mixed) is mixed
+    assert trainer_class(own) is mixed
+    assert trainer_class(type("Own", (SASRec,), {"trainer": mixed})) is mixed
+    assert trainer_class(RecVAE).__bases__ == (CrossDomainMixin, RecVAETrainer)
 
 
 # --- repeatability --------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""Every sequential and general model of RecBole: does it train here, how long, beside RecBole?
+
+Each model trains for one epoch and is validated, twice, in processes of their own: by the plugin,
+and by RecBole's own dataset, loaders and trainer on the same raw rows with the same settings. The
+seconds are those that the processor spent on data, model, training and validation, on one thread.
+The ranking is of all items, or of 100 for models that score pairs alone.
+
+    python benchmarks/models.py --data_path DIR --dataset cloth_sport [--models BPR,SASRec]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import process_time
+
+import torch
+
+import recbole_edt  # noqa: F401 - patches RecBole before it is imported
+from recbole_edt.registry import _models_of_recbole, find_model
+
+SETTINGS = {
+    "epochs": 1, "pretrain_epochs": 1, "use_gpu": False, "state": "ERROR", "show_progress": False,
+    "metrics": ["Hit", "NDCG"], "valid_metric": "NDCG@10", "topk": [10], "seed": 42,
+    "MAX_ITEM_LIST_LENGTH": 20, "eval_batch_size": 4096,
+}  # fmt: skip
+SIZES = ("train_batch_size", "embedding_size", "hidden_size", "selected_features", "item_attribute",
+         "repeatable", "train_neg_sample_args", "load_col")  # fmt: skip
+
+
+def settings_of(model: str, dataset: str, data_path: str):
+    from recbole_edt.config import EDTConfig
+    from recbole_edt.evaluation.scores import scores_all
+
+    mode = "full" if scores_all(find_model(model)) else "uni100"
+    own = {"data_path": data_path, "eval_args.mode": mode, **SETTINGS}
+    known = EDTConfig(model, dataset).known_keys()
+    return EDTConfig(
+        model, dataset, None, {k: v for k, v in own.items() if k.split(".")[0] in known}
+    )
+
+
+def by_plugin(config) -> float:
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import init_seed
+
+    from recbole_edt.quick_start import make_model
+    from recbole_edt.trainer import trainer_class
+
+    init_seed(config["seed"], True)
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    trainer = trainer_class(config.model_class)(config, make_model(config, train._dataset))
+    trainer.fit(train, valid, saved=False, verbose=False)
+    return trainer.best_valid_score
+
+
+def by_recbole(config) -> float:
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    sys.argv = sys.argv[:1]
+    same = {key: config[key] for key in SIZES if key in config}
+    if config["train_neg_sample_args"]["distribution"] == "none":
+        same["train_neg_sample_args"] = None
+    inter = ["user_id", "item_id", "timestamp"]
+    load = {"inter": inter, "item": config["load_col"]["item"], "user": ["user_id"]}
+    path = str(Path(config["data_path"]).parent)
+    changes = {
+        **SETTINGS,
+        **same,
+        "load_col": load,
+        "eval_args": config["eval_args"],
+        "data_path": path,
+    }
+    stock = Config(config["model"], config["dataset"], config_dict=changes)
+    init_seed(stock["seed"], True)
+    train, valid, _ = data_preparation(stock, create_dataset(stock))
+    model = get_model(stock["model"])(stock, train._dataset).to(stock["device"])
+    trainer = get_trainer(stock["MODEL_TYPE"], stock["model"])(stock, model)
+    trainer.fit(train, valid, saved=False, verbose=False)
+    return trainer.best_valid_score
+
+
+def measure(model: str, dataset: str, data_path: str, how: str) -> None:
+    """Print seconds and the validation metric of one model as JSON."""
+    config = settings_of(model, dataset, data_path)
+    run = {"plugin": by_plugin, "recbole": by_recbole}[how]
+    start = process_time()
+    score = run(config)
+    print(json.dumps([process_time() - start, score]))
+
+
+def one_line(options, model: str, scratch: str) -> str:
+    cells = []
+    for how in ("plugin", "recbole"):
+        command = [sys.executable, str(Path(__file__).resolve()), "--only", model, "--how", how,
+                   "--data_path", options.data_path, "--dataset", options.dataset]  # fmt: skip
+        try:
+            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True,
+                                  timeout=options.timeout)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            cells.append((None, None, f"longer than {options.timeout} s"))
+            continue
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [""]
+        answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else (None, None)
+        cells.append((*answer, "" if done.returncode == 0 else lines[-1][:90]))
+    (mine, score, why), (theirs, stock_score, stock_why) = cells
+    ratio = f"{mine / theirs:.2f}" if mine and theirs else ""
+    shown = [f"{s:.1f}" if s else w for s, w in ((mine, why), (theirs, stock_why))]
+    scores = [f"{s:.4f}" if s is not None else "" for s in (score, stock_score)]
+    return f"| {model} | {' | '.join((*shown, ratio, *scores))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data_path", default=str(Path(__file__).parents[1] / "dataset_atomic"))
+    parser.add_argument("--dataset", default="cloth_sport")
+    parser.add_argument("--models")
+    parser.add_argument("--timeout", type=float, default=900)
+    parser.add_argument("--only")
+    parser.add_argument("--how")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    if options.only:
+        measure(options.only, options.dataset, options.data_path, options.how)
+        return
+    of_both = {m: p for m, p in _models_of_recbole().items() if p[:3] in ("seq", "gen")}
+    models = options.models.split(",") if options.models else sorted(of_both, key=of_both.get)
+    print("| model | plugin, s | RecBole, s | ratio | plugin, N@10 | RecBole, N@10 |")
+    print("|---|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in models:
+            print(one_line(options, model, scratch), flush=True)
+
+
+if __name__ == "__main__":
+    main()

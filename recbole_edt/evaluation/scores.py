@@ -1,0 +1,37 @@
+"""Scores of RecBole's models: of all items at once, or of single pairs where they offer no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
+
+_PAIRS = 2**13  # pairs of a user and an item that are scored at a time
+
+
+def scores_all(model: type) -> bool:
+    """Whether a class scores all items at once; DIN, NeuMF and others score pairs alone."""
+    return getattr(model, "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
+
+
+def pair_scores(model: Any, rows: Interaction, items: Tensor, features: Interaction) -> Tensor:
+    """Scores [B, n] of ``items`` int64 [B, n] for the ``rows`` of a batch, by ``predict``.
+
+    ``features`` holds a row per item: its id, and the columns of ``.item`` that were read.
+    """
+    n = items.shape[1]
+    step, width = max(1, _PAIRS // n), min(n, _PAIRS)
+    out = []
+    for start in range(0, len(items), step):
+        some = rows[start : start + step]
+        parts = []
+        for block in items[start : start + step].split(width, dim=1):
+            pairs = some.repeat_interleave(block.shape[1])
+            asked = block.flatten()
+            pairs.update(Interaction({k: v[asked] for k, v in features.interaction.items()}))
+            parts.append(model.predict(pairs).view(block.shape))
+        out.append(torch.cat(parts, dim=1))
+    return torch.cat(out)

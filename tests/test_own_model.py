@@ -1,0 +1,196 @@
+"""Classes of the user as models: found by their module, with keys and errors of their own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer
+
+from recbole_edt import registry
+from recbole_edt.cli import execute
+from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataset import TARGET_DOMAIN, CrossDomainDataset
+from recbole_edt.errors import ConfigError
+from recbole_edt.experiment.runs import Run, RunStore, keys_for
+from recbole_edt.model.llmedt import LLMEDT
+from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.recommend.recommender import Recommender
+from recbole_edt.registry import find_model
+from recbole_edt.trainer import CrossDomainMixin, trainer_class
+
+SMALL = {
+    "epochs": 1, "eval_args.mode": "uni5", "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False,
+    "show_progress": False, "state": "ERROR",
+}  # fmt: skip
+MODULE = """
+from recbole.model.general_recommender import BPR, MultiVAE
+from recbole.model.sequential_recommender import SASRec
+
+class Mine(BPR):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.weight = 0.5 if config["weight"] is None else config["weight"]
+        if self.weight == 13:
+            raise RuntimeError("an unlucky weight")
+
+    def calculate_loss(self, interaction):
+        return self.weight * super().calculate_loss(interaction)
+
+class Vae(MultiVAE):
+    pass
+
+class Words:
+    pass
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module into the working folder; its name is new, and gone afterwards."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry, "_registered", {})
+
+    def write(text=MODULE, name="mymodels") -> str:
+        sys.modules.pop(name, None)
+        Path(f"{name}.py").write_text(text)
+        return name
+
+    yield write
+    sys.modules.pop("mymodels", None)
+
+
+def settings(data_path, **changes):
+    return {**SMALL, "data_path": data_path, **changes}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mymodels:Mone", "mymodels has no class 'Mone', did you mean 'Mine'"),
+        ("nowhere:Mine", "no module nowhere in "),
+        ("mymodels:Words", "mymodels:Words is no model"),
+        ("mymodels:", "not of the form package.module:Class"),
+        (":Mine", "not of the form package.module:Class"),
+    ],
+)
+def test_a_class_that_is_not_found_is_one_clear_line(name, message, module):
+    module()
+    with pytest.raises(ConfigError, match=message):
+        find_model(name)
+
+
+def test_a_module_is_found_by_its_path_too_and_its_own_faults_are_shown(module):
+    module()
+    assert find_model("mymodels.py:Mine") is find_model("mymodels:Mine")
+    for text, fault in (("import notthere", ModuleNotFoundError), ("a = b", NameError)):
+        module(text)
+        with pytest.raises(fault):
+            find_model("mymodels:Mine")
+
+
+def test_errors_of_the_class_keep_their_traceback(module, data_path):
+    mine = find_model(f"{module()}:Mine")
+    with pytest.raises(RuntimeError, match="an unlucky weight"):
+        run_recbole_edt(mine, "tiny", None, settings(data_path, weight=13))
+    with pytest.raises(
+        ConfigError, match="model BPR: "
+    ):  # of one line, where the class is not theirs
+        run_recbole_edt("BPR", "tiny", None, settings(data_path, embedding_size=10**12))
+
+
+def test_keys_are_those_that_the_class_reads(module, data_path):
+    mine = find_model(f"{module()}:Mine")
+    results = run_recbole_edt(mine, "tiny", None, settings(data_path, weight=0.25))
+    assert (results["params"]["weight"], results["params"]["embedding_size"]) == (0.25, 64)
+    with pytest.raises(
+        ConfigError, match="Mine does not read the key 'learning_rat', did you mean"
+    ):
+        run_recbole_edt(mine, "tiny", None, settings(data_path, learning_rat=0.1))
+    Path("Mine.yaml").write_text("weight: 3\n")
+    config = EDTConfig(mine, "tiny", None, settings(data_path))
+    assert config["weight"] == 3
+    with pytest.raises(ConfigError, match="weight must be a whole number"):
+        EDTConfig(mine, "tiny", None, settings(data_path, weight="much"))
+
+
+def test_keys_of_a_comparison_go_to_the_model_that_declares_them(module, data_path):
+    name = f"{module()}:Mine"
+    given = {"weight": 1, "k": 5, "epochs": 2}
+    assert keys_for(given, name, "tiny", [name, "ItemKNN"]) == {"weight": 1, "epochs": 2}
+    assert keys_for(given, "ItemKNN", "tiny", [name, "ItemKNN"]) == {"k": 5, "epochs": 2}
+
+
+def test_an_edited_class_is_another_run(module, data_path, tmp_path):
+    names = []
+    for text in (MODULE, MODULE.replace("0.5", "0.6"), MODULE):
+        run = Run(f"{module(text)}:Mine", "tiny", Path(data_path), 1)
+        names.append(RunStore(tmp_path / "runs").name(run))
+    assert names[0] == names[2] != names[1]
+    assert names[0].startswith("Mine-1-")
+
+
+def test_checkpoints_are_served_by_the_class_that_wrote_them(module, data_path):
+    name = f"{module()}:Mine"
+    run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
+    (file,) = (path for path in Path("saved").glob("Mine-*.pth") if ".last" not in path.name)
+    served = Recommender.from_checkpoint(file, "tiny", data_path, changes={"use_gpu": False})
+    assert type(served.model) is find_model(name)
+    assert served.model.weight == 0.25
+    assert len(served.recommend(0, 0, 3)) == 3
+
+
+def test_a_sequential_class_reads_the_domains_of_rows_before_the_target(data_path):
+    from recbole.model.sequential_recommender import GRU4Rec
+
+    mine = type("Mine", (GRU4Rec,), {})
+    config = EDTConfig(mine, "tiny", None, settings(data_path))
+    data = create_dataset(config)
+    for loader in data_preparation(config, data)[:2]:
+        for batch in loader:
+            batch = batch[0] if isinstance(batch, tuple) else batch
+            domains = data.item_domain[batch["item_id"]]
+            assert (batch[TARGET_DOMAIN].numpy() == domains).all()
+            for domain in (0, 1):
+                items = batch[f"item_id_list_{domain}"]
+                assert ((items > 0).sum(1) == batch[f"item_length_{domain}"]).all()
+                assert set(data.item_domain[items[items > 0]]) <= {domain}
+
+
+def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(
+    data_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["test"])
+    monkeypatch.setattr(registry, "_registered", {})
+    mine = type("Mine", (LLMEDT,), {"__module__": __name__})
+    keys = {**SMALL, "eval_args": {"mode": "uni5"}, "data_path": data_path, "preset": "paper"}
+    del keys["eval_args.mode"]
+    config = Config(mine, "tiny", config_dict=keys)
+    assert (config["model"], config["loss"]) == ("Mine", "bpr")
+    assert type(create_dataset(config)) is CrossDomainDataset
+    assert get_model("Mine") is mine
+    trainer = get_trainer(config["MODEL_TYPE"], "Mine")
+    assert trainer is trainer_class(mine) and issubclass(trainer, CrossDomainMixin)
+    with pytest.raises(ConfigError, match="the name SASRec is taken"):
+        Config(type("SASRec", (LLMEDT,), {"__module__": __name__}), "tiny", config_dict=keys)
+
+
+def test_settings_of_a_class_show_in_its_help(module, capsys):
+    text = MODULE.replace("class Mine(BPR):", """
+from pydantic import Field
+from recbole_edt.settings import NonNegative, Settings
+
+class Keys(Settings):
+    weight: NonNegative = Field(2.0, description="weight of the loss")
+
+class Mine(BPR):
+    settings = Keys
+""")  # fmt: skip
+    name = f"{module(text)}:Mine"
+    assert execute("run", [f"--model={name}", "--help"]) == 0
+    assert "--weight" in capsys.readouterr().out
+    assert execute("run", [f"--model={name}", "--dataset=tiny", "--wieght=2"]) == 2
+    assert "unknown key 'wieght', did you mean 'weight'" in capsys.readouterr().err
