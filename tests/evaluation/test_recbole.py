@@ -114,6 +114,8 @@ class Ours:
     def __init__(self, stock: Stock, folder) -> None:
         name = stock.config["model"]
         keys = {"data_path": str(folder), "eval_args.mode": "full", **KEYS}
+        if name == "BPR":
+            keys.pop("hidden_size")
         self.config = EDTConfig(name, "tiny", None, keys)
         self.data = CrossDomainDataset(self.config)
         train, *self.loaders = data_preparation(self.config, self.data)
@@ -127,11 +129,10 @@ class Ours:
             else:
                 state[key] = values
         self.model.load_state_dict(state)
-        base = get_trainer(self.config["MODEL_TYPE"], name)
-        self.trainer = trainer_class(type(self.model), base)(self.config, self.model)
+        self.trainer = trainer_class(type(self.model))(self.config, self.model)
 
 
-@pytest.mark.parametrize("model", ["SASRec"])
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
 def test_tables_of_one_domain_agree(model, folders, monkeypatch):
     stock = Stock(model, folders[0], monkeypatch)
     ours = Ours(stock, folders[1])

@@ -118,9 +118,9 @@ def test_a_model_that_scores_pairs_alone_scores_the_candidates_and_no_more(model
         return predict(self, interaction)
 
     monkeypatch.setattr(type(made.trainer.model), "predict", watched)
-    ranks = made.trainer.ranks(made.test)
+    ranks = made.trainer.ranked(made.test)[:, 0]
     assert sum(len(pairs) for pairs in asked) == 20 * (1 + 5)
-    full = made.trainer.ranks(made.test, "full")
+    full = made.trainer.ranked(made.test, "full")[:, 0]
     monkeypatch.undo()
 
     # one pair at a time, each with the features of its own item
