@@ -128,9 +128,9 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
         write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
     if saved:
         Path(checkpoint.run_file(config, "stage1")).unlink(missing_ok=True)
-        print(f"checkpoint: {trainer.saved_model_file}")
         if Path(trainer.last_file).exists():
-            print(f"--resume --epochs=N goes on from {trainer.last_file}; else delete that file")
+            print(f"only --resume needs {trainer.last_file}: delete it if the run is final")
+        print(f"checkpoint: {trainer.saved_model_file}")
     return results
 
 

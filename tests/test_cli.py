@@ -43,7 +43,7 @@ def test_full_run_in_a_process_of_its_own(python, data_path):
     done = python(script, "--model=LLMEDT", *SMALL, *options)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line[:1] not in ("=", "")] == [
-        "LLMEDT", "art", "bike", "overall", "checkpoint:", "--resume",
+        "LLMEDT", "art", "bike", "overall", "only", "checkpoint:",
     ]  # fmt: skip
     results = json.loads(Path("r.json").read_text())
     assert results["test"]["domains"].keys() == {"art", "bike"}
