@@ -7,8 +7,10 @@ import os
 import pickle
 import shutil
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,6 +280,21 @@ def test_wandb_that_is_missing_is_said_before_anything_is_written(data_path):
             "SASRec", "tiny", None, settings("SASRec", data_path, log_wandb=True)
         )
     assert os.listdir() == []
+
+
+def test_wandb_hears_of_training_validation_and_test(data_path, monkeypatch):
+    logged, summary = [], {}
+    wandb = ModuleType("wandb")
+    vars(wandb).update(
+        __spec__=ModuleSpec("wandb", None), run=None, define_metric=lambda *_, **__: None,
+        log=lambda metrics, commit: logged.append(metrics),
+        init=lambda **_: setattr(wandb, "run", SimpleNamespace(summary=summary)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    changes = settings("SASRec", data_path, log_wandb=True, report_modes=["uni5"])
+    results = recbole_edt.run_recbole_edt("SASRec", "tiny", None, changes)
+    assert {"train/train_loss", "valid/ndcg@3"} <= {key for part in logged for key in part}
+    assert summary["eval/ndcg@3"] == results["test"]["overall"]["ndcg@3"]
 
 
 def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):

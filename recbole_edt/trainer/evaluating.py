@@ -62,11 +62,14 @@ class EvaluationMixin(TrainerBehind):
         self.reports[eval_data.phase] = report
         self.last_ranks[eval_data.phase] = ranked[:, 0]
         domains = {f"{name}/": values for name, values in report["domains"].items()}
-        return OrderedDict(
+        result = OrderedDict(
             (prefix + name, values[name])
             for prefix, values in {"": report["overall"], **domains}.items()
             for name in metrics.names
         )
+        if ranking.mode == self.config["eval_args"]["mode"][eval_data.phase]:
+            self.wandblogger.log_eval_metrics(result, head="eval")
+        return result
 
     def _metrics(self, mode: str) -> RankMetrics:
         if mode not in self.metrics:
