@@ -15,6 +15,7 @@ from recbole_edt.threads import limit_spinning
 if TYPE_CHECKING:
     from recbole_edt.importing.command import import_frames
     from recbole_edt.quick_start import run_recbole_edt
+    from recbole_edt.recommend.recommender import Recommender
     from recbole_edt.registry import register_model
 
 watch_imports()
@@ -23,11 +24,12 @@ patch_recbole()
 
 __version__ = "0.1.0"
 _HOMES = {
+    "Recommender": "recommend.recommender",
     "import_frames": "importing.command",
     "register_model": "registry",
     "run_recbole_edt": "quick_start",
 }
-__all__ = ["import_frames", "register_model", "run_recbole_edt"]
+__all__ = ["Recommender", "import_frames", "register_model", "run_recbole_edt"]
 
 
 def __getattr__(name: str) -> Any:

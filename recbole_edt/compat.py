@@ -550,9 +550,11 @@ def _patch_loaders(module: Any) -> Iterator[None]:
     def create_dataset(original: Callable, config: Any) -> Any:
         from recbole_edt.data import saved
         from recbole_edt.io.atomic import read_header
+        from recbole_edt.trainer import trainer_class
 
         if _is_ours(config):
-            return saved.create_dataset(config)
+            trainer: Any = trainer_class(config.model_class)
+            return saved.create_dataset(config, trainer.earlier(config))
         items = Path(config["data_path"], f"{config['dataset']}.item")
         if "domain:token" in read_header(items):
             getLogger().warning(

@@ -7,19 +7,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from recbole.data import create_dataset, data_preparation
+from recbole.data import data_preparation
 from recbole.utils import init_seed
 
 from recbole_edt.config import EDTConfig
+from recbole_edt.data.known import Known
+from recbole_edt.data.saved import create_dataset
 from recbole_edt.errors import as_config_error
 from recbole_edt.model.base import CrossDomainModel
-from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer import checkpoint, growth
 
 
 def load_run(
     path: str | Path, dataset: str | None = None, changes: Mapping[str, Any] | None = None
 ) -> tuple:
-    """Load a checkpoint of the plugin with the data that it was trained on.
+    """Load a checkpoint of the plugin with the data that it was trained on, or that have grown.
 
     Parameters
     ----------
@@ -45,13 +47,12 @@ def load_run(
     config = _config(content, dataset or content["settings"]["dataset"], changes or {})
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"dataset {config['dataset']}"):
-        data = create_dataset(config)
+        data = create_dataset(config, Known(content["known"], str(path)))
         loaders = data_preparation(config, data)
-    checkpoint.check_dataset(content, data, path)
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     if isinstance(model, CrossDomainModel):
         model.enter_stage(content["stage"])
-    checkpoint.load_state(model, content, path)
+    checkpoint.load_state(model, growth.fitted(model, content, data, path), path)
     return config, model, data, *loaders
 
 

@@ -164,6 +164,9 @@ class RunSettings(Settings):
     reproducibility: bool = True
     time_limit: Positive | None = Field(None, description="seconds after which no epoch begins")
     resume: bool = Field(False, description="continue the same run after its last complete epoch")
+    start_from: Name | None = Field(
+        None, description="checkpoint of this model to train on from, on data that may have grown"
+    )
     pretrained_path: Name | None = Field(None, description="stage 1's model, for LLMEDTFinetune")
     preset: Name | None = Field(None, description="a configuration of the model, such as paper")
 

@@ -199,7 +199,10 @@ def parse_value(text: str) -> Any:
 
 
 def parse_arguments(
-    arguments: Sequence[str], settings: type[BaseModel] | None = None, words: list | None = None
+    arguments: Sequence[str],
+    settings: type[BaseModel] | None = None,
+    words: list | None = None,
+    as_text: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Parse ``--key=value``, ``--key value`` and bare ``--key`` (true); ``-`` in keys is ``_``.
 
@@ -211,6 +214,8 @@ def parse_arguments(
         Says which keys are flags: they take no other word for a value than true or false.
     words : list, optional
         Receives the arguments that belong to no key; without it they are refused.
+    as_text : sequence of str
+        Keys whose values are taken literally.
     """
     fields = settings.model_fields if settings else {}
     flags = {key for key, field in fields.items() if field.annotation in (bool, bool | None)}
@@ -230,7 +235,7 @@ def parse_arguments(
                 equals, value = "=", rest.pop(0)
         if key in out:
             raise ConfigError(f"--{key} is given twice")
-        out[key] = parse_value(value) if equals else True
+        out[key] = (value if key in as_text else parse_value(value)) if equals else True
     return out
 
 

@@ -137,10 +137,10 @@ def test_checkpoints_are_served_by_the_class_that_wrote_them(module, data_path):
     name = f"{module()}:Mine"
     run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
     (file,) = (path for path in Path("saved").glob("Mine-*.pth") if ".last" not in path.name)
-    served = Recommender.from_checkpoint(file, "tiny", data_path, changes={"use_gpu": False})
+    served = Recommender.load(file, use_gpu=False)
     assert type(served.model) is find_model(name)
     assert served.model.weight == 0.25
-    assert len(served.recommend(0, 0, 3)) == 3
+    assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
 
 
 def test_a_sequential_class_reads_the_domains_of_rows_before_the_target(data_path):

@@ -20,6 +20,7 @@ from recbole_edt.data import sequences
 from recbole_edt.data.candidates import sample_candidates, sample_size
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.gathered import GatheredRows
+from recbole_edt.data.known import Known
 from recbole_edt.data.sequences import Sequences, Windows, gather_padded
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io import atomic
@@ -66,17 +67,31 @@ class CrossDomainDataset(SequentialDataset):
         Training, validation and test rows.
     notes : list of str
         What was done to the rows that the user should know, a sentence each.
+    known : Known or None
+        What a model that was trained before knows; its items come first.
+    left_out : frozenset of str
+        Items that are new to such a model, and not in the data.
+    tables_read : set of str
+        ``item`` or ``user``, whose embeddings were asked for.
 
     Raises
     ------
     DataError, ProtocolError
         If the files break the data contract, or augmented rows come after held-out rows.
+    CheckpointError
+        If the data do not fit ``known``.
     """
 
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
     item_feat: Any
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
     _without_profile: frozenset[str] = frozenset()  # users
+    left_out: frozenset[str] = frozenset()
+
+    def __init__(self, config, known: Known | None = None):
+        self.known = known
+        self.tables_read: set[str] = set()  # its views share it
+        super().__init__(config)
 
     def _load_data(self, token, dataset_path):
         atomic.check_files(dataset_path, token)
@@ -200,6 +215,11 @@ class CrossDomainDataset(SequentialDataset):
             feat[field] = part  # 0 = missing
 
     def _data_filtering(self):
+        self._filter_rows()
+        if self.known is not None:
+            self.known.arrange(self)
+
+    def _filter_rows(self) -> None:
         """Filter the raw rows as RecBole does; what was inserted for those that are gone goes too.
 
         Where a filter moves a user's split, rows are held out that preprocessing has seen: what it
@@ -356,6 +376,7 @@ class CrossDomainDataset(SequentialDataset):
         return table
 
     def _table(self, what: str, source: FeatureSource, field: str) -> EmbeddingTable:
+        self.tables_read.add(what)
         ids = self._file_ids[source]
         matrix = atomic.load_embeddings(self._path(f"{what}_emb.npy"), len(ids), what)
         lines = pd.Index(ids).get_indexer(pd.Index(self.field2id_token[field].astype(object)))

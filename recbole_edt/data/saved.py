@@ -17,6 +17,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.data.known import Known
 from recbole_edt.distributed import world_size
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.atomic import file_digests
@@ -24,12 +25,14 @@ from recbole_edt.io.files import write_pickle
 
 _KEYS = (
     "dataset", *dataset_arguments, "repeatable", "augmentation", "augmented_histories", "domains",
-    "discretization", "numerical_features",
+    "discretization", "numerical_features", "start_from", "pretrained_path",
 )  # fmt: skip
 
 
-def create_dataset(config) -> CrossDomainDataset:
+def create_dataset(config, known: Known | None = None) -> CrossDomainDataset:
     """Read a dataset: from the file that an earlier run saved if it fits, else from atomic files.
+
+    ``known`` is what a model knows that was trained before; items are numbered as by it.
 
     Raises
     ------
@@ -40,7 +43,7 @@ def create_dataset(config) -> CrossDomainDataset:
     """
     data = _read(config, "dataset_save_path", CrossDomainDataset.saved_file(config), lambda d: d)
     if data is None:
-        data = CrossDomainDataset(config)
+        data = CrossDomainDataset(config, known)
         if config["save_dataset"]:
             data.save()
     data.config, data.dataset_path = config, config["data_path"]

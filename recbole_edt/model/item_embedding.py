@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
+from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.model.adapters import LinearAdapter, start_leading_, start_principal_
 from recbole_edt.model.text import (
     ItemPairs,
@@ -14,6 +17,7 @@ from recbole_edt.model.text import (
     frozen_text,
     principal_components,
     start_components,
+    text_change,
     text_rows,
 )
 
@@ -31,7 +35,8 @@ class ItemEmbedding(nn.Module):
     """Vectors of items: from their frozen text embedding (eq. 7), from their id, or the sum.
 
     ``kind`` is ``text`` (paper), ``id`` or ``both``; ``text`` float32 [n_items, d_L], row 0 zero.
-    With ``lazy``, the gradient of a large table is sparse.
+    With ``lazy``, the gradient of a large table is sparse. ``change`` turned the embeddings of
+    ``source`` into ``text``; it is part of a checkpoint, and a loaded one is applied to them again.
     """
 
     def __init__(
@@ -41,10 +46,15 @@ class ItemEmbedding(nn.Module):
         hidden_size: int,
         text: Tensor | MappedText | None = None,
         lazy: bool = False,
+        change: nn.Module | None = None,
+        source: EmbeddingTable | None = None,
     ) -> None:
         super().__init__()
         self.text: Tensor | MappedText | None
         add_text(self, "text", text)
+        self.change, self.source = change, source
+        self.applied = _values(change)
+        self.register_load_state_dict_post_hook(_renew_text)
         self.adapter = None
         if text is not None:
             self.adapter = LinearAdapter(text.shape[1], text.shape[1] // 2, hidden_size)
@@ -61,6 +71,26 @@ class ItemEmbedding(nn.Module):
         return vectors if self.table is None else vectors + self.table(items)
 
 
+def _values(change: nn.Module | None) -> dict[str, Tensor]:
+    state = {} if change is None else change.state_dict()
+    return {name: value.float().cpu().clone() for name, value in state.items()}
+
+
+@torch.no_grad()
+def _renew_text(embedding: ItemEmbedding, _: object) -> None:
+    """Change the text of items as a loaded checkpoint does, where this differs."""
+    change, source, applied = embedding.change, embedding.source, embedding.applied
+    values = _values(change)
+    if all(torch.equal(values[name], applied[name]) for name in values):
+        return
+    assert change is not None and source is not None
+    text = changed_text(frozen_text(source), copy.deepcopy(change).float().cpu())
+    if isinstance(text, Tensor) and isinstance(embedding.text, Tensor):
+        text = text.to(embedding.text)  # its device and type
+    add_text(embedding, "text", text)
+    embedding.applied = values
+
+
 def make_item_embedding(
     kind: str, dataset, hidden_size: int, start: str = "canonical", lazy: bool = False
 ) -> ItemEmbedding:
@@ -73,7 +103,8 @@ def make_item_embedding(
     n_items = len(dataset.item_domain)
     if kind == "id":
         return ItemEmbedding(kind, n_items, hidden_size, lazy=lazy)
-    text = frozen_text(dataset.item_table())
+    table = dataset.item_table()
+    text = frozen_text(table)
     raw = torch.from_numpy((dataset.item_domain >= 0) & ~dataset.item_generated)
     pairs = ItemPairs(dataset.train_sequences, dataset.item_domain)
     if kind == "both":
@@ -82,8 +113,9 @@ def make_item_embedding(
         assert embedding.table is not None
         start_unit_(embedding.table.weight, components, raw)
         return embedding
-    text = changed_text(start, text, raw, hidden_size, pairs)
-    embedding = ItemEmbedding(kind, n_items, hidden_size, text)
+    change = text_change(start, text, raw, hidden_size, pairs)
+    text = changed_text(text, change)
+    embedding = ItemEmbedding(kind, n_items, hidden_size, text, change=change, source=table)
     assert embedding.adapter is not None
     if start == "principal":
         start_principal_(embedding.adapter, text, raw)

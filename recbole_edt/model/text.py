@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -125,18 +126,29 @@ def principal_components(text: Tensor | MappedText, fitted: Tensor, size: int) -
     return components
 
 
-def standardising(text: Tensor | MappedText, fitted: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return what centres rows [n, d_L] and scales their entries to unit root mean square.
+class Standardised(nn.Module):
+    """Centres rows [n, d_L] and scales their entries to unit root mean square.
 
     Sentence vectors share one large common part and have small entries, which Adam's steps of fixed
     size follow slowly. Centre and scale are those of ``fitted`` rows; alike ones are not scaled.
     """
-    centre = mean_row(text, fitted)
-    square = torch.zeros((), device=centre.device)
-    for part, rows in row_blocks(text):
-        square += (rows[fitted[part]] - centre).square().sum()
-    spread = (square / fitted.sum() / text.shape[1]).sqrt()
-    return lambda rows: (rows - centre) / (spread if spread > 0 else 1.0)
+
+    centre: Tensor  # [d_L]
+    spread: Tensor  # []
+
+    def __init__(self, text: Tensor | MappedText, fitted: Tensor) -> None:
+        super().__init__()
+        centre = mean_row(text, fitted)
+        square = torch.zeros((), device=centre.device)
+        for part, rows in row_blocks(text):
+            square += (rows[fitted[part]] - centre).square().sum()
+        spread = (square / fitted.sum() / text.shape[1]).sqrt()
+        self.register_buffer("centre", centre)
+        self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Change rows [n, d_L]."""
+        return (rows - self.centre) / self.spread
 
 
 # -- canonical axes -------------------------------------------------------------------------------
@@ -188,7 +200,7 @@ class ItemPairs:
             yield first.astype(np.int64), second.astype(np.int64), weights
 
 
-class Canonical:
+class Canonical(nn.Module):
     """Turns text embeddings into the coordinates of their canonical axes (Hotelling, 1936).
 
     Text is whitened first: sentence vectors share one large common part and a few axes along which
@@ -201,16 +213,20 @@ class Canonical:
     is measured by its first ``size`` axes.
     """
 
+    centre: Tensor  # [d_L]
+    map: Tensor  # [d_L, d_L]
+
     def __init__(
         self, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
     ) -> None:
+        super().__init__()
         self.size = size
-        self.centre = mean_row(text, fitted)
+        self.register_buffer("centre", mean_row(text, fitted))
         products = inner_products(text, fitted, self.centre)
         axes = principal_directions(products)
         spreads = ((axes * (products @ axes)).sum(0).clamp(min=0) / int(fitted.sum())).sqrt()
         least = _LEAST_SPREAD * float(spreads.square().mean().sqrt())
-        self.map = axes / spreads.clamp(min=least or 1.0)  # whitening
+        self.register_buffer("map", axes / spreads.clamp(min=least or 1.0))  # whitening
         both = pairs.weights.sum(0) + pairs.weights.sum(1)
         if not both.any():
             return
@@ -226,7 +242,7 @@ class Canonical:
             between += one.T @ torch.from_numpy(weights @ other.numpy())
         self.map = self.map @ canonical_axes(within, between).to(self.map)
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor) -> Tensor:
         """Change rows [n, d_L]; their parts on the leading axes get the same length."""
         rows = self.coordinates(rows)
         length = torch.linalg.vector_norm(rows[:, : self.size], dim=1, keepdim=True)
@@ -265,13 +281,18 @@ def start_components(
     return components
 
 
-def changed_text(
+def text_change(
     start: str, text: Tensor | MappedText, fitted: Tensor, size: int, pairs: ItemPairs
-) -> Tensor | MappedText:
-    """Standardise text (``principal``), or take it in canonical coordinates; in place in memory."""
+) -> nn.Module:
+    """Fit what standardises text (``principal``), or turns it into canonical coordinates."""
     canonical = start == "canonical"
-    change = Canonical(text, fitted, size, pairs) if canonical else standardising(text, fitted)
+    return Canonical(text, fitted, size, pairs) if canonical else Standardised(text, fitted)
+
+
+def changed_text(text: Tensor | MappedText, change: nn.Module) -> Tensor | MappedText:
+    """Apply a change to all rows but that of padding; in place in memory, on demand if mapped."""
     if isinstance(text, MappedText):
-        return MappedText(text.table, change)
+        # a copy: the rows stay in main memory, wherever the model goes
+        return MappedText(text.table, copy.deepcopy(change))
     text[1:] = change(text[1:])
     return text

@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import BeforeValidator, model_validator
 from tqdm import tqdm
 
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import DependencyError
 from recbole_edt.io.files import atomic_write, check_writable
-from recbole_edt.recommend.recommender import History, Recommender
-from recbole_edt.settings import Count, Name, Settings, help_text, parse_arguments, validate
+from recbole_edt.recommend.recommender import Recommender, Until
+from recbole_edt.settings import (
+    Count,
+    Name,
+    Settings,
+    help_text,
+    parse_arguments,
+    parse_value,
+    validate,
+)
 
 _CARRIERS = 3  # rows of the history that are named per recommendation, at most
+
+
+def _ids(value: Any) -> list[str]:
+    """Read ids: ``a,b``, or a list in brackets for ids that hold commas."""
+    if isinstance(value, str):
+        value = parse_value(value) if value.startswith("[") else value.split(",")
+    if not isinstance(value, list):
+        raise ValueError("ids such as u1,u2")
+    return [str(name) for name in value]
+
+
+Ids = Annotated[list[Name], BeforeValidator(_ids)]
 
 
 class RecommendSettings(Settings, use_attribute_docstrings=True):
     """Keys of ``recbole-edt recommend``."""
 
-    dataset: Name
-    """name of the data set"""
     checkpoint: Name
     """checkpoint of `run`, in saved/ or --checkpoint_dir"""
-    user: Annotated[str, BeforeValidator(str)] | None = None
-    """a user, whose history and recommendations are shown: title, domain, score, and the rows of
-    the history that carried each item; or all, with --output"""
-    output: Name | None = None
-    """file for the recommendations of all users, as tab-separated text"""
-    export: Name | None = None
-    """folder that receives item and user vectors (.npy) and their ids, for a nearest-neighbour
-    index"""
-    domain: Name | None = None
-    """items of one domain (default: both, each topk)"""
+    dataset: Name | None = None
+    """name of the data set (default: the one of the run)"""
+    data_path: Name | None = None
+    """folder that holds DATASET/ (default: the one of the run)"""
+    user: Ids | None = None
+    """ids of users, such as u1,u2, or all, with --output; without --output their histories and
+    recommendations are shown, and the rows of the history that carried each item"""
+    history: Ids | None = None
+    """in place of users: ids of the items of one history, oldest first, such as i7,i3"""
     topk: Count = 10
     """items per domain"""
-    history: History = "all"
+    domain: Name | None = None
+    """items of one domain (default: both, each topk)"""
+    until: Until = "all"
     """where histories end: all, or before the target of the test or validation: test, valid"""
-    data_path: Name | None = None
-    """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
+    output: Name | None = None
+    """file for the recommendations: user, domain, rank, item, title, score"""
+    format: Literal["csv", "json", "parquet"] | None = None
+    """format of --output, json with an object per line (default: by its name, else csv)"""
+    export: Name | None = None
+    """folder that receives each domain's item and user vectors (.npy) and ids, for a
+    nearest-neighbour index"""
     eval_batch_size: Count | None = None
     """users at a time (default: 1024)"""
     use_gpu: bool | None = None
@@ -51,16 +77,18 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
 
     @model_validator(mode="after")
     def _says_what(self) -> RecommendSettings:
-        if self.user is None and self.export is None:
-            raise ValueError("say --user=U, --user=all or --export=DIR")
-        if self.user == "all" and self.output is None:
-            raise ValueError("--user=all needs --output=FILE")
+        if self.user is None and self.history is None and self.export is None:
+            raise ValueError("say --user=U, --user=all, --history=ITEM,ITEM or --export=DIR")
+        if self.user is not None and self.history is not None:
+            raise ValueError("say either --user or --history")
+        if self.output is None and (self.user == ["all"] or self.format is not None):
+            raise ValueError("--user=all and --format need --output=FILE")
         return self
 
 
 HELP = help_text(
-    "recbole-edt recommend --dataset=D --checkpoint=C --user=U [--domain=X] [--topk=10]",
-    "Recommend items with a trained model.",
+    "recbole-edt recommend --checkpoint=C --user=U [--domain=X] [--topk=10]",
+    "Recommend items with a trained model, from its data or from data that have grown since.",
     RecommendSettings,
 )
 
@@ -73,59 +101,70 @@ def recommend(arguments: Sequence[str]) -> None:
     EDTError
         If arguments, configuration or data are invalid.
     """
-    settings = validate(RecommendSettings, parse_arguments(arguments))
+    given = parse_arguments(arguments, RecommendSettings, as_text=("user", "history"))
+    settings = validate(RecommendSettings, given)
     if settings.output is not None:
         check_writable("output", settings.output)
-    places = {"eval_batch_size", "use_gpu", "gpu_id", "threads"}
-    recommender = Recommender.from_checkpoint(
-        settings.checkpoint, settings.dataset, settings.data_path, settings.history,
-        settings.model_dump(include=places, exclude_none=True),
-    )  # fmt: skip
-    names = recommender.data.domains
-    if settings.domain is not None and settings.domain not in names:
-        raise ConfigError(f"unknown domain '{settings.domain}' (there are: {', '.join(names)})")
-    domains = [number for number, name in enumerate(names) if settings.domain in (None, name)]
+    suffix = Path(settings.output or "").suffix.removeprefix(".").replace("jsonl", "json")
+    format = settings.format or (suffix if suffix in ("json", "parquet") else "csv")
+    if format == "parquet" and find_spec("pyarrow") is None:
+        raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")
+    not_for_loading = {"user", "history", "topk", "domain", "output", "format", "export"}
+    load = settings.model_dump(exclude=not_for_loading, exclude_none=True)
+    recommender = Recommender.load(**load)
     if settings.export is not None:
-        for path in recommender.export(Path(settings.export)):
+        for path in recommender.export(settings.export):
             print(f"written: {path}")
-    if settings.user == "all" and settings.output is not None:
-        lines = write_all(recommender, domains, settings.topk, Path(settings.output))
-        print(f"written: {settings.output} ({lines:,} recommendations)")
-    elif settings.user is not None:
-        show(recommender, settings.user, domains, settings.topk)
+    users = None if settings.user == ["all"] else settings.user
+    asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history}
+    if settings.output is not None:
+        n = write(recommender.batches(users, **asked), settings.output, format)
+        print(f"written: {settings.output} ({n:,} recommendations)")
+    elif settings.history is not None:
+        show(recommender, None, **asked)
+    for user in users or [] if settings.output is None else []:
+        show(recommender, user, **asked)
 
 
-def show(recommender: Recommender, user: str, domains: Sequence[int], k: int) -> None:
-    """Print a user's history and recommendations."""
-    place = recommender.place(user)
-    items, inserted = recommender.history(place)
-    names, item_domain = recommender.data.domains, recommender.data.item_domain
-    print(f"user {user}: the last {len(items)} rows of the history")
-    for number, title in enumerate(recommender.titles(items)):
-        mark = "  (inserted)" if inserted[number] else ""
-        print(f"  [{number + 1:>2}] {names[item_domain[items[number]]]:<12} {title}{mark}")
-    for domain in domains:
-        print(f"\nrecommended from {names[domain]} (carried by the rows of the history)")
-        found = recommender.recommend(place, domain, k)
-        titles = recommender.titles(np.array([one.item for one in found], dtype=np.int64))
-        for rank, (one, title) in enumerate(zip(found, titles, strict=True), start=1):
-            carriers = ", ".join(f"[{r + 1}] {fall:+.2f}" for r, fall in one.carried_by[:_CARRIERS])
-            print(f"  {rank:>2}. {one.score:8.4f}  {title}  <- {carriers or 'no single row'}")
+def show(recommender: Recommender, user: str | None, **asked: Any) -> None:
+    """Print a history and its recommendations; ``asked`` as ``Recommender.recommend`` takes it."""
+    found = recommender.recommend(user, **asked)
+    histories = recommender.asked(user, asked["history"])
+    rows, falls = recommender.rows(histories), recommender.falls(histories)
+    print(f"{'history' if user is None else f'user {user}'}: the last {len(rows)} rows")
+    for number, row in enumerate(rows.itertuples(), start=1):
+        mark = "  (inserted)" if row.inserted else ""
+        print(f"  [{number:>2}] {row.domain:<12} {row.item_id:<12} {row.title}{mark}")
+    for domain, of_domain in found.groupby("domain", sort=False):
+        print(f"\nrecommended from {domain} (carried by the rows of the history)")
+        falls_of = falls[:, recommender.numbers_of(of_domain["item_id"])].T
+        for row, fall in zip(of_domain.itertuples(), falls_of, strict=True):
+            order = np.argsort(-fall, kind="stable")[:_CARRIERS]
+            carriers = ", ".join(f"[{n + 1}] {fall[n]:+.2f}" for n in order if fall[n] > 0)
+            print(
+                f"  {row.rank:>2}. {row.score:8.4f}  {row.item_id:<12} {row.title}"
+                f"  <- {carriers or 'no single row'}"
+            )
 
 
-def write_all(recommender: Recommender, domains: Sequence[int], k: int, path: Path) -> int:
-    """Write the recommendations of all users; return their number."""
-    data, n = recommender.data, 0
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("user_id\tdomain\trank\titem_id\tscore\n")
-        for places in tqdm(recommender.batches(), desc="users", leave=False):
-            users = data.id2token(data.uid_field, recommender.users[places])
-            for domain in domains:
-                items, scores = recommender.top(places, domain, k)
-                names = data.id2token(data.iid_field, items)
-                rows, ranks = np.nonzero(~np.isneginf(scores))
-                for row, rank in zip(rows, ranks, strict=True):
-                    file.write(f"{users[row]}\t{data.domains[domain]}\t{rank + 1}\t"
-                               f"{names[row, rank]}\t{scores[row, rank]:.6g}\n")  # fmt: skip
-                n += len(rows)
+def write(frames: Iterator[pd.DataFrame], path: str, format: str) -> int:
+    """Write recommendations, a batch of users at a time; return their number."""
+    n = 0
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        writer: Any = None
+        for frame in tqdm(frames, desc="batches of users", leave=False):
+            if format == "parquet":
+                import pyarrow
+                from pyarrow.parquet import ParquetWriter
+
+                table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+                writer = writer or ParquetWriter(file, table.schema)
+                writer.write_table(table)
+            elif format == "json":
+                frame.to_json(file, orient="records", lines=True, force_ascii=False)
+            else:
+                frame.to_csv(file, index=False, header=not n, lineterminator="\n")
+            n += len(frame)
+        if writer is not None:
+            writer.close()
     return n

@@ -2,228 +2,391 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.lib.format import open_memmap
 from recbole.data.interaction import Interaction
+from recbole.utils.enum_type import ModelType
+from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import Sequences, expand_ranges
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.scores import pair_scores, scores_all
-from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.evaluation.vectors import vectors_of
+from recbole_edt.io.files import atomic_write, write_array, write_text
+from recbole_edt.model.kernels import product
 from recbole_edt.restore import load_run
 from recbole_edt.settings import nearest
 
-History = Literal["all", "test", "valid"]
+Until = Literal["all", "test", "valid"]
 """End of the histories: after the last row, or before the test or validation target."""
 
+Ids = str | Sequence[str]
 
-class Recommendation(NamedTuple):
-    """A recommended item: its id, its score, and the rows of the history that carried it.
 
-    ``carried_by`` lists places in the history and by how much the score falls without each, largest
-    first.
-    """
+class Histories(NamedTuple):
+    """Rows ``rows.offsets[owners[i]]:stops[i]`` are the history of the i-th user."""
 
-    item: int
-    score: float
-    carried_by: list[tuple[int, float]]
+    rows: Sequences
+    owners: np.ndarray  # int64 [n]
+    stops: np.ndarray  # int64 [n]
+    users: np.ndarray  # int64 [n]; their numbers, 0 for nobody known
+
+    def take(self, at: np.ndarray | slice) -> Histories:
+        """Return some of the histories."""
+        return Histories(self.rows, self.owners[at], self.stops[at], self.users[at])
 
 
 class Recommender:
-    """A trained model and its data.
+    """A trained model that serves the users of its data, and histories of nobody known.
 
-    Users are named by places: 0, 1, ... among those who have a history that ends at ``history``.
+    :meth:`load` makes it from a checkpoint. Ids are those of the atomic files. Candidates are the
+    raw items of a domain that are not among the raw rows of a history.
+
+    Attributes
+    ----------
+    domains : list of str
+        Names of domain A and domain B.
     """
 
-    def __init__(self, config, data: CrossDomainDataset, model, history: History = "all") -> None:
+    def __init__(self, config, data: CrossDomainDataset, model, until: Until = "all") -> None:
         self.config, self.data, self.model = config, data, model.eval()
-        self.device = torch.device(config["device"])
-        self.rows, (valid, test) = data.evaluation_rows()
-        if history == "all":
-            self.users = np.flatnonzero(np.diff(self.rows.offsets))
-            self.stops = self.rows.offsets[self.users + 1]
+        self.device, self.domains = torch.device(config["device"]), list(data.domains)
+        rows, (valid, test) = data.evaluation_rows()
+        if until == "all":
+            users = np.flatnonzero(np.diff(rows.offsets))
+            stops = rows.offsets[users + 1]
         else:
-            self.users = data.split.users
-            self.stops = test if history == "test" else valid
+            users, stops = data.split.users, test if until == "test" else valid
+        # a model with a vector of each user knows no others
+        known = data.known.users if data.known else None
+        self.by_user = known is not None
+        self._n_known = data.user_num if known is None else len(known) + 1
+        self.histories = Histories(rows, users, stops, users).take(users < self._n_known)
+        self._place = np.full(data.user_num, -1)
+        self._place[self.histories.users] = np.arange(len(self.histories.users))
+        titles, names = data.item_titles(), data.field2id_token[data.iid_field]
+        self._titles = np.array([titles.get(name) or name for name in names.tolist()], object)
         self.pools = data.candidate_pools()
-        excluded = np.setdiff1d(np.arange(data.item_num), np.concatenate(self.pools))
-        self._excluded = torch.from_numpy(excluded)
-        self._titles = data.item_titles()
+        self._column = np.full(data.item_num, -1)  # of each item among the candidates of its domain
+        for pool in self.pools:
+            self._column[pool] = np.arange(len(pool))
+        self._vectors = vectors_of(model)
+        self._items: list[Tensor] = []  # vectors of each domain's candidates
+        if self._vectors is not None:
+            with torch.no_grad():
+                items = self._vectors.item_vectors().float()
+            pools = (torch.from_numpy(pool).to(self.device) for pool in self.pools)
+            self._items = [items[pool].T.contiguous().T for pool in pools]  # as kernels like it
 
     @classmethod
-    def from_checkpoint(
+    def load(
         cls,
-        path: str | Path,
-        dataset: str,
+        checkpoint: str | Path,
+        dataset: str | None = None,
         data_path: str | Path | None = None,
-        history: History = "all",
-        changes: Mapping[str, Any] | None = None,
+        until: Until = "all",
+        **settings: Any,
     ) -> Recommender:
-        """Load the checkpoint of a run's best epoch and the data that it was trained on.
+        """Load a model, and the data that it was trained on, or that have grown since.
+
+        New rows and new users are served. New items are, where the model has their text; others
+        are left out and named.
 
         Parameters
         ----------
-        data_path : str or Path, optional
-            Folder that holds the data set's folder.
-        changes : mapping, optional
-            Settings that change no result, such as ``use_gpu`` or ``eval_batch_size``.
+        checkpoint : str or Path
+            The file that a run names at its end.
+        dataset, data_path : optional
+            Name of the data set, and the folder that holds its folder; by default the run's.
+        until : {"all", "test", "valid"}
+            Where histories end: after the last row, or before the test or validation target.
+        **settings
+            Keys of a run that change no result, such as ``use_gpu`` or ``eval_batch_size``.
 
         Raises
         ------
         CheckpointError
-            If the checkpoint is missing, damaged, or belongs to other data.
+            If the checkpoint is missing, damaged, or does not fit the data.
         EDTError
-            If its settings or the data are invalid.
+            If settings or data are invalid.
         """
-        place = {} if data_path is None else {"data_path": str(data_path)}
-        changes = {"show_progress": False, **place, **(changes or {})}
-        config, model, data, *_ = load_run(path, dataset, changes)
-        return cls(config, data, model, history)
+        changes = {"show_progress": False, **settings}
+        if data_path is not None:
+            changes["data_path"] = str(data_path)
+        config, model, data, *_ = load_run(checkpoint, dataset, changes)
+        for note in data.notes:
+            getLogger().warning(note)
+        return cls(config, data, model, until)
 
-    def place(self, token: str) -> int:
-        """Place of a user.
+    # -- by ids ---------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: Ids | None = None,
+        k: int = 10,
+        domain: str | None = None,
+        history: Ids | None = None,
+    ) -> pd.DataFrame:
+        """Recommend the k best items of each domain, or of one.
+
+        Parameters
+        ----------
+        users : str or sequence of str, optional
+            Ids of users; by default all.
+        k : int
+            Items for each user and domain.
+        domain : str, optional
+            Name of a domain.
+        history : str or sequence of str, optional
+            In place of ``users``: ids of the items of one history, oldest first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``user_id`` (None for a history), ``domain``, ``rank`` (from 1), ``item_id``, ``title``
+            (the id where there is none) and ``score``; for each user and domain the best first.
+            Users with fewer candidates have fewer rows.
 
         Raises
         ------
         DataError
-            If the data set has no such user, or they have no history.
+            If an id is unknown, or a user has no history.
+        ConfigError
+            If there is no such domain, or the model knows users by their ids alone.
         """
-        known = self.data.field2token_id[self.data.uid_field]
-        if token not in known:
-            raise DataError(f"there is no user '{token}'{nearest(token, list(known)[:50_000])}")
-        found = np.flatnonzero(self.users == known[token])
-        if not len(found):
-            raise DataError(f"user '{token}' has no history that ends there")
-        return int(found[0])
+        return pd.concat(self.batches(users, k, domain, history), ignore_index=True)
+
+    def batches(
+        self,
+        users: Ids | None = None,
+        k: int = 10,
+        domain: str | None = None,
+        history: Ids | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield what :meth:`recommend` returns, ``eval_batch_size`` users at a time."""
+        if domain not in (None, *self.domains):
+            raise ConfigError(f"unknown domain '{domain}' (there are: {', '.join(self.domains)})")
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, not {k}")
+        domains = [d for d, name in enumerate(self.domains) if domain in (None, name)]
+        for part in self._parts(self.asked(users, history)):
+            yield self._best(part, domains, k)
+
+    def score(self, users: Ids, items: Ids) -> pd.DataFrame:
+        """Scores of any items for users: a row per user, a column per item, named by their ids."""
+        asked, numbers = self.asked(users), self.numbers_of(items)
+        scores = torch.cat([self._all_scores(part)[:, numbers] for part in self._parts(asked)])
+        names = self.data.id2token(self.data.uid_field, asked.users)
+        ids = self.data.id2token(self.data.iid_field, numbers)
+        return pd.DataFrame(scores.cpu().numpy(), names, ids)
+
+    def explain(self, user: str | None, item: str, history: Ids | None = None) -> pd.DataFrame:
+        """By how much the score of an item falls without each row of a user's history.
+
+        Parameters
+        ----------
+        user, item : str
+            Ids; None for a ``history``, as in :meth:`recommend`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The rows that the model sees, oldest first: ``item_id``, ``title``, ``domain``,
+            ``inserted`` and ``carries``, the fall of the score. A single row carries all of it.
+        """
+        asked = self.asked(user, history)
+        return self.rows(asked).assign(carries=self.falls(asked)[:, self.numbers_of(item)[0]])
+
+    # -- by numbers -----------------------------------------------------------------------------
+
+    def asked(self, users: Ids | None = None, history: Ids | None = None) -> Histories:
+        """Histories of users, of nobody known, or of all users; errors as :meth:`recommend`."""
+        if history is not None:
+            return self._of_nobody(self.numbers_of(history))
+        if users is None:
+            return self.histories
+        numbers = self._numbers(self.data.uid_field, "user", users)
+        places = self._place[numbers]
+        if (places < 0).any():
+            number = numbers[places < 0][0]
+            name = self.data.id2token(self.data.uid_field, number)
+            if number >= self._n_known:
+                raise DataError(f"user '{name}' is new, and {self._knows('users')}")
+            raise DataError(f"user '{name}' has no history that ends there")
+        return self.histories.take(places)
+
+    def _of_nobody(self, items: np.ndarray) -> Histories:
+        if self.by_user or self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+            model = self.config["model"]
+            raise ConfigError(f"{model} knows users by their ids: it cannot be asked for a history")
+        if not len(items):
+            raise DataError("the history is empty: name at least one item")
+        ends = np.array([0, len(items)])
+        rows = Sequences(ends, items, np.zeros(len(items), dtype=bool), np.zeros(len(items)))
+        return Histories(rows, ends[:1], ends[1:], ends[:1])
+
+    def numbers_of(self, items: Ids) -> np.ndarray:
+        """Numbers of items, int64 [n]; DataError for an unknown one."""
+        return self._numbers(self.data.iid_field, "item", items)
+
+    def _numbers(self, field: str, what: str, names: Ids) -> np.ndarray:
+        known = self.data.field2id_token[field]
+        numbers = self.data.field2token_id[field]
+        names = [names] if isinstance(names, str) else [str(name) for name in names]
+        for name in names:
+            if not numbers.get(name):  # 0 is padding
+                if name in self.data.left_out:
+                    raise DataError(f"{what} '{name}' is new, and {self._knows('items')}")
+                hint = nearest(name, known[1:50_000].tolist())
+                raise DataError(f"there is no {what} '{name}'{hint}")
+        return np.array([numbers[name] for name in names], dtype=np.int64)
+
+    def _knows(self, what: str) -> str:
+        model = self.config["model"]
+        return f"{model} knows the {what} of its training alone (run --start_from trains on)"
+
+    def _parts(self, asked: Histories) -> Iterator[Histories]:
+        size = int(self.config["eval_batch_size"])
+        for start in range(0, max(len(asked.users), 1), size):
+            yield asked.take(slice(start, start + size))
+
+    def _best(self, asked: Histories, domains: list[int], k: int) -> pd.DataFrame:
+        data, shape = self.data, (len(asked.users), len(domains), k)
+        items, scores = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf, np.float32)
+        found = self.scores(asked, domains) if len(asked.users) else []
+        for place, of_domain in enumerate(found):
+            best = of_domain.topk(min(k, of_domain.shape[1]), dim=1)
+            columns = best.indices.cpu().numpy()
+            items[:, place, : columns.shape[1]] = self.pools[domains[place]][columns]
+            scores[:, place, : columns.shape[1]] = best.values.cpu().numpy()
+        user, at, rank = np.nonzero(scores > -np.inf)
+        items = items[user, at, rank]
+        users = data.id2token(data.uid_field, asked.users)[user]
+        return pd.DataFrame(
+            {
+                "user_id": users if asked.users.any() else None,
+                "domain": np.array(self.domains)[domains][at],
+                "rank": rank + 1,
+                "item_id": data.id2token(data.iid_field, items),
+                "title": self._titles[items],
+                "score": scores[user, at, rank],
+            }
+        )
 
     @torch.no_grad()
-    def scores(self, places: np.ndarray) -> torch.Tensor:
-        """Scores of all items, float32 [n, n_items]; -inf for items that are no candidates.
+    def scores(self, asked: Histories, domains: Sequence[int]) -> list[Tensor]:
+        """Scores of each domain's candidates (``pools``), [n, n_candidates]; -inf in histories."""
+        if self._vectors is not None:
+            vectors = self._vectors.user_vectors(self._interaction(asked))
+            out = [product(vectors[d].float(), self._items[d]) for d in domains]
+        else:
+            out = [self._all_scores(asked)[:, self.pools[d]] for d in domains]
+        owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
+        raw = ~asked.rows.augmented[rows]
+        owners, items = owners[raw], asked.rows.items[rows[raw]]
+        for domain, scores in zip(domains, out, strict=True):
+            mine = (self.data.item_domain[items] == domain) & (self._column[items] >= 0)
+            scores[owners[mine], self._column[items[mine]]] = -torch.inf
+        return out
 
-        Candidates are raw items that are not in the raw rows of a user's history.
-        """
-        users, stops = self.users[places], self.stops[places]
-        scores = self._score(self.data.history_fields(self.rows, users, stops))
-        scores[:, self._excluded] = -torch.inf
-        owner, rows = expand_ranges(self.rows.offsets[users], stops)
-        raw = ~self.rows.augmented[rows]
-        scores[owner[raw], self.rows.items[rows[raw]]] = -torch.inf
-        return scores
-
-    def _score(self, fields: Mapping[str, np.ndarray]) -> torch.Tensor:
-        rows, n = self._interaction(fields), len(fields[self.data.uid_field])
+    @torch.no_grad()
+    def _all_scores(self, asked: Histories) -> Tensor:
+        """Scores of all items, float32 [n, n_items]."""
+        rows, n = self._interaction(asked), len(asked.users)
         if scores_all(type(self.model)):
             scores = self.model.full_sort_predict(rows)
         else:
             items = torch.arange(self.data.item_num, device=self.device).expand(n, -1)
             features = self.data.get_item_feature().to(self.device)
             scores = pair_scores(self.model, rows, items, features)
-        return scores.view(n, -1)[:, : self.data.item_num].float().cpu()
+        return scores.view(n, -1)[:, : self.data.item_num].float()
 
-    def _interaction(self, fields: Mapping[str, np.ndarray]) -> Interaction:
+    def _interaction(self, asked: Histories) -> Interaction:
+        known = asked.rows is self.histories.rows
+        data = self.data if known else copy.copy(self.data)  # which keeps the rows of a domain
+        fields = data.history_fields(asked.rows, asked.owners, asked.stops)
+        fields[data.uid_field] = asked.users
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
         return Interaction(tensors).to(self.device)
 
-    def batches(self) -> list[np.ndarray]:
-        """Places of all users, ``eval_batch_size`` at a time."""
-        n, size = len(self.users), int(self.config["eval_batch_size"])
-        return np.split(np.arange(n), range(size, n, size))
+    def rows(self, asked: Histories) -> pd.DataFrame:
+        """Rows of one history that the model sees, oldest first; see :meth:`explain`."""
+        items, inserted = self._seen(asked)
+        names = np.array(self.domains)[self.data.item_domain[items]]
+        ids, titles = self.data.id2token(self.data.iid_field, items), self._titles[items]
+        return pd.DataFrame(
+            {"item_id": ids, "title": titles, "domain": names, "inserted": inserted}
+        )
 
-    def top(self, places: np.ndarray, domain: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Best candidates of a domain.
+    def _seen(self, asked: Histories) -> tuple[np.ndarray, np.ndarray]:
+        (owner,), (stop,) = asked.owners, asked.stops
+        start = max(asked.rows.offsets[owner], stop - self.data.max_item_list_len)
+        return asked.rows.items[start:stop], asked.rows.augmented[start:stop]
 
-        Returns
-        -------
-        items : np.ndarray
-            int64 [n, k], best first; fewer columns if the domain has fewer items.
-        scores : np.ndarray
-            float32 [n, k]; -inf where a user has fewer candidates.
+    def falls(self, asked: Histories) -> np.ndarray:
+        """By how much each item's score falls without each row of one history, [n_rows, n_items].
+
+        A single row carries the whole score.
         """
-        pool = torch.from_numpy(self.pools[domain])
-        found = self.scores(places)[:, pool].topk(min(k, len(pool)), dim=1)
-        return pool[found.indices].numpy(), found.values.numpy()
-
-    def history(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Items and "inserted" flags of the rows that the model sees of a user, oldest first."""
-        stop = self.stops[place]
-        start = max(self.rows.offsets[self.users[place]], stop - self.data.max_item_list_len)
-        return self.rows.items[start:stop], self.rows.augmented[start:stop]
-
-    def recommend(self, place: int, domain: int, k: int) -> list[Recommendation]:
-        """Recommend items of a domain to one user, with the rows of the history that carried each.
-
-        A row carries an item by as much as the item's score falls when the row is left out of the
-        history; a single row carries the whole score.
-        """
-        items, scores = self.top(np.array([place]), domain, k)
-        falls = scores  # [n_rows, k]
-        if len(self.history(place)[0]) > 1:
-            falls = scores[0] - self._scores_without_each(place)[:, items[0]]
-        out = []
-        for item, score, fall in zip(items[0], scores[0], falls.T, strict=True):
-            if np.isneginf(score):
-                break
-            order = np.argsort(-fall, kind="stable")
-            carried = [(int(row), float(fall[row])) for row in order if fall[row] > 0]
-            out.append(Recommendation(int(item), float(score), carried))
-        return out
-
-    @torch.no_grad()
-    def _scores_without_each(self, place: int) -> np.ndarray:
-        """Scores of all items with one row of the history left out, [n_rows, n_items]."""
-        items, inserted = self.history(place)
+        items, inserted = self._seen(asked)
         n = len(items)
+        whole = self._all_scores(asked).cpu().numpy()
+        if n == 1:
+            return whole
         kept = np.nonzero(~np.eye(n, dtype=bool))[1]  # [n * (n - 1)]
         offsets = np.arange(n + 1) * (n - 1)
-        shown = Sequences(offsets, items[kept], inserted[kept], np.zeros(len(kept)))
-        fields = self.data.history_fields(shown, np.arange(n), offsets[1:])
-        fields[self.data.uid_field] = np.full(n, self.users[place])
-        return self._score(fields).numpy()
+        rows = Sequences(offsets, items[kept], inserted[kept], np.zeros(len(kept)))
+        without = Histories(rows, np.arange(n), offsets[1:], asked.users.repeat(n))
+        return whole - self._all_scores(without).cpu().numpy()
+
+    # -- vectors --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def export(self, folder: Path) -> list[Path]:
-        """Write item and user vectors, whose dot products are the scores; return the files.
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write what a nearest-neighbour index needs; return the files.
 
-        ``items.npy`` (float32 [n_items, d]) with ``items.txt`` (id, domain); per domain
-        ``users_<domain>.npy`` (float32 [n_users, d]), for items of that domain, with ``users.txt``.
+        For each domain ``items_<domain>.npy`` (float32 [n_candidates, d]), ``items_<domain>.txt``
+        (their ids) and ``users_<domain>.npy`` (float32 [n_users, d]); ``users.txt`` (ids). The
+        products of the vectors are the scores, of items in the history, too.
 
         Raises
         ------
         ConfigError
-            If the model does not score by dot products.
+            If the model does not score by products of vectors.
         """
-        if not isinstance(self.model, CrossDomainModel):
+        if self._vectors is None:
             raise ConfigError(f"{self.config['model']} has no vectors to export")
-        folder.mkdir(parents=True, exist_ok=True)
-        data, items = self.data, np.sort(np.concatenate(self.pools))
-        vectors = self.model.item_vectors()[torch.from_numpy(items).to(self.device)]
-        np.save(folder / "items.npy", vectors.float().cpu().numpy())
-        domains = np.array(data.domains)[data.item_domain[items]]
-        texts = {
-            "items.txt": np.column_stack([data.id2token(data.iid_field, items), domains]),
-            "users.txt": data.id2token(data.uid_field, self.users),
-        }
-        for name, columns in texts.items():
-            np.savetxt(folder / name, columns, "%s", "\t", encoding="utf-8")
-        paths = [folder / f"users_{domain}.npy" for domain in data.domains]
-        shape = (len(self.users), vectors.shape[1])
-        files = [open_memmap(path, "w+", np.float32, shape) for path in paths]
-        for places in self.batches():
-            fields = data.history_fields(self.rows, self.users[places], self.stops[places])
-            by_domain = self.model.user_vectors(self._interaction(fields))
-            for file, batch in zip(files, by_domain, strict=True):
-                file[places] = batch.float().cpu().numpy()
-        for file in files:
-            file.flush()
-        return [folder / "items.npy", *(folder / name for name in texts), *paths]
-
-    def titles(self, items: np.ndarray) -> list[str]:
-        """Titles of items, or their ids where the data have none."""
-        names = np.atleast_1d(self.data.id2token(self.data.iid_field, items))
-        return [self._titles.get(str(name)) or str(name) for name in names]
+        data, folder, asked = self.data, Path(folder), self.histories
+        names = [quote(name, safe=" ,&()") for name in self.domains]
+        pools = zip(names, self.pools, strict=True)
+        texts = {f"items_{name}": data.id2token(data.iid_field, pool) for name, pool in pools}
+        texts["users"] = data.id2token(data.uid_field, asked.users)
+        for name, tokens in texts.items():
+            write_text(folder / f"{name}.txt", "".join(f"{token}\n" for token in tokens))
+        paths = [folder / f"{kind}_{name}.npy" for kind in ("items", "users") for name in names]
+        with ExitStack() as stack:
+            items, users = np.array_split([stack.enter_context(atomic_write(p)) for p in paths], 2)
+            for path, vectors in zip(items, self._items, strict=True):
+                write_array(path, np.ascontiguousarray(vectors.cpu().numpy()))
+            shape = (len(asked.users), self._items[0].shape[1])
+            files = [open_memmap(path, "w+", np.float32, shape) for path in users]
+            start = 0
+            for part in self._parts(asked):
+                by_domain = self._vectors.user_vectors(self._interaction(part))
+                for file, batch in zip(files, by_domain, strict=True):
+                    file[start : start + len(batch)] = batch.float().cpu().numpy()
+                start += len(part.users)
+            for file in files:
+                file.flush()
+        return [*(folder / f"{name}.txt" for name in texts), *paths]

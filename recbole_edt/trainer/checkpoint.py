@@ -14,7 +14,7 @@ import torch
 from recbole_edt.errors import CheckpointError
 from recbole_edt.io.files import atomic_write
 
-FORMAT = "recbole-edt/1"
+FORMAT = "recbole-edt/2"
 _NOT_SETTINGS = {
     "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
     "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
@@ -106,7 +106,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     except Exception as error:  # a damaged archive can raise anything
         raise CheckpointError(f"checkpoint {path} is damaged or is no checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of recbole_edt")
+        raise CheckpointError(f"{path} is no checkpoint of this version of recbole_edt")
     return content
 
 
@@ -125,16 +125,21 @@ def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {path} does not fit this model") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"checkpoint {path} does not fit this model: {reason}") from error
     model.load_other_parameter(content.get("other_state"))
 
 
 def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:
-    """Raise CheckpointError if a checkpoint was trained on other data."""
+    """Raise CheckpointError if a checkpoint was trained on other data, be it one row."""
     mine, theirs = dataset_fingerprint(dataset), content["dataset"]
     if mine != theirs:
         raise CheckpointError(
-            f"checkpoint {path} belongs to another dataset: {theirs['name']} "
-            f"({theirs['users']} users, {theirs['items']} items), not {mine['name']} "
-            f"({mine['users']} users, {mine['items']} items)"
+            f"checkpoint {path} belongs to other data: {_described(theirs)}, not "
+            f"{_described(mine)}; --start_from trains on from it on data that have grown"
         )
+
+
+def _described(data: dict[str, Any]) -> str:
+    sizes = f"{data['users']} users, {data['items']} items, hash {data['hash']}"
+    return f"{data['name']} ({sizes})"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_edt.errors import CheckpointError
-from recbole_edt.trainer import checkpoint
+from recbole_edt.errors import CheckpointError, ConfigError
+from recbole_edt.trainer import checkpoint, growth
 from recbole_edt.trainer.trainer import CrossDomainTrainer
 
 
@@ -57,10 +57,13 @@ class FinetuneTrainer(TwoStageTrainer):
     """Stage 2 of a model that was pre-trained by another run (``pretrained_path``)."""
 
     stage = 2
+    earlier_key = "pretrained_path"
 
     @classmethod
     def check(cls, config, model, dataset):
         """Check the run and its pre-trained model."""
+        if config["start_from"]:
+            raise ConfigError("LLMEDTFinetune starts from --pretrained_path, not from start_from")
         cls._load_pretrained(config, model, dataset)
         super().check(config, model, dataset)
 
@@ -69,8 +72,7 @@ class FinetuneTrainer(TwoStageTrainer):
         path = config["pretrained_path"]
         if not path:
             raise CheckpointError("LLMEDTFinetune needs --pretrained_path=<checkpoint of stage 1>")
-        content = checkpoint.load(path, config["device"])
-        checkpoint.check_dataset(content, dataset, path)
+        content = growth.to_train_on(model, checkpoint.load(path), dataset, path)
         model.load_pretrained(content["state_dict"])
 
     def _begin(self, dataset, saved):

@@ -18,12 +18,13 @@ from recbole.utils import ModelType, get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_edt import distributed
+from recbole_edt.data.known import Known
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
 from recbole_edt.registry import builtin_name, reference
 from recbole_edt.threads import Threads
-from recbole_edt.trainer import checkpoint
+from recbole_edt.trainer import checkpoint, growth
 from recbole_edt.trainer.adam import fused, update_touched_rows
 from recbole_edt.trainer.allocator import keep_freed_memory
 from recbole_edt.trainer.averaging import AveragedWeights
@@ -43,6 +44,7 @@ class CrossDomainMixin(EvaluationMixin):
     """
 
     stage = 1
+    earlier_key = "start_from"  # names the checkpoint of the model to train on from
     tensorboard: SummaryWriter
 
     def __init__(self, config, model):
@@ -58,6 +60,13 @@ class CrossDomainMixin(EvaluationMixin):
         self.timing: dict[str, float] = dict(NEW_TIMING)
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
+        self.known: dict[str, Any] | None = None
+
+    @classmethod
+    def earlier(cls, config) -> Known | None:
+        """What the model knows that a run starts from; None for a run that starts anew."""
+        path = config[cls.earlier_key]
+        return Known(checkpoint.load(path)["known"], path, keep_new=True) if path else None
 
     @classmethod
     def check(cls, config, model, dataset) -> None:
@@ -66,7 +75,7 @@ class CrossDomainMixin(EvaluationMixin):
         Raises
         ------
         CheckpointError
-            If the checkpoint to resume is damaged, or belongs to another dataset.
+            If the checkpoint to resume or to start from is damaged, or does not fit the dataset.
         ConfigError
             If there are several processes, and the model trains in one alone.
         DependencyError
@@ -78,6 +87,8 @@ class CrossDomainMixin(EvaluationMixin):
         path = checkpoint.run_file(config, "last")
         if config["resume"] and Path(path).exists():
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
+        elif config["start_from"]:
+            growth.adopt(model, config["start_from"], dataset)
 
     # -- stages and early stops -----------------------------------------------------------------
 
@@ -96,6 +107,12 @@ class CrossDomainMixin(EvaluationMixin):
 
     def _begin(self, dataset, saved: bool) -> None:
         self.fingerprint = checkpoint.dataset_fingerprint(dataset)
+        self.known = growth.known(self.model, dataset)
+        if path := self.config["start_from"]:
+            growth.adopt(self.model, path, dataset)
+            if self.average:
+                self.average.load(None)
+            self.logger.info(f"Starting from {path}")
         if saved and self.config["resume"]:
             self._resume(dataset)
         elif saved and not distributed.rank():
@@ -266,6 +283,7 @@ class CrossDomainMixin(EvaluationMixin):
             "settings": checkpoint.settings(self.config),
             "data_path": str(Path(self.config["data_path"]).parent),
             "dataset": self.fingerprint,
+            "known": self.known,
             "stage": self.stage,
             "epoch": epoch,
             "cur_step": self.cur_step,

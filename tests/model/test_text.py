@@ -15,16 +15,17 @@ from recbole_edt.model.text import (
     Canonical,
     ItemPairs,
     MappedText,
+    Standardised,
     canonical_axes,
     changed_text,
     principal_components,
-    standardising,
+    text_change,
 )
 
 
 def test_standardising_hand_computed() -> None:
     text = torch.tensor([[0.0, 0.0], [3.0, 1.0], [-1.0, 1.0], [5.0, 9.0]])
-    change = standardising(text, torch.tensor([False, True, True, False]))
+    change = Standardised(text, torch.tensor([False, True, True, False]))
     # centre (1, 1); entries +-2, 0 of the fitted rows: mean square 2
     root = math.sqrt(2)
     expected = torch.tensor([[root, 0], [-root, 0], [4 / root, 8 / root]])
@@ -33,7 +34,7 @@ def test_standardising_hand_computed() -> None:
 
 def test_standardising_survives_a_constant_text() -> None:
     text = torch.tensor([[0.0], [2.0], [2.0]])
-    change = standardising(text, torch.tensor([False, True, True]))
+    change = Standardised(text, torch.tensor([False, True, True]))
     assert change(text[1:]).tolist() == [[0], [0]]
 
 
@@ -187,8 +188,8 @@ def test_mapped_text_has_the_rows_of_text_in_memory(text_and_fitted, mapped) -> 
 def test_mapped_text_is_changed_as_text_in_memory_is(text_and_fitted, mapped, start) -> None:
     text, fitted = text_and_fitted
     pairs = ItemPairs(sequences_of("1424", "31", "5635"), np.arange(11) % 2)
-    theirs = changed_text(start, text.clone(), fitted, 3, pairs)
-    ours = changed_text(start, mapped, fitted, 3, pairs)
+    theirs = changed_text(text.clone(), text_change(start, text, fitted, 3, pairs))
+    ours = changed_text(mapped, text_change(start, mapped, fitted, 3, pairs))
     assert torch.allclose(ours(torch.arange(11)), theirs, atol=1e-5)
     assert torch.allclose(torch.cat([rows for _, rows in ours.blocks()]), theirs, atol=1e-5)
     assert not theirs[0].any()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import recbole_edt
-from recbole_edt.errors import CheckpointError, ConfigError, DataError
-from recbole_edt.recommend.command import recommend
+from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
+from recbole_edt.recommend.command import RecommendSettings, recommend
 from recbole_edt.recommend.recommender import Recommender
+from recbole_edt.settings import parse_arguments, validate
 
 SMALL = {
     "epochs": 2,
@@ -53,15 +55,18 @@ def trained(request, tmp_path_factory, data_path):
     return request.param, path, results, dict(np.load(folder / "ranks.npz"))
 
 
-def load(trained, data_path, history="test", **changes) -> Recommender:
-    changes = {"use_gpu": False, **changes}
-    return Recommender.from_checkpoint(trained[1], "tiny", data_path, history, changes)
+def load(trained, data_path, until="test", **changes) -> Recommender:
+    return Recommender.load(trained[1], "tiny", data_path, until, use_gpu=False, **changes)
 
 
 def command(trained, data_path, **keys) -> None:
-    given = {"dataset": "tiny", "checkpoint": trained[1], "data_path": data_path,
-             "use_gpu": False, **keys}  # fmt: skip
+    given = {"checkpoint": trained[1], "data_path": data_path, "use_gpu": False, **keys}
     recommend([f"--{key}={value}" for key, value in given.items() if value is not None])
+
+
+@pytest.fixture(scope="module")
+def ours(trained, data_path) -> Recommender:
+    return load(trained, data_path, "all")
 
 
 @pytest.mark.parametrize("phase", ["test", "valid"])
@@ -71,123 +76,150 @@ def test_ranking_the_users_reproduces_the_evaluation_exactly(trained, data_path,
     data = recommender.data
     targets = data.split.test_rows if phase == "test" else data.split.valid_rows
     items = data.sequences.items[targets]
-    compared = []
-    for places in recommender.batches():
-        scores = recommender.scores(places).numpy()
-        for place, of_user in zip(places, scores, strict=True):
-            target, pool = items[place], recommender.pools[data.item_domain[items[place]]]
-            if np.isneginf(of_user[target]):  # in the history, too: evaluated, never recommended
-                continue
-            compared.append(place)
-            assert (of_user[pool] >= of_user[target]).sum() == ranks[f"{phase}_full"][place]
-            assert (ranks[f"{phase}_full"][place] <= 3) == (
-                target in recommender.top(np.array([place]), data.item_domain[target], 3)[0]
-            )
-    assert len(compared) > 0.7 * len(items)
+    best = recommender.recommend(k=3)
+    compared = 0
+    for place, target in enumerate(items):
+        domain, rank = data.item_domain[target], ranks[f"{phase}_full"][place]
+        (of_user,) = recommender.scores(recommender.histories.take([place]), [domain])
+        of_target = of_user[0, recommender.pools[domain] == target].item()
+        if np.isneginf(of_target):  # in the history, too: evaluated, never recommended
+            continue
+        compared += 1
+        assert (of_user >= of_target).sum() == rank
+        user = data.id2token("user_id", data.split.users[place])
+        mine = best[(best["user_id"] == user) & (best["domain"] == data.domains[domain])]
+        assert (rank <= 3) == (data.id2token("item_id", target) in set(mine["item_id"]))
+    assert compared > 0.7 * len(items)
 
 
-def test_what_a_user_has_and_what_was_generated_is_never_recommended(trained, data_path) -> None:
-    recommender = load(trained, data_path, "all")
-    data = recommender.data
-    generated = set(np.flatnonzero(data.item_generated))
-    places = np.arange(len(recommender.users))
-    for domain in (0, 1):
-        items, scores = recommender.top(places, domain, 99)
-        assert items.shape[1] == len(recommender.pools[domain])
-        for user, row, of_row in zip(recommender.users, items, scores, strict=True):
-            mine = slice(*data.sequences.offsets[user : user + 2])
-            raw = data.sequences.items[mine][~data.sequences.augmented[mine]]
-            shown = row[~np.isneginf(of_row)]
-            assert not set(shown) & (set(raw) | generated)
-            assert (data.item_domain[shown] == domain).all()
-            assert (np.diff(of_row[: len(shown)]) <= 0).all()
+def test_what_a_user_has_and_what_was_generated_is_never_recommended(ours) -> None:
+    data, found = ours.data, ours.recommend(k=99)
+    generated = set(data.id2token("item_id", np.flatnonzero(data.item_generated)))
+    domain_of = dict(zip(data.field2id_token["item_id"], data.item_domain, strict=True))
+    assert set(found["user_id"]) == set(data.id2token("user_id", ours.histories.users))
+    for (user, domain), of_user in found.groupby(["user_id", "domain"]):
+        number = data.field2token_id["user_id"][user]
+        mine = slice(*data.sequences.offsets[number : number + 2])
+        raw = data.sequences.items[mine][~data.sequences.augmented[mine]]
+        shown = of_user["item_id"].tolist()
+        assert not set(shown) & (set(data.id2token("item_id", raw)) | generated)
+        assert {data.domains[domain_of[item]] for item in shown} == {domain}
+        assert of_user["score"].is_monotonic_decreasing
+        assert of_user["rank"].tolist() == [*range(1, len(shown) + 1)]
+        assert len(shown) == len(ours.pools[data.domains.index(domain)]) - len(
+            {item for item in raw if data.domains[data.item_domain[item]] == domain}
+        )
+
+
+def test_scores_of_any_items_are_those_recommended_by(ours) -> None:
+    found = ours.recommend(["u3", "u5"], k=4, domain="bike")
+    scores = ours.score(["u5", "u3", "u5"], found["item_id"].unique())
+    assert scores.index.tolist() == ["u5", "u3", "u5"]
+    for row in found.itertuples():
+        assert np.allclose(scores.loc[row.user_id, row.item_id], row.score, atol=1e-4)
+
+
+def longest(recommender) -> str:
+    """User with the longest history among those without inserted rows."""
+    histories = recommender.histories
+    rows = [recommender.rows(histories.take([place])) for place in range(len(histories.users))]
+    place = int(np.argmax([0 if part["inserted"].any() else len(part) for part in rows]))
+    assert len(rows[place]) > 3
+    return str(recommender.data.id2token("user_id", histories.users[place]))
 
 
 def test_rows_carry_by_what_the_score_loses_without_them(trained, data_path) -> None:
     recommender = load(trained, data_path, "test")
-    lengths = [len(recommender.history(p)[0]) for p in range(len(recommender.users))]
-    place = int(np.argmax(lengths))
-    assert lengths[place] > 3
-    (first, *_) = recommender.recommend(place, 0, 3)
-    # leave the row out by hand: a data set whose user lacks it
-    rows, stop = recommender.rows, recommender.stops[place]
-    for number, fall in first.carried_by:
-        mask = np.ones(len(rows.items), bool)
-        mask[stop - lengths[place] + number] = False
-        fields = recommender.data.history_fields(
-            rows.keep(mask), recommender.users[[place]], np.array([stop - 1])
-        )
-        without = recommender._score(fields)[0, first.item].item()
-        assert first.score - without == pytest.approx(fall, abs=1e-4)
-    falls = [fall for _, fall in first.carried_by]
-    assert falls == sorted(falls, reverse=True)
-    assert all(fall > 0 for fall in falls)
+    user = longest(recommender)
+    item = recommender.recommend(user, 1, "art")["item_id"][0]
+    explained = recommender.explain(user, item)
+    items = explained["item_id"].tolist()
+    whole = recommender.score(user, item).loc[user, item]
+    for number, carries in enumerate(explained["carries"]):
+        asked = recommender.asked(history=items[:number] + items[number + 1 :])
+        (of_domain,) = recommender.scores(asked, [0])
+        kept = recommender.pools[0] == recommender.numbers_of(item)
+        assert whole - of_domain[0, kept].item() == pytest.approx(carries, abs=1e-4)
+    single = recommender.explain(None, item, history=items[0])
+    alone = recommender.recommend(history=items[0], k=99)
+    assert single["carries"].tolist() == pytest.approx(alone["score"][alone["item_id"] == item])
 
 
-def test_inserted_rows_are_shown_where_the_model_sees_them(trained, data_path) -> None:
-    recommender = load(trained, data_path, "all")
-    inserted = [recommender.history(place)[1] for place in range(len(recommender.users))]
-    assert np.concatenate(inserted).any() == (trained[0] == "LLMEDTPretrain")
+def test_inserted_rows_are_shown_where_the_model_sees_them(trained, ours) -> None:
+    parts = (ours.histories.take([place]) for place in range(len(ours.histories.users)))
+    inserted = any(ours.rows(part)["inserted"].any() for part in parts)
+    assert inserted == (trained[0] == "LLMEDTPretrain")
 
 
-def test_all_users_in_bounded_memory_get_the_same(trained, data_path) -> None:
-    frames = []
-    for size in (1024, 5):
-        command(trained, data_path, user="all", topk=4, domain="bike", output="out.tsv",
-                eval_batch_size=size)  # fmt: skip
-        frames.append(pd.read_csv("out.tsv", sep="\t", dtype={"user_id": str}))
-    one, two = frames
-    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
-    recommender = load(trained, data_path, "all")
-    assert len(one) == 4 * len(recommender.users)
-    place = recommender.place(one["user_id"][0])
-    items, _ = recommender.top(np.array([place]), 1, 4)
-    assert one["item_id"][:4].tolist() == recommender.data.id2token("item_id", items[0]).tolist()
+def test_all_users_in_bounded_memory_get_the_same_in_every_format(trained, data_path, ours) -> None:
+    expected = ours.recommend(k=4, domain="bike")
+    assert len(expected) == 4 * len(ours.histories.users)
+    readers = {"csv": pd.read_csv, "json": partial(pd.read_json, lines=True)}
+    if find_spec("pyarrow"):
+        readers["parquet"] = pd.read_parquet
+    for format, read in readers.items():
+        command(trained, data_path, user="all", topk=4, domain="bike", output=f"all.{format}",
+                eval_batch_size=5)  # fmt: skip
+        found = read(f"all.{format}")
+        assert found.columns.tolist() == expected.columns.tolist()
+        text = ["user_id", "domain", "rank", "item_id", "title"]
+        assert (found[text].astype(str) == expected[text].astype(str)).all(axis=None)
+        assert np.allclose(found["score"], expected["score"], atol=1e-4)
 
 
-def test_exported_vectors_give_the_scores(trained, data_path) -> None:
-    if trained[0] == "SASRec":
-        with pytest.raises(ConfigError, match="SASRec has no vectors"):
-            command(trained, data_path, export="vectors")
-        return
+@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
+def test_parquet_without_pyarrow(trained, data_path) -> None:
+    with pytest.raises(DependencyError, match="needs pyarrow: run `pip install pyarrow`"):
+        command(trained, data_path, user="all", output="all.parquet")
+
+
+def test_exported_vectors_give_the_scores(trained, data_path, ours) -> None:
     command(trained, data_path, export="vectors")
     folder = Path("vectors")
-    items = np.load(folder / "items.npy")
-    names, domains = np.loadtxt(folder / "items.txt", dtype=str, delimiter="\t", unpack=True)
-    users = (folder / "users.txt").read_text().split()
-    recommender = load(trained, data_path, "all")
-    ids = recommender.data.token2id("item_id", names)
-    for name in recommender.data.domains:
-        mine = domains == name
-        scores = np.load(folder / f"users_{name}.npy") @ items[mine].T
-        expected = torch.cat([recommender.scores(p) for p in recommender.batches()])[:, ids[mine]]
-        shown = ~torch.isneginf(expected).numpy()
-        assert shown.any(axis=1).all()
-        assert np.allclose(scores[shown], expected.numpy()[shown], atol=1e-4), name
-    assert len(users) == len(recommender.users)
+    users = (folder / "users.txt").read_text().splitlines()
+    assert users == ours.data.id2token("user_id", ours.histories.users).tolist()
+    for name in ours.domains:
+        ids = (folder / f"items_{name}.txt").read_text().splitlines()
+        items, of_users = (np.load(folder / f"{kind}_{name}.npy") for kind in ("items", "users"))
+        assert np.allclose(of_users @ items.T, ours.score(users, ids), atol=1e-4)
+        assert len(ids) == (20 if name == "art" else 24)
 
 
 def test_one_user_on_the_screen(trained, data_path, capsys) -> None:
-    command(trained, data_path, user="u3", topk=2)
+    command(trained, data_path, user="u3,u4", topk=2)
+    command(trained, data_path, history='["art1","bike2"]', topk=2)
     out = capsys.readouterr().out
-    assert out.startswith("user u3: the last ")
-    assert "recommended from art" in out and "recommended from bike" in out
-    assert out.count("<-") == 4
+    assert out.startswith("user u3: the last ") and "\nuser u4: the last " in out
+    assert "\nhistory: the last 2 rows\n  [ 1] art          art1 " in out
+    assert out.count("recommended from art") == out.count("recommended from bike") == 3
+    assert out.count("<-") == 12
+
+
+def test_ids_are_taken_as_they_are_written() -> None:
+    given = parse_arguments(["--user=1e5,007", "--topk=5"], as_text=["user"])
+    settings = validate(RecommendSettings, {"checkpoint": "c", **given})
+    assert (settings.user, settings.topk) == (["1e5", "007"], 5)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"user": "nobody"}, DataError, "there is no user 'nobody'"),
-        ({"domain": "food"}, ConfigError, "unknown domain 'food' .there are: art, bike"),
+        ({"user": "U39"}, DataError, "there is no user 'U39', did you mean 'u39'"),
+        ({"user": None, "history": "art1,bik3"}, DataError, "no item 'bik3', did you mean 'bike3'"),
+        ({"history": "art1"}, ConfigError, "say either --user or --history"),
+        ({"domain": "food"}, ConfigError, r"unknown domain 'food' \(there are: art, bike"),
         ({"topk": 0}, ConfigError, "topk must be"),
-        ({"history": "never"}, ConfigError, "history must be one of all, test, valid"),
-        ({"user": "all"}, ConfigError, "needs --output"),
+        ({"until": "never"}, ConfigError, "until must be one of all, test, valid"),
+        ({"user": "all"}, ConfigError, "need --output"),
+        ({"user": "True", "format": "csv"}, ConfigError, "need --output"),
         ({"user": None}, ConfigError, "say --user"),
+        ({"user": "u1,,u2"}, ConfigError, "user must be text that is not empty"),
+        ({"user": "[u1"}, ConfigError, "user must be ids such as u1,u2"),
         ({"user": "all", "output": "."}, ConfigError, "output . is a folder"),
         ({"checkpoint": "missing.pth"}, CheckpointError, "there is no checkpoint"),
         ({"topkk": 3}, ConfigError, "unknown key 'topkk', did you mean 'topk'"),
-        ({"dataset": None}, ConfigError, "--dataset is missing"),
+        ({"checkpoint": None}, ConfigError, "--checkpoint is missing"),
     ],
 )
 def test_bad_arguments(trained, data_path, change, error, message) -> None:
@@ -195,9 +227,9 @@ def test_bad_arguments(trained, data_path, change, error, message) -> None:
         command(trained, data_path, **{"user": "u3", **change})
 
 
-def test_a_checkpoint_of_other_data_is_refused(trained, tmp_path, make_shop, write_dataset) -> None:
-    shop = make_shop(seed=6, n_users=40, n_items=(20, 24))
-    rng = np.random.default_rng(0)
-    other = write_dataset(tmp_path, shop, item_emb=rng.normal(size=(44, 6)).astype(np.float32))
-    with pytest.raises(CheckpointError, match="belongs to another dataset"):
-        Recommender.from_checkpoint(trained[1], "tiny", other, "all", {"use_gpu": False})
+def test_bad_questions_in_python(ours) -> None:
+    with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
+        ours.recommend("u3", k=0)
+    with pytest.raises(DataError, match="the history is empty"):
+        ours.recommend(history=[])
+    assert ours.recommend([]).empty

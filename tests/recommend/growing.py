@@ -1,0 +1,54 @@
+"""A shop that grows: data to train on, and the same with later rows, users and items."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+SMALL = {
+    "epochs": 1, "hidden_size": 16, "eval_args.mode": "full", "topk": [3], "valid_metric": "NDCG@3",
+    "MAX_ITEM_LIST_LENGTH": 6, "use_gpu": False, "state": "ERROR", "show_progress": False,
+}  # fmt: skip
+OWN = {
+    "LLMEDT": {"finetune_epochs": 1, "n_negatives": 8},
+    "LLMCDSR": {"pretrain_epochs": 1, "n_negatives": 8},
+    "TriCDR": {"finetune_epochs": 1, "n_negatives": 8},
+    **{model: {"hidden_size": None, "embedding_size": 16} for model in ("FPMC", "BPR", "LightGCN")},
+    "NeuMF": {"hidden_size": None, "mf_embedding_size": 8, "mlp_embedding_size": 8},
+    **{model: {"hidden_size": None} for model in ("Pop", "ItemKNN", "EASE")},
+    "GRU4Rec": {"embedding_size": 16, "num_layers": 1},
+    **{model: {"inner_size": 16} for model in ("SASRec", "BERT4Rec")},
+    **{model: {"n_negatives": 8} for model in ("LLM4CDSR", "LLMESR", "C2DSR", "SyNCRec")},
+}
+
+
+class Growing:
+    """Folders ``early``, ``grown`` and ``without_new_items``; text vectors of all items."""
+
+    def __init__(self, folder: Path, make_shop, write_dataset) -> None:
+        shop = make_shop(seed=7, n_users=30, n_items=(20, 24), lengths=(4, 9))
+        rng, draw = np.random.default_rng(1), random.Random(1)
+        self.new_items = ["art-new", "bike-new", "bike-newer"]
+        items = [*shop.items, *((name, name.split("-")[0]) for name in self.new_items)]
+        self.text = {item: rng.normal(size=6).astype(np.float32) for item, _ in items}
+        self.write_dataset = write_dataset
+        self.shop, old = shop, [item for item, _ in shop.items]
+        self.new_users = ["a-new-one", "v1"]
+        later = [(f"u{user}", draw.choice(old), 0, 20) for user in range(0, 30, 3)]
+        later += [(user, draw.choice(old), 0, place) for user in self.new_users for place in (1, 2)]
+        later += [(f"u{user}", name, 0, 21) for user, name in enumerate(self.new_items)]
+        self.early = self.write(folder / "early", write_dataset, shop.rows, shop.items)
+        shuffled = draw.sample(items, len(items))
+        whole = [*later, *shop.rows]
+        self.grown = self.write(folder / "grown", write_dataset, whole, shuffled)
+        known = (
+            [row for row in whole if row[1] in old],
+            [item for item in shuffled if item[0] in old],
+        )
+        self.without_new_items = self.write(folder / "without", write_dataset, *known)
+
+    def write(self, folder: Path, write_dataset, rows, items) -> Path:
+        vectors = np.stack([self.text[item] for item, _ in items])
+        return write_dataset(folder, rows=rows, items=items, item_emb=vectors)

@@ -1,0 +1,47 @@
+"""What docs/serving.md shows: the recipes reproduce the exact recommendations."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from recbole_edt import Recommender
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(growing, train, tmp_path_factory):
+    return train("LLMEDT", tmp_path_factory.mktemp("run"), growing.early)
+
+
+def test_the_first_example(checkpoint, growing) -> None:
+    (code,) = re.findall(r"```python\n(from recbole_edt.*?)```", PAGE, re.DOTALL)
+    for name, ours in (
+        ("saved/LLMEDT-cloth_sport-42-0123456789.pth", str(checkpoint)),
+        ("cloth", "art"), ("B007WAEBPQ", "art1"), ("B00BLW2PZY", "bike2"),
+    ):  # fmt: skip
+        assert name in code
+        code = code.replace(name, ours)
+    exec(code, {})
+
+
+@pytest.mark.parametrize(("package", "share"), [("faiss", 1.0), ("hnswlib", 0.98)])
+def test_an_index_reproduces_the_exact_top_ten(checkpoint, growing, package, share) -> None:
+    pytest.importorskip(package)
+    recommender = Recommender.load(checkpoint, use_gpu=False)
+    recommender.export("vectors")
+    (code,) = re.findall(rf"```python\n# {package}_recipe.py\n(.*?)```", PAGE, re.DOTALL)
+    inter = growing.early / "tiny" / "tiny.inter"
+    for domain in ("art", "bike"):
+        given = code.replace('"cloth", "dataset/cloth_sport/cloth_sport.inter"',
+                             f'"{domain}", "{inter}"')  # fmt: skip
+        assert given != code
+        made: dict = {}
+        exec(given, made)
+        exact = recommender.recommend(k=10, domain=domain).groupby("user_id")["item_id"].agg(list)
+        assert made["best"].keys() == set(exact.index)
+        same = [found == exact[user] for user, found in made["best"].items()]
+        assert sum(same) >= share * len(same)
