@@ -75,7 +75,7 @@ def test_training_stops_with_the_last_good_checkpoint_and_goes_on_after_it(
     size = max(file.stat().st_size for file in (tmp_path / "saved").iterdir())
     counted = set()
     # room for no, one, two ... checkpoints: each time it ends at another write
-    for room in range(6):
+    for room in range(9):
         for old in [*(disk / "saved").glob("*"), *disk.glob("r.json")]:
             old.unlink()
         ballast = fill(disk, int((room + 0.5) * size))

@@ -213,7 +213,7 @@ def test_columns_of_the_contract_are_read_whatever_load_col_names(read, columns)
 
 def test_columns_that_are_left_out(read):
     assert {*read(unload_col={"item": ["price"]}).item_feat} == {
-        "item_id", "domain", "colour", "tags", "sizes", "generated",
+        "item_id", "domain", "colour", "tags", "sizes",
     }  # fmt: skip
     data = read(unused_col={"item": ["colour"]}, load_col={"item": ["colour", "price"]})
     train, *_ = data.build()
