@@ -58,7 +58,7 @@ def to_train_on(
 
 
 @torch.no_grad()
-def fitted(model: nn.Module, content: dict[str, Any], dataset, path: str | Path) -> dict[str, Any]:
+def fitted(model: Any, content: dict[str, Any], dataset, path: str | Path) -> dict[str, Any]:
     """Fit the state of a checkpoint to a model on data that have grown.
 
     Rows of known items and users stay. An item that is new to a model with text gets the mean of
