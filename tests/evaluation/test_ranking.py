@@ -159,7 +159,7 @@ def test_domains_are_reported_apart_and_weighed_by_their_users(dataset):
     ranks = np.random.default_rng(0).integers(1, 7, size=len(ranking.targets))
     metrics = RankMetrics(dataset.config, "uni5")
     trainer.metrics, trainer.reports, trainer.device = {"uni5": metrics}, {}, CPU
-    trainer.last_ranks = {}
+    trainer.last_ranks, trainer.config = {}, dataset.config
     trainer.rankings = {("test", "uni5"): ranking}
     trainer.ranked = lambda *_: ranks[:, None]
 
