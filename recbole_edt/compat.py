@@ -221,6 +221,27 @@ def _patch_sparse_matrices(module: Any) -> Iterator[None]:
     module.sp = _Overlay(scipy_sparse, dok_matrix=dok_matrix)
 
 
+@_patches("recbole.model.knowledge_aware_recommender.kgat")
+def _patch_graphs(module: Any) -> Iterator[None]:
+    """Call dgl by the names that it has since version 1."""
+    yield
+
+    @_wraps(module.KGAT, "init_graph")
+    def init_graph(original: Callable, self: Any) -> Any:
+        import dgl
+
+        def edge_subgraph(graph: Any, edges: Any, preserve_nodes: bool) -> Any:
+            part = dgl.edge_subgraph(graph, edges, relabel_nodes=not preserve_nodes)
+            part.adjacency_matrix = getattr(part, "adj_external", part.adjacency_matrix)
+            return part
+
+        sys.modules["dgl"] = _Overlay(dgl, edge_subgraph=edge_subgraph)  # imported in its body
+        try:
+            return original(self)
+        finally:
+            sys.modules["dgl"] = dgl
+
+
 @_patches("recbole.utils.utils")
 def _patch_utilities(module: Any) -> Iterator[None]:
     """Let ``ensure_dir`` tolerate a folder that another process has just created.
