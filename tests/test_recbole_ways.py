@@ -28,12 +28,14 @@ from recbole_edt.errors import CheckpointError, ConfigError, DataError, Dependen
 from recbole_edt.trainer import trainer_class
 
 SMALL = {
-    "epochs": 1, "hidden_size": 16, "inner_size": 16, "n_layers": 1, "eval_args.mode": "full",
-    "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False, "show_progress": False,
-    "state": "ERROR",
+    "epochs": 1, "eval_args.mode": "full", "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False,
+    "show_progress": False, "state": "ERROR",
 }  # fmt: skip
-LLMEDT = {"finetune_epochs": 1, "n_negatives": 8}
-OURS = {"LLMEDT": LLMEDT, "SASRec": {}}
+MODELS = {
+    "LLMEDT": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8},
+    "SASRec": {"hidden_size": 16, "inner_size": 16, "n_layers": 1},
+    "LightGCN": {"embedding_size": 16},
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,7 @@ def data_path(tmp_path_factory, shop, write_dataset) -> Path:
 
 
 def settings(model, data_path, **changes) -> dict:
-    own = {key: value for key, value in SMALL.items() if model == "SASRec" or key[0] not in "in"}
-    return {"data_path": str(data_path), **own, **OURS.get(model, {}), **changes}
+    return {"data_path": str(data_path), **SMALL, **MODELS[model], **changes}
 
 
 def best_epoch(folder="saved") -> Path:
@@ -61,7 +62,7 @@ def best_epoch(folder="saved") -> Path:
 # --- a checkpoint as RecBole loads it -------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=OURS)
+@pytest.fixture(scope="module", params=MODELS)
 def loaded(request, tmp_path_factory, data_path):
     """Results of a run, and what RecBole loads from its checkpoint."""
     folder = str(tmp_path_factory.mktemp("saved"))
@@ -89,13 +90,14 @@ def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop
     scores, items = full_sort_topk(ids, model, test, k=7, device=config["device"])
     every = full_sort_scores(ids, model, test, device=config["device"])
     generated = {item for item, _, *is_generated in shop.items if is_generated == ["1"]}
+    masks_history = not test.is_sequential  # as RecBole does
     for user, row, of_user, best in zip(users, every, scores, items, strict=True):
         rows = data.inter_feat[data.uid_field] == data.token2id(data.uid_field, user)
         with torch.no_grad():  # alone, from the row of the test target
             expected = model.full_sort_predict(data[rows.nonzero()[:, 0]]).flatten()
-        offered = torch.tensor(
-            [item not in generated for item in data.id2token(data.iid_field, np.arange(len(row)))]
-        )
+        left_out = generated.union(shop.raw_sequences()[user][:-1] if masks_history else ())
+        names = data.id2token(data.iid_field, np.arange(len(row)))
+        offered = torch.tensor([name not in left_out for name in names])
         offered[0] = False
         assert torch.allclose(row[offered], expected[offered], atol=1e-5)
         assert torch.isneginf(row[~offered]).all()

@@ -205,6 +205,17 @@ class EvaluationLoader(AbstractDataLoader):
         for start in range(rank() * self.step, self.sample_size, world_size() * self.step):
             yield self.collate_fn(range(start, min(start + self.step, self.sample_size)))
 
+    @property
+    def uid2history_item(self) -> np.ndarray:
+        """Raw items of each user before their target, as RecBole's case study asks: [n_users]."""
+        data, split = self._dataset, self._dataset.split
+        targets = split.valid_rows if self.phase == "valid" else split.test_rows
+        offsets, items = data.raw_history(split.users, targets)
+        histories = np.full(data.user_num, None, dtype=object)
+        for user, history in zip(split.users, np.split(items, offsets[1:-1]), strict=True):
+            histories[user] = torch.from_numpy(history)
+        return histories
+
     def collate_fn(self, index):
         """Return the rows at these places of the length order: ``(interaction, rows)``."""
         rows = self.order[np.asarray(index)]
