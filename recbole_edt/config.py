@@ -276,8 +276,8 @@ def final_settings(config: Config) -> dict[str, Any]:
     for source in given.get("unload_col") or {}:  # all other columns, as in RecBole
         if source not in (given.get("load_col") or {}):
             final["load_col"] = {**(final["load_col"] or {}), source: "*"}
-    for key, _ in getattr(config.model_class, "stages", ()):
-        if "epochs" in given and key not in given:
+    for key, _ in (*getattr(config.model_class, "stages", ()), ("pretrain_epochs", None)):
+        if "epochs" in given and key in final and key not in given:
             final[key] = min(final[key], final["epochs"])
     if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
         final["train_neg_sample_args"] = None  # a softmax over all items samples none

@@ -144,8 +144,8 @@ def find_model(name: str | type) -> type:
         return registered_models()[name]
     packages = _models_of_recbole()
     if name not in packages:
-        hint = nearest(name, [*packages, *registered_models()])
-        own = "" if hint else ": a class of your own is --model=package.module:Class"
+        hint = "" if "." in name else nearest(name, [*packages, *registered_models()])
+        own = ": a class of your own is --model=package.module:Class"
         raise ConfigError(f"unknown model '{name}'{hint or own}")
     if reason := _NO_GRAPH.get(name) or _PACKAGES[packages[name]]:
         raise ConfigError(f"{name} {reason}")
@@ -161,6 +161,8 @@ def _load(name: str) -> type:
     module_name = place.removesuffix(".py").replace("/", ".")
     if not all(map(str.isidentifier, f"{module_name}.{path}".split("."))):
         raise ConfigError(f"model '{name}' is not of the form package.module:Class")
+    if module_name == "__main__" and not hasattr(sys.modules["__main__"], path):
+        raise ConfigError(f"{path} was defined in a script: move it into a module, and train again")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a console script does not look there
     try:

@@ -152,6 +152,7 @@ def test_models_that_are_pretrained_go_through_all_stages(model, epochs, run, sa
     whole = run(model, **keys).fit()
     assert [part["epochs"] for part in whole.trainer.stages.values()] == epochs
     assert "Logging error" not in capsys.readouterr().err
+    assert run(model, epochs=1).config["pretrain_epochs"] == 1
 
     half = run(model, checkpoint_dir="half", **keys)
     seen, train_epoch = [], half.trainer._train_epoch
@@ -216,6 +217,7 @@ def test_a_subclass_has_the_keys_trainer_and_loader_of_the_model_that_it_extends
         ("GRU4RecKG", r"<dataset>\.ent"),
         ("LightGCM", "unknown model 'LightGCM', did you mean 'LightGCN'"),
         ("deepfm", "did you mean 'DeepFM'"),
+        ("mine.BPR", "unknown model 'mine.BPR': a class of your own is --model=package.module:Class"),
         ("xyzzy", "unknown model 'xyzzy': a class of your own is --model=package.module:Class"),
     ],
 )
