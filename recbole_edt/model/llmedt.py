@@ -19,7 +19,7 @@ from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.kernels import look_up
 from recbole_edt.model.losses import alignment_loss, bpr_loss, sample_hard_negatives, softmax_loss
 from recbole_edt.model.packing import PackedStates
-from recbole_edt.model.settings import LLMEDTSettings
+from recbole_edt.model.settings import LLMEDTSettings, declared
 from recbole_edt.model.stages import BothStages, Finetuning
 
 NEGATIVE_TEMPERATURE = 0.4  # of the negatives of ``loss: bpr``: the smaller, the harder
@@ -123,10 +123,11 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         size = config["hidden_size"]
+        inner = declared(config, "adapter_size", size // 2)
         self.domain_adapters = nn.ModuleList(
-            LinearAdapter(size, size // 2, size)
+            LinearAdapter(size, inner, size)
             if config["adapter"] == "paper"
-            else ResidualAdapter(size, size // 2)
+            else ResidualAdapter(size, inner)
             for _ in range(self.n_domains)
         )
 

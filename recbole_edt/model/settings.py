@@ -71,6 +71,7 @@ class LLMEDTSettings(ModelSettings):
         "both", description="item vectors from text (paper), ids, or their sum"
     )
     backbone: str = Field("sasrec", description="sasrec, gru4rec, bert4rec or a registered one")
+    inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
@@ -86,6 +87,7 @@ class LLMEDTSettings(ModelSettings):
     adapter: Literal["paper", "residual"] = Field(
         "residual", description="two linear layers (paper), or h + W ReLU(W h)"
     )
+    adapter_size: Count | None = Field(None, description="bottleneck of adapters; empty: d / 2")
     finetune_learning_rate: Positive = Field(0.0001, description="learning rate of stage 2")
     finetune_epochs: Amount = Field(
         20,

@@ -244,3 +244,15 @@ def test_a_subclass_changes_the_loss_of_both_stages() -> None:
     mine.load_state_dict(theirs.state_dict())
     ours = mine.loss_over(loader)(batch).item()
     assert ours == pytest.approx(theirs.loss_over(loader)(batch).item() + 5)
+
+
+@pytest.mark.parametrize("adapter", ["paper", "residual"])
+def test_sizes_inside_the_model_follow_hidden_size_unless_given(adapter) -> None:
+    size = CONFIG["hidden_size"]
+    given = {"inner_size": 5, "adapter_size": 3}
+    for sizes in ({"inner_size": None, "adapter_size": None}, given):
+        model = make(LLMEDT, adapter=adapter, **sizes)
+        shapes = {tuple(parameter.shape) for parameter in model.parameters()}
+        inner = sizes["inner_size"] or 2 * size
+        bottleneck = sizes["adapter_size"] or size // 2
+        assert {(inner, size), (bottleneck, size)} <= shapes
