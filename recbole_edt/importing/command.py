@@ -114,7 +114,7 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
     lines = [f"written: {options.target}"]
     if options.embed:
         try:
-            vectors = made.vectors()
+            vectors = made.vectors(options)
         except DataError as error:
             lines.append(f"no vectors of items are written: {str(error).partition(': give')[0]}")
     if vectors is None:

@@ -38,7 +38,7 @@ class Imported:
     statistics: dict[str, Any]
     notes: list[str]  # what was recognised, left out or changed, a line each
 
-    def vectors(self) -> np.ndarray:
+    def vectors(self, options: ImportSettings) -> np.ndarray:
         """Encode the text of the items, float16 [n_items, d_L].
 
         Raises
@@ -48,7 +48,7 @@ class Imported:
         """
         if untold(self.texts) == len(self.texts):
             raise DataError("the items have no text")
-        encode = ENCODERS["lsa"](None).encode
+        encode = ENCODERS["lsa"](options).encode
         vectors = encode([item_text(row) for row in self.texts.to_dict("records")])
         check_distinct(vectors, "the text of the items")
         return vectors.astype(np.float16)

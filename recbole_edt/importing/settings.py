@@ -61,6 +61,8 @@ class _Tables(Settings, use_attribute_docstrings=True):
     embed: bool = True
     """whether to write vectors of the items' text (latent semantic analysis), which models need
     that are not trained by --item_embedding=id"""
+    lsa_items: Name | None = None
+    """an earlier .item file of data that have grown: its items keep their vectors"""
 
 
 class ImportSettings(FilterSettings, _Tables, use_attribute_docstrings=True):

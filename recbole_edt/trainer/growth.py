@@ -130,7 +130,7 @@ def check_text(there: Known, dataset) -> None:
         raise CheckpointError(
             f"checkpoint {there.path} was trained on other embeddings of the items "
             f"({len(names):,} of {len(changed):,} differ): encode new items with the encoder of "
-            "its training data (lsa differs with each set of items), or train again"
+            "its training data (lsa: --lsa_items=OLD.item), or train again"
         )
     if len(names):
         dataset.notes.append(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from growing import OWN, SMALL
 
+from recbole_edt import import_frames
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError
 from recbole_edt.recommend.recommender import Recommender
@@ -188,6 +192,36 @@ def test_a_few_other_texts_are_named(of_text, growing, write_dataset, tmp_path) 
     )
     notes = Recommender.load(of_text, data_path=data, use_gpu=False).data.notes
     assert notes == ["items with another text than in training: 1, such as 'art3'"]
+
+
+def test_imported_data_grow_with_the_default_encoder(train, tmp_path) -> None:
+    rng = np.random.default_rng(5)
+    words = np.array("red blue green wool silk tent boot shirt ball bag lamp rope".split())
+    titles = {f"{d}{n}": " ".join(rng.choice(words, 4)) for d in ("art", "bike") for n in range(40)}
+    items = pd.DataFrame({"item_id": [*titles], "title": [*titles.values()]})
+    items["domain"] = items["item_id"].str.strip("0123456789")
+    chosen = rng.choice(items["item_id"], 400)
+    users, times = rng.integers(40, size=400), np.arange(400)
+    rows = pd.DataFrame({"user_id": users, "item_id": chosen, "timestamp": times})
+    old = ~rows["item_id"].isin(["art7", "bike11"])  # all others have rows
+
+    def load(rows, **keys):
+        rows = rows.merge(items[["item_id", "domain"]])
+        import_frames(rows, items, dataset="tiny", output_path="data", **keys)
+
+    load(rows[old])
+    path = train("LLMEDT", tmp_path / "run", "data")
+    kept = Path("data/tiny/tiny.item").rename("old.item")
+    Path("data/tiny/tiny.item").write_bytes(kept.read_bytes())
+    load(rows)
+    with pytest.raises(CheckpointError, match=r"other embeddings .*--lsa_items=OLD.item"):
+        Recommender.load(path, data_path="data", use_gpu=False)
+    load(rows, lsa_items="old.item")
+    ours = Recommender.load(path, data_path="data", use_gpu=False)
+    assert {"art7", "bike11"} <= {*ours.recommend(k=99)["item_id"]}
+    assert not any("another text" in note for note in ours.data.notes)
+    with pytest.raises(ConfigError, match=r"lsa_items none.item: there is no such file"):
+        load(rows, lsa_items="none.item")
 
 
 def test_generated_items_may_be_gone_but_data_must_be_augmented(

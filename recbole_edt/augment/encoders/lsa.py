@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy
@@ -12,7 +13,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.encoders import Encoder, register_encoder
-from recbole_edt.errors import DataError
+from recbole_edt.augment.items import item_text, read_items
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.io.files import file_sha256
 
 
 @register_encoder("lsa")
@@ -22,13 +25,28 @@ class LsaEncoder(Encoder):
     The SVD is ARPACK's: it iterates to machine precision from a start vector that is fixed, so
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
     The largest entry of each component is positive, because signs are arbitrary.
+
+    The corpus is the texts to encode, or the items of the file that ``settings.lsa_items`` names.
     """
 
     dim: ClassVar[int] = 128
     identity = f"lsa {dim} scipy {scipy.__version__}"
 
+    def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
+        super().__init__(settings, about, client)
+        self.corpus: list[str] | None = None
+        if path := getattr(settings, "lsa_items", None):
+            if not Path(path).is_file():
+                raise ConfigError(f"lsa_items {path}: there is no such file")
+            items, described = read_items(Path(path), getattr(settings, "text_columns", None))
+            if "generated" in items:
+                items = items[items["generated"] != "1"]
+            rows = items[["domain", *described]].to_dict("records")
+            self.corpus = [item_text(row) for row in rows]
+            self.identity = f"{self.identity} {file_sha256(Path(path))}"
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Fit a corpus and encode it; :meth:`encode_more` encodes into its space."""
+        """Fit the corpus and encode texts; :meth:`encode_more` encodes into its space."""
         self._vectorizer = TfidfVectorizer(
             ngram_range=(1, 2),
             sublinear_tf=True,
@@ -36,11 +54,11 @@ class LsaEncoder(Encoder):
             token_pattern=r"(?u)\b[^\W\d_]{2,}\b",  # figures, such as a price, are no words
         )
         try:
-            weights = self._vectorizer.fit_transform(texts)  # [texts, terms]
+            weights = self._vectorizer.fit_transform(self.corpus or texts)  # [texts, terms]
         except ValueError as error:
             raise DataError("there is no word in the texts to encode") from error
         self._axes = self._fit(weights, min(self.dim, min(weights.shape) - 1))
-        return self._project(weights)
+        return self.encode_more(texts)[0] if self.corpus else self._project(weights)
 
     def _fit(self, weights, dim: int) -> np.ndarray:
         if dim < 1:  # a single text or term: all texts point the same way
