@@ -126,7 +126,7 @@ class CrossDomainDataset(SequentialDataset):
         """
         columns = self._columns(filepath, source)
         typed = {f"{name}:{ftype}": ftype for name, ftype in columns.items()}
-        dtypes: dict[str, Any] = {"float": np.float64, "token": "category"}
+        dtypes: dict[str, Any] = {"float": np.float64}
         missing = {"float": ["", "nan", "NaN"]}
         options = {
             "dtype": {column: dtypes.get(ftype, str) for column, ftype in typed.items()},
@@ -135,6 +135,8 @@ class CrossDomainDataset(SequentialDataset):
         try:
             frame = pd.read_csv(filepath, usecols=[*typed], **options, **LITERALLY)
             frame.columns = list(columns)
+            for name in (name for name, ftype in columns.items() if ftype == "token"):
+                frame[name] = frame[name].astype("category")  # pandas would read "007" as 7
             for name in (name for name, ftype in columns.items() if ftype.endswith("seq")):
                 frame[name] = self._split(frame[name], name, columns[name])
         except (ValueError, pd.errors.ParserError) as error:

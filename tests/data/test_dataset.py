@@ -278,3 +278,21 @@ def test_views_are_those_of_recboles_own_dataset(
         assert len(rows) > 0 and sorted(view_rows(stock, theirs)) == sorted(rows)
         shapes = [one.inter_feat["item_id_list"].shape for one in (theirs, view)]
         assert shapes[0] == shapes[1]
+
+
+def test_ids_of_digits_are_text_and_keep_their_vectors(write_dataset, load, tmp_path):
+    items = [("007", "x"), ("7", "y"), ("10", "x"), ("1e1", "y"), ("08", "x")]
+    rows = [("01", item, 0, at) for at, (item, _) in enumerate(items)]
+    rows += [("1", item, 0, at) for at, (item, _) in enumerate(items[::-1])]
+    vectors = np.arange(1, 11, dtype=np.float32).reshape(5, 2)
+    digits = items[:3] + items[4:]  # a column of digits alone is what a reader takes for numbers
+    plain = [row for row in rows if row[1] != "1e1"]
+    for name, some, lines, table in (
+        ("mixed", items, rows, vectors),
+        ("digits", digits, plain, vectors[[0, 1, 2, 4]]),
+    ):
+        folder = write_dataset(tmp_path / name, rows=lines, items=some, item_emb=table)
+        dataset = load(folder)
+        names = [item for item, _ in some]
+        assert sequences_of(dataset) == {"01": names, "1": names[::-1]}
+        assert np.array_equal(dataset.item_table()[dataset.token2id("item_id", names)], table)
