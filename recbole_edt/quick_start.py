@@ -18,7 +18,7 @@ from recbole.utils import init_seed
 from recbole_edt import distributed
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.errors import as_config_error
+from recbole_edt.errors import ProtocolError, as_config_error
 from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
@@ -146,13 +146,26 @@ def reported_modes(config) -> list[str]:
 
 
 def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ranking]:
-    """Draw the candidates of every protocol of the run; too few items are an error."""
-    modes = dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)])
-    return {
-        (phase, mode): Ranking(data, phase, mode, config["device"], length)
-        for mode, length in ((mode, RankMetrics(config, mode).list_length) for mode in modes)
-        for phase in ("valid", "test")
-    }
+    """Draw the candidates of every protocol of the run.
+
+    Too few items are an error for a protocol that was asked for; ``report_modes`` loses its default
+    ones.
+    """
+    rankings: dict[tuple[str, str], Ranking] = {}
+    asked = "report_modes" in config.external_config_dict
+    for mode in dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)]):
+        length = RankMetrics(config, mode).list_length
+        try:
+            made = {(phase, mode): Ranking(data, phase, mode, config["device"], length)
+                    for phase in ("valid", "test")}  # fmt: skip
+        except ProtocolError as error:
+            if asked or mode in config["eval_args"]["mode"].values():
+                raise
+            config["report_modes"] = [one for one in config["report_modes"] if one != mode]
+            data.notes.append(f"no figures of {mode}: {error}")
+        else:
+            rankings |= made
+    return rankings
 
 
 def describe_targets(data: CrossDomainDataset) -> dict[str, np.ndarray]:

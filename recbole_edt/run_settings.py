@@ -79,7 +79,7 @@ class EvalSettings(Settings):
     split: Annotated[Any, fixed({"LS": "valid_and_test"}, _PROTOCOL)] = {"LS": "valid_and_test"}
     order: Annotated[Any, fixed("TO", _PROTOCOL)] = "TO"
     group_by: Annotated[Any, fixed("user", _PROTOCOL)] = "user"
-    mode: Modes = Field(default="uni100", description="candidates: full, uni100 or uni999 (uniN)")
+    mode: Modes = Field(default="full", description="candidates: full, uni100 or uni999 (uniN)")
 
 
 class RunSettings(Settings):
@@ -136,7 +136,7 @@ class RunSettings(Settings):
 
     # Evaluation
     eval_args: EvalSettings = Field(default_factory=EvalSettings)
-    report_modes: Modes | None = Field(None, description="further modes to test the model under")
+    report_modes: Modes | None = Field(["uni100"], description="further modes of the test")
     candidate_seed: Amount = Field(42, description="draws the candidates, for all models alike")
     metrics: Metrics = Field(["Hit", "NDCG"], description="RecBole's metrics; mrr is always added")
     topk: Counts = Field([10], description="lengths of the lists that metrics look at")

@@ -280,8 +280,8 @@ def test_what_is_named_before_a_training_is_what_nothing_has_read_after_it(
 ):
     """All keys of the configuration are given, with their defaults."""
     np.save(shop / "shop" / "shop.item_emb.npy", np.random.default_rng(0).normal(size=(18, 4)))
-    small = {"data_path": str(shop), "eval_args": {"mode": "uni3"}, "use_gpu": False, "epochs": 1,
-             "state": "ERROR"}  # fmt: skip
+    small = {"data_path": str(shop), "eval_args": {"mode": "uni3"}, "report_modes": None,
+             "use_gpu": False, "epochs": 1, "state": "ERROR"}  # fmt: skip
     sizes = {"hidden_size": 8, "inner_size": 8, "embedding_size": 8, "n_negatives": 4}
     keys = EDTConfig(model, "shop").internal_config_dict
     keys |= small | {key: size for key, size in sizes.items() if key in keys}

@@ -72,8 +72,8 @@ class RunsSettings(ResultsSettings, extra="allow"):
     """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
     jobs: Count | None = None
     """trainings at a time (default: one per core, one on a GPU)"""
-    report_modes: Any = ["full"]
-    """further protocols to test under"""
+    report_modes: Any = None
+    """further protocols to test under (default: uni100, where there are items enough)"""
 
     @cached_property
     def source(self) -> Path:
@@ -88,7 +88,8 @@ class RunsSettings(ResultsSettings, extra="allow"):
     @property
     def run_keys(self) -> dict[str, Any]:
         """Keys of the runs."""
-        return {"report_modes": self.report_modes, **(self.model_extra or {})}
+        given = {} if self.report_modes is None else {"report_modes": self.report_modes}
+        return {**given, **(self.model_extra or {})}
 
     @cached_property
     def store(self) -> RunStore:

@@ -122,9 +122,7 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
     tables = {what: (getattr(made, what), types) for what, types in made.types.items()}
     with run_lock(Path(options.output_path, ".import")):
         write_dataset(options.target, tables, made.statistics, vectors)
-    few = min(made.statistics["items"].values()) < 150
-    mode = " --eval_args.mode=full" if few else ""  # uni100 needs 100 items that a user lacks
-    run = command_line("run --model=LLMEDT", options.dataset, options.output_path) + ids + mode
+    run = command_line("run --model=LLMEDT", options.dataset, options.output_path) + ids
     augment = command_line("augment", options.dataset, options.output_path)
     or_augment = [f"  or: {augment} --output_path=augmented"] if vectors is not None else []
     return [*lines, f"next: {run}", *or_augment]

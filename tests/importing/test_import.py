@@ -184,7 +184,7 @@ def test_without_text_that_tells_items_apart_ids_are_trained(capsys):
     import_files([rows_file(), "bare.csv", "--dataset=bare"])
     out = capsys.readouterr().out
     assert "no vectors of items are written: the items have no text" in out
-    assert "--dataset=bare --item_embedding=id --eval_args.mode=full" in out
+    assert "--dataset=bare --item_embedding=id" in out
 
 
 # -- domains and filters --------------------------------------------------------------------------
