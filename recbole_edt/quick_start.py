@@ -203,6 +203,7 @@ def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict
         **protocols[modes[0]],
         "protocols": protocols,
         "stages": checkpoint.plain(trainer.stages),
+        "history_weights": getattr(trainer.model, "history_weights", None),
         "timing": {
             "train_s": round(sum(stage["train_s"] for stage in stages), 2),
             "valid_s": round(sum(stage["valid_s"] for stage in stages), 2),

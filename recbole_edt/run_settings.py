@@ -144,6 +144,9 @@ class RunSettings(Settings):
     tail_ratio: Positive | None = Field(
         None, description="TailPercentage: share of items in the tail, or above 1 their most rows"
     )
+    history_weight: Literal["auto"] | NonNegative = Field(
+        0.0, description="weight of the history term in scores; auto: chosen on validation"
+    )
     eval_batch_size: Count = 1024
     repeatable: bool = True  # fixed by the kind of the model
 

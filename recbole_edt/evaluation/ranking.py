@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -129,14 +132,14 @@ class Ranking:
             mine = np.flatnonzero(self.target_domains[rows] == domain)
             if len(mine):
                 at = torch.from_numpy(mine).to(scores.device)
-                out[at] = self._ranked_in(pool, scores[at].index_select(1, pool), rows[mine])
+                out[at] = self.ranked_in(domain, scores[at].index_select(1, pool), rows[mine])
         return out
 
     @torch.no_grad()
-    def ranked_by_vectors(self, users: Tensor, items: Tensor) -> Tensor:
+    def ranked_by_vectors(
+        self, users: Tensor, items: Tensor, further: Callable[[int, Tensor], Any] | None = None
+    ) -> Tensor:
         """Do as :meth:`ranked` for all targets, by products of vectors: int64 [n_eval, ...].
-
-        Only the items of a target's own domain are scored, for a block of users at a time.
 
         Parameters
         ----------
@@ -144,16 +147,30 @@ class Ranking:
             float32 [n_eval, d]; each for the domain of the user's target.
         items : Tensor
             float32 [n_items, d].
+        further : callable, optional
+            (domain, int64 [n]) -> what is added to the scores [n, n_pool] of those targets.
         """
         out = torch.empty(len(users), 1 + self.list_length, dtype=torch.int64, device=users.device)
+        for domain, rows, scores in self.scored_by_vectors(users, items):
+            at = torch.from_numpy(rows).to(users.device)
+            if further is not None:
+                scores += further(domain, at)
+            out[at] = self.ranked_in(domain, scores, rows)
+        return out
+
+    def scored_by_vectors(
+        self, users: Tensor, items: Tensor
+    ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+        """Yield domains, some of their targets int64 [n], and scores [n, n_pool] of ``pools``.
+
+        Only the items of a target's own domain are scored, for a block of users at a time.
+        """
         for domain, pool in enumerate(self.pools):
             of_pool = items[pool].T.contiguous().T  # [n_pool, d], as kernels like it
             mine = np.flatnonzero(self.target_domains == domain)
             for start in range(0, len(mine), _ROWS):
                 rows = mine[start : start + _ROWS]
-                at = torch.from_numpy(rows).to(users.device)
-                out[at] = self._ranked_in(pool, product(users[at], of_pool), rows)
-        return out
+                yield domain, rows, product(users[torch.from_numpy(rows).to(users.device)], of_pool)
 
     def with_target(self, rows: np.ndarray) -> Tensor:
         """Return each target and its sampled candidates: int64 [n, 1 + n_sampled]."""
@@ -167,9 +184,9 @@ class Ranking:
         """Rank targets by the scores of what :meth:`with_target` returned, int64 [n, 1]."""
         return 1 + count_not_below(scores[:, 1:], scores[:, 0])[:, None]
 
-    def _ranked_in(self, pool: Tensor, scores: Tensor, rows: np.ndarray) -> Tensor:
-        """Do as :meth:`ranked` in one domain, by the scores [n, n_pool] of ``pool``, changed."""
-        device = scores.device
+    def ranked_in(self, domain: int, scores: Tensor, rows: np.ndarray) -> Tensor:
+        """Do as :meth:`ranked` in one domain, by scores [n, n_pool] of its pool; changes them."""
+        device, pool = scores.device, self.pools[domain]
         targets = self.place[self.targets[torch.from_numpy(rows).to(device)]][:, None]
         target_scores = scores.gather(1, targets)
         counts = count_not_below(scores, target_scores.squeeze(1))

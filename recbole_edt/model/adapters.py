@@ -32,7 +32,10 @@ class LinearAdapter(nn.Module):
 
 
 class ResidualAdapter(nn.Module):
-    """Bottleneck with activation and residual, ``h + W ReLU(W h)``; starts as the identity."""
+    """Bottleneck with activation and residual, ``s h + W ReLU(W h)``.
+
+    It starts as the identity; ``scale`` (s) is not trained.
+    """
 
     def __init__(self, n_in: int, n_hidden: int) -> None:
         super().__init__()
@@ -40,10 +43,12 @@ class ResidualAdapter(nn.Module):
         self.outer = nn.Linear(n_hidden, n_in)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [..., n_in] to [..., n_in]."""
-        return inputs + self.outer(torch.relu(self.inner(inputs)))
+        return self.scale * inputs + self.outer(torch.relu(self.inner(inputs)))
 
 
 @torch.no_grad()

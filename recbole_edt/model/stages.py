@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from recbole_edt.errors import CheckpointError
-from recbole_edt.model.adapters import LinearAdapter, start_projection_
+from recbole_edt.model.adapters import LinearAdapter, ResidualAdapter, start_projection_
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.frozen import BatchStates, FrozenStates, batch_states
@@ -46,6 +46,14 @@ class Finetuning(CrossDomainModel):
             for domain, adapter in enumerate(self.domain_adapters):
                 if isinstance(adapter, LinearAdapter):
                     start_projection_(adapter, vectors, self.item_domain == domain)
+
+    def scale_adapters(self, scales: Sequence[float]) -> bool:
+        """Set the share of ``h`` that each domain's adapter starts with; whether they have one."""
+        for adapter, scale in zip(self.domain_adapters, scales, strict=True):
+            if not isinstance(adapter, ResidualAdapter):
+                return False
+            adapter.scale.fill_(scale)
+        return True
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take the ``state_dict`` of stage 1 and begin fine-tuning.

@@ -21,6 +21,7 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import Sequences, expand_ranges
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.evaluation.history import HistoryTerm
 from recbole_edt.evaluation.scores import pair_scores, scores_all
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.io.files import atomic_write, write_array, write_text
@@ -86,8 +87,10 @@ class Recommender:
         if self._vectors is not None:
             with torch.no_grad():
                 items = self._vectors.item_vectors().float()
-            pools = (torch.from_numpy(pool).to(self.device) for pool in self.pools)
-            self._items = [items[pool].T.contiguous().T for pool in pools]  # as kernels like it
+            self._pools = [torch.from_numpy(pool).to(self.device) for pool in self.pools]
+            # as kernels like it
+            self._items = [items[pool].T.contiguous().T for pool in self._pools]
+        self._term = HistoryTerm.of(model, data)
 
     @classmethod
     def load(
@@ -288,8 +291,12 @@ class Recommender:
     def scores(self, asked: Histories, domains: Sequence[int]) -> list[Tensor]:
         """Scores of each domain's candidates (``pools``), [n, n_candidates]; -inf in histories."""
         if self._vectors is not None:
-            vectors = self._vectors.user_vectors(self._interaction(asked))
+            rows = self._interaction(asked)
+            vectors = self._vectors.user_vectors(rows)
             out = [product(vectors[d].float(), self._items[d]) for d in domains]
+            if self._term:
+                for domain, scores in zip(domains, out, strict=True):
+                    scores += self._term.among(rows[self.model.ITEM_SEQ], self._pools[domain])
         else:
             out = [self._all_scores(asked)[:, self.pools[d]] for d in domains]
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
@@ -310,7 +317,11 @@ class Recommender:
             items = torch.arange(self.data.item_num, device=self.device).expand(n, -1)
             features = self.data.get_item_feature().to(self.device)
             scores = pair_scores(self.model, rows, items, features)
-        return scores.view(n, -1)[:, : self.data.item_num].float()
+        scores = scores.view(n, -1)[:, : self.data.item_num].float()
+        if self._term:
+            items = torch.arange(self.data.item_num, device=self.device)
+            scores = scores + self._term.among(rows[self.model.ITEM_SEQ], items)
+        return scores
 
     def _interaction(self, asked: Histories) -> Interaction:
         known = asked.rows is self.histories.rows

@@ -14,7 +14,7 @@ import torch
 from recbole_edt.errors import CheckpointError
 from recbole_edt.io.files import atomic_write
 
-FORMAT = "recbole-edt/2"
+FORMAT = "recbole-edt/3"
 _NOT_SETTINGS = {
     "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
     "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
@@ -128,6 +128,7 @@ def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"checkpoint {path} does not fit this model: {reason}") from error
     model.load_other_parameter(content.get("other_state"))
+    model.history_weights = content.get("history_weights")
 
 
 def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:

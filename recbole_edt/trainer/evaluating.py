@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from recbole_edt import distributed
 from recbole_edt.data.dataloader import EvaluationLoader
+from recbole_edt.evaluation.history import HistoryTerm, calibrate
 from recbole_edt.evaluation.metrics import RankMetrics, check_metrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.scores import pair_scores, scores_all
@@ -98,15 +99,16 @@ class EvaluationMixin(TrainerBehind):
         label = set_color("Evaluate   ", "pink")
         batches = tqdm(eval_data, ncols=100, desc=label, disable=not show_progress)
         vectors = vectors_of(self.model) if ranking.candidates is None else None
+        term = HistoryTerm.of(self.model, eval_data._dataset)
         if vectors is not None:
-            return self._ranked_by_vectors(batches, vectors, ranking)
+            return self._ranked_by_vectors(batches, vectors, ranking, term)
         out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
         self.tot_item_num = eval_data._dataset.item_num
         if self.item_tensor is None:  # features of items, for models that score pairs alone
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
             with self._autocast():
-                out[rows] = self._ranked_batch(interaction.to(self.device), rows, ranking)
+                out[rows] = self._ranked_batch(interaction.to(self.device), rows, ranking, term)
         if distributed.world_size() > 1:  # rows of other processes are zero
             out = distributed.all_reduce_sum(torch.from_numpy(out).to(self.device)).cpu().numpy()
         return out
@@ -114,21 +116,41 @@ class EvaluationMixin(TrainerBehind):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=self.enable_amp)
 
-    def _ranked_by_vectors(self, batches, vectors, ranking: Ranking) -> np.ndarray:
+    def _ranked_by_vectors(self, batches, vectors, ranking: Ranking, term) -> np.ndarray:
         """Encode every user once, then rank; scores are float32 even in half precision."""
+        users, items, histories = self._vectors(batches, vectors, ranking)
+
+        def further(domain: int, at: torch.Tensor):
+            return term.among(histories[at], ranking.pools[domain])
+
+        return ranking.ranked_by_vectors(users, items, further if term else None).cpu().numpy()
+
+    def _vectors(self, batches, vectors, ranking: Ranking) -> tuple[torch.Tensor, ...]:
+        """Vectors of users [n_eval, d] and items [n_items, d], and histories int64 [n_eval, L]."""
         domains = torch.from_numpy(ranking.target_domains)
         with self._autocast():
             items = vectors.item_vectors().float()
-            users = items.new_zeros(len(domains), items.shape[1])  # [n_eval, d]
+            users = items.new_zeros(len(domains), items.shape[1])
+            length = self.config["MAX_ITEM_LIST_LENGTH"]
+            histories = torch.zeros(len(domains), length, dtype=torch.int64, device=self.device)
             for interaction, rows in batches:
-                at = torch.from_numpy(rows)
-                for domain, own in enumerate(vectors.user_vectors(interaction.to(self.device))):
+                at, interaction = torch.from_numpy(rows), interaction.to(self.device)
+                seen = interaction[self.model.ITEM_SEQ]
+                histories[at.to(self.device), : seen.shape[1]] = seen
+                for domain, own in enumerate(vectors.user_vectors(interaction)):
                     chosen = domains[at] == domain
                     users[at[chosen].to(self.device)] = own[chosen.to(self.device)].float()
-        users = distributed.all_reduce_sum(users)  # rows of other processes are zero
-        return ranking.ranked_by_vectors(users, items).cpu().numpy()
+        # rows of other processes are zero
+        return distributed.all_reduce_sum(users), items, distributed.all_reduce_sum(histories)
 
-    def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking) -> np.ndarray:
+    @torch.no_grad()
+    def calibrated(self, valid_data: EvaluationLoader) -> list[float]:
+        """Weights of the history term that validation likes best, per domain (mode ``full``)."""
+        self.model.eval()
+        ranking = self._ranking(valid_data, "full")
+        return calibrate(ranking, *self._vectors(valid_data, vectors_of(self.model), ranking))
+
+    def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking, term) -> np.ndarray:
         candidates, n_items = ranking.candidates, self.tot_item_num
         few = candidates is not None and _SPARSE * candidates.shape[1] < n_items
         of_pairs = not scores_all(type(self.model))
@@ -136,7 +158,10 @@ class EvaluationMixin(TrainerBehind):
         if of_pairs and candidates is not None:
             score_few = self._pair_scores
         if score_few is not None:
-            scores = score_few(interaction, ranking.with_target(rows))
+            asked = ranking.with_target(rows)
+            scores = score_few(interaction, asked)
+            if term:
+                scores += term.of_each(interaction[self.model.ITEM_SEQ], asked)
             return ranking.ranked_candidates(scores.float()).cpu().numpy()
         step = max(1, _SCORES // n_items)
         parts = []
@@ -147,6 +172,9 @@ class EvaluationMixin(TrainerBehind):
                 scores = self._pair_scores(some, items)
             else:
                 scores = self._full_sort_batch_eval((some, None, None, None))[1]
+            if term:
+                seen = some[self.model.ITEM_SEQ]
+                scores += term.among(seen, torch.arange(n_items, device=self.device))
             parts.append(ranking.ranked(scores.float().to(self.device), which).cpu().numpy())
         return np.concatenate(parts)
 

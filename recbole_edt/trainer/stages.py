@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from recbole_edt.errors import CheckpointError, ConfigError
 from recbole_edt.trainer import checkpoint, growth
 from recbole_edt.trainer.trainer import CrossDomainTrainer
+
+
+SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class TwoStageTrainer(CrossDomainTrainer):
@@ -29,10 +34,30 @@ class TwoStageTrainer(CrossDomainTrainer):
                 self.load_best()
             self._enter_stage_2()
         if self.start_epoch == 0 and valid_data:
+            self._choose_start(valid_data)
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
             if saved:
                 self._save_checkpoint(-1, verbose=False)
         super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
+
+    def _choose_start(self, valid_data) -> None:
+        """Start each domain's adapter with the share of ``h`` that validation likes best.
+
+        By default that is all of it, ``SCALES[0]``, and of equal shares the first.
+        """
+        scale = getattr(self.model, "scale_adapters", lambda scales: False)
+        if not scale([SCALES[0]] * 2):
+            return
+        sign = 1 if self.valid_metric_bigger else -1
+        scores = []
+        for share in SCALES:
+            scale([share] * 2)
+            overall, found = self._valid_epoch(valid_data)
+            keys = (f"{name}/{self.valid_metric}" for name in valid_data._dataset.domains)
+            scores.append([sign * found.get(key, overall) for key in keys])
+        chosen = [SCALES[place] for place in np.argmax(scores, axis=0)]
+        scale(chosen)
+        self.logger.info(f"shares of h that the domain adapters start with: {chosen}")
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()

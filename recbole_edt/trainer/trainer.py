@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_edt import distributed
 from recbole_edt.data.known import Known
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
+from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
 from recbole_edt.registry import builtin_name, reference
@@ -82,6 +83,8 @@ class CrossDomainMixin(EvaluationMixin):
             If ``log_wandb`` is set, and wandb is not installed.
         """
         check_processes(model)
+        if config["history_weight"] and vectors_of(model) is None:
+            raise ConfigError(f"{config['model']} has no item vectors for history_weight")
         if config["log_wandb"] and find_spec("wandb") is None:
             raise DependencyError("log_wandb needs wandb: run `pip install wandb`")
         path = checkpoint.run_file(config, "last")
@@ -100,16 +103,33 @@ class CrossDomainMixin(EvaluationMixin):
         self._begin(train_data._dataset, saved)
         try:
             self._fit_stage(train_data, valid_data, verbose, saved, **rest)
+            if self.config["history_weight"]:
+                self._add_history(valid_data, saved)
         finally:
             self.tensorboard.close()
             self.threads.restore()
         return self.best_valid_score, self.best_valid_result
+
+    def _add_history(self, valid_data, saved: bool) -> None:
+        """Give the trained model the history term, and keep its weights in the checkpoint."""
+        if saved:
+            self.load_best()
+        given = self.config["history_weight"]
+        if given == "auto" and not valid_data:
+            raise ConfigError("history_weight=auto needs validation data")
+        weights = self.calibrated(valid_data) if given == "auto" else [float(given)] * 2
+        self.model.history_weights = weights
+        if saved:
+            content = checkpoint.load(self.saved_model_file)
+            self._write(self.saved_model_file, {**content, "history_weights": weights})
+        self.logger.info(f"history term: weights {weights[0]:g} and {weights[1]:g}")
 
     def _begin(self, dataset, saved: bool) -> None:
         self.fingerprint = checkpoint.dataset_fingerprint(dataset)
         self.known = growth.known(self.model, dataset)
         if path := self.config["start_from"]:
             growth.adopt(self.model, path, dataset)
+            self.model.history_weights = None  # validation chooses them anew
             if self.average:
                 self.average.load(None)
             self.logger.info(f"Starting from {path}")
@@ -293,6 +313,7 @@ class CrossDomainMixin(EvaluationMixin):
             "stages": checkpoint.plain(self.stages),
             "state_dict": self.model.state_dict(),
             "other_state": checkpoint.other_state(self.model),
+            "history_weights": None,
             "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 

@@ -51,6 +51,8 @@ def test_residual_adapter_hand_computed() -> None:
     set_layer(adapter.outer, [[5.0, 1.0], [7.0, 2.0]], [0.5, 0.0])
     # W h = [-1, 3] -> ReLU [0, 3] -> [3.5, 6] -> plus h
     assert adapter(inputs).tolist() == [4.5, 4.0]
+    adapter.scale.fill_(0.5)
+    assert adapter(inputs).tolist() == [4.0, 5.0]
 
 
 def test_principal_start_keeps_the_directions_that_vary_most() -> None:

@@ -27,6 +27,7 @@ def scores_by_epoch(trainer, values):
         return score, {trainer.valid_metric: score}
 
     trainer._valid_epoch = valid_epoch
+    trainer._choose_start = lambda valid_data: None
 
 
 # --- stages ---------------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""The history term: a candidate is compared with every item of a user's history.
+
+A user vector sums a history up in one place; the term keeps its items apart. It is no part of the
+paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_edt.evaluation.vectors import vectors_of
+
+POWER = 3
+DECAY = 0.8  # weight of each item of the history over that of the next one
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # tried on validation
+
+_COLUMNS = 1024  # candidates at a time: cosines of all items of a block's histories with them
+
+
+class HistoryTerm:
+    """``w sum_i DECAY^(n - i) max(0, cos(v, v_i))^POWER`` over the history ``v_1, ..., v_n``.
+
+    Cosines are those of a model's item vectors, less their mean; ``w`` is the weight of the domain
+    of the candidate ``v``.
+
+    Parameters
+    ----------
+    items : Tensor
+        float32 [n_items, d]; the first one is padding.
+    pools : sequence of array
+        int64; raw items of each domain, whose vectors' mean is subtracted.
+    weights : sequence of float
+        One of each domain.
+    """
+
+    def __init__(self, items: Tensor, pools: Sequence[Any], weights: Sequence[float]) -> None:
+        self.weight = items.new_zeros(len(items))  # of each item
+        for pool, weight in zip(pools, weights, strict=True):
+            self.weight[torch.as_tensor(pool, device=items.device)] = weight
+        raw = torch.cat([torch.as_tensor(pool, device=items.device) for pool in pools])
+        self.unit = F.normalize(items - items[raw].mean(0))
+        self.unit[0] = 0
+
+    @classmethod
+    def of(cls, model, dataset) -> HistoryTerm | None:
+        """Return the term that a model was given after its training, if any."""
+        weights, vectors = getattr(model, "history_weights", None), vectors_of(model)
+        if vectors is None or not any(weights or ()):
+            return None
+        return cls(vectors.item_vectors().float(), dataset.candidate_pools(), weights)
+
+    def among(self, histories: Tensor, candidates: Tensor) -> Tensor:
+        """Terms of the same candidates int64 [m] for all histories int64 [n, L], [n, m].
+
+        Histories are oldest first, and padded with zeros behind.
+        """
+        present, decay = _decay(histories)
+        distinct, rows = torch.unique(histories[present], return_inverse=True)
+        counts = present.sum(1)
+        bags = counts.cumsum(0) - counts
+        known, parts = self.unit[distinct], []
+        for block in candidates.split(_COLUMNS):
+            cosines = (known @ self.unit[block].T).clamp_(min=0).pow_(POWER)
+            parts.append(
+                F.embedding_bag(rows, cosines, bags, mode="sum", per_sample_weights=decay[present])
+            )
+        return torch.cat(parts, dim=1).mul_(self.weight[candidates])
+
+    def of_each(self, histories: Tensor, candidates: Tensor) -> Tensor:
+        """Terms of each history's own candidates int64 [n, m], [n, m]."""
+        cosines = torch.einsum("nmd,nld->nml", self.unit[candidates], self.unit[histories])
+        terms = torch.einsum("nml,nl->nm", cosines.clamp_(min=0).pow_(POWER), _decay(histories)[1])
+        return terms.mul_(self.weight[candidates])
+
+
+def _decay(histories: Tensor) -> tuple[Tensor, Tensor]:
+    """Which entries are items, and the weight of each, [n, L]."""
+    present = histories > 0
+    age = present.sum(1, keepdim=True) - 1 - torch.arange(histories.shape[1]).to(histories)
+    return present, torch.where(present, DECAY ** age.clamp(min=0).float(), 0.0)
+
+
+@torch.no_grad()
+def calibrate(ranking, users: Tensor, items: Tensor, histories: Tensor) -> list[float]:
+    """Weight of each domain that validation likes best: the highest NDCG@10 of its targets.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Of the validation targets, in mode ``full``.
+    users, items : Tensor
+        float32 [n_eval, d] and [n_items, d]; the model's vectors.
+    histories : Tensor
+        int64 [n_eval, L].
+
+    Returns
+    -------
+    list of float
+        Of :data:`WEIGHTS`; the smallest of equal ones.
+    """
+    term = HistoryTerm(items, ranking.pools, [1.0] * len(ranking.pools))
+    gains = np.zeros((len(ranking.pools), len(WEIGHTS)))
+    for domain, rows, scores in ranking.scored_by_vectors(users, items):
+        terms = term.among(histories[torch.from_numpy(rows).to(users.device)], ranking.pools[domain])
+        for place, weight in enumerate(WEIGHTS):
+            ranks = ranking.ranked_in(domain, scores + weight * terms, rows)[:, 0].double()
+            gains[domain, place] += torch.where(ranks <= 10, 1 / torch.log2(1 + ranks), 0.0).sum()
+    return [WEIGHTS[place] for place in gains.argmax(1)]
