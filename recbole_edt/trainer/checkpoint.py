@@ -14,7 +14,7 @@ import torch
 from recbole_edt.errors import CheckpointError
 from recbole_edt.io.files import atomic_write
 
-FORMAT = "recbole-edt/3"
+FORMAT = "recbole-edt/2"
 _NOT_SETTINGS = {
     "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
     "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",

@@ -53,6 +53,10 @@ def test_residual_adapter_hand_computed() -> None:
     assert adapter(inputs).tolist() == [4.5, 4.0]
     adapter.scale.fill_(0.5)
     assert adapter(inputs).tolist() == [4.0, 5.0]
+    earlier = {name: value for name, value in adapter.state_dict().items() if name != "scale"}
+    again = ResidualAdapter(2, 2)
+    again.load_state_dict(earlier)
+    assert again(inputs).tolist() == [4.5, 4.0]
 
 
 def test_principal_start_keeps_the_directions_that_vary_most() -> None:

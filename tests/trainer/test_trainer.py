@@ -82,6 +82,22 @@ def test_start_of_stage_2_is_kept_when_no_epoch_of_it_is_better(run):
     assert now.trainer.stages[2]["valid"] == {"ndcg@3": 0.3}
 
 
+def test_adapters_start_with_the_share_of_h_that_validation_likes_best(run):
+    """It likes a half for one domain, and nothing for the other."""
+    now = run(epochs=1, finetune_epochs=0)
+    adapters, (first, second) = now.trainer.model.domain_adapters, now.data.domains
+
+    def valid_epoch(valid_data, show_progress=False):
+        shares = [float(adapter.scale) for adapter in adapters]
+        liked = {f"{first}/ndcg@3": 1 - abs(shares[0] - 0.5), f"{second}/ndcg@3": 1 - shares[1]}
+        return sum(liked.values()), liked
+
+    now.trainer._valid_epoch = valid_epoch
+    now.fit()
+    kept = torch.load(now.trainer.saved_model_file)["state_dict"]
+    assert [float(kept[f"domain_adapters.{domain}.scale"]) for domain in (0, 1)] == [0.5, 0.0]
+
+
 @pytest.mark.parametrize(("metric", "sign"), [("NDCG@3", 1), ("GiniIndex@3", -1)])
 def test_each_stage_stops_early_by_itself(run, metric, sign):
     """At the smallest value where smaller is better."""
