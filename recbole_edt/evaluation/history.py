@@ -50,8 +50,8 @@ class HistoryTerm:
     @classmethod
     def of(cls, model, dataset) -> HistoryTerm | None:
         """Return the term that a model was given after its training, if any."""
-        weights, vectors = getattr(model, "history_weights", None), vectors_of(model)
-        if vectors is None or not any(weights or ()):
+        weights, vectors = getattr(model, "history_weights", None) or [], vectors_of(model)
+        if vectors is None or not any(weights):
             return None
         return cls(vectors.item_vectors().float(), dataset.candidate_pools(), weights)
 
@@ -107,7 +107,8 @@ def calibrate(ranking, users: Tensor, items: Tensor, histories: Tensor) -> list[
     term = HistoryTerm(items, ranking.pools, [1.0] * len(ranking.pools))
     gains = np.zeros((len(ranking.pools), len(WEIGHTS)))
     for domain, rows, scores in ranking.scored_by_vectors(users, items):
-        terms = term.among(histories[torch.from_numpy(rows).to(users.device)], ranking.pools[domain])
+        seen = histories[torch.from_numpy(rows).to(users.device)]
+        terms = term.among(seen, ranking.pools[domain])
         for place, weight in enumerate(WEIGHTS):
             ranks = ranking.ranked_in(domain, scores + weight * terms, rows)[:, 0].double()
             gains[domain, place] += torch.where(ranks <= 10, 1 / torch.log2(1 + ranks), 0.0).sum()

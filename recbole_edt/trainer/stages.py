@@ -8,7 +8,6 @@ from recbole_edt.errors import CheckpointError, ConfigError
 from recbole_edt.trainer import checkpoint, growth
 from recbole_edt.trainer.trainer import CrossDomainTrainer
 
-
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 

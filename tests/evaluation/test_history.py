@@ -84,13 +84,20 @@ def test_calibration_takes_the_weight_with_the_best_ndcg(shop_path, load) -> Non
 def run(shop_path, tmp_path):
     def run(model="LLMEDT", **changes):
         own = {"n_negatives": 8, "finetune_epochs": 1} if model == "LLMEDT" else {}
-        keys = {"data_path": str(shop_path), "epochs": 2, "hidden_size": 16, "use_gpu": False,
-                "state": "ERROR", "report_modes": ["uni5"], "checkpoint_dir": str(tmp_path), **own}  # fmt: skip
+        keys = {
+            "data_path": str(shop_path),
+            "epochs": 2,
+            "hidden_size": 16,
+            "use_gpu": False,
+            "state": "ERROR",
+            "report_modes": ["uni5"],
+            "checkpoint_dir": str(tmp_path),
+        }
         if model == "SASRec":
             keys |= {"inner_size": 16}
         if model == "BPR":
             del keys["hidden_size"]
-        return run_recbole_edt(model, "tiny", None, keys | changes)
+        return run_recbole_edt(model, "tiny", None, keys | own | changes)
 
     return run
 
