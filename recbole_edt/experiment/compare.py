@@ -9,7 +9,8 @@ from pathlib import Path
 from recbole_edt.experiment import runs as running
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.entries import Entry, choose
-from recbole_edt.experiment.layout import costs_table, protocol_tables
+from recbole_edt.experiment.layout import Results, costs_table, protocol_tables
+from recbole_edt.experiment.paired import gains_of_users, paired_table
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
@@ -66,12 +67,31 @@ class Comparison(RunsSettings):
         failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
         results = self.results(rows)
         tables = protocol_tables(results, self.dataset, "LLMEDT")
+        tables += self.paired(rows, results)
         tables.append(costs_table(self.dataset, results))
         for run in runs:
             if (reason := failures.get(self.store.name(run))) is not None:
                 tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
         write_tables(self.folder, "compare", tables, self.note)
         return tables
+
+    def paired(self, rows: running.Runs, results: Results) -> list[Table]:
+        """Test LLMEDT's lead over users, one table per protocol; none without it and a rival."""
+        done = {row: [run for run in rows[row] if self.store.results(run)] for row in results}
+        done = {row: of_row for row, of_row in done.items() if of_row}
+        if "LLMEDT" not in done or len(done) < 2:
+            return []
+        first = results["LLMEDT"][0]
+        domains, k = list(first["test"]["domains"]), max(first["params"]["topk"])
+        ranks = {row: [self.store.ranks(run) for run in of_row] for row, of_row in done.items()}
+        return [
+            paired_table(
+                f"{self.dataset}, test, {mode}: lead of LLMEDT",
+                {row: gains_of_users(of_row, mode, k, domains) for row, of_row in ranks.items()},
+                "LLMEDT",
+            )
+            for mode in first["protocols"]
+        ]
 
 
 HELP = help_text(
