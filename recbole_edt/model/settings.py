@@ -72,6 +72,7 @@ class LLMEDTSettings(ModelSettings):
     )
     backbone: str = Field("sasrec", description="sasrec, gru4rec, bert4rec or a registered one")
     inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
+    dropout: Probability = Field(0.3, description="dropout in the backbone")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
