@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from typing import Any
 
 from recbole.utils import init_logger
 
@@ -12,6 +13,11 @@ from recbole_edt.distributed import rank
 
 FILE_ONLY = {"file_only": True}  # `extra=` of messages for the log file only
 _ours: list[logging.Handler] = []
+
+
+def quiet(logger: logging.Logger) -> Any:
+    """Return what logs to the file alone, where there is one; else the logger itself."""
+    return logging.LoggerAdapter(logger, FILE_ONLY) if _ours else logger
 
 
 def _raise_again(record: logging.LogRecord) -> None:

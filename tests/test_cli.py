@@ -162,6 +162,26 @@ def test_runs_of_one_process_have_logs_and_curves_of_their_own(data_path):
     assert len(list(Path("log_tensorboard").iterdir())) == 2
 
 
+@pytest.mark.parametrize("model", ["SASRec", "LLMEDT"])
+def test_the_screen_has_one_line_per_epoch_and_the_log_file_all_of_recboles(
+    data_path, capfd, model
+):
+    small = [argument.replace("--epochs=1", "--epochs=2") for argument in SMALL]
+    arguments = [f"--model={model}", *small, f"--data_path={data_path}"]
+    assert cli.execute("run", arguments) == 0
+    screen, (file,) = capfd.readouterr().err, Path("log", model).iterdir()
+    lines = re.findall(
+        r"stage (\d), epoch (\d) \(of 2\): loss [\d.]+, ndcg@3 0[.]\d{4}, best 0[.]\d{4} "
+        r"\(epoch -?\d\), \d+[.]\d [+] \d+[.]\d s; \d+ more without a better one end it",
+        screen,
+    )
+    stages = "12" if model == "LLMEDT" else "1"
+    assert lines == [(stage, epoch) for stage in stages for epoch in "01"]
+    for words in ("valid result", "Saving current", "training [time"):
+        assert words not in screen
+        assert words in file.read_text()
+
+
 def test_simulated_data_are_called_so(data_path, capsys):
     note = Path(data_path, "tiny", "SIMULATED")
     note.write_text("These data are simulated.\n")

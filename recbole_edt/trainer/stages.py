@@ -56,7 +56,9 @@ class TwoStageTrainer(CrossDomainTrainer):
             scores.append([sign * found.get(key, overall) for key in keys])
         chosen = [SCALES[place] for place in np.argmax(scores, axis=0)]
         scale(chosen)
-        self.logger.info(f"shares of h that the domain adapters start with: {chosen}")
+        pairs = zip(valid_data._dataset.domains, chosen, strict=True)
+        told = ", ".join(f"{share:g} ({name})" for name, share in pairs)
+        self.logger.info(f"share of the domain state that its adapter starts with: {told}")
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()

@@ -21,6 +21,7 @@ from recbole_edt import distributed
 from recbole_edt.data.known import Known
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.evaluation.vectors import vectors_of
+from recbole_edt.log import quiet
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
 from recbole_edt.registry import builtin_name, reference
@@ -47,6 +48,7 @@ class CrossDomainMixin(EvaluationMixin):
     stage = 1
     earlier_key = "start_from"  # names the checkpoint of the model to train on from
     tensorboard: SummaryWriter
+    logger: Any
 
     def __init__(self, config, model):
         super().__init__(config, model)
@@ -142,9 +144,15 @@ class CrossDomainMixin(EvaluationMixin):
     def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
         callback = rest.pop("callback_fn", None)
 
+        before = dict(self.timing)
+        logger = self.logger
+
         def after_epoch(epoch_idx, score):
             if callback:
                 callback(epoch_idx, score)
+            if verbose and self.logger is not logger:
+                logger.info(self._progress(epoch_idx, score, before))
+                before.update(self.timing)
             if saved:  # for resuming: weights and averages
                 average = self.average.state() if self.average else None
                 self._write(self.last_file, {**self._content(epoch_idx), "average": average})
@@ -153,15 +161,32 @@ class CrossDomainMixin(EvaluationMixin):
 
         # a resumed run may have reached its end
         if self.start_epoch < self.epochs and not self._reason_to_stop():
+            if valid_data:  # else no epoch would be seen
+                self.logger = quiet(logger)  # RecBole logs five lines per epoch
             try:
                 super().fit(train_data, valid_data, verbose, saved, callback_fn=after_epoch, **rest)
             except _EarlyStop as stop:
                 self._add_hparam_to_tensorboard(self.best_valid_score)
                 if verbose:
-                    self.logger.info(f"Finished training of stage {self.stage}: {stop}")
+                    logger.info(f"Finished training of stage {self.stage}: {stop}")
+            finally:
+                self.logger = logger
         if self.average and not saved:  # no checkpoint with them will be loaded
             self.average.exchange()
         self.stages[self.stage] = {"valid": self.best_valid_result, **self.timing}
+
+    def _progress(self, epoch: int, score: float, before: dict[str, float]) -> str:
+        """One line about an epoch that was validated; ``before`` is the timing before it."""
+        loss = self.train_loss_dict[epoch]
+        loss = sum(loss) if isinstance(loss, tuple) else loss
+        best = epoch - self.cur_step * self.eval_step
+        seconds = " + ".join(f"{self.timing[p] - before[p]:.1f}" for p in ("train_s", "valid_s"))
+        patience = self.stopping_step + 1 - self.cur_step
+        return (
+            f"stage {self.stage}, epoch {epoch} (of {self.epochs}): loss {loss:.4g}, "
+            f"{self.valid_metric} {score:.4f}, best {self.best_valid_score:.4f} (epoch {best}), "
+            f"{seconds} s; {patience} more without a better one end it"
+        )
 
     def _reason_to_stop(self) -> str | None:
         """Decide on an early stop: before a stage's first epoch, and after each validation.
