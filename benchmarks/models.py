@@ -11,18 +11,30 @@ The ranking is of all items, or of 100 for models that score pairs alone.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import subprocess
+import os
 import sys
 import tempfile
+import traceback
+from multiprocessing import get_context
 from pathlib import Path
 from time import process_time
 
 import torch
 
+# isort: off
 import recbole_edt  # noqa: F401 - patches RecBole before it is imported
+
+# isort: on
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_edt.config import EDTConfig
+from recbole_edt.evaluation.scores import scores_all
+from recbole_edt.quick_start import make_model
 from recbole_edt.registry import _models_of_recbole, find_model
+from recbole_edt.trainer import trainer_class
 
 SETTINGS = {
     "epochs": 1, "pretrain_epochs": 1, "use_gpu": False, "state": "ERROR", "show_progress": False,
@@ -34,9 +46,6 @@ SIZES = ("train_batch_size", "embedding_size", "hidden_size", "selected_features
 
 
 def settings_of(model: str, dataset: str, data_path: str):
-    from recbole_edt.config import EDTConfig
-    from recbole_edt.evaluation.scores import scores_all
-
     mode = "full" if scores_all(find_model(model)) else "uni100"
     own = {"data_path": data_path, "eval_args.mode": mode, **SETTINGS}
     known = EDTConfig(model, dataset).known_keys()
@@ -46,12 +55,6 @@ def settings_of(model: str, dataset: str, data_path: str):
 
 
 def by_plugin(config) -> float:
-    from recbole.data import create_dataset, data_preparation
-    from recbole.utils import init_seed
-
-    from recbole_edt.quick_start import make_model
-    from recbole_edt.trainer import trainer_class
-
     init_seed(config["seed"], True)
     train, valid, _ = data_preparation(config, create_dataset(config))
     trainer = trainer_class(config.model_class)(config, make_model(config, train._dataset))
@@ -60,10 +63,6 @@ def by_plugin(config) -> float:
 
 
 def by_recbole(config) -> float:
-    from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, get_trainer, init_seed
-
     sys.argv = sys.argv[:1]
     same = {key: config[key] for key in SIZES if key in config}
     if config["train_neg_sample_args"]["distribution"] == "none":
@@ -87,33 +86,43 @@ def by_recbole(config) -> float:
     return trainer.best_valid_score
 
 
-def measure(model: str, dataset: str, data_path: str, how: str) -> None:
-    """Print seconds and the validation metric of one model as JSON."""
-    config = settings_of(model, dataset, data_path)
-    run = {"plugin": by_plugin, "recbole": by_recbole}[how]
-    start = process_time()
-    score = run(config)
-    print(json.dumps([process_time() - start, score]))
+def measure(model: str, options, how: str, answers) -> None:
+    """Send the seconds and the validation metric of one model, or the error as a line."""
+    try:
+        config = settings_of(model, options.dataset, options.data_path)
+        run = {"plugin": by_plugin, "recbole": by_recbole}[how]
+        start = process_time()
+        score = run(config)
+        answers.send((process_time() - start, score, ""))
+    except Exception as error:
+        traceback.print_exc()
+        answers.send((None, None, f"{type(error).__name__}: {error}".splitlines()[0][:90]))
 
 
-def one_line(options, model: str, scratch: str) -> str:
-    cells = []
-    for how in ("plugin", "recbole"):
-        command = [sys.executable, str(Path(__file__).resolve()), "--only", model, "--how", how,
-                   "--data_path", options.data_path, "--dataset", options.dataset]  # fmt: skip
-        try:
-            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True,
-                                  timeout=options.timeout)  # fmt: skip
-        except subprocess.TimeoutExpired:
-            cells.append((None, None, f"longer than {options.timeout} s"))
-            continue
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [""]
-        answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else (None, None)
-        cells.append((*answer, "" if done.returncode == 0 else lines[-1][:90]))
-    (mine, score, why), (theirs, stock_score, stock_why) = cells
-    ratio = f"{mine / theirs:.2f}" if mine and theirs else ""
-    shown = [f"{s:.1f}" if s else w for s, w in ((mine, why), (theirs, stock_why))]
-    scores = [f"{s:.4f}" if s is not None else "" for s in (score, stock_score)]
+def in_child(model: str, options, how: str) -> tuple:
+    """Measure in a process of its own, forked from this one, which has everything imported."""
+    processes = get_context("fork")
+    receiver, sender = processes.Pipe(duplex=False)
+    child = processes.Process(target=measure, args=(model, options, how, sender))
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(options.timeout):
+            return None, None, f"longer than {options.timeout:.0f} s"
+        return receiver.recv()
+    except EOFError:
+        child.join()
+        return None, None, f"ended with exit code {child.exitcode}"
+    finally:
+        child.kill()
+        child.join()
+
+
+def one_line(options, model: str) -> str:
+    mine, theirs = (in_child(model, options, how) for how in ("plugin", "recbole"))
+    ratio = f"{mine[0] / theirs[0]:.2f}" if mine[0] and theirs[0] else ""
+    shown = [f"{seconds:.1f}" if seconds else why for seconds, _, why in (mine, theirs)]
+    scores = [f"{s:.4f}" if s is not None else "" for _, s, _ in (mine, theirs)]
     return f"| {model} | {' | '.join((*shown, ratio, *scores))} |"
 
 
@@ -123,21 +132,18 @@ def main() -> None:
     parser.add_argument("--dataset", default="cloth_sport")
     parser.add_argument("--models")
     parser.add_argument("--timeout", type=float, default=900)
-    parser.add_argument("--only")
-    parser.add_argument("--how")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    if options.only:
-        measure(options.only, options.dataset, options.data_path, options.how)
-        return
+    options.data_path = os.path.abspath(options.data_path)
     of_both = {m: p for m, p in _models_of_recbole().items() if p[:3] in ("seq", "gen")}
     models = options.models.split(",") if options.models else sorted(of_both, key=of_both.get)
     print("| model | plugin, s | RecBole, s | ratio | plugin, N@10 | RecBole, N@10 |")
     print("|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
         for model in models:
-            print(one_line(options, model, scratch), flush=True)
+            print(one_line(options, model), flush=True)
 
 
 if __name__ == "__main__":
