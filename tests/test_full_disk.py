@@ -155,7 +155,7 @@ def test_a_file_that_may_not_grow_is_one_line(commands, run, tmp_path, limit):
     assert not list(tmp_path.rglob("*.pth")) and not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("limit", [400, 1_000])  # stderr is a file, too
+@pytest.mark.parametrize("limit", [400, 1_000])  # the message is in a file, too
 def test_augmented_files_that_may_not_grow_are_one_line(commands, data_path, tmp_path, limit):
     run = [*AUGMENT, f"--data_path={data_path}", "--output_path=out"]
     one_line(commands.run(tmp_path, run, limit=limit), "File too large", "tiny")

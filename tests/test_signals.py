@@ -67,11 +67,14 @@ def test_augment_ends_like_that_too_and_the_same_command_goes_on(commands, data_
     run.append("--output_path=out")
     for number, ending in SIGNALS.items():
         for share in (0.3, 0.6, 0.8, 0.9, 0.95):
+            start = time.monotonic()
             running = commands.begin(tmp_path, run)
             running.until(after(share * whole_s))
             running.signal(number)
             done = running.wait()
             assert (done.code, done.err) == ending or done.code == 0
+            if done.code == 0:  # the machine has become faster, so that the signal came too late
+                whole_s = time.monotonic() - start
             ended += done.code != 0
             assert not list(tmp_path.rglob("*.tmp"))
             assert not list(tmp_path.rglob("writing-*"))
