@@ -20,9 +20,10 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
-from recbole_edt.augment.prompts import GeneratedItems, prompt
+from recbole_edt.augment.prompts import generated_items, item_form, prompt
 
 SERVER = Path(__file__).parents[1] / "tests" / "augment" / "llm" / "llm_server.py"
+COLUMNS = ["title", "brand", "price"]
 
 
 @contextmanager
@@ -48,11 +49,12 @@ def generation(user: int) -> ChatRequest:
         num=5,
         source_domain="cloth",
         target_domain="sport",
-        attributes="title, brand, price, categories and description",
+        attributes="title, brand, price",
+        **item_form(COLUMNS),
         source_samples=samples,
         target_samples=samples,
     )
-    return ChatRequest(prompt("system"), text, GeneratedItems)
+    return ChatRequest(prompt("system"), text, generated_items(COLUMNS))
 
 
 def measure(url: str, n: int, concurrency: int, latency: float) -> float:

@@ -97,9 +97,33 @@ def untold(items: pd.DataFrame) -> int:
     return int((text == "").all(axis=1).sum())
 
 
-def item_list(records: Sequence[Mapping[str, object]], lines: Iterable[int]) -> str:
-    """Items as the lines of a prompt."""
-    return "\n".join(f"- {item_text(records[line])}" for line in lines)
+class ItemLines:
+    """Items as lines of a prompt: their attributes in a fixed order, without names.
+
+    Parameters
+    ----------
+    items : DataFrame
+        Text of the columns that describe an item. Only those that some item has are used.
+    """
+
+    def __init__(self, items: pd.DataFrame) -> None:
+        texts = items.drop(columns=list(_NO_TEXT), errors="ignore").astype(str)
+        self.columns = [column for column in texts if texts[column].str.strip().any()]
+        self._rows = texts[self.columns].to_numpy()
+
+    @property
+    def attributes(self) -> str:
+        """Say what stands in a line."""
+        names = [column.replace("_", " ") for column in self.columns]
+        return f"{' | '.join(names)}, where known" if names else "nothing is known of them"
+
+    def list(self, lines: Iterable[int]) -> str:
+        """Give items one line each."""
+        return "\n".join(f"- {' | '.join(map(self._value, self._rows[line]))}" for line in lines)
+
+    @staticmethod
+    def _value(text: str) -> str:
+        return " > ".join(" ".join(text.split()).split(" | ")) or "?"
 
 
 class Catalogue:
@@ -133,15 +157,7 @@ class Catalogue:
             found = self._titled.get((name, _plain(item["title"])))
         if found is None:
             found = self.size + len(self.new_items)
-            price = item.get("price")
-            record = {
-                "domain": name,
-                "title": _line(item["title"]),
-                "brand": _line(item.get("brand")),
-                "price": "" if price is None else f"{float(price):.2f}",
-                "categories": " | ".join(map(_line, item["categories"])),
-                "description": _line(item.get("description")),
-            }
+            record = {"domain": name} | {column: _cell(value) for column, value in item.items()}
             self.new_items.append(record)
             self._enter(record, found)
         return found
@@ -155,6 +171,13 @@ def _full_name(item: Mapping[str, Any]) -> str:
 def _plain(text: object) -> str:
     """Reduce a name to its words."""
     return " ".join(re.findall(r"\w+", str(text or "").casefold()))
+
+
+def _cell(value: Any) -> str:
+    """Write a value as the files have it."""
+    if isinstance(value, int | float):
+        return f"{value:.2f}"
+    return " | ".join(map(_line, value)) if isinstance(value, list) else _line(value)
 
 
 def _line(text: object) -> str:

@@ -80,6 +80,8 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """provider of profiles (3.4): extractive (no network), openai (the paper), none"""
     profile: Literal["sra", "naive"] = "sra"
     """sra (summarise, reform, analyse) or naive (w/o S-R-A)"""
+    profile_calls: Literal["domain", "cluster"] = "domain"
+    """calls for the summaries of sra: one per user and domain, or one per cluster (the paper)"""
     llm: Name = "deepseek"
     """a profile in properties/llm/, or a YAML file"""
     max_cost: NonNegative | None = None

@@ -103,7 +103,7 @@ def test_a_brand_counts_once_wherever_it_is_said(known, title, brand, same) -> N
 
 def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client) -> None:
     space = ItemSpace.of(history([[0], [1]], np.array([0, 0, 1, 1])), np.eye(4), 2)
-    llm_server.unreadable = "user u1 "
+    llm_server.unreadable = "User u1,"
     with llm_client(llm_server, retries=1, asks=1) as client:
         made = LLMGenerator(AugmentSettings(num=3), space, client).generate(
             [Task(0, 1), Task(1, 1)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from recbole_edt.augment.llm.client import Answer
 from recbole_edt.augment.profile import mean_vectors
 from recbole_edt.augment.profilers import Described, UserGroups
 from recbole_edt.augment.profilers.endpoint import LLMProfiler
@@ -64,9 +67,9 @@ def test_a_user_without_items_has_no_profile(pipeline: str) -> None:
 @pytest.mark.parametrize(
     ("pipeline", "unreadable", "where"),
     [
-        ("sra", "Of all that you bought in both domains, bike", "reform bike"),
+        ("sra", "Of all that you bought, bike", "summarise bike"),
         ("sra", "Bring all of it together", "analyse"),
-        ("naive", "These items have caught", "naive"),
+        ("naive", "The items below have caught", "naive"),
     ],
 )
 def test_a_failure_names_its_stage(llm_server, llm_client, pipeline, unreadable, where) -> None:
@@ -86,35 +89,52 @@ def test_naive_samples_are_half_of_each_domain_and_of_all_clusters() -> None:
     assert USERS[1].sample() == [4, 5]
 
 
+@pytest.mark.parametrize(("calls", "per_call"), [("domain", [2, 1, 1]), ("cluster", [1] * 4)])
 def test_prompts_carry_the_imbalance_and_the_answers_of_the_stage_before(
-    llm_server, llm_client, monkeypatch
+    llm_server, llm_client, monkeypatch, calls, per_call
 ) -> None:
-    asked: dict[str, list[tuple[str, str]]] = {}
+    """ann has two clusters of art and one of bike; bob one of bike; cid nothing to ask about."""
+    asked: dict[str, list[tuple[str, dict]]] = {}
     with llm_client(llm_server) as client:
         ask = client.chat
 
         def chat(requests, stage):
             answers = ask(requests, stage=stage)
-            texts = [answer.value["text"] for answer in answers]
-            asked[stage] = [(r.user, text) for r, text in zip(requests, texts, strict=True)]
+            asked[stage] = [(r.user, a.value) for r, a in zip(requests, answers, strict=True)]
             return answers
 
         monkeypatch.setattr(client, "chat", chat)
-        made = asking(client, "sra").write(USERS)
+        settings = AugmentSettings(profile="sra", profile_calls=calls)
+        made = LLMProfiler(settings, ABOUT, client).write(USERS)
     assert all(made.texts[:2]) and made.texts[2] == "" and not made.failures
-    # ann: two clusters of art and one of bike; bob: one of bike; cid: nothing to ask
-    assert [len(pairs) for pairs in asked.values()] == [4, 3, 2]
-    assert list(asked) == ["summarise", "reform", "analyse"]
-    art, bike = (prompt for prompt, _ in asked["reform"][:2])
-    assert imbalance(3, 1) in art
-    assert imbalance(1, 3) in bike
-    summaries = [" ".join(text.split()) for _, text in asked["summarise"]]
-    assert [text in art for text in summaries[:2]] == [True, True]
-    assert summaries[2] in bike
+    assert list(asked) == ["summarise", "analyse"]
+    assert [text.count("\nGroup ") for text, _ in asked["summarise"]] == per_call
+    assert [len(value["texts"]) for _, value in asked["summarise"]] == per_call
+    *arts, bike, _ = (text for text, _ in asked["summarise"])
+    assert all(f"art is {imbalance(3, 1)}" in art for art in arts)
+    assert f"bike is {imbalance(1, 3)}" in bike
+    assert "- Red brush | Kalo | Art > Brushes\n- Blue brush | Kalo | Art > Brushes" in arts[0]
+    assert "Group 1, 14 words:" in arts[0]  # 6 + 4 for each of its two items
     analysed = asked["analyse"][0][0]
-    for _, text in asked["reform"][:2]:
-        assert " ".join(text.split()) in analysed
+    for _, value in asked["summarise"][:-1]:
+        assert all(f"- {text}" in analysed for text in value["texts"])
     assert analysed.index(imbalance(3, 1)) < analysed.index(imbalance(1, 3))
+
+
+@pytest.mark.parametrize("profile", ["sra", "naive"])
+def test_an_estimate_is_as_long_as_the_prompt_allows(profile) -> None:
+    likely = []
+
+    class Client:
+        def chat(self, requests, stage):
+            likely.extend((request.user, request.likely()) for request in requests)
+            return [Answer(request.likely()) for request in requests]
+
+    asking(Client(), profile).write(USERS)
+    for prompt, made_up in likely:
+        allowed = re.findall(r"(?:at most|Group \d+,) (\d+) words", prompt)
+        texts = made_up.get("texts") or [made_up["text"]]
+        assert [len(text.split()) for text in texts] == [int(words) for words in allowed]
 
 
 def test_vectors_that_stand_in_for_profiles_hand_computed() -> None:

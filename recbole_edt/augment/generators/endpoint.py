@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
-from recbole_edt.augment.items import Catalogue, item_list
+from recbole_edt.augment.items import Catalogue, ItemLines
 from recbole_edt.augment.llm import ChatRequest
-from recbole_edt.augment.prompts import ATTRIBUTES, GeneratedItems, prompt
+from recbole_edt.augment.prompts import generated_items, item_form, prompt
 
 
 @register_generator("openai")
@@ -25,14 +25,18 @@ class LLMGenerator(Generator):
         super().__init__(settings, space, client)
         self.num = settings.num or 10
         histories = space.histories
-        self.records = histories.described(histories.items).to_dict("records")
+        described = histories.described(histories.items)
+        self.lines = ItemLines(described)
+        self.columns = list(dict.fromkeys(["title", *self.lines.columns]))
+        self.records = described.reindex(columns=self.columns, fill_value="").to_dict("records")
+        self.reply, self.form = generated_items(self.columns), item_form(self.columns)
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""
         histories = self.space.histories
         requests = [
             ChatRequest(
-                prompt("system"), self._prompt(task), GeneratedItems, partial(self._likely, task)
+                prompt("system"), self._prompt(task), self.reply, partial(self._likely, task)
             )
             for task in tasks
         ]
@@ -54,12 +58,13 @@ class LLMGenerator(Generator):
         other = histories.rows[space.chosen(task.user, 1 - task.target)]
         return prompt(
             "generate",
-            attributes=ATTRIBUTES,
+            attributes=self.lines.attributes,
+            **self.form,
             source_domain=histories.domains[1 - task.target],
             target_domain=histories.domains[task.target],
             user=histories.users[task.user],
-            source_samples=item_list(self.records, other),
-            target_samples=item_list(self.records, space.representatives(*task)),
+            source_samples=self.lines.list(other),
+            target_samples=self.lines.list(space.representatives(*task)),
             num=self.num,
         )
 
@@ -69,6 +74,7 @@ class LLMGenerator(Generator):
         items = []
         for n, line in enumerate(islice(medoids, self.num)):
             item = self.records[line]
-            title, kinds = f"{item.get('title', '')} {task.user} {n}", [item.get("categories", "")]
-            items.append({**item, "title": title, "price": 9.99, "categories": kinds})
+            made = {"title": f"{item['title']} {task.user} {n}", "price": 9.99}
+            made["categories"] = str(item.get("categories", "")).split(" | ")
+            items.append(item | {column: made[column] for column in made if column in item})
         return {"items": items}

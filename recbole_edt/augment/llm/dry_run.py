@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from recbole_edt.augment.llm import client
 from recbole_edt.augment.llm.costs import estimated_tokens
-from recbole_edt.augment.llm.settings import LLMSettings
+from recbole_edt.augment.llm.settings import LLMSettings, Prices
 
-_COUNTS = ("requests", "from_cache", "calls", "prompt_tokens", "completion_tokens", "dollars")
+_COUNTS = (
+    "requests", "from_cache", "calls", "prompt_tokens", "cached_tokens", "completion_tokens",
+    "dollars",
+)  # fmt: skip
 
 
 class DryRun(client.LLMClient):
@@ -27,8 +31,9 @@ class DryRun(client.LLMClient):
     ----------
     estimates : list of dict
         One per call of :meth:`chat` or :meth:`embed`, in their order: ``stage``, ``requests``,
-        ``from_cache``, ``calls`` to make, ``prompt_tokens``, ``completion_tokens`` (each answer as
-        long as its request's ``likely`` one, or filling ``max_tokens`` where there is none),
+        ``from_cache``, ``calls`` to make, ``prompt_tokens``, of which ``cached_tokens`` (the part
+        that all prompts begin with, where the vendor keeps it), ``completion_tokens`` (each answer
+        as long as its request's ``likely`` one, or filling ``max_tokens`` where there is none),
         ``dollars``, and ``prompts``: whether what would be sent is ``exact`` or an ``estimate``,
         because it depends on answers that are not known yet.
     """
@@ -54,8 +59,9 @@ class DryRun(client.LLMClient):
             prompt += estimated_tokens(request.system + request.user)
             completion += min(most, estimated_tokens(json.dumps(made))) if made else most
             answers[key] = client.Answer(made or None, None if made else "no answer is at hand")
-        dollars = endpoint.prices.dollars(prompt, 0, completion)
-        self._enter(stage, len(keys), n_cached, len(missing), prompt, completion, dollars)
+        cached = _kept_by_vendor(list(missing.values()), endpoint.prices)
+        dollars = endpoint.prices.dollars(prompt, cached, completion)
+        self._enter(stage, len(keys), n_cached, len(missing), prompt, cached, completion, dollars)
         return [answers[key] for key in keys]
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -68,7 +74,7 @@ class DryRun(client.LLMClient):
         prompt = sum(map(estimated_tokens, missing))
         calls, n_cached = -(-len(missing) // endpoint.batch_size), sum(key in known for key in keys)
         dollars = endpoint.prices.dollars(prompt)
-        self._enter(stage, len(keys), n_cached, calls, prompt, 0, dollars)
+        self._enter(stage, len(keys), n_cached, calls, prompt, 0, 0, dollars)
         if known.keys() >= set(keys):
             vectors = self._rows(keys, known)
         else:
@@ -82,3 +88,13 @@ class DryRun(client.LLMClient):
         row = dict(zip(_COUNTS, counts, strict=True))
         prompts = "estimate" if is_made_up else "exact"
         self.estimates.append({"stage": stage, **row, "prompts": prompts})
+
+
+def _kept_by_vendor(requests: Sequence[client.ChatRequest], prices: Prices) -> int:
+    """Tokens of the common beginning of prompts that a vendor's cache spares all but the first."""
+    if not requests or prices.cached_from is None:
+        return 0
+    texts = [request.system + request.user for request in requests]
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(min(texts), max(texts), strict=False))
+    tokens = sum(1 for _ in alike) // 4
+    return tokens * (len(requests) - 1) if tokens >= prices.cached_from else 0

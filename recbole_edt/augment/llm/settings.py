@@ -22,6 +22,7 @@ class Prices(Settings):
 
     prompt: NonNegative = 0.0
     cached: NonNegative | None = None
+    cached_from: Count | None = None  # least tokens of a common beginning that the vendor keeps
     completion: NonNegative = 0.0
 
     def dollars(self, prompt: int, cached: int = 0, completion: int = 0) -> float:

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from recbole_edt.augment.items import item_list
+import numpy as np
+
+from recbole_edt.augment.items import ItemLines
 from recbole_edt.augment.llm import ChatRequest
+from recbole_edt.augment.llm.reading import Reply
 from recbole_edt.augment.profilers import SAMPLES, Profiler, Profiles, UserGroups, register_profiler
-from recbole_edt.augment.prompts import ATTRIBUTES, Text, prompt
+from recbole_edt.augment.prompts import Text, Texts, prompt
 
-WORDS = {"summarise": 50, "reform": 50, "analyse": 100, "naive": 100}
-"""Most words that each template allows a text, for estimates."""
+# Least and most words of a text: A.1 has 50 for a summary
+_SUMMARY, _PROFILE = (5, 50), (30, 70)
 
 Key = tuple[int, ...]
-"""What a text is about: place of the user, then domain and cluster where it has one."""
+"""What a text is about: place of the user, then domain and first cluster where it has one."""
+
+
+class Question(NamedTuple):
+    """A prompt, what answers it, and an answer of the greatest length, for estimates."""
+
+    user: str
+    reply: type[Reply]
+    likely: dict[str, Any]
 
 
 @register_profiler("openai")
 class LLMProfiler(Profiler):
     """Asks the chat endpoint of the LLM settings.
 
-    ``sra`` asks three times: a summary of each cluster, then of each domain with its text of
-    imbalance, then one profile of all. ``naive`` asks once, for the whole history. A user with a
-    failed call is named in ``failures``; the reason starts with the stage and the domain, if any.
+    ``sra`` asks twice: for a summary of each cluster, weighed by the domain's text of imbalance
+    (summarise and reform, one prompt in A.1), then for one profile of all (analyse). The summaries
+    of a domain come from one call, or with ``profile_calls: cluster`` from one each. ``naive`` asks
+    once, for the whole history. A user with a failed call is named in ``failures``; the reason
+    starts with the stage and the domain, if any.
     """
 
     uses_llm = True
 
     def __init__(self, settings, about, client=None) -> None:
         super().__init__(settings, about, client)
-        self.records = about.items.to_dict("records")
+        self.lines = ItemLines(about.items)
         self.names = {"domain_a": about.domains[0], "domain_b": about.domains[1]}
 
     def write(self, users: Sequence[UserGroups]) -> Profiles:
@@ -37,71 +52,97 @@ class LLMProfiler(Profiler):
         out = Profiles([""] * len(users))
         present = {place: user for place, user in enumerate(users) if any(user.sizes())}
         write = self._sra if self.settings.profile == "sra" else self._naive
-        for (place,), text in write(present, out.failures).items():
-            out.texts[place] = text
+        for (place,), value in write(present, out.failures).items():
+            out.texts[place] = " ".join(value["text"].split())
         return out
 
-    def _ask(self, stage: str, prompts: Mapping[Key, str], users, failures) -> dict[Key, str]:
-        """Ask for one text per key; users with a failed call get none and ask no more."""
-
-        def request(key: Key) -> ChatRequest:
-            made_up = f"{stage} {key} " + "likes " * WORDS[stage]
-            return ChatRequest(prompt("system"), prompts[key], Text, lambda: {"text": made_up})
-
-        keys = [key for key in prompts if users[key[0]].user not in failures]
-        found = self.client.chat([request(key) for key in keys], stage)
-        answers: dict[Key, str] = {}
+    def _ask(
+        self, stage: str, questions: Mapping[Key, Question], users, failures
+    ) -> dict[Key, dict[str, Any]]:
+        """Ask each question; users with a failed call get no answer and are asked no more."""
+        keys = [key for key in questions if users[key[0]].user not in failures]
+        asked = [questions[key] for key in keys]
+        found = self.client.chat(
+            [
+                ChatRequest(prompt("system"), one.user, one.reply, partial(dict, one.likely))
+                for one in asked
+            ],
+            stage,
+        )
+        answers: dict[Key, dict[str, Any]] = {}
         for key, answer in zip(keys, found, strict=True):
             if answer.value is None:
                 where = " ".join([stage, *(self.about.domains[side] for side in key[1:2])])
                 failures.setdefault(users[key[0]].user, f"{where}: {answer.error}")
             else:
-                answers[key] = " ".join(answer.value["text"].split())
-        return {key: text for key, text in answers.items() if users[key[0]].user not in failures}
+                answers[key] = answer.value
+        return {key: value for key, value in answers.items() if users[key[0]].user not in failures}
 
-    def _sra(self, users: Mapping[int, UserGroups], failures: dict[str, str]) -> dict[Key, str]:
-        prompts: dict[Key, str] = {
-            (place, side, n): prompt(
-                "summarise",
-                attributes=ATTRIBUTES,
-                domain=self.about.domains[side],
-                samples=item_list(self.records, group[-SAMPLES:]),
-            )
-            for place, user in users.items()
-            for side, groups in enumerate(user.groups)
-            for n, group in enumerate(groups)
-        }
-        of_side: dict[Key, list[str]] = {}
-        for key, text in self._ask("summarise", prompts, users, failures).items():
-            of_side.setdefault(key[:2], []).append(f"- {text}")
-        prompts = {
-            (place, side): prompt(
-                "reform",
-                domain=self.about.domains[side],
-                summaries="\n".join(texts),
-                imbalance=users[place].imbalance(side),
-            )
-            for (place, side), texts in of_side.items()
-        }
-        reformed = self._ask("reform", prompts, users, failures)
-        prompts = {
-            (place,): prompt(
+    def _sra(
+        self, users: Mapping[int, UserGroups], failures: dict[str, str]
+    ) -> dict[Key, dict[str, Any]]:
+        questions: dict[Key, Question] = {}
+        for place, user in users.items():
+            for side, groups in enumerate(user.groups):
+                size = max(1 if self.settings.profile_calls == "cluster" else len(groups), 1)
+                for first in range(0, len(groups), size):
+                    some = groups[first : first + size]
+                    questions[place, side, first] = self._summarise(user, side, some)
+        summaries: dict[Key, list[str]] = {}
+        for key, value in self._ask("summarise", questions, users, failures).items():
+            texts = (" ".join(text.split()) for text in value["texts"])
+            summaries.setdefault(key[:2], []).extend(f"- {text}" for text in texts)
+        questions = {
+            (place,): _one_text(
                 "analyse",
+                place,
                 **self.names,
                 imbalance_a=user.imbalance(0),
                 imbalance_b=user.imbalance(1),
-                summaries_a=reformed.get((place, 0), "- nothing is known"),
-                summaries_b=reformed.get((place, 1), "- nothing is known"),
+                summaries_a="\n".join(summaries.get((place, 0), ["- nothing is known"])),
+                summaries_b="\n".join(summaries.get((place, 1), ["- nothing is known"])),
             )
             for place, user in users.items()
         }
-        return self._ask("analyse", prompts, users, failures)
+        return self._ask("analyse", questions, users, failures)
 
-    def _naive(self, users: Mapping[int, UserGroups], failures: dict[str, str]) -> dict[Key, str]:
-        prompts: dict[Key, str] = {}
-        for place, user in users.items():
-            samples = item_list(self.records, user.sample())
-            prompts[(place,)] = prompt(
-                "naive", attributes=ATTRIBUTES, samples=samples, **self.names
+    def _summarise(self, user: UserGroups, side: int, groups: Sequence[np.ndarray]) -> Question:
+        """Ask for a text per group: the more items of it are shown, the longer."""
+        least, most = _SUMMARY
+        shown = [group[-SAMPLES:] for group in groups]
+        words = [min(6 + 4 * len(group), most) for group in shown]
+        parts = [
+            f"Group {n}, {words[n - 1]} words:\n{self.lines.list(group)}"
+            for n, group in enumerate(shown, start=1)
+        ]
+        text = prompt(
+            "summarise",
+            attributes=self.lines.attributes,
+            least=least,
+            domain=self.about.domains[side],
+            imbalance=user.imbalance(side),
+            groups="\n".join(parts),
+        )
+        made_up = [f"{user.user} " + "likes " * (most - 1) for most in words]
+        return Question(text, Texts, {"texts": made_up})
+
+    def _naive(
+        self, users: Mapping[int, UserGroups], failures: dict[str, str]
+    ) -> dict[Key, dict[str, Any]]:
+        questions: dict[Key, Question] = {
+            (place,): _one_text(
+                "naive",
+                place,
+                **self.names,
+                attributes=self.lines.attributes,
+                samples=self.lines.list(user.sample()),
             )
-        return self._ask("naive", prompts, users, failures)
+            for place, user in users.items()
+        }
+        return self._ask("naive", questions, users, failures)
+
+
+def _one_text(name: str, place: int, **values: object) -> Question:
+    least, most = _PROFILE
+    text = prompt(name, least=least, most=most, **values)
+    return Question(text, Text, {"text": f"{place} " + "likes " * (most - 1)})

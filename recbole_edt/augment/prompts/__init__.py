@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from recbole_edt.augment.llm.reading import Figure, Reply, Several, Words
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
 
-ATTRIBUTES = "title, brand, price, categories and description, where known"
-"""What items of a prompt are described by."""
+_TEXT = '"..."'
+# Column -> how the form of an answer shows it, and what is said about it; any other one is a text
+_FORMS = {"price": "0.0", "categories": '["...", "..."]'}
+_HINTS = {
+    "price": "the price in dollars, as a number, or null where you cannot tell",
+    "categories": "categories from the broad one to the narrow one",
+}
+_FIELDS: dict[str, Any] = {
+    "title": (Words, Field(min_length=1)),
+    "price": (Figure | None, None),
+    "categories": (Annotated[list[Words], Several], []),
+}
 
 
 class GeneratedItem(Reply):
     """An element of the answer to ``generate.txt``."""
 
     title: Words = Field(min_length=1)
-    brand: Words
-    price: Figure | None
-    categories: Annotated[list[Words], Several]
-    description: Words
 
 
 class GeneratedItems(Reply):
@@ -40,10 +47,36 @@ class GeneratedItems(Reply):
         return {"items": value} if is_element or isinstance(value, list) else value
 
 
+def generated_items(columns: Sequence[str]) -> type[GeneratedItems]:
+    """Answer to ``generate.txt`` whose items have these attributes."""
+    fields = {column: _FIELDS.get(column, (Words, "")) for column in columns}
+    item = create_model("Item", __base__=GeneratedItem, **fields)
+    items: Any = (Annotated[list[item], Several], Field(min_length=1))  # type: ignore[valid-type]
+    return create_model("Items", __base__=GeneratedItems, items=items)
+
+
+def item_form(columns: Sequence[str]) -> dict[str, str]:
+    """Values of ``generate.txt`` that depend on the attributes of items."""
+    pairs = ", ".join(f'"{column}": {_FORMS.get(column, _TEXT)}' for column in columns)
+    hints = "; ".join(_HINTS[column] for column in columns if column in _HINTS)
+    return {"form": f"{{{pairs}}}", "hints": f" ({hints})" if hints else ""}
+
+
 class Text(Reply):
-    """Answer to ``summarise.txt``, ``reform.txt``, ``analyse.txt`` and ``naive.txt``."""
+    """Answer to ``analyse.txt`` and ``naive.txt``."""
 
     text: Words = Field(min_length=1)
+
+
+class Texts(Reply):
+    """Answer to ``summarise.txt``; the list may stand alone."""
+
+    texts: Annotated[list[Annotated[Words, Field(min_length=1)]], Several] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_texts(cls, value: Any) -> Any:
+        return {"texts": value} if isinstance(value, list) else value
 
 
 def prompt(name: str, **values: object) -> str:

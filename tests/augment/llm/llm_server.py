@@ -190,7 +190,8 @@ class _Connection(asyncio.Protocol):
             server.log.append(Call(question))
             return
         if server.echo_key:
-            good = json.dumps({"text": f"I was sent {headers['authorization']}."})
+            echo = f"I was sent {headers['authorization']}."
+            good = json.dumps({"text": echo, "texts": [echo]})
         outcome = server.outcome_of(_digest(raw), question, good)
         said = json.dumps(_completion(_spoiled(good, outcome), raw, outcome))
         delivered = await self.deliver(outcome, said, due)
@@ -258,8 +259,12 @@ def good_answer(messages: Sequence[dict], question: str) -> str:
     words = _sample_words(prompt)
     chance = random.Random(question)
     if '"items"' not in prompt:
-        chosen = ", ".join(chance.choice(words) for _ in range(6))
-        return json.dumps({"text": f"I like {chosen}, and whatever goes with them."})
+        n = prompt.count("\nGroup ")
+        texts = [
+            f"I like {', '.join(chance.choice(words) for _ in range(6))}, and whatever goes with "
+            "them." for _ in range(n or 1)
+        ]  # fmt: skip
+        return json.dumps({"texts": texts} if n else {"text": texts[0]})
     wanted = re.search(r"exactly (\d+) new", prompt)
     n = int(wanted[1]) if wanted else 3
     return json.dumps({"items": [_item(words, chance) for _ in range(n)]})
@@ -278,8 +283,11 @@ def _item(words: Sequence[str], chance: random.Random) -> dict:
 
 def _sample_words(prompt: str) -> list[str]:
     """Words of the blocks that follow a line ending in a colon: there the samples are."""
-    blocks = re.findall(r":\n((?:.+\n?)+)", prompt.split('{"')[0]) or [prompt]
-    return re.findall(r"[^\W\d_]{4,}", " ".join(blocks).lower()) or ["thing"]
+    blocks = re.findall(r":\n((?:[^{\n].*\n?)+)", prompt)
+    words = re.findall(r"[^\W\d_]{4,}", " ".join(blocks).lower())
+    if len(set(words)) < 4:  # too few to tell one item from another
+        words += re.findall(r"[^\W\d_]{4,}", prompt.lower())
+    return words or ["thing"]
 
 
 def embedding(text: str, size: int = DIMENSIONS) -> list[float]:
@@ -304,7 +312,7 @@ def _spoiled(good: str, outcome: str) -> str:
         "trailing_comma": lambda: f"{good[:-2]}{good[-2]},}}",
         "truncated": lambda: good[: good.rindex('"description"') + 5],
         "cut_text": lambda: good[:20],  # in the first item or the text: nothing is left to keep
-        "wrong_fields": lambda: re.sub(r'"(title|text)"', '"name"', good),
+        "wrong_fields": lambda: re.sub(r'"(title|texts?)"', '"name"', good),
         "plain_text": lambda: "I would rather talk about the weather.",
     }
     return spoiled.get(outcome, lambda: good)()

@@ -12,23 +12,25 @@ from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
 from recbole_edt.augment.llm import transport as transport_room
 from recbole_edt.augment.llm.reading import Reply
 from recbole_edt.augment.llm.transport import CostLimitError, EndpointError
-from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
+from recbole_edt.augment.prompts import Text, generated_items, item_form, prompt
 from recbole_edt.errors import ConfigError, DataError
 
 KEY = "test-key-0123456789abcdef"
+COLUMNS = ["title", "brand", "price", "categories", "description"]
 TRANSIENT = ["no_choices", "rate_limit", "server_error", "html", "slow", "cut"]
 
 
 def items_of(user, num=3):
     samples = {"source_samples": f"- red shirt {user}\n- socks", "target_samples": "- yoga mat"}
     about = {"source_domain": "cloth", "target_domain": "sport", "attributes": "title"}
-    text = prompt("generate", user=user, num=num, **samples, **about)
-    return ChatRequest(prompt("system"), text, GeneratedItems)
+    text = prompt("generate", user=user, num=num, **samples, **about, **item_form(COLUMNS))
+    return ChatRequest(prompt("system"), text, generated_items(COLUMNS))
 
 
 def profile_of(user):
     samples = f"- red cotton shirt {user}\n- woollen socks"
-    text = prompt("summarise", domain="cloth", attributes="title", samples=samples)
+    about = {"domain_a": "cloth", "domain_b": "sport", "attributes": "title"}
+    text = prompt("naive", samples=samples, least=5, most=9, **about)
     return ChatRequest(prompt("system"), text, Text)
 
 
