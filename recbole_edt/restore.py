@@ -13,9 +13,11 @@ from recbole.utils import init_seed
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.known import Known
 from recbole_edt.data.saved import create_dataset
-from recbole_edt.errors import as_config_error
+from recbole_edt.errors import ConfigError, as_config_error
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.trainer import checkpoint, growth
+
+_FREE = {"eval_batch_size", "show_progress"}  # keys that change no result
 
 
 def load_run(
@@ -60,6 +62,9 @@ def _config(content: Mapping[str, Any], dataset: str, changes: Mapping[str, Any]
     """Configuration of the run that wrote a checkpoint."""
     folder = content.get("data_path")
     place = {"data_path": folder} if folder and Path(folder, dataset).is_dir() else {}
+    for key, value in content["settings"].items():
+        if key in changes and key not in _FREE and checkpoint.plain(changes[key]) != value:
+            raise ConfigError(f"{key} is {value} in the checkpoint, and cannot be {changes[key]}")
     config = EDTConfig(content["model"], dataset, None, {**place, **changes})
     for key, value in content["settings"].items():
         if key not in ("model", "dataset", *changes):

@@ -90,7 +90,10 @@ def read_histories(
     check_frames(inter, items, name)
     items = items.fillna("")
     if flag_column(inter, "augmented", name).any() or flag_column(items, "generated", name).any():
-        raise ConfigError(f"{directory} is augmented already: give the raw data set")
+        raise ConfigError(
+            f"{directory} is augmented already: `recbole-edt run` takes it as it is, augment takes "
+            "raw data"
+        )
     names = domain_names(items, domains, name)
     line = pd.Series(np.arange(len(items)), index=items["item_id"].to_numpy())
     users, owner = np.unique(inter["user_id"].to_numpy(dtype=str), return_inverse=True)

@@ -95,10 +95,14 @@ class Known:
                 f"{name}.item, or train again"
             )
         shows_inserted = self.augmented and dataset.config["augmented_histories"]
-        if (
-            (lacking.any() and "generated" not in items)
-            or (shows_inserted and "augmented" not in dataset.inter_feat)
-            or (self.text is not None and not dataset._path("item_emb.npy").is_file())
+        vectors = dataset._path("item_emb.npy")
+        if self.text is not None and not vectors.is_file():
+            raise CheckpointError(
+                f"checkpoint {self.path} was trained on vectors of the items' text, and "
+                f"{vectors.name} is missing: name the folder that holds it (--data_path)"
+            )
+        if (lacking.any() and "generated" not in items) or (
+            shows_inserted and "augmented" not in dataset.inter_feat
         ):
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on augmented data, and {name} is not "

@@ -14,6 +14,7 @@ from recbole_edt.importing.read import read_tables
 from recbole_edt.importing.settings import ImportCommand, ImportSettings
 from recbole_edt.importing.tables import Table, collect
 from recbole_edt.io.datasets import command_line, read_statistics, taken, write_dataset
+from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.io.statistics import statistics_lines
 from recbole_edt.settings import help_text, parse_arguments, validate
@@ -100,8 +101,11 @@ def import_frames(
 
 
 def _check_target(options: ImportSettings) -> None:
-    """Refuse a folder that would be lost; an earlier import is replaced."""
+    """Refuse a folder that would be lost or cannot be made; an earlier import is replaced."""
     target = options.target
+    check_writable("output_path", Path(options.output_path, ".import", ".lock"))
+    if options.lsa_items is not None and not Path(options.lsa_items).is_file():
+        raise ConfigError(f"lsa_items {options.lsa_items}: there is no such file")
     if (made := read_statistics(target, "import")) is not None:
         known = {*made["prepared"]["sha256"], f"{target.name}.statistics.json"}
         if other := sorted({file.name for file in target.iterdir()} - known):

@@ -150,29 +150,37 @@ def _attributes(
         ids = as_text(table.frame[table.columns["item"]])
         keys = {column for role, column in table.columns.items() if role != "title"}
         columns = [column for column in table.frame if column not in keys]
+        frame = table.frame[~ids.duplicated()]
         if "user" in table.columns:
-            columns = [column for column in columns if _is_of_items(table.frame[column], ids)]
+            frame = table.frame  # any row may have what others lack
+            named = options.title if "title" in options.model_fields_set else ()
+            title = find_column(columns, named)
+            columns = [c for c in columns if c == title or _is_of_items(table.frame[c], ids)]
         title = find_column(columns, options.title)
         names = {
             column: "title" if column == title else re.sub(r"[\s:]+", "_", column)
             for column in columns
         }
-        first = table.frame[~ids.duplicated()]
         texts = {
-            name: as_text(first[column]) for column, name in names.items() if name not in _RESERVED
+            name: as_text(frame[column]).replace("", None)
+            for column, name in names.items()
+            if name not in _RESERVED
         }
-        yield table.domain, pd.DataFrame(texts, index=first.index).set_axis(ids[first.index])
+        found = pd.DataFrame(texts, index=frame.index, dtype=object)
+        yield table.domain, found.groupby(ids[frame.index].to_numpy(), sort=False).first()
 
 
 def _is_of_items(values: pd.Series, ids: pd.Series) -> bool:
     """Whether a column of rows says something about the item alone: all rows of an item agree.
 
-    What a user wrote or paid differs from row to row, and must not describe an item: its rows may
+    Rows without a value say nothing. What a user wrote or paid differs from row to row, and must not describe an item: its rows may
     be held out.
     """
-    ids = ids[:_COMPARED]
+    texts = as_text(values[:_COMPARED])
+    texts = texts[texts != ""]
+    ids = ids[texts.index]
     repeated = ids[ids.duplicated(keep=False)]
-    texts = as_text(values[repeated.index])
+    texts = texts[repeated.index]
     if texts.nunique() < 2:
         return False
     return bool((texts.groupby(repeated).nunique() == 1).mean() >= _ALIKE)

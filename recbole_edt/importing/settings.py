@@ -13,7 +13,7 @@ class _Tables(Settings, use_attribute_docstrings=True):
     """What is read of tables, and where the data set goes.
 
     Columns are found by the first of their names, in which case, spaces and punctuation do not
-    count.
+    count. ``a.b`` is the value ``b`` of the objects in a column ``a``.
     """
 
     dataset: FolderName
@@ -24,7 +24,7 @@ class _Tables(Settings, use_attribute_docstrings=True):
         "user_id", "uid", "reviewerID", "customer_id", "member_id", "visitor_id", "buyer_id",
         "account_id", "profile_id", "user", "customer", "member",
     )  # fmt: skip
-    """column of the user"""
+    """column of the user; several names if files differ (a,b); a.b for b in objects of a"""
     item: Names = (
         "item_id", "iid", "parent_asin", "asin", "product_id", "isbn", "sku", "article_id",
         "business_id", "movie_id", "book_id", "game_id", "track_id", "video_id", "news_id", "item",

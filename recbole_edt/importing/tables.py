@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
 
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.importing.settings import ImportSettings
@@ -120,7 +121,11 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
     needed = ["user", "item"] + ["time"] * bool(options.time)
     needed += ["rating"] * (options.min_rating is not None)
     for table in tables:
-        table.frame.columns = columns = [str(column) for column in table.frame.columns]
+        named = [name for name in table.frame.index.names if name is not None]
+        frame = table.frame.reset_index(drop=not named)  # rows are found by their place below
+        frame.columns = [str(column) for column in frame.columns]
+        table.frame = unfold(frame, options)
+        columns = list(table.frame.columns)
         names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
         if find_column(columns, options.user) is None:
             names = {"item": (*options.item, "id"), "title": options.title}
@@ -130,21 +135,59 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
                 table.columns[role] = found
         (interactions if "user" in table.columns else items).append(table)
     lost = [(table, ["item"]) for table in items if "item" not in table.columns]
-    for table, roles in [*((table, needed) for table in interactions or items[:1]), *lost]:
+    without = [max(items, key=lambda table: len(table.frame))] if items else []
+    for table, roles in [*((table, needed) for table in interactions or without), *lost]:
         known = table.frame.columns
         missing = [role for role in roles if find_column(known, getattr(options, role)) is None]
         if missing:
-            raise DataError(_unknown(table, missing, options))
+            raise DataError(_unknown(table, missing, options, tables))
+    known = [column for table in tables for column in table.frame.columns]
+    for role in {"title", "rating"} & options.model_fields_set:
+        if find_column(known, names := getattr(options, role)) is None:
+            near = nearest(names[0], known)
+            raise DataError(f"no file has a column '{names[0]}' of the {role}{near}")
     return interactions, items
 
 
-def _unknown(table: Table, roles: Sequence[str], options: ImportSettings) -> str:
+def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
+    """Give the values of nested objects columns of their own where an option names one.
+
+    ``--user=buyer.id`` takes ``id`` of the objects in the column ``buyer``, which is replaced by
+    ``buyer.id`` and a column of each of its other keys.
+    """
+    roles = [getattr(options, role) or () for role in ("user", "item", "time", "rating", "title")]
+    named = [name for names in (*roles, options.domain) for name in names]
+    for column in frame.columns:
+        if column not in named and any(name.startswith(f"{column}.") for name in named):
+            objects = [value if isinstance(value, dict) else {} for value in frame[column]]
+            parts = pd.DataFrame(objects, frame.index, dtype=object).add_prefix(f"{column}.")
+            return unfold(frame.drop(columns=column).join(parts), options)
+    return frame
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    """Names of the columns, of those that hold objects with the keys of the first."""
+    out = []
+    for column in frame.columns:
+        objects = (value for value in frame[column] if isinstance(value, dict))
+        out += [f"{column}.{key}" for key in next(objects, {})] or [column]
+    return out
+
+
+def _unknown(
+    table: Table, roles: Sequence[str], options: ImportSettings, tables: Sequence[Table]
+) -> str:
     """Say which columns are not found, and how to name them."""
-    shown, keys = ", ".join(table.frame.columns), []
+    names = _names(table.frame)
+    shown, keys = ", ".join(names), []
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     for role in roles:
-        given = getattr(options, role)[0] if role in options.model_fields_set else ""
-        keys.append(f"--{role}={given or 'COLUMN'}{nearest(given, table.frame.columns)}")
+        given = ",".join(getattr(options, role)) if role in options.model_fields_set else ""
+        others = [column for other in tables for column in other.frame.columns]
+        if find_column(others, given.split(",")) is not None:  # right in another file
+            keys.append(f"--{role}={given},COLUMN")
+        else:
+            keys.append(f"--{role}={given or 'COLUMN'}{nearest(given, names)}")
     order = "; without times: --time=none" if "time" in roles else ""
     header = "; without a header line: --columns=user,item,rating,time" if len(roles) > 1 else ""
     return (
@@ -177,7 +220,8 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str]:
     for role, missing in unread.items():
         if missing.sum() > options.max_malformed * len(rows):
             example = frame.loc[missing.to_numpy(), columns[role]].iloc[0]
-            hint = "; dates of another form need --time_format, such as %d/%m/%Y"
+            form = guess_datetime_format(str(example), dayfirst=True) or "%d/%m/%Y"
+            hint = f"; dates of another form need --time_format, such as '{form}'"
             raise DataError(
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
                 f"in {columns[role]} (such as '{example}'){hint if role == 'time' else ''}"
@@ -227,6 +271,7 @@ def _domains(
         found = _column_values(name, rows, interactions, items)
         if found is None:
             continue
+        found = _same_case(found)
         counts = found[found != ""].value_counts()
         if len(counts) == 2 or set(options.domains or ()) & set(counts.index):
             for table in (*interactions, *items):
@@ -273,6 +318,15 @@ def _column_values(
     return rows["item"].map(known).fillna("") if known else None
 
 
+def _same_case(domains: pd.Series) -> pd.Series:
+    """Write names that differ in case alone as the most frequent of them."""
+    names = domains.value_counts().index
+    common: dict[str, str] = {}
+    for name in names:
+        common.setdefault(name.casefold(), name)
+    return domains.map({name: common[name.casefold()] for name in names})
+
+
 def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
     counts = domains[domains != ""].value_counts()
     for name in options.domains or ():
@@ -284,7 +338,7 @@ def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
     names = sorted(options.domains or counts.index)
     if len(set(names)) != 2:
         raise DataError(
-            f"there are {len(names)} domains ({_counted(counts)}), and exactly two are needed: "
+            f"there are {len(set(names))} domains ({_counted(counts)}), and exactly two are needed: "
             "--domains=A,B chooses two"
         )
     return names

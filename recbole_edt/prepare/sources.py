@@ -86,6 +86,6 @@ def local_file(folder: Path, paths: Sequence[str]) -> Path:
         for relative in (path, path.removesuffix(".gz"), name, name.removesuffix(".gz")):
             if (folder / relative).is_file():
                 return folder / relative
-    names = [Path(path).name for path in paths]
+    names = list(dict.fromkeys(Path(path).name for path in paths))
     plain = [name.removesuffix(".gz") for name in names]
     raise ConfigError(f"{folder} holds neither {', '.join(names)} nor {', '.join(plain)}")

@@ -105,6 +105,8 @@ def recommend(arguments: Sequence[str]) -> None:
     settings = validate(RecommendSettings, given)
     if settings.output is not None:
         check_writable("output", settings.output)
+    if settings.export is not None:
+        check_writable("export", Path(settings.export, "users.txt"))
     suffix = Path(settings.output or "").suffix.removeprefix(".").replace("jsonl", "json")
     format = settings.format or (suffix if suffix in ("json", "parquet") else "csv")
     if format == "parquet" and find_spec("pyarrow") is None:

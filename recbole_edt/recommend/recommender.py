@@ -24,10 +24,10 @@ from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.history import HistoryTerm
 from recbole_edt.evaluation.scores import pair_scores, scores_all
 from recbole_edt.evaluation.vectors import vectors_of
-from recbole_edt.io.files import atomic_write, write_array, write_text
+from recbole_edt.io.files import atomic_write, check_writable, write_array, write_text
 from recbole_edt.model.kernels import product
 from recbole_edt.restore import load_run
-from recbole_edt.settings import nearest
+from recbole_edt.settings import Count, check_value, nearest
 
 Until = Literal["all", "test", "valid"]
 """End of the histories: after the last row, or before the test or validation target."""
@@ -124,6 +124,7 @@ class Recommender:
         EDTError
             If settings or data are invalid.
         """
+        check_value(Until, "until", until)
         changes = {"show_progress": False, **settings}
         if data_path is not None:
             changes["data_path"] = str(data_path)
@@ -180,8 +181,7 @@ class Recommender:
         """Yield what :meth:`recommend` returns, ``eval_batch_size`` users at a time."""
         if domain not in (None, *self.domains):
             raise ConfigError(f"unknown domain '{domain}' (there are: {', '.join(self.domains)})")
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, not {k}")
+        check_value(Count, "k", k.item() if isinstance(k, np.integer) else k)
         domains = [d for d, name in enumerate(self.domains) if domain in (None, name)]
         for part in self._parts(self.asked(users, history)):
             yield self._best(part, domains, k)
@@ -209,6 +209,8 @@ class Recommender:
             ``inserted`` and ``carries``, the fall of the score. A single row carries all of it.
         """
         asked = self.asked(user, history)
+        if len(asked.users) != 1:
+            raise ConfigError("explain takes one user, or a history")
         return self.rows(asked).assign(carries=self.falls(asked)[:, self.numbers_of(item)[0]])
 
     # -- by numbers -----------------------------------------------------------------------------
@@ -216,6 +218,8 @@ class Recommender:
     def asked(self, users: Ids | None = None, history: Ids | None = None) -> Histories:
         """Histories of users, of nobody known, or of all users; errors as :meth:`recommend`."""
         if history is not None:
+            if users is not None:
+                raise ConfigError("ask for either users or a history")
             return self._of_nobody(self.numbers_of(history))
         if users is None:
             return self.histories
@@ -246,7 +250,7 @@ class Recommender:
     def _numbers(self, field: str, what: str, names: Ids) -> np.ndarray:
         known = self.data.field2id_token[field]
         numbers = self.data.field2token_id[field]
-        names = [names] if isinstance(names, str) else [str(name) for name in names]
+        names = [str(name) for name in ([names] if np.isscalar(names) else names)]
         for name in names:
             if not numbers.get(name):  # 0 is padding
                 if name in self.data.left_out:
@@ -378,6 +382,7 @@ class Recommender:
         """
         if self._vectors is None:
             raise ConfigError(f"{self.config['model']} has no vectors to export")
+        check_writable("export", Path(folder, "users.txt"))
         data, folder, asked = self.data, Path(folder), self.histories
         names = [quote(name, safe=" ,&()") for name in self.domains]
         pools = zip(names, self.pools, strict=True)

@@ -7,6 +7,7 @@ import json
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
         raise CheckpointError(f"checkpoint {path} does not fit this model: {reason}") from error
     model.load_other_parameter(content.get("other_state"))
     model.history_weights = content.get("history_weights")

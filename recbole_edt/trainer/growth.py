@@ -41,7 +41,14 @@ def adopt(model: nn.Module, path: str | Path, dataset) -> None:
             f"checkpoint {path} is of {content['model']}, and "
             f"{type(model).__name__} cannot start from it"
         )
-    checkpoint.load_state(model, to_train_on(model, content, dataset, path), path)
+    try:
+        checkpoint.load_state(model, to_train_on(model, content, dataset, path), path)
+    except CheckpointError as error:
+        if error.__cause__ is None:  # the data do not fit
+            raise
+        then, now = content["settings"], checkpoint.settings(dataset.config)
+        others = [f"{k} {then[k]}, not {now[k]}" for k in then if k in now and then[k] != now[k]]
+        raise CheckpointError(f"{error}; it has {'; '.join(others) or 'the same keys'}") from error
 
 
 def to_train_on(

@@ -86,6 +86,35 @@ def test_the_same_of_dataframes(shop, sequences):
         recbole_edt.import_frames(frame, dataset="three", columns=["a"])
 
 
+def test_rows_of_dataframes_are_found_by_place_whatever_their_index(shop, sequences):
+    columns = ["user", "domain", "item", "time", "rating"]
+    frame = pd.DataFrame(shop, columns=columns, index=np.arange(len(shop)) // 3)
+    recbole_edt.import_frames(frame, dataset="one", embed=False)
+    recbole_edt.import_frames(frame.set_index("user"), dataset="two", embed=False)
+    recbole_edt.import_frames(frame.reset_index(drop=True), dataset="three", embed=False)
+    assert tables("one")[0].equals(tables("three")[0])
+    assert tables("two")[0].equals(tables("three")[0])
+
+
+def test_nested_objects_names_of_each_file_and_cells_that_are_empty(capsys):
+    rows = [("u", 1, "Oak"), ("v", 1, None), ("u", 2, ""), ("v", 2, "Elm"), ("w", 2, "Elm"),
+            ("w", 3, "Fig"), ("u", 3, None), ("v", 3, "Fig"), ("w", 1, "Oak")]  # fmt: skip
+    lines = [
+        {"buyer": {"id": user}, "what": {"ref": n, "label": label}, "kind": kind, "day": place}
+        for place, (user, n, label) in enumerate(rows)
+        for kind in ("Tree" if place else "TREE", "bush")
+    ]
+    Path("sold.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    Path("goods.csv").write_text("nr,colour\n1,brown\n2,grey\n3,green\n")
+    given = ["--user=buyer.id", "--item=what.ref,nr", "--time=day", "--domain=kind", MINE]
+    import_files(["sold.jsonl", "goods.csv", *given, "--title=what.label"])
+    _, items = tables()
+    assert items["title"].tolist() == ["Oak", "Elm", "Fig"] * 2
+    assert items["colour"].tolist() == ["brown", "grey", "green"] * 2
+    assert items["domain"].tolist() == ["Tree"] * 3 + ["bush"] * 3
+    assert "2 rows" not in capsys.readouterr().out
+
+
 def test_a_preview_says_what_was_recognised_and_writes_nothing(shop, capsys):
     import_files([*recbole_folder(shop), MINE, "--preview"])
     out = capsys.readouterr().out
@@ -309,6 +338,12 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["rows.csv", MINE, "--item=itm"], "--item=itm, did you mean 'item'?"),
         (["rows.csv", MINE, "--columns=a,b"], "--columns is for files without a header line"),
         (["dates.csv", "items.csv", MINE], "no readable time in date (such as '13.05.2014')"),
+        (["dates.csv", "items.csv", MINE], "need --time_format, such as '%d.%m.%Y'"),
+        (["items.csv", "wares.csv", MINE, "--item=Ware"], "wares.csv has no column that is known"),
+        (["dates.csv", "wares.csv", MINE, "--item=item"], "name it by --item=item,COLUMN"),
+        (["deals.jsonl", MINE], "(it has: buyer.id, buyer.town, n): name it by --user=COLUMN"),
+        (["rows.csv", "items.csv", MINE, "--title=nam"], "column 'nam' of the title, did you mean"),
+        (["rows.csv", "items.csv", MINE, "--rating=star"], "column 'star' of the rating, did you"),
         (["rows.csv", MINE], "the domains are unknown: no column names two: --domain=COLUMN"),
         (["rows.csv", MINE, "--domain=prise"], "column 'prise' of the domain, did you mean"),
         (["rows.csv", MINE, "--domain=price"], "column price has 4 values"),
@@ -316,6 +351,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
         (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=items.csv"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
+        (["rows.csv", "items.csv", MINE, "--domains=x,x"], "there are 1 domains"),
+        (["rows.csv", "items.csv", MINE, "--output_path=odd.csv"], "odd.csv takes no new file"),
+        (["rows.csv", "items.csv", MINE, "--lsa_items=x.item"], "x.item: there is no such file"),
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--min_item_rows=9"], "leave nothing of 6 rows"),
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
@@ -338,6 +376,8 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("dates.jsonl").write_text('{"id": "a1", "year": 1}')
     Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
+    Path("wares.csv").write_text("Ware,Farbe\n" + "1,2\n" * 9)
+    Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
     before = sorted(Path().rglob("*"))
     assert cli.execute("import", arguments) == 2

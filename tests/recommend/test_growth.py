@@ -178,10 +178,24 @@ def test_what_does_not_fit_is_told_by_its_reason(
         Recommender.load(of_text, data_path=other, use_gpu=False)
 
 
-def test_data_that_are_not_augmented(of_text, growing, write_dataset, tmp_path) -> None:
+def test_data_without_vectors_of_the_items(of_text, growing, write_dataset, tmp_path) -> None:
     raw = write_dataset(tmp_path / "raw", rows=growing.shop.rows, items=growing.shop.items)
-    with pytest.raises(CheckpointError, match="tiny is not augmented: name the folder"):
+    with pytest.raises(CheckpointError, match=r"tiny.item_emb.npy is missing: name the folder"):
         Recommender.load(of_text, data_path=raw, use_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"until": "tomorrow"}, "until must be one of all, test, valid, not 'tomorrow'"),
+        ({"hidden_size": 32}, "hidden_size is 16 in the checkpoint, and cannot be 32"),
+        ({"topk": [5]}, r"topk is \[3\] in the checkpoint"),
+        ({"model": "SASRec"}, "model is LLMEDT in the checkpoint"),
+    ],
+)
+def test_what_loading_cannot_change(of_text, keys, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recommender.load(of_text, use_gpu=False, **keys)
 
 
 def test_a_few_other_texts_are_named(of_text, growing, write_dataset, tmp_path) -> None:
@@ -344,7 +358,12 @@ def test_fine_tuning_takes_a_first_stage_from_before_the_data_grew(
         ("LLMEDT", {"start_from": "none.pth"}, CheckpointError, "there is no checkpoint none.pth"),
         ("SASRec", {}, CheckpointError, "is of LLMEDT, and SASRec cannot start from it"),
         ("LLMEDT", {"n_layers": 1}, CheckpointError, "does not fit this model: .*backbone"),
-        ("LLMEDT", {"hidden_size": 32}, CheckpointError, "does not fit this model: size mismatch"),
+        (
+            "LLMEDT",
+            {"hidden_size": 32},
+            CheckpointError,
+            "does not fit this model: size mismatch.*; it has .*hidden_size 16, not 32",
+        ),
         ("LLMEDTFinetune", {}, ConfigError, "starts from --pretrained_path"),
     ],
 )

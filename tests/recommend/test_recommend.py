@@ -220,6 +220,7 @@ def test_ids_are_taken_as_they_are_written() -> None:
         ({"user": "u1,,u2"}, ConfigError, "user must be text that is not empty"),
         ({"user": "[u1"}, ConfigError, "user must be ids such as u1,u2"),
         ({"user": "all", "output": "."}, ConfigError, "output . is a folder"),
+        ({"export": __file__}, ConfigError, "export .* cannot be written"),
         ({"checkpoint": "missing.pth"}, CheckpointError, "there is no checkpoint"),
         ({"topkk": 3}, ConfigError, "unknown key 'topkk', did you mean 'topk'"),
         ({"checkpoint": None}, ConfigError, "--checkpoint is missing"),
@@ -231,8 +232,18 @@ def test_bad_arguments(trained, data_path, change, error, message) -> None:
 
 
 def test_bad_questions_in_python(ours) -> None:
-    with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
-        ours.recommend("u3", k=0)
+    for ask, message in (
+        (lambda: ours.recommend("u3", k=0), "k must be at least 1, not '0'"),
+        (lambda: ours.recommend("u3", k="5"), "k must be a whole number, not '5'"),
+        (lambda: ours.recommend("u3", history=["art1"]), "either users or a history"),
+        (lambda: ours.explain(None, "art1"), "explain takes one user, or a history"),
+        (lambda: ours.explain(["u3", "u4"], "art1"), "explain takes one user, or a history"),
+        (lambda: ours.export(__file__), "cannot be written: .* takes no new file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ask()
     with pytest.raises(DataError, match="the history is empty"):
         ours.recommend(history=[])
-    assert ours.recommend([]).empty
+    with pytest.raises(DataError, match="there is no user '5'"):
+        ours.recommend(5)
+    assert ours.recommend([]).empty and len(ours.recommend("u3", k=np.int64(1))) == 2
