@@ -173,8 +173,8 @@ def _attributes(
 def _is_of_items(values: pd.Series, ids: pd.Series) -> bool:
     """Whether a column of rows says something about the item alone: all rows of an item agree.
 
-    Rows without a value say nothing. What a user wrote or paid differs from row to row, and must not describe an item: its rows may
-    be held out.
+    Rows without a value say nothing. What a user wrote or paid differs from row to row, and must
+    not describe an item: its rows may be held out.
     """
     texts = as_text(values[:_COMPARED])
     texts = texts[texts != ""]

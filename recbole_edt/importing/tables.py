@@ -336,9 +336,9 @@ def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
                 f"(there are {_counted(counts)})"
             )
     names = sorted(options.domains or counts.index)
-    if len(set(names)) != 2:
+    if (n := len(set(names))) != 2:
         raise DataError(
-            f"there are {len(set(names))} domains ({_counted(counts)}), and exactly two are needed: "
+            f"there are {n} domains ({_counted(counts)}), and exactly two are needed: "
             "--domains=A,B chooses two"
         )
     return names
