@@ -87,11 +87,12 @@ def test_without_recbole_help_works_and_a_run_is_one_line(python):
         "m.PathFinder.find_spec = classmethod("
         "lambda cls, name, *rest: None if name == 'recbole' else find(name, *rest))\n"
         "from recbole_edt.cli import execute\n"
-        "sys.exit(execute('run', sys.argv[1:]))\n"
+        "sys.exit(max(execute(name, sys.argv[2:]) for name in sys.argv[1].split(',')))\n"
     )
-    helped = python("-c", code, "--help")
-    assert helped.returncode == 0 and "--result_file" in helped.stdout
-    done = python("-c", code, "--model=LLMEDT", "--dataset=tiny")
+    helped = python("-c", code, ",".join(cli.COMMANDS), "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.count("usage: ") == len(cli.COMMANDS)
+    done = python("-c", code, "run", "--model=LLMEDT", "--dataset=tiny")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: RecBole is not installed: run `pip install --no-deps recbole==1.2.1`\n"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentCommand
+from recbole_edt.io.datasets import command_line
 from recbole_edt.io.paths import find_data_root
 from recbole_edt.io.statistics import statistics_lines
 from recbole_edt.settings import help_text, parse_arguments, validate
@@ -53,6 +54,7 @@ def augment(arguments: Sequence[str]) -> None:
             )
     print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
     print(f"written: {pipeline.target}")
+    print(f"next: {command_line('run --model=LLMEDT', given.dataset, given.output_path)}")
 
 
 def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) -> None:

@@ -13,7 +13,6 @@ from pydantic import BeforeValidator
 
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.errors import DataError
-from recbole_edt.evaluation.metrics import RANKS, RankMetrics
 from recbole_edt.experiment.entries import ENTRIES, find_entry
 from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for, refuse_unknown
 from recbole_edt.experiment.variants import Variants
@@ -177,6 +176,8 @@ class ExperimentContext(RunsSettings):
         dict
             Group -> one report per run, as in a results file.
         """
+        from recbole_edt.evaluation.metrics import RANKS, RankMetrics
+
         out: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
         known = self.histories.users.astype(str)
         for run, results in ((run, self.store.results(run)) for run in runs):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole.evaluator.register import metrics_dict
-
-from recbole_edt.evaluation.metrics import smaller_is_better
 from recbole_edt.experiment.tables import Table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -29,6 +26,8 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _label(metric: str) -> str:
+    from recbole.evaluator.register import metrics_dict
+
     name, at, k = metric.partition("@")
     known = {key: value.__name__ for key, value in metrics_dict.items()} | {"hit": "H", "ndcg": "N"}
     return f"{known.get(name, name)}{at}{k}"
@@ -36,6 +35,8 @@ def _label(metric: str) -> str:
 
 def reports_table(title: str, reports: Results, ours: str | None = None) -> Table:
     """Make a table of reports, row -> ``{"overall": {...}, "domains": {name: {...}}}`` per seed."""
+    from recbole_edt.evaluation.metrics import smaller_is_better
+
     by_row = {row: [figures(report) for report in found] for row, found in reports.items()}
     columns = list(dict.fromkeys(c for found in by_row.values() for one in found for c in one))
     table = Table(title, columns, ours=ours)

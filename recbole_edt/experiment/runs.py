@@ -13,16 +13,24 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from recbole_edt.config import EDTConfig
 from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.io.files import file_sha256
 from recbole_edt.settings import nearest
-from recbole_edt.trainer import checkpoint
+
+if TYPE_CHECKING:
+    from recbole_edt.config import EDTConfig
+
+
+def configure(model: str, dataset: str, keys: Mapping[str, Any] | None = None) -> EDTConfig:
+    """Configuration of a run; loads RecBole, which help does without."""
+    from recbole_edt.config import EDTConfig
+
+    return EDTConfig(model, dataset, None, keys)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class RunStore:
         EDTError
             If the run's model, keys or data set are invalid.
         """
+        from recbole_edt.trainer import checkpoint
+
         key = repr(run)
         if key not in self._names:
             config = self.config(run)
@@ -88,15 +98,19 @@ class RunStore:
 
     def checkpoint(self, run: Run) -> Path:
         """Checkpoint of a run's best epoch."""
+        from recbole_edt.trainer import checkpoint
+
         place = {"checkpoint_dir": str(self.folder / "checkpoints" / self.name(run))}
-        config = EDTConfig(run.model, run.dataset, None, {**run.overrides(), **place})
+        config = configure(run.model, run.dataset, {**run.overrides(), **place})
         return Path(checkpoint.run_file(config))
 
     def config(self, run: Run) -> EDTConfig:
         """Configuration of a run."""
-        return EDTConfig(run.model, run.dataset, None, run.overrides())
+        return configure(run.model, run.dataset, run.overrides())
 
     def _fingerprint(self, run: Run) -> str:
+        from recbole_edt.trainer import checkpoint
+
         folder = run.data_path / run.dataset
         if folder not in self._fingerprints:
             if not (folder / f"{run.dataset}.inter").is_file():
@@ -249,7 +263,7 @@ def check_failures(failures: Mapping[str, str]) -> None:
 
 @cache
 def _default_config(model: str, dataset: str) -> EDTConfig:
-    return EDTConfig(model, dataset)
+    return configure(model, dataset)
 
 
 def _known_keys(models: Iterable[str], dataset: str) -> set[str]:

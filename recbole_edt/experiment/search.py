@@ -13,11 +13,9 @@ import yaml
 from optuna import distributions, samplers
 from pydantic import BeforeValidator
 
-from recbole_edt.config import EDTConfig
 from recbole_edt.errors import ConfigError
-from recbole_edt.evaluation.metrics import RankMetrics, smaller_is_better
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
-from recbole_edt.experiment.runs import Run, check_failures, execute, refuse_unknown
+from recbole_edt.experiment.runs import Run, check_failures, configure, execute, refuse_unknown
 from recbole_edt.experiment.tables import Table, to_markdown, write_tables
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
@@ -86,19 +84,28 @@ class Search(RunsSettings):
             )
         first = {key: v["low"] if key in ranges else v[0] for key, v in self.space.items()}
         self.store.name(self.run_of(first))
+        from recbole_edt.evaluation.metrics import RankMetrics
+
         names = RankMetrics(self.config, self.config["eval_args"]["mode"]["test"]).names
         if self.measured not in names:
             raise ConfigError(f"metric must be one of {', '.join(names)}, not '{self.measured}'")
 
     @cached_property
-    def config(self) -> EDTConfig:
+    def config(self) -> Any:
         """Configuration of the runs, without what is searched."""
-        return EDTConfig(self.model, self.dataset, None, self.run_keys)
+        return configure(self.model, self.dataset, self.run_keys)
 
     @property
     def measured(self) -> str:
         """Name of the metric in results files."""
         return (self.metric or self.config["valid_metric"]).lower()
+
+    @cached_property
+    def smaller(self) -> bool:
+        """Whether smaller values of the metric are better."""
+        from recbole_edt.evaluation.metrics import smaller_is_better
+
+        return smaller_is_better(self.measured)
 
     def run_of(self, chosen: Mapping[str, Any]) -> Run:
         """Return the run of some settings."""
@@ -136,9 +143,8 @@ class Search(RunsSettings):
             starts = range(0, self.trials, self.batch)
             sizes = [min(self.batch, self.trials - start) for start in starts]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        smaller = smaller_is_better(self.measured)
         study = optuna.create_study(
-            direction="minimize" if smaller else "maximize", sampler=sampler
+            direction="minimize" if self.smaller else "maximize", sampler=sampler
         )
         space = {key: _distribution(values) for key, values in self.space.items()}
         for number, size in enumerate(sizes):
@@ -159,7 +165,7 @@ class Search(RunsSettings):
         """Lay out what was tried."""
         metric = f"validation {self.measured}"
         table = Table(f"{self.model} on {self.dataset}", [metric])
-        table.smaller = {metric} if smaller_is_better(self.measured) else ()
+        table.smaller = {metric} if self.smaller else ()
         for chosen, value in tried:
             pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
             table.add_rows({", ".join(pairs): [value]})
@@ -192,7 +198,7 @@ def search(arguments: Sequence[str]) -> None:
     check_writable("output_path", folder / f"{name}.md")
     with run_lock(one.folder):
         tried = list(one.tried())
-    sign = 1 if smaller_is_better(one.measured) else -1  # best first, failed runs last
+    sign = 1 if one.smaller else -1  # best first, failed runs last
     tried.sort(key=lambda trial: math.inf if trial[1] is None else sign * trial[1])
     table = one.table(tried)
     write_tables(folder, name, [table], one.note)

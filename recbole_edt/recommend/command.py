@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from recbole_edt.errors import DependencyError
 from recbole_edt.io.files import atomic_write, check_writable
-from recbole_edt.recommend.recommender import Recommender, Until
 from recbole_edt.settings import (
     Count,
     Name,
@@ -24,6 +23,9 @@ from recbole_edt.settings import (
     parse_value,
     validate,
 )
+
+if TYPE_CHECKING:
+    from recbole_edt.recommend.recommender import Recommender
 
 _CARRIERS = 3  # rows of the history that are named per recommendation, at most
 
@@ -58,7 +60,7 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     """items per domain"""
     domain: Name | None = None
     """items of one domain (default: both, each topk)"""
-    until: Until = "all"
+    until: Literal["all", "test", "valid"] = "all"
     """where histories end: all, or before the target of the test or validation: test, valid"""
     output: Name | None = None
     """file for the recommendations: user, domain, rank, item, title, score"""
@@ -111,6 +113,8 @@ def recommend(arguments: Sequence[str]) -> None:
     format = settings.format or (suffix if suffix in ("json", "parquet") else "csv")
     if format == "parquet" and find_spec("pyarrow") is None:
         raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")
+    from recbole_edt.recommend.recommender import Recommender  # help does without RecBole
+
     not_for_loading = {"user", "history", "topk", "domain", "output", "format", "export"}
     load = settings.model_dump(exclude=not_for_loading, exclude_none=True)
     recommender = Recommender.load(**load)
