@@ -9,7 +9,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format clean
+.PHONY: help run test lint docs format clean
 
 help:  ## this list
 	@grep -hE '^[a-z.$$()A-Z_]+:.*## ' $(MAKEFILE_LIST) \
@@ -28,12 +28,19 @@ lint: $(VENV)  ## check style, format, types and which layer imports which
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)  ## build the site of docs/ in site/; a broken link is an error
+	$(BIN)/python -c "import mkdocstrings" 2>/dev/null \
+		|| $(BIN)/python -m pip install $(PIP_ARGS) --no-warn-conflicts -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m tools.figure
+	$(BIN)/python -m tools.keys
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 format: $(VENV)  ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and everything built or cached, not data or results
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find recbole_edt tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): $(STAMP)  ## the environment that all targets use (PYTHON=python3.12 chooses its Python)

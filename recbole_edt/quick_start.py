@@ -63,7 +63,7 @@ def run_recbole_edt(
     dict
         The content of the results file: ``model``, ``dataset``, ``seed``, ``protocol``, ``preset``,
         ``params``, ``test`` and ``valid`` (``overall`` and ``domains``: metric -> value),
-        ``protocols``, ``stages``, ``timing`` (seconds) and ``parameters``.
+        ``protocols``, ``stages``, ``timing`` (seconds), ``parameters`` and ``checkpoint`` (a path).
 
     Raises
     ------
@@ -115,6 +115,7 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
 
     results, ranks = report(config, trainer, valid_data, test_data)
     results["timing"]["total_s"] = round(perf_counter() - start, 2)
+    results["checkpoint"] = trainer.saved_model_file if saved else None
     if distributed.rank():
         return results
     if note := simulated_note(data.dataset_path):

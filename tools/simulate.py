@@ -33,7 +33,7 @@ from tools import shop_vocabulary as words
 DOMAINS = ("cloth", "sport")
 NOTE = (
     "simulated data: figures on it show that the code works, not how models compare; for Amazon "
-    "data put atomic files into dataset/cloth_sport/, which is read instead (README, Data)\n"
+    "data put atomic files into dataset/cloth_sport/, which is read instead (docs/data.md)\n"
 )
 
 MIN_USERS = 200  # below this the catalogue is smaller than the longest sequence

@@ -21,7 +21,8 @@ def test_the_first_example(checkpoint, growing) -> None:
     (code,) = re.findall(r"```python\n(from recbole_edt.*?)```", PAGE, re.DOTALL)
     for name, ours in (
         ("saved/LLMEDT-cloth_sport-42-0123456789.pth", str(checkpoint)),
-        ("cloth", "art"), ("B007WAEBPQ", "art1"), ("B00BLW2PZY", "bike2"),
+        ('"cloth"', '"art"'), ("c00001", "art1"), ("s00057", "bike2"),
+        ("u00056", "u12"), ("u00057", "u13"),
     ):  # fmt: skip
         assert name in code
         code = code.replace(name, ours)

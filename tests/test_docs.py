@@ -1,0 +1,203 @@
+"""README and docs: blocks of code run as they stand, or say why not; links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recbole_edt.cli import COMMANDS, execute
+from recbole_edt.model.settings import LLMEDTSettings
+from recbole_edt.run_settings import RunSettings
+from tools import figure, keys
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+         *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]  # fmt: skip
+
+LOGS = {"CHANGELOG.md", "docs/experiments.md"}  # of what was, with the options of its day
+CODE = [page for page in PAGES if page not in LOGS]
+
+NOT_RUN = {
+    "make ": "runs this suite, or makes an environment",
+    "pip install": "needs a network",
+    "export DEEPSEEK_API_KEY": "needs an endpoint and its key; tests/augment has a local one",
+    "recbole-edt prepare": "downloads; tests/prepare runs it against a local server",
+    "recbole-edt compare": "trains for hours; tests/experiment/test_compare.py runs it",
+    "recbole-edt search": "trains for long; tests/experiment/test_search.py runs it",
+    **dict.fromkeys(
+        ["# my_", "import my_baseline", "from my_model", "recbole-edt run --model=my_model"],
+        "tests/test_extending.py runs what docs/extending.md shows",
+    ),
+    **dict.fromkeys(
+        ["# faiss_recipe", "# hnswlib_recipe"], "tests/recommend/test_serving.py runs the recipes"
+    ),
+}
+"""Beginnings of blocks that are not run here, and the reason."""
+
+SMALL = ["--epochs=1", "--hidden_size=8", "--n_negatives=16", "--use_gpu=False", "--state=ERROR"]
+SMALLER = {
+    '{"epochs": 3}': '{"epochs": 1, "hidden_size": 8, "use_gpu": False}',
+    '{"eval_args.mode": "full"}': '{"eval_args.mode": "full", "epochs": 1, "use_gpu": False}',
+    'dataset="cloth_sport")': 'dataset="cloth_sport", config_dict={"epochs": 1, "hidden_size": 8})',
+    "all.parquet": "all.csv",
+}
+"""What is made smaller in examples, so that they take seconds."""
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """Language and text of each block of code."""
+    for language, body in re.findall(r"^```(\w+)\n(.*?)^```", text_of(page), re.S | re.M):
+        if language in ("sh", "python"):
+            yield language, body
+
+
+def is_run(block: tuple[str, str]) -> bool:
+    return not block[1].startswith(tuple(NOT_RUN))
+
+
+def lines_of(body: str) -> list[list[str]]:
+    lines = [shlex.split(line, comments=True) for line in body.splitlines()]
+    return [words for words in lines if words]
+
+
+def with_real_checkpoints(text: str) -> str:
+    """Put the youngest checkpoint in place of one whose name is cut short."""
+
+    def found(match: re.Match) -> str:
+        files = [path for path in Path("saved").glob(f"LLMEDT-{match[1] or ''}*.pth")
+                 if path.name.count(".") == 1]  # fmt: skip
+        return str(max(files, key=lambda path: path.stat().st_mtime))
+
+    return re.sub(r"saved/LLMEDT-(mine|cloth_sport)?[\w.-]*\.pth", found, text)
+
+
+def run(language: str, body: str) -> None:
+    for whole, part in SMALLER.items():
+        body = body.replace(whole, part)
+    if language == "python" and (name := re.match(r"# (\w+\.py)\n", body)):
+        Path(name[1]).write_text(body, encoding="utf-8")  # a later command starts it
+    elif language == "python":
+        exec(compile(with_real_checkpoints(body), "block", "exec"), {})
+    else:
+        for words in lines_of(body):
+            command, *arguments = map(with_real_checkpoints, words)
+            if (command, *arguments[:1]) == ("python", "run_recbole_edt.py"):
+                command, arguments = "recbole-edt", ["run", *arguments[1:]]
+            if command == "python":
+                runpy.run_path(arguments[0])
+                continue
+            assert command == "recbole-edt"
+            more = SMALL if arguments[0] == "run" else []
+            assert execute(arguments[0], [*arguments[1:], *more]) == 0, words
+
+
+@pytest.fixture
+def shop() -> None:
+    """A part of the bundled data in ``dataset/``, and the files of two shops."""
+    name = "cloth_sport"
+    bundled, folder = ROOT / "dataset_atomic" / name, Path("dataset") / name
+    folder.mkdir(parents=True)
+    for suffix in (".item", ".item_emb.npy"):
+        shutil.copy(bundled / f"{name}{suffix}", folder)
+    rows = pd.read_csv(bundled / f"{name}.inter", sep="\t", dtype=str)
+    rows = rows[rows["user_id:token"] <= "u00120"]
+    rows.to_csv(folder / f"{name}.inter", sep="\t", index=False)
+    rows.columns = [column.partition(":")[0] for column in rows]
+    titles = pd.read_csv(bundled / f"{name}.item", sep="\t", dtype=str)
+    rows["title"] = rows["item_id"].map(titles.set_index("item_id:token")["title:token_seq"])
+    for file, letter in (("books", "c"), ("movies", "s")):
+        mine = rows[rows["item_id"].str.startswith(letter) & (rows["augmented"] == "0")]
+        mine[["user_id", "item_id", "timestamp", "title"]].to_csv(f"{file}.csv", index=False)
+
+
+@pytest.mark.parametrize("page", [page for page in CODE if any(map(is_run, blocks(page)))])
+def test_the_blocks_of_a_page_run(page, shop):
+    if page == "docs/serving.md":
+        run("sh", "recbole-edt run --model=LLMEDT --dataset=cloth_sport")
+    for block in filter(is_run, blocks(page)):
+        run(*block)
+
+
+def test_what_is_not_run_exists():
+    bodies = [body for page in CODE for _, body in blocks(page)]
+    for beginning in NOT_RUN:
+        assert any(body.startswith(beginning) for body in bodies), beginning
+
+
+@pytest.mark.parametrize("page", CODE)
+def test_commands_name_keys_that_exist(page):
+    of_runs = {*RunSettings.model_fields, *LLMEDTSettings.model_fields, "last", "config_files"}
+    targets = set(re.findall(r"^(\w+):", text_of("Makefile"), re.M))
+    for language, body in blocks(page):
+        for command, *arguments in lines_of(body) if language == "sh" else []:
+            if command == "make":
+                assert arguments[0] in targets
+            if command != "recbole-edt":
+                continue
+            name, *given = arguments
+            assert name in COMMANDS
+            known = set(getattr(keys.COMMANDS.get(name), "model_fields", ["dataset"]))
+            if name in ("run", "compare", "experiment", "search"):
+                known |= of_runs | {"model", "dataset"}
+            for argument in given:
+                key = re.match(r"--([\w-]+)", argument)
+                assert key is None or key[1].replace("-", "_") in known, (page, argument)
+
+
+def slugs(page: Path) -> set[str]:
+    """Anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.S | re.M)
+    links = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(
+        r'(?:src|srcset|href)="(.+?)"', prose
+    )
+    for link in links:
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            assert anchor in slugs(target), link
+
+
+@pytest.mark.parametrize("page", CODE)
+def test_files_that_are_named_exist(page):
+    named = re.findall(
+        r"`((?:recbole_edt|properties|benchmarks|tests|tools)/[\w./]*)`", text_of(page)
+    )
+    absent = [name for name in named if not (ROOT / name).exists()]
+    assert absent == ["properties/model/RecentMean.yaml"] * (page == "docs/extending.md")
+
+
+def test_the_page_of_keys_is_current():
+    assert text_of("docs/keys.md") == keys.page(), "run: python -m tools.keys"
+
+
+def test_the_figure_is_current():
+    for name, colours in figure.COLOURS.items():
+        assert text_of(f"docs/figures/pipeline-{name}.svg") == figure.draw(colours)
+
+
+def test_no_key_is_without_its_place_on_the_page():
+    text = text_of("docs/keys.md")
+    for settings in (RunSettings, LLMEDTSettings):
+        described = {key for key, field in settings.model_fields.items() if field.description}
+        assert {key for key in described if f"`{key}`" not in text} == set()
+    assert all(f"## recbole-edt {name}" in text for name in keys.COMMANDS)
