@@ -60,7 +60,7 @@ def generation(user: int) -> ChatRequest:
 def measure(url: str, n: int, concurrency: int, latency: float) -> float:
     """Print and return the rate reached as a share of the ideal one."""
     overrides = {"chat.base_url": url, "concurrency": concurrency}
-    settings = LLMSettings.load("local", overrides)
+    settings = LLMSettings.load("vllm", overrides)
     requests = [generation(user) for user in range(n)]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def execute(name: str, arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code.
+    """Run a command and return its exit code: what it returns if that is a number, else 0.
 
     An :class:`EDTError`, or a file or disk that fails, becomes one line on standard error and exit
     code 2; Ctrl-C and SIGTERM become one line, and 130 and 143.
@@ -55,8 +55,9 @@ def execute(name: str, arguments: Sequence[str]) -> int:
             raise ConfigError(f"{name} is one process: only run takes several")
         run = getattr(import_module(module), function or name)
         with ending_cleanly():
-            run(arguments)
+            code = run(arguments)
             sys.stdout.flush()
+            return code if isinstance(code, int) else 0
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -68,7 +69,6 @@ def execute(name: str, arguments: Sequence[str]) -> int:
         number = signal.SIGTERM if isinstance(told, Terminated) else signal.SIGINT
         print(line(number), file=sys.stderr)
         return 128 + number
-    return 0
 
 
 def run_main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from recbole_edt.augment.settings import AugmentCommand
 from recbole_edt.io.datasets import command_line
 from recbole_edt.io.paths import find_data_root
 from recbole_edt.io.statistics import statistics_lines
-from recbole_edt.settings import help_text, parse_arguments, validate
+from recbole_edt.settings import help_text, nest, parse_arguments, validate
 
 HELP = help_text(
     "recbole-edt augment --dataset=D --output_path=OUT [--key=value ...]",
@@ -27,20 +28,28 @@ _ESTIMATE = """\
   generated item is taken for a new one. Calls that fail and are made again come on top."""
 
 
-def augment(arguments: Sequence[str]) -> None:
+_TOO_MANY = 0.1  # share of users who failed from which the exit code is 1
+
+
+def augment(arguments: Sequence[str]) -> int:
     """Augment a data set as the command line asks for it, and print what came out.
+
+    Returns
+    -------
+    int
+        Exit code: 1 if a stage failed for more than a tenth of its users.
 
     Raises
     ------
     EDTError
         If arguments, configuration or data are invalid, or an endpoint cannot serve the run.
     """
-    given = validate(AugmentCommand, parse_arguments(arguments))
+    given = validate(AugmentCommand, nest(parse_arguments(arguments)))
     source = Path(given.data_path or find_data_root(given.dataset))
     pipeline = Pipeline(given.dataset, source, Path(given.output_path), given)
     if given.dry_run:
         _print_estimate(pipeline.estimate(), given.max_cost)
-        return
+        return 0
     report = pipeline.run()
     for when in ("before", "after"):
         print(f"-- {when} augmentation")
@@ -52,9 +61,42 @@ def augment(arguments: Sequence[str]) -> None:
                 f"{stage}: calls failed for {len(users)} users, served without them "
                 f"(such as {user}: {reason})"
             )
+    _print_costs(report["cost"])
     print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
     print(f"written: {pipeline.target}")
     print(f"next: {command_line('run --model=LLMEDT', given.dataset, given.output_path)}")
+    return _exit_code(report)
+
+
+def _exit_code(report: Mapping[str, Any]) -> int:
+    code = 0
+    for stage, users in report["failures"].items():
+        n = report["users"].get(stage, 0)
+        if len(users) > _TOO_MANY * n:
+            code = 1
+            print(
+                f"{stage}: {len(users):,} of {n:,} users failed, more than a tenth: what is "
+                "written lacks them; run again to ask for them",
+                file=sys.stderr,
+            )
+    return code
+
+
+def _print_costs(costs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what the models behind endpoints cost, over all runs into this folder."""
+    if not costs:
+        return
+    table = pd.DataFrame.from_dict(costs, orient="index").drop(columns=["faults", "answered"])
+    table = table.rename(columns=lambda name: name.replace("_", " "))
+    table.loc["total"] = table.sum()
+    whole = [column for column in table if column != "dollars"]
+    table = table.astype(dict.fromkeys(whole, int))
+    formats = dict.fromkeys(whole, "{:,}".format) | {"dollars": "{:,.4f}".format}
+    print("-- models behind endpoints (from calls on: over all runs into this folder)")
+    print(table.to_string(formatters=formats))
+    faults = {stage: cost["faults"] for stage, cost in costs.items() if cost["faults"]}
+    for stage, kinds in faults.items():
+        print(f"  {stage}, faults: " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.items()))
 
 
 def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) -> None:

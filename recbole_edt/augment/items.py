@@ -15,6 +15,7 @@ from recbole_edt.io.atomic import read_columns
 from recbole_edt.io.files import read_table
 from recbole_edt.settings import nearest
 
+_ALIKE = 0.8  # share of common words from which two titles name the same thing
 _NO_TEXT = ("item_id", "domain", "generated")  # ids, names and flags
 
 
@@ -161,6 +162,33 @@ class Catalogue:
             self.new_items.append(record)
             self._enter(record, found)
         return found
+
+
+class Titles:
+    """Titles of some items, to tell whether a description repeats one of them.
+
+    It does if the titles agree but for brand, case, spaces and punctuation, or share nearly all of
+    their words.
+    """
+
+    def __init__(self, items: Iterable[Mapping[str, Any]]) -> None:
+        titles = {_bare_title(item): _plain(item.get("title")) for item in items}
+        self._titles = {form for pair in titles.items() for form in pair if form}
+        self._words = [frozenset(title.split()) for title in titles if title]
+
+    def hold(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item is one of them."""
+        title, bare = _plain(item.get("title")), _bare_title(item)
+        if {title, bare} & self._titles:
+            return True
+        words = frozenset(bare.split())
+        return any(len(words & own) >= _ALIKE * len(words | own) for own in self._words)
+
+
+def _bare_title(item: Mapping[str, Any]) -> str:
+    """Reduce a title to its words, without the brand that it begins with."""
+    title, brand = _plain(item.get("title")), _plain(item.get("brand"))
+    return title.removeprefix(f"{brand} ") if brand else title
 
 
 def _full_name(item: Mapping[str, Any]) -> str:

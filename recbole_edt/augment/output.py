@@ -35,6 +35,7 @@ class Augmented:
     insertions: Insertions
     # Stage -> user -> why, one line
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
+    n_asked: dict[str, int] = field(default_factory=dict)  # Stage -> users who were to be served
     profiles: list[str] | None = None  # One per user
     user_vectors: np.ndarray | None = None  # float32 [n_users, d_L]; vectors of the profiles
 
@@ -110,7 +111,9 @@ def write(
         "settings": about["settings"],
         "statistics": _statistics(made, inter, items),
         "similarity": _similarities(made),
+        "models": about["models"],
         "cost": about["cost"],
+        "users": made.n_asked,
         "failures": made.failures,
     }
     folder = Path(mkdtemp(prefix="writing-", dir=scratch))

@@ -58,12 +58,17 @@ class Pipeline:
         """
         client = self._client(LLMClient)
         with client or nullcontext(), run_lock(self.cache):
+            if client:  # before anything is paid
+                client.check([kind for kind in ("embedding", "chat") if self._asks(kind)])
             made = self._augment(self.settings, client, self.cache)
             with self._timed("write"):
-                about = {
-                    "settings": self.settings.model_dump(include=set(AugmentSettings.model_fields)),
-                    "cost": client.costs() if client else {},
+                about: dict[str, Any] = {
+                    "settings": self._settings_told(),
+                    "models": {},
+                    "cost": {},
                 }
+                if client:
+                    about |= {"models": client.models(), "cost": client.costs()}
                 return write(made, self.raw, self.target, self.cache, about)
 
     def estimate(self) -> list[dict[str, Any]]:
@@ -84,15 +89,26 @@ class Pipeline:
 
     def _client(self, kind: type[LLMClient]) -> LLMClient | None:
         settings = self.settings
-        providers = (
-            ENCODERS[settings.encoder],
-            GENERATORS.get(settings.generator),
-            PROFILERS.get(settings.profiler),
-        )
-        if not any(provider and provider.uses_llm for provider in providers):
+        if not (self._asks("embedding") or self._asks("chat")):
             return None
-        limits = {} if settings.max_cost is None else {"max_cost": settings.max_cost}
-        return kind(LLMSettings.load(settings.llm, limits), self.cache / "llm.sqlite")
+        over: dict[str, Any] = {"chat": settings.chat, "embedding": settings.embedding}
+        over |= {} if settings.max_cost is None else {"max_cost": settings.max_cost}
+        return kind(LLMSettings.load(settings.llm, over), self.cache / "llm.sqlite")
+
+    def _asks(self, kind: str) -> bool:
+        """Whether a stage asks an endpoint of this kind: chat, embedding."""
+        settings = self.settings
+        if kind == "embedding":
+            return ENCODERS[settings.encoder].uses_llm
+        writers = (GENERATORS.get(settings.generator), PROFILERS.get(settings.profiler))
+        return any(writer is not None and writer.uses_llm for writer in writers)
+
+    def _settings_told(self) -> dict[str, Any]:
+        """Settings for the report: no address, which may hold a key."""
+        told = self.settings.model_dump(include=set(AugmentSettings.model_fields))
+        for kind in ("chat", "embedding"):
+            told[kind].pop("base_url", None)
+        return told
 
     def _augment(
         self, settings: AugmentSettings, client: LLMClient | None, cache: Path | None = None
@@ -123,6 +139,7 @@ class Pipeline:
             kept = filter_items(matches, settings)
             insertions = insert(histories, matches, kept, settings)
         made = Augmented(space, generated.new_items, insertions, {"generate": generated.failures})
+        made.n_asked["generate"] = len({task.user for task in tasks})
         made = made.without_unused()
         with self._timed("profile"):
             if settings.profiler != "none":
@@ -195,5 +212,6 @@ def profile(
     else:
         made.user_vectors = encode_profiles(encoder, users, profiles)
     made.failures["profile"] = profiles.failures
+    made.n_asked["profile"] = sum(any(user.sizes()) for user in users)
     # RecBole's own reader treats double quotes as enclosing a value.
     made.profiles = [text.replace('"', "''") for text in profiles.texts]

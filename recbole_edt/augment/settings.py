@@ -83,7 +83,11 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     profile_calls: Literal["domain", "cluster"] = "domain"
     """calls for the summaries of sra: one per user and domain, or one per cluster (the paper)"""
     llm: Name = "deepseek"
-    """a profile in properties/llm/, or a YAML file"""
+    """where models are asked: deepseek, openai, ollama, vllm, llamacpp, lmstudio, or a YAML file"""
+    chat: dict[str, Any] = {}
+    """any key of the chat endpoint, such as --chat.model=NAME, --chat.base_url=ADDRESS"""
+    embedding: dict[str, Any] = {}
+    """any key of the embedding endpoint, such as --embedding.batch_size=10"""
     max_cost: NonNegative | None = None
     """dollars after which a run stops"""
     seed: int = 2026

@@ -52,6 +52,8 @@ def llm_settings() -> Callable[..., LLMSettings]:
     def make(server: LLMServer, **overrides) -> LLMSettings:
         quick = {
             "chat.base_url": server.url,
+            "chat.model": "m",
+            "embedding.model": "m",
             "chat.timeout_s": 1.5,
             "chat.prices": {"prompt": 1.0, "completion": 2.0},
             "embedding.base_url": server.url,
@@ -60,7 +62,7 @@ def llm_settings() -> Callable[..., LLMSettings]:
             "embedding.batch_size": 16,
             "backoff_s": 0.01,
         }
-        return LLMSettings.load("local", quick | overrides)
+        return LLMSettings.load("vllm", quick | overrides)
 
     return make
 

@@ -65,7 +65,7 @@ def written(folder: Path) -> list[Path]:
     ("moods", "code"),
     [
         ({}, 0),
-        ({"echo_key": True}, 0),  # no item can be read, every profile repeats what it was sent
+        ({"echo_key": True}, 1),  # no item can be read, every profile repeats what it was sent
         ({"refuse": (400, f"you sent {KEY} and"), "refuse_after": 30}, 2),
         ({"refuse": (400, f"you sent {KEY} and")}, 2),
         ({"refuse": (401, f"wrong key {KEY}"), "refuse_after": 9}, 2),
@@ -83,13 +83,12 @@ def test_the_key_is_in_nothing_that_is_written_or_said(
         caplog.set_level(logging.DEBUG, logger=name)
     server = llm_servers(**moods)
     assert command(server, retries=1, asks=1) == code
-    assert server.arrived > 0
     said = capsys.readouterr()
     assert all(KEY not in text for text in (said.out, said.err, caplog.text))
-    assert not said.err or code == 2
+    assert not said.err or code
     files = written(tmp_path)
     assert tmp_path / "out" / ".augment" / NAME / "llm.sqlite" in files
-    assert (tmp_path / "out" / NAME / "augmentation.json" in files) == (code == 0)
+    assert (tmp_path / "out" / NAME / "augmentation.json" in files) == (code < 2)
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
@@ -114,7 +113,6 @@ def test_the_path_of_the_address_is_never_shown(
     server = llm_servers(**moods)
     address = f"{server.url}/{KEY}-path/v1"
     assert command(server, address=address, retries=0, asks=1) == (2 if moods else 0)
-    assert server.arrived > 0
     said = capsys.readouterr()
     assert all(KEY not in text for text in (said.out, said.err, caplog.text))
     assert not [path for path in written(tmp_path) if KEY.encode() in path.read_bytes()]
@@ -213,7 +211,7 @@ def test_users_whose_call_failed_are_named_and_the_others_are_served(
 def test_when_no_generated_item_has_a_vector_the_raw_rows_remain(
     llm_servers, command, tmp_path
 ) -> None:
-    assert command(llm_servers(unreadable="to go with")) == 0  # what each of their texts ends with
+    assert command(llm_servers(unreadable="to go with")) == 1  # what each of their texts ends with
     inter = read_table(tmp_path / "out" / NAME / f"{NAME}.inter")
     assert set(inter["augmented"]) == {"0"}
     report = json.loads((tmp_path / "out" / NAME / "augmentation.json").read_text())

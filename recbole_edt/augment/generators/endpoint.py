@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
-from recbole_edt.augment.items import Catalogue, ItemLines
+from recbole_edt.augment.items import Catalogue, ItemLines, Titles
 from recbole_edt.augment.llm import ChatRequest
 from recbole_edt.augment.prompts import generated_items, item_form, prompt
 
@@ -34,12 +34,7 @@ class LLMGenerator(Generator):
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""
         histories = self.space.histories
-        requests = [
-            ChatRequest(
-                prompt("system"), self._prompt(task), self.reply, partial(self._likely, task)
-            )
-            for task in tasks
-        ]
+        requests = [self._request(task) for task in tasks]
         catalogue = Catalogue(histories.items, histories.domains)
         out = Generated([], catalogue.new_items)
         for task, answer in zip(tasks, self.client.chat(requests, "generate"), strict=True):
@@ -53,10 +48,11 @@ class LLMGenerator(Generator):
             out.items.append(np.array(new[: self.num], dtype=np.int64))
         return out
 
-    def _prompt(self, task: Task) -> str:
+    def _request(self, task: Task) -> ChatRequest:
         histories, space = self.space.histories, self.space
         other = histories.rows[space.chosen(task.user, 1 - task.target)]
-        return prompt(
+        shown = {*other, *space.representatives(*task), *histories.of(task.user)}
+        text = prompt(
             "generate",
             attributes=self.lines.attributes,
             **self.form,
@@ -66,6 +62,14 @@ class LLMGenerator(Generator):
             source_samples=self.lines.list(other),
             target_samples=self.lines.list(space.representatives(*task)),
             num=self.num,
+        )
+        return ChatRequest(
+            prompt("system"),
+            text,
+            self.reply,
+            partial(self._likely, task),
+            self.num,
+            Titles(self.records[line] for line in sorted(shown)).hold,
         )
 
     def _likely(self, task: Task) -> dict[str, Any]:

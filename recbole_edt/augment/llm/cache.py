@@ -11,32 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.errors import DataError
 
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE paid (
-    stage TEXT PRIMARY KEY, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL
-) WITHOUT ROWID;
+CREATE TABLE counts (stage TEXT, name TEXT, value REAL NOT NULL, PRIMARY KEY (stage, name))
+    WITHOUT ROWID;
+CREATE TABLE endpoints (address TEXT PRIMARY KEY, dialect TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches (file TEXT PRIMARY KEY, address TEXT NOT NULL, stage TEXT NOT NULL,
+    batch TEXT) WITHOUT ROWID;
 """
-_PAY = """
-INSERT INTO paid VALUES (?, ?, ?, ?, ?) ON CONFLICT (stage) DO UPDATE SET
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    cached_tokens = cached_tokens + excluded.cached_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    dollars = dollars + excluded.dollars
+_COUNT = """
+INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT (stage, name) DO UPDATE SET
+    value = value + excluded.value
 """
 
 
 class AnswerCache:
-    """An SQLite file of answers and vectors by content key, and of what each stage has cost.
+    """An SQLite file: answers and vectors by content key, counts and costs of each stage.
 
-    Each answer is committed together with its price as it arrives, in write-ahead mode. One process
-    at a time holds the file.
+    Each answer is committed together with its price as it arrives, in write-ahead mode. It also
+    holds what is known of each endpoint, and the batches under way at a provider. One process at a
+    time holds the file.
 
     Raises
     ------
@@ -70,7 +68,7 @@ class AnswerCache:
                 execute(statement)
             execute(f"PRAGMA user_version = {_VERSION}")
         elif version != _VERSION:
-            raise DataError(f"{self.path} is no LLM cache of this version: name another file")
+            raise DataError(f"{self.path} is no LLM cache of this version: move it away")
         execute("COMMIT")
 
     @contextmanager
@@ -104,21 +102,55 @@ class AnswerCache:
     def store(
         self,
         stage: str,
-        usage: Usage,
+        counts: Mapping[str, float],
         answers: Mapping[bytes, str] = MappingProxyType({}),
         vectors: Mapping[bytes, np.ndarray] = MappingProxyType({}),
+        file: str = "",
     ) -> None:
-        """Store what a call cost, and what it brought if that is of use."""
+        """Add to the counts of a stage, and store what calls brought.
+
+        ``file`` is a batch that is done with.
+        """
         rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
         with self._readable(), self._base as base:
             base.execute("BEGIN")
-            base.executemany(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?)", (answers or {}).items()
-            )
+            base.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", answers.items())
             base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-            base.execute(_PAY, (stage, *usage))
+            base.executemany(_COUNT, [(stage, *pair) for pair in counts.items() if pair[1]])
+            base.execute("DELETE FROM batches WHERE file = ?", (file,))
 
-    def dollars(self) -> dict[str, float]:
-        """All that was ever paid, by stage."""
+    def counts(self) -> dict[str, dict[str, float]]:
+        """All that was ever counted, by stage."""
+        out: dict[str, dict[str, float]] = {}
         with self._readable():
-            return dict(self._base.execute("SELECT stage, dollars FROM paid ORDER BY stage"))
+            for stage, name, value in self._base.execute(
+                "SELECT * FROM counts ORDER BY stage, name"
+            ):
+                out.setdefault(stage, {})[name] = value
+        return out
+
+    def dialect(self, address: str) -> str | None:
+        """What is known of an endpoint, as JSON."""
+        return self._one("SELECT dialect FROM endpoints WHERE address = ?", address)
+
+    def keep_dialect(self, address: str, dialect: str) -> None:
+        """Keep what is known of an endpoint."""
+        with self._readable():
+            self._base.execute("INSERT OR REPLACE INTO endpoints VALUES (?, ?)", (address, dialect))
+
+    def _one(self, query: str, value: str) -> Any:
+        with self._readable():
+            row = self._base.execute(query, (value,)).fetchone()
+        return row[0] if row else None
+
+    def batches(self, address: str, stage: str) -> dict[str, str | None]:
+        """Batches under way: uploaded file -> batch, None if it was not seen to be made."""
+        query = "SELECT file, batch FROM batches WHERE address = ? AND stage = ?"
+        with self._readable():
+            return dict(self._base.execute(query, (address, stage)))
+
+    def keep_batch(self, file: str, address: str, stage: str, batch: str | None) -> None:
+        """Keep that a file was uploaded, and the batch that was made of it."""
+        row = (file, address, stage, batch)
+        with self._readable():
+            self._base.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", row)

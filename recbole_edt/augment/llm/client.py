@@ -3,57 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from recbole_edt.augment.llm.cache import AnswerCache
-from recbole_edt.augment.llm.costs import Usage, most_tokens
-from recbole_edt.augment.llm.reading import Mismatch, Reply, read_answer, well_formed
+from recbole_edt.augment.llm.chat import Answer, Asking, ChatRequest, chat_body, progress
+from recbole_edt.augment.llm.costs import FAULT, Usage
+from recbole_edt.augment.llm.dialect import Dialect
+from recbole_edt.augment.llm.embedding import Embedding, embedding_body, text_key
+from recbole_edt.augment.llm.progress import Progress
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
-from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
+from recbole_edt.augment.llm.transport import (
+    CallFailed,
+    EndpointError,
+    ModelChanged,
+    Run,
+    UnreachableError,
+)
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.files import value_sha256
 
-_SHOWN = 4000  # characters of a bad answer that the model gets to see again
-_COUNTS = ("requests", "answered", "from_cache", "failed", "retries", "reasks", *Usage._fields)
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """One question to a chat model whose answer must be JSON."""
-
-    system: str  # The two messages. With JSON mode on, vendors want the word JSON in one of them
-    user: str
-    reply: type[Reply]  # What the answer must be
-    # Makes up an answer of the usual length, for estimates; it is never sent
-    likely: Callable[[], dict[str, Any]] = dict
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A value, or one line that says why there is none."""
-
-    value: dict[str, Any] | None = None  # Fields of the request's reply
-    error: str | None = None
-    cached: bool = False  # The value was in the cache before
+_REQUESTS = ("requests", "answered", "from_cache", "failed")
+_PAID = ("calls", "retries", "reasks", "prompt_tokens", "cached_tokens", "completion_tokens")
+_TINY = "Reply with OK."
+_TINY_TOKENS = 16
+_RETRIES_AT_FIRST = 2
+_NAMED = 3  # texts that were cut
 
 
 class LLMClient(AbstractContextManager["LLMClient"]):
     """Asks chat and embedding models, many requests at a time, and never the same one twice.
 
     Use it as a context manager. A request that cannot be sent or is answered badly comes back with
-    its reason. Errors that concern every request are raised: a wrong key, no credit, no such model,
-    ``max_cost``. All answers so far are then in the cache.
+    its reason. Errors that concern every request are raised: nothing listens at the address, a
+    wrong key, no credit, no such model, ``max_cost``. All answers so far are then in the cache.
 
     Parameters
     ----------
@@ -71,7 +62,11 @@ class LLMClient(AbstractContextManager["LLMClient"]):
     def __init__(self, settings: LLMSettings, cache: str | Path) -> None:
         self.settings = settings
         self._cache = AnswerCache(cache)
-        self._stages: dict[str, Counter[str]] = defaultdict(Counter)
+        self._stages: dict[str, Counter[str]] = defaultdict(Counter)  # of this run's requests
+        self._unsaved: dict[str, Counter[str]] = defaultdict(Counter)
+        self._spent = 0.0  # dollars, through this client
+        self._dialects: dict[str, Dialect] = {}
+        self._unreachable: dict[str, UnreachableError] = {}
 
     def __exit__(self, *_: object) -> None:
         self._cache.close()
@@ -90,97 +85,178 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             raise ConfigError("the LLM settings name no embedding endpoint")
         return self.settings.embedding
 
+    # -- the endpoint -------------------------------------------------------------------------
+
+    def check(self, kinds: Iterable[str]) -> None:
+        """Ask endpoints, "chat" or "embedding", whether they can serve this run.
+
+        Raises
+        ------
+        EDTError
+            If one of them cannot: one line that names what to start or change.
+        """
+        for kind in kinds:
+            self.dialect(self.chat_endpoint if kind == "chat" else self.embedding_endpoint)
+
+    def models(self) -> dict[str, str]:
+        """Name the models that were asked: endpoint -> model, and who it says it is."""
+        ends = (self.settings.chat, self.settings.embedding)
+        known = ((end.kind, self._dialects.get(end.address)) for end in ends if end)
+        return {kind: f"{one.model} ({one.named})" for kind, one in known if one}
+
+    def dialect(self, endpoint: Endpoint) -> Dialect:
+        """What is known of an endpoint; the first time, it is asked.
+
+        Raises
+        ------
+        EDTError
+            If it cannot serve this run: one line that names what to start or change. An endpoint
+            that has served this cache before may be away while the cache has all answers.
+        """
+        address = endpoint.address
+        if address not in self._dialects:
+            kept = self._kept_dialect(endpoint)
+            found: list[Dialect] = []
+            try:
+                _in_loop(self._meet(endpoint, kept, found))
+            except UnreachableError as error:
+                if kept is None:
+                    raise
+                self._unreachable[address] = error
+            dialect = found[0] if found else kept
+            assert dialect is not None
+            if kept is not None and kept.identity != dialect.identity:
+                getLogger(__name__).warning(
+                    "another model answers as '%s' at %s than before (%s, now %s): what the other "
+                    "one answered is left aside",
+                    dialect.model, endpoint.place, kept.named, dialect.named,
+                )  # fmt: skip
+            self._dialects[address] = dialect
+            self._save(endpoint)
+        return self._dialects[address]
+
+    def _kept_dialect(self, endpoint: Endpoint) -> Dialect | None:
+        kept = self._cache.dialect(endpoint.address)
+        return Dialect.model_validate_json(kept) if kept else None
+
+    def _save(self, endpoint: Endpoint) -> None:
+        dialect = self._dialects[endpoint.address]
+        self._cache.keep_dialect(endpoint.address, dialect.model_dump_json())
+
+    async def _meet(self, endpoint: Endpoint, kept: Dialect | None, found: list[Dialect]) -> None:
+        """Find the model in the list of models; make a tiny request if that is not enough."""
+        dialect = Dialect.of(endpoint)
+        counts: Counter[str] = self._unsaved["check"]
+        run = Run(endpoint, self.settings, dialect, counts, self._spent)
+        async with run.client:
+            listed = await run.listed_models()
+            if listed:
+                dialect.find(listed, endpoint)
+            if kept and listed and (kept.model, kept.served) == (dialect.model, dialect.served):
+                found.append(kept)
+                return
+            if not dialect.model:
+                raise ConfigError(
+                    f"{endpoint.place} does not tell which models it has: set {endpoint.kind}.model"
+                )
+            found.append(dialect)
+
+            def read(payload: dict[str, Any]) -> None:
+                run.pay(Usage.reported(payload, endpoint.prices, _TINY, ""))
+                name = payload.get("model")
+                dialect.answers_as = name if isinstance(name, str) else ""
+
+            path, body = _tiny(endpoint, dialect)
+            try:
+                await run.call(path, body, 0.0, read, _RETRIES_AT_FIRST)
+            except CallFailed as failure:  # the first real request will tell more
+                if failure.refusal.is_no_api:
+                    raise EndpointError(
+                        f"{endpoint.place} answers, but not as an OpenAI API does ({failure}): "
+                        f"correct {endpoint.kind}.base_url, which mostly ends in /v1"
+                    ) from None
+            self._keep("check")
+
     # -- chat ---------------------------------------------------------------------------------
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Answer all requests; blocks until done."""
         endpoint = self.chat_endpoint
-        bodies = [chat_body(request, endpoint) for request in requests]
-        keys = [content_key(endpoint, body) for body in bodies]
-        asked = dict(zip(keys, zip(requests, bodies, strict=True), strict=True))
-        answers = self._known_answers({key: request for key, (request, _) in asked.items()})
+        while True:
+            before = self._stages[stage].copy()
+            try:
+                return self._chat(requests, stage, endpoint, self.dialect(endpoint))
+            except ModelChanged as change:
+                self._stages[stage] = before
+                self._rename(endpoint, str(change))
+
+    def _chat(
+        self, requests: Sequence[ChatRequest], stage: str, endpoint: ChatEndpoint, dialect: Dialect
+    ) -> list[Answer]:
+        keys = [request.key(endpoint, dialect) for request in requests]
+        asked = dict(zip(keys, requests, strict=True))
+        texts, answers = self._known_answers(asked)
         known = frozenset(answers)
 
-        async def ask(key: bytes, run: Run) -> None:
+        async def ask(asking: Asking, key: bytes) -> CallFailed | None:
             try:
-                answers[key] = await self._ask(key, *asked[key], run, stage)
+                answers[key] = await asking.answer(key, asked[key], texts)
             except CallFailed as failure:
                 answers[key] = Answer(error=str(failure))
+                if key == missing[0] and failure.refused and failure.refusal.is_too_large:
+                    raise EndpointError(
+                        f"the longest prompt of stage {stage} does not fit the model at "
+                        f"{endpoint.place} ({failure}): give it a longer context, or lower "
+                        "chat.max_tokens"
+                    ) from None
+                return failure
+            return None
+
+        missing = [key for key in asked if key not in known]
+        if missing:  # a context that is too small shows at once
+            longest = max(missing, key=lambda key: len(asked[key].user))
+            missing.insert(0, missing.pop(missing.index(longest)))
+
+        def begin(run: Run) -> tuple[list[bytes], Callable[[bytes], Awaitable[CallFailed | None]]]:
+            asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
+            return missing, partial(ask, asking)
 
         try:
-            self._work(endpoint, [key for key in asked if key not in known], ask, stage)
+            if missing:
+                self._work(endpoint, stage, len(missing), begin)
         finally:
             done = [answers[key] for key in keys if key in answers]
             self._count(stage, [one.error for one in done], sum(key in known for key in keys))
         return done
 
-    def _known_answers(self, requests: Mapping[bytes, ChatRequest]) -> dict[bytes, Answer]:
-        out = {}
-        for key, text in self._cache.answers(requests).items():
-            try:
-                out[key] = Answer(read_answer(text, requests[key].reply), cached=True)
-            except Mismatch:  # stored when replies were read in another way
-                continue
-        return out
+    def _known_answers(
+        self, requests: Mapping[bytes, ChatRequest]
+    ) -> tuple[dict[bytes, str], dict[bytes, Answer]]:
+        """What the cache holds: texts, and the answers that they make up."""
+        texts = self._cache.answers(requests)
+        steps = [progress(requests[key], key, texts) for key in texts]
+        texts |= self._cache.answers(step.key for step in steps if step.key)
+        steps_now = {key: progress(requests[key], key, texts) for key in requests if key in texts}
+        return texts, {
+            key: Answer(step.value, cached=True) for key, step in steps_now.items() if not step.key
+        }
 
-    async def _ask(
-        self, key: bytes, request: ChatRequest, body: dict[str, Any], run: Run, stage: str
-    ) -> Answer:
-        """Ask, and once more with the reason if the answer cannot be used; then from scratch."""
-        complaint: list[dict[str, str]] = []
-        reason = ""
-        for turn in range(2 * self.settings.asks):
-            run.counts["reasks"] += turn % 2
-            messages = [*body["messages"], *(complaint if turn % 2 else [])]
-            text, usage, was_cut = await self._complete(body | {"messages": messages}, run, stage)
-            try:
-                value = read_answer(text, request.reply)
-            except Mismatch as mismatch:
-                self._cache.store(stage, usage)
-                reason = f"{mismatch}{' (cut off at max_tokens)' if was_cut else ''}"
-                shorter = " It was cut off because it was too long: write less." if was_cut else ""
-                said = (
-                    f"This answer cannot be used: {mismatch}.{shorter} Answer again with the "
-                    "whole JSON object in the form asked for, and nothing else."
-                )
-                complaint = _messages(assistant=text[:_SHOWN], user=said)
-            else:
-                self._cache.store(stage, usage, answers={key: text})
-                return Answer(value)
-        return Answer(error=f"no answer that can be used: {reason}")
-
-    async def _complete(
-        self, body: dict[str, Any], run: Run, stage: str
-    ) -> tuple[str, Usage, bool]:
-        """Make one completion: its text, its cost, and whether it was cut off."""
-        prices = self.chat_endpoint.prices
-        asked = "".join(message["content"] for message in body["messages"])
-
-        def read(payload: dict) -> tuple[str, Usage, bool]:
-            try:
-                choice = payload["choices"][0]
-                text, finish = choice["message"]["content"], choice.get("finish_reason")
-            except (KeyError, IndexError, TypeError, AttributeError):
-                text, finish = "", None
-            text = well_formed(text) if isinstance(text, str) else ""
-            usage = Usage.reported(payload, prices, asked, text)
-            run.pay(usage)
-            if not text.strip():
-                self._cache.store(stage, usage)
-                if finish in ("length", "content_filter"):
-                    raise CallFailed(f"the model wrote nothing (finish_reason: {finish})")
-                raise BadResponse("the response holds no answer")
-            return run.redact(text), usage, finish == "length"
-
-        most = prices.dollars(most_tokens(asked), 0, self.chat_endpoint.max_tokens)
-        return await run.post("/chat/completions", body, most, read)
+    def _rename(self, endpoint: Endpoint, name: str) -> None:
+        dialect = self.dialect(endpoint)
+        getLogger(__name__).warning(
+            "the model '%s' at %s now answers as '%s', before as '%s': what the other one answered "
+            "is left aside", dialect.model, endpoint.place, name, dialect.answers_as,
+        )  # fmt: skip
+        dialect.answers_as = name
+        self._save(endpoint)
 
     # -- embeddings ---------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Turn texts into vectors; blocks until done.
 
-        A batch that is refused is halved, so that a bad text fails alone.
+        A batch that is refused is split, so that a bad text fails alone. A text that is too long
+        for the model is cut, and a warning names it.
 
         Returns
         -------
@@ -197,47 +273,46 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         DataError
             If the cache holds vectors of another size under the model's name.
         """
-        endpoint, prices = self.embedding_endpoint, self.embedding_endpoint.prices
-        keys = [text_key(text, endpoint) for text in texts]
-        distinct = dict(zip(keys, texts, strict=True))
+        endpoint = self.embedding_endpoint
+        while True:
+            dialect, before = self.dialect(endpoint), self._stages[stage].copy()
+            keys = [text_key(text, endpoint, dialect) for text in texts]
+            try:
+                found, lost = self._embed(dict(zip(keys, texts, strict=True)), keys, stage)
+            except ModelChanged as change:
+                self._stages[stage] = before
+                self._rename(endpoint, str(change))
+            else:
+                failures = {n: lost[key] for n, key in enumerate(keys) if key in lost}
+                return self._rows(keys, found), failures
+
+    def _embed(
+        self, distinct: dict[bytes, str], keys: Sequence[bytes], stage: str
+    ) -> tuple[dict[bytes, np.ndarray], dict[bytes, str]]:
         found = self._known_vectors(distinct)
         known = frozenset(found)
         lost = {key: "the text is empty" for key, text in distinct.items() if not text.strip()}
         missing = [key for key in distinct if key not in known and key not in lost]
+        cut: dict[bytes, str] = {}
 
-        async def embed(batch: list[bytes], run: Run) -> None:
-            asked = [distinct[key] for key in batch]
+        def begin(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
+            keep = partial(self._keep, stage)
+            one = Embedding(self.embedding_endpoint, run, keep, distinct, found, lost, cut)
+            return one.batches(missing), one.embed
 
-            def read(payload: dict) -> None:
-                usage = Usage.reported(payload, prices, "".join(asked), "")
-                run.pay(usage)
-                vectors = {}
-                try:
-                    rows = read_vectors(payload, len(batch), self._size(found))
-                    vectors = dict(zip(batch, rows, strict=True))
-                finally:
-                    self._cache.store(stage, usage, vectors=vectors)
-                found.update(vectors)
-
-            most = prices.dollars(sum(map(most_tokens, asked)))
-            try:
-                await run.post("/embeddings", embedding_body(asked, endpoint), most, read)
-            except CallFailed as failure:
-                if len(batch) == 1 or not failure.refused:
-                    lost.update(dict.fromkeys(batch, str(failure)))
-                    return
-                half = len(batch) // 2
-                for part in (batch[:half], batch[half:]):
-                    await embed(part, run)
-
-        size = endpoint.batch_size
-        batches = [missing[start : start + size] for start in range(0, len(missing), size)]
         try:
-            self._work(endpoint, batches, embed, stage)
+            if missing:
+                self._work(self.embedding_endpoint, stage, len(missing), begin)
         finally:
             done = [lost.get(key) for key in keys if key in found or key in lost]
             self._count(stage, done, sum(key in known for key in keys))
-        return self._rows(keys, found), {n: lost[key] for n, key in enumerate(keys) if key in lost}
+            if cut:
+                shown = (f"'{distinct[key][:40]}...' to {len(cut[key]):,}" for key in cut)
+                getLogger(__name__).warning(
+                    "%s: %d texts are longer than the model takes and were cut, such as %s "
+                    "characters", stage, len(cut), ", ".join(islice(shown, _NAMED)),
+                )  # fmt: skip
+        return found, lost
 
     def _known_vectors(self, keys: Mapping[bytes, str]) -> dict[bytes, np.ndarray]:
         found = self._cache.vectors(keys)
@@ -249,37 +324,52 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             )
         return found
 
-    def _size(self, found: Mapping[bytes, np.ndarray]) -> int | None:
-        """Size of all vectors, if it is known."""
-        return next(map(len, found.values()), self.embedding_endpoint.dimensions)
-
     def _rows(self, keys: Sequence[bytes], found: Mapping[bytes, np.ndarray]) -> np.ndarray:
         """One row per key, zero where there is no vector."""
-        out = np.zeros((len(keys), self._size(found) or 0), dtype=np.float32)
+        size = next(map(len, found.values()), self.embedding_endpoint.dimensions)
+        out = np.zeros((len(keys), size or 0), dtype=np.float32)
         for row, key in zip(out, keys, strict=True):
             row[:] = found.get(key, 0.0)
         return out
 
     # -- costs --------------------------------------------------------------------------------
 
-    def costs(self) -> dict[str, dict[str, float]]:
+    def costs(self) -> dict[str, dict[str, Any]]:
         """Counts and costs of each stage.
 
         Returns
         -------
         dict
-            Stage -> ``requests`` = ``answered`` + ``failed``; of the answered ones
-            ``from_cache``; ``retries`` and ``reasks``; ``prompt_tokens`` (of which
-            ``cached_tokens`` at the vendor), ``completion_tokens`` and ``dollars`` paid through
-            this client; ``total_dollars`` ever paid into this cache. For embeddings a request is
-            a text.
+            Stage -> of this client ``requests`` = ``answered`` + ``failed``, and of the answered
+            ones ``from_cache``; over all runs with this cache ``calls`` that were answered,
+            ``retries``, ``reasks``, ``prompt_tokens`` (of which ``cached_tokens`` at the vendor),
+            ``completion_tokens``, ``dollars``, and ``faults``: kind -> number. For embeddings a
+            request is a text.
         """
-        ever = self._cache.dollars()
-        return {
-            stage: {name: self._stages[stage][name] for name in _COUNTS}
-            | {"total_dollars": ever.get(stage, 0.0)}
-            for stage in dict.fromkeys([*self._stages, *ever])
-        }
+        ever = self._cache.counts()
+        out = {}
+        for stage in dict.fromkeys([*self._stages, *ever]):
+            counts = Counter(ever.get(stage, {}))
+            counts.update(self._unsaved[stage])
+            faults = {name: n for name, n in counts.items() if name.startswith(FAULT)}
+            out[stage] = {
+                **{name: self._stages[stage][name] for name in _REQUESTS},
+                **{name: int(counts[name]) for name in _PAID},
+                "dollars": float(counts["dollars"]),
+                "faults": {name.removeprefix(FAULT): int(faults[name]) for name in sorted(faults)},
+            }
+        return out
+
+    @property
+    def spent(self) -> float:
+        """Dollars that this client has paid."""
+        return self._spent
+
+    def _keep(self, stage: str, **brought: Any) -> None:
+        """Store what a call brought together with the counts that are not stored yet."""
+        counts = self._unsaved[stage]
+        self._cache.store(stage, counts, **brought)
+        counts.clear()
 
     def _count(self, stage: str, errors: Sequence[str | None], n_cached: int) -> None:
         failed = [error for error in errors if error is not None]
@@ -294,90 +384,57 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
             )
 
-    def _work(self, endpoint: Endpoint, jobs: Sequence, do: Callable, stage: str) -> None:
+    def _work(
+        self,
+        endpoint: Endpoint,
+        stage: str,
+        total: int,
+        begin: Callable[[Run], tuple[Iterable[Any], Callable[[Any], Awaitable[CallFailed | None]]]],
+    ) -> None:
+        """Do the jobs that ``begin`` gives, with what does one of them."""
+        dialect = self.dialect(endpoint)
+        if endpoint.address in self._unreachable:
+            raise self._unreachable[endpoint.address]
+
         async def work() -> None:
-            spent = sum(counts["dollars"] for counts in self._stages.values())
-            run = Run(endpoint, self.settings, self._stages[stage], spent)
-            with tqdm(total=len(jobs), desc=stage, unit="call", disable=None) as bar:
+            run = Run(endpoint, self.settings, dialect, self._unsaved[stage], self._spent)
+            jobs, do = begin(run)
+            with Progress(stage, total) as bar:
 
-                async def one(job: Any) -> None:
-                    await do(job, run)
-                    bar.update()
+                async def one(job: Any) -> CallFailed | None:
+                    failure = await do(job)
+                    bar.update(len(job) if isinstance(job, list) else 1, failure is not None)
+                    return failure
 
-                await run.work_through(jobs, one)
+                lines = asyncio.create_task(bar.lines())
+                try:
+                    await run.work_through(jobs, one)
+                finally:
+                    lines.cancel()
+                    self._spent = run.spent
 
-        if not jobs:
-            return
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            asyncio.run(work())
-        else:  # within a notebook's event loop
-            with ThreadPoolExecutor(max_workers=1) as aside:
-                aside.submit(asyncio.run, work()).result()
+            _in_loop(work())
+        finally:
+            self._save(endpoint)
+            self._keep(stage)
 
 
-# -- bodies of requests, and what responses hold ----------------------------------------------
-
-
-def chat_body(request: ChatRequest, endpoint: ChatEndpoint) -> dict[str, Any]:
-    """Request for one completion."""
-    body: dict[str, Any] = {
-        "model": endpoint.model,
-        endpoint.max_tokens_key: endpoint.max_tokens,
-        **({} if endpoint.temperature is None else {"temperature": endpoint.temperature}),
-        **({"response_format": {"type": "json_object"}} if endpoint.json_mode else {}),
-        **endpoint.extra,
-    }
-    body["messages"] = _messages(system=request.system, user=request.user)
-    return body
-
-
-def _messages(**contents: str) -> list[dict[str, str]]:
-    return [{"role": role, "content": well_formed(said)} for role, said in contents.items() if said]
-
-
-def embedding_body(texts: Sequence[str], endpoint: EmbeddingEndpoint) -> dict[str, Any]:
-    """Request to embed a batch."""
-    return {
-        "model": endpoint.model,
-        "input": [well_formed(text) for text in texts],
-        "encoding_format": "base64",  # exact, and a quarter of the size of figures
-        **({} if endpoint.dimensions is None else {"dimensions": endpoint.dimensions}),
-        **endpoint.extra,
-    }
-
-
-def content_key(endpoint: Endpoint, body: dict[str, Any]) -> bytes:
-    """Content address of a request."""
-    return bytes.fromhex(value_sha256({"base_url": endpoint.base_url.rstrip("/"), "body": body}))
-
-
-def text_key(text: str, endpoint: EmbeddingEndpoint) -> bytes:
-    """Content key of one text to embed, whatever its batch."""
-    return content_key(endpoint, embedding_body([text], endpoint))
-
-
-def read_vectors(payload: dict, n: int, size: int | None) -> np.ndarray:
-    """Read the vectors of a response, in the order of its texts: float32 [n, d]."""
+def _in_loop(work: Coroutine[Any, Any, None]) -> None:
     try:
-        entries = {
-            int(entry.get("index", place)): entry["embedding"]
-            for place, entry in enumerate(payload["data"])
-        }
-        rows = np.stack([_vector(entries[index]) for index in range(n)])  # [n, d]
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise BadResponse("the response does not hold one vector for each text") from error
-    if len(entries) != n or not rows.size:
-        raise BadResponse("the response does not hold one vector for each text")
-    if size is not None and rows.shape[1] != size:
-        raise BadResponse(f"the vectors have {rows.shape[1]} dimensions, not {size}")
-    if not np.isfinite(rows).all():
-        raise BadResponse("the vectors hold values that are not numbers")
-    return rows
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+    else:  # within a notebook's event loop
+        with ThreadPoolExecutor(max_workers=1) as aside:
+            aside.submit(asyncio.run, work).result()
 
 
-def _vector(entry: Any) -> np.ndarray:
-    if isinstance(entry, str):
-        return np.frombuffer(base64.b64decode(entry, validate=True), dtype="<f4")
-    return np.asarray(entry, dtype=np.float32).reshape(-1)
+def _tiny(endpoint: Endpoint, dialect: Dialect) -> tuple[str, Callable[[], dict[str, Any]]]:
+    """Request whose answer costs next to nothing."""
+    if isinstance(endpoint, ChatEndpoint):
+        chat = endpoint.model_copy(update={"max_tokens": _TINY_TOKENS})
+        messages = [{"role": "user", "content": _TINY}]
+        return "/chat/completions", lambda: chat_body(messages, None, chat, dialect)
+    assert isinstance(endpoint, EmbeddingEndpoint)
+    return "/embeddings", lambda: embedding_body([_TINY], endpoint, dialect)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from recbole_edt.augment.llm.settings import Prices
 
 _FRAME_TOKENS = 16  # about what a vendor adds around the messages of a call
+FAULT = "fault: "
+"""Begins the name of a count of faults of one kind."""
 
 
 class Usage(NamedTuple):

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from recbole_edt.augment.llm import client
+from recbole_edt.augment.llm.chat import Answer, ChatRequest
+from recbole_edt.augment.llm.client import LLMClient
 from recbole_edt.augment.llm.costs import estimated_tokens
-from recbole_edt.augment.llm.settings import LLMSettings, Prices
+from recbole_edt.augment.llm.dialect import Dialect
+from recbole_edt.augment.llm.embedding import text_key
+from recbole_edt.augment.llm.settings import Endpoint, LLMSettings, Prices
 
 _COUNTS = (
     "requests", "from_cache", "calls", "prompt_tokens", "cached_tokens", "completion_tokens",
@@ -21,7 +24,7 @@ _COUNTS = (
 )  # fmt: skip
 
 
-class DryRun(client.LLMClient):
+class DryRun(LLMClient):
     """A client that makes no calls, for estimates.
 
     Answers come from the cache where it has them. Elsewhere the request's ``likely`` answer and
@@ -43,13 +46,17 @@ class DryRun(client.LLMClient):
         self.estimates: list[dict[str, Any]] = []
         self._n_dimensions = 256  # of hashed vectors
 
-    def chat(self, requests: Sequence[client.ChatRequest], stage: str) -> list[client.Answer]:
+    def dialect(self, endpoint: Endpoint) -> Dialect:
+        """Give what the cache knows of an endpoint; it is not asked."""
+        return self._kept_dialect(endpoint) or Dialect.of(endpoint)
+
+    def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""
         endpoint = self.chat_endpoint
-        bodies = [client.chat_body(request, endpoint) for request in requests]
-        keys = [client.content_key(endpoint, body) for body in bodies]
+        dialect = self.dialect(endpoint)
+        keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
-        answers = self._known_answers(asked)
+        _, answers = self._known_answers(asked)
         n_cached = sum(key in answers for key in keys)
         missing = {key: request for key, request in asked.items() if key not in answers}
         prompt = completion = 0
@@ -58,7 +65,7 @@ class DryRun(client.LLMClient):
             most = endpoint.max_tokens
             prompt += estimated_tokens(request.system + request.user)
             completion += min(most, estimated_tokens(json.dumps(made))) if made else most
-            answers[key] = client.Answer(made or None, None if made else "no answer is at hand")
+            answers[key] = Answer(made or None, None if made else "no answer is at hand")
         cached = _kept_by_vendor(list(missing.values()), endpoint.prices)
         dollars = endpoint.prices.dollars(prompt, cached, completion)
         self._enter(stage, len(keys), n_cached, len(missing), prompt, cached, completion, dollars)
@@ -67,7 +74,8 @@ class DryRun(client.LLMClient):
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Give one vector per text: the known ones if none is missing, else made-up ones."""
         endpoint = self.embedding_endpoint
-        keys = [client.text_key(text, endpoint) for text in texts]
+        dialect = self.dialect(endpoint)
+        keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
         known = self._known_vectors(distinct)
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]
@@ -90,7 +98,7 @@ class DryRun(client.LLMClient):
         self.estimates.append({"stage": stage, **row, "prompts": prompts})
 
 
-def _kept_by_vendor(requests: Sequence[client.ChatRequest], prices: Prices) -> int:
+def _kept_by_vendor(requests: Sequence[ChatRequest], prices: Prices) -> int:
     """Tokens of the common beginning of prompts that a vendor's cache spares all but the first."""
     if not requests or prices.cached_from is None:
         return 0

@@ -1,16 +1,31 @@
-"""Extract and repair the JSON of a model's answer."""
+"""Read what a model wrote: leave its thoughts out, find and repair the JSON of its answer."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+import json_repair
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_MARKS = r"think|thinking|thought|thoughts|reasoning|seed:think"
+_THOUGHT = re.compile(
+    rf".*(?:</(?:{_MARKS})>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>)",
+    re.DOTALL | re.IGNORECASE,
+)
+_THINKING = re.compile(
+    rf"\s*(?:<(?:{_MARKS})\b|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE
+)
+_REFUSAL = re.compile(
+    r"\W*(?:(?:i['’]m|i am) (?:very |so )?sorry\b|sorry,|i apologi[sz]e|as an ai\b|"
+    r"i (?:can(?:no|['’])t|can not|am (?:unable|not able) to|won['’]t) "
+    r"(?:help|assist|provide|create|generate|fulfill?|do|comply|answer|write))",
+    re.IGNORECASE,
+)
 _BRACKET = re.compile(r"[\[{]")
 _TOKEN = re.compile(
     r'(?P<text>"(?:[^"\\]|\\.)*(?P<end>"?))|(?P<extra>,(?=\s*[\]}]))|[\[\]{},]|[^"\[\]{},]+',
@@ -18,15 +33,41 @@ _TOKEN = re.compile(
 )
 _STARTS_TRIED = 20  # text that only looks like JSON must not cost minutes
 _DEEPEST = 64
+_LONGEST = 200_000  # characters that are repaired
+_LEAST = 10  # characters of a summary or profile
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
+# Type of pydantic's error -> fault
+_FAULTS = {
+    "too_short": "too few", "string_too_short": "empty", "text_too_short": "too short",
+    "refusal": "refusal",
+}  # fmt: skip
+
+
+class Said(NamedTuple):
+    """A model's message."""
+
+    text: str  # Without thoughts
+    thought: bool = False  # It wrote thoughts
+    refusal: str = ""  # Its reason not to answer
+    finish: str | None = None  # Why it ended: stop, length, content_filter, ...
 
 
 class Mismatch(Exception):
-    """An answer that is not what was asked for; the message says where and why."""
+    """An answer that is not what was asked for.
+
+    The message says where and why, for the model and for the user; ``fault`` names it in counts.
+    """
+
+    def __init__(self, reason: str, fault: str = "unreadable") -> None:
+        super().__init__(reason)
+        self.fault = fault
 
 
 class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
     """Base of the JSON objects that prompts ask for; undeclared fields are dropped."""
+
+    elements: ClassVar[str] = ""
+    """Name of the list that has as many elements as the request asks for, if there is one."""
 
 
 def _from_null(value: Any) -> Any:
@@ -47,8 +88,19 @@ def _from_single(value: Any) -> Any:
     return value
 
 
+def _not_too_short(value: str) -> str:
+    if _REFUSAL.match(value):
+        raise PydanticCustomError("refusal", "must be an answer, not a refusal")
+    if len(value) < _LEAST:
+        raise PydanticCustomError("text_too_short", "must be whole sentences, not less")
+    return value
+
+
 Words = Annotated[str, BeforeValidator(_from_null)]
 """Text; null is empty, a figure is its text."""
+
+Sentences = Annotated[Words, AfterValidator(_not_too_short)]
+"""Text of a least length that is no refusal, such as a summary or a profile."""
 
 Figure = Annotated[float, BeforeValidator(_from_text), Field(ge=0, allow_inf_nan=False)]
 """A number of at least 0, also as text such as "$1,299.50"."""
@@ -62,57 +114,134 @@ def well_formed(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def schema(reply: type[Reply], n: int = 0) -> dict[str, Any]:
+    """JSON schema of a reply, with ``n`` elements, in the subset that servers understand."""
+    whole = reply.model_json_schema()
+    kept = ("type", "enum", "minItems", "maxItems")
+
+    def plain(part: dict[str, Any]) -> dict[str, Any]:
+        if "$ref" in part:
+            part = whole["$defs"][part["$ref"].rsplit("/", 1)[1]]
+        out = {key: part[key] for key in kept if key in part}
+        if "anyOf" in part:
+            out["anyOf"] = [plain(one) for one in part["anyOf"]]
+        if "items" in part:
+            out["items"] = plain(part["items"])
+        if "properties" in part:
+            fields = {name: plain(one) for name, one in part["properties"].items()}
+            out |= {"properties": fields, "required": list(fields), "additionalProperties": False}
+        return out
+
+    out = plain(whole)
+    if n and reply.elements:
+        out["properties"][reply.elements] |= {"minItems": n, "maxItems": n}
+    return out
+
+
+def read_message(payload: Mapping[str, Any]) -> Said:
+    """Read the message of a completion, whatever its shape.
+
+    Content may be text or a list of parts. Thoughts stand in a field or parts of their own, or
+    before the answer; their opening tag may be missing.
+    """
+    choices = payload.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    choice = choice if isinstance(choice, Mapping) else {}
+    message = choice.get("message")
+    message = message if isinstance(message, Mapping) else {}
+    content, refusal = _joined_parts(message.get("content")), message.get("refusal")
+    thoughts = any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+    text = _THOUGHT.sub("", content, count=1)
+    if _THINKING.match(text):  # the thoughts have no end
+        text = ""
+    finish = choice.get("finish_reason")
+    return Said(
+        well_formed(text).strip(),
+        thoughts or len(text) < len(content),
+        refusal if isinstance(refusal, str) else "",
+        finish if isinstance(finish, str) else None,
+    )
+
+
+def _joined_parts(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (
+        part.get("text")
+        for part in parts
+        if isinstance(part, Mapping) and part.get("type", "text") in ("text", "output_text")
+    )
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     """Read the JSON that a model wrote.
 
-    JSON is found alone, in a code fence, in the middle of a text, and after thoughts in ``<think>``
-    tags. Commas before a closing bracket and line breaks within texts are accepted; of JSON that
-    breaks off, the unfinished element is dropped and the brackets are closed.
+    JSON is found alone, in a code fence, and in the middle of a text; of several the last one that
+    needs no repair counts: drafts come before the answer. Commas before a closing bracket and line
+    breaks within texts are accepted, then whatever ``json_repair`` can read, such as single quotes
+    and comments. Of JSON that breaks off, the unfinished element is dropped.
 
     Returns
     -------
     dict
-        The fields of the first such value in the text.
+        The fields of the reply.
 
     Raises
     ------
     Mismatch
-        If there is none; the message is meant for the model and for the user.
+        If there is none.
     """
-    reason = ""
-    for value in _values(_THOUGHTS.sub("", text)):
+    found, reason, fault = None, "", ""
+    for value, is_sound in _values(text):
+        if found is not None and not is_sound:
+            break
         try:
-            return reply.model_validate(value).model_dump()
+            found = reply.model_validate(value).model_dump()
+            if not is_sound:
+                break
         except ValidationError as error:
-            reason = reason or _sentence(error)
-    raise Mismatch(reason or "there is no JSON in the answer")
+            if not reason:
+                reason, fault = _sentence(error)
+    if found is None and not reason and _REFUSAL.match(text):
+        raise Mismatch(f"the model refused: {' '.join(text.split())[:100]}", "refusal")
+    if found is None:
+        raise Mismatch(reason or "there is no JSON in the answer", fault or "unreadable")
+    return found
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError) -> tuple[str, str]:
+    """Say what is wrong with a value, and name the fault."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    fault = _FAULTS.get(problem["type"], "unreadable")
     place = "".join(f"[{part}]" if isinstance(part, int) else f" {part}" for part in problem["loc"])
     if problem["type"] == "missing":
-        return f"the answer lacks{place}"
+        return f"the answer lacks{place}", fault
     said = problem["msg"].removeprefix("Value error, ")
-    return f"in the answer{place or ' itself'}: {said[0].lower()}{said[1:]}"
+    return f"in the answer{place or ' itself'}: {said[0].lower()}{said[1:]}", fault
 
 
-def _values(text: str) -> Iterator[Any]:
-    """All values the text may hold, fewest repairs first."""
+def _values(text: str) -> Iterator[tuple[Any, bool]]:
+    """Values the text may hold: sound ones as they come, repaired ones where there is none."""
     start = 0
     for _ in range(_STARTS_TRIED):
         found = _BRACKET.search(text, start)
         if found is None:
-            return
+            break
         start = found.start()
         try:
             value, start = _DECODER.raw_decode(text, start)
-            yield value
+            yield value, True
         except (ValueError, RecursionError):
             for candidate in _completed(text[start:]):
                 with suppress(ValueError, RecursionError):
-                    yield _DECODER.decode(candidate)
+                    yield _DECODER.decode(candidate), False
             start += 1
+    first, last = _BRACKET.search(text), max(text.rfind("}"), text.rfind("]"))
+    if first and first.start() < last < _LONGEST:
+        with suppress(Exception):  # of any kind: the text is a model's
+            yield json_repair.loads(text[first.start() : last + 1]), False
 
 
 def _completed(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from recbole_edt import settings
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.files import value_sha256
 from recbole_edt.io.paths import properties_dir
 from recbole_edt.settings import Amount, Count, Name, NonNegative, Positive, Settings
 
@@ -35,8 +36,9 @@ class Prices(Settings):
 class Endpoint(Settings):
     """What the chat and the embedding endpoint have in common."""
 
+    kind: ClassVar[str] = ""
     base_url: Name  # address of an OpenAI-compatible API, such as https://api.deepseek.com
-    model: Name  # the vendor's name of the model
+    model: str = ""  # the vendor's name of the model; empty for a server that has one alone
     key_env: str = ""  # environment variable that holds the key; empty where none is needed
     timeout_s: Positive = 120.0  # seconds after which a call counts as failed
     extra: dict[str, Any] = {}  # further fields of the request body, known to one vendor alone
@@ -53,6 +55,12 @@ class Endpoint(Settings):
                 "base_url must hold no key or password: name a variable in key_env instead"
             )
         return self
+
+    @property
+    def address(self) -> str:
+        """Address, model and what decides how it is asked."""
+        chosen = self.model_dump(include={"base_url", "model", "json_mode", "max_tokens_key"})
+        return str(value_sha256([self.kind, chosen]))
 
     @property
     def place(self) -> str:
@@ -79,15 +87,17 @@ class Endpoint(Settings):
 class ChatEndpoint(Endpoint):
     """The endpoint that writes: generation and profiles."""
 
+    kind: ClassVar[str] = "chat"
     temperature: NonNegative | None = 0.0  # empty for models that refuse the field
     max_tokens: Count = 1024  # longest answer
-    max_tokens_key: Name = "max_tokens"  # name of that field in the request
-    json_mode: bool = True  # ask the server to write nothing but a JSON object
+    max_tokens_key: Name = "max_tokens"  # name of that field; where refused, the other one is used
+    json_mode: bool = True  # ask for a JSON schema or, where that is refused, for any JSON object
 
 
 class EmbeddingEndpoint(Endpoint):
     """The endpoint that turns texts into vectors."""
 
+    kind: ClassVar[str] = "embedding"
     batch_size: Count = 64  # texts per call
     dimensions: Count | None = None  # size of the vectors, for models that can shorten them
 

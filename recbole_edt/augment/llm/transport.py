@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 import openai
 
 from recbole_edt.augment.llm.costs import Usage
+from recbole_edt.augment.llm.dialect import Dialect, read_list
+from recbole_edt.augment.llm.refusals import Refusal, refusal_within, server_words
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings
 from recbole_edt.errors import ConfigError, EDTError
 
@@ -26,19 +29,29 @@ T = TypeVar("T")
 _STAGGER_S = 0.002
 LOST_IN_A_ROW = 50
 """Requests lost one after the other, with no success between, that end the run."""
+REFUSED_AT_FIRST = 3
+"""Requests refused with the same words, with no success before, that end the run."""
+_LISTED_WITHIN_S = 10.0  # a list of models takes no computing
+_FORMS_TRIED = 8
 _TRANSIENT = {408, 409, 425, 429}
 # Shorter "keys" such as EMPTY or ollama are placeholders and may occur in answers.
 _SHORTEST_SECRET = 8
 _LONG_PART = 12  # parts of the address's path from this length on may be a key; "v1" is none
-_KEYLIKE = re.compile(r"\b(?:sk|pk)-[\w*.-]{4,}|\bBearer\s+\S+", re.IGNORECASE)
+_KEYLIKE = re.compile(r"\b(?:sk|pk)-[\w*.-]{4,}|\bBearer\s+\S+|\S*\*{3,}\S*", re.IGNORECASE)
 
 
 class CallFailed(Exception):
     """A request that failed for good; one line."""
 
-    def __init__(self, reason: str, refused: bool = False) -> None:
+    def __init__(self, reason: str, refusal: Refusal, is_final: bool) -> None:
         super().__init__(reason)
-        self.refused = refused
+        self.refusal = refusal
+        self.refused = is_final  # the endpoint would refuse it again
+
+    @property
+    def kind(self) -> str:
+        """Name it in counts of failures."""
+        return "refused" if self.refused else "no answer"
 
 
 class BadResponse(Exception):
@@ -49,12 +62,20 @@ class EndpointError(EDTError):
     """The endpoint cannot serve this run: no credit left, or not to be reached."""
 
 
+class UnreachableError(EndpointError):
+    """Nothing answers at the address."""
+
+
 class CostLimitError(EDTError):
     """The next request could have cost more than ``max_cost`` leaves."""
 
 
 class Halted(Exception):
     """The run has been ended by another worker."""
+
+
+class ModelChanged(Exception):
+    """Responses name another model than the answers in the cache came from."""
 
 
 class Run:
@@ -64,6 +85,8 @@ class Run:
     ----------
     endpoint, settings
         Where and how to call.
+    dialect : Dialect
+        What is known of the endpoint; calls that are refused before the first success change it.
     counts : Counter
         Receives the stage's counts.
     spent : float
@@ -71,47 +94,95 @@ class Run:
     """
 
     def __init__(
-        self, endpoint: Endpoint, settings: LLMSettings, counts: Counter[str], spent: float
+        self,
+        endpoint: Endpoint,
+        settings: LLMSettings,
+        dialect: Dialect,
+        counts: Counter[str],
+        spent: float,
     ) -> None:
-        self.counts = counts
-        self._endpoint, self._settings, self._spent = endpoint, settings, spent
+        self.counts, self.dialect = counts, dialect
+        self._endpoint, self._settings, self.spent = endpoint, settings, spent
         self._reserved: list[float] = []
         self._released = asyncio.Condition()
-        self._stopped_by: EDTError | None = None
+        self._stopped_by: Exception | None = None
         self._halted = asyncio.Event()
+        self._answered = False
         self._lost_in_a_row = 0
         self._key = endpoint.key()
-        self._client = openai.AsyncOpenAI(
+        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+            logger = logging.getLogger(name)  # they log every call, with the address
+            logger.setLevel(max(logger.level, logging.WARNING))
+        self.client = openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=endpoint.base_url,
             max_retries=0,
             timeout=endpoint.timeout_s,
         )
 
-    async def work_through(self, jobs: Sequence[T], do: Callable[[T], Awaitable[None]]) -> None:
-        """Do all jobs, some at a time; after an error, running jobs finish first."""
-        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
-            logger = logging.getLogger(name)  # they log every call, with the address
-            logger.setLevel(max(logger.level, logging.WARNING))
+    async def work_through(
+        self, jobs: Iterable[T], do: Callable[[T], Awaitable[CallFailed | None]]
+    ) -> None:
+        """Do all jobs, the first one alone, then some at a time.
+
+        The first one finds out how the endpoint wants to be asked. After an error, running jobs
+        finish before it is raised.
+        """
         waiting = iter(jobs)
+
+        async def one(job: T) -> CallFailed | None:
+            try:
+                self._check()
+                failure = await do(job)
+                if failure is None or failure.refused:  # others were counted as they happened
+                    self._lose(failure)
+                return failure
+            except Halted:
+                pass
+            except (EDTError, ModelChanged) as error:
+                self._stopped_by = self._stopped_by or error
+                self._halted.set()
+            return None
 
         async def work(number: int) -> None:
             await asyncio.sleep(number * _STAGGER_S)
             for job in waiting:
-                try:
-                    self._check()
-                    await do(job)
-                except Halted:
+                await one(job)
+                if self._halted.is_set():
                     return
-                except EDTError as error:
-                    self._stopped_by = self._stopped_by or error
-                    self._halted.set()
 
-        async with self._client:
-            workers = min(self._settings.concurrency, len(jobs))
-            await asyncio.gather(*map(work, range(workers)))
+        async with self.client:
+            await self._first(waiting, one)
+            if not self._halted.is_set():
+                await asyncio.gather(*map(work, range(self._settings.concurrency)))
         if self._stopped_by is not None:
             raise self._stopped_by
+
+    async def _first(
+        self, waiting: Iterator[T], one: Callable[[T], Awaitable[CallFailed | None]]
+    ) -> None:
+        """Do one job after another while all are refused."""
+        said: list[str] = []
+        for job in waiting:
+            failure = await one(job)
+            if failure is None or not failure.refused or self._answered:
+                return
+            said.append(str(failure))
+            if len(said) >= REFUSED_AT_FIRST and len(set(said)) == 1:
+                self._stopped_by = EndpointError(
+                    f"{self._endpoint.place} refuses every {self._endpoint.kind} request: {failure}"
+                )
+                self._halted.set()
+                return
+
+    def _lose(self, failure: CallFailed | None) -> None:
+        """Count requests lost in a row; raise after too many."""
+        self._lost_in_a_row = self._lost_in_a_row + 1 if failure else 0
+        if failure and self._lost_in_a_row >= LOST_IN_A_ROW:
+            raise EndpointError(
+                f"{LOST_IN_A_ROW} requests in a row were lost, the last one with: {failure} "
+                "(all answers so far are kept; run again to go on)"
+            )
 
     def _check(self) -> None:
         if self._halted.is_set():
@@ -119,8 +190,8 @@ class Run:
 
     def pay(self, usage: Usage) -> None:
         """Enter what a call cost."""
-        self.counts.update(usage._asdict())
-        self._spent += usage.dollars
+        self.counts.update(usage._asdict(), calls=1)
+        self.spent += usage.dollars
 
     @asynccontextmanager
     async def _reserve(self, dollars: float) -> AsyncIterator[None]:
@@ -128,13 +199,13 @@ class Run:
         limit = self._settings.max_cost
 
         def fits() -> bool:
-            return limit is None or self._spent + sum(self._reserved) + dollars <= limit
+            return limit is None or self.spent + sum(self._reserved) + dollars <= limit
 
         async with self._released:
             await self._released.wait_for(lambda: fits() or not self._reserved)
             if not fits():
                 raise CostLimitError(
-                    f"stopped at {self._spent:.4f} of {limit:.4f} dollars, as the next request "
+                    f"stopped at {self.spent:.4f} of {limit:.4f} dollars, as the next request "
                     f"could cost {dollars:.4f}: all answers are kept; raise max_cost to go on"
                 )
             self._reserved.append(dollars)
@@ -149,10 +220,28 @@ class Run:
         """Remove the key from a server's text: some repeat what they were sent."""
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
 
-    async def post(
-        self, path: str, body: Mapping[str, Any], most_dollars: float, read: Callable[[dict], T]
+    async def call(
+        self,
+        path: str,
+        body: Callable[[], dict[str, Any]],
+        most_dollars: float,
+        read: Callable[[dict[str, Any]], T],
+        retries: int | None = None,
     ) -> T:
-        """Make a call, and repeat it while that may help.
+        """Post a body, and repeat that while it may help.
+
+        Parameters
+        ----------
+        path : str
+            Such as ``/embeddings``.
+        body : callable
+            Makes the body of the request, as :attr:`dialect` has it now.
+        most_dollars : float
+            What the call can cost at most.
+        read : callable
+            Reads the response; a ``BadResponse`` or ``ValueError`` means that a retry may help.
+        retries : int, optional
+            Repeats; those of the settings if not given.
 
         Raises
         ------
@@ -160,33 +249,61 @@ class Run:
             If the endpoint refuses the request or all repeats fail.
         EDTError
             If the run cannot go on.
+        ModelChanged
+            If the first response names another model than :attr:`dialect` has.
         """
+        before = self.dialect.model_copy()
+
+        async def send() -> dict[str, Any]:
+            refusal: Refusal | None = None
+            for _ in range(_FORMS_TRIED):
+                sent = body()
+                try:
+                    payload = _payload(await self.client.post(path, cast_to=str, body=sent))
+                    refusal = refusal_within(payload)
+                    if refusal is None:
+                        return payload
+                except openai.APIStatusError as error:
+                    refusal = _refusal(error)
+                if self._answered or not self.dialect.adapt(refusal, sent):
+                    break
+            if not self._answered:  # it was not about the form
+                self.dialect.take_form(before)
+            assert refusal is not None
+            raise refusal
+
+        async def once() -> T:
+            async with self._reserve(most_dollars):
+                self._check()
+                payload = await asyncio.wait_for(send(), self._endpoint.timeout_s)
+                name, known = payload.get("model"), self.dialect.answers_as
+                if not self._answered and known and isinstance(name, str) and name != known:
+                    raise ModelChanged(name)
+                return read(payload)
+
+        out = await self.repeat(once, retries)
+        self._answered, self._lost_in_a_row = True, 0
+        return out
+
+    async def repeat(self, once: Callable[[], Awaitable[T]], retries: int | None = None) -> T:
+        """Make a call until it succeeds, is refused, or ``retries`` repeats have failed."""
         attempt = 0
         while True:
             try:
-                async with self._reserve(most_dollars):
-                    self._check()
-                    call = self._client.post(path, cast_to=object, body=dict(body))
-                    payload = await asyncio.wait_for(call, self._endpoint.timeout_s)
-                    if not isinstance(payload, dict):  # a page of a gateway, for example
-                        raise BadResponse("the response is no JSON object")
-                    out = read(payload)
-                self._lost_in_a_row = 0
-                return out
+                return await once()
             except (openai.OpenAIError, asyncio.TimeoutError, BadResponse, ValueError) as error:
-                reason = self._reason(error)
-                self._refuse_for_good(error, reason)
-                wait = self._wait(error, attempt)
-                status = _status(error)
-                is_transient = status is None or status in _TRANSIENT or status >= 500
-                if not is_transient or attempt >= self._settings.retries:
-                    self._lost_in_a_row += 1
-                    if self._lost_in_a_row >= LOST_IN_A_ROW:
-                        raise EndpointError(
-                            f"{LOST_IN_A_ROW} requests in a row were lost, the last one with: "
-                            f"{reason} (all answers so far are kept; run again to go on)"
-                        ) from None
-                    raise CallFailed(reason, refused=not is_transient) from None
+                refusal = self._refusal(error)
+            except Refusal as refused:
+                refusal = refused
+            self._refuse_for_good(refusal)
+            wait, status = self._wait(refusal, attempt), refusal.status
+            is_transient = status is None or status in _TRANSIENT or status >= 500
+            is_final = not is_transient or refusal.is_too_large
+            if is_final or attempt >= (self._settings.retries if retries is None else retries):
+                failure = CallFailed(self.describe(refusal), refusal, is_final)
+                if not is_final:
+                    self._lose(failure)
+                raise failure
             attempt += 1
             self.counts["retries"] += 1
             try:
@@ -195,10 +312,35 @@ class Run:
                 continue
             raise Halted
 
-    def _wait(self, error: Exception, attempt: int) -> float:
+    async def listed_models(self) -> list[dict[str, Any]]:
+        """Ask which models there are; empty if the endpoint does not tell.
+
+        Raises
+        ------
+        UnreachableError
+            If nothing answers.
+        """
+        seconds = min(_LISTED_WITHIN_S, self._endpoint.timeout_s)
+        try:
+            text = await asyncio.wait_for(self.client.get("/models", cast_to=str), seconds)
+            return read_list(json.loads(text))
+        except openai.APIStatusError:
+            return []
+        except (openai.APIConnectionError, asyncio.TimeoutError) as error:
+            why = self.describe(self._refusal(error))
+            late = f"no answer within {seconds:g} s"
+            end = self._endpoint
+            raise UnreachableError(
+                f"{end.place} does not answer "
+                f"({late if isinstance(error, asyncio.TimeoutError) else why}): start the "
+                f"{end.kind} server there, or name another address: --{end.kind}.base_url=..."
+            ) from None
+        except (openai.OpenAIError, ValueError):
+            return []
+
+    def _wait(self, refusal: Refusal, attempt: int) -> float:
         """Seconds to wait before the next attempt."""
-        response = error.response if isinstance(error, openai.APIStatusError) else None
-        said = response.headers.get("retry-after", "") if response is not None else ""
+        said = refusal.retry_after
         asked = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0
         longest = self._settings.max_wait_s
         if asked > longest:
@@ -209,37 +351,81 @@ class Run:
         doubled = self._settings.backoff_s * 2 ** min(attempt, 30)
         return max(asked, min(doubled, longest) * random.uniform(0.5, 1.0))
 
-    def _refuse_for_good(self, error: Exception, reason: str) -> None:
+    def _refuse_for_good(self, refusal: Refusal) -> None:
         """Raise when no request to this endpoint can succeed."""
-        status, end = _status(error), self._endpoint
-        if status in (401, 403):  # what such a server says may hold parts of the key
+        status, end, reason = refusal.status, self._endpoint, self.describe(refusal)
+        if status in (401, 403):
             what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
-            raise ConfigError(f"{end.place} refuses {what} (HTTP {status})") from None
-        if status == 404:
+            todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
+            raise ConfigError(f"{end.place} refuses {what} ({reason}){todo}")
+        if status in (404, 405):
             raise ConfigError(
-                f"{end.place} knows no model '{end.model}' or is no OpenAI API ({reason})"
-            ) from None
-        no_credit = isinstance(error, openai.APIError) and error.code == "insufficient_quota"
-        if status == 402 or no_credit:
-            raise EndpointError(f"there is no credit left at {end.place} ({reason})") from None
+                f"{end.place} knows no model '{self.dialect.model}' or is no OpenAI API "
+                f"({reason}): correct {end.kind}.model or {end.kind}.base_url, which mostly ends "
+                "in /v1"
+            )
+        if status == 402 or refusal.code == "insufficient_quota":
+            raise EndpointError(f"there is no credit left at {end.place} ({reason})")
 
-    def _reason(self, error: Exception) -> str:
-        """Describe an error in one line, without secrets."""
+    def _refusal(self, error: Exception) -> Refusal:
+        if isinstance(error, openai.APIStatusError):
+            return _refusal(error)
         if isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
-            return f"no answer within {self._endpoint.timeout_s:g} s"
+            return Refusal(f"no answer within {self._endpoint.timeout_s:g} s")
         if isinstance(error, openai.APIConnectionError):
-            return f"the connection to {self._endpoint.place} failed"
-        said = "the response is not JSON" if isinstance(error, ValueError) else str(error)
-        body = error.body if isinstance(error, openai.APIError) else None
-        if isinstance(body, Mapping) and isinstance(body.get("message"), str):
-            said = body["message"] or said
-        said = self.redact(" ".join(said.split()))
+            cause = " ".join(str(error.__cause__ or "").split())
+            return Refusal(f"the connection to {self._endpoint.place} failed: {cause}".rstrip(": "))
+        return Refusal("the response is not JSON" if isinstance(error, ValueError) else str(error))
+
+    def describe(self, refusal: Refusal) -> str:
+        """Describe a failure in one line, without secrets."""
+        said = self.redact(" ".join(refusal.said.split()))
         for part in urlsplit(self._endpoint.base_url).path.split("/"):
             if len(part) >= _LONG_PART:
                 said = said.replace(part, "[path]")
-        status = _status(error)
-        return (f"HTTP {status}: " if status else "") + _KEYLIKE.sub("[key]", said)[:300]
+        status = f"HTTP {refusal.status}: " if refusal.status else ""
+        return status + (_KEYLIKE.sub("[key]", said)[:300] or "nothing is said")
 
 
-def _status(error: Exception) -> int | None:
-    return error.status_code if isinstance(error, openai.APIStatusError) else None
+def _refusal(error: openai.APIStatusError) -> Refusal:
+    try:
+        body: Any = error.response.text
+    except Exception:  # its body was not read; the type depends on the library's version
+        body = error.body
+    retry_after = error.response.headers.get("retry-after", "")
+    return Refusal(server_words(body), error.status_code, str(error.code or ""), retry_after)
+
+
+def _payload(text: str) -> dict[str, Any]:
+    """Read a response: JSON, or the events of a stream."""
+    if text.lstrip().startswith("data:"):
+        return _joined(text)
+    try:
+        payload = json.loads(text)
+    except ValueError:
+        said = server_words(text)[:100]
+        raise BadResponse(f"the response is not JSON{said and ': '}{said}") from None
+    if not isinstance(payload, dict):
+        raise BadResponse("the response is no JSON object")
+    return payload
+
+
+def _joined(text: str) -> dict[str, Any]:
+    """Join the events of a streamed completion to one that came at once."""
+    message: dict[str, str] = {}
+    out: dict[str, Any] = {"choices": [{"message": message, "finish_reason": None}]}
+    for line in text.splitlines():
+        said = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or said == "[DONE]":
+            continue
+        event = _payload(said)
+        if event.get("error"):
+            return event
+        out |= {key: event[key] for key in ("usage", "model") if event.get(key)}
+        for choice in event.get("choices") or ():
+            for key, part in (choice.get("delta") or {}).items():
+                if isinstance(part, str):
+                    message[key] = message.get(key, "") + part
+            if choice.get("finish_reason"):
+                out["choices"][0]["finish_reason"] = choice["finish_reason"]
+    return out

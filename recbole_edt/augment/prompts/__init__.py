@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model, model_validator
 
-from recbole_edt.augment.llm.reading import Figure, Reply, Several, Words
+from recbole_edt.augment.llm.reading import Figure, Reply, Sentences, Several, Words
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
@@ -38,6 +38,7 @@ class GeneratedItem(Reply):
 class GeneratedItems(Reply):
     """Answer to ``generate.txt``; the list, or its only element, may stand alone."""
 
+    elements = "items"
     items: Annotated[list[GeneratedItem], Several] = Field(min_length=1)
 
     @model_validator(mode="before")
@@ -65,7 +66,7 @@ def item_form(columns: Sequence[str]) -> dict[str, str]:
 class Text(Reply):
     """Answer to ``analyse.txt`` and ``naive.txt``."""
 
-    text: Words = Field(min_length=1)
+    text: Sentences
 
 
 class Texts(Reply):

@@ -13,16 +13,20 @@ def similarity_page(context: base.ExperimentContext, runs: base.Runs) -> base.Pa
 
 def cost_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Lay out what the LLM cost per stage, or would cost by an estimate."""
-    columns = ["requests", "tokens in", "tokens out", "dollars", "dollars per user"]
+    columns = [
+        "requests", "calls", "tokens in", "cached", "tokens out", "re-asks", "faults", "dollars",
+        "dollars per user",
+    ]  # fmt: skip
     table = base.Table(f"{context.dataset}: cost per stage", columns, digits=6, ranked=False)
     openai = {"encoder": "openai", "generator": "openai", "profiler": "openai"}
     stages = {f"spent: {name}": cost for name, cost in context.variants.report()["cost"].items()}
     stages |= {f"estimate: {cost['stage']}": cost for cost in context.variants.estimate(openai)}
     for row, cost in stages.items():
-        requests, dollars = cost.get("requests", cost.get("calls", 0)), cost["dollars"]
-        tokens = [cost["prompt_tokens"], cost["completion_tokens"]]
-        per_user = dollars / len(context.histories.users)
-        table.add_rows({row: [requests, *tokens, dollars, per_user]})
+        figures = [cost["requests"], cost["calls"], cost["prompt_tokens"]]
+        figures += [cost.get("cached_tokens", 0), cost["completion_tokens"]]
+        figures += [cost.get("reasks", 0), sum(cost.get("faults", {}).values()), cost["dollars"]]
+        per_user = cost["dollars"] / len(context.histories.users)
+        table.add_rows({row: [*figures, per_user]})
     return base.Page(tables=[table])
 
 

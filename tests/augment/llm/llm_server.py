@@ -22,14 +22,19 @@ import struct
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 KINDS = (
     "fence", "prose", "trailing_comma", "truncated", "wrong_fields", "plain_text", "no_choices",
-    "rate_limit", "server_error", "html", "slow", "cut",
+    "rate_limit", "server_error", "html", "slow", "cut", "thoughts", "no_opening_tag", "parts",
+    "single_quotes", "refusal", "error_within", "too_few",
 )  # fmt: skip
-MENDED = ("good", "fence", "prose", "trailing_comma", "truncated")
+MENDED = (
+    "good", "fence", "prose", "trailing_comma", "truncated", "no_opening_tag", "parts",
+    "single_quotes", "too_few",
+)  # fmt: skip
+PARTIAL = ("truncated", "too_few")
 """Outcomes that answer a question; the others have to be asked again."""
 DIMENSIONS = 64
 
@@ -48,8 +53,10 @@ class LLMServer:
     """The server and its moods; all of them can be changed while it runs.
 
     ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
-    refused; ``retry_after`` is what 429 asks for, in seconds or as a date; ``unreadable`` texts are
-    refused with 400; ``payload`` replaces every response.
+    refused; ``model`` is the one that is listed; ``retry_after`` is what 429 asks for, in seconds
+    or as a date; ``unreadable`` texts are refused with 400; ``payload`` replaces every response;
+    ``chat_as`` and ``embed_as`` make status and body of a response of a request's body (and the
+    good answer), or None for a usual one.
     """
 
     latency_s: float = 0.0
@@ -59,7 +66,11 @@ class LLMServer:
     refuse_after: int = 0
     unreadable: str | None = None
     payload: str | None = None
+    chat_as: Callable[[dict, str], tuple[int, object] | None] = lambda body, good: None
+    embed_as: Callable[[dict], tuple[int, object] | None] = lambda body: None
     echo_key: bool = False
+    model: str = "m"
+    size: int = 7  # of the model, as its list says
     share: float = 0.0
     kinds: Sequence[str] = KINDS
     seed: int = 0
@@ -104,6 +115,9 @@ class LLMServer:
         return self
 
     def stop(self) -> None:
+        if self._loop.is_closed():
+            return
+
         async def end() -> None:
             self._server.close()
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -119,19 +133,19 @@ class LLMServer:
     def outcome_of(self, body: str, question: str, good: str) -> str:
         """Decide how this call goes; the same calls in the same order go the same way.
 
-        What is truncated within a list stays so for a question, whichever call asks it: the
-        client keeps what is whole, and that must not depend on which of its calls got through.
+        A list that is cut or too short stays so for a question, whichever call asks it: the client
+        keeps what is whole, and that must not depend on which of its calls got through.
         """
         lasting = random.Random(f"{self.seed}:{question}")
-        if lasting.random() < self.share and lasting.choice(self.kinds) == "truncated":
+        if lasting.random() < self.share and (kind := lasting.choice(self.kinds)) in PARTIAL:
             if question and len(json.loads(good).get("items", ())) > 1:
-                return "truncated"
+                return kind
         self._seen[body] += 1
         mood = random.Random(f"{self.seed}:{body}:{self._seen[body]}")
         if mood.random() >= self.share:
             return "good"
         kind = mood.choice(self.kinds)
-        return "cut_text" if kind == "truncated" else kind
+        return {"truncated": "cut_text", "too_few": "good"}.get(kind, kind)
 
 
 class _Connection(asyncio.Protocol):
@@ -162,11 +176,26 @@ class _Connection(asyncio.Protocol):
         _, path, _ = lines[0].split(" ", 2)
         self.task = asyncio.ensure_future(self.serve(path, headers, rest[:length]))
 
+    def greet(self, path: str, raw: bytes) -> None:
+        """Say which models there are, or answer the tiny request of a client that has come."""
+        server = self.server
+        if path.endswith("/models"):
+            known = {"id": server.model, "created": server.arrived, "meta": {"size": server.size}}
+            self.send(200, json.dumps({"data": [known]}))
+        elif path.endswith("/embeddings"):
+            data = [{"index": 0, "embedding": [1.0] * DIMENSIONS}]
+            self.send(200, json.dumps({"data": data, "model": server.model}))
+        else:
+            self.send(200, json.dumps(_completion("OK", raw, "good") | {"model": server.model}))
+
     async def serve(self, path: str, headers: dict, raw: bytes) -> None:
         server = self.server
-        server.arrived += 1
+        is_greeting = path.endswith("/models") or b"Reply with OK." in raw
+        server.arrived += not is_greeting
+        if is_greeting and (server.refuse is None or server.arrived < server.refuse_after):
+            return self.greet(path, raw)
         due = asyncio.get_running_loop().time() + server.latency_s
-        if server.refuse is not None and server.arrived > server.refuse_after:
+        if server.refuse is not None and server.arrived + is_greeting > server.refuse_after:
             status, message = server.refuse
             said = f"{message} {headers.get('authorization', '')}"
             self.send(status, _error(said, message))
@@ -183,8 +212,12 @@ class _Connection(asyncio.Protocol):
 
     async def chat(self, raw: bytes, headers: dict, due: float) -> None:
         server, body = self.server, json.loads(raw)
-        question = _digest(json.dumps([body["model"], body["messages"][:2]]).encode())
-        good = good_answer(body["messages"][:2], question)
+        asked = body["messages"][: 4 if "are missing" in str(body["messages"][3:4]) else 2]
+        question = _digest(json.dumps([body["model"], asked]).encode())
+        good = good_answer(asked, question)
+        if made := server.chat_as(body, good):
+            server.log.append(Call(question, made[0] == 200))
+            return self.send(made[0], made[1] if isinstance(made[1], str) else json.dumps(made[1]))
         if server.unreadable and server.unreadable in body["messages"][-1]["content"]:
             self.send(400, _error("this cannot be read"))
             server.log.append(Call(question))
@@ -194,6 +227,8 @@ class _Connection(asyncio.Protocol):
             good = json.dumps({"text": echo, "texts": [echo]})
         outcome = server.outcome_of(_digest(raw), question, good)
         said = json.dumps(_completion(_spoiled(good, outcome), raw, outcome))
+        if outcome == "error_within":
+            said = _error("the provider is busy")
         delivered = await self.deliver(outcome, said, due)
         server.log.append(Call(question, delivered and outcome in MENDED))
 
@@ -204,12 +239,15 @@ class _Connection(asyncio.Protocol):
             self.send(400, _error("a text cannot be read"))
             server.log.append(Call())
             return
+        if made := server.embed_as(body):
+            server.log.append(Call("", made[0] == 200, texts))
+            return self.send(made[0], made[1] if isinstance(made[1], str) else json.dumps(made[1]))
         outcome = server.outcome_of(_digest(raw), "", "")
         data = [
             {"index": n, "embedding": _base64(embedding(text, body.get("dimensions", DIMENSIONS)))}
             for n, text in enumerate(texts)
         ]
-        if outcome in ("no_choices", "plain_text"):
+        if outcome in ("no_choices", "plain_text", "error_within"):
             data = []
         if outcome == "wrong_fields":
             data = data[1:]
@@ -255,17 +293,18 @@ class _Connection(asyncio.Protocol):
 
 def good_answer(messages: Sequence[dict], question: str) -> str:
     """JSON for a prompt: items made of words of its samples, or a text about them."""
-    prompt = messages[-1]["content"]
+    prompt = messages[1]["content"]
     words = _sample_words(prompt)
     chance = random.Random(question)
     if '"items"' not in prompt:
-        n = prompt.count("\nGroup ")
+        more = re.search(r"exactly (\d+) more", messages[-1]["content"])
+        n = int(more[1]) if more else prompt.count("\nGroup ")
         texts = [
             f"I like {', '.join(chance.choice(words) for _ in range(6))}, and whatever goes with "
             "them." for _ in range(n or 1)
         ]  # fmt: skip
         return json.dumps({"texts": texts} if n else {"text": texts[0]})
-    wanted = re.search(r"exactly (\d+) new", prompt)
+    wanted = re.search(r"exactly (\d+) (?:new|more)", messages[-1]["content"])
     n = int(wanted[1]) if wanted else 3
     return json.dumps({"items": [_item(words, chance) for _ in range(n)]})
 
@@ -314,13 +353,28 @@ def _spoiled(good: str, outcome: str) -> str:
         "cut_text": lambda: good[:20],  # in the first item or the text: nothing is left to keep
         "wrong_fields": lambda: re.sub(r'"(title|texts?)"', '"name"', good),
         "plain_text": lambda: "I would rather talk about the weather.",
+        "thoughts": lambda: f"<think>Perhaps {_draft(good)}, or",
+        "no_opening_tag": lambda: f"Perhaps {_draft(good)}. No.\n</think>\n{good}",
+        "single_quotes": lambda: repr(json.loads(good)),
+        "too_few": lambda: json.dumps({"items": json.loads(good)["items"][:1]}),
     }
     return spoiled.get(outcome, lambda: good)()
 
 
+def _draft(good: str) -> str:
+    """An answer that is thought of and not given."""
+    return re.sub(r'"(title|text)": "', r'"\1": "Draft of ', good)
+
+
 def _completion(text: str, raw: bytes, outcome: str) -> dict:
-    finish = "length" if outcome in ("truncated", "cut_text") else "stop"
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    finish = "length" if outcome in ("truncated", "cut_text", "thoughts") else "stop"
+    message: dict = {"role": "assistant", "content": text}
+    if outcome == "parts":
+        thought = {"type": "thinking", "thinking": [{"type": "text", "text": _draft(text)}]}
+        message["content"] = [thought, {"type": "text", "text": text}]
+    if outcome == "refusal":
+        message |= {"content": None, "refusal": "I cannot talk about that."}
+    choice = {"message": message, "finish_reason": finish}
     usage = {"prompt_tokens": len(raw) // 4, "completion_tokens": len(text) // 4}
     return {"choices": [] if outcome == "no_choices" else [choice], "usage": usage}
 

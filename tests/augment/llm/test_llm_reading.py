@@ -78,7 +78,8 @@ def test_a_list_of_objects_is_mended(text, things):
     ("text", "reason"),
     [
         ("", "there is no JSON in the answer"),
-        ("I cannot do that.", "there is no JSON in the answer"),
+        ("I like that.", "there is no JSON in the answer"),
+        ("I'm sorry, I cannot help.", "the model refused: I'm sorry"),
         ('{"items": []}', "items: list should have at least 1 item"),
         ('{"others": [{"name": "a", "price": 1}]}', r"lacks items\[0\] name"),
         ('{"items": [{"title": "a", "price": 1}]}', r"lacks items\[0\] name"),

@@ -7,12 +7,14 @@ from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.settings import Prices
 from recbole_edt.errors import ConfigError
 
+LOCAL = ["ollama", "vllm", "llamacpp", "lmstudio"]
 
-@pytest.mark.parametrize("profile", ["deepseek", "openai", "local"])
+
+@pytest.mark.parametrize("profile", ["deepseek", "openai", *LOCAL])
 def test_a_profile_names_both_endpoints(profile):
     settings = LLMSettings.load(profile)
     assert settings.chat is not None and settings.embedding is not None
-    assert bool(settings.chat.key_env) == (profile != "local")
+    assert bool(settings.chat.key_env) == (profile not in LOCAL)
 
 
 def test_overrides_change_only_what_they_name():
@@ -31,14 +33,14 @@ def test_overrides_change_only_what_they_name():
     ("profile", "overrides", "said"),
     [
         ("deepsek", {}, "no LLM profile or file 'deepsek', did you mean 'deepseek'"),
-        ("local", {"retrys": 1}, "unknown key 'retrys', did you mean 'retries'"),
-        ("local", {"chat.modle": "m"}, "unknown key 'chat.modle', did you mean 'model'"),
-        ("local", {"chat.prices.promt": 1}, "unknown key 'chat.prices.promt', .* 'prompt'"),
-        ("local", {"concurrency": 0}, "concurrency must be at least 1, not '0'"),
-        ("local", {"chat.base_url": "localhost"}, "base_url must be an http"),
-        ("local", {"embedding.batch_size": "8"}, "embedding.batch_size must be a whole number"),
-        ("local", {"chat": 3}, "chat must be a mapping, not '3'"),
-        ("local", {"max_cost": -1}, "max_cost must be at least 0"),
+        ("vllm", {"retrys": 1}, "unknown key 'retrys', did you mean 'retries'"),
+        ("vllm", {"chat.modle": "m"}, "unknown key 'chat.modle', did you mean 'model'"),
+        ("vllm", {"chat.prices.promt": 1}, "unknown key 'chat.prices.promt', .* 'prompt'"),
+        ("vllm", {"concurrency": 0}, "concurrency must be at least 1, not '0'"),
+        ("vllm", {"chat.base_url": "localhost"}, "base_url must be an http"),
+        ("vllm", {"embedding.batch_size": "8"}, "embedding.batch_size must be a whole number"),
+        ("vllm", {"chat": 3}, "chat must be a mapping, not '3'"),
+        ("vllm", {"max_cost": -1}, "max_cost must be at least 0"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_line(profile, overrides, said):

@@ -1,0 +1,165 @@
+"""Texts into vectors: batches that an endpoint takes, and texts as long as it takes."""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recbole_edt.augment.llm.chat import content_key
+from recbole_edt.augment.llm.costs import FAULT, Usage, most_tokens
+from recbole_edt.augment.llm.dialect import Dialect
+from recbole_edt.augment.llm.reading import well_formed
+from recbole_edt.augment.llm.refusals import stated_excess, stated_limit
+from recbole_edt.augment.llm.settings import EmbeddingEndpoint
+from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
+
+_SHORTEST = 16  # characters that every model takes
+
+
+class Embedding:
+    """Embeds the texts of one stage.
+
+    Parameters
+    ----------
+    endpoint, run, keep
+        As for ``Asking``; ``keep`` takes vectors by key.
+    texts : mapping
+        Texts by key.
+    found, lost, cut : mapping
+        Receive by key: vectors, why a text has none, the beginning of a text that was too long.
+    """
+
+    def __init__(
+        self,
+        endpoint: EmbeddingEndpoint,
+        run: Run,
+        keep: Callable[..., None],
+        texts: Mapping[bytes, str],
+        found: MutableMapping[bytes, np.ndarray],
+        lost: MutableMapping[bytes, str],
+        cut: MutableMapping[bytes, str],
+    ) -> None:
+        self._endpoint, self._run, self._keep = endpoint, run, keep
+        self._texts, self._found, self._lost, self._cut = texts, found, lost, cut
+
+    def batches(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Split texts into batches of the size that the endpoint takes when one is due."""
+        rest = deque(missing)
+        while rest:
+            most = min(self._run.dialect.batch_size or len(rest), self._endpoint.batch_size)
+            yield [rest.popleft() for _ in range(min(most, len(rest)))]
+
+    async def embed(self, batch: list[bytes]) -> CallFailed | None:
+        """Embed a batch; one that fails is split, a text that is too long is cut.
+
+        Returns
+        -------
+        CallFailed or None
+            Why, if not one text has a vector.
+        """
+        try:
+            await self._call(batch)
+        except CallFailed as failure:
+            return await (self._split if len(batch) > 1 else self._shorten)(batch, failure)
+        return None
+
+    async def _split(self, batch: list[bytes], failure: CallFailed) -> CallFailed | None:
+        """Try parts of the size that the refusal names, or halves; remember what is taken."""
+        dialect, rest = self._run.dialect, deque(batch)
+        n = stated_limit(failure.refusal.said, len(batch)) or -(-len(batch) // 2)
+        failures: list[CallFailed | None] = []
+        size = 0
+        while rest:
+            size = min(n, dialect.batch_size or n)
+            failures.append(await self.embed([rest.popleft() for _ in range(min(size, len(rest)))]))
+        if failure.refused and not any(key in self._cut or key in self._lost for key in batch):
+            dialect.batch_size = min(dialect.batch_size or size, size)
+        return failures[-1] if all(failures) else None
+
+    async def _shorten(self, batch: list[bytes], failure: CallFailed) -> CallFailed | None:
+        """Cut a text that is too long; give up any other."""
+        (key,) = batch
+        text = self._cut.get(key, self._texts[key])
+        if failure.refusal.is_too_large and len(text) > _SHORTEST:
+            shorter = int(len(text) * stated_excess(failure.refusal.said))
+            self._cut[key] = text[: max(shorter, _SHORTEST)]
+            return await self.embed(batch)
+        self._cut.pop(key, None)
+        self._lost[key] = str(failure)
+        self._run.counts[FAULT + failure.kind] += 1
+        return failure
+
+    async def _call(self, batch: list[bytes]) -> None:
+        asked = [self._cut.get(key, self._texts[key]) for key in batch]
+        run, prices = self._run, self._endpoint.prices
+
+        def read(payload: dict[str, Any]) -> None:
+            run.pay(Usage.reported(payload, prices, "".join(asked), ""))
+            vectors = {}
+            try:
+                rows = read_vectors(payload, len(batch), self.size)
+                vectors = dict(zip(batch, rows, strict=True))
+            finally:
+                self._keep(vectors=vectors)
+            self._found.update(vectors)
+
+        most = prices.dollars(sum(map(most_tokens, asked)))
+        await run.call(
+            "/embeddings", lambda: embedding_body(asked, self._endpoint, run.dialect), most, read
+        )
+
+    @property
+    def size(self) -> int | None:
+        """Size of all vectors, if it is known."""
+        return next(map(len, self._found.values()), self._endpoint.dimensions)
+
+
+def embedding_body(
+    texts: Sequence[str], endpoint: EmbeddingEndpoint, dialect: Dialect
+) -> dict[str, Any]:
+    """Request to embed a batch."""
+    body: dict[str, Any] = {"model": dialect.model, "input": [well_formed(text) for text in texts]}
+    if dialect.encoding_format:  # base64 is exact, and a quarter of the size of figures
+        body["encoding_format"] = dialect.encoding_format
+    if endpoint.dimensions is not None:
+        body["dimensions"] = endpoint.dimensions
+    return {**body, **endpoint.extra}
+
+
+def text_key(text: str, endpoint: EmbeddingEndpoint, dialect: Dialect) -> bytes:
+    """Content key of one text to embed, whatever its batch."""
+    asked = [well_formed(text), endpoint.dimensions, endpoint.extra]
+    return content_key(endpoint, dialect, asked)
+
+
+def read_vectors(payload: dict[str, Any], n: int, size: int | None) -> np.ndarray:
+    """Read the vectors of a response, in the order of its texts: float32 [n, d].
+
+    Their order is that of their ``index``; where all have the same one, that in which they stand.
+    """
+    try:
+        entries = list(payload["data"])
+        places = [entry.get("index", place) for place, entry in enumerate(entries)]
+        if len(set(places)) > 1:
+            numbered = dict(zip(places, entries, strict=True))
+            entries = [numbered[place] for place in range(n)]
+        rows = np.stack([_vector(entry["embedding"]) for entry in entries])  # [n, d]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise BadResponse("the response does not hold one vector for each text") from error
+    if len(places) != n or not rows.size:
+        raise BadResponse("the response does not hold one vector for each text")
+    if size is not None and rows.shape[1] != size:
+        raise BadResponse(f"the vectors have {rows.shape[1]} dimensions, not {size}")
+    if not np.isfinite(rows).all():
+        raise BadResponse("the vectors hold values that are not numbers")
+    return rows
+
+
+def _vector(entry: Any) -> np.ndarray:
+    if isinstance(entry, str):
+        return np.frombuffer(base64.b64decode(entry, validate=True), dtype="<f4")
+    return np.asarray(entry, dtype=np.float32).reshape(-1)

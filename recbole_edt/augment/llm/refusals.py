@@ -1,0 +1,95 @@
+"""What servers say when they refuse, in whatever shape they say it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+_KEYS = (
+    "message", "msg", "error", "detail", "details", "errors", "error_description", "error_msg",
+    "status_msg", "fault", "faultstring", "reason", "title", "base_resp",
+)  # fmt: skip
+_HIDDEN = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TOO_LARGE = re.compile(
+    r"context|batch.?size|too (?:large|long|many|big)|(?:larger|longer|greater|more) than|exceed|"
+    r"max(?:imum|_)?\b.{0,40}\b(?:length|tokens|size|batch)|must (?:be|have) (?:<=|less|at most)|"
+    r"at most \d|tokens? limit",
+    re.IGNORECASE,
+)
+# A server's 5xx is a refusal only if it is plainly about sizes: others pass with a retry
+_SURELY_TOO_LARGE = re.compile(
+    r"context (?:size|length|window)|too (?:large|long)|batch.?size", re.I
+)
+
+
+class Refusal(Exception):
+    """One failed attempt at a call, and what the server said."""
+
+    def __init__(
+        self, said: str, status: int | None = None, code: str = "", retry_after: str = ""
+    ) -> None:
+        super().__init__(said)
+        self.said, self.status, self.code, self.retry_after = said, status, code, retry_after
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether it is about the size of a prompt, a text or a batch."""
+        if self.status == 413:
+            return True
+        if self.status is None:
+            return False
+        pattern = _SURELY_TOO_LARGE if self.status >= 500 else _TOO_LARGE
+        return self.status != 429 and bool(pattern.search(self.said))
+
+    @property
+    def is_no_api(self) -> bool:
+        """Whether a response is nothing that this API sends, such as a page."""
+        return self.status is None and self.said.startswith("the response is no")
+
+
+def server_words(body: Any) -> str:
+    """Find the sentence in the body of an error: JSON of any shape, HTML or plain text."""
+    if isinstance(body, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(body)
+            if isinstance(value, Mapping | list):
+                return server_words(value)
+        return " ".join(_HIDDEN.sub(" ", body).split())
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(server_words, body[:3])))
+    if not isinstance(body, Mapping):
+        return "" if body is None or isinstance(body, bool) else str(body)
+    values = {str(key).lower(): value for key, value in body.items()}
+    said = next(filter(None, (server_words(values.get(key)) for key in _KEYS)), "")
+    if isinstance(values.get("loc"), list):  # FastAPI: the field that is wrong
+        said = f"{'.'.join(map(str, values['loc']))}: {said}"
+    metadata = values.get("metadata")  # OpenRouter: what the provider behind it said
+    raw = server_words(metadata.get("raw")) if isinstance(metadata, Mapping) else ""
+    return f"{said}: {raw}" if said and raw else said
+
+
+def refusal_within(payload: Mapping[str, Any]) -> Refusal | None:
+    """Read an error that came with HTTP 200."""
+    error = payload.get("error")
+    if not error or payload.get("choices") or payload.get("data"):
+        return None
+    code = error.get("code") if isinstance(error, Mapping) else None
+    is_status = str(code).isdigit() and 400 <= int(str(code)) < 600
+    return Refusal(server_words(error), int(str(code)) if is_status else None, str(code))
+
+
+def stated_limit(said: str, n: int) -> int | None:
+    """Read the last number below ``n`` in a refusal: mostly the largest size that is taken."""
+    numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{1,7}(?![\w])", said)]
+    return next((number for number in reversed(numbers) if 0 < number < n), None)
+
+
+def stated_excess(said: str) -> float:
+    """Read by what factor a text is too long, from "612 tokens ... 512"; 0.8 if not said."""
+    numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{2,7}(?![\w])", said)]
+    if len(numbers) >= 2 and max(numbers) < 64 * min(numbers) and max(numbers) > min(numbers):
+        return 0.95 * min(numbers) / max(numbers)
+    return 0.8

@@ -1,0 +1,307 @@
+"""Servers that speak the API in their own way: each is got along with, or its words are shown."""
+
+import json
+
+import numpy as np
+import pytest
+from llm_server import embedding
+
+from recbole_edt.augment.llm import ChatRequest
+from recbole_edt.augment.llm.transport import EndpointError
+from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
+from recbole_edt.errors import ConfigError
+
+OWN = [{"title": "Acme Trail Tent", "brand": "Acme"}, {"title": "Long red rope of 30 m"}]
+
+
+def request(n=3, is_copy=lambda item: item["title"] == "Seen"):
+    user = f"Samples:\n- red shirt\n- socks\n\nWrite exactly {n} new items: " + '{"items": []}'
+    return ChatRequest("JSON", user, GeneratedItems, n=n, is_copy=is_copy)
+
+
+def profile(user=0):
+    samples = f"- red cotton shirt {user}\n- woollen socks"
+    text = prompt("summarise", domain="cloth", attributes="title", samples=samples)
+    return ChatRequest(prompt("system"), text, Text)
+
+
+def item(title):
+    about = {"brand": "B", "price": 1.0, "categories": ["c"], "description": "d"}
+    return {"title": title, **about}
+
+
+def completion(content=None, finish="stop", **message):
+    message = {"role": "assistant", "content": content, **message}
+    return 200, {"choices": [{"message": message, "finish_reason": finish}], "usage": None}
+
+
+def drafted(good):
+    return good.replace('"title": "', '"title": "Draft ')
+
+
+def events(good):
+    parts = [{"reasoning_content": drafted(good)}, {"content": good[:9]}, {"content": good[9:]}]
+    lines = [json.dumps({"choices": [{"delta": part}]}) for part in parts]
+    return 200, "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"])
+
+
+ANSWERED = {
+    "no opening tag": lambda good: completion(f"Say {drafted(good)}. No.\n</think>\n\n{good}"),
+    "tags": lambda good: completion(f"<thinking>{drafted(good)}</thinking>{good}"),
+    "Mistral's tags": lambda good: completion(f"[THINK]{drafted(good)}[/THINK]{good}"),
+    "channels": lambda good: completion(
+        f"<|channel|>analysis<|message|>{drafted(good)}<|end|><|channel|>final<|message|>{good}"
+    ),
+    "a field of thoughts": lambda good: completion(good, reasoning_content=drafted(good)),
+    "parts": lambda good: completion(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": drafted(good)}]},
+         {"type": "text", "text": good[:9]}, {"type": "text", "text": good[9:]}]
+    ),
+    "a draft in the open": lambda good: completion(f"First {drafted(good)} but better: {good}"),
+    "single quotes": lambda good: completion(repr(json.loads(good))),
+    "a fence, a comma, a comment": lambda good: completion(
+        f"Here:\n```json\n{good[:-1].replace('{', '{ // mine' + chr(10), 1)},}}\n```\nEnjoy!"
+    ),
+    "events": events,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ANSWERED)
+def test_an_answer_is_found_and_never_a_draft(llm_servers, llm_client, kind):
+    server = llm_servers(chat_as=lambda body, good: ANSWERED[kind](good))
+    (answer,) = llm_client(server).chat([request()], "generate")
+    titles = [one["title"] for one in answer.value["items"]]
+    assert len(titles) == 3 and not any("Draft" in title for title in titles)
+    assert len(server.log) == 1
+
+
+FAULTS = {
+    "thoughts": lambda good: completion(None, reasoning_content=f"hm {good}"),
+    "thoughts ": lambda good: completion(f"<think>Perhaps {good}", "length"),
+    "refusal": lambda good: completion(None, refusal="I cannot help with that."),
+    "refusal ": lambda good: completion("I'm sorry, I cannot help with that."),
+    "refusal  ": lambda good: completion(json.dumps({"text": "I'm sorry, I can't do that."})),
+    "refusal   ": lambda good: completion("", "content_filter"),
+    "empty": lambda good: completion(json.dumps({"text": None, "items": [item("")]})),
+    "too short": lambda good: completion(json.dumps({"text": "Shoes."})),
+    "unreadable": lambda good: completion("What a fine day."),
+    "copy": lambda good: completion(json.dumps({"items": [item("Seen")] * 3})),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_is_counted_by_its_kind(llm_servers, llm_client, kind):
+    server = llm_servers(chat_as=lambda body, good: FAULTS[kind](good))
+    asked = request() if kind.strip() in ("copy", "empty") else profile()
+    client = llm_client(server, asks=1)
+    (answer,) = client.chat([asked], "generate")
+    assert answer.value is None and answer.error
+    costs = client.costs()["generate"]
+    assert costs["faults"][kind.strip()] >= 2 and costs["reasks"] == 1 and costs["calls"] == 2
+    assert len(server.log) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "titles", "faults"),
+    [
+        (["a", "Seen", "b"], ["c", "d"], ["a", "b", "c"], {"copy": 1}),
+        (["a"], ["a", "b", "c"], ["a", "b", "c"], {"too few": 1}),
+        (["a"], ["b"], ["a", "b"], {"too few": 2}),
+        (["a", "b", "c", "d"], [], ["a", "b", "c"], {}),
+    ],
+)
+def test_what_is_missing_is_asked_for_once(llm_servers, llm_client, first, more, titles, faults):
+    asked = []
+
+    def chat_as(body, good):
+        asked.append(body)
+        names = first if len(body["messages"]) == 2 else more
+        return completion(json.dumps({"items": [item(name) for name in names]}))
+
+    server = llm_servers(chat_as=chat_as)
+    for is_cached in (False, True):
+        with llm_client(server) as client:
+            (answer,) = client.chat([request()], "generate")
+            counted = client.costs()["generate"]["faults"]
+        assert [one["title"] for one in answer.value["items"]] == titles
+        assert counted == faults and answer.cached == is_cached
+    assert len(asked) == (2 if more else 1)
+    lacking = 3 - len([name for name in first if name != "Seen"])
+    for body, n in zip(asked, (3, lacking), strict=False):
+        items = body["response_format"]["json_schema"]["schema"]["properties"]["items"]
+        assert (items["minItems"], items["maxItems"]) == (n, n)
+    if more:
+        assert f"exactly {lacking} more" in asked[1]["messages"][-1]["content"]
+        assert '"title": "a"' in asked[1]["messages"][-2]["content"]
+
+
+# -- refusals -------------------------------------------------------------------------------------
+
+WORDS = "roles must alternate"
+BODIES = [
+    {"error": {"message": WORDS, "code": "x"}}, {"error": WORDS, "error_type": "Validation"},
+    {"detail": WORDS}, {"detail": [{"loc": ["body", "m"], "msg": WORDS}]}, {"message": WORDS},
+    {"object": "error", "message": WORDS, "code": 400}, [{"error": {"message": WORDS}}], WORDS,
+    f"<html><style>p {{}}</style><p>{WORDS}</p></html>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("status", [400, 422, 200])
+def test_a_refusal_shows_the_words_of_the_server_and_is_not_repeated(
+    llm_servers, llm_client, body, status
+):
+    if status == 200:
+        body = {"error": {"message": WORDS, "code": 400}, "user_id": "x"}
+    server = llm_servers(chat_as=lambda *_: (status, body))
+    client = llm_client(server)
+    with pytest.raises(EndpointError, match=f"refuses every chat request: .*{WORDS}"):
+        client.chat([profile(n) for n in range(20)], "summarise")
+    assert len(server.log) == 9  # three requests in three forms
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_ends_the_run_shows_the_words_too(llm_servers, llm_client, status):
+    server = llm_servers(refuse=(status, WORDS))
+    with pytest.raises(ConfigError, match=f"HTTP {status}: {WORDS}"):
+        llm_client(server).chat([profile()], "summarise")
+
+
+def refuse(field, said, value=None, code=400):
+    """Refuse bodies that have a field (with that value)."""
+
+    def chat_as(body, good):
+        has = field in body if value is None else value in str(body.get(field))
+        return (code, {"error": {"message": said}}) if has else completion(good)
+
+    return chat_as
+
+
+@pytest.mark.parametrize(
+    ("chat_as", "forms"),
+    [
+        (refuse("response_format", "'response_format.type' must be 'text'"), 3),
+        (refuse("response_format", "use json_object", "json_schema"), 2),
+        (refuse("response_format", "failed to parse grammar", "json_schema", 500), 2),
+        (refuse("max_tokens", "Unsupported parameter: use 'max_completion_tokens' instead."), 2),
+        (refuse("temperature", "'temperature' does not support 0.0 with this model"), 2),
+        (lambda body, good: events(good) if body.get("stream") else
+         (400, "This model only support stream mode"), 2),
+    ],
+)  # fmt: skip
+def test_a_form_that_is_refused_is_left_once_for_all(llm_servers, llm_client, chat_as, forms):
+    server = llm_servers(chat_as=chat_as)
+    answers = llm_client(server).chat([profile(n) for n in range(5)], "summarise")
+    assert all(answer.value for answer in answers)
+    assert len(server.log) == 5 + forms - 1
+
+
+def test_a_context_that_is_too_small_ends_the_run_at_once(llm_servers, llm_client):
+    said = "the request exceeds the available context size, try increasing it"
+    server = llm_servers(chat_as=lambda *_: (400, {"error": {"message": said, "code": 400}}))
+    with pytest.raises(EndpointError, match=f"longest prompt of stage generate .*{said}"):
+        llm_client(server).chat([profile(n) for n in range(20)], "generate")
+    assert len(server.log) == 1
+
+
+def test_another_model_behind_the_name_is_noticed(llm_servers, llm_client, caplog):
+    server = llm_servers()
+    requests = [profile(n) for n in range(3)]
+    for size, asked in ((7, 3), (7, 3), (8, 6), (7, 6)):
+        server.size = size
+        with llm_client(server) as client:
+            client.chat(requests, "summarise")
+        assert len(server.log) == asked
+    assert caplog.text.count("another model answers as 'm'") == 2
+
+
+def test_an_endpoint_that_is_away_is_not_needed_for_known_answers(llm_servers, llm_client):
+    server = llm_servers()
+    with llm_client(server) as client:
+        client.chat([profile(1)], "summarise")
+    server.stop()
+    with llm_client(server) as client:
+        assert client.chat([profile(1)], "summarise")[0].cached
+        with pytest.raises(EndpointError, match="does not answer"):
+            client.chat([profile(2)], "summarise")
+
+
+# -- embeddings -----------------------------------------------------------------------------------
+
+
+def vectors(texts, **fields):
+    return 200, {"data": [{"embedding": embedding(text), **fields} for text in texts]}
+
+
+def limited(n, said, code=400):
+    return lambda body: (code, said) if len(body["input"]) > n else vectors(body["input"])
+
+
+def longest(said, code):
+    return lambda body: (
+        (code, said) if any(len(text) > 400 for text in body["input"]) else vectors(body["input"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "said", "code", "calls"),
+    [
+        # 600 texts, 256 at a time: one refusal, then as many calls as the limit needs
+        (10, "batch size is invalid, it should not be larger than 10.", 400, 1 + 26 + 35),
+        (64, {"error": "batch size 256 > maximum allowed batch size 64"}, 422, 1 + 4 + 6),
+        (2048, "array too long, at most 2048", 400, 3),
+        # 256, 128, 64, 32, 16 are refused, 8 is taken
+        (10, "no", 400, 5 + 32 + 43),
+        (10, "input is too large to process", 500, 5 + 32 + 43),
+    ],
+)
+def test_the_batch_size_that_is_taken_is_found_once(llm_servers, llm_client, n, said, code, calls):
+    server = llm_servers(embed_as=limited(n, said, code))
+    texts = [f"shoe {number}" for number in range(600)]
+    settings = {"embedding.batch_size": 256, "concurrency": 8}
+    with llm_client(server, **settings) as client:
+        made, failures = client.embed(texts, "encode")
+    assert not failures and np.array_equal(made, np.float32([embedding(text) for text in texts]))
+    assert len(server.log) == calls
+    with llm_client(server, **settings) as client:  # kept for the next run
+        client.embed([f"boot {number}" for number in range(64)], "encode")
+    assert len(server.log) == calls + -(-64 // {10: 8 if calls > 62 else 10}.get(n, 64))
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("input (612 tokens) is too large to process. increase the physical batch size (current "
+         "batch size: 512)", 500),
+        ("This model's maximum context length is 8192 tokens", 400),
+        ("maximum context length is exceeded", 400),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_too_long_is_cut_and_named(llm_servers, llm_client, caplog, said, code):
+    server = llm_servers(embed_as=longest(said, code))
+    texts = [f"shoe {number}" for number in range(20)]
+    texts[7] = "boot " * 300
+    made, failures = llm_client(server).embed(texts, "encode")
+    assert not failures and made.any(axis=1).all()
+    assert "1 texts are longer than the model takes and were cut, such as 'boot" in caplog.text
+    sent = [text for call in server.log if call.answers for text in call.texts]
+    (cut,) = (text for text in sent if text.startswith("boot"))
+    assert 200 < len(cut) <= 400
+
+
+@pytest.mark.parametrize(
+    "embed_as",
+    [
+        lambda body: vectors(body["input"], index=0),
+        lambda body: vectors(body["input"]),
+        lambda body: None if body["encoding_format"] == "float" else (400, "only 'float' is taken"
+                                                                      " as encoding_format"),
+        lambda body: vectors(body["input"]) if "encoding_format" not in body else
+        (400, 'Unknown name "encoding_format"'),
+    ],
+)  # fmt: skip
+def test_vectors_are_read_as_they_come(llm_servers, llm_client, embed_as):
+    texts = [f"shoe {number}" for number in range(40)]
+    made, failures = llm_client(llm_servers(embed_as=embed_as)).embed(texts, "encode")
+    assert not failures
+    np.testing.assert_allclose(made, [embedding(text) for text in texts], atol=1e-6)
