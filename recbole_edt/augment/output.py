@@ -35,7 +35,6 @@ class Augmented:
     insertions: Insertions
     # Stage -> user -> why, one line
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
-    n_asked: dict[str, int] = field(default_factory=dict)  # Stage -> users who were to be served
     profiles: list[str] | None = None  # One per user
     user_vectors: np.ndarray | None = None  # float32 [n_users, d_L]; vectors of the profiles
 
@@ -113,7 +112,6 @@ def write(
         "similarity": _similarities(made),
         "models": about["models"],
         "cost": about["cost"],
-        "users": made.n_asked,
         "failures": made.failures,
     }
     folder = Path(mkdtemp(prefix="writing-", dir=scratch))

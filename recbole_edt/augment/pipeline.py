@@ -92,6 +92,7 @@ class Pipeline:
         if not (self._asks("embedding") or self._asks("chat")):
             return None
         over: dict[str, Any] = {"chat": settings.chat, "embedding": settings.embedding}
+        over |= {"batch": True} if settings.batch else {}
         over |= {} if settings.max_cost is None else {"max_cost": settings.max_cost}
         return kind(LLMSettings.load(settings.llm, over), self.cache / "llm.sqlite")
 
@@ -139,7 +140,6 @@ class Pipeline:
             kept = filter_items(matches, settings)
             insertions = insert(histories, matches, kept, settings)
         made = Augmented(space, generated.new_items, insertions, {"generate": generated.failures})
-        made.n_asked["generate"] = len({task.user for task in tasks})
         made = made.without_unused()
         with self._timed("profile"):
             if settings.profiler != "none":
@@ -212,6 +212,5 @@ def profile(
     else:
         made.user_vectors = encode_profiles(encoder, users, profiles)
     made.failures["profile"] = profiles.failures
-    made.n_asked["profile"] = sum(any(user.sizes()) for user in users)
     # RecBole's own reader treats double quotes as enclosing a value.
     made.profiles = [text.replace('"', "''") for text in profiles.texts]

@@ -88,6 +88,9 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """any key of the chat endpoint, such as --chat.model=NAME, --chat.base_url=ADDRESS"""
     embedding: dict[str, Any] = {}
     """any key of the embedding endpoint, such as --embedding.batch_size=10"""
+    batch: bool = False
+    """ask the chat endpoint through the provider's batch API: mostly half the price, within a day;
+    the same command finds its batches again"""
     max_cost: NonNegative | None = None
     """dollars after which a run stops"""
     seed: int = 2026

@@ -143,6 +143,8 @@ def test_an_estimate_is_near_what_is_paid_and_calls_nobody(
     assert total == pytest.approx(sum(float(row[7]) for row in rows), abs=1e-3)
 
     assert command(llm_server) == 0
+    table = capsys.readouterr().out.split("-- models behind endpoints")[1]
+    assert all(stage in table for stage in ("encode", "generate", "summarise", "total"))
     cost = json.loads((tmp_path / "out" / NAME / "augmentation.json").read_text())["cost"]
     for stage in ("generate", "summarise", "analyse"):
         (row,) = (row for row in rows if row[0] == stage)
@@ -174,6 +176,30 @@ def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(
     assert command(llm_server) == 0
     assert set(llm_server.tally()["questions"].values()) == {1}
     assert llm_server.arrived > asked
+
+
+# Keys of an endpoint
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("--chat.model=n", "serves no model 'n': set chat.model to one of m"),
+        ("--embedding.model=n", "serves no model 'n': set embedding.model to one of m"),
+        ("--chat.base_url=http://127.0.0.1:9/v1", "http://127.0.0.1:9 does not answer"),
+        ("--chat.modle=n", "unknown key 'chat.modle', did you mean 'model'?"),
+        ("--embedding.batch_size=no", "embedding.batch_size must be a whole number"),
+    ],
+)
+def test_keys_of_an_endpoint_are_set_and_checked_before_anything_is_paid(
+    llm_server, command, capsys, key, said
+) -> None:
+    assert command(llm_server, key) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert llm_server.arrived == 0
+    assert command(llm_server, "--chat.temperature=0.5", "--embedding.batch_size=5") == 0
+    assert max(len(call.texts) for call in llm_server.log) == 5
 
 
 # Failed calls

@@ -162,7 +162,7 @@ class Asking:
             asked = [*messages, *(complaint if turn % 2 else [])]
             said = await self._complete(asked, request.reply, n)
             try:
-                self._check(said, request, n, is_first=step.value is None)
+                self.check(said, request, n, is_first=step.value is None)
             except Mismatch as problem:
                 self._run.counts[FAULT + problem.fault] += 1
                 self._keep()
@@ -181,8 +181,13 @@ class Asking:
                 return said.text
         raise mismatch
 
-    def _check(self, said: Said, request: ChatRequest, n: int, is_first: bool) -> None:
-        """Count what is wrong with an answer; raise if nothing of it can be used."""
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """Make the body of a question's first request, as the endpoint wants to be asked now."""
+        form = schema(request.reply, request.n)
+        return chat_body(request.messages, form, self._endpoint, self._run.dialect)
+
+    def check(self, said: Said, request: ChatRequest, n: int, is_first: bool = True) -> None:
+        """Count what is wrong with an answer; raise a ``Mismatch`` if nothing of it can be used."""
         if not said.text:
             if said.refusal or said.finish == "content_filter":
                 raise Mismatch(f"the model refused: {said.refusal or 'content_filter'}", "refusal")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from recbole_edt.augment.llm.batch import Batches
 from recbole_edt.augment.llm.cache import AnswerCache
 from recbole_edt.augment.llm.chat import Answer, Asking, ChatRequest, chat_body, progress
 from recbole_edt.augment.llm.costs import FAULT, Usage
 from recbole_edt.augment.llm.dialect import Dialect
 from recbole_edt.augment.llm.embedding import Embedding, embedding_body, text_key
 from recbole_edt.augment.llm.progress import Progress
+from recbole_edt.augment.llm.reading import Mismatch, read_message
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
 from recbole_edt.augment.llm.transport import (
     CallFailed,
@@ -221,7 +223,31 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
             return missing, partial(ask, asking)
 
+        def begin_batches(run: Run) -> tuple[Iterator[list[bytes]], Callable]:
+            asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
+            take = partial(self._take_batch, stage, endpoint, run, asking, asked, texts)
+            batches = Batches(endpoint, self.settings, run, self._cache, stage, take)
+
+            def jobs() -> Iterator[list[bytes]]:
+                yield missing[:1]
+                rest = (key for key in missing[1:] if key not in texts)
+                yield from map(list, batches.split({key: asking.body(asked[key]) for key in rest}))
+
+            async def do(job: list[bytes]) -> CallFailed | None:
+                if job == missing[:1]:  # by itself: it finds out how the endpoint wants to be asked
+                    await batches.resume()
+                    return await ask(asking, job[0])
+                await batches.send({key: asking.body(asked[key]) for key in job})
+                return None
+
+            return jobs(), do
+
         try:
+            if missing and self.settings.batch:
+                self._work(endpoint, stage, len(missing), begin_batches)
+                steps = {key: progress(asked[key], key, texts) for key in missing}
+                answers |= {key: Answer(step.value) for key, step in steps.items() if not step.key}
+                missing = [key for key in missing if key not in answers]
             if missing:
                 self._work(endpoint, stage, len(missing), begin)
         finally:
@@ -240,6 +266,32 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         return texts, {
             key: Answer(step.value, cached=True) for key, step in steps_now.items() if not step.key
         }
+
+    def _take_batch(
+        self,
+        stage: str,
+        endpoint: ChatEndpoint,
+        run: Run,
+        asking: Asking,
+        asked: Mapping[bytes, ChatRequest],
+        texts: dict[bytes, str],
+        file: str,
+        responses: Mapping[bytes, dict[str, Any]],
+    ) -> None:
+        """Keep what a batch has answered; what cannot be used is asked for directly."""
+        found: dict[bytes, str] = {}
+        for key, payload in responses.items():
+            said = read_message(payload)
+            usage = Usage.reported(payload, endpoint.prices, "", said.text)
+            run.pay(usage._replace(dollars=usage.dollars * endpoint.prices.batch))
+            try:
+                if key in asked:
+                    asking.check(said, asked[key], asked[key].n)
+                found[key] = run.redact(said.text)
+            except Mismatch as mismatch:
+                run.counts[FAULT + mismatch.fault] += 1
+        texts.update(found)
+        self._keep(stage, answers=found, file=file)
 
     def _rename(self, endpoint: Endpoint, name: str) -> None:
         dialect = self.dialect(endpoint)

@@ -68,6 +68,7 @@ class DryRun(LLMClient):
             answers[key] = Answer(made or None, None if made else "no answer is at hand")
         cached = _kept_by_vendor(list(missing.values()), endpoint.prices)
         dollars = endpoint.prices.dollars(prompt, cached, completion)
+        dollars *= endpoint.prices.batch if self.settings.batch else 1.0
         self._enter(stage, len(keys), n_cached, len(missing), prompt, cached, completion, dollars)
         return [answers[key] for key in keys]
 

@@ -15,7 +15,7 @@ from recbole_edt import settings
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.files import value_sha256
 from recbole_edt.io.paths import properties_dir
-from recbole_edt.settings import Amount, Count, Name, NonNegative, Positive, Settings
+from recbole_edt.settings import Amount, Count, Name, NonNegative, Positive, Settings, Share
 
 
 class Prices(Settings):
@@ -25,6 +25,7 @@ class Prices(Settings):
     cached: NonNegative | None = None
     cached_from: Count | None = None  # least tokens of a common beginning that the vendor keeps
     completion: NonNegative = 0.0
+    batch: Share = 0.5  # of these prices, for what is asked through the provider's batch API
 
     def dollars(self, prompt: int, cached: int = 0, completion: int = 0) -> float:
         """Price of a call whose ``prompt`` tokens include ``cached`` ones."""
@@ -112,6 +113,8 @@ class LLMSettings(Settings):
     asks: Count = 3  # fresh starts of a request of which neither answer nor re-ask can be used
     backoff_s: NonNegative = 0.5  # first wait before a repeated call; it doubles, with jitter
     max_wait_s: NonNegative = 120.0  # longest wait; a server that asks for more ends the run
+    batch: bool = False  # ask the chat endpoint through the provider's batch API
+    poll_s: Positive = 30.0  # seconds between two looks at a batch
     max_cost: NonNegative | None = None  # dollars that one run may spend
 
     @classmethod

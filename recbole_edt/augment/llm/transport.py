@@ -194,7 +194,7 @@ class Run:
         self.spent += usage.dollars
 
     @asynccontextmanager
-    async def _reserve(self, dollars: float) -> AsyncIterator[None]:
+    async def reserve(self, dollars: float) -> AsyncIterator[None]:
         """Reserve the most a call can cost; wait while running calls may yet leave room for it."""
         limit = self._settings.max_cost
 
@@ -273,7 +273,7 @@ class Run:
             raise refusal
 
         async def once() -> T:
-            async with self._reserve(most_dollars):
+            async with self.reserve(most_dollars):
                 self._check()
                 payload = await asyncio.wait_for(send(), self._endpoint.timeout_s)
                 name, known = payload.get("model"), self.dialect.answers_as

@@ -49,6 +49,60 @@ class Call:
 
 
 @dataclass
+class BatchDesk:
+    """The batch API. A batch is done at its ``polls``-th poll; ``fail`` says which requests fail.
+
+    ``refuse_making`` refuses to make batches with a status; ``rejects`` is why a batch is invalid.
+    """
+
+    polls: int = 2
+    fail: Callable[[int], bool] = lambda n: False
+    refuse_making: int = 0
+    rejects: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    made: list[dict] = field(default_factory=list)
+
+    def serve(self, method: str, path: str, raw: bytes) -> tuple[int, object]:
+        *_, kind, name = path.split("?")[0].split("/")
+        if method == "POST" and name == "files":
+            part = raw.split(b"filename=", 1)[1].split(b"\r\n\r\n", 1)[1]
+            self.files[f"file{len(self.files)}"] = part.split(b"\r\n--")[0].decode()
+            return 200, {"id": f"file{len(self.files) - 1}"}
+        if name == "content":
+            return 200, self.files[kind]
+        if method == "POST" and name == "batches":
+            if self.refuse_making:
+                return self.refuse_making, {"error": {"message": "no batch today"}}
+            asked = json.loads(raw)
+            self.made.append({"id": f"batch{len(self.made)}", "status": "in_progress", "polls": 0,
+                              "input_file_id": asked["input_file_id"]})  # fmt: skip
+            return 200, self.made[-1]
+        if name == "batches":
+            return 200, {"object": "list", "data": self.made}
+        if kind != "batches":
+            return 404, {"error": {"message": "no such path"}}
+        batch = self.made[int(name.removeprefix("batch"))]
+        batch["polls"] += 1
+        if batch["polls"] == self.polls:
+            self.work(batch)
+        return 200, batch
+
+    def work(self, batch: dict) -> None:
+        if self.rejects:
+            batch |= {"status": "failed", "errors": {"data": [{"message": self.rejects}]}}
+            return
+        out = []
+        for n, line in enumerate(self.files[batch["input_file_id"]].splitlines()):
+            asked = json.loads(line)
+            good = good_answer(asked["body"]["messages"], _digest(line.encode()))
+            body = _completion(good, line.encode(), "good")
+            response = {"status_code": 500 if self.fail(n) else 200, "body": body}
+            out.append(json.dumps({"custom_id": asked["custom_id"], "response": response}))
+        self.files[f"{batch['id']}-out"] = "\n".join(out)
+        batch |= {"status": "completed", "output_file_id": f"{batch['id']}-out"}
+
+
+@dataclass
 class LLMServer:
     """The server and its moods; all of them can be changed while it runs.
 
@@ -75,6 +129,7 @@ class LLMServer:
     kinds: Sequence[str] = KINDS
     seed: int = 0
     port: int = 0
+    batches: BatchDesk | None = None
     log: list[Call] = field(default_factory=list)
     arrived: int = 0
 
@@ -173,7 +228,11 @@ class _Connection(asyncio.Protocol):
         if len(rest) < length:
             return
         self.buffer = rest[length:]
-        _, path, _ = lines[0].split(" ", 2)
+        method, path, _ = lines[0].split(" ", 2)
+        if self.server.batches and ("/files" in path or "/batches" in path):
+            status, said = self.server.batches.serve(method, path, rest[:length])
+            self.send(status, said if isinstance(said, str) else json.dumps(said))
+            return
         self.task = asyncio.ensure_future(self.serve(path, headers, rest[:length]))
 
     def greet(self, path: str, raw: bytes) -> None:

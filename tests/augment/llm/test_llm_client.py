@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from llm_server import KINDS, embedding
 
-from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings
+from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings, progress
 from recbole_edt.augment.llm import transport as transport_room
 from recbole_edt.augment.llm.reading import Reply
 from recbole_edt.augment.llm.transport import CostLimitError, EndpointError
@@ -219,6 +219,16 @@ def test_a_server_that_dies_ends_the_run(llm_servers, llm_client, monkeypatch):
     server = llm_servers(refuse=(500, "out of order"), refuse_after=9)
     with pytest.raises(EndpointError, match="5 requests in a row were lost"):
         llm_client(server, retries=1).chat(mixed(40), "generate")
+
+
+def test_without_a_terminal_lines_tell_how_far_a_stage_is(
+    llm_servers, llm_client, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress, "EVERY_S", 0.05)
+    client = llm_client(llm_servers(latency_s=0.1), concurrency=2)
+    client.chat(mixed(8), "generate")
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of 8 after " in line]
+    assert lines and all(line.startswith("generate: ") for line in lines)
 
 
 # -- the cache ------------------------------------------------------------------------------------
