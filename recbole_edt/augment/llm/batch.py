@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from recbole_edt.augment.llm.cache import AnswerCache
-from recbole_edt.augment.llm.costs import most_tokens
+from recbole_edt.augment.llm.chat import Asking, ChatRequest
+from recbole_edt.augment.llm.costs import FAULT, Usage
+from recbole_edt.augment.llm.reading import Mismatch, read_message
 from recbole_edt.augment.llm.refusals import server_words
-from recbole_edt.augment.llm.settings import ChatEndpoint, LLMSettings
 from recbole_edt.augment.llm.transport import CallFailed, EndpointError, Run
 from recbole_edt.errors import ConfigError
 
@@ -20,55 +21,65 @@ _ENDED = ("completed", "expired", "cancelled", "failed")
 
 
 class Batches:
-    """Sends the requests of one stage as batches and waits for them.
+    """Sends the questions of one stage as batches and waits for them.
 
     A file that was uploaded is in the cache before a batch is made of it, and the batch before it
     is waited for: a run that is killed finds its batches again.
 
     Parameters
     ----------
-    endpoint, settings, run
-        As for ``Asking``.
-    cache : AnswerCache
-        Knows the batches under way.
-    stage : str
-        The stage that they belong to.
-    take : callable
-        Takes the answers of one batch, file and responses by key; it forgets the file.
+    cache, stage
+        The batches under way, and the stage that they belong to.
+    run, asking
+        Make the calls, and the bodies of requests; read answers.
+    asked : mapping
+        Questions by key.
+    texts : mapping
+        Receives the answers that can be used.
+    poll_s : float
+        Seconds between two looks at a batch.
     """
 
     def __init__(
         self,
-        endpoint: ChatEndpoint,
-        settings: LLMSettings,
-        run: Run,
         cache: AnswerCache,
         stage: str,
-        take: Callable[[str, Mapping[bytes, dict[str, Any]]], None],
+        run: Run,
+        asking: Asking,
+        asked: Mapping[bytes, ChatRequest],
+        texts: MutableMapping[bytes, str],
+        poll_s: float,
     ) -> None:
-        self._endpoint, self._settings, self._run = endpoint, settings, run
-        self._cache, self._stage, self._take = cache, stage, take
+        self._cache, self._stage, self._run, self._poll_s = cache, stage, run, poll_s
+        self._asking, self._asked, self._texts = asking, asked, texts
+        self._endpoint = asking.endpoint
 
-    def split(self, bodies: Mapping[bytes, dict[str, Any]]) -> Iterator[dict[bytes, dict]]:
-        """Split requests into batches of the size that is allowed."""
-        part: dict[bytes, dict] = {}
+    def jobs(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Give the first question by itself, then the others in batches of the allowed size."""
+        yield list(missing[:1])
+        part: list[bytes] = []
         size = 0
-        for key, body in bodies.items():
-            n = len(json.dumps(body).encode())
+        for key in missing[1:]:
+            n = len(self._line(key))
             if part and (len(part) >= _MOST_REQUESTS or size + n > _MOST_BYTES):
                 yield part
-                part, size = {}, 0
-            part[key] = body
-            size += n
+                part, size = [], 0
+            if key not in self._texts:
+                part, size = [*part, key], size + n
         if part:
             yield part
+
+    def _line(self, key: bytes) -> bytes:
+        body = self._asking.body(self._asked[key])
+        line = {"custom_id": key.hex(), "method": "POST", "url": _PATH, "body": body}
+        return f"{json.dumps(line)}\n".encode()
 
     async def resume(self) -> None:
         """Wait for the batches that an earlier run has sent."""
         for file, batch in self._cache.batches(self._endpoint.address, self._stage).items():
             await self._finish(file, batch or await self._made_of(file))
 
-    async def send(self, bodies: Mapping[bytes, dict[str, Any]]) -> None:
+    async def send(self, keys: Sequence[bytes]) -> None:
         """Send one batch and wait for its answers.
 
         Raises
@@ -78,17 +89,11 @@ class Batches:
         EndpointError
             If the provider refuses the batch, with its words.
         """
-        lines = (
-            {"custom_id": key.hex(), "method": "POST", "url": _PATH, "body": body}
-            for key, body in bodies.items()
-        )
-        content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
         client, prices = self._run.client, self._endpoint.prices
-        most = prices.dollars(
-            sum(most_tokens(json.dumps(body)) for body in bodies.values()),
-            completion=len(bodies) * self._endpoint.max_tokens,
-        )
-        async with self._run.reserve(most * prices.batch):
+        content = b"".join(map(self._line, keys))
+        tokens = len(content), len(keys) * self._endpoint.max_tokens  # at most
+        most = prices.dollars(tokens[0], completion=tokens[1]) * prices.batch
+        async with self._run.reserve(most):
             try:
                 file = await self._call(
                     lambda: client.files.create(file=("batch.jsonl", content), purpose="batch")
@@ -120,7 +125,7 @@ class Batches:
         while (
             batch := await self._call(lambda: client.batches.retrieve(name))
         ).status not in _ENDED:
-            await asyncio.sleep(self._settings.poll_s)
+            await asyncio.sleep(self._poll_s)
         found: dict[bytes, dict[str, Any]] = {}
         if batch.output_file_id:
             output = batch.output_file_id
@@ -134,6 +139,22 @@ class Batches:
             errors = batch.model_dump().get("errors") or {}
             said = server_words(errors.get("data")) or "nothing is said"
             raise EndpointError(f"{self._endpoint.place} refuses the batch: {said}")
+
+    def _take(self, file: str, responses: Mapping[bytes, dict[str, Any]]) -> None:
+        """Keep the answers that can be used, and forget the batch."""
+        run, prices, found = self._run, self._endpoint.prices, {}
+        for key, payload in responses.items():
+            said = read_message(payload)
+            usage = Usage.reported(payload, prices, "", said.text)
+            run.pay(usage._replace(dollars=usage.dollars * prices.batch))
+            try:
+                if key in self._asked:
+                    self._asking.check(said, self._asked[key], self._asked[key].n)
+                found[key] = run.redact(said.text)
+            except Mismatch as mismatch:
+                run.counts[FAULT + mismatch.fault] += 1
+        self._texts.update(found)
+        self._asking.keep(answers=found, file=file)
 
     async def _call(self, once: Callable[[], Any]) -> Any:
         try:

@@ -124,7 +124,7 @@ class Asking:
     def __init__(
         self, endpoint: ChatEndpoint, asks: int, run: Run, keep: Callable[..., None]
     ) -> None:
-        self._endpoint, self._asks, self._run, self._keep = endpoint, asks, run, keep
+        self.endpoint, self._asks, self._run, self.keep = endpoint, asks, run, keep
 
     async def answer(
         self, key: bytes, request: ChatRequest, texts: MutableMapping[bytes, str]
@@ -165,7 +165,7 @@ class Asking:
                 self.check(said, request, n, is_first=step.value is None)
             except Mismatch as problem:
                 self._run.counts[FAULT + problem.fault] += 1
-                self._keep()
+                self.keep()
                 was_cut = said.finish == "length"
                 mismatch = Mismatch(f"{problem}{' (cut off at max_tokens)' if was_cut else ''}")
                 shorter = " It was cut off because it was too long: write less." if was_cut else ""
@@ -177,14 +177,14 @@ class Asking:
                 if turn and problem.fault == "refusal":
                     break
             else:
-                self._keep(answers={step.key: said.text})
+                self.keep(answers={step.key: said.text})
                 return said.text
         raise mismatch
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Make the body of a question's first request, as the endpoint wants to be asked now."""
         form = schema(request.reply, request.n)
-        return chat_body(request.messages, form, self._endpoint, self._run.dialect)
+        return chat_body(request.messages, form, self.endpoint, self._run.dialect)
 
     def check(self, said: Said, request: ChatRequest, n: int, is_first: bool = True) -> None:
         """Count what is wrong with an answer; raise a ``Mismatch`` if nothing of it can be used."""
@@ -205,7 +205,7 @@ class Asking:
 
     async def _complete(self, messages: list[dict[str, str]], reply: type[Reply], n: int) -> Said:
         """Make one completion."""
-        run, prices = self._run, self._endpoint.prices
+        run, prices = self._run, self.endpoint.prices
         asked = "".join(message["content"] for message in messages)
         form = schema(reply, n)
 
@@ -214,14 +214,14 @@ class Asking:
             run.pay(Usage.reported(payload, prices, asked, said.text))
             is_end = said.finish in ("length", "content_filter")
             if not (said.text or said.thought or said.refusal or is_end):
-                self._keep()
+                self.keep()
                 raise BadResponse("the response holds no answer")
             return said._replace(text=run.redact(said.text))
 
-        most = prices.dollars(most_tokens(asked), 0, self._endpoint.max_tokens)
+        most = prices.dollars(most_tokens(asked), 0, self.endpoint.max_tokens)
         return await run.call(
             "/chat/completions",
-            lambda: chat_body(messages, form, self._endpoint, run.dialect),
+            lambda: chat_body(messages, form, self.endpoint, run.dialect),
             most,
             read,
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
@@ -17,27 +16,24 @@ import numpy as np
 
 from recbole_edt.augment.llm.batch import Batches
 from recbole_edt.augment.llm.cache import AnswerCache
-from recbole_edt.augment.llm.chat import Answer, Asking, ChatRequest, chat_body, progress
-from recbole_edt.augment.llm.costs import FAULT, Usage
+from recbole_edt.augment.llm.chat import Answer, Asking, ChatRequest, progress
+from recbole_edt.augment.llm.costs import FAULT
 from recbole_edt.augment.llm.dialect import Dialect
-from recbole_edt.augment.llm.embedding import Embedding, embedding_body, text_key
+from recbole_edt.augment.llm.embedding import Embedding, text_key
+from recbole_edt.augment.llm.endpoints import Endpoints
 from recbole_edt.augment.llm.progress import Progress
-from recbole_edt.augment.llm.reading import Mismatch, read_message
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
 from recbole_edt.augment.llm.transport import (
     CallFailed,
     EndpointError,
     ModelChanged,
     Run,
-    UnreachableError,
+    in_loop,
 )
 from recbole_edt.errors import ConfigError, DataError
 
 _REQUESTS = ("requests", "answered", "from_cache", "failed")
 _PAID = ("calls", "retries", "reasks", "prompt_tokens", "cached_tokens", "completion_tokens")
-_TINY = "Reply with OK."
-_TINY_TOKENS = 16
-_RETRIES_AT_FIRST = 2
 _NAMED = 3  # texts that were cut
 
 
@@ -67,8 +63,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self._stages: dict[str, Counter[str]] = defaultdict(Counter)  # of this run's requests
         self._unsaved: dict[str, Counter[str]] = defaultdict(Counter)
         self._spent = 0.0  # dollars, through this client
-        self._dialects: dict[str, Dialect] = {}
-        self._unreachable: dict[str, UnreachableError] = {}
+        self._endpoints = Endpoints(settings, self._cache)
 
     def __exit__(self, *_: object) -> None:
         self._cache.close()
@@ -101,83 +96,12 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             self.dialect(self.chat_endpoint if kind == "chat" else self.embedding_endpoint)
 
     def models(self) -> dict[str, str]:
-        """Name the models that were asked: endpoint -> model, and who it says it is."""
-        ends = (self.settings.chat, self.settings.embedding)
-        known = ((end.kind, self._dialects.get(end.address)) for end in ends if end)
-        return {kind: f"{one.model} ({one.named})" for kind, one in known if one}
+        """Name the models that were asked: "chat" or "embedding" -> model."""
+        return self._endpoints.names()
 
     def dialect(self, endpoint: Endpoint) -> Dialect:
-        """What is known of an endpoint; the first time, it is asked.
-
-        Raises
-        ------
-        EDTError
-            If it cannot serve this run: one line that names what to start or change. An endpoint
-            that has served this cache before may be away while the cache has all answers.
-        """
-        address = endpoint.address
-        if address not in self._dialects:
-            kept = self._kept_dialect(endpoint)
-            found: list[Dialect] = []
-            try:
-                _in_loop(self._meet(endpoint, kept, found))
-            except UnreachableError as error:
-                if kept is None:
-                    raise
-                self._unreachable[address] = error
-            dialect = found[0] if found else kept
-            assert dialect is not None
-            if kept is not None and kept.identity != dialect.identity:
-                getLogger(__name__).warning(
-                    "another model answers as '%s' at %s than before (%s, now %s): what the other "
-                    "one answered is left aside",
-                    dialect.model, endpoint.place, kept.named, dialect.named,
-                )  # fmt: skip
-            self._dialects[address] = dialect
-            self._save(endpoint)
-        return self._dialects[address]
-
-    def _kept_dialect(self, endpoint: Endpoint) -> Dialect | None:
-        kept = self._cache.dialect(endpoint.address)
-        return Dialect.model_validate_json(kept) if kept else None
-
-    def _save(self, endpoint: Endpoint) -> None:
-        dialect = self._dialects[endpoint.address]
-        self._cache.keep_dialect(endpoint.address, dialect.model_dump_json())
-
-    async def _meet(self, endpoint: Endpoint, kept: Dialect | None, found: list[Dialect]) -> None:
-        """Find the model in the list of models; make a tiny request if that is not enough."""
-        dialect = Dialect.of(endpoint)
-        counts: Counter[str] = self._unsaved["check"]
-        run = Run(endpoint, self.settings, dialect, counts, self._spent)
-        async with run.client:
-            listed = await run.listed_models()
-            if listed:
-                dialect.find(listed, endpoint)
-            if kept and listed and (kept.model, kept.served) == (dialect.model, dialect.served):
-                found.append(kept)
-                return
-            if not dialect.model:
-                raise ConfigError(
-                    f"{endpoint.place} does not tell which models it has: set {endpoint.kind}.model"
-                )
-            found.append(dialect)
-
-            def read(payload: dict[str, Any]) -> None:
-                run.pay(Usage.reported(payload, endpoint.prices, _TINY, ""))
-                name = payload.get("model")
-                dialect.answers_as = name if isinstance(name, str) else ""
-
-            path, body = _tiny(endpoint, dialect)
-            try:
-                await run.call(path, body, 0.0, read, _RETRIES_AT_FIRST)
-            except CallFailed as failure:  # the first real request will tell more
-                if failure.refusal.is_no_api:
-                    raise EndpointError(
-                        f"{endpoint.place} answers, but not as an OpenAI API does ({failure}): "
-                        f"correct {endpoint.kind}.base_url, which mostly ends in /v1"
-                    ) from None
-            self._keep("check")
+        """What is known of an endpoint; the first time, it is asked."""
+        return self._endpoints.dialect(endpoint)
 
     # -- chat ---------------------------------------------------------------------------------
 
@@ -190,7 +114,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 return self._chat(requests, stage, endpoint, self.dialect(endpoint))
             except ModelChanged as change:
                 self._stages[stage] = before
-                self._rename(endpoint, str(change))
+                self._endpoints.rename(endpoint, str(change))
 
     def _chat(
         self, requests: Sequence[ChatRequest], stage: str, endpoint: ChatEndpoint, dialect: Dialect
@@ -223,24 +147,18 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
             return missing, partial(ask, asking)
 
-        def begin_batches(run: Run) -> tuple[Iterator[list[bytes]], Callable]:
+        def begin_batches(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
             asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
-            take = partial(self._take_batch, stage, endpoint, run, asking, asked, texts)
-            batches = Batches(endpoint, self.settings, run, self._cache, stage, take)
-
-            def jobs() -> Iterator[list[bytes]]:
-                yield missing[:1]
-                rest = (key for key in missing[1:] if key not in texts)
-                yield from map(list, batches.split({key: asking.body(asked[key]) for key in rest}))
+            batches = Batches(self._cache, stage, run, asking, asked, texts, self.settings.poll_s)
 
             async def do(job: list[bytes]) -> CallFailed | None:
-                if job == missing[:1]:  # by itself: it finds out how the endpoint wants to be asked
+                if job == missing[:1]:
                     await batches.resume()
                     return await ask(asking, job[0])
-                await batches.send({key: asking.body(asked[key]) for key in job})
+                await batches.send(job)
                 return None
 
-            return jobs(), do
+            return batches.jobs(missing), do
 
         try:
             if missing and self.settings.batch:
@@ -266,41 +184,6 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         return texts, {
             key: Answer(step.value, cached=True) for key, step in steps_now.items() if not step.key
         }
-
-    def _take_batch(
-        self,
-        stage: str,
-        endpoint: ChatEndpoint,
-        run: Run,
-        asking: Asking,
-        asked: Mapping[bytes, ChatRequest],
-        texts: dict[bytes, str],
-        file: str,
-        responses: Mapping[bytes, dict[str, Any]],
-    ) -> None:
-        """Keep what a batch has answered; what cannot be used is asked for directly."""
-        found: dict[bytes, str] = {}
-        for key, payload in responses.items():
-            said = read_message(payload)
-            usage = Usage.reported(payload, endpoint.prices, "", said.text)
-            run.pay(usage._replace(dollars=usage.dollars * endpoint.prices.batch))
-            try:
-                if key in asked:
-                    asking.check(said, asked[key], asked[key].n)
-                found[key] = run.redact(said.text)
-            except Mismatch as mismatch:
-                run.counts[FAULT + mismatch.fault] += 1
-        texts.update(found)
-        self._keep(stage, answers=found, file=file)
-
-    def _rename(self, endpoint: Endpoint, name: str) -> None:
-        dialect = self.dialect(endpoint)
-        getLogger(__name__).warning(
-            "the model '%s' at %s now answers as '%s', before as '%s': what the other one answered "
-            "is left aside", dialect.model, endpoint.place, name, dialect.answers_as,
-        )  # fmt: skip
-        dialect.answers_as = name
-        self._save(endpoint)
 
     # -- embeddings ---------------------------------------------------------------------------
 
@@ -333,7 +216,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 found, lost = self._embed(dict(zip(keys, texts, strict=True)), keys, stage)
             except ModelChanged as change:
                 self._stages[stage] = before
-                self._rename(endpoint, str(change))
+                self._endpoints.rename(endpoint, str(change))
             else:
                 failures = {n: lost[key] for n, key in enumerate(keys) if key in lost}
                 return self._rows(keys, found), failures
@@ -445,8 +328,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
     ) -> None:
         """Do the jobs that ``begin`` gives, with what does one of them."""
         dialect = self.dialect(endpoint)
-        if endpoint.address in self._unreachable:
-            raise self._unreachable[endpoint.address]
+        self._endpoints.require(endpoint)
 
         async def work() -> None:
             run = Run(endpoint, self.settings, dialect, self._unsaved[stage], self._spent)
@@ -466,27 +348,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                     self._spent = run.spent
 
         try:
-            _in_loop(work())
+            in_loop(work())
         finally:
-            self._save(endpoint)
+            self._endpoints.save(endpoint)
             self._keep(stage)
-
-
-def _in_loop(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-    else:  # within a notebook's event loop
-        with ThreadPoolExecutor(max_workers=1) as aside:
-            aside.submit(asyncio.run, work).result()
-
-
-def _tiny(endpoint: Endpoint, dialect: Dialect) -> tuple[str, Callable[[], dict[str, Any]]]:
-    """Request whose answer costs next to nothing."""
-    if isinstance(endpoint, ChatEndpoint):
-        chat = endpoint.model_copy(update={"max_tokens": _TINY_TOKENS})
-        messages = [{"role": "user", "content": _TINY}]
-        return "/chat/completions", lambda: chat_body(messages, None, chat, dialect)
-    assert isinstance(endpoint, EmbeddingEndpoint)
-    return "/embeddings", lambda: embedding_body([_TINY], endpoint, dialect)

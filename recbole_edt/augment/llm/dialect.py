@@ -52,6 +52,10 @@ class Dialect(BaseModel):
         """Name the model for a message."""
         return ", ".join(filter(None, (self.answers_as, self.served))) or self.model
 
+    def is_served_as(self, other: Dialect) -> bool:
+        """Whether the server's list says the same of both."""
+        return (self.model, self.served) == (other.model, other.served)
+
     def adapt(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
         """Change what a refusal is about; false if there is nothing left to change."""
         said = refusal.said.lower()

@@ -48,7 +48,7 @@ class DryRun(LLMClient):
 
     def dialect(self, endpoint: Endpoint) -> Dialect:
         """Give what the cache knows of an endpoint; it is not asked."""
-        return self._kept_dialect(endpoint) or Dialect.of(endpoint)
+        return self._endpoints.kept(endpoint) or Dialect.of(endpoint)
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""

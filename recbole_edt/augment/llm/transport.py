@@ -8,7 +8,8 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -385,6 +386,17 @@ class Run:
                 said = said.replace(part, "[path]")
         status = f"HTTP {refusal.status}: " if refusal.status else ""
         return status + (_KEYLIKE.sub("[key]", said)[:300] or "nothing is said")
+
+
+def in_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run calls to their end, also within a running event loop, such as a notebook's."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+    else:
+        with ThreadPoolExecutor(max_workers=1) as aside:
+            aside.submit(asyncio.run, work).result()
 
 
 def _refusal(error: openai.APIStatusError) -> Refusal:

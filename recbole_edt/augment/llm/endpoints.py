@@ -1,0 +1,144 @@
+"""The endpoints of a run: asked once whether they can serve it, and which model answers there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from logging import getLogger
+from typing import Any
+
+from recbole_edt.augment.llm.cache import AnswerCache
+from recbole_edt.augment.llm.chat import chat_body
+from recbole_edt.augment.llm.costs import Usage
+from recbole_edt.augment.llm.dialect import Dialect
+from recbole_edt.augment.llm.embedding import embedding_body
+from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
+from recbole_edt.augment.llm.transport import (
+    CallFailed,
+    EndpointError,
+    Run,
+    UnreachableError,
+    in_loop,
+)
+from recbole_edt.errors import ConfigError
+
+_TINY = "Reply with OK."
+_TINY_TOKENS = 16
+_RETRIES = 2
+
+
+class Endpoints:
+    """What is known of each endpoint; the cache keeps it between runs."""
+
+    def __init__(self, settings: LLMSettings, cache: AnswerCache) -> None:
+        self._settings, self._cache = settings, cache
+        self._dialects: dict[str, Dialect] = {}
+        self._unreachable: dict[str, UnreachableError] = {}
+
+    def dialect(self, endpoint: Endpoint) -> Dialect:
+        """Give what is known of an endpoint; the first time, it is asked.
+
+        Raises
+        ------
+        EDTError
+            If it cannot serve this run: one line that names what to start or change. An endpoint
+            that has served this cache before may be away: see :meth:`require`.
+        """
+        if endpoint.address not in self._dialects:
+            kept = self.kept(endpoint)
+            try:
+                dialect = self._meet(endpoint, kept)
+            except UnreachableError as error:
+                if kept is None:
+                    raise
+                self._unreachable[endpoint.address], dialect = error, kept
+            if kept is not None and kept.identity != dialect.identity:
+                _tell_of_change(endpoint, kept.named, dialect.named)
+            self._dialects[endpoint.address] = dialect
+            self.save(endpoint)
+        return self._dialects[endpoint.address]
+
+    def require(self, endpoint: Endpoint) -> None:
+        """Raise if an endpoint is away, now that the cache lacks an answer."""
+        if endpoint.address in self._unreachable:
+            raise self._unreachable[endpoint.address]
+
+    def kept(self, endpoint: Endpoint) -> Dialect | None:
+        """Give what the cache knows of an endpoint."""
+        kept = self._cache.dialect(endpoint.address)
+        return Dialect.model_validate_json(kept) if kept else None
+
+    def save(self, endpoint: Endpoint) -> None:
+        """Keep what has been found out of an endpoint."""
+        dialect = self._dialects[endpoint.address]
+        self._cache.keep_dialect(endpoint.address, dialect.model_dump_json())
+
+    def rename(self, endpoint: Endpoint, name: str) -> None:
+        """Note that responses name another model than before."""
+        dialect = self._dialects[endpoint.address]
+        _tell_of_change(endpoint, dialect.answers_as, name)
+        dialect.answers_as = name
+        self.save(endpoint)
+
+    def names(self) -> dict[str, str]:
+        """Name the models that were asked: kind of endpoint -> model, and who it says it is."""
+        ends = (self._settings.chat, self._settings.embedding)
+        known = ((end.kind, self._dialects.get(end.address)) for end in ends if end)
+        return {kind: f"{one.model} ({one.named})" for kind, one in known if one}
+
+    def _meet(self, endpoint: Endpoint, kept: Dialect | None) -> Dialect:
+        """Find the model in the list of models; make a tiny request if that is not enough."""
+        dialect, counts = Dialect.of(endpoint), Counter[str]()
+        is_kept = False
+
+        async def ask() -> None:
+            nonlocal is_kept
+            run = Run(endpoint, self._settings, dialect, counts, 0.0)
+            async with run.client:
+                if listed := await run.listed_models():
+                    dialect.find(listed, endpoint)
+                    is_kept = kept is not None and kept.is_served_as(dialect)
+                if not is_kept:
+                    await self._try(endpoint, dialect, run)
+
+        in_loop(ask())
+        self._cache.store("check", counts)
+        return kept if kept and is_kept else dialect
+
+    async def _try(self, endpoint: Endpoint, dialect: Dialect, run: Run) -> None:
+        if not dialect.model:
+            raise ConfigError(
+                f"{endpoint.place} does not tell which models it has: set {endpoint.kind}.model"
+            )
+
+        def read(payload: dict[str, Any]) -> None:
+            run.pay(Usage.reported(payload, endpoint.prices, _TINY, ""))
+            name = payload.get("model")
+            dialect.answers_as = name if isinstance(name, str) else ""
+
+        path, body = _tiny(endpoint, dialect)
+        try:
+            await run.call(path, body, 0.0, read, _RETRIES)
+        except CallFailed as failure:  # of other failures the first real request tells more
+            if failure.refusal.is_no_api:
+                raise EndpointError(
+                    f"{endpoint.place} answers, but not as an OpenAI API does ({failure}): "
+                    f"correct {endpoint.kind}.base_url, which mostly ends in /v1"
+                ) from None
+
+
+def _tell_of_change(endpoint: Endpoint, before: str, now: str) -> None:
+    getLogger(__name__).warning(
+        "another %s model answers at %s than before (%s, now %s): what the other one answered is "
+        "left aside", endpoint.kind, endpoint.place, before, now,
+    )  # fmt: skip
+
+
+def _tiny(endpoint: Endpoint, dialect: Dialect) -> tuple[str, Callable[[], dict[str, Any]]]:
+    """Request whose answer costs next to nothing."""
+    if isinstance(endpoint, ChatEndpoint):
+        chat = endpoint.model_copy(update={"max_tokens": _TINY_TOKENS})
+        messages = [{"role": "user", "content": _TINY}]
+        return "/chat/completions", lambda: chat_body(messages, None, chat, dialect)
+    assert isinstance(endpoint, EmbeddingEndpoint)
+    return "/embeddings", lambda: embedding_body([_TINY], endpoint, dialect)
