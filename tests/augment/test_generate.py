@@ -11,7 +11,7 @@ from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.generators import Generated, Task
 from recbole_edt.augment.generators.endpoint import LLMGenerator
 from recbole_edt.augment.generators.retrieval import RetrievalGenerator
-from recbole_edt.augment.items import Catalogue
+from recbole_edt.augment.items import Catalogue, Titles
 from recbole_edt.augment.pipeline import leave_out
 from recbole_edt.augment.settings import AugmentSettings
 
@@ -120,3 +120,20 @@ def test_items_without_a_vector_are_left_out_and_failed_users_get_nothing() -> N
     leave_out(generated, tasks, {3: "bad", 8: "worse"}, users)
     assert [items.tolist() for items in generated.items] == [[], [], [2], [], []]
     assert generated.failures == {"u0": "why", "u2": "encode: worse"}
+
+
+@pytest.mark.parametrize(
+    ("title", "brand", "is_copy"),
+    [
+        ("ACME trail tent", "Acme", True),
+        ("Trail Tent", "Other", True),
+        ("Other Trail Tent", "Other", True),
+        ("Long red rope of 30 m, new", "", True),  # six of its seven words
+        ("Long blue rope of 20 m", "", False),
+        ("Tent", "Acme", False),
+        ("", "Acme", False),
+    ],
+)
+def test_a_copy_is_told_by_its_title_whatever_its_brand(title, brand, is_copy) -> None:
+    own = [{"title": "Acme Trail Tent", "brand": "Acme"}, {"title": "Long red rope of 30 m"}]
+    assert Titles([*own, {"title": ""}]).hold({"title": title, "brand": brand}) == is_copy

@@ -64,7 +64,13 @@ class LLMProfiler(Profiler):
         asked = [questions[key] for key in keys]
         found = self.client.chat(
             [
-                ChatRequest(prompt("system"), one.user, one.reply, partial(dict, one.likely))
+                ChatRequest(
+                    prompt("system"),
+                    one.user,
+                    one.reply,
+                    partial(dict, one.likely),
+                    len(one.likely.get(one.reply.elements, ())),
+                )
                 for one in asked
             ],
             stage,

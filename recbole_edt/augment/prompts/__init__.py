@@ -70,14 +70,17 @@ class Text(Reply):
 
 
 class Texts(Reply):
-    """Answer to ``summarise.txt``; the list may stand alone."""
+    """Answer to ``summarise.txt``; the list, or the only text, may stand alone."""
 
-    texts: Annotated[list[Annotated[Words, Field(min_length=1)]], Several] = Field(min_length=1)
+    elements = "texts"
+    texts: Annotated[list[Sentences], Several] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
     def _under_texts(cls, value: Any) -> Any:
-        return {"texts": value} if isinstance(value, list) else value
+        if isinstance(value, dict) and "text" in value and "texts" not in value:
+            value = value["text"]
+        return {"texts": value} if isinstance(value, list | str) else value
 
 
 def prompt(name: str, **values: object) -> str:

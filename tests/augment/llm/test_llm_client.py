@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from llm_server import KINDS, embedding
+from llm_server import KINDS, PARTIAL, embedding
 
 from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings, progress
 from recbole_edt.augment.llm import transport as transport_room
@@ -108,7 +108,7 @@ def test_no_response_is_worse_than_a_failed_request(llm_servers, llm_client, pay
 def test_a_fifth_of_all_calls_failing_loses_nothing(llm_server, llm_client, good_values):
     requests = mixed(300)
     llm_server.slow_s = 2.5
-    llm_server.misbehave(0.2, [kind for kind in KINDS if kind != "truncated"], seed=3)
+    llm_server.misbehave(0.2, [kind for kind in KINDS if kind not in PARTIAL], seed=3)
     client = llm_client(llm_server, **{"chat.timeout_s": 2.0})
     assert values(client.chat(requests, "generate")) == good_values(requests)
     served = llm_server.tally()

@@ -30,7 +30,9 @@ def test_values_are_filled_in_and_the_form_asked_for_is_what_is_read(name):
     assert all(f"<the {key}> {{samples}}" in text for key in keys - set(FORM))
     assert "JSON" in text and "JSON" in prompt("system")  # without the word, JSON mode is refused
     (form,) = (line for line in text.splitlines() if line.startswith("{"))
-    form = re.sub(r'("texts": .*|"text": ".*)', lambda found: found[1].replace("...", "I like it..."), form)
+    form = re.sub(
+        r'("texts": .*|"text": ".*)', lambda found: found[1].replace("...", "I like it..."), form
+    )
     assert read_answer(form, REPLIES[name]) == json.loads(form)
 
 

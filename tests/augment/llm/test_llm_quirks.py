@@ -8,10 +8,8 @@ from llm_server import embedding
 
 from recbole_edt.augment.llm import ChatRequest
 from recbole_edt.augment.llm.transport import EndpointError
-from recbole_edt.augment.prompts import GeneratedItems, Text, prompt
+from recbole_edt.augment.prompts import GeneratedItems, Text
 from recbole_edt.errors import ConfigError
-
-OWN = [{"title": "Acme Trail Tent", "brand": "Acme"}, {"title": "Long red rope of 30 m"}]
 
 
 def request(n=3, is_copy=lambda item: item["title"] == "Seen"):
@@ -20,9 +18,7 @@ def request(n=3, is_copy=lambda item: item["title"] == "Seen"):
 
 
 def profile(user=0):
-    samples = f"- red cotton shirt {user}\n- woollen socks"
-    text = prompt("summarise", domain="cloth", attributes="title", samples=samples)
-    return ChatRequest(prompt("system"), text, Text)
+    return ChatRequest("JSON", f"What user {user} likes:\n- red cotton shirt\n", Text)
 
 
 def item(title):
