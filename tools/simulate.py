@@ -145,7 +145,7 @@ def write_augmented(shop: SimulatedShop, directory: str | Path, name: str) -> No
     with TemporaryDirectory() as folder:
         raw, made = Path(folder) / "raw", Path(folder) / "augmented"
         write_atomic(shop, raw / name, name)
-        Pipeline(name, raw, made, AugmentSettings()).run()
+        Pipeline(name, raw, made, AugmentSettings(min_ratio=0.0)).run()
         for file in sorted((made / name).iterdir()):
             with atomic_write(Path(directory) / file.name) as temporary:
                 shutil.copyfile(file, temporary)

@@ -72,7 +72,7 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """both (A2B and B2A for every user, the paper), minor (the domain that the user has fewer
     items of, by an amount that grows with r), scarce (the domain that the user has fewer items of,
     and for every user the one that all users have fewer items of)"""
-    min_ratio: Share = 0.0
+    min_ratio: Share = 0.5
     """least imbalance r of a user who is augmented"""
     min_history: Amount = 1
     """least training rows in a domain of a user who gets items of it; paper: 0"""

@@ -41,7 +41,7 @@ def registered(monkeypatch):
 
 
 def test_registered_providers_augment_a_data_set(registered, raw: Path, tmp_path: Path) -> None:
-    Pipeline("shop", raw, tmp_path, validate(AugmentSettings, registered)).run()
+    Pipeline("shop", raw, tmp_path, validate(AugmentSettings, registered | {"min_ratio": 0})).run()
     inter, users = (read_table(tmp_path / "shop" / f"shop.{n}") for n in ("inter", "user"))
     assert (inter["augmented"] == "1").sum() > 20
     assert users["profile"].str.endswith(" purchases").all()
