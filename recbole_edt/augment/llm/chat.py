@@ -174,8 +174,6 @@ class Asking:
                     user=f"This answer cannot be used: {problem}.{shorter} Answer again with the "
                     "whole JSON object in the form asked for, and nothing else.",
                 )
-                if turn and problem.fault == "refusal":
-                    break
             else:
                 self.keep(answers={step.key: said.text})
                 return said.text
