@@ -28,6 +28,16 @@ NOT_RUN = {
     "make ": "runs this suite, or makes an environment",
     "pip install": "needs a network",
     "export DEEPSEEK_API_KEY": "needs an endpoint and its key; tests/augment has a local one",
+    **dict.fromkeys(
+        [
+            "llama-server",
+            "OLLAMA_CONTEXT_LENGTH",
+            "vllm serve",
+            "lms server",
+            "recbole-edt augment --dataset=cloth_sport --output_path=augmented --generator=openai",
+        ],
+        "needs raw data and a model; tests/augment has a server of its own",
+    ),
     "recbole-edt prepare": "downloads; tests/prepare runs it against a local server",
     "recbole-edt compare": "trains for hours; tests/experiment/test_compare.py runs it",
     "recbole-edt search": "trains for long; tests/experiment/test_search.py runs it",
