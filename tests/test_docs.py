@@ -68,8 +68,8 @@ def text_of(page: str) -> str:
 def blocks(page: str) -> Iterator[tuple[str, str]]:
     """Language and text of each block of code."""
     for language, body in re.findall(r"^```(\w+)\n(.*?)^```", text_of(page), re.S | re.M):
-        if language in ("sh", "python"):
-            yield language, body
+        if language in ("sh", "bash", "console", "python"):
+            yield "python" if language == "python" else "sh", body
 
 
 def is_run(block: tuple[str, str]) -> bool:
