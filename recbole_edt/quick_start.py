@@ -123,10 +123,10 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     for mode, part in results["protocols"].items():
         text = table(part["test"], f"{model} test, {mode}", config["metric_decimal_place"])
         print(text, end="\n\n", flush=True)
-    if config["result_file"]:
-        write_json(config["result_file"], results)
     if config["ranks_file"]:
         write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
+    if config["result_file"]:  # last: with it a run is finished
+        write_json(config["result_file"], results)
     if saved:
         Path(checkpoint.run_file(config, "stage1")).unlink(missing_ok=True)
         if Path(trainer.last_file).exists():
