@@ -40,11 +40,11 @@ class HistoryTerm:
     """
 
     def __init__(self, items: Tensor, pools: Sequence[Any], weights: Sequence[float]) -> None:
+        raw = [torch.as_tensor(pool, device=items.device) for pool in pools]
         self.weight = items.new_zeros(len(items))  # of each item
-        for pool, weight in zip(pools, weights, strict=True):
-            self.weight[torch.as_tensor(pool, device=items.device)] = weight
-        raw = torch.cat([torch.as_tensor(pool, device=items.device) for pool in pools])
-        self.unit = F.normalize(items - items[raw].mean(0))
+        for pool, weight in zip(raw, weights, strict=True):
+            self.weight[pool] = weight
+        self.unit = F.normalize(items - items[torch.cat(raw)].mean(0))
         self.unit[0] = 0
 
     @classmethod

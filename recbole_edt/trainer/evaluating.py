@@ -101,7 +101,8 @@ class EvaluationMixin(TrainerBehind):
         vectors = vectors_of(self.model) if ranking.candidates is None else None
         term = HistoryTerm.of(self.model, eval_data._dataset)
         if vectors is not None:
-            return self._ranked_by_vectors(batches, vectors, ranking, term)
+            histories = self._histories(eval_data, ranking) if term else None
+            return self._ranked_by_vectors(batches, vectors, ranking, term, histories)
         out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
         self.tot_item_num = eval_data._dataset.item_num
         if self.item_tensor is None:  # features of items, for models that score pairs alone
@@ -116,9 +117,9 @@ class EvaluationMixin(TrainerBehind):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=self.enable_amp)
 
-    def _ranked_by_vectors(self, batches, vectors, ranking: Ranking, term) -> np.ndarray:
+    def _ranked_by_vectors(self, batches, vectors, ranking: Ranking, term, histories) -> np.ndarray:
         """Encode every user once, then rank; scores are float32 even in half precision."""
-        users, items, histories = self._vectors(batches, vectors, ranking)
+        users, items = self._vectors(batches, vectors, ranking)
 
         def further(domain: int, at: torch.Tensor):
             return term.among(histories[at], ranking.pools[domain])
@@ -126,29 +127,34 @@ class EvaluationMixin(TrainerBehind):
         return ranking.ranked_by_vectors(users, items, further if term else None).cpu().numpy()
 
     def _vectors(self, batches, vectors, ranking: Ranking) -> tuple[torch.Tensor, ...]:
-        """Vectors of users [n_eval, d] and items [n_items, d], and histories int64 [n_eval, L]."""
+        """Vectors of users [n_eval, d] and of items [n_items, d]."""
         domains = torch.from_numpy(ranking.target_domains)
         with self._autocast():
             items = vectors.item_vectors().float()
             users = items.new_zeros(len(domains), items.shape[1])
-            length = self.config["MAX_ITEM_LIST_LENGTH"]
-            histories = torch.zeros(len(domains), length, dtype=torch.int64, device=self.device)
             for interaction, rows in batches:
-                at, interaction = torch.from_numpy(rows), interaction.to(self.device)
-                seen = interaction[self.model.ITEM_SEQ]
-                histories[at.to(self.device), : seen.shape[1]] = seen
-                for domain, own in enumerate(vectors.user_vectors(interaction)):
+                at = torch.from_numpy(rows)
+                for domain, own in enumerate(vectors.user_vectors(interaction.to(self.device))):
                     chosen = domains[at] == domain
                     users[at[chosen].to(self.device)] = own[chosen.to(self.device)].float()
-        # rows of other processes are zero
-        return distributed.all_reduce_sum(users), items, distributed.all_reduce_sum(histories)
+        return distributed.all_reduce_sum(users), items  # rows of other processes are zero
+
+    def _histories(self, eval_data: EvaluationLoader, ranking: Ranking) -> torch.Tensor:
+        """Histories of all users as the model sees them, int64 [n_eval, L]."""
+        shape = len(ranking.targets), self.config["MAX_ITEM_LIST_LENGTH"]
+        out = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        for interaction, rows in eval_data:
+            seen = interaction[self.model.ITEM_SEQ].to(self.device)
+            out[torch.from_numpy(rows).to(self.device), : seen.shape[1]] = seen
+        return distributed.all_reduce_sum(out)  # rows of other processes are zero
 
     @torch.no_grad()
     def calibrated(self, valid_data: EvaluationLoader) -> list[float]:
         """Weights of the history term that validation likes best, per domain (mode ``full``)."""
         self.model.eval()
         ranking = self._ranking(valid_data, "full")
-        return calibrate(ranking, *self._vectors(valid_data, vectors_of(self.model), ranking))
+        users, items = self._vectors(valid_data, vectors_of(self.model), ranking)
+        return calibrate(ranking, users, items, self._histories(valid_data, ranking))
 
     def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking, term) -> np.ndarray:
         candidates, n_items = ranking.candidates, self.tot_item_num

@@ -338,7 +338,6 @@ class CrossDomainMixin(EvaluationMixin):
             "stages": checkpoint.plain(self.stages),
             "state_dict": self.model.state_dict(),
             "other_state": checkpoint.other_state(self.model),
-            "history_weights": None,
             "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 

@@ -143,12 +143,14 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             longest = max(missing, key=lambda key: len(asked[key].user))
             missing.insert(0, missing.pop(missing.index(longest)))
 
+        def make_asking(run: Run) -> Asking:
+            return Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
+
         def begin(run: Run) -> tuple[list[bytes], Callable[[bytes], Awaitable[CallFailed | None]]]:
-            asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
-            return missing, partial(ask, asking)
+            return missing, partial(ask, make_asking(run))
 
         def begin_batches(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
-            asking = Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
+            asking = make_asking(run)
             batches = Batches(self._cache, stage, run, asking, asked, texts, self.settings.poll_s)
 
             async def do(job: list[bytes]) -> CallFailed | None:
