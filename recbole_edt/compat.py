@@ -554,10 +554,15 @@ def _patch_config(module: Any) -> Iterator[None]:
 
     @_wraps(module.Config, "_init_device")
     def _init_device(original: Callable, self: Any) -> None:
+        import torch
+
         from recbole_edt import distributed
 
-        if _is_ours(self) and distributed.is_launched(self.final_config_dict):
-            distributed.init(self.final_config_dict)
+        is_ours, settings = _is_ours(self), self.final_config_dict
+        if is_ours and settings["threads"]:
+            torch.set_num_threads(settings["threads"])
+        if is_ours and distributed.is_launched(settings):
+            distributed.init(settings)
         else:
             original(self)
 

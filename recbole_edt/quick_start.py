@@ -79,8 +79,6 @@ def run_recbole_edt(
 def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     start = perf_counter()
     model, dataset = config["model"], config["dataset"]
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
     for key in ("result_file", "ranks_file"):
         if config[key]:
             check_writable(key, config[key])

@@ -23,17 +23,15 @@ def limit_spinning() -> None:
 class Threads:
     """Compute threads of a run: as many as there are cores that no other process uses.
 
-    ``wanted`` or the environment variable ``OMP_NUM_THREADS`` fixes their number. The last digits
-    of sums depend on it: only a fixed number repeats them exactly.
+    Their number stays if it is ``fixed``, or given by ``OMP_NUM_THREADS``. The last digits of sums
+    depend on it: only a fixed number repeats them exactly.
     """
 
-    def __init__(self, wanted: int | None = None) -> None:
+    def __init__(self, fixed: bool = False) -> None:
         import torch
 
-        if wanted:
-            torch.set_num_threads(wanted)
         self.most = torch.get_num_threads()
-        self.fixed = bool(wanted) or "OMP_NUM_THREADS" in os.environ or self.most == 1
+        self.fixed = fixed or "OMP_NUM_THREADS" in os.environ or self.most == 1
         self._mark = _usage()
 
     def choose(self) -> int:

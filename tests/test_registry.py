@@ -93,6 +93,19 @@ def test_config_finds_presets_and_where_the_data_are(data_path):
     assert config["data_path"] == str(ROOT / "dataset_atomic" / "cloth_sport")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("item_embedding", "nonsense", "item_embedding must be one of text, id, both"),
+        ("align_temperature", 0.0, "align_temperature must be above 0"),
+        ("n_heads", 3, "hidden_size must be a multiple of n_heads"),
+    ],
+)
+def test_recboles_config_checks_the_settings_of_a_model(data_path, key, value, said):
+    with pytest.raises(ConfigError, match=said):
+        stock_config("LLMEDT", data_path, **{key: value})
+
+
 def test_data_preparation_gives_the_plugins_loaders(data_path):
     config = stock_config("LLMEDT", data_path)
     loaders = data_preparation(config, create_dataset(config))

@@ -61,7 +61,8 @@ def test_a_containers_quota_bounds_it_and_a_fixed_number_stays(machine, monkeypa
     monkeypatch.setattr(threads, "_quota", lambda: 2.0)
     after_ten_seconds(machine, 0.0, 0.0)
     assert chosen.choose() == 2
-    fixed = threads.Threads(3)
+    torch.set_num_threads(3)
+    fixed = threads.Threads(fixed=True)
     after_ten_seconds(machine, 4.0, 0.0)
     assert fixed.choose() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")

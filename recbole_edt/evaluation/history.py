@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_edt.evaluation.metrics import ndcg_of
 from recbole_edt.evaluation.vectors import vectors_of
 
 POWER = 3
@@ -110,6 +111,6 @@ def calibrate(ranking, users: Tensor, items: Tensor, histories: Tensor) -> list[
         seen = histories[torch.from_numpy(rows).to(users.device)]
         terms = term.among(seen, ranking.pools[domain])
         for place, weight in enumerate(WEIGHTS):
-            ranks = ranking.ranked_in(domain, scores + weight * terms, rows)[:, 0].double()
-            gains[domain, place] += torch.where(ranks <= 10, 1 / torch.log2(1 + ranks), 0.0).sum()
+            ranks = ranking.ranked_in(domain, scores + weight * terms, rows)[:, 0]
+            gains[domain, place] += ndcg_of(ranks.cpu().numpy(), 10).sum()
     return [WEIGHTS[place] for place in gains.argmax(1)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from recbole_edt.evaluation.metrics import ndcg_of
 from recbole_edt.experiment.tables import Table
 
 RESAMPLES = 2000
@@ -41,7 +42,7 @@ def gains_of_users(
                     "domain": np.array(domains)[found["test_domains"]],
                     "user": found["users"].astype(str),
                     f"H@{k}": rank <= k,
-                    f"N@{k}": np.where(rank <= k, 1 / np.log2(1.0 + rank), 0.0),
+                    f"N@{k}": ndcg_of(rank, k),
                 }
             )
         )

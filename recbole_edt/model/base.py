@@ -23,7 +23,6 @@ from recbole_edt.model.lookup import ItemLookup, Lookup
 from recbole_edt.model.losses import bpr_loss, softmax_loss
 from recbole_edt.model.settings import ModelSettings, declared
 from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
-from recbole_edt.settings import validate
 
 StatesAt = Callable[..., Iterable[Tensor]]
 """Maps places of the flattened batch, int64 [n] per domain, to the states there, [n, d] each."""
@@ -75,8 +74,6 @@ class CrossDomainModel(SequentialRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        fields = self.settings.model_fields
-        validate(self.settings, {key: config[key] for key in fields if key in config})
         use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
         self._negative_per_target = self.loss_name == "bpr" and not self.negatives_in_loss

@@ -55,7 +55,7 @@ class CrossDomainMixin(EvaluationMixin):
         keep_freed_memory()
         use_fast_kernels(config["fast_kernels"])
         self._share_gradients()
-        self.threads = Threads(config["threads"])
+        self.threads = Threads(fixed=bool(config["threads"]))
         self.saved_model_file = checkpoint.run_file(config)
         self.last_file = checkpoint.run_file(config, "last")
         if self.device.type == "cuda":

