@@ -434,7 +434,7 @@ def _patch_quick_start(module: Any) -> Iterator[None]:
 
 @_patches("recbole.utils.case_study")
 def _patch_case_study(module: Any) -> Iterator[None]:
-    """Recommend no item that preprocessing generated, and nothing to users without history."""
+    """Recommend no generated item, nothing without a history, and by all terms of a score."""
     import numpy as np
 
     yield
@@ -444,6 +444,7 @@ def _patch_case_study(module: Any) -> Iterator[None]:
         original: Callable, uid_series: Any, model: Any, test_data: Any, device: Any = None
     ) -> Any:
         from recbole_edt.data.dataset import CrossDomainDataset
+        from recbole_edt.evaluation.history import HistoryTerm
 
         data = test_data.dataset
         if not isinstance(data, CrossDomainDataset):
@@ -453,6 +454,10 @@ def _patch_case_study(module: Any) -> Iterator[None]:
             users = ", ".join(map(str, data.id2token(data.uid_field, unknown)))
             raise DataError(f"there is no history to start from for these users: {users}")
         scores = original(uid_series, model, test_data, device)
+        if term := HistoryTerm.of(model, data):
+            rows = [np.flatnonzero(data.inter_feat[data.uid_field] == user) for user in uid_series]
+            histories = data[np.concatenate(rows)][model.ITEM_SEQ].to(scores.device)
+            scores += term.among(histories)
         scores[:, data.item_generated] = -float("inf")
         return scores
 

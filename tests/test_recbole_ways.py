@@ -25,6 +25,7 @@ from recbole_edt.config import EDTConfig
 from recbole_edt.data import saved as saved_data
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
+from recbole_edt.evaluation.history import HistoryTerm
 from recbole_edt.trainer import trainer_class
 
 SMALL = {
@@ -32,7 +33,12 @@ SMALL = {
     "show_progress": False, "state": "ERROR",
 }  # fmt: skip
 MODELS = {
-    "LLMEDT": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8},
+    "LLMEDT": {
+        "finetune_epochs": 1,
+        "hidden_size": 16,
+        "n_negatives": 8,
+        "history_weight": 4.0,
+    },
     "SASRec": {"hidden_size": 16, "inner_size": 16, "n_layers": 1},
     "LightGCN": {"embedding_size": 16},
 }
@@ -93,8 +99,11 @@ def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop
     masks_history = not test.is_sequential  # as RecBole does
     for user, row, of_user, best in zip(users, every, scores, items, strict=True):
         rows = data.inter_feat[data.uid_field] == data.token2id(data.uid_field, user)
-        with torch.no_grad():  # alone, from the row of the test target
-            expected = model.full_sort_predict(data[rows.nonzero()[:, 0]]).flatten()
+        alone = data[rows.nonzero()[:, 0]]  # the row of the test target
+        with torch.no_grad():
+            expected = model.full_sort_predict(alone).flatten()
+        if term := HistoryTerm.of(model, data):
+            expected += term.among(alone[model.ITEM_SEQ])[0]
         left_out = generated.union(shop.raw_sequences()[user][:-1] if masks_history else ())
         names = data.id2token(data.iid_field, np.arange(len(row)))
         offered = torch.tensor([name not in left_out for name in names])

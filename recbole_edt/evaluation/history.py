@@ -21,7 +21,9 @@ POWER = 3
 DECAY = 0.8  # weight of each item of the history over that of the next one
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # tried on validation
 
-_COLUMNS = 1024  # candidates at a time: cosines of all items of a block's histories with them
+CUTOFF = 50  # of the NDCG that chooses: at 10 few targets count, and the choice is a guess
+
+_COSINES = 2**22  # at a time, of the items of some histories with candidates
 
 
 class HistoryTerm:
@@ -47,6 +49,7 @@ class HistoryTerm:
             self.weight[pool] = weight
         self.unit = F.normalize(items - items[torch.cat(raw)].mean(0))
         self.unit[0] = 0
+        self.of_pools = [(self.unit[pool], self.weight[pool]) for pool in raw]
 
     @classmethod
     def of(cls, model, dataset) -> HistoryTerm | None:
@@ -56,22 +59,23 @@ class HistoryTerm:
             return None
         return cls(vectors.item_vectors().float(), dataset.candidate_pools(), weights)
 
-    def among(self, histories: Tensor, candidates: Tensor) -> Tensor:
-        """Terms of the same candidates int64 [m] for all histories int64 [n, L], [n, m].
+    def among(self, histories: Tensor, domain: int | None = None) -> Tensor:
+        """Terms of a domain's pool for all histories int64 [n, L], [n, n_pool]; or of all items.
 
         Histories are oldest first, and padded with zeros behind.
         """
+        units, weight = (self.unit, self.weight) if domain is None else self.of_pools[domain]
         present, decay = _decay(histories)
         distinct, rows = torch.unique(histories[present], return_inverse=True)
         counts = present.sum(1)
         bags = counts.cumsum(0) - counts
         known, parts = self.unit[distinct], []
-        for block in candidates.split(_COLUMNS):
-            cosines = (known @ self.unit[block].T).clamp_(min=0).pow_(POWER)
+        for block in units.split(max(1, _COSINES // max(1, len(known)))):
+            cosines = (known @ block.T).clamp_(min=0).pow_(POWER)
             parts.append(
                 F.embedding_bag(rows, cosines, bags, mode="sum", per_sample_weights=decay[present])
             )
-        return torch.cat(parts, dim=1).mul_(self.weight[candidates])
+        return torch.cat(parts, dim=1).mul_(weight)
 
     def of_each(self, histories: Tensor, candidates: Tensor) -> Tensor:
         """Terms of each history's own candidates int64 [n, m], [n, m]."""
@@ -89,7 +93,7 @@ def _decay(histories: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def calibrate(ranking, users: Tensor, items: Tensor, histories: Tensor) -> list[float]:
-    """Weight of each domain that validation likes best: the highest NDCG@10 of its targets.
+    """Weight of each domain that validation likes best: the highest NDCG@50 of its targets.
 
     Parameters
     ----------
@@ -109,8 +113,8 @@ def calibrate(ranking, users: Tensor, items: Tensor, histories: Tensor) -> list[
     gains = np.zeros((len(ranking.pools), len(WEIGHTS)))
     for domain, rows, scores in ranking.scored_by_vectors(users, items):
         seen = histories[torch.from_numpy(rows).to(users.device)]
-        terms = term.among(seen, ranking.pools[domain])
+        terms = term.among(seen, domain)
         for place, weight in enumerate(WEIGHTS):
             ranks = ranking.ranked_in(domain, scores + weight * terms, rows)[:, 0]
-            gains[domain, place] += ndcg_of(ranks.cpu().numpy(), 10).sum()
+            gains[domain, place] += ndcg_of(ranks.cpu().numpy(), CUTOFF).sum()
     return [WEIGHTS[place] for place in gains.argmax(1)]

@@ -300,7 +300,7 @@ class Recommender:
             out = [product(vectors[d].float(), self._items[d]) for d in domains]
             if self._term:
                 for domain, scores in zip(domains, out, strict=True):
-                    scores += self._term.among(rows[self.model.ITEM_SEQ], self._pools[domain])
+                    scores += self._term.among(rows[self.model.ITEM_SEQ], domain)
         else:
             out = [self._all_scores(asked)[:, self.pools[d]] for d in domains]
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
@@ -323,8 +323,7 @@ class Recommender:
             scores = pair_scores(self.model, rows, items, features)
         scores = scores.view(n, -1)[:, : self.data.item_num].float()
         if self._term:
-            items = torch.arange(self.data.item_num, device=self.device)
-            scores = scores + self._term.among(rows[self.model.ITEM_SEQ], items)
+            scores = scores + self._term.among(rows[self.model.ITEM_SEQ])
         return scores
 
     def _interaction(self, asked: Histories) -> Interaction:

@@ -122,7 +122,7 @@ class EvaluationMixin(TrainerBehind):
         users, items = self._vectors(batches, vectors, ranking)
 
         def further(domain: int, at: torch.Tensor):
-            return term.among(histories[at], ranking.pools[domain])
+            return term.among(histories[at], domain)
 
         return ranking.ranked_by_vectors(users, items, further if term else None).cpu().numpy()
 
@@ -179,8 +179,7 @@ class EvaluationMixin(TrainerBehind):
             else:
                 scores = self._full_sort_batch_eval((some, None, None, None))[1]
             if term:
-                seen = some[self.model.ITEM_SEQ]
-                scores += term.among(seen, torch.arange(n_items, device=self.device))
+                scores += term.among(some[self.model.ITEM_SEQ])
             parts.append(ranking.ranked(scores.float().to(self.device), which).cpu().numpy())
         return np.concatenate(parts)
 

@@ -118,7 +118,8 @@ class CrossDomainMixin(EvaluationMixin):
             self.load_best()
         given = self.config["history_weight"]
         if given == "auto" and not valid_data:
-            raise ConfigError("history_weight=auto needs validation data")
+            self.logger.info("history term: left out, since there is no validation to choose it")
+            return
         weights = self.calibrated(valid_data) if given == "auto" else [float(given)] * 2
         self.model.history_weights = weights
         if saved:

@@ -35,20 +35,22 @@ def test_a_hand_computed_term() -> None:
     items = torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.6, 0.8], [-1.0, 0.0], [-0.6, -0.8]])
     term = HistoryTerm(items, [np.array([1, 2]), np.array([3, 4])], [2.0, 0.0])
     histories = torch.tensor([[2, 3, 0]])
-    got = term.among(histories, torch.tensor([1, 3]))
+    got = term.among(histories)[:, [1, 3]]
     torch.testing.assert_close(got, torch.tensor([[2 * 0.8 * 0.216, 0.0]]))
 
 
-@pytest.mark.parametrize("columns", [1, 2, 1024])
-def test_terms_are_those_of_a_loop_over_items(columns, monkeypatch) -> None:
-    monkeypatch.setattr(history_module, "_COLUMNS", columns)
+@pytest.mark.parametrize("cosines", [1, 8, 2**22])
+def test_terms_are_those_of_a_loop_over_items(cosines, monkeypatch) -> None:
+    monkeypatch.setattr(history_module, "_COSINES", cosines)
     rng = np.random.default_rng(4)
     items = rng.normal(size=(6, 3)).astype(np.float32)
     histories = np.array([[1, 4, 1, 5], [3, 0, 0, 0], [0, 0, 0, 0], [2, 2, 4, 0]])
     term = HistoryTerm(torch.from_numpy(items), POOLS, [1.5, 4.0])
     expected = np.array([slow(items, POOLS, [1.5, 4.0], histories, c) for c in range(1, 6)]).T
     seen = torch.from_numpy(histories)
-    np.testing.assert_allclose(term.among(seen, torch.arange(1, 6)), expected, rtol=1e-4)
+    np.testing.assert_allclose(term.among(seen)[:, 1:], expected, rtol=1e-4)
+    for domain, pool in enumerate(POOLS):
+        np.testing.assert_allclose(term.among(seen, domain), expected[:, pool - 1], rtol=1e-4)
     each = torch.tensor([[5, 1], [2, 3], [1, 1], [4, 2]])
     wanted = np.take_along_axis(expected, each.numpy() - 1, axis=1)
     np.testing.assert_allclose(term.of_each(seen, each), wanted, rtol=1e-4)
@@ -61,7 +63,7 @@ def shop_path(make_shop, write_dataset, tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
 
 
-def test_calibration_takes_the_weight_with_the_best_ndcg(shop_path, load) -> None:
+def test_calibration_takes_the_weight_with_the_best_ndcg_at_50(shop_path, load) -> None:
     data = load(shop_path)
     ranking = Ranking(data, "valid", "full", CPU)
     generator = torch.Generator().manual_seed(1)
@@ -71,9 +73,9 @@ def test_calibration_takes_the_weight_with_the_best_ndcg(shop_path, load) -> Non
     gains = []
     for weight in WEIGHTS:
         term = HistoryTerm(items, ranking.pools, [weight, weight])
-        scores = users @ items.T + term.among(histories, torch.arange(data.item_num))
+        scores = users @ items.T + term.among(histories)
         ranks = ranking.ranked(scores, np.arange(len(users)))[:, 0].numpy()
-        gain = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0)
+        gain = np.where(ranks <= 50, 1 / np.log2(1 + ranks), 0)
         gains.append([gain[ranking.target_domains == domain].sum() for domain in (0, 1)])
     best = [WEIGHTS[place] for place in np.argmax(gains, axis=0)]
     assert calibrate(ranking, users, items, histories) == best
@@ -104,25 +106,29 @@ def run(shop_path, tmp_path):
 
 @pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
 def test_a_run_that_calibrates_is_no_worse_on_validation(run, model) -> None:
-    plain, best = run(model), run(model, history_weight="auto")
+    keys = {"topk": [10, 50]}
+    plain, best = run(model, history_weight=0, **keys), run(model, history_weight="auto", **keys)
     assert plain["history_weights"] is None
     assert set(best["history_weights"]) <= set(WEIGHTS)
     for domain, of_plain in plain["valid"]["domains"].items():
-        assert best["valid"]["domains"][domain]["ndcg@10"] >= of_plain["ndcg@10"]
+        assert best["valid"]["domains"][domain]["ndcg@50"] >= of_plain["ndcg@50"]
     assert any(best["history_weights"])
     assert best["valid"] != plain["valid"]
 
 
 def test_the_weight_counts_among_samples_as_in_the_whole_domain(run) -> None:
     """A huge weight leaves the term alone; both rankings change."""
-    plain, huge = run(), run(history_weight=1e6)
+    plain, huge = run(history_weight=0), run(history_weight=1e6)
     assert huge["history_weights"] == [1e6, 1e6]
     for mode in ("full", "uni5"):
         assert huge["protocols"][mode]["test"] != plain["protocols"][mode]["test"]
 
 
-def test_preset_best_of_llmedt_has_the_term(run) -> None:
-    assert run(preset="best")["params"]["history_weight"] == "auto"
+@pytest.mark.parametrize(
+    ("keys", "weight"), [({}, "auto"), ({"preset": "best"}, "auto"), ({"preset": "paper"}, 0.0)]
+)
+def test_llmedt_has_the_term_unless_it_is_the_papers(run, keys, weight) -> None:
+    assert run(**keys)["params"]["history_weight"] == weight
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])

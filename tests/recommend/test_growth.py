@@ -13,6 +13,7 @@ from growing import OWN, SMALL
 from recbole_edt import import_frames
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError
+from recbole_edt.evaluation.history import HistoryTerm
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.trainer import checkpoint, growth
 
@@ -85,6 +86,9 @@ def test_scores_are_those_of_the_same_weights_made_on_the_whole_data(served, gro
     interaction = {name: torch.from_numpy(values) for name, values in fields.items()}
     with torch.no_grad():
         expected = whole.full_sort_predict(interaction).view(len(users), -1)
+        whole.history_weights = ours.model.history_weights
+        if term := HistoryTerm.of(whole, plain):
+            expected += term.among(interaction[whole.ITEM_SEQ])
     expected = expected[:, plain.token2id(plain.iid_field, items)].numpy()
     found = ours.score(users, items)
     assert found.index.tolist() == users and found.columns.tolist() == items
@@ -317,8 +321,9 @@ STILL = {"learning_rate": 1e-12, "weight_average": 0.0}
 def test_training_goes_on_from_an_earlier_model_on_grown_data(
     growing, train, tmp_path, model
 ) -> None:
-    early = train(model, tmp_path / "early", growing.early)
-    keys = {"finetune_learning_rate": 1e-12} if model == "LLMEDT" else {}
+    term = {"history_weight": 0}  # it is chosen anew on grown data
+    early = train(model, tmp_path / "early", growing.early, **term)
+    keys = term | ({"finetune_learning_rate": 1e-12} if model == "LLMEDT" else {})
     later = train(model, tmp_path / "later", growing.grown, start_from=str(early), **STILL, **keys)
     first, second = (Recommender.load(path, use_gpu=False) for path in (early, later))
     assert second.data.item_num == first.data.item_num + 3
