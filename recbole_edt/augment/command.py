@@ -61,6 +61,14 @@ def augment(arguments: Sequence[str]) -> int:
                 f"{stage}: calls failed for {len(users)} users, served without them "
                 f"(such as {user}: {reason})"
             )
+    for domain, found in report["new_items"].items():
+        if found["nearest"] < found["catalogue"]:
+            print(
+                f"{domain}: the {found['n']:,} new items are unlike the catalogue: the cosine with "
+                f"its nearest item is {found['nearest']:.2f} (median), of nine in ten items of the "
+                f"catalogue at least {found['catalogue']:.2f}. Read some (generated = 1 in "
+                f"{given.dataset}.item) before you train on them, or ask a larger model"
+            )
     _print_costs(report["cost"])
     print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
     print(f"written: {pipeline.target}")
@@ -85,7 +93,8 @@ def _print_costs(costs: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what the models behind endpoints cost, over all runs into this folder."""
     if not costs:
         return
-    table = pd.DataFrame.from_dict(costs, orient="index").drop(columns=["faults", "answered"])
+    others = ["faults", "answered", "seconds", "in_flight", "concurrency"]
+    table = pd.DataFrame.from_dict(costs, orient="index").drop(columns=others)
     table = table.rename(columns=lambda name: name.replace("_", " "))
     table.loc["total"] = table.sum()
     whole = [column for column in table if column != "dollars"]
@@ -93,9 +102,14 @@ def _print_costs(costs: Mapping[str, Mapping[str, Any]]) -> None:
     formats = dict.fromkeys(whole, "{:,}".format) | {"dollars": "{:,.4f}".format}
     print("-- models behind endpoints (from calls on: over all runs into this folder)")
     print(table.to_string(formatters=formats))
-    faults = {stage: cost["faults"] for stage, cost in costs.items() if cost["faults"]}
-    for stage, kinds in faults.items():
-        print(f"  {stage}, faults: " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.items()))
+    for stage, cost in costs.items():
+        kind = "completion" if cost["completion_tokens"] else "prompt"
+        rate = cost[f"{kind}_tokens"] / (cost["seconds"] or 1)
+        print(
+            f"  {stage}: {rate:,.0f} {kind} tokens a second, {cost['in_flight']} of "
+            f"{cost['concurrency']} calls under way (mean)"
+            + "".join(f"; {fault} {n:,}" for fault, n in cost["faults"].items())
+        )
 
 
 def _print_estimate(calls: Sequence[Mapping[str, Any]], max_cost: float | None) -> None:

@@ -17,6 +17,13 @@ from recbole_edt.settings import nearest
 
 _ALIKE = 0.8  # share of common words from which two titles name the same thing
 _NO_TEXT = ("item_id", "domain", "generated")  # ids, names and flags
+_LONGEST_TITLE = 200  # characters; of the titles on Amazon 1% are longer
+# Words of titles that name no product, such as "Item 1", "string" or "N/A"
+_EMPTY_WORDS = frozenset(
+    "a an and the of for no n na none null nan new your item items product products title "
+    "name brand brands category categories domain string str text value example sample placeholder "
+    "description unknown unnamed untitled tbd here".split()
+)
 
 
 def read_items(path: Path, chosen: Sequence[str] | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -162,6 +169,18 @@ class Catalogue:
             self.new_items.append(record)
             self._enter(record, found)
         return found
+
+
+def names_product(item: Mapping[str, Any], domains: Iterable[str] = ()) -> bool:
+    """Whether the title of an item that a model wrote can be a product's.
+
+    A title has at most 200 characters, and a word that is no figure, no placeholder (``Item 1``,
+    ``N/A``), and none of those of its own brand and categories and of the domains.
+    """
+    title = str(item.get("title") or "")
+    told = _plain([item.get("brand"), item.get("categories"), *domains]).split()
+    words = (word for word in _plain(title).split() if not word.isdigit())
+    return len(title) <= _LONGEST_TITLE and not _EMPTY_WORDS.union(told).issuperset(words)
 
 
 class Titles:

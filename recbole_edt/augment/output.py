@@ -24,6 +24,7 @@ from recbole_edt.io.statistics import dataset_statistics
 
 REPORT = "augmentation.json"
 _INJECTED = (0.3, 0.6, 1.0)  # shares of the insertions in table 3
+_COMPARED = 500  # items of a kind whose nearest catalogue item is looked for
 
 
 @dataclass
@@ -110,6 +111,7 @@ def write(
         "settings": about["settings"],
         "statistics": _statistics(made, inter, items),
         "similarity": _similarities(made),
+        "new_items": _closeness(made),
         "models": about["models"],
         "cost": about["cost"],
         "failures": made.failures,
@@ -210,4 +212,36 @@ def _similarities(made: Augmented) -> dict[str, float]:
         items, anchors = made.training_rows(share)
         cosines = (before * means(items, owners[anchors])).sum(axis=1)
         out[f"{share:.0%}"] = round(float(cosines.mean()), 6)
+    return out
+
+
+def _closeness(made: Augmented) -> dict[str, dict[str, float]]:
+    """How close new items are to the catalogue.
+
+    The filter cannot tell: its threshold may be a quantile of what was proposed.
+
+    Returns
+    -------
+    dict
+        Domain with new items -> their number ``n``; ``nearest``, the median of their cosines with
+        the nearest raw item of the domain; ``catalogue``, the cosine that nine of ten raw items
+        have with the nearest other one. Of many items some are compared.
+    """
+    histories, draw = made.space.histories, np.random.default_rng(0)
+    units = normalize(np.asarray(made.space.vectors, dtype=np.float64))
+    out = {}
+    for side, name in enumerate(histories.domains):
+        raw = np.flatnonzero(histories.item_domain == side)
+        of_domain = [item["domain"] == name for item in made.new_items]
+        new = len(histories.items) + np.flatnonzero(of_domain)
+        if len(new) and len(raw) > 1:
+            some, places = draw.permutation(new)[:_COMPARED], draw.permutation(len(raw))[:_COMPARED]
+            cosines = units[raw[places]] @ units[raw].T
+            cosines[np.arange(len(places)), places] = -1.0  # itself
+            figures = (
+                np.median((units[some] @ units[raw].T).max(axis=1)),
+                np.quantile(cosines.max(axis=1), 0.1),
+            )
+            nearest, catalogue = (round(float(figure), 4) for figure in figures)
+            out[name] = {"n": len(new), "nearest": nearest, "catalogue": catalogue}
     return out

@@ -58,7 +58,8 @@ def encode_profiles(
     texts = profiles.texts
     has = [place for place, text in enumerate(texts) if text]
     if not has:
-        raise DataError("no user has a profile: there is nothing to embed")
+        why = next(iter(profiles.failures.values()), "no user has training rows")
+        raise DataError(f"no user has a profile ({why}): there is nothing to embed")
     vectors, lost = encoder.encode_more([texts[place] for place in has])
     if len(lost) == len(has):
         raise DataError(f"not one profile could be embedded ({next(iter(lost.values()))})")

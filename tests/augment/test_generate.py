@@ -11,7 +11,7 @@ from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.generators import Generated, Task
 from recbole_edt.augment.generators.endpoint import LLMGenerator
 from recbole_edt.augment.generators.retrieval import RetrievalGenerator
-from recbole_edt.augment.items import Catalogue, Titles
+from recbole_edt.augment.items import Catalogue, Titles, names_product
 from recbole_edt.augment.pipeline import leave_out
 from recbole_edt.augment.settings import AugmentSettings
 
@@ -137,3 +137,17 @@ def test_items_without_a_vector_are_left_out_and_failed_users_get_nothing() -> N
 def test_a_copy_is_told_by_its_title_whatever_its_brand(title, brand, is_copy) -> None:
     own = [{"title": "Acme Trail Tent", "brand": "Acme"}, {"title": "Long red rope of 30 m"}]
     assert Titles([*own, {"title": ""}]).hold({"title": title, "brand": brand}) == is_copy
+
+
+@pytest.mark.parametrize(
+    ("is_product", "titles"),
+    [
+        (True, ["Trail Tent 2", "Acme Tent", "1984 Road Bike", "зимний чехол", "x" * 200]),
+        (False, ["...", "", "-- ?", "Item 1", "title", "string", "N/A", "The Product", "1984",
+                 "Acme", "Art", "Outdoor > Camping Gear", "Acme Camping", "x" * 201]),
+    ],
+)  # fmt: skip
+def test_placeholders_brands_and_categories_are_no_products(is_product, titles) -> None:
+    about = {"brand": "Acme", "categories": ["Outdoor", "Camping Gear"]}
+    found = [names_product({"title": title, **about}, ["art", "bike"]) for title in titles]
+    assert found == [is_product] * len(titles)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from histories import history
 
+from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.command import HELP, augment
+from recbole_edt.augment.insert import Insertions
+from recbole_edt.augment.output import Augmented, _closeness
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
@@ -129,6 +134,19 @@ def test_augmented_files_keep_the_raw_rows_and_train(raw: Path, tmp_path: Path, 
     assert report["statistics"]["before"]["augmented_rows"] == 0
     assert 0.5 < report["similarity"]["100%"] <= report["similarity"]["30%"] <= 1.0
     assert json.loads((tmp_path / NAME / "augmentation.json").read_text()) == report
+    assert report["new_items"] == {}  # retrieval proposes items of the catalogue
+
+
+def test_how_close_new_items_are_to_the_catalogue_hand_computed() -> None:
+    """Art at 0, 10 and 30 degrees: nearest cosines cos 10, cos 10, cos 20. The new one is at 90."""
+    angles = np.radians([0, 10, 30, 50, 90])
+    vectors = np.column_stack([np.cos(angles), np.sin(angles)])
+    space = ItemSpace.of(history([[0, 3]], np.array([0, 0, 0, 1])), vectors[:4], 1)
+    space = replace(space, vectors=vectors)
+    nothing = np.zeros(0, dtype=np.int64)
+    made = Augmented(space, [{"domain": "art"}], Insertions(nothing, nothing))
+    least = np.cos(np.radians(20)) + 0.2 * (np.cos(np.radians(10)) - np.cos(np.radians(20)))
+    assert _closeness(made) == {"art": {"n": 1, "nearest": 0.5, "catalogue": round(least, 4)}}
 
 
 def test_an_inserted_row_stands_right_behind_its_anchor(raw: Path, tmp_path: Path) -> None:

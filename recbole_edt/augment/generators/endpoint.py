@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recbole_edt.augment.generators import Generated, Generator, Task, register_generator
-from recbole_edt.augment.items import Catalogue, ItemLines, Titles
+from recbole_edt.augment.items import Catalogue, ItemLines, Titles, names_product
 from recbole_edt.augment.llm import ChatRequest
 from recbole_edt.augment.prompts import generated_items, item_form, prompt
 
@@ -52,6 +52,13 @@ class LLMGenerator(Generator):
         histories, space = self.space.histories, self.space
         other = histories.rows[space.chosen(task.user, 1 - task.target)]
         shown = {*other, *space.representatives(*task), *histories.of(task.user)}
+        titles = Titles(self.records[line] for line in sorted(shown))
+
+        def fault_of(item: Mapping[str, Any]) -> str:
+            if not names_product(item, histories.domains):
+                return "no product"
+            return "copy" if titles.hold(item) else ""
+
         text = prompt(
             "generate",
             attributes=self.lines.attributes,
@@ -69,7 +76,7 @@ class LLMGenerator(Generator):
             self.reply,
             partial(self._likely, task),
             self.num,
-            Titles(self.records[line] for line in sorted(shown)).hold,
+            fault_of,
         )
 
     def _likely(self, task: Task) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from recbole_edt.augment.llm.reading import (
     schema,
     well_formed,
 )
+from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal
 from recbole_edt.augment.llm.settings import ChatEndpoint, Endpoint
-from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
+from recbole_edt.augment.llm.transport import CallFailed, Run
 from recbole_edt.io.files import value_sha256
 
 _SHOWN = 4000  # characters of a bad answer that the model gets to see again
@@ -36,8 +37,8 @@ class ChatRequest:
     # Makes up an answer of the usual length, for estimates; it is never sent
     likely: Callable[[], dict[str, Any]] = dict
     n: int = 0  # Elements that the reply's list must have; 0 if any number will do
-    # Says whether an element repeats what the question shows; such elements are left out
-    is_copy: Callable[[Mapping[str, Any]], bool] | None = None
+    # Names what is wrong with an element, which is then left out; empty if nothing is
+    fault_of: Callable[[Mapping[str, Any]], str] | None = None
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -87,7 +88,7 @@ def progress(request: ChatRequest, key: bytes, texts: Mapping[bytes, str]) -> St
 def usable(
     request: ChatRequest, value: dict[str, Any], faults: Counter[str] | None = None
 ) -> dict[str, Any]:
-    """Leave out elements that are copies or repeat each other, and those beyond ``n``.
+    """Leave out elements with a fault or that repeat each other, and those beyond ``n``.
 
     Raises
     ------
@@ -95,16 +96,20 @@ def usable(
         If none is left.
     """
     name = request.reply.elements
-    if not name or request.is_copy is None:
+    if not name or request.fault_of is None:
         return value | ({name: value[name][: request.n]} if name and request.n else {})
-    kept = []
+    kept: list[Any] = []
+    found = Counter[str]()
     for element in value[name]:
-        if request.is_copy(element) or element in kept:
-            Counter.update(Counter() if faults is None else faults, {f"{FAULT}copy": 1})
+        if fault := request.fault_of(element) or ("copy" if element in kept else ""):
+            found[FAULT + fault] += 1
         else:
             kept.append(element)
+    if faults is not None:
+        faults.update(found)
     if not kept:
-        raise Mismatch(f"all {name} are copies of what the question shows", "copy")
+        kinds = ", ".join(sorted(fault.removeprefix(FAULT) for fault in found))
+        raise Mismatch(f"not one of the {name} can be used ({kinds})", f"no usable {name}")
     return value | {name: kept[: request.n or None]}
 
 
@@ -134,7 +139,7 @@ class Asking:
         Raises
         ------
         CallFailed
-            If nothing of use was answered because calls failed.
+            If nothing of use was answered.
         """
         while (step := progress(request, key, texts)).key:
             try:
@@ -146,7 +151,8 @@ class Asking:
                 break
             except Mismatch as mismatch:
                 if step.value is None:
-                    return Answer(error=f"no answer that can be used: {mismatch}")
+                    reason = f"no answer that can be used: {mismatch}"
+                    raise CallFailed(reason, Refusal(reason), is_final=True) from None
                 break
         return Answer(step.value)
 
@@ -213,7 +219,7 @@ class Asking:
             is_end = said.finish in ("length", "content_filter")
             if not (said.text or said.thought or said.refusal or is_end):
                 self.keep()
-                raise BadResponse("the response holds no answer")
+                raise Refusal("the response holds no answer", NO_ANSWER)
             return said._replace(text=run.redact(said.text))
 
         most = prices.dollars(most_tokens(asked), 0, self.endpoint.max_tokens)
@@ -232,6 +238,10 @@ def chat_body(
     dialect: Dialect,
 ) -> dict[str, Any]:
     """Request for one completion, of any text if there is no schema."""
+    first, *others = messages
+    if first["role"] == "system" and not dialect.system:
+        told = f"{first['content']}\n\n{others[0]['content']}"
+        messages = [{"role": "user", "content": told}, *others[1:]]
     body: dict[str, Any] = {
         "model": dialect.model,
         dialect.max_tokens_key: endpoint.max_tokens,

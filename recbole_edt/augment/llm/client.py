@@ -63,6 +63,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self._stages: dict[str, Counter[str]] = defaultdict(Counter)  # of this run's requests
         self._unsaved: dict[str, Counter[str]] = defaultdict(Counter)
         self._spent = 0.0  # dollars, through this client
+        self._size: int | None = None  # of the vectors so far
         self._endpoints = Endpoints(settings, self._cache)
 
     def __exit__(self, *_: object) -> None:
@@ -221,6 +222,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 self._endpoints.rename(endpoint, str(change))
             else:
                 failures = {n: lost[key] for n, key in enumerate(keys) if key in lost}
+                self._size = next(map(len, found.values()), self._size)
                 return self._rows(keys, found), failures
 
     def _embed(
@@ -234,7 +236,8 @@ class LLMClient(AbstractContextManager["LLMClient"]):
 
         def begin(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
             keep = partial(self._keep, stage)
-            one = Embedding(self.embedding_endpoint, run, keep, distinct, found, lost, cut)
+            size = self._size or self.embedding_endpoint.dimensions
+            one = Embedding(self.embedding_endpoint, run, keep, distinct, found, lost, cut, size)
             return one.batches(missing), one.embed
 
         try:
@@ -280,8 +283,9 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             Stage -> of this client ``requests`` = ``answered`` + ``failed``, and of the answered
             ones ``from_cache``; over all runs with this cache ``calls`` that were answered,
             ``retries``, ``reasks``, ``prompt_tokens`` (of which ``cached_tokens`` at the vendor),
-            ``completion_tokens``, ``dollars``, and ``faults``: kind -> number. For embeddings a
-            request is a text.
+            ``completion_tokens``, ``dollars``, and ``faults``: kind -> number; ``seconds`` of
+            asking, and the mean number of calls ``in_flight`` in them, of ``concurrency``. For
+            embeddings a request is a text.
         """
         ever = self._cache.counts()
         out = {}
@@ -293,6 +297,9 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 **{name: self._stages[stage][name] for name in _REQUESTS},
                 **{name: int(counts[name]) for name in _PAID},
                 "dollars": float(counts["dollars"]),
+                "seconds": round(counts["seconds"], 1),
+                "in_flight": round(counts["call_seconds"] / (counts["seconds"] or 1), 1),
+                "concurrency": self.settings.concurrency,
                 "faults": {name.removeprefix(FAULT): int(faults[name]) for name in sorted(faults)},
             }
         return out

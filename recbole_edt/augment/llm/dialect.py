@@ -29,6 +29,7 @@ class Dialect(BaseModel):
     response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     max_tokens_key: str = "max_tokens"
     temperature: bool = True  # the field is sent
+    system: bool = True  # there is a role for the system's message
     stream: bool = False
     encoding_format: Literal["base64", "float", ""] = "base64"
     batch_size: int = 0  # most texts of a call; 0 while nothing was refused
@@ -59,10 +60,10 @@ class Dialect(BaseModel):
     def adapt(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
         """Change what a refusal is about; false if there is nothing left to change."""
         said = refusal.said.lower()
-        names_format = re.search(r"response_format|json|schema|grammar", said)
+        names_form = re.search(r"response_format|json|schema|grammar|system (role|message)", said)
         if refusal.is_too_large or refusal.status not in (400, 404, 405, 415, 422, 500, 501):
             return False
-        if refusal.status not in (400, 415, 422) and not names_format:
+        if refusal.status not in (400, 415, 422) and not names_form:
             return False
         if "max_tokens" in body and "max_completion_tokens" in said:
             self.max_tokens_key = "max_completion_tokens"
@@ -70,6 +71,8 @@ class Dialect(BaseModel):
             self.max_tokens_key = "max_tokens"
         elif "temperature" in body and "temperature" in said:
             self.temperature = False
+        elif "messages" in body and self.system and re.search(r"system (role|message)", said):
+            self.system = False
         elif "messages" in body and not body.get("stream") and re.search(r"\bstream\b", said):
             self.stream = True
         elif body.get("encoding_format") and re.search(r"encoding.?format|base64", said):
@@ -83,7 +86,7 @@ class Dialect(BaseModel):
 
     def take_form(self, other: Dialect) -> None:
         """Take over how another one asks."""
-        for name in ("response_format", "max_tokens_key", "temperature", "stream"):
+        for name in ("response_format", "max_tokens_key", "temperature", "system", "stream"):
             setattr(self, name, getattr(other, name))
         self.encoding_format = other.encoding_format
 

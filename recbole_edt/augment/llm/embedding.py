@@ -13,9 +13,9 @@ from recbole_edt.augment.llm.chat import content_key
 from recbole_edt.augment.llm.costs import FAULT, Usage, most_tokens
 from recbole_edt.augment.llm.dialect import Dialect
 from recbole_edt.augment.llm.reading import well_formed
-from recbole_edt.augment.llm.refusals import stated_excess, stated_limit
+from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, stated_excess, stated_limit
 from recbole_edt.augment.llm.settings import EmbeddingEndpoint
-from recbole_edt.augment.llm.transport import BadResponse, CallFailed, Run
+from recbole_edt.augment.llm.transport import CallFailed, Run
 
 _SHORTEST = 16  # characters that every model takes
 
@@ -31,6 +31,8 @@ class Embedding:
         Texts by key.
     found, lost, cut : mapping
         Receive by key: vectors, why a text has none, the beginning of a text that was too long.
+    size : int or None
+        Size of the vectors, if it is known.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Embedding:
         found: MutableMapping[bytes, np.ndarray],
         lost: MutableMapping[bytes, str],
         cut: MutableMapping[bytes, str],
+        size: int | None,
     ) -> None:
         self._endpoint, self._run, self._keep = endpoint, run, keep
         self._texts, self._found, self._lost, self._cut = texts, found, lost, cut
+        self._size = size
 
     def batches(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Split texts into batches of the size that the endpoint takes when one is due."""
@@ -101,7 +105,8 @@ class Embedding:
             run.pay(Usage.reported(payload, prices, "".join(asked), ""))
             vectors = {}
             try:
-                rows = read_vectors(payload, len(batch), self.size)
+                size = next(map(len, self._found.values()), self._size)
+                rows = read_vectors(payload, len(batch), size)
                 vectors = dict(zip(batch, rows, strict=True))
             finally:
                 self._keep(vectors=vectors)
@@ -111,11 +116,6 @@ class Embedding:
         await run.call(
             "/embeddings", lambda: embedding_body(asked, self._endpoint, run.dialect), most, read
         )
-
-    @property
-    def size(self) -> int | None:
-        """Size of all vectors, if it is known."""
-        return next(map(len, self._found.values()), self._endpoint.dimensions)
 
 
 def embedding_body(
@@ -143,19 +143,19 @@ def read_vectors(payload: dict[str, Any], n: int, size: int | None) -> np.ndarra
     """
     try:
         entries = list(payload["data"])
-        places = [entry.get("index", place) for place, entry in enumerate(entries)]
+        places = [int(entry.get("index") or 0) for entry in entries]
         if len(set(places)) > 1:
             numbered = dict(zip(places, entries, strict=True))
-            entries = [numbered[place] for place in range(n)]
+            entries = [numbered[place] for place in sorted(numbered)]
         rows = np.stack([_vector(entry["embedding"]) for entry in entries])  # [n, d]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise BadResponse("the response does not hold one vector for each text") from error
-    if len(places) != n or not rows.size:
-        raise BadResponse("the response does not hold one vector for each text")
+        raise Refusal("the response does not hold one vector for each text", NO_ANSWER) from error
+    if len(rows) != n or not rows.size:
+        raise Refusal("the response does not hold one vector for each text", NO_ANSWER)
     if size is not None and rows.shape[1] != size:
-        raise BadResponse(f"the vectors have {rows.shape[1]} dimensions, not {size}")
+        raise Refusal(f"the vectors have {rows.shape[1]} dimensions, not {size}", NO_ANSWER)
     if not np.isfinite(rows).all():
-        raise BadResponse("the vectors hold values that are not numbers")
+        raise Refusal("the vectors hold values that are not numbers", NO_ANSWER)
     return rows
 
 

@@ -12,6 +12,7 @@ from recbole_edt.augment.llm.chat import chat_body
 from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.dialect import Dialect
 from recbole_edt.augment.llm.embedding import embedding_body
+from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
 from recbole_edt.augment.llm.transport import (
     CallFailed,
@@ -108,10 +109,14 @@ class Endpoints:
     async def _try(self, endpoint: Endpoint, dialect: Dialect, run: Run) -> None:
         if not dialect.model:
             raise ConfigError(
-                f"{endpoint.place} does not tell which models it has: set {endpoint.kind}.model"
+                f"{endpoint.place} does not tell which models it has: set {endpoint.kind}.model, "
+                f"or correct {endpoint.kind}.base_url, which mostly ends in /v1"
             )
 
         def read(payload: dict[str, Any]) -> None:
+            field = "choices" if isinstance(endpoint, ChatEndpoint) else "data"
+            if not isinstance(payload.get(field), list):
+                raise Refusal(f"the response has no list '{field}'", NO_ANSWER)
             run.pay(Usage.reported(payload, endpoint.prices, _TINY, ""))
             name = payload.get("model")
             dialect.answers_as = name if isinstance(name, str) else ""
@@ -120,10 +125,11 @@ class Endpoints:
         try:
             await run.call(path, body, 0.0, read, _RETRIES)
         except CallFailed as failure:  # of other failures the first real request tells more
-            if failure.refusal.is_no_api:
+            if failure.refusal.status == NO_ANSWER:
                 raise EndpointError(
-                    f"{endpoint.place} answers, but not as an OpenAI API does ({failure}): "
-                    f"correct {endpoint.kind}.base_url, which mostly ends in /v1"
+                    f"{endpoint.place} does not answer a first request as an OpenAI API does "
+                    f"({failure}): mend the server, or correct {endpoint.kind}.base_url, which "
+                    "mostly ends in /v1"
                 ) from None
 
 

@@ -38,8 +38,7 @@ _LEAST = 10  # characters of a summary or profile
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
 # Type of pydantic's error -> fault
 _FAULTS = {
-    "too_short": "too few", "string_too_short": "empty", "text_too_short": "too short",
-    "refusal": "refusal",
+    "too_short": "too few", "text_too_short": "too short", "refusal": "refusal",
 }  # fmt: skip
 
 
@@ -168,9 +167,9 @@ def _joined_parts(content: Any) -> str:
         return content
     parts = content if isinstance(content, list) else []
     texts = (
-        part.get("text")
+        part.get("text") if isinstance(part, Mapping) else part
         for part in parts
-        if isinstance(part, Mapping) and part.get("type", "text") in ("text", "output_text")
+        if not isinstance(part, Mapping) or part.get("type", "text") in ("text", "output_text")
     )
     return "".join(text for text in texts if isinstance(text, str))
 

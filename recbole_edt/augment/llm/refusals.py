@@ -25,6 +25,10 @@ _SURELY_TOO_LARGE = re.compile(
 )
 
 
+NO_ANSWER = 200
+"""Status of a response that was to be an answer and holds nothing of use."""
+
+
 class Refusal(Exception):
     """One failed attempt at a call, and what the server said."""
 
@@ -43,11 +47,6 @@ class Refusal(Exception):
             return False
         pattern = _SURELY_TOO_LARGE if self.status >= 500 else _TOO_LARGE
         return self.status != 429 and bool(pattern.search(self.said))
-
-    @property
-    def is_no_api(self) -> bool:
-        """Whether a response is nothing that this API sends, such as a page."""
-        return self.status is None and self.said.startswith("the response is no")
 
 
 def server_words(body: Any) -> str:
@@ -72,13 +71,16 @@ def server_words(body: Any) -> str:
 
 
 def refusal_within(payload: Mapping[str, Any]) -> Refusal | None:
-    """Read an error that came with HTTP 200."""
-    error = payload.get("error")
-    if not error or payload.get("choices") or payload.get("data"):
+    """Read an error that came with HTTP 200, in place of an answer or within it."""
+    choices = payload.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        payload = {"error": choices[0].get("error")}
+    if payload.get("data") or not (said := server_words(payload)):
         return None
-    code = error.get("code") if isinstance(error, Mapping) else None
-    is_status = str(code).isdigit() and 400 <= int(str(code)) < 600
-    return Refusal(server_words(error), int(str(code)) if is_status else None, str(code))
+    error = payload.get("error")
+    code = str((error if isinstance(error, Mapping) else payload).get("code"))
+    is_status = code.isdigit() and 400 <= int(code) < 600
+    return Refusal(said, int(code) if is_status else NO_ANSWER, code)
 
 
 def stated_limit(said: str, n: int) -> int | None:

@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
+from time import monotonic, time
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ import openai
 
 from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.dialect import Dialect, read_list
-from recbole_edt.augment.llm.refusals import Refusal, refusal_within, server_words
+from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, refusal_within, server_words
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings
 from recbole_edt.errors import ConfigError, EDTError
 
@@ -34,7 +36,7 @@ REFUSED_AT_FIRST = 3
 """Requests refused with the same words, with no success before, that end the run."""
 _LISTED_WITHIN_S = 10.0  # a list of models takes no computing
 _FORMS_TRIED = 8
-_TRANSIENT = {408, 409, 425, 429}
+_TRANSIENT = {NO_ANSWER, 408, 409, 425, 429}
 # Shorter "keys" such as EMPTY or ollama are placeholders and may occur in answers.
 _SHORTEST_SECRET = 8
 _LONG_PART = 12  # parts of the address's path from this length on may be a key; "v1" is none
@@ -53,10 +55,6 @@ class CallFailed(Exception):
     def kind(self) -> str:
         """Name it in counts of failures."""
         return "refused" if self.refused else "no answer"
-
-
-class BadResponse(Exception):
-    """A response that holds nothing of use; a retry may help."""
 
 
 class EndpointError(EDTError):
@@ -109,6 +107,7 @@ class Run:
         self._stopped_by: Exception | None = None
         self._halted = asyncio.Event()
         self._answered = False
+        self._seen_at = monotonic()  # of the last call that was paid
         self._lost_in_a_row = 0
         self._key = endpoint.key()
         for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
@@ -191,7 +190,8 @@ class Run:
 
     def pay(self, usage: Usage) -> None:
         """Enter what a call cost."""
-        self.counts.update(usage._asdict(), calls=1)
+        before, self._seen_at = self._seen_at, monotonic()
+        self.counts.update({**usage._asdict(), "calls": 1, "seconds": self._seen_at - before})
         self.spent += usage.dollars
 
     @asynccontextmanager
@@ -240,7 +240,7 @@ class Run:
         most_dollars : float
             What the call can cost at most.
         read : callable
-            Reads the response; a ``BadResponse`` or ``ValueError`` means that a retry may help.
+            Reads the response; raises a ``Refusal`` if it holds nothing of use.
         retries : int, optional
             Repeats; those of the settings if not given.
 
@@ -276,14 +276,18 @@ class Run:
         async def once() -> T:
             async with self.reserve(most_dollars):
                 self._check()
-                payload = await asyncio.wait_for(send(), self._endpoint.timeout_s)
+                start: Any = monotonic()
+                try:
+                    payload = await asyncio.wait_for(send(), self._endpoint.timeout_s)
+                finally:
+                    self.counts["call_seconds"] += monotonic() - start
                 name, known = payload.get("model"), self.dialect.answers_as
                 if not self._answered and known and isinstance(name, str) and name != known:
                     raise ModelChanged(name)
                 return read(payload)
 
         out = await self.repeat(once, retries)
-        self._answered, self._lost_in_a_row = True, 0
+        self._answered = True
         return out
 
     async def repeat(self, once: Callable[[], Awaitable[T]], retries: int | None = None) -> T:
@@ -292,7 +296,7 @@ class Run:
         while True:
             try:
                 return await once()
-            except (openai.OpenAIError, asyncio.TimeoutError, BadResponse, ValueError) as error:
+            except (openai.OpenAIError, asyncio.TimeoutError, ValueError) as error:
                 refusal = self._refusal(error)
             except Refusal as refused:
                 refusal = refused
@@ -341,8 +345,12 @@ class Run:
 
     def _wait(self, refusal: Refusal, attempt: int) -> float:
         """Seconds to wait before the next attempt."""
-        said = refusal.retry_after
-        asked = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0
+        said, asked = refusal.retry_after, 0.0
+        if re.fullmatch(r"\d+(\.\d+)?", said):
+            asked = float(said)
+        else:
+            with suppress(ValueError):  # no date either
+                asked = parsedate_to_datetime(said).timestamp() - time()
         longest = self._settings.max_wait_s
         if asked > longest:
             raise EndpointError(
@@ -359,11 +367,11 @@ class Run:
             what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
             todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
             raise ConfigError(f"{end.place} refuses {what} ({reason}){todo}")
-        if status in (404, 405):
+        if status in (404, 405, 501):
             raise ConfigError(
-                f"{end.place} knows no model '{self.dialect.model}' or is no OpenAI API "
-                f"({reason}): correct {end.kind}.model or {end.kind}.base_url, which mostly ends "
-                "in /v1"
+                f"{end.place} knows no model '{self.dialect.model}' or has no API for "
+                f"{end.kind} requests ({reason}): correct {end.kind}.model or "
+                f"{end.kind}.base_url, which mostly ends in /v1"
             )
         if status == 402 or refusal.code == "insufficient_quota":
             raise EndpointError(f"there is no credit left at {end.place} ({reason})")
@@ -376,7 +384,7 @@ class Run:
         if isinstance(error, openai.APIConnectionError):
             cause = " ".join(str(error.__cause__ or "").split())
             return Refusal(f"the connection to {self._endpoint.place} failed: {cause}".rstrip(": "))
-        return Refusal("the response is not JSON" if isinstance(error, ValueError) else str(error))
+        return Refusal("the response is not JSON", NO_ANSWER)
 
     def describe(self, refusal: Refusal) -> str:
         """Describe a failure in one line, without secrets."""
@@ -384,7 +392,7 @@ class Run:
         for part in urlsplit(self._endpoint.base_url).path.split("/"):
             if len(part) >= _LONG_PART:
                 said = said.replace(part, "[path]")
-        status = f"HTTP {refusal.status}: " if refusal.status else ""
+        status = f"HTTP {refusal.status}: " if refusal.status not in (None, NO_ANSWER) else ""
         return status + (_KEYLIKE.sub("[key]", said)[:300] or "nothing is said")
 
 
@@ -410,15 +418,16 @@ def _refusal(error: openai.APIStatusError) -> Refusal:
 
 def _payload(text: str) -> dict[str, Any]:
     """Read a response: JSON, or the events of a stream."""
-    if text.lstrip().startswith("data:"):
+    text = text.lstrip("\ufeff \r\n")
+    if re.match(r"(data|event|id|retry)?:", text):
         return _joined(text)
     try:
         payload = json.loads(text)
     except ValueError:
         said = server_words(text)[:100]
-        raise BadResponse(f"the response is not JSON{said and ': '}{said}") from None
+        raise Refusal(f"the response is not JSON{said and ': '}{said}", NO_ANSWER) from None
     if not isinstance(payload, dict):
-        raise BadResponse("the response is no JSON object")
+        raise Refusal("the response is no JSON object", NO_ANSWER)
     return payload
 
 

@@ -23,7 +23,7 @@ _HINTS = {
     "categories": "categories from the broad one to the narrow one",
 }
 _FIELDS: dict[str, Any] = {
-    "title": (Words, Field(min_length=1)),
+    "title": (Words, ...),
     "price": (Figure | None, None),
     "categories": (Annotated[list[Words], Several], []),
 }
@@ -32,7 +32,7 @@ _FIELDS: dict[str, Any] = {
 class GeneratedItem(Reply):
     """An element of the answer to ``generate.txt``."""
 
-    title: Words = Field(min_length=1)
+    title: Words
 
 
 class GeneratedItems(Reply):

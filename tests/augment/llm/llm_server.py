@@ -108,7 +108,8 @@ class LLMServer:
 
     ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
     refused; ``model`` is the one that is listed; ``retry_after`` is what 429 asks for, in seconds
-    or as a date; ``unreadable`` texts are refused with 400; ``payload`` replaces every response;
+    or as a date; ``unreadable`` texts are refused with 400; ``payload`` replaces every response,
+    without ``greets`` those to the first questions, too;
     ``chat_as`` and ``embed_as`` make status and body of a response of a request's body (and the
     good answer), or None for a usual one.
     """
@@ -120,6 +121,7 @@ class LLMServer:
     refuse_after: int = 0
     unreadable: str | None = None
     payload: str | None = None
+    greets: bool = True
     chat_as: Callable[[dict, str], tuple[int, object] | None] = lambda body, good: None
     embed_as: Callable[[dict], tuple[int, object] | None] = lambda body: None
     echo_key: bool = False
@@ -251,7 +253,11 @@ class _Connection(asyncio.Protocol):
         server = self.server
         is_greeting = path.endswith("/models") or b"Reply with OK." in raw
         server.arrived += not is_greeting
-        if is_greeting and (server.refuse is None or server.arrived < server.refuse_after):
+        if (
+            is_greeting
+            and server.greets
+            and (server.refuse is None or server.arrived < server.refuse_after)
+        ):
             return self.greet(path, raw)
         due = asyncio.get_running_loop().time() + server.latency_s
         if server.refuse is not None and server.arrived + is_greeting > server.refuse_after:
@@ -352,7 +358,7 @@ class _Connection(asyncio.Protocol):
 
 def good_answer(messages: Sequence[dict], question: str) -> str:
     """JSON for a prompt: items made of words of its samples, or a text about them."""
-    prompt = messages[1]["content"]
+    prompt = messages[:2][-1]["content"]
     words = _sample_words(prompt)
     chance = random.Random(question)
     if '"items"' not in prompt:

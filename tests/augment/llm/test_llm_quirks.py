@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from llm_server import embedding
 
-from recbole_edt.augment.llm import ChatRequest
+from recbole_edt.augment.llm import ChatRequest, transport
 from recbole_edt.augment.llm.transport import EndpointError
 from recbole_edt.augment.prompts import GeneratedItems, Text
 from recbole_edt.errors import ConfigError
 
 
-def request(n=3, is_copy=lambda item: item["title"] == "Seen"):
+def request(n=3):
     user = f"Samples:\n- red shirt\n- socks\n\nWrite exactly {n} new items: " + '{"items": []}'
-    return ChatRequest("JSON", user, GeneratedItems, n=n, is_copy=is_copy)
+    return ChatRequest("JSON", user, GeneratedItems, n=n, fault_of=fault_of)
+
+
+def fault_of(item):
+    return "copy" if item["title"] == "Seen" else ""
 
 
 def profile(user=0):
@@ -59,6 +63,9 @@ ANSWERED = {
         f"Here:\n```json\n{good[:-1].replace('{', '{ // mine' + chr(10), 1)},}}\n```\nEnjoy!"
     ),
     "events": events,
+    "events after a comment": lambda good: (200, f": wait\n\nevent: message\n{events(good)[1]}"),
+    "parts that are texts": lambda good: completion([good[:9], good[9:]]),
+    "a byte order mark": lambda good: (200, f"\ufeff{json.dumps(completion(good)[1])}"),
 }  # fmt: skip
 
 
@@ -78,7 +85,7 @@ FAULTS = {
     "refusal ": lambda good: completion("I'm sorry, I cannot help with that."),
     "refusal  ": lambda good: completion(json.dumps({"text": "I'm sorry, I can't do that."})),
     "refusal   ": lambda good: completion("", "content_filter"),
-    "empty": lambda good: completion(json.dumps({"text": None, "items": [item("")]})),
+    "empty": lambda good: completion("", "length"),
     "too short": lambda good: completion(json.dumps({"text": "Shoes."})),
     "unreadable": lambda good: completion("What a fine day."),
     "copy": lambda good: completion(json.dumps({"items": [item("Seen")] * 3})),
@@ -88,7 +95,7 @@ FAULTS = {
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_is_counted_by_its_kind(llm_servers, llm_client, kind):
     server = llm_servers(chat_as=lambda body, good: FAULTS[kind](good))
-    asked = request() if kind.strip() in ("copy", "empty") else profile()
+    asked = request() if kind == "copy" else profile()
     client = llm_client(server, asks=1)
     (answer,) = client.chat([asked], "generate")
     assert answer.value is None and answer.error
@@ -142,13 +149,20 @@ BODIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("status", [400, 422, 200])
+WITHIN = {"error": {"message": WORDS, "code": 400}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((status, body) for status in (400, 422) for body in BODIES),
+        (200, WITHIN), (200, {"message": WORDS, "code": 400}),
+        (200, {"choices": [{"message": {"content": ""}, "finish_reason": "error", **WITHIN}]}),
+    ],
+)  # fmt: skip
 def test_a_refusal_shows_the_words_of_the_server_and_is_not_repeated(
     llm_servers, llm_client, body, status
 ):
-    if status == 200:
-        body = {"error": {"message": WORDS, "code": 400}, "user_id": "x"}
     server = llm_servers(chat_as=lambda *_: (status, body))
     client = llm_client(server)
     with pytest.raises(EndpointError, match=f"refuses every chat request: .*{WORDS}"):
@@ -156,11 +170,32 @@ def test_a_refusal_shows_the_words_of_the_server_and_is_not_repeated(
     assert len(server.log) == 9  # three requests in three forms
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 501])
 def test_what_ends_the_run_shows_the_words_too(llm_servers, llm_client, status):
     server = llm_servers(refuse=(status, WORDS))
     with pytest.raises(ConfigError, match=f"HTTP {status}: {WORDS}"):
         llm_client(server).chat([profile()], "summarise")
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("<html><p>Welcome</p></html>", "not JSON: Welcome"), ("[1]", "no JSON object"),
+        ('{"status": "ok"}', "has no list 'choices'"), ('{"base_resp": {"status_msg": "x"}}', "x"),
+    ],
+)  # fmt: skip
+def test_another_kind_of_server_is_told_by_its_first_answer(llm_servers, llm_client, page, said):
+    server = llm_servers(payload=page, greets=False)
+    with pytest.raises(EndpointError, match=f"as an OpenAI API does .*{said}.*/v1"):
+        llm_client(server).check(["chat"])
+
+
+def test_answers_that_are_never_of_use_end_the_run(llm_servers, llm_client, monkeypatch):
+    monkeypatch.setattr(transport, "LOST_IN_A_ROW", 5)
+    server = llm_servers(chat_as=lambda *_: completion(None, "length", reasoning="hm"))
+    with pytest.raises(EndpointError, match=r"5 requests in a row .* thoughts and no answer .cut"):
+        llm_client(server, asks=1, concurrency=1).chat([profile(n) for n in range(9)], "generate")
+    assert len(server.log) == 10
 
 
 def refuse(field, said, value=None, code=400):
@@ -183,6 +218,8 @@ def refuse(field, said, value=None, code=400):
         (refuse("temperature", "'temperature' does not support 0.0 with this model"), 2),
         (lambda body, good: events(good) if body.get("stream") else
          (400, "This model only support stream mode"), 2),
+        (lambda body, good: completion(good) if len(body["messages"]) == 1 else
+         (500, "System role not supported"), 2),
     ],
 )  # fmt: skip
 def test_a_form_that_is_refused_is_left_once_for_all(llm_servers, llm_client, chat_as, forms):
@@ -289,6 +326,8 @@ def test_a_text_that_is_too_long_is_cut_and_named(llm_servers, llm_client, caplo
     "embed_as",
     [
         lambda body: vectors(body["input"], index=0),
+        lambda body: (200, {"data": [{"embedding": embedding(text), "index": str(n)} for n, text
+                                     in reversed([*enumerate(body["input"], start=1)])]}),
         lambda body: vectors(body["input"]),
         lambda body: None if body["encoding_format"] == "float" else (400, "only 'float' is taken"
                                                                       " as encoding_format"),
