@@ -29,7 +29,7 @@ lint: $(VENV)  ## check style, format, types and which layer imports which
 	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)  ## build the site of docs/ in site/; a broken link is an error
-	$(BIN)/python -c "import mkdocstrings" 2>/dev/null \
+	$(BIN)/python -c "import mkdocs_jupyter, mkdocstrings" 2>/dev/null \
 		|| $(BIN)/python -m pip install $(PIP_ARGS) --no-warn-conflicts -c constraints.txt -e ".[docs]"
 	$(BIN)/python -m tools.figure
 	$(BIN)/python -m tools.keys
@@ -40,7 +40,7 @@ format: $(VENV)  ## put the code into the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and everything built or cached, not data or results
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find recbole_edt tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): $(STAMP)  ## the environment that all targets use (PYTHON=python3.12 chooses its Python)

@@ -33,6 +33,14 @@ def _tell_once(args, tell=threading.excepthook) -> None:
         tell(args)
 
 
+def close_log() -> None:
+    """End the log of a run: later messages belong to no run, or to the next one."""
+    for handler in _ours:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    _ours.clear()
+
+
 def open_log(config) -> None:
     """Send messages to a log file of this run; only the first of several processes has one.
 
@@ -42,10 +50,8 @@ def open_log(config) -> None:
     if rank():
         logging.getLogger().setLevel(logging.ERROR)
         return
+    close_log()
     root = logging.getLogger()
-    for handler in _ours:
-        root.removeHandler(handler)
-        handler.close()
     others, root.handlers = root.handlers, []
     try:
         init_logger(config)

@@ -24,7 +24,7 @@ from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.paths import simulated_note
-from recbole_edt.log import FILE_ONLY, open_log
+from recbole_edt.log import FILE_ONLY, close_log, open_log
 from recbole_edt.registry import is_users_own
 from recbole_edt.run_settings import RunArguments
 from recbole_edt.settings import parse_arguments, validate
@@ -73,7 +73,10 @@ def run_recbole_edt(
     """
     config = EDTConfig(model, dataset, config_file_list, config_dict)
     with distributed.process_group():
-        return _run(config, saved)
+        try:
+            return _run(config, saved)
+        finally:
+            close_log()
 
 
 def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:

@@ -9,17 +9,19 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
 from recbole_edt.cli import COMMANDS, execute
 from recbole_edt.model.settings import LLMEDTSettings
 from recbole_edt.run_settings import RunSettings
-from tools import figure, keys
+from tools import figure, keys, notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md",
-         *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]  # fmt: skip
+         *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+         "docs/tutorial.ipynb"]  # fmt: skip
 
 LOGS = {"CHANGELOG.md", "docs/experiments.md"}  # of what was, with the options of its day
 CODE = [page for page in PAGES if page not in LOGS]
@@ -62,7 +64,19 @@ SMALLER = {
 
 
 def text_of(page: str) -> str:
+    if page.endswith(".ipynb"):
+        return "\n\n".join(map(markdown, nbformat.read(ROOT / page, as_version=4).cells))
     return (ROOT / page).read_text(encoding="utf-8")
+
+
+def markdown(cell) -> str:
+    """A cell of a notebook as a page of Markdown would show it, without its outputs."""
+    if cell.cell_type == "markdown":
+        return cell.source
+    language, body = (
+        ("sh", cell.source[5:]) if cell.source[:4] == "%%sh" else ("python", cell.source)
+    )
+    return f"```{language}\n{body}\n```"
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
@@ -77,7 +91,7 @@ def is_run(block: tuple[str, str]) -> bool:
 
 
 def lines_of(body: str) -> list[list[str]]:
-    lines = [shlex.split(line, comments=True) for line in body.splitlines()]
+    lines = [shlex.split(line, comments=True) for line in body.replace("\\\n", "").splitlines()]
     return [words for words in lines if words]
 
 
@@ -131,12 +145,30 @@ def shop() -> None:
         mine[["user_id", "item_id", "timestamp", "title"]].to_csv(f"{file}.csv", index=False)
 
 
-@pytest.mark.parametrize("page", [page for page in CODE if any(map(is_run, blocks(page)))])
+PAGES_RUN = [page for page in CODE if page.endswith(".md") and any(map(is_run, blocks(page)))]
+
+
+@pytest.mark.parametrize("page", PAGES_RUN)
 def test_the_blocks_of_a_page_run(page, shop):
     if page == "docs/serving.md":
         run("sh", "recbole-edt run --model=LLMEDT --dataset=cloth_sport")
     for block in filter(is_run, blocks(page)):
         run(*block)
+
+
+def test_the_notebook_holds_what_it_shows_when_it_runs(tmp_path):
+    def shown(cell) -> object:
+        """What commands print, but for times; of other cells the kinds of outputs."""
+        outputs = cell.get("outputs", [])
+        if cell.source.startswith("%%sh"):
+            return [re.sub(r"seconds: .*", "", out.text) for out in outputs]
+        return {(out.output_type, *sorted(out.get("data", ()))) for out in outputs}
+
+    held, made = nbformat.read(notebook.PATH, as_version=4), notebook.run(tmp_path)
+    for old, new in zip(held.cells, made.cells, strict=True):
+        assert shown(old) == shown(new), "run: python -m tools.notebook"
+    hits = [float(re.search(r"overall +\d+ +([.\d]+)", str(one))[1]) for one in (held, made)]
+    assert hits[1] == pytest.approx(hits[0], abs=0.05)
 
 
 def test_what_is_not_run_exists():
