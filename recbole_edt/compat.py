@@ -557,6 +557,17 @@ def _patch_config(module: Any) -> Iterator[None]:
 
         return final_settings(self)
 
+    @_wraps(module.Config, "_set_default_parameters")
+    def _set_default_parameters(original: Callable, self: Any) -> None:
+        from recbole_edt.evaluation.metrics import check_metrics, refuse_metrics
+
+        if not _is_ours(self):
+            return original(self)
+        metrics = self.final_config_dict["metrics"]
+        refuse_metrics([metrics] if isinstance(metrics, str) else metrics)
+        original(self)
+        check_metrics(self)
+
     @_wraps(module.Config, "_init_device")
     def _init_device(original: Callable, self: Any) -> None:
         import torch

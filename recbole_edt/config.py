@@ -14,7 +14,6 @@ from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_edt.errors import ConfigError, as_config_error
-from recbole_edt.evaluation.metrics import check_metrics, refuse_metrics
 from recbole_edt.io.atomic import read_columns, read_header
 from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.registry import (
@@ -138,7 +137,6 @@ class EDTConfig(Config):
         found = find_model(model)
         with as_config_error("configuration"):
             super().__init__(found, dataset, list(config_file_list or []), overrides)
-        check_metrics(self)
 
     def _load_config_files(self, file_list):
         merged: dict[str, Any] = {}
@@ -222,8 +220,6 @@ class EDTConfig(Config):
         return final_settings(self)
 
     def _set_default_parameters(self):
-        metrics = self.final_config_dict["metrics"]
-        refuse_metrics([metrics] if isinstance(metrics, str) else metrics)
         super()._set_default_parameters()
         bigger = self.final_config_dict["valid_metric_bigger"]
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
@@ -279,8 +275,6 @@ def final_settings(config: Config) -> dict[str, Any]:
     for key, _ in (*getattr(config.model_class, "stages", ()), ("pretrain_epochs", None)):
         if "epochs" in given and key in final and key not in given:
             final[key] = min(final[key], final["epochs"])
-    if final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
-        final["train_neg_sample_args"] = None  # a softmax over all items samples none
     return final
 
 

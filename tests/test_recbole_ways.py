@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 import shutil
 import sys
 from importlib.machinery import ModuleSpec
@@ -33,12 +32,8 @@ SMALL = {
     "show_progress": False, "state": "ERROR",
 }  # fmt: skip
 MODELS = {
-    "LLMEDT": {
-        "finetune_epochs": 1,
-        "hidden_size": 16,
-        "n_negatives": 8,
-        "history_weight": 4.0,
-    },
+    "LLMEDT": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8, "history_weight": 4.0},
+    "TriCDR": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8},
     "SASRec": {"hidden_size": 16, "inner_size": 16, "n_layers": 1},
     "LightGCN": {"embedding_size": 16},
 }
@@ -50,9 +45,8 @@ def shop(make_shop, augmented_shop):
 
 
 @pytest.fixture(scope="module")
-def data_path(tmp_path_factory, shop, write_dataset) -> Path:
-    vectors = np.random.default_rng(0).normal(size=(len(shop.items), 6)).astype(np.float32)
-    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+def data_path(tmp_path_factory, shop, write_embedded) -> Path:
+    return write_embedded(tmp_path_factory.mktemp("data"), shop)
 
 
 def settings(model, data_path, **changes) -> dict:
@@ -247,23 +241,6 @@ def test_loading_a_checkpoint_never_unpickles_what_lies_beside_it(data_path, mon
     recbole_edt.run_recbole_edt("SASRec", "tiny", None, changes)
     monkeypatch.setattr(saved_data.pickle, "loads", lambda _: pytest.fail("unpickled"))
     load_data_and_model(best_epoch())
-
-
-def test_failed_save_leaves_no_file_and_loaders_that_still_train(data_path, monkeypatch):
-    config = EDTConfig("SASRec", "tiny", None, settings("SASRec", data_path))
-    data = create_dataset(config)
-    loaders = data_preparation(config, data)
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pickle, "dumps", fail)
-    for save in (data.save, lambda: saved_data.save_loaders(config, loaders)):
-        with pytest.raises(OSError, match="No space"):
-            save()
-    assert not os.path.exists("saved")
-    assert all(loader.generator is not None for loader in loaders)
-    next(iter(loaders[0]))
 
 
 # --- RecBole's own pipeline and scripts -----------------------------------------------------------

@@ -94,11 +94,9 @@ class SequenceLoader(AbstractDataLoader):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
         return -(-self.sample_size // self.step)
 
     def __iter__(self) -> Iterator[Interaction]:
-        """Iterate over the batches of the chosen epoch."""
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         generator = torch.Generator(device=self.device).manual_seed(seed)
         order = torch.arange(self.sample_size, device=self.device)
@@ -201,7 +199,6 @@ class EvaluationLoader(AbstractDataLoader):
         return -(-self.sample_size // (world_size() * self.step))
 
     def __iter__(self):
-        """Iterate over the batches of this process."""
         for start in range(rank() * self.step, self.sample_size, world_size() * self.step):
             yield self.collate_fn(range(start, min(start + self.step, self.sample_size)))
 

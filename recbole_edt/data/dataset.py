@@ -99,7 +99,9 @@ class CrossDomainDataset(SequentialDataset):
         self._only_filtered: list[str] = []
         self.notes: list[str] = []
         super()._load_data(token, dataset_path)
-        self._order_rows()
+        if atomic.derive_positions(self.inter_feat):
+            self.set_field_property("position", FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+            self.notes.append(atomic.BY_TIME)
         self._check_fields()
         atomic.check_frames(self.inter_feat, self.item_feat, token)
         self.domains = atomic.domain_names(self.item_feat, self.config["domains"], token)
@@ -111,12 +113,6 @@ class CrossDomainDataset(SequentialDataset):
         if not self.config["augmentation"]:  # the raw data exactly
             self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
             self.item_feat = self.item_feat[~generated].reset_index(drop=True)
-
-    def _order_rows(self):
-        """Derive positions if the file has none."""
-        if atomic.derive_positions(self.inter_feat):
-            self.set_field_property("position", FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
-            self.notes.append(atomic.BY_TIME)
 
     def _load_feat(self, filepath, source):
         """Read one atomic file: RecBole's reader, but tab-separated text is taken literally.
@@ -493,17 +489,13 @@ class CrossDomainDataset(SequentialDataset):
             self.time_field + suffix: times.astype(np.float32),
             self.item_list_length_field: windows.stops - windows.starts,
         }
-        if self._reads_negatives:
+        if "DIEN" in (base.__name__ for base in self.config.model_class.__mro__):
+            # it reads an item beside each item of a sequence, which is another one
             negatives = np.zeros_like(items)
             drawn = SeqSampler(self).sample_neg_sequence(items[items > 0])
             negatives[items > 0] = drawn.numpy()
             fields[self.config["NEG_PREFIX"] + self.iid_field + suffix] = negatives
         return fields
-
-    @property
-    def _reads_negatives(self) -> bool:
-        """Whether the model reads an item beside each item of a sequence, which is another one."""
-        return "DIEN" in (base.__name__ for base in self.config.model_class.__mro__)
 
     def windows(self) -> Windows:
         """Training windows, for models that learn from all positions of a sequence at once."""

@@ -28,7 +28,6 @@ class LazyInteraction(Interaction):
         return self._ready
 
     def __getitem__(self, index: Any) -> Any:
-        """Return a column by its name, or rows of all columns."""
         if isinstance(index, str) and index in self._ready:
             return self._ready[index]
         return super().__getitem__(index)
@@ -67,7 +66,6 @@ class GatheredRows(LazyInteraction):
         return [*self._ready, *([] if self._complete else self._gather(np.arange(0)))]
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a column of this name."""
         return name in self.columns
 
     def __getitem__(self, index: Any) -> Any:

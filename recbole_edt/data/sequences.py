@@ -188,7 +188,6 @@ class Windows:
         return Windows(self.users[at], self.starts[at], self.stops[at])
 
     def __len__(self) -> int:
-        """Return the number of windows."""
         return len(self.users)
 
 

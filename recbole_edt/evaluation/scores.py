@@ -17,6 +17,21 @@ def scores_all(model: type) -> bool:
     return getattr(model, "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
 
 
+def all_scores(model: Any, rows: Interaction, features: Interaction, term: Any = None) -> Tensor:
+    """Scores of all items for the ``rows`` of a batch, float32 [B, n_items].
+
+    ``features`` are those of :func:`pair_scores`; ``term`` is the model's history term, if any.
+    """
+    items = torch.arange(len(features), device=rows[model.USER_ID].device)
+    if scores_all(type(model)):
+        scores = model.full_sort_predict(rows).view(len(rows), -1)[:, : len(items)]
+    else:
+        scores = pair_scores(model, rows, items.expand(len(rows), -1), features)
+    if term:
+        scores = scores + term.among(rows[model.ITEM_SEQ])
+    return scores.float()
+
+
 def pair_scores(model: Any, rows: Interaction, items: Tensor, features: Interaction) -> Tensor:
     """Scores [B, n] of ``items`` int64 [B, n] for the ``rows`` of a batch, by ``predict``.
 

@@ -9,12 +9,17 @@ from recbole_edt.errors import ConfigError
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def properties_dir() -> Path:
-    """Folder of the property files: inside an installed package, beside it in a checkout."""
-    for folder in (_PACKAGE / "properties", _PACKAGE.parent / "properties"):
-        if (folder / "overall.yaml").is_file():
+def _shipped(name: str) -> Path:
+    """Folder that comes with the package: inside an installed one, beside it in a checkout."""
+    for folder in (_PACKAGE / name, _PACKAGE.parent / name):
+        if folder.is_dir():
             return folder
-    raise ConfigError("the property files of recbole_edt are not installed")
+    raise ConfigError(f"the folder {name} of recbole_edt is not installed")
+
+
+def properties_dir() -> Path:
+    """Folder of the property files."""
+    return _shipped("properties")
 
 
 def find_data_root(dataset: str) -> str:
@@ -31,11 +36,8 @@ def find_data_root(dataset: str) -> str:
 
 
 def bundled_data() -> Path:
-    """Folder of the bundled data set: inside an installed package, beside it in a checkout."""
-    for folder in (_PACKAGE / "dataset_atomic", _PACKAGE.parent / "dataset_atomic"):
-        if folder.is_dir():
-            return folder
-    raise ConfigError("the bundled data set of recbole_edt is not installed")
+    """Folder of the bundled data set."""
+    return _shipped("dataset_atomic")
 
 
 def simulated_note(folder: str | Path) -> str:

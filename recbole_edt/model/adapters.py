@@ -46,10 +46,6 @@ class ResidualAdapter(nn.Module):
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        state_dict.setdefault(f"{prefix}scale", torch.ones(()))  # earlier checkpoints have none
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [..., n_in] to [..., n_in]."""
         return self.scale * inputs + self.outer(torch.relu(self.inner(inputs)))

@@ -59,6 +59,8 @@ class CrossDomainModel(SequentialRecommender):
     negatives_in_loss : bool
         Whether ``loss: bpr`` draws each negative from the whole domain by the model's scores;
         otherwise the loader draws one for each target, uniformly.
+    finetuning : bool
+        Whether a model of two stages is in its second.
     """
 
     input_type = InputType.POINTWISE
@@ -69,6 +71,7 @@ class CrossDomainModel(SequentialRecommender):
     reads_augmentation = False
     splits_batches = False
     negatives_in_loss = False
+    finetuning = False
     encoder: SequenceEncoder
     item_domain: Tensor  # int64 [n_items]; 0 or 1, and -1 for the padding item
 
@@ -89,10 +92,12 @@ class CrossDomainModel(SequentialRecommender):
     # -- hooks of the trainer ---------------------------------------------------------------------
 
     def begin_finetuning(self) -> None:
-        """Enter stage 2; called once, by trainers of two stages."""
+        """Enter stage 2, once, and set ``finetuning``."""
 
     def enter_stage(self, stage: int) -> None:
         """Set up the stage that a checkpoint was saved in."""
+        if stage == 2 and not self.finetuning:
+            self.begin_finetuning()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters that stage 2 trains, in groups as an optimizer takes them."""

@@ -20,7 +20,7 @@ from recbole_edt.model.kernels import look_up
 from recbole_edt.model.losses import alignment_loss, bpr_loss, sample_hard_negatives, softmax_loss
 from recbole_edt.model.packing import PackedStates
 from recbole_edt.model.settings import LLMEDTSettings, declared
-from recbole_edt.model.stages import BothStages, Finetuning
+from recbole_edt.model.stages import Finetuning
 
 NEGATIVE_TEMPERATURE = 0.4  # of the negatives of ``loss: bpr``: the smaller, the harder
 
@@ -133,6 +133,8 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
 
     def calculate_loss(self, interaction) -> Tensor:
         """Loss of stage 2: eq. 12 of both domains over all their positions (eq. 15)."""
+        if not self.finetuning:
+            return super().calculate_loss(interaction)
         target_mask = self.encoder.choose_targets(interaction[SEQUENCE])
         frozen = self.frozen_states(interaction, target_mask)
 
@@ -145,6 +147,8 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
 
     def user_vectors(self, interaction) -> list[Tensor]:
         """User vectors [B, d] of each domain (eq. 11): u alone without items of the domain."""
+        if not self.finetuning:
+            return super().user_vectors(interaction)
         encoders, lookups = [self.encoder] * self.n_domains, [self.look_up] * self.n_domains
         h = self.last_domain_states(interaction, encoders, lookups)
         out = []
@@ -154,7 +158,8 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
         return out
 
 
-class LLMEDT(BothStages, LLMEDTFinetune):
-    """Both stages in one model."""
+class LLMEDT(LLMEDTFinetune):
+    """Both stages in one model: the first until :meth:`begin_finetuning`, then the second."""
 
-    stage_classes = (LLMEDTPretrain, LLMEDTFinetune)
+    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
+    finetuning = False

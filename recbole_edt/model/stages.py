@@ -1,4 +1,4 @@
-"""From stage 1 of LLM-EDT to stage 2: checkpoints, freezing, and both stages in one model."""
+"""From stage 1 of LLM-EDT to stage 2: checkpoints, freezing, states that are computed once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ _OF_ONE_STAGE = ("domain_adapters.", "profile_adapter.")  # parameters that one 
 class Finetuning(CrossDomainModel):
     """Mixin with the mechanics of stage 2: freezing, checkpoints, cached states.
 
-    List it before the class of stage 1.
+    List it before the class of stage 1. A subclass in which ``finetuning`` is False at first is its
+    first stage until :meth:`begin_finetuning`.
     """
 
+    finetuning = True
     trainer = "recbole_edt.trainer.stages:FinetuneTrainer"
     stages = (("epochs", "learning_rate"), ("finetune_epochs", "finetune_learning_rate"))
     item_embedding: ItemEmbedding
@@ -39,6 +41,7 @@ class Finetuning(CrossDomainModel):
 
         Linear adapters start as projections onto the leading axes of their domain's item vectors.
         """
+        self.finetuning = True
         self.requires_grad_(False)
         self.domain_adapters.requires_grad_(True)
         with torch.no_grad():
@@ -77,8 +80,9 @@ class Finetuning(CrossDomainModel):
     def train(self, mode: bool = True):
         """Switch the mode; frozen parts stay in evaluation mode."""
         super().train(mode)
-        self.item_embedding.train(False)
-        self.encoder.train(False)
+        if self.finetuning:
+            self.item_embedding.train(False)
+            self.encoder.train(False)
         return self
 
     def loss_over(self, train_data) -> Callable[..., Tensor]:
@@ -86,6 +90,8 @@ class Finetuning(CrossDomainModel):
 
         They are computed at the first batch, and again if the frozen weights have changed.
         """
+        if not self.finetuning:
+            return super().loss_over(train_data)
 
         def loss(batch):
             self._in_use = self._cached_states(train_data)
@@ -114,41 +120,3 @@ class Finetuning(CrossDomainModel):
             return self._in_use.of(batch)
         with torch.no_grad():
             return batch_states(self, batch, self.batch_lookup(batch), target_mask)
-
-
-class BothStages(CrossDomainModel):
-    """A model that is its first stage until :meth:`begin_finetuning`, then its second."""
-
-    trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
-    stage_classes: tuple[type[CrossDomainModel], type[CrossDomainModel]]
-    finetuning = False
-
-    @property
-    def _stage(self) -> type[CrossDomainModel]:
-        return self.stage_classes[self.finetuning]
-
-    def begin_finetuning(self) -> None:
-        """Enter stage 2."""
-        self.stage_classes[1].begin_finetuning(self)
-        self.finetuning = True
-
-    def enter_stage(self, stage: int) -> None:
-        """Set up the stage that a checkpoint was saved in."""
-        if stage == 2 and not self.finetuning:
-            self.begin_finetuning()
-
-    def train(self, mode: bool = True):
-        """Switch the mode as the stage does."""
-        return self._stage.train(self, mode)
-
-    def loss_over(self, train_data) -> Callable[..., Tensor]:
-        """Return the loss of the current stage over one loader."""
-        return self._stage.loss_over(self, train_data)
-
-    def calculate_loss(self, interaction) -> Tensor:
-        """Return the loss of the current stage."""
-        return self._stage.calculate_loss(self, interaction)
-
-    def user_vectors(self, interaction) -> list[Tensor]:
-        """Return the user vectors of the current stage."""
-        return self._stage.user_vectors(self, interaction)

@@ -22,7 +22,7 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.sequences import Sequences, expand_ranges
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.history import HistoryTerm
-from recbole_edt.evaluation.scores import pair_scores, scores_all
+from recbole_edt.evaluation.scores import all_scores
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.io.files import atomic_write, check_writable, write_array, write_text
 from recbole_edt.model.kernels import product
@@ -314,17 +314,8 @@ class Recommender:
     @torch.no_grad()
     def _all_scores(self, asked: Histories) -> Tensor:
         """Scores of all items, float32 [n, n_items]."""
-        rows, n = self._interaction(asked), len(asked.users)
-        if scores_all(type(self.model)):
-            scores = self.model.full_sort_predict(rows)
-        else:
-            items = torch.arange(self.data.item_num, device=self.device).expand(n, -1)
-            features = self.data.get_item_feature().to(self.device)
-            scores = pair_scores(self.model, rows, items, features)
-        scores = scores.view(n, -1)[:, : self.data.item_num].float()
-        if self._term:
-            scores = scores + self._term.among(rows[self.model.ITEM_SEQ])
-        return scores
+        features = self.data.get_item_feature().to(self.device)
+        return all_scores(self.model, self._interaction(asked), features, self._term)
 
     def _interaction(self, asked: Histories) -> Interaction:
         known = asked.rows is self.histories.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from tqdm import tqdm
 from recbole_edt import distributed
 from recbole_edt.data.dataloader import EvaluationLoader
 from recbole_edt.evaluation.history import HistoryTerm, calibrate
-from recbole_edt.evaluation.metrics import RankMetrics, check_metrics
+from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
-from recbole_edt.evaluation.scores import pair_scores, scores_all
+from recbole_edt.evaluation.scores import all_scores, pair_scores, scores_all
 from recbole_edt.evaluation.vectors import vectors_of
 
 if TYPE_CHECKING:  # the mixins precede RecBole's trainer in the MRO
@@ -38,7 +39,6 @@ class EvaluationMixin(TrainerBehind):
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        check_metrics(config)
         self.metrics: dict[str, RankMetrics] = {}
         self.rankings: dict[tuple[str, str], Ranking] = {}
         self.reports: dict[str, dict[str, Any]] = {}
@@ -104,8 +104,7 @@ class EvaluationMixin(TrainerBehind):
             histories = self._histories(eval_data, ranking) if term else None
             return self._ranked_by_vectors(batches, vectors, ranking, term, histories)
         out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
-        self.tot_item_num = eval_data._dataset.item_num
-        if self.item_tensor is None:  # features of items, for models that score pairs alone
+        if self.item_tensor is None:  # features of items
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
             with self._autocast():
@@ -157,31 +156,22 @@ class EvaluationMixin(TrainerBehind):
         return calibrate(ranking, users, items, self._histories(valid_data, ranking))
 
     def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking, term) -> np.ndarray:
-        candidates, n_items = ranking.candidates, self.tot_item_num
-        few = candidates is not None and _SPARSE * candidates.shape[1] < n_items
-        of_pairs = not scores_all(type(self.model))
-        score_few = getattr(self.model, "candidate_scores", None) if few else None
-        if of_pairs and candidates is not None:
-            score_few = self._pair_scores
+        model, features, score_few = self.model, self.item_tensor, None
+        if ranking.candidates is not None:
+            few = _SPARSE * ranking.candidates.shape[1] < len(features)
+            score_few = getattr(model, "candidate_scores", None) if few else None
+            if not scores_all(type(model)):
+                score_few = partial(pair_scores, model, features=features)
         if score_few is not None:
             asked = ranking.with_target(rows)
             scores = score_few(interaction, asked)
             if term:
-                scores += term.of_each(interaction[self.model.ITEM_SEQ], asked)
+                scores += term.of_each(interaction[model.ITEM_SEQ], asked)
             return ranking.ranked_candidates(scores.float()).cpu().numpy()
-        step = max(1, _SCORES // n_items)
+        step = max(1, _SCORES // len(features))
         parts = []
         for start in range(0, len(rows), step):
-            some, which = interaction[start : start + step], rows[start : start + step]
-            if of_pairs:
-                items = torch.arange(n_items, device=self.device).expand(len(which), -1)
-                scores = self._pair_scores(some, items)
-            else:
-                scores = self._full_sort_batch_eval((some, None, None, None))[1]
-            if term:
-                scores += term.among(some[self.model.ITEM_SEQ])
-            parts.append(ranking.ranked(scores.float().to(self.device), which).cpu().numpy())
+            part = slice(start, start + step)
+            scores = all_scores(model, interaction[part], features, term)
+            parts.append(ranking.ranked(scores, rows[part]).cpu().numpy())
         return np.concatenate(parts)
-
-    def _pair_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
-        return pair_scores(self.model, interaction, items, self.item_tensor)

@@ -22,15 +22,12 @@ _AXES = 128  # canonical axes of the text by which they are found
 _BLOCK = 256  # new items that are compared at a time
 
 
-def has_users(model: nn.Module, dataset) -> bool:
-    """Whether a model has parameters of each user, which no model of the plugin has."""
-    sizes = {size for value in model.state_dict().values() for size in value.shape}
-    return not isinstance(model, CrossDomainModel) and dataset.user_num in sizes
-
-
 def known(model: nn.Module, dataset) -> dict[str, Any]:
     """Describe, for a checkpoint, what later data must have."""
-    return Known.of(dataset, has_users(model, dataset))
+    sizes = {size for value in model.state_dict().values() for size in value.shape}
+    # no model of the plugin has parameters of each user
+    has_users = not isinstance(model, CrossDomainModel) and dataset.user_num in sizes
+    return Known.of(dataset, has_users)
 
 
 def adopt(model: nn.Module, path: str | Path, dataset) -> None:
@@ -155,22 +152,15 @@ def _grown(old: Tensor, new: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         return old
     places = []
     for axis, (n, m) in enumerate(zip(old.shape, new.shape, strict=True)):
-        if n == m:
-            continue
-        fits = [pair for pair in sizes if pair[1] - pair[0] == m - n and 0 <= n - pair[0] <= 1]
-        if not fits:
+        grown = [pair for pair in sizes if pair[1] - pair[0] == m - n and 0 <= n - pair[0] <= 1]
+        if not (fits := [(n, m)] if n == m else grown):
             return old
         before, after = fits[0]
         index = torch.cat([torch.arange(before), torch.arange(after, m)])
-        places.append((axis, index.to(old.device)))
-    return _put(new.clone(), old, places)
-
-
-def _put(new: Tensor, old: Tensor, places: list[tuple[int, Tensor]]) -> Tensor:
-    if not places:
-        return old
-    (axis, index), *others = places
-    return new.index_copy(axis, index, _put(new.index_select(axis, index), old, others))
+        places.append(index.view(-1, *[1] * (old.ndim - axis - 1)))
+    out = new.clone()
+    out[tuple(places)] = old
+    return out
 
 
 def nearest_known(dataset, n_known: int) -> Tensor:

@@ -180,7 +180,6 @@ class TriCDR(CrossDomainModel):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         size, self.cosine = config["hidden_size"], config["score"] == "cosine"
-        self.joint = False
         self.domain_items = id_table(self.n_items, size)
         self.shared = config["item_tables"] == "shared"
         self.mixed_items = self.domain_items if self.shared else id_table(self.n_items, size)
@@ -196,7 +195,7 @@ class TriCDR(CrossDomainModel):
 
     def begin_finetuning(self) -> None:
         """Enter joint training; all parameters stay trainable."""
-        self.joint = True
+        self.finetuning = True
         self._item_vectors = None
 
     # -- scores ---------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ class TriCDR(CrossDomainModel):
         During pre-training with separate tables they hold both tables' vectors, [..., 2 d].
         """
         tables = [self.domain_items]
-        if not self.joint and not self.shared:
+        if not self.finetuning and not self.shared:
             tables.insert(0, self.mixed_items)
         return torch.cat([self._scored(table(items)) for table in tables], dim=-1)
 
@@ -254,7 +253,7 @@ class TriCDR(CrossDomainModel):
 
     def calculate_loss(self, interaction) -> Tensor:
         """Loss of the current stage over all positions of a batch of sequences."""
-        return (self.joint_loss if self.joint else self.pretraining_loss)(interaction)
+        return (self.joint_loss if self.finetuning else self.pretraining_loss)(interaction)
 
     def pretraining_loss(self, batch) -> Tensor:
         """Next-item losses of the mixed encoder and of each target's own domain encoder.
@@ -315,7 +314,7 @@ class TriCDR(CrossDomainModel):
             for (items, _), count in zip(fields, counts, strict=True)
         )
         encoded = self.encode_all(mixed, by_domain)
-        if self.joint:
+        if self.finetuning:
             asked = torch.ones_like(counts[-1], dtype=torch.bool)
             views = [self.attend(d, encoded, counts, asked) for d in range(self.n_domains)]
             return [self.user_states(target, of) for target, of in enumerate(views)]
