@@ -169,15 +169,33 @@ def write_dataset(make_shop) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def write_embedded(write_dataset) -> Callable[..., Path]:
+    """Write a shop with random vectors of its items and, if asked for, of its users' profiles."""
+
+    def write(folder: Path, shop: Shop, profiles: bool = False) -> Path:
+        rng = np.random.default_rng(0)
+
+        def vectors(n: int) -> np.ndarray:
+            return rng.normal(size=(n, 6)).astype(np.float32)
+
+        given = {"item_emb": vectors(len(shop.items))}
+        if profiles:
+            users = sorted({user for user, *_ in shop.rows}, key=lambda user: int(user[1:]))
+            given |= {"users": users, "user_emb": vectors(len(users))}
+        return write_dataset(folder, shop, **given)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def small_shop(make_shop) -> Shop:
     return make_shop(seed=3, n_users=20, n_items=(12, 14), lengths=(4, 8))
 
 
 @pytest.fixture(scope="session")
-def data_path(tmp_path_factory, small_shop, write_dataset) -> str:
+def data_path(tmp_path_factory, small_shop, write_embedded) -> str:
     """Folder of a small dataset ``tiny`` that trains within a second."""
-    vectors = np.random.default_rng(0).normal(size=(26, 6))
-    return str(write_dataset(tmp_path_factory.mktemp("data"), small_shop, item_emb=vectors))
+    return str(write_embedded(tmp_path_factory.mktemp("data"), small_shop))
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[tuple]) -> None:

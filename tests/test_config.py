@@ -233,12 +233,6 @@ def test_values_are_literals_or_text(text, value):
     assert type(parse_value(text)) is type(value)
 
 
-def test_overrides_of_the_command_line():
-    assert parse_arguments(["--epochs=3", "--resume", "--eval_args.mode=full", "--a=b=c"]) == {
-        "epochs": 3, "resume": True, "eval_args.mode": "full", "a": "b=c",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("line", "given", "words"),
     [

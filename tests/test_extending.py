@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from running import SMALL
 
 from recbole_edt import registry
 from recbole_edt.cli import execute
@@ -16,10 +17,6 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.quick_start import run_recbole_edt
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
-SMALL = {
-    "epochs": 1, "hidden_size": 16, "eval_args.mode": "uni5", "topk": [3],
-    "valid_metric": "NDCG@3", "use_gpu": False, "state": "ERROR", "show_progress": False,
-}  # fmt: skip
 
 
 @pytest.fixture

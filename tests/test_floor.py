@@ -80,23 +80,6 @@ def test_attention_counts_the_pairs_that_may_be_seen_alone() -> None:
     assert floor.attention_flops(one) == counted(step)
 
 
-def test_bytes_hand_computed() -> None:
-    states = 8 * 8
-    numbers = 6 * 5 * states + 20 * states + 4 * states + 4 * states
-    assert floor.activation_bytes(SIZES) == 4 * numbers
-    assert floor.n_exponentials(SIZES) == 5 * 6 + 3 * 7
-    assert floor.n_gelus(SIZES) == 2 * 8 * 12
-    assert floor.table_bytes(SIZES) == 4 * (2 * 20 * 10 + 30 * 8 + 700)
-
-
-def test_each_product_takes_as_long_as_its_own_rate_says() -> None:
-    rates = floor.Rates(
-        {(8, 24): [2e9, 4e9, 1e9]}, *[1e9] * 5
-    )  # forward, gradient of the weight, of the inputs
-    one = floor.Layer(10, 8, 24)
-    assert rates.seconds([one]) == pytest.approx(one.flops / 1e9 * (1 / 2 + 1 / 4 + 1))
-
-
 def test_rates_are_measured_for_every_layer_of_a_step_and_batches_add_up() -> None:
     rates = floor.measure_rates(SIZES, n_heads=2)
     one, three = (floor.floor_of_epoch([SIZES] * n, rates) for n in (1, 3))

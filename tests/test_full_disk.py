@@ -8,11 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from recbole_edt.io.files import atomic_write, write_array
 from recbole_edt.trainer import checkpoint
 
 SMALL = [
@@ -96,25 +93,6 @@ def test_training_stops_with_the_last_good_checkpoint_and_goes_on_after_it(
     assert done.code == 0 and len(counted) >= 3
 
 
-def test_results_that_find_no_room_leave_a_run_to_resume(commands, run, disk, tmp_path):
-    (disk / "r.json").write_text("{}")
-    ballast = fill(disk, 0)
-    run = [word for word in run if "result_file" not in word]
-    run.append(f"--result_file={disk / 'r.json'}")
-    one_line(commands.run(tmp_path, run), FULL, "r.json")
-    assert (disk / "r.json").read_text() == "{}"
-    assert contents(disk).keys() == {"ballast", "r.json"}
-    ballast.unlink()
-    assert commands.run(tmp_path, [*run, "--resume"]).code == 0
-    assert figures(disk)
-
-
-def test_a_log_that_finds_no_room_is_one_line_too(commands, run, disk):
-    fill(disk, 0)
-    one_line(commands.run(disk, run), FULL)
-    assert not list(disk.rglob("*.pth"))
-
-
 def test_augment_leaves_the_older_data_and_goes_on(commands, data_path, disk, tmp_path):
     run = [*AUGMENT, f"--data_path={data_path}", f"--output_path={disk}"]
     assert commands.run(tmp_path, run).code == 0
@@ -127,23 +105,6 @@ def test_augment_leaves_the_older_data_and_goes_on(commands, data_path, disk, tm
         assert not list(disk.rglob("writing-*")) and not list(disk.rglob("*.tmp"))
         ballast.unlink()
     assert commands.run(tmp_path, [*run, "--seed=3"]).code == 0
-
-
-def test_a_checkpoint_on_a_full_disk_names_its_file(disk):
-    path = disk / "run.pth"
-    checkpoint.save(path, {"state_dict": {"w": torch.zeros(1000)}})
-    before = path.read_bytes()
-    fill(disk, 0)
-    with pytest.raises(OSError, match=rf"{FULL}: '.*run\.pth'"):
-        checkpoint.save(path, {"state_dict": {"w": torch.ones(100_000)}})
-    assert path.read_bytes() == before
-
-
-def test_an_array_on_a_full_disk_says_so(disk):
-    fill(disk, 0)
-    with pytest.raises(OSError, match=rf"{FULL}: '.*a\.npy'"), atomic_write(disk / "a.npy") as file:
-        write_array(file, np.ones((1000, 100)))
-    assert contents(disk).keys() == {"ballast"}
 
 
 # --- files that must not grow further: the same where no small disk can be made -------------------

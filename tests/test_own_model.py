@@ -11,7 +11,6 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
 
 from recbole_edt import registry
-from recbole_edt.cli import execute
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import TARGET_DOMAIN, CrossDomainDataset
 from recbole_edt.errors import ConfigError
@@ -176,21 +175,3 @@ def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(
     assert trainer is trainer_class(mine) and issubclass(trainer, CrossDomainMixin)
     with pytest.raises(ConfigError, match="the name SASRec is taken"):
         Config(type("SASRec", (LLMEDT,), {"__module__": __name__}), "tiny", config_dict=keys)
-
-
-def test_settings_of_a_class_show_in_its_help(module, capsys):
-    text = MODULE.replace("class Mine(BPR):", """
-from pydantic import Field
-from recbole_edt.settings import NonNegative, Settings
-
-class Keys(Settings):
-    weight: NonNegative = Field(2.0, description="weight of the loss")
-
-class Mine(BPR):
-    settings = Keys
-""")  # fmt: skip
-    name = f"{module(text)}:Mine"
-    assert execute("run", [f"--model={name}", "--help"]) == 0
-    assert "--weight" in capsys.readouterr().out
-    assert execute("run", [f"--model={name}", "--dataset=tiny", "--wieght=2"]) == 2
-    assert "unknown key 'wieght', did you mean 'weight'" in capsys.readouterr().err

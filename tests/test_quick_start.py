@@ -6,14 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import SMALL
 
 import recbole_edt
 from recbole_edt.data.dataset import CrossDomainDataset
-
-SMALL = {
-    "epochs": 1, "hidden_size": 16, "eval_args.mode": "uni5", "topk": [3],
-    "valid_metric": "NDCG@3", "use_gpu": False, "state": "ERROR",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -75,10 +71,6 @@ def test_metrics_of_lists_are_reported_where_all_candidates_are_ranked(run, caps
     *_, overall = [line for line in capsys.readouterr().out.splitlines() if "overall" in line]
     digits = [f"{protocols['full']['test']['overall'][name]:.2f}" for name in names["full"] - {"n"}]
     assert sorted(overall.split()[2:]) == sorted(digits)
-
-
-def test_valid_metric_that_is_not_reported_otherwise_is_reported_too(run):
-    assert "hit@7" in run("SASRec", valid_metric="Hit@7")["valid"]["overall"]
 
 
 def test_interrupted_training_leaves_no_results(run, monkeypatch):

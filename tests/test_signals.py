@@ -58,33 +58,6 @@ def test_in_every_phase_one_line_and_no_file_is_left_half_written(commands, data
     assert min(ended[number] for number in SIGNALS) >= 6
 
 
-def test_augment_ends_like_that_too_and_the_same_command_goes_on(commands, data_path, tmp_path):
-    run = ["augment", "--dataset=tiny", f"--data_path={data_path}", "--encoder=file",
-           "--clusters=3"]  # fmt: skip
-    start = time.monotonic()
-    assert commands.run(tmp_path, [*run, "--output_path=whole"]).code == 0
-    whole_s, ended = time.monotonic() - start, 0
-    run.append("--output_path=out")
-    for number, ending in SIGNALS.items():
-        for share in (0.3, 0.6, 0.8, 0.9, 0.95):
-            start = time.monotonic()
-            running = commands.begin(tmp_path, run)
-            running.until(after(share * whole_s))
-            running.signal(number)
-            done = running.wait()
-            assert (done.code, done.err) == ending or done.code == 0
-            if done.code == 0:  # the machine has become faster, so that the signal came too late
-                whole_s = time.monotonic() - start
-            ended += done.code != 0
-            assert not list(tmp_path.rglob("*.tmp"))
-            assert not list(tmp_path.rglob("writing-*"))
-    assert ended >= 2
-    assert commands.run(tmp_path, run).code == 0
-    one, other = (tmp_path / folder / "tiny" for folder in ("whole", "out"))
-    for file in one.iterdir():
-        assert (other / file.name).read_bytes() == file.read_bytes()
-
-
 @pytest.mark.parametrize(
     ("number", "program"),
     [

@@ -1,7 +1,5 @@
 """The dataset: atomic files in, leak-free views out, RecBole's own form of them."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -128,24 +126,6 @@ def test_quotation_marks_and_na_survive_in_tokens(write_dataset, load, tmp_path)
     assert dataset.domains == ['"b"', "N/A"]
 
 
-@pytest.mark.parametrize(
-    ("row", "item", "message"),
-    [
-        (("u0", "art0", "", 99), None, "1 rows have no timestamp"),
-        (("u0", "art0", 0, "third"), None, "could not convert string to float: 'third'"),
-        (("u0", "art0", 0, 0), None, r"1 rows repeat a \(user_id, position\)"),
-        (None, ("art0", "art"), "1 rows repeat an item_id"),
-    ],
-    ids=str,
-)
-def test_lines_that_break_the_contract(shop, write_dataset, load, tmp_path, row, item, message):
-    rows, items = [*shop.rows, *([row] if row else [])], [*shop.items, *([item] if item else [])]
-    folder = write_dataset(tmp_path, rows=rows, items=items)
-    with pytest.raises(DataError, match=message) as caught:
-        load(folder)
-    assert "\n" not in str(caught.value)
-
-
 def test_nobody_to_evaluate_on(write_dataset, load, tmp_path):
     rows = [("u", "a", 0, 0), ("u", "b", 0, 1), ("v", "b", 0, 0)]
     folder = write_dataset(tmp_path, rows=rows, items=[("a", "x"), ("b", "y")])
@@ -249,35 +229,6 @@ def test_evaluation_rows_carry_both_domain_sequences(shop, raw, load, width):
                 assert target == shop.raw_sequences()[user][stop]
         targets = feat["item_id"].numpy()
         assert feat[TARGET_DOMAIN].tolist() == dataset.item_domain[targets].tolist()
-
-
-@pytest.mark.parametrize("width", [4, 50])
-def test_views_are_those_of_recboles_own_dataset(
-    make_shop, write_dataset, load, tmp_path, monkeypatch, width
-):
-    """Stock RecBole, told to sort by position, splits and expands the same raw rows alike."""
-    from recbole.config import Config
-    from recbole.data.dataset import SequentialDataset
-
-    shop = make_shop(seed=2, lengths=(4, 9))  # RecBole tests, but never validates, on three rows
-    write_dataset(tmp_path, shop)
-    monkeypatch.setattr(sys, "argv", ["test"])
-    options = {
-        "data_path": str(tmp_path),
-        "load_col": {"inter": ["user_id", "item_id", "position"], "item": ["item_id", "domain"]},
-        "TIME_FIELD": "position",
-        "MAX_ITEM_LIST_LENGTH": width,
-        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
-        "train_neg_sample_args": None,
-        "use_gpu": False,
-    }
-    stock = SequentialDataset(Config(model="SASRec", dataset="tiny", config_dict=options))
-    ours = load(tmp_path, "SASRec", MAX_ITEM_LIST_LENGTH=width)
-    for theirs, view in zip(stock.build(), ours.build(), strict=True):
-        rows = view_rows(ours, view)
-        assert len(rows) > 0 and sorted(view_rows(stock, theirs)) == sorted(rows)
-        shapes = [one.inter_feat["item_id_list"].shape for one in (theirs, view)]
-        assert shapes[0] == shapes[1]
 
 
 def test_ids_of_digits_are_text_and_keep_their_vectors(write_dataset, load, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -119,35 +117,6 @@ def test_raw_rows_are_filtered_before_the_split(read, keys, expected):
     assert rows_of(data) == expected
     evaluated = {str(user) for user in data.id2token("user_id", data.split.users)}
     assert evaluated == {user for user, items in expected.items() if len(items.split()) >= 3}
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [keys for keys, expected in FILTERS if expected and "age" not in str(keys)],
-    ids=lambda value: str(value)[:60],
-)
-def test_what_is_left_is_what_recbole_leaves(read, shop, keys, monkeypatch):
-    """Of the raw rows alone, told that their order is that of position."""
-    from recbole.config import Config
-    from recbole.data.dataset import Dataset
-
-    ours = read(**keys)
-    inter = shop / "shop" / "shop.inter"
-    lines = inter.read_text().splitlines()
-    inter.write_text("\n".join(line for line in lines if not line.endswith("1")) + "\n")
-    monkeypatch.setattr(sys, "argv", ["test"])
-    columns = {"inter": ["user_id", "item_id", "position", "rating"],
-               "item": ["item_id", "domain", "price", "colour"]}  # fmt: skip
-    if "filter_inter_by_user_or_item" in keys:
-        columns["user"] = ["user_id"]
-    base = {"data_path": str(shop), "load_col": columns, "TIME_FIELD": "position"}
-    stock = Dataset(Config("BPR", "shop", config_dict={**base, **keys}))
-    pairs = zip(stock.inter_feat["user_id"], stock.inter_feat["item_id"], strict=True)
-    left: dict[str, list[str]] = {}
-    for user, item in pairs:
-        name, token = stock.id2token("user_id", [user])[0], stock.id2token("item_id", [item])[0]
-        left.setdefault(str(name), []).append(str(token))
-    assert {user: " ".join(items) for user, items in left.items()} == rows_of(ours)
 
 
 def test_inserted_rows_go_with_their_user_and_their_item(read):

@@ -1,13 +1,11 @@
 """Training negatives: of the positive's domain, never one of the user's training items."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.data.negatives import NegativeSampler
-from recbole_edt.errors import DataError
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -77,11 +75,6 @@ def test_negatives_are_uniform_over_what_is_allowed():
     counts = np.bincount(drawn.numpy(), minlength=n_items + 1)[5 : n_items + 1]
     assert counts.sum() == n
     assert_uniform(counts)
-
-
-def test_a_user_who_owns_a_whole_domain_is_an_error():
-    with pytest.raises(DataError, match="no negative can be drawn"):
-        sampler_of([0, 0, 1, 1], [[1], [3, 4, 3]])
 
 
 @given(worlds(), st.integers(1, 12), st.integers(0, 2**31))

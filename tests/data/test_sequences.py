@@ -15,7 +15,6 @@ from recbole_edt.data.sequences import (
     domain_rows,
     gather_padded,
     leave_one_out,
-    prefix_rows,
     training_windows,
 )
 from recbole_edt.errors import ProtocolError
@@ -157,27 +156,6 @@ def test_every_row_but_the_first_is_a_target_exactly_once(lengths, max_length):
     assert sorted(targets) == expected
     later = windows.users[1:] == windows.users[:-1]  # only a user's oldest window is shorter
     assert ((windows.stops - windows.starts)[1:][later] == max_length).all()
-
-
-def recbole_prefixes(rows: Sequences, max_length: int) -> list[tuple[int, list[int], int]]:
-    """Expand as RecBole documents it: u, <i1> | i2; u, <i1, i2> | i3; ..."""
-    out = []
-    for user in range(rows.n_users):
-        items = rows.items[rows.offsets[user] : rows.offsets[user + 1]].tolist()
-        for target in range(1, len(items)):
-            out.append((user, items[max(0, target - max_length) : target], items[target]))
-    return out
-
-
-@given(LENGTHS, st.integers(1, 6))
-def test_prefixes_are_those_of_recbole(lengths, max_length):
-    rows = of_lengths(lengths)
-    prefixes = prefix_rows(rows, max_length)
-    found = [
-        (int(user), rows.items[start:stop].tolist(), int(rows.items[stop]))
-        for user, start, stop in zip(prefixes.users, prefixes.starts, prefixes.stops, strict=True)
-    ]
-    assert found == recbole_prefixes(rows, max_length)
 
 
 def test_ranges_are_padded_on_the_right():

@@ -57,10 +57,9 @@ def test_terms_are_those_of_a_loop_over_items(cosines, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def shop_path(make_shop, write_dataset, tmp_path_factory):
+def shop_path(make_shop, write_embedded, tmp_path_factory):
     shop = make_shop(seed=8, n_users=60, n_items=(18, 20), lengths=(4, 9))
-    vectors = np.random.default_rng(0).normal(size=(len(shop.items), 6)).astype(np.float32)
-    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+    return write_embedded(tmp_path_factory.mktemp("data"), shop)
 
 
 def test_calibration_takes_the_weight_with_the_best_ndcg_at_50(shop_path, load) -> None:

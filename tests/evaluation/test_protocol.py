@@ -12,9 +12,6 @@ import torch
 from recbole.data import data_preparation
 from recbole.data.interaction import Interaction
 
-from recbole_edt.data.sequences import check_split
-from recbole_edt.errors import ProtocolError
-
 PLUGIN, BUILT_IN = ("LLMEDT", "LLMEDTPretrain"), ("SASRec", "GRU4Rec", "BERT4Rec")
 
 
@@ -181,16 +178,6 @@ def test_the_training_rows_do_not_depend_on_held_out_items(
         items = dataset.id2token("item_id", rows.items)
         found.append(sorted(zip(users, range(len(users)), items, strict=True)))
     assert found[0] == found[1]
-
-
-def test_a_held_out_row_in_the_training_prefix_is_refused(shop, augmented, load):
-    dataset = load(augmented, augmentation=True)
-    check_split(dataset.sequences, dataset.split)
-    for shift in (1, 2):
-        stops = dataset.split.train_stops.copy()
-        stops[dataset.split.users[3]] += shift
-        with pytest.raises(ProtocolError):
-            check_split(dataset.sequences, replace(dataset.split, train_stops=stops))
 
 
 def test_the_targets_are_raw_whatever_was_inserted(shop, augmented, load):

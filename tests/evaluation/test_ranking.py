@@ -7,9 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_edt.errors import ProtocolError
-from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
-from recbole_edt.trainer import CrossDomainTrainer
 
 CPU = torch.device("cpu")
 
@@ -121,17 +119,6 @@ def test_scoring_the_candidates_alone_gives_the_same_ranks(ranked, seed, levels)
 
 
 @PHASES
-@MODES
-def test_a_model_that_scores_everything_alike_ranks_last(shop, dataset, phase, mode):
-    ranking = Ranking(dataset, phase, mode, CPU)
-    rows = np.arange(len(dataset.split.users))
-    last = [1 + len(items) for items in reference_candidates(shop, dataset, phase, mode)]
-    for constant in (0.0, float("nan"), float("inf")):
-        scores = torch.full((len(rows), dataset.item_num), constant)
-        assert ranking.ranked(scores, rows)[:, 0].tolist() == last
-
-
-@PHASES
 def test_lists_hold_the_best_candidates_and_the_target(shop, dataset, phase):
     ranking = Ranking(dataset, phase, "full", CPU, list_length=3)
     rows = np.random.default_rng(0).permutation(len(ranking.targets))
@@ -151,29 +138,3 @@ def test_lists_hold_the_best_candidates_and_the_target(shop, dataset, phase):
 def test_a_list_longer_than_the_candidates_is_refused(dataset):
     with pytest.raises(ProtocolError, match=r"a list of 99 items .* use a smaller topk"):
         Ranking(dataset, "test", "full", CPU, list_length=99)
-
-
-def test_domains_are_reported_apart_and_weighed_by_their_users(dataset):
-    trainer = object.__new__(CrossDomainTrainer)  # its evaluation, without a model
-    ranking = Ranking(dataset, "test", "uni5", CPU)
-    ranks = np.random.default_rng(0).integers(1, 7, size=len(ranking.targets))
-    metrics = RankMetrics(dataset.config, "uni5")
-    trainer.metrics, trainer.reports, trainer.device = {"uni5": metrics}, {}, CPU
-    trainer.last_ranks, trainer.config = {}, dataset.config
-    trainer.rankings = {("test", "uni5"): ranking}
-    trainer.ranked = lambda *_: ranks[:, None]
-
-    class Loader:
-        phase, _dataset = "test", dataset
-
-    flat = trainer.evaluate(Loader(), load_best_model=False, mode="uni5")
-    report = trainer.reports["test"]
-    assert list(report["domains"]) == ["art", "bike"]
-    assert report["overall"] == metrics.evaluate(ranks)
-    total = 0
-    for domain, name in enumerate(dataset.domains):
-        mine = dataset.item_domain[ranking.targets.numpy()] == domain
-        assert report["domains"][name] == metrics.evaluate(ranks[mine])
-        assert flat[f"{name}/hit@10"] == report["domains"][name]["hit@10"]
-        total += report["domains"][name]["hit@10"] * report["domains"][name]["n"]
-    assert report["overall"]["hit@10"] == pytest.approx(total / report["overall"]["n"])

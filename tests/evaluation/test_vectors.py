@@ -5,26 +5,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recbole.data import data_preparation
-from recbole.utils import get_model
+from running import Run
 
 from recbole_edt.evaluation import ranking as ranking_module
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.model import packing, recbole_sasrec
 from recbole_edt.model.recbole_sasrec import SASRecVectors
-from recbole_edt.trainer import trainer_class
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def folder(make_shop, augmented_shop, write_dataset, tmp_path_factory):
+def folder(make_shop, augmented_shop, write_embedded, tmp_path_factory):
     """Folder of a shop with generated items and inserted rows."""
     shop = augmented_shop(make_shop(seed=21, n_users=30))
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(len(shop.items), 6)).astype(np.float32)
-    return write_dataset(tmp_path_factory.mktemp("shop"), shop, item_emb=embeddings)
+    return write_embedded(tmp_path_factory.mktemp("shop"), shop)
 
 
 @pytest.fixture(scope="module")
@@ -62,40 +58,37 @@ def test_ranks_do_not_depend_on_the_size_of_blocks(rankings, monkeypatch) -> Non
             assert ranking.ranked_by_vectors(users, items).tolist() == whole.tolist()
 
 
-class Evaluated:
-    """An untrained model whose weights are far from their start, with its trainer."""
-
-    def __init__(self, name, folder, config_for, load, **keys) -> None:
-        keys = {"hidden_size": 16, "eval_args.mode": "full", **keys}
-        config = config_for(folder, name, eval_batch_size=7, **keys)
-        _, _, self.loader = data_preparation(config, load(folder, name, **keys))
-        torch.manual_seed(3)
-        self.model = get_model(name)(config, self.loader._dataset)
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.add_(torch.randn(parameter.shape) * 0.3)
-        self.trainer = trainer_class(type(self.model))(config, self.model)
-
-    @torch.no_grad()
-    def from_scores(self):
-        """Scores of all items by the model's own method, and the targets' ranks among them."""
-        self.model.eval()
-        ranking = Ranking(self.loader._dataset, "test", "full", CPU)
-        scores = torch.empty(len(ranking.targets), len(ranking.place))
-        for interaction, rows in self.loader:
-            scores[torch.from_numpy(rows)] = self.model.full_sort_predict(interaction)
-        return scores, ranking.ranked(scores, np.arange(len(scores))).numpy()
-
-
 @pytest.fixture
-def evaluated(folder, config_for, load):
-    return lambda name, **keys: Evaluated(name, folder, config_for, load, **keys)
+def evaluated(folder):
+    """Make an untrained model whose weights are far from their start, with its trainer."""
+
+    def make(name, **keys) -> Run:
+        small = {"hidden_size": 16, "eval_args.mode": "full", "eval_batch_size": 7}
+        run = Run(name, {"data_path": str(folder), "use_gpu": False, **small, **keys})
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for parameter in run.model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+        return run
+
+    return make
+
+
+@torch.no_grad()
+def from_scores(run: Run):
+    """Scores of all items by the model's own method, and the targets' ranks among them."""
+    run.model.eval()
+    ranking = Ranking(run.test._dataset, "test", "full", CPU)
+    scores = torch.empty(len(ranking.targets), len(ranking.place))
+    for interaction, rows in run.test:
+        scores[torch.from_numpy(rows)] = run.model.full_sort_predict(interaction)
+    return scores, ranking.ranked(scores, np.arange(len(scores))).numpy()
 
 
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "LLMEDT", "LLMESR", "C2DSR"])
 def test_a_trainers_ranks_are_those_of_the_models_own_scores(evaluated, name) -> None:
     it = evaluated(name)
-    assert it.trainer.ranked(it.loader).tolist() == it.from_scores()[1].tolist()
+    assert it.trainer.ranked(it.test).tolist() == from_scores(it)[1].tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 20, 2048])
@@ -106,11 +99,11 @@ def test_products_of_sasrecs_vectors_are_its_own_scores(
 ) -> None:
     monkeypatch.setattr(recbole_sasrec, "_STEPS", steps)
     it = evaluated("SASRec", **keys)
-    expected, _ = it.from_scores()
+    expected, _ = from_scores(it)
     vectors = vectors_of(it.model)
     assert isinstance(vectors, SASRecVectors)
     lengths = set()
-    for interaction, rows in it.loader:
+    for interaction, rows in it.test:
         for users in vectors.user_vectors(interaction):
             products = users @ vectors.item_vectors().T
             torch.testing.assert_close(products, expected[rows], rtol=1e-4, atol=1e-4)
@@ -122,7 +115,7 @@ def test_sasrec_is_ranked_the_same_where_attention_is_padded(evaluated, monkeypa
     """As on devices that have no attention over tiles."""
     it = evaluated("SASRec")
     monkeypatch.setattr(packing, "_has_tiles", lambda device: False)
-    assert it.trainer.ranked(it.loader).tolist() == it.from_scores()[1].tolist()
+    assert it.trainer.ranked(it.test).tolist() == from_scores(it)[1].tolist()
 
 
 def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None:
@@ -134,4 +127,4 @@ def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None
 
     it.model.__class__ = Constant
     assert vectors_of(it.model) is None
-    assert it.trainer.ranked(it.loader).min() > 1  # everything ties with the target
+    assert it.trainer.ranked(it.test).min() > 1  # everything ties with the target

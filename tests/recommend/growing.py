@@ -6,11 +6,9 @@ import random
 from pathlib import Path
 
 import numpy as np
+import running
 
-SMALL = {
-    "epochs": 1, "hidden_size": 16, "eval_args.mode": "full", "topk": [3], "valid_metric": "NDCG@3",
-    "MAX_ITEM_LIST_LENGTH": 6, "use_gpu": False, "state": "ERROR", "show_progress": False,
-}  # fmt: skip
+SMALL = {**running.SMALL, "eval_args.mode": "full", "MAX_ITEM_LIST_LENGTH": 6}
 OWN = {
     "LLMEDT": {"finetune_epochs": 1, "n_negatives": 8},
     "LLMCDSR": {"pretrain_epochs": 1, "n_negatives": 8},

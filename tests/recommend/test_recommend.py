@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import running
 
 import recbole_edt
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
@@ -17,16 +18,7 @@ from recbole_edt.recommend.command import RecommendSettings, recommend
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.settings import parse_arguments, validate
 
-SMALL = {
-    "epochs": 2,
-    "hidden_size": 16,
-    "eval_args.mode": "full",
-    "topk": [3],
-    "valid_metric": "NDCG@3",
-    "use_gpu": False,
-    "state": "ERROR",
-    "show_progress": False,
-}
+SMALL = {**running.SMALL, "epochs": 2, "eval_args.mode": "full"}
 MODELS = {
     "LLMEDT": {"finetune_epochs": 2, "n_negatives": 8},
     "LLMEDTPretrain": {"augmented_histories": True, "n_negatives": 8, "history_weight": 4.0},
@@ -35,11 +27,9 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def data_path(tmp_path_factory, make_shop, augmented_shop, write_dataset) -> Path:
+def data_path(tmp_path_factory, make_shop, augmented_shop, write_embedded) -> Path:
     shop = augmented_shop(make_shop(seed=5, n_users=40, n_items=(20, 24), lengths=(1, 9)), 5)
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(len(shop.items), 6)).astype(np.float32)
-    return write_dataset(tmp_path_factory.mktemp("data"), shop, item_emb=vectors)
+    return write_embedded(tmp_path_factory.mktemp("data"), shop)
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_trainer import Killed, kill_at_save
 
 from recbole_edt.trainer import checkpoint
 from recbole_edt.trainer.averaging import AveragedWeights
@@ -45,16 +44,3 @@ def test_best_checkpoint_holds_averages_and_the_last_one_both(run) -> None:
         for name, value in zip(names, last["average"]["values"], strict=True)
     )
     assert any(not torch.equal(best[name], last["state_dict"][name]) for name in names)
-
-
-@pytest.mark.parametrize("saves", [1, 4])
-def test_resumed_with_averages_it_ends_as_if_unbroken(
-    run, same_result, monkeypatch, tmp_path, saves
-) -> None:
-    changes = {"epochs": 2, "finetune_epochs": 2, "weight_average": 0.9}
-    unbroken = run(**changes).fit().result()
-    changes["checkpoint_dir"] = str(tmp_path / "again")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at_save(patch, saves, before=False)
-        run(**changes).fit()
-    same_result(unbroken, run(**changes, resume=True).fit().result())

@@ -73,18 +73,6 @@ def test_settings_name_what_decides_a_result_and_no_places(run):
 # --- written whole or not at all ------------------------------------------------------------------
 
 
-def test_write_that_fails_half_way_leaves_the_old_file(saved, monkeypatch):
-    def fail(content, file):
-        file.write(b"half of it")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(checkpoint.torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.save(saved, {**CONTENT, "stage": 2})
-    assert checkpoint.load(saved)["stage"] == 1
-    assert [file.name for file in saved.parent.iterdir()] == ["run.pth"]
-
-
 # --- damaged, foreign, unfitting ------------------------------------------------------------------
 
 
@@ -172,17 +160,6 @@ def test_same_users_and_items_in_another_order_of_visits_are_another_dataset(
     prints = [checkpoint.dataset_fingerprint(data) for data in (first, second)]
     assert {**prints[0], "hash": ""} == {**prints[1], "hash": ""}
     assert prints[0]["hash"] != prints[1]["hash"]
-
-
-def test_pretrained_model_of_other_sizes_or_parts(run):
-    pretrained = run("LLMEDTPretrain", epochs=1).fit().trainer.saved_model_file
-    with pytest.raises(CheckpointError, match="has other sizes"):
-        run("LLMEDTFinetune", hidden_size=32, pretrained_path=pretrained).fit()
-    with pytest.raises(CheckpointError, match="lacks parts"):
-        run("LLMEDTFinetune", n_layers=3, pretrained_path=pretrained).fit()
-    stock = run("SASRec", epochs=1).fit().trainer.saved_model_file
-    with pytest.raises(CheckpointError, match="lacks parts"):
-        run("LLMEDTFinetune", pretrained_path=stock).fit()
 
 
 def test_finished_checkpoint_is_evaluated_by_a_fresh_trainer(run):

@@ -14,7 +14,6 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked import PHASES, after
@@ -33,16 +32,9 @@ OWN = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, make_shop, augmented_shop, write_dataset) -> Path:
+def data(tmp_path_factory, make_shop, augmented_shop, write_embedded) -> Path:
     shop = augmented_shop(make_shop(seed=3, n_users=60, n_items=(12, 14), lengths=(4, 8)))
-    rng = np.random.default_rng(0)
-    return write_dataset(
-        tmp_path_factory.mktemp("data"),
-        shop,
-        users=[f"u{user}" for user in range(60)],
-        item_emb=rng.normal(size=(len(shop.items), 6)).astype(np.float32),
-        user_emb=rng.normal(size=(60, 6)).astype(np.float32),
-    )
+    return write_embedded(tmp_path_factory.mktemp("data"), shop, profiles=True)
 
 
 def without_times(results: dict) -> dict:

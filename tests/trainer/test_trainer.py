@@ -13,7 +13,6 @@ from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import RecVAETrainer, Trainer
 
 from recbole_edt.errors import CheckpointError, TrainingError
-from recbole_edt.model import stages
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
 
@@ -55,21 +54,6 @@ def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
     for name, value in best["state_dict"].items():
         if not name.startswith("domain_"):
             assert torch.equal(value, start["state_dict"][name]), name
-
-
-@pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTFinetune"])
-def test_stage_2_from_states_computed_once_ends_as_it_would_without(run, model, monkeypatch):
-    changes = {}
-    if model == "LLMEDTFinetune":
-        changes["pretrained_path"] = run("LLMEDTPretrain").fit().trainer.saved_model_file
-    ends = []
-    for limit in (stages.CACHE_BYTES, 0):
-        monkeypatch.setattr(stages, "CACHE_BYTES", limit)
-        done = run(model, **changes).fit(saved=False)
-        assert (done.trainer.model._cache is None) == (limit == 0)
-        ends.append(done.trainer.model.state_dict())
-    for name, value in ends[0].items():
-        torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
 
 
 def test_start_of_stage_2_is_kept_when_no_epoch_of_it_is_better(run):

@@ -1,8 +1,7 @@
 """What the tests of all baselines share: models on the tiny shop, slow parts, small runs."""
 
 import numpy as np
-from recbole.data import data_preparation
-from recbole.utils import init_seed
+from running import SMALL
 from slow_reference import (
     CONFIG,
     SEQUENCES,
@@ -13,15 +12,12 @@ from slow_reference import (
     negative_of,
 )
 
-from recbole_edt.config import EDTConfig
-from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.model.baselines.c2dsr import C2DSR
 from recbole_edt.model.baselines.llm4cdsr import LLM4CDSR
 from recbole_edt.model.baselines.llmcdsr import LLMCDSR
 from recbole_edt.model.baselines.llmesr import LLMESR
 from recbole_edt.model.baselines.syncrec import SyNCRec
 from recbole_edt.model.baselines.tricdr import TriCDR
-from recbole_edt.trainer import trainer_class
 
 BASELINES = {model.__name__: model for model in (C2DSR, TriCDR, SyNCRec, LLMESR, LLMCDSR, LLM4CDSR)}
 CAUSAL = ("sasrec", "gru4rec")
@@ -65,36 +61,13 @@ def loss_term(kind: str, scored, user: int, target: int) -> float:
     return float(np.log(np.exp(logits).sum()) - logits[0])
 
 
-SMALL = {
-    "epochs": 2, "hidden_size": 8, "train_batch_size": 8, "n_negatives": 6, "learning_rate": 0.01,
-    "eval_args.mode": "uni5", "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False,
-    "show_progress": False, "state": "ERROR", "threads": 1,
+QUICK = {
+    **SMALL, "epochs": 2, "hidden_size": 8, "train_batch_size": 8, "n_negatives": 6,
+    "learning_rate": 0.01, "threads": 1,
 }  # fmt: skip
 STAGES = {"TriCDR": {"finetune_epochs": 2}, "LLMCDSR": {"pretrain_epochs": 2, "meta_interval": 1}}
 
 
 def settings_of(name: str, data_path, **changes) -> dict:
     """Keys of a small run of a baseline."""
-    return {**SMALL, **STAGES.get(name, {}), "data_path": str(data_path), **changes}
-
-
-class Run:
-    """A run as ``run_recbole_edt`` makes it, in pieces that a test can reach into."""
-
-    def __init__(self, name: str, data_path, **changes) -> None:
-        self.config = EDTConfig(name, "tiny", None, settings_of(name, data_path, **changes))
-        self.data = CrossDomainDataset(self.config)
-        self.train, self.valid, self.test = data_preparation(self.config, self.data)
-        init_seed(self.config["seed"], True)
-        self.model = BASELINES[name](self.config, self.train._dataset)
-        self.trainer = trainer_class(BASELINES[name])(self.config, self.model)
-
-    def fit(self) -> "Run":
-        self.trainer.fit(self.train, self.valid, verbose=False)
-        return self
-
-    def result(self) -> tuple[list, dict]:
-        """Metrics of validation and test, and the parameters, as they are."""
-        loaders = (self.valid, self.test)
-        metrics = [dict(self.trainer.evaluate(x, load_best_model=False)) for x in loaders]
-        return metrics, {name: value.clone() for name, value in self.model.state_dict().items()}
+    return {**QUICK, **STAGES.get(name, {}), "data_path": str(data_path), **changes}

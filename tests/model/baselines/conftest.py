@@ -3,14 +3,13 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(scope="session")
-def write_shop(small_shop, augmented_shop, write_dataset):
+def write_shop(small_shop, augmented_shop, write_embedded):
     """Write an augmented shop of 20 users; ``held_out`` replaces all held-out items."""
 
     def write(folder, held_out=None):
@@ -22,13 +21,6 @@ def write_shop(small_shop, augmented_shop, write_dataset):
                 for user, item, time, place, augmented in shop.rows
             ]
             shop = type(shop)(rows, shop.items)
-        rng = np.random.default_rng(0)
-        return write_dataset(
-            folder,
-            shop,
-            users=[f"u{user}" for user in range(20)],
-            item_emb=rng.normal(size=(len(shop.items), 6)).astype(np.float32),
-            user_emb=rng.normal(size=(20, 6)).astype(np.float32),
-        )
+        return write_embedded(folder, shop, profiles=True)
 
     return write

@@ -151,23 +151,6 @@ def matrix(graph: ItemGraph, *without) -> np.ndarray:
     return graph.propagation(*without).to_dense().detach().numpy()
 
 
-def test_graph_rows_are_the_distinct_successors_by_hand() -> None:
-    graph = graph_of([[1, 2, 1, 3], [1, 2], [3], [2, 1]], range(5))
-    expected = np.zeros((5, 5))
-    expected[1, [2, 3]] = 0.5  # 1 -> 2 twice, 1 -> 3 once: binary
-    expected[2, 1] = 1.0
-    assert np.array_equal(matrix(graph), expected)  # directed, and no edge from user to user
-
-
-def test_domain_graph_has_the_transitions_of_the_domain_alone() -> None:
-    rows = [[1, 4, 2], [5, 1, 1], [4, 2, 5]]
-    graph = graph_of(rows, [0, 1, 2, 0, 0, 0])
-    assert np.array_equal(matrix(graph), [[0, 0, 0], [0, 0.5, 0.5], [0, 0, 0]])
-    expected = np.zeros((4, 4))
-    expected[2, 3] = 1.0
-    assert np.array_equal(matrix(graph_of(rows, [0, 0, 0, 1, 2, 3])), expected)
-
-
 def test_edges_that_only_some_users_made_can_be_left_out_by_hand() -> None:
     graph = graph_of([[1, 2, 1, 2], [1, 2, 3], [1, 3], [2, 1]], range(4))
     whole = [[0, 0, 0, 0], [0, 0, 0.5, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 0]]

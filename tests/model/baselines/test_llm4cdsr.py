@@ -1,6 +1,5 @@
 """LLM4CDSR, part by part, against slow references: one user, one position, one pair at a time."""
 
-import math
 from functools import partial
 
 import common
@@ -133,19 +132,6 @@ def test_eq4_bidirectional_equals_a_loop_over_masked_targets(first_items, loss) 
 
 
 PAIRS = {1: [1, 6], 2: [8, 2], 3: [4, 5, 3], 4: [9, 4]}  # user 3 has nothing of domain 1
-
-
-def test_eq6_hand_computed() -> None:
-    model = make(align_temperature=0.5)
-    vectors = torch.zeros(N_ITEMS, 2)
-    vectors[1], vectors[6] = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 7.0])  # cosine 0.8
-    vectors[2], vectors[8] = torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0])  # cosine 1
-    batch = training_batch((1, 2, 3), sequences=PAIRS)
-    loss = model.item_regularisation(batch, lambda items: vectors[items])
-    # logits: item 1 with 6 and 8: 1.6, 1.2; item 2 with 6 and 8: 0, 2
-    rows = math.log(1 + math.exp(1.2 - 1.6)) + math.log(1 + math.exp(0 - 2))
-    columns = math.log(1 + math.exp(0 - 1.6)) + math.log(1 + math.exp(1.2 - 2))
-    assert loss.item() == pytest.approx((rows + columns) / 2)
 
 
 def test_eq6_draws_one_item_per_domain_of_each_user_evenly() -> None:

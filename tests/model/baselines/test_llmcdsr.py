@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from common import USERS, own_items
+from running import Run
 from slow_reference import (
     N_ITEMS,
     SEQUENCES,
@@ -22,7 +23,6 @@ from recbole_edt.model.baselines.llmcdsr import (
     LLMCDSR,
     RecalledRows,
     RecallNetwork,
-    contrastive_loss,
     front,
     insert_at_random,
     pseudo_items,
@@ -117,19 +117,6 @@ def slow_contrast(texts: np.ndarray, features: np.ndarray) -> float:
         (top,) = (w for w, (k, j, _) in zip(weights, others, strict=True) if j == i and k != kind)
         terms.append(-np.log(top / sum(weights)))
     return float(np.mean(terms))
-
-
-def test_contrast_of_text_and_id_by_hand() -> None:
-    texts, features = torch.tensor([[1.0], [0.0]]), torch.tensor([[2.0], [1.0]])
-    # dot products of the views (1, 0, 2, 1): each against its partner and the two others
-    terms = [
-        np.log(np.exp(2) + np.exp(0) + np.exp(1)) - 2,
-        np.log(3) - 0,
-        np.log(np.exp(2) + np.exp(0) + np.exp(2)) - 2,
-        np.log(np.exp(1) + np.exp(0) + np.exp(2)) - 0,
-    ]
-    assert contrastive_loss(texts, features).item() == pytest.approx(np.mean(terms))
-    assert contrastive_loss(texts[:0], features[:0]).item() == 0
 
 
 def bpr_term(state, vectors, positive: int, negative: int) -> torch.Tensor:
@@ -454,7 +441,8 @@ def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
 
 
 def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:
-    run = common.Run("LLMCDSR", write_shop(tmp_path), epochs=1, augmentation=False)
+    changes = {"epochs": 1, "augmentation": False}
+    run = Run("LLMCDSR", common.settings_of("LLMCDSR", write_shop(tmp_path), **changes))
     said = []
     monkeypatch.setattr(run.model.logger, "info", lambda text, **_: said.append(text))
     run.fit()
@@ -463,7 +451,7 @@ def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monke
 
 
 def test_every_nth_batch_updates_the_recall_network(write_shop, tmp_path) -> None:
-    run = common.Run("LLMCDSR", write_shop(tmp_path), meta_interval=2)
+    run = Run("LLMCDSR", common.settings_of("LLMCDSR", write_shop(tmp_path), meta_interval=2))
     assert run.model.loss_over(run.train) == run.model.calculate_loss  # stage 1 has no such step
     run.model.begin_finetuning()
     judged = []

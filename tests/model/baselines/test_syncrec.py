@@ -114,17 +114,6 @@ def slow_mutual_information(model: SyNCRec, users=USERS) -> float:
     return total
 
 
-def test_gate_by_hand() -> None:
-    gate = Gate(2, 2)
-    with torch.no_grad():
-        gate.weigh.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-        gate.weigh.bias.copy_(torch.tensor([0.0, 1.0]))
-    weights = gate(torch.tensor([[[4.0, 0.0], [0.0, 8.0]]]))[0]
-    # means (4, 0) and (2, 4), normalised (1, -1) and (-1, 1); logits (1, 1) and (-1, 1)
-    expected = [[0.5, 0.5], [1 / (1 + np.e**2), np.e**2 / (1 + np.e**2)]]
-    assert np.allclose(array(weights), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("task", [0, 1, CROSS])
 def test_gradient_stops_at_the_experts_of_the_other_task(task) -> None:
     model = make()
@@ -218,14 +207,6 @@ def test_mutual_information_by_hand() -> None:
     second = 0.5 - 0.5
     loss = mutual_information_loss(anchors.float(), positives, negatives, same)
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
-
-
-def test_mutual_information_without_negatives_is_zero() -> None:
-    anchors = torch.randn(2, 3, requires_grad=True)
-    loss = mutual_information_loss(anchors, anchors, anchors[:1], torch.ones(2, 1).bool())
-    assert loss.item() == 0.0
-    loss.backward()
-    assert not anchors.grad.any()
 
 
 def test_windows_of_one_user_are_not_negatives() -> None:

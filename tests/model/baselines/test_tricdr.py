@@ -23,10 +23,6 @@ from slow_reference import (
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.model.baselines.tricdr import (
     TriCDR,
-    TripleAttention,
-    last_visible,
-    nt_xent_loss,
-    prefix_means,
     visible_counts,
 )
 
@@ -175,38 +171,6 @@ def test_visible_counts_by_hand() -> None:
     assert torch.equal(visible_counts(items, torch.tensor([2, 2, 2]), second), expected)
     # a sub-sequence that reaches back behind the window: two more of its items are seen at once
     assert visible_counts(items[:1], torch.tensor([5]), first[:1]).tolist() == [[3, 3, 4, 4]]
-
-
-def test_prefix_means_and_last_states_by_hand() -> None:
-    states = torch.tensor([[[2.0, 0.0], [4.0, 3.0], [0.0, 9.0]]])
-    counts = torch.tensor([[0, 1, 2, 3]])
-    means = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [3.0, 1.5], [2.0, 4.0]]])
-    assert torch.allclose(prefix_means(states, counts), means)
-    ends = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [4.0, 3.0], [0.0, 9.0]]])
-    assert torch.equal(last_visible(states, counts), ends)
-
-
-def test_tca_equals_a_loop_over_states() -> None:
-    torch.manual_seed(1)
-    attention = TripleAttention(SIZE).double()
-    queries, context, states = (torch.randn(2, n, SIZE).double() for n in (4, 4, 3))
-    counts = torch.tensor([[0, 1, 3, 2], [3, 2, 0, 1]])
-    got = array(attention(queries, context, states, counts))
-    for row in range(2):
-        for step in range(4):
-            seen = array(states[row, : counts[row, step]])
-            asked = array(queries[row, step]), array(context[row, step])
-            assert np.allclose(got[row, step], pooled(attention, *asked, seen)), (row, step)
-    assert not got[0, 0].any()  # nothing to see
-
-
-def test_coarse_grained_loss_by_hand() -> None:
-    first = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    second = torch.tensor([[5.0, 0.0], [0.0, 3.0]])
-    # cosines: 1 with the partner, 0 with the two others
-    expected = -np.log(np.exp(2.0) / (np.exp(2.0) + 2))
-    assert nt_xent_loss(first, second, 0.5).item() == pytest.approx(expected)
-    assert nt_xent_loss(first[:1], second[:1], 0.5).item() == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
