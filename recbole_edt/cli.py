@@ -23,7 +23,7 @@ COMMANDS = {
     "experiment": ("tables and figures of the paper", "experiment.command"),
     "report": ("all of them in one HTML page", "experiment.report"),
     "search": ("settings that validate best", "experiment.search"),
-    "recommend": ("a trained model at work", "recommend.command"),
+    "recommend": ("a trained model's recommendations", "recommend.command"),
 }
 
 

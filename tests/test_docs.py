@@ -48,7 +48,8 @@ NOT_RUN = {
         "tests/test_extending.py runs what docs/extending.md shows",
     ),
     **dict.fromkeys(
-        ["# faiss_recipe", "# hnswlib_recipe"], "tests/recommend/test_serving.py runs the recipes"
+        ["# service", "# faiss_recipe", "# hnswlib_recipe"],
+        "tests/recommend/test_serving.py runs the service and the recipes",
     ),
 }
 """Beginnings of blocks that are not run here, and the reason."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from http.server import ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
+from threading import Thread
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import pandas as pd
 import pytest
 
 from recbole_edt import Recommender
@@ -27,6 +33,30 @@ def test_the_first_example(checkpoint, growing) -> None:
         assert name in code
         code = code.replace(name, ours)
     exec(code, {})
+
+
+def test_the_service_answers_as_the_recommender(checkpoint) -> None:
+    (code,) = re.findall(r"```python\n(# service.py.*?)```", PAGE, re.DOTALL)
+    named = "saved/LLMEDT-cloth_sport-....pth"
+    assert named in code
+    made: dict = {"__name__": "service"}
+    exec(code.replace(named, str(checkpoint)), made)
+    recommender = made["recommender"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), made["Service"]) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/"
+        for query, users, history in (
+            ("?user=u12", "u12", None),
+            ("?history=art1,bike2", None, ["art1", "bike2"]),
+        ):
+            told = pd.read_json(StringIO(urlopen(place + query).read().decode()))
+            found = recommender.recommend(users, k=5, history=history)
+            assert told["item_id"].tolist() == found["item_id"].tolist()
+        for query, said in (("?user=u1x", "u1"), ("", "no user")):
+            with pytest.raises(HTTPError) as refused:
+                urlopen(place + query)
+            assert refused.value.code == 404 and said in refused.value.read().decode()
+        server.shutdown()
 
 
 @pytest.mark.parametrize(("package", "share"), [("faiss", 1.0), ("hnswlib", 0.98)])
