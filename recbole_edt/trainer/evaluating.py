@@ -98,11 +98,11 @@ class EvaluationMixin(TrainerBehind):
         ranking = self._ranking(eval_data, mode)
         label = set_color("Evaluate   ", "pink")
         batches = tqdm(eval_data, ncols=100, desc=label, disable=not show_progress)
-        vectors = vectors_of(self.model) if ranking.candidates is None else None
         term = HistoryTerm.of(self.model, eval_data._dataset)
-        if vectors is not None:
-            histories = self._histories(eval_data, ranking) if term else None
-            return self._ranked_by_vectors(batches, vectors, ranking, term, histories)
+        if ranking.candidates is None and vectors_of(self.model) is not None:
+            users, items, histories = self._encoded(batches, ranking)
+            further = (lambda domain, at: term.among(histories[at], domain)) if term else None
+            return ranking.ranked_by_vectors(users, items, further).cpu().numpy()
         out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
         if self.item_tensor is None:  # features of items
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
@@ -116,44 +116,34 @@ class EvaluationMixin(TrainerBehind):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=self.enable_amp)
 
-    def _ranked_by_vectors(self, batches, vectors, ranking: Ranking, term, histories) -> np.ndarray:
-        """Encode every user once, then rank; scores are float32 even in half precision."""
-        users, items = self._vectors(batches, vectors, ranking)
+    def _encoded(self, batches, ranking: Ranking) -> tuple[torch.Tensor, ...]:
+        """Vectors of users [n_eval, d] and items [n_items, d], histories int64 [n_eval, L].
 
-        def further(domain: int, at: torch.Tensor):
-            return term.among(histories[at], domain)
-
-        return ranking.ranked_by_vectors(users, items, further if term else None).cpu().numpy()
-
-    def _vectors(self, batches, vectors, ranking: Ranking) -> tuple[torch.Tensor, ...]:
-        """Vectors of users [n_eval, d] and of items [n_items, d]."""
+        Vectors are float32 even in half precision.
+        """
+        vectors: Any = vectors_of(self.model)
         domains = torch.from_numpy(ranking.target_domains)
+        shape = len(domains), self.config["MAX_ITEM_LIST_LENGTH"]
+        histories = torch.zeros(shape, dtype=torch.int64, device=self.device)
         with self._autocast():
             items = vectors.item_vectors().float()
             users = items.new_zeros(len(domains), items.shape[1])
             for interaction, rows in batches:
-                at = torch.from_numpy(rows)
-                for domain, own in enumerate(vectors.user_vectors(interaction.to(self.device))):
+                interaction, at = interaction.to(self.device), torch.from_numpy(rows)
+                seen = interaction[self.model.ITEM_SEQ]
+                histories[at.to(self.device), : seen.shape[1]] = seen
+                for domain, own in enumerate(vectors.user_vectors(interaction)):
                     chosen = domains[at] == domain
                     users[at[chosen].to(self.device)] = own[chosen.to(self.device)].float()
-        return distributed.all_reduce_sum(users), items  # rows of other processes are zero
-
-    def _histories(self, eval_data: EvaluationLoader, ranking: Ranking) -> torch.Tensor:
-        """Histories of all users as the model sees them, int64 [n_eval, L]."""
-        shape = len(ranking.targets), self.config["MAX_ITEM_LIST_LENGTH"]
-        out = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        for interaction, rows in eval_data:
-            seen = interaction[self.model.ITEM_SEQ].to(self.device)
-            out[torch.from_numpy(rows).to(self.device), : seen.shape[1]] = seen
-        return distributed.all_reduce_sum(out)  # rows of other processes are zero
+        # rows of other processes are zero
+        return distributed.all_reduce_sum(users), items, distributed.all_reduce_sum(histories)
 
     @torch.no_grad()
     def calibrated(self, valid_data: EvaluationLoader) -> list[float]:
         """Weights of the history term that validation likes best, per domain (mode ``full``)."""
         self.model.eval()
         ranking = self._ranking(valid_data, "full")
-        users, items = self._vectors(valid_data, vectors_of(self.model), ranking)
-        return calibrate(ranking, users, items, self._histories(valid_data, ranking))
+        return calibrate(ranking, *self._encoded(valid_data, ranking))
 
     def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking, term) -> np.ndarray:
         model, features, score_few = self.model, self.item_tensor, None
