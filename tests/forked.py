@@ -187,7 +187,7 @@ def _watch(marks: np.ndarray) -> None:
 
     checkpoint.atomic_write = writing
     wrap(quick_start, "make_model", lambda *_: "making the model")
-    wrap(quick_start, "CrossDomainDataset", lambda *_: "reading data")
+    wrap(quick_start, "create_dataset", lambda *_: "reading data")
     wrap(CrossDomainMixin, "fit", lambda *_: "between epochs")
     wrap(CrossDomainMixin, "_train_epoch", lambda self, *_: f"training, stage {self.stage}")
     wrap(CrossDomainMixin, "_valid_epoch", lambda self, *_: f"validation, stage {self.stage}")
