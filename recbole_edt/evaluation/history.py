@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_edt.evaluation.metrics import ndcg_of
+from recbole_edt.evaluation.report import ndcg_of
 from recbole_edt.evaluation.vectors import vectors_of
 
 POWER = 3

@@ -39,11 +39,6 @@ def register_metric(metric: Any) -> Any:
     return metric
 
 
-def ndcg_of(ranks: np.ndarray, k: int) -> np.ndarray:
-    """NDCG@k of each of ranks [n], from 1, of the one relevant item: float64 [n]."""
-    return np.where(ranks <= k, 1 / np.log2(1.0 + ranks), 0.0)
-
-
 def smaller_is_better(name: str) -> bool:
     """Whether a metric such as ``giniindex@10`` is better the smaller it is."""
     return name.partition("@")[0].lower() in register.smaller_metrics

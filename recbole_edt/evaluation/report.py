@@ -1,4 +1,4 @@
-"""The results table and the results files."""
+"""The results table, the results files and what is computed from saved ranks; without RecBole."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import numpy as np
 from texttable import Texttable
 
 from recbole_edt.io.files import atomic_write
+
+
+def ndcg_of(ranks: np.ndarray, k: int) -> np.ndarray:
+    """NDCG@k of each of ranks [n], from 1, of the one relevant item: float64 [n]."""
+    return np.where(ranks <= k, 1 / np.log2(1.0 + ranks), 0.0)
 
 
 def table(report: Mapping[str, Any], title: str, digits: int = 4) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_edt.evaluation.metrics import ndcg_of
+from recbole_edt.evaluation.report import ndcg_of
 from recbole_edt.experiment.tables import Table
 
 RESAMPLES = 2000
