@@ -134,18 +134,13 @@ def write(
         text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         (folder / REPORT).write_text(text, encoding="utf-8")
         folder.chmod(0o755)
-        _swap(folder, target)
+        if target.exists() and not (target / REPORT).is_file():
+            raise ConfigError(f"{target} is there and was not made by augment: move it away")
+        replace_folder(folder, target)
     finally:
         for left in scratch.glob("writing-*"):  # this one after an error, and those of killed runs
             shutil.rmtree(left, ignore_errors=True)
     return report
-
-
-def _swap(folder: Path, target: Path) -> None:
-    """Replace an older result by a finished folder."""
-    if target.exists() and not (target / REPORT).is_file():
-        raise ConfigError(f"{target} is there and was not made by augment: move it away")
-    replace_folder(folder, target)
 
 
 def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:

@@ -127,8 +127,8 @@ def test_an_estimate_is_as_long_as_the_prompt_allows(profile) -> None:
 
     class Client:
         def chat(self, requests, stage):
-            likely.extend((request.user, request.likely()) for request in requests)
-            return [Answer(request.likely()) for request in requests]
+            likely.extend((request.user, request.likely) for request in requests)
+            return [Answer(request.likely) for request in requests]
 
     asking(Client(), profile).write(USERS)
     for prompt, made_up in likely:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -74,7 +73,7 @@ class LLMGenerator(Generator):
             prompt("system"),
             text,
             self.reply,
-            partial(self._likely, task),
+            self._likely(task),
             self.num,
             fault_of,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from recbole_edt.augment.llm.cache import AnswerCache
@@ -20,6 +21,7 @@ _MOST_REQUESTS, _MOST_BYTES = 50_000, 100_000_000  # of a batch; OpenAI's limits
 _ENDED = ("completed", "expired", "cancelled", "failed")
 
 
+@dataclass(frozen=True)
 class Batches:
     """Sends the questions of one stage as batches and waits for them.
 
@@ -40,19 +42,13 @@ class Batches:
         Seconds between two looks at a batch.
     """
 
-    def __init__(
-        self,
-        cache: AnswerCache,
-        stage: str,
-        run: Run,
-        asking: Asking,
-        asked: Mapping[bytes, ChatRequest],
-        texts: MutableMapping[bytes, str],
-        poll_s: float,
-    ) -> None:
-        self._cache, self._stage, self._run, self._poll_s = cache, stage, run, poll_s
-        self._asking, self._asked, self._texts = asking, asked, texts
-        self._endpoint = asking.endpoint
+    cache: AnswerCache
+    stage: str
+    run: Run
+    asking: Asking
+    asked: Mapping[bytes, ChatRequest]
+    texts: MutableMapping[bytes, str]
+    poll_s: float
 
     def jobs(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Give the first question by itself, then the others in batches of the allowed size."""
@@ -64,19 +60,19 @@ class Batches:
             if part and (len(part) >= _MOST_REQUESTS or size + n > _MOST_BYTES):
                 yield part
                 part, size = [], 0
-            if key not in self._texts:
+            if key not in self.texts:
                 part, size = [*part, key], size + n
         if part:
             yield part
 
     def _line(self, key: bytes) -> bytes:
-        body = self._asking.body(self._asked[key])
+        body = self.asking.body(self.asked[key])
         line = {"custom_id": key.hex(), "method": "POST", "url": _PATH, "body": body}
         return f"{json.dumps(line)}\n".encode()
 
     async def resume(self) -> None:
         """Wait for the batches that an earlier run has sent."""
-        for file, batch in self._cache.batches(self._endpoint.address, self._stage).items():
+        for file, batch in self.cache.batches(self.asking.endpoint.address, self.stage).items():
             await self._finish(file, batch or await self._made_of(file))
 
     async def send(self, keys: Sequence[bytes]) -> None:
@@ -89,11 +85,11 @@ class Batches:
         EndpointError
             If the provider refuses the batch, with its words.
         """
-        client, prices = self._run.client, self._endpoint.prices
+        client, prices = self.run.client, self.asking.endpoint.prices
         content = b"".join(map(self._line, keys))
-        tokens = len(content), len(keys) * self._endpoint.max_tokens  # at most
+        tokens = len(content), len(keys) * self.asking.endpoint.max_tokens  # at most
         most = prices.dollars(tokens[0], completion=tokens[1]) * prices.batch
-        async with self._run.reserve(most):
+        async with self.run.reserve(most):
             try:
                 file = await self._call(
                     lambda: client.files.create(file=("batch.jsonl", content), purpose="batch")
@@ -104,10 +100,10 @@ class Batches:
             await self._finish(file.id, await self._create(file.id))
 
     def _keep(self, file: str, batch: str | None) -> None:
-        self._cache.keep_batch(file, self._endpoint.address, self._stage, batch)
+        self.cache.keep_batch(file, self.asking.endpoint.address, self.stage, batch)
 
     async def _create(self, file: str) -> str:
-        create = self._run.client.batches.create
+        create = self.run.client.batches.create
         batch = await self._call(
             lambda: create(input_file_id=file, endpoint=_PATH, completion_window="24h")
         )
@@ -116,16 +112,16 @@ class Batches:
 
     async def _made_of(self, file: str) -> str:
         """Find the batch of a file if it was made before a run was killed; else make it."""
-        listed = await self._call(lambda: self._run.client.batches.list(limit=100))
+        listed = await self._call(lambda: self.run.client.batches.list(limit=100))
         found = (batch.id for batch in listed.data if batch.input_file_id == file)
         return next(found, None) or await self._create(file)
 
     async def _finish(self, file: str, name: str) -> None:
-        client = self._run.client
+        client = self.run.client
         while (
             batch := await self._call(lambda: client.batches.retrieve(name))
         ).status not in _ENDED:
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(self.poll_s)
         found: dict[bytes, dict[str, Any]] = {}
         if batch.output_file_id:
             output = batch.output_file_id
@@ -138,31 +134,31 @@ class Batches:
         if batch.status == "failed" and not found:
             errors = batch.model_dump().get("errors") or {}
             said = server_words(errors.get("data")) or "nothing is said"
-            raise EndpointError(f"{self._endpoint.place} refuses the batch: {said}")
+            raise EndpointError(f"{self.asking.endpoint.place} refuses the batch: {said}")
 
     def _take(self, file: str, responses: Mapping[bytes, dict[str, Any]]) -> None:
         """Keep the answers that can be used, and forget the batch."""
-        run, prices, found = self._run, self._endpoint.prices, {}
+        run, prices, found = self.run, self.asking.endpoint.prices, {}
         for key, payload in responses.items():
             said = read_message(payload)
             usage = Usage.reported(payload, prices, "", said.text)
             run.pay(usage._replace(dollars=usage.dollars * prices.batch))
             try:
-                if key in self._asked:
-                    self._asking.check(said, self._asked[key], self._asked[key].n)
+                if key in self.asked:
+                    self.asking.check(said, self.asked[key], self.asked[key].n)
                 found[key] = run.redact(said.text)
             except Mismatch as mismatch:
                 run.counts[FAULT + mismatch.fault] += 1
-        self._texts.update(found)
-        self._asking.keep(answers=found, file=file)
+        self.texts.update(found)
+        self.asking.keep(answers=found, file=file)
 
     async def _call(self, once: Callable[[], Any]) -> Any:
         try:
-            return await self._run.repeat(once)
+            return await self.run.repeat(once)
         except CallFailed as failure:
             raise EndpointError(
-                f"the batch API of {self._endpoint.place} failed ({failure}): run again, batches "
-                "under way are found again"
+                f"the batch API of {self.asking.endpoint.place} failed ({failure}): run again, "
+                "batches under way are found again"
             ) from None
 
 

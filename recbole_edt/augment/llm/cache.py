@@ -131,17 +131,16 @@ class AnswerCache:
 
     def dialect(self, address: str) -> str | None:
         """What is known of an endpoint, as JSON."""
-        return self._one("SELECT dialect FROM endpoints WHERE address = ?", address)
+        with self._readable():
+            row = self._base.execute(
+                "SELECT dialect FROM endpoints WHERE address = ?", (address,)
+            ).fetchone()
+        return row[0] if row else None
 
     def keep_dialect(self, address: str, dialect: str) -> None:
         """Keep what is known of an endpoint."""
         with self._readable():
             self._base.execute("INSERT OR REPLACE INTO endpoints VALUES (?, ?)", (address, dialect))
-
-    def _one(self, query: str, value: str) -> Any:
-        with self._readable():
-            row = self._base.execute(query, (value,)).fetchone()
-        return row[0] if row else None
 
     def batches(self, address: str, stage: str) -> dict[str, str | None]:
         """Batches under way: uploaded file -> batch, None if it was not seen to be made."""

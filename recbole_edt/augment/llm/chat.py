@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from recbole_edt.augment.llm.costs import FAULT, Usage, most_tokens
@@ -34,8 +34,8 @@ class ChatRequest:
     system: str  # The two messages. With JSON mode on, vendors want the word JSON in one of them
     user: str
     reply: type[Reply]  # What the answer must be
-    # Makes up an answer of the usual length, for estimates; it is never sent
-    likely: Callable[[], dict[str, Any]] = dict
+    # A made-up answer of the usual length, for estimates; it is never sent
+    likely: Mapping[str, Any] = field(default_factory=dict)
     n: int = 0  # Elements that the reply's list must have; 0 if any number will do
     # Names what is wrong with an element, which is then left out; empty if nothing is
     fault_of: Callable[[Mapping[str, Any]], str] | None = None
@@ -113,6 +113,7 @@ def usable(
     return value | {name: kept[: request.n or None]}
 
 
+@dataclass(frozen=True)
 class Asking:
     """Asks the questions of one stage.
 
@@ -126,10 +127,10 @@ class Asking:
         Stores the counts of the stage, and answers by key.
     """
 
-    def __init__(
-        self, endpoint: ChatEndpoint, asks: int, run: Run, keep: Callable[..., None]
-    ) -> None:
-        self.endpoint, self._asks, self._run, self.keep = endpoint, asks, run, keep
+    endpoint: ChatEndpoint
+    asks: int
+    run: Run
+    keep: Callable[..., None]
 
     async def answer(
         self, key: bytes, request: ChatRequest, texts: MutableMapping[bytes, str]
@@ -145,7 +146,7 @@ class Asking:
             try:
                 texts[step.key] = await self._ask(step, request)
             except CallFailed as failure:
-                self._run.counts[FAULT + failure.kind] += 1
+                self.run.counts[FAULT + failure.kind] += 1
                 if step.value is None:
                     raise
                 break
@@ -163,14 +164,14 @@ class Asking:
             messages, n = [*messages, *_more(step, request)], step.lacks
         complaint: list[dict[str, str]] = []
         mismatch = Mismatch("")
-        for turn in range(2 * self._asks):
-            self._run.counts["reasks"] += turn % 2
+        for turn in range(2 * self.asks):
+            self.run.counts["reasks"] += turn % 2
             asked = [*messages, *(complaint if turn % 2 else [])]
             said = await self._complete(asked, request.reply, n)
             try:
                 self.check(said, request, n, is_first=step.value is None)
             except Mismatch as problem:
-                self._run.counts[FAULT + problem.fault] += 1
+                self.run.counts[FAULT + problem.fault] += 1
                 self.keep()
                 was_cut = said.finish == "length"
                 mismatch = Mismatch(f"{problem}{' (cut off at max_tokens)' if was_cut else ''}")
@@ -188,7 +189,7 @@ class Asking:
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Make the body of a question's first request, as the endpoint wants to be asked now."""
         form = schema(request.reply, request.n)
-        return chat_body(request.messages, form, self.endpoint, self._run.dialect)
+        return chat_body(request.messages, form, self.endpoint, self.run.dialect)
 
     def check(self, said: Said, request: ChatRequest, n: int, is_first: bool = True) -> None:
         """Count what is wrong with an answer; raise a ``Mismatch`` if nothing of it can be used."""
@@ -198,7 +199,7 @@ class Asking:
             if said.thought:
                 raise Mismatch("there are thoughts and no answer", "thoughts")
             raise Mismatch("the model wrote nothing", "empty")
-        value, counts = read_answer(said.text, request.reply), self._run.counts
+        value, counts = read_answer(said.text, request.reply), self.run.counts
         counts[f"{FAULT}too few"] += bool(n) and len(value[request.reply.elements]) < n
         counts[f"{FAULT}cut off"] += said.finish == "length"
         try:
@@ -209,7 +210,7 @@ class Asking:
 
     async def _complete(self, messages: list[dict[str, str]], reply: type[Reply], n: int) -> Said:
         """Make one completion."""
-        run, prices = self._run, self.endpoint.prices
+        run, prices = self.run, self.endpoint.prices
         asked = "".join(message["content"] for message in messages)
         form = schema(reply, n)
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from recbole_edt.augment.llm.transport import (
     in_loop,
 )
 from recbole_edt.errors import ConfigError, DataError
+
+T = TypeVar("T")
 
 _REQUESTS = ("requests", "answered", "from_cache", "failed")
 _PAID = ("calls", "retries", "reasks", "prompt_tokens", "cached_tokens", "completion_tokens")
@@ -108,18 +110,20 @@ class LLMClient(AbstractContextManager["LLMClient"]):
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Answer all requests; blocks until done."""
-        endpoint = self.chat_endpoint
+        return self._as_served(self.chat_endpoint, stage, partial(self._chat, requests, stage))
+
+    def _as_served(self, endpoint: Endpoint, stage: str, ask: Callable[[Dialect], T]) -> T:
+        """Ask, and again if responses name another model than the answers in the cache."""
         while True:
             before = self._stages[stage].copy()
             try:
-                return self._chat(requests, stage, endpoint, self.dialect(endpoint))
+                return ask(self.dialect(endpoint))
             except ModelChanged as change:
                 self._stages[stage] = before
                 self._endpoints.rename(endpoint, str(change))
 
-    def _chat(
-        self, requests: Sequence[ChatRequest], stage: str, endpoint: ChatEndpoint, dialect: Dialect
-    ) -> list[Answer]:
+    def _chat(self, requests: Sequence[ChatRequest], stage: str, dialect: Dialect) -> list[Answer]:
+        endpoint = self.chat_endpoint
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
         texts, answers = self._known_answers(asked)
@@ -173,7 +177,9 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 self._work(endpoint, stage, len(missing), begin)
         finally:
             done = [answers[key] for key in keys if key in answers]
-            self._count(stage, [one.error for one in done], sum(key in known for key in keys))
+            errors = [one.error for one in done]
+            self._count(stage, errors, sum(key in known for key in keys))
+        _tell_failed(stage, errors)
         return done
 
     def _known_answers(
@@ -211,23 +217,14 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         DataError
             If the cache holds vectors of another size under the model's name.
         """
-        endpoint = self.embedding_endpoint
-        while True:
-            dialect, before = self.dialect(endpoint), self._stages[stage].copy()
-            keys = [text_key(text, endpoint, dialect) for text in texts]
-            try:
-                found, lost = self._embed(dict(zip(keys, texts, strict=True)), keys, stage)
-            except ModelChanged as change:
-                self._stages[stage] = before
-                self._endpoints.rename(endpoint, str(change))
-            else:
-                failures = {n: lost[key] for n, key in enumerate(keys) if key in lost}
-                self._size = next(map(len, found.values()), self._size)
-                return self._rows(keys, found), failures
+        return self._as_served(self.embedding_endpoint, stage, partial(self._embed, texts, stage))
 
     def _embed(
-        self, distinct: dict[bytes, str], keys: Sequence[bytes], stage: str
-    ) -> tuple[dict[bytes, np.ndarray], dict[bytes, str]]:
+        self, texts: Sequence[str], stage: str, dialect: Dialect
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        endpoint = self.embedding_endpoint
+        keys = [text_key(text, endpoint, dialect) for text in texts]
+        distinct = dict(zip(keys, texts, strict=True))
         found = self._known_vectors(distinct)
         known = frozenset(found)
         lost = {key: "the text is empty" for key, text in distinct.items() if not text.strip()}
@@ -236,23 +233,25 @@ class LLMClient(AbstractContextManager["LLMClient"]):
 
         def begin(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
             keep = partial(self._keep, stage)
-            size = self._size or self.embedding_endpoint.dimensions
-            one = Embedding(self.embedding_endpoint, run, keep, distinct, found, lost, cut, size)
+            size = self._size or endpoint.dimensions
+            one = Embedding(endpoint, run, keep, distinct, found, lost, cut, size)
             return one.batches(missing), one.embed
 
         try:
             if missing:
-                self._work(self.embedding_endpoint, stage, len(missing), begin)
+                self._work(endpoint, stage, len(missing), begin)
         finally:
-            done = [lost.get(key) for key in keys if key in found or key in lost]
-            self._count(stage, done, sum(key in known for key in keys))
+            errors = [lost.get(key) for key in keys if key in found or key in lost]
+            self._count(stage, errors, sum(key in known for key in keys))
             if cut:
                 shown = (f"'{distinct[key][:40]}...' to {len(cut[key]):,}" for key in cut)
                 getLogger(__name__).warning(
                     "%s: %d texts are longer than the model takes and were cut, such as %s "
                     "characters", stage, len(cut), ", ".join(islice(shown, _NAMED)),
                 )  # fmt: skip
-        return found, lost
+        _tell_failed(stage, errors)
+        self._size = next(map(len, found.values()), self._size)
+        return self._rows(keys, found), {n: lost[key] for n, key in enumerate(keys) if key in lost}
 
     def _known_vectors(self, keys: Mapping[bytes, str]) -> dict[bytes, np.ndarray]:
         found = self._cache.vectors(keys)
@@ -316,17 +315,13 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         counts.clear()
 
     def _count(self, stage: str, errors: Sequence[str | None], n_cached: int) -> None:
-        failed = [error for error in errors if error is not None]
+        answered = errors.count(None)
         self._stages[stage].update(
             requests=len(errors),
-            failed=len(failed),
-            answered=len(errors) - len(failed),
+            failed=len(errors) - answered,
+            answered=answered,
             from_cache=n_cached,
         )
-        if failed:
-            getLogger(__name__).warning(
-                "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
-            )
 
     def _work(
         self,
@@ -361,3 +356,10 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         finally:
             self._endpoints.save(endpoint)
             self._keep(stage)
+
+
+def _tell_failed(stage: str, errors: Sequence[str | None]) -> None:
+    if failed := [error for error in errors if error is not None]:
+        getLogger(__name__).warning(
+            "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
+        )

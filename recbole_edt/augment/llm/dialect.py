@@ -40,7 +40,6 @@ class Dialect(BaseModel):
         return cls(
             model=endpoint.model,
             response_format="json_schema" if getattr(endpoint, "json_mode", False) else "text",
-            max_tokens_key=getattr(endpoint, "max_tokens_key", "max_tokens"),
         )
 
     @property
@@ -67,8 +66,6 @@ class Dialect(BaseModel):
             return False
         if "max_tokens" in body and "max_completion_tokens" in said:
             self.max_tokens_key = "max_completion_tokens"
-        elif "max_completion_tokens" in body and "max_completion_tokens" in said:
-            self.max_tokens_key = "max_tokens"
         elif "temperature" in body and "temperature" in said:
             self.temperature = False
         elif "messages" in body and self.system and re.search(r"system (role|message)", said):
@@ -83,12 +80,6 @@ class Dialect(BaseModel):
         else:
             return False
         return True
-
-    def take_form(self, other: Dialect) -> None:
-        """Take over how another one asks."""
-        for name in ("response_format", "max_tokens_key", "temperature", "system", "stream"):
-            setattr(self, name, getattr(other, name))
-        self.encoding_format = other.encoding_format
 
     def find(self, listed: Sequence[Mapping[str, Any]], endpoint: Endpoint) -> None:
         """Find the model in the server's list.

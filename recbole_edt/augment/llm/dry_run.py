@@ -61,8 +61,7 @@ class DryRun(LLMClient):
         missing = {key: request for key, request in asked.items() if key not in answers}
         prompt = completion = 0
         for key, request in missing.items():
-            made = request.likely()
-            most = endpoint.max_tokens
+            made, most = dict(request.likely), endpoint.max_tokens
             prompt += estimated_tokens(request.system + request.user)
             completion += min(most, estimated_tokens(json.dumps(made))) if made else most
             answers[key] = Answer(made or None, None if made else "no answer is at hand")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from recbole_edt.augment.llm.transport import CallFailed, Run
 _SHORTEST = 16  # characters that every model takes
 
 
+@dataclass(frozen=True)
 class Embedding:
     """Embeds the texts of one stage.
 
@@ -35,26 +37,20 @@ class Embedding:
         Size of the vectors, if it is known.
     """
 
-    def __init__(
-        self,
-        endpoint: EmbeddingEndpoint,
-        run: Run,
-        keep: Callable[..., None],
-        texts: Mapping[bytes, str],
-        found: MutableMapping[bytes, np.ndarray],
-        lost: MutableMapping[bytes, str],
-        cut: MutableMapping[bytes, str],
-        size: int | None,
-    ) -> None:
-        self._endpoint, self._run, self._keep = endpoint, run, keep
-        self._texts, self._found, self._lost, self._cut = texts, found, lost, cut
-        self._size = size
+    endpoint: EmbeddingEndpoint
+    run: Run
+    keep: Callable[..., None]
+    texts: Mapping[bytes, str]
+    found: MutableMapping[bytes, np.ndarray]
+    lost: MutableMapping[bytes, str]
+    cut: MutableMapping[bytes, str]
+    size: int | None
 
     def batches(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Split texts into batches of the size that the endpoint takes when one is due."""
         rest = deque(missing)
         while rest:
-            most = min(self._run.dialect.batch_size or len(rest), self._endpoint.batch_size)
+            most = min(self.run.dialect.batch_size or len(rest), self.endpoint.batch_size)
             yield [rest.popleft() for _ in range(min(most, len(rest)))]
 
     async def embed(self, batch: list[bytes]) -> CallFailed | None:
@@ -73,48 +69,48 @@ class Embedding:
 
     async def _split(self, batch: list[bytes], failure: CallFailed) -> CallFailed | None:
         """Try parts of the size that the refusal names, or halves; remember what is taken."""
-        dialect, rest = self._run.dialect, deque(batch)
+        dialect, rest = self.run.dialect, deque(batch)
         n = stated_limit(failure.refusal.said, len(batch)) or -(-len(batch) // 2)
         failures: list[CallFailed | None] = []
         size = 0
         while rest:
             size = min(n, dialect.batch_size or n)
             failures.append(await self.embed([rest.popleft() for _ in range(min(size, len(rest)))]))
-        if failure.refused and not any(key in self._cut or key in self._lost for key in batch):
+        if failure.refused and not any(key in self.cut or key in self.lost for key in batch):
             dialect.batch_size = min(dialect.batch_size or size, size)
         return failures[-1] if all(failures) else None
 
     async def _shorten(self, batch: list[bytes], failure: CallFailed) -> CallFailed | None:
         """Cut a text that is too long; give up any other."""
         (key,) = batch
-        text = self._cut.get(key, self._texts[key])
+        text = self.cut.get(key, self.texts[key])
         if failure.refusal.is_too_large and len(text) > _SHORTEST:
             shorter = int(len(text) * stated_excess(failure.refusal.said))
-            self._cut[key] = text[: max(shorter, _SHORTEST)]
+            self.cut[key] = text[: max(shorter, _SHORTEST)]
             return await self.embed(batch)
-        self._cut.pop(key, None)
-        self._lost[key] = str(failure)
-        self._run.counts[FAULT + failure.kind] += 1
+        self.cut.pop(key, None)
+        self.lost[key] = str(failure)
+        self.run.counts[FAULT + failure.kind] += 1
         return failure
 
     async def _call(self, batch: list[bytes]) -> None:
-        asked = [self._cut.get(key, self._texts[key]) for key in batch]
-        run, prices = self._run, self._endpoint.prices
+        asked = [self.cut.get(key, self.texts[key]) for key in batch]
+        run, prices = self.run, self.endpoint.prices
 
         def read(payload: dict[str, Any]) -> None:
             run.pay(Usage.reported(payload, prices, "".join(asked), ""))
             vectors = {}
             try:
-                size = next(map(len, self._found.values()), self._size)
+                size = next(map(len, self.found.values()), self.size)
                 rows = read_vectors(payload, len(batch), size)
                 vectors = dict(zip(batch, rows, strict=True))
             finally:
-                self._keep(vectors=vectors)
-            self._found.update(vectors)
+                self.keep(vectors=vectors)
+            self.found.update(vectors)
 
         most = prices.dollars(sum(map(most_tokens, asked)))
         await run.call(
-            "/embeddings", lambda: embedding_body(asked, self._endpoint, run.dialect), most, read
+            "/embeddings", lambda: embedding_body(asked, self.endpoint, run.dialect), most, read
         )
 
 

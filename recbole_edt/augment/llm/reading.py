@@ -9,7 +9,14 @@ from contextlib import suppress
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import json_repair
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 _MARKS = r"think|thinking|thought|thoughts|reasoning|seed:think"
@@ -67,6 +74,16 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
 
     elements: ClassVar[str] = ""
     """Name of the list that has as many elements as the request asks for, if there is one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """Complete a list, or its only element, that stands alone or under its singular."""
+        name = cls.elements
+        if not name or (isinstance(value, dict) and name in value):
+            return value
+        single = name.removesuffix("s")
+        return {name: value[single] if isinstance(value, dict) and single in value else value}
 
 
 def _from_null(value: Any) -> Any:

@@ -60,7 +60,7 @@ class Endpoint(Settings):
     @property
     def address(self) -> str:
         """Address, model and what decides how it is asked."""
-        chosen = self.model_dump(include={"base_url", "model", "json_mode", "max_tokens_key"})
+        chosen = self.model_dump(include={"base_url", "model", "json_mode"})
         return str(value_sha256([self.kind, chosen]))
 
     @property
@@ -91,7 +91,6 @@ class ChatEndpoint(Endpoint):
     kind: ClassVar[str] = "chat"
     temperature: NonNegative | None = 0.0  # empty for models that refuse the field
     max_tokens: Count = 1024  # longest answer
-    max_tokens_key: Name = "max_tokens"  # name of that field; where refused, the other one is used
     json_mode: bool = True  # ask for a JSON schema or, where that is refused, for any JSON object
 
 

@@ -8,7 +8,7 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -108,7 +108,7 @@ class Run:
         self._halted = asyncio.Event()
         self._answered = False
         self._seen_at = monotonic()  # of the last call that was paid
-        self._lost_in_a_row = 0
+        self._lost: list[str] = []  # in a row
         self._key = endpoint.key()
         for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
             logger = logging.getLogger(name)  # they log every call, with the address
@@ -152,36 +152,26 @@ class Run:
                     return
 
         async with self.client:
-            await self._first(waiting, one)
+            for job in waiting:  # one after another while all are refused
+                failure = await one(job)
+                if failure is None or not failure.refused or self._answered:
+                    break
             if not self._halted.is_set():
                 await asyncio.gather(*map(work, range(self._settings.concurrency)))
         if self._stopped_by is not None:
             raise self._stopped_by
 
-    async def _first(
-        self, waiting: Iterator[T], one: Callable[[T], Awaitable[CallFailed | None]]
-    ) -> None:
-        """Do one job after another while all are refused."""
-        said: list[str] = []
-        for job in waiting:
-            failure = await one(job)
-            if failure is None or not failure.refused or self._answered:
-                return
-            said.append(str(failure))
-            if len(said) >= REFUSED_AT_FIRST and len(set(said)) == 1:
-                self._stopped_by = EndpointError(
-                    f"{self._endpoint.place} refuses every {self._endpoint.kind} request: {failure}"
-                )
-                self._halted.set()
-                return
-
     def _lose(self, failure: CallFailed | None) -> None:
-        """Count requests lost in a row; raise after too many."""
-        self._lost_in_a_row = self._lost_in_a_row + 1 if failure else 0
-        if failure and self._lost_in_a_row >= LOST_IN_A_ROW:
+        """Note requests lost in a row; raise after too many."""
+        self._lost = [*self._lost, str(failure)] if failure else []
+        if failure is None:
+            return
+        is_alike = failure.refused and not self._answered and len(set(self._lost)) == 1
+        if len(self._lost) >= (REFUSED_AT_FIRST if is_alike else LOST_IN_A_ROW):
             raise EndpointError(
-                f"{LOST_IN_A_ROW} requests in a row were lost, the last one with: {failure} "
-                "(all answers so far are kept; run again to go on)"
+                f"{self._endpoint.place}: {len(self._lost)} {self._endpoint.kind} requests in a "
+                f"row were lost, the last one with: {failure} (all answers so far are kept; run "
+                "again to go on)"
             )
 
     def _check(self) -> None:
@@ -253,7 +243,7 @@ class Run:
         ModelChanged
             If the first response names another model than :attr:`dialect` has.
         """
-        before = self.dialect.model_copy()
+        before = dict(self.dialect)
 
         async def send() -> dict[str, Any]:
             refusal: Refusal | None = None
@@ -269,7 +259,7 @@ class Run:
                 if self._answered or not self.dialect.adapt(refusal, sent):
                     break
             if not self._answered:  # it was not about the form
-                self.dialect.take_form(before)
+                vars(self.dialect).update(before)
             assert refusal is not None
             raise refusal
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from recbole_edt.augment.items import ItemLines
 from recbole_edt.augment.llm import ChatRequest
-from recbole_edt.augment.llm.reading import Reply
 from recbole_edt.augment.profilers import SAMPLES, Profiler, Profiles, UserGroups, register_profiler
 from recbole_edt.augment.prompts import Text, Texts, prompt
 
@@ -19,14 +17,6 @@ _SUMMARY, _PROFILE = (5, 50), (30, 70)
 
 Key = tuple[int, ...]
 """What a text is about: place of the user, then domain and first cluster where it has one."""
-
-
-class Question(NamedTuple):
-    """A prompt, what answers it, and an answer of the greatest length, for estimates."""
-
-    user: str
-    reply: type[Reply]
-    likely: dict[str, Any]
 
 
 @register_profiler("openai")
@@ -57,24 +47,11 @@ class LLMProfiler(Profiler):
         return out
 
     def _ask(
-        self, stage: str, questions: Mapping[Key, Question], users, failures
+        self, stage: str, questions: Mapping[Key, ChatRequest], users, failures
     ) -> dict[Key, dict[str, Any]]:
         """Ask each question; users with a failed call get no answer and are asked no more."""
         keys = [key for key in questions if users[key[0]].user not in failures]
-        asked = [questions[key] for key in keys]
-        found = self.client.chat(
-            [
-                ChatRequest(
-                    prompt("system"),
-                    one.user,
-                    one.reply,
-                    partial(dict, one.likely),
-                    len(one.likely.get(one.reply.elements, ())),
-                )
-                for one in asked
-            ],
-            stage,
-        )
+        found = self.client.chat([questions[key] for key in keys], stage)
         answers: dict[Key, dict[str, Any]] = {}
         for key, answer in zip(keys, found, strict=True):
             if answer.value is None:
@@ -87,7 +64,7 @@ class LLMProfiler(Profiler):
     def _sra(
         self, users: Mapping[int, UserGroups], failures: dict[str, str]
     ) -> dict[Key, dict[str, Any]]:
-        questions: dict[Key, Question] = {}
+        questions: dict[Key, ChatRequest] = {}
         for place, user in users.items():
             for side, groups in enumerate(user.groups):
                 size = max(1 if self.settings.profile_calls == "cluster" else len(groups), 1)
@@ -112,7 +89,7 @@ class LLMProfiler(Profiler):
         }
         return self._ask("analyse", questions, users, failures)
 
-    def _summarise(self, user: UserGroups, side: int, groups: Sequence[np.ndarray]) -> Question:
+    def _summarise(self, user: UserGroups, side: int, groups: Sequence[np.ndarray]) -> ChatRequest:
         """Ask for a text per group: the more items of it are shown, the longer."""
         least, most = _SUMMARY
         shown = [group[-SAMPLES:] for group in groups]
@@ -130,12 +107,12 @@ class LLMProfiler(Profiler):
             groups="\n".join(parts),
         )
         made_up = [f"{user.user} " + "likes " * (most - 1) for most in words]
-        return Question(text, Texts, {"texts": made_up})
+        return ChatRequest(prompt("system"), text, Texts, {"texts": made_up}, len(groups))
 
     def _naive(
         self, users: Mapping[int, UserGroups], failures: dict[str, str]
     ) -> dict[Key, dict[str, Any]]:
-        questions: dict[Key, Question] = {
+        questions: dict[Key, ChatRequest] = {
             (place,): _one_text(
                 "naive",
                 place,
@@ -148,7 +125,8 @@ class LLMProfiler(Profiler):
         return self._ask("naive", questions, users, failures)
 
 
-def _one_text(name: str, place: int, **values: object) -> Question:
+def _one_text(name: str, place: int, **values: object) -> ChatRequest:
     least, most = _PROFILE
     text = prompt(name, least=least, most=most, **values)
-    return Question(text, Text, {"text": f"{place} " + "likes " * (most - 1)})
+    made_up = f"{place} " + "likes " * (most - 1)
+    return ChatRequest(prompt("system"), text, Text, {"text": made_up})

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model
 
 from recbole_edt.augment.llm.reading import Figure, Reply, Sentences, Several, Words
 
@@ -36,16 +36,10 @@ class GeneratedItem(Reply):
 
 
 class GeneratedItems(Reply):
-    """Answer to ``generate.txt``; the list, or its only element, may stand alone."""
+    """Answer to ``generate.txt``."""
 
     elements = "items"
     items: Annotated[list[GeneratedItem], Several] = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _under_items(cls, value: Any) -> Any:
-        is_element = isinstance(value, dict) and "items" not in value
-        return {"items": value} if is_element or isinstance(value, list) else value
 
 
 def generated_items(columns: Sequence[str]) -> type[GeneratedItems]:
@@ -70,17 +64,10 @@ class Text(Reply):
 
 
 class Texts(Reply):
-    """Answer to ``summarise.txt``; the list, or the only text, may stand alone."""
+    """Answer to ``summarise.txt``."""
 
     elements = "texts"
     texts: Annotated[list[Sentences], Several] = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _under_texts(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "text" in value and "texts" not in value:
-            value = value["text"]
-        return {"texts": value} if isinstance(value, list | str) else value
 
 
 def prompt(name: str, **values: object) -> str:

@@ -165,7 +165,7 @@ def test_a_refusal_shows_the_words_of_the_server_and_is_not_repeated(
 ):
     server = llm_servers(chat_as=lambda *_: (status, body))
     client = llm_client(server)
-    with pytest.raises(EndpointError, match=f"refuses every chat request: .*{WORDS}"):
+    with pytest.raises(EndpointError, match=f"3 chat requests in a row .*{WORDS}"):
         client.chat([profile(n) for n in range(20)], "summarise")
     assert len(server.log) == 9  # three requests in three forms
 
@@ -193,7 +193,9 @@ def test_another_kind_of_server_is_told_by_its_first_answer(llm_servers, llm_cli
 def test_answers_that_are_never_of_use_end_the_run(llm_servers, llm_client, monkeypatch):
     monkeypatch.setattr(transport, "LOST_IN_A_ROW", 5)
     server = llm_servers(chat_as=lambda *_: completion(None, "length", reasoning="hm"))
-    with pytest.raises(EndpointError, match=r"5 requests in a row .* thoughts and no answer .cut"):
+    with pytest.raises(
+        EndpointError, match=r"5 chat requests in a row .* thoughts and no answer .cut"
+    ):
         llm_client(server, asks=1, concurrency=1).chat([profile(n) for n in range(9)], "generate")
     assert len(server.log) == 10
 
