@@ -106,26 +106,28 @@ class CrossDomainMixin(EvaluationMixin):
         try:
             self._fit_stage(train_data, valid_data, verbose, saved, **rest)
             if self.config["history_weight"]:
-                self._add_history(valid_data, saved)
+                self._add_history(train_data._dataset.domains, valid_data, saved)
         finally:
             self.tensorboard.close()
             self.threads.restore()
         return self.best_valid_score, self.best_valid_result
 
-    def _add_history(self, valid_data, saved: bool) -> None:
+    def _add_history(self, domains, valid_data, saved: bool) -> None:
         """Give the trained model the history term, and keep its weights in the checkpoint."""
         if saved:
             self.load_best()
         given = self.config["history_weight"]
         if given == "auto" and not valid_data:
-            self.logger.info("history term: left out, since there is no validation to choose it")
+            self.logger.info("no history term: there is no validation to choose its weight")
             return
         weights = self.calibrated(valid_data) if given == "auto" else [float(given)] * 2
         self.model.history_weights = weights
         if saved:
             content = checkpoint.load(self.saved_model_file)
             self._write(self.saved_model_file, {**content, "history_weights": weights})
-        self.logger.info(f"history term: weights {weights[0]:g} and {weights[1]:g}")
+        pairs = zip(domains, weights, strict=True)
+        told = ", ".join(f"{weight:g} ({name})" for name, weight in pairs)
+        self.logger.info(f"weight of the history term: {told}")
 
     def _begin(self, dataset, saved: bool) -> None:
         self.fingerprint = checkpoint.dataset_fingerprint(dataset)
