@@ -64,10 +64,11 @@ def augment(arguments: Sequence[str]) -> int:
     for domain, found in report["new_items"].items():
         if found["nearest"] < found["catalogue"]:
             print(
-                f"{domain}: the {found['n']:,} new items are unlike the catalogue: the cosine with "
-                f"its nearest item is {found['nearest']:.2f} (median), of nine in ten items of the "
-                f"catalogue at least {found['catalogue']:.2f}. Read some (generated = 1 in "
-                f"{given.dataset}.item) before you train on them, or ask a larger model"
+                f"{domain}: the {found['n']:,} new items are unlike the catalogue: their cosine "
+                f"with its nearest item is {found['nearest']:.2f} (median), nine in ten catalogue "
+                f"items have {found['catalogue']:.2f} or more with another one. Read some "
+                f"(generated = 1 in {given.dataset}.item) before you train on them, or ask a "
+                "larger model"
             )
     _print_costs(report["cost"])
     print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
@@ -103,6 +104,8 @@ def _print_costs(costs: Mapping[str, Mapping[str, Any]]) -> None:
     print("-- models behind endpoints (from calls on: over all runs into this folder)")
     print(table.to_string(formatters=formats))
     for stage, cost in costs.items():
+        if not cost["requests"]:
+            continue
         kind = "completion" if cost["completion_tokens"] else "prompt"
         rate = cost[f"{kind}_tokens"] / (cost["seconds"] or 1)
         print(

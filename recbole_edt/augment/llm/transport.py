@@ -322,13 +322,12 @@ class Run:
         except openai.APIStatusError:
             return []
         except (openai.APIConnectionError, asyncio.TimeoutError) as error:
-            why = self.describe(self._refusal(error))
-            late = f"no answer within {seconds:g} s"
+            is_late = isinstance(error, asyncio.TimeoutError)
+            why = f"in {seconds:g} s" if is_late else f"({self.describe(self._refusal(error))})"
             end = self._endpoint
             raise UnreachableError(
-                f"{end.place} does not answer "
-                f"({late if isinstance(error, asyncio.TimeoutError) else why}): start the "
-                f"{end.kind} server there, or name another address: --{end.kind}.base_url=..."
+                f"{end.place} does not answer {why}: start the {end.kind} server there, or name "
+                f"another address: --{end.kind}.base_url=..."
             ) from None
         except (openai.OpenAIError, ValueError):
             return []

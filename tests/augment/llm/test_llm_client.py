@@ -147,6 +147,8 @@ def test_it_works_inside_a_running_event_loop(llm_server, llm_client):
         (401, ConfigError, "refuses the key in EDT_TEST_KEY"),
         (403, ConfigError, "refuses the key in EDT_TEST_KEY"),
         (404, ConfigError, "knows no model"),
+        (405, ConfigError, "has no API for chat"),
+        (501, ConfigError, "has no API for chat"),
         (402, EndpointError, "no credit left"),
         (429, EndpointError, "no credit left"),
     ],
@@ -159,8 +161,9 @@ def test_what_no_request_can_get_past_ends_the_run(
     client = llm_client(server, **{"chat.key_env": "EDT_TEST_KEY", "concurrency": 4})
     with pytest.raises(error, match=said) as caught:
         client.chat(mixed(100), "generate")
-    assert KEY not in str(caught.value)  # the server says it back
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert f"(HTTP {status}: insufficient_quota" in said  # the server's words
+    assert KEY not in said and "\n" not in said  # the server says it back
     assert len(server.log) <= 4
 
 

@@ -9,7 +9,6 @@ from llm_server import embedding
 from recbole_edt.augment.llm import ChatRequest, transport
 from recbole_edt.augment.llm.transport import EndpointError
 from recbole_edt.augment.prompts import GeneratedItems, Text
-from recbole_edt.errors import ConfigError
 
 
 def request(n=3):
@@ -168,13 +167,6 @@ def test_a_refusal_shows_the_words_of_the_server_and_is_not_repeated(
     with pytest.raises(EndpointError, match=f"3 chat requests in a row .*{WORDS}"):
         client.chat([profile(n) for n in range(20)], "summarise")
     assert len(server.log) == 9  # three requests in three forms
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 405, 501])
-def test_what_ends_the_run_shows_the_words_too(llm_servers, llm_client, status):
-    server = llm_servers(refuse=(status, WORDS))
-    with pytest.raises(ConfigError, match=f"HTTP {status}: {WORDS}"):
-        llm_client(server).chat([profile()], "summarise")
 
 
 @pytest.mark.parametrize(
