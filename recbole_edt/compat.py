@@ -247,6 +247,7 @@ def _patch_utilities(module: Any) -> Iterator[None]:
     """Let ``ensure_dir`` tolerate a folder that another process has just created.
 
     ``list_to_latex`` keeps the results of models with different metrics in their own rows.
+    ``dict2str`` writes metrics, which are not rounded here, with four decimals into the log.
     """
     yield
     module.os = _Overlay(os, makedirs=functools.partial(os.makedirs, exist_ok=True))
@@ -256,6 +257,10 @@ def _patch_utilities(module: Any) -> Iterator[None]:
         names = dict.fromkeys(name for row in convert_list for name in row)
         rows = [{name: row.get(name, float("nan")) for name in names} for row in convert_list]
         return original(rows, *args, **kwargs)
+
+    @_wraps(module, "dict2str")
+    def dict2str(original: Callable, metrics: Any) -> str:
+        return original({name: f"{value:.4f}" for name, value in metrics.items()})
 
 
 @_patches("recbole.trainer.hyper_tuning")

@@ -13,6 +13,8 @@ from tqdm import tqdm
 from recbole_edt.errors import ConfigError
 from recbole_edt.experiment.base import Experiment, load_experiments
 from recbole_edt.experiment.context import FURTHER_KEYS, ExperimentContext
+from recbole_edt.experiment.page import made_by
+from recbole_edt.experiment.report import write_report
 from recbole_edt.experiment.runs import check_failures, execute, flatten
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
@@ -21,9 +23,10 @@ from recbole_edt.settings import help_text, nearest, parse_arguments, validate
 HELP = help_text(
     "recbole-edt experiment list|NAME|all --dataset=DATASET [--key=value ...]",
     "Make a table or figure of the paper: figures (CSV), a page (Markdown), LaTeX, and pictures "
-    "(PNG, SVG) in results/DATASET/NAME/, the paper's figures beside the measured ones. Trained "
-    "models are shared between experiments; finished runs are not repeated. `list` prints the "
-    "names; package.module:NAME is an experiment of your own.",
+    "(SVG) in results/DATASET/NAME/, the paper's figures beside the measured ones. Trained models "
+    "are shared between experiments; finished runs are not repeated. Each page is written as soon "
+    "as its runs are done, and the report with it. `list` prints the names; package.module:NAME is "
+    "an experiment of your own.",
     ExperimentContext,
     FURTHER_KEYS,
 )
@@ -61,25 +64,50 @@ def experiment(arguments: Sequence[str]) -> None:
     for name in chosen:
         check_writable("output_path", context.folder / name / f"{name}.md")
     with run_lock(context.folder):
-        for page in make(context, chosen):
-            print(f"written: {page}")
+        make(context, chosen, arguments)
 
 
-def make(context: ExperimentContext, experiments: dict[str, Experiment]) -> list[Path]:
+def make(
+    context: ExperimentContext, experiments: dict[str, Experiment], arguments: Sequence[str] = ()
+) -> list[Path]:
     """Do the runs of experiments, shared ones once, and write and return their pages.
+
+    A page is written as soon as its runs are done, and the report of the data set after it.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Those of the command, which pages name.
 
     Raises
     ------
     TrainingError
         If runs failed; the pages show the others.
     """
+    store, folder, pages = context.store, context.folder, list[Path]()
     names = tqdm(experiments, desc="data sets", unit="experiment", leave=False)
     runs = {name: experiments[name].runs(context) for name in names}
     wanted = [run for rows in runs.values() for run in flatten(rows)]
-    failures = execute(context.store, wanted, context.jobs, f"experiments on {context.dataset}")
-    pages = []
-    for name in tqdm(experiments, desc="pages", unit="page", leave=False):
-        page = experiments[name].page(context, runs[name])
-        pages.append(page.write(context.folder / name, name, context.note))
+    done = {store.name(run) for run in wanted if store.results(run) is not None}
+    waiting = {name: {store.name(run) for run in flatten(rows)} for name, rows in runs.items()}
+    made = made_by("experiment", arguments, context.seeds or context.defaults["seeds"])
+
+    def write_ready(finished: str | None = None) -> None:
+        done.update([finished] if finished else [])
+        for name in [name for name, needed in waiting.items() if needed <= done]:
+            del waiting[name]
+            page = experiments[name].page(context, runs[name])
+            pages.append(page.write(folder / name, name, context.note, made))
+            write_report(folder, context.dataset)
+            tqdm.write(f"written: {pages[-1]}")
+
+    try:
+        write_ready()
+        label = f"experiments on {context.dataset}"
+        failures = execute(store, wanted, context.jobs, label, write_ready)
+    except KeyboardInterrupt:
+        print(f"{len(pages)} of {len(experiments)} pages are written in {folder}", file=sys.stderr)
+        raise
+    print(f"report: {folder / 'report.html'}")
     check_failures(failures)
     return pages

@@ -10,8 +10,9 @@ from recbole_edt.experiment import runs as running
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.layout import Results, costs_table, protocol_tables
+from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.paired import gains_of_users, paired_table
-from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.experiment.tables import Table, to_markdown
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import find_model, is_plugin_model
@@ -60,20 +61,21 @@ class Comparison(RunsSettings):
         for run in running.flatten(self.runs(self.source)):
             self.store.name(run)
 
-    def tables(self) -> list[Table]:
-        """Do the unfinished runs; write one table per protocol, and one of costs."""
+    def page(self) -> Page:
+        """Do the unfinished runs; lay out one table per protocol, leads over users, and costs."""
         rows = self.runs(self.augmented())
         runs = running.flatten(rows)
         failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
         results = self.results(rows)
-        tables = protocol_tables(results, self.dataset, "LLMEDT")
-        tables += self.paired(rows, results)
-        tables.append(costs_table(self.dataset, results))
+        page = Page("Comparison", tables=protocol_tables(results, self.dataset, "LLMEDT"))
+        for table in page.tables[:1]:
+            page.add_points("compare", {"": table}, table.best())
+        page.tables += self.paired(rows, results)
+        page.tables.append(costs_table(self.dataset, results))
         for run in runs:
             if (reason := failures.get(self.store.name(run))) is not None:
-                tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
-        write_tables(self.folder, "compare", tables, self.note)
-        return tables
+                page.tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
+        return page
 
     def paired(self, rows: running.Runs, results: Results) -> list[Table]:
         """Test LLMEDT's lead over users, one table per protocol; none without it and a rival."""
@@ -99,7 +101,7 @@ HELP = help_text(
     "Train and test models under one protocol and lay them out in one table, per domain and "
     "overall: means and deviations over seeds, the best bold, the second underlined, LLMEDT's "
     "lead and whether it is significant. Raw data are augmented first. Finished runs are not "
-    "repeated. Writes compare.csv, compare.md and compare.tex.",
+    "repeated. Writes compare.csv, .md, .svg and .tex.",
     Comparison,
     FURTHER_KEYS,
 )
@@ -117,8 +119,10 @@ def compare(arguments: Sequence[str]) -> None:
     comparison.check()
     check_writable("output_path", comparison.folder / "compare.md")
     with run_lock(comparison.folder):
-        tables = comparison.tables()
+        page = comparison.page()
+        made = made_by("compare", arguments, comparison.seeds)
+        page.write(comparison.folder, "compare", comparison.note, made)
     if comparison.note:
         print(comparison.note, end="\n\n")
-    print("\n".join(map(to_markdown, tables)))
-    print(f"written: {comparison.folder}/compare.csv, .md, .tex")
+    print("\n".join(map(to_markdown, page.tables)))
+    print(f"written: {comparison.folder}/compare.csv, .md, .svg, .tex")

@@ -116,6 +116,11 @@ class ExperimentContext(RunsSettings):
     budget: NonNegative | None = None
     """seconds after which training of a stage ends; 0: no limit (default: 0; simulated data: 12)"""
 
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Seeds and budget if none are given."""
+        return grid("simulated") if self.note else {"seeds": [42, 44, 46], "budget": 0}
+
     def check(self) -> None:
         """Refuse unknown keys and missing data before anything starts."""
         folder = self.source / self.dataset
@@ -143,13 +148,12 @@ class ExperimentContext(RunsSettings):
         entry = find_entry(row)
         raw = entry.raw and augment is None
         data_path = self.variants.raw() if raw else self.variants.make(augment or {})
-        defaults: Any = grid("simulated") if self.note else {"seeds": [42, 44, 46], "budget": 0}
         rows = {one.model for one in ENTRIES.values()}
         given = keys_for(self.run_keys, entry.model, self.dataset, rows)
         settings = {**entry.keys, **(keys or {}), **given}
-        if budget := defaults["budget"] if self.budget is None else self.budget:
+        if budget := self.defaults["budget"] if self.budget is None else self.budget:
             settings["time_limit"] = budget
-        seeds = self.seeds or defaults["seeds"]
+        seeds = self.seeds or self.defaults["seeds"]
         return [Run(entry.model, self.dataset, data_path, seed, settings) for seed in seeds]
 
     @cached_property

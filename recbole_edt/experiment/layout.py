@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_edt.experiment.tables import Table
+from recbole_edt.experiment.tables import Table, escape_markdown
+
+FEW = 10  # users, of whom fewer say too little
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Row -> results files, one per seed."""
@@ -15,13 +17,13 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
     """Name the figures of a report as the paper's columns: ``cloth H@10``, ``overall N@10``, ...
 
     Other metrics have RecBole's names. The untruncated MRR, which no table of the paper has, stays
-    in the results files.
+    in the results files. Parts without a user have no figures.
     """
     return {
         f"{part} {_label(metric)}": value
         for part, values in {**report["domains"], "overall": report["overall"]}.items()
         for metric, value in values.items()
-        if metric not in ("n", "mrr")
+        if values["n"] and metric not in ("n", "mrr")
     }
 
 
@@ -44,6 +46,10 @@ def reports_table(title: str, reports: Results, ours: str | None = None) -> Tabl
     for row, found in by_row.items():
         for column in columns:
             table.add(row, column, [one[column] for one in found if column in one])
+        for report in reports[row]:
+            for part, values in {**report["domains"], "overall": report["overall"]}.items():
+                if values["n"] < FEW:
+                    table.few |= {(row, c) for c in columns if c.rpartition(" ")[0] == part}
     return table
 
 
@@ -66,21 +72,27 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
 def describe_runs(results: Results) -> list[str]:
     """Note which seeds there are, and which runs ended by their ``time_limit``."""
     seeds = sorted({one["seed"] for found in results.values() for one in found})
-    notes = [f"Means over seeds {', '.join(map(str, seeds))}; ± sample standard deviation."]
+    told = ", ".join(map(str, seeds))
+    notes = [f"Means over seeds {told}; ± sample standard deviation." if seeds[1:]
+             else f"One seed, {told}: no deviation, no test."]  # fmt: skip
+    limits, cut = set(), []
     for row, found in results.items():
-        cut = []
+        row = escape_markdown(row)
+        epochs = []
         for one in found:
             limit = one["params"].get("time_limit")
             longest = max(stage["train_s"] for stage in one["stages"].values())
             if limit is not None and longest >= limit:
-                cut.append((limit, str(one["timing"]["epochs"])))
-        if cut:
-            limits, epochs = zip(*cut, strict=True)
-            notes.append(f"{row}: training ended by its budget of {max(limits):g} s "
-                         f"(after {', '.join(epochs)} epochs).")  # fmt: skip
+                limits.add(f"{limit:g}")
+                epochs.append(str(one["timing"]["epochs"]))
+        if epochs:
+            cut.append(f"{row} ({', '.join(epochs)})")
         mine = sorted({one["seed"] for one in found})
         if mine and mine != seeds:
             notes.append(f"{row}: seeds {', '.join(map(str, mine))} only.")
+    if cut:
+        notes.append(f"Ended by the budget of {' or '.join(sorted(limits))} s of training "
+                     f"(after so many epochs): {', '.join(cut)}.")  # fmt: skip
     return notes
 
 
@@ -93,7 +105,7 @@ def costs_table(dataset: str, results: Results) -> Table:
         "s / epoch": lambda one: one["timing"]["train_s"] / max(one["timing"]["epochs"], 1),
         "ms / 1,000 users": lambda one: 1e6 * one["timing"]["test_s"] / one["test"]["overall"]["n"],
     }
-    table = Table(f"{dataset}, costs", list(measures), digits=3, ranked=False)
+    table = Table(f"{dataset}, costs", list(measures), digits=None, ranked=False)
     table.notes.append("Inference: scoring the test users of the first protocol. Times of runs "
                        "that shared the machine: compare them with care.")  # fmt: skip
     for row, found in results.items():

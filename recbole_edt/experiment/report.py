@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import markdown
@@ -45,39 +45,58 @@ def write_report(folder: Path, dataset: str) -> Path:
     DataError
         If there is no page, or a picture is missing.
     """
-    pages = {"compare": ("Comparison", folder / "compare.md")}
+    paths = {"compare": ("Comparison", folder / "compare.md")}
     for name, one in load_experiments().items():
         source = f" ({one.source})" if one.source else ""
-        pages[name] = (one.title + source, folder / name / f"{name}.md")
-    found = {name: path for name, (_, path) in pages.items() if path.is_file()}
+        paths[name] = (one.title + source, folder / name / f"{name}.md")
+    found = {name: path for name, (_, path) in paths.items() if path.is_file()}
     if not found:
         raise DataError(f"there is nothing to report in {folder}: run an experiment first")
-    sections = [
-        {"name": name, "heading": pages[name][0], "body": to_html(path)}
-        for name, path in found.items()
-    ]
-    first = [path.read_text(encoding="utf-8").partition("\n")[0] for path in found.values()]
-    note = next((line.removeprefix("> ") for line in first if line.startswith("> ")), "")
+    numbers = {"Figure": count(1), "Table": count(1)}  # from page to page
+
+    def number(caption: re.Match) -> str:
+        return f"<figcaption>{caption[1]} {next(numbers[caption[1]])}"
+
+    sections, made, note = [], [], ""
+    for name, path in found.items():
+        text = path.read_text(encoding="utf-8")
+        made += _MADE.findall(text)
+        if text.startswith("> "):
+            note = text.partition("\n")[0].removeprefix("> ")
+        body = re.sub(r"<figcaption>(Figure|Table) \d+", number, to_html(path.parent, text))
+        sections.append({"name": name, "heading": paths[name][0], "body": body})
+    columns = [list(dict.fromkeys(column)) for column in zip(*sorted(made), strict=True)]
+    names = ("Made on", "RecBole-EDT", "Commands", "Seeds", "Machine")
+    header = dict(zip(names, columns, strict=False))  # no columns if no page says how it was made
     environment = Environment(loader=PackageLoader("recbole_edt.experiment"), autoescape=True)
     text = environment.get_template("report.html.j2").render(
-        dataset=dataset, sections=sections, note=note
+        dataset=dataset, sections=sections, note=note, header=header
     )
     path = folder / "report.html"
     write_text(path, text)
     return path
 
 
-def to_html(path: Path) -> str:
-    """Turn a page into HTML without its title and first note; its pictures become part of it."""
+_MADE = re.compile(r"^Made on (\S+) by RecBole-EDT (\S+): `(.+)`\. Seeds (.+); (.+)\.$", re.M)
+
+
+def to_html(folder: Path, text: str) -> str:
+    """Turn a page into HTML without its title, note and last line; pictures become part of it."""
 
     def embed(found: re.Match) -> str:
-        picture = path.parent / found[1]
+        picture = folder / found[1]
         if not picture.is_file():
             raise DataError(f"picture {picture} is missing: run its experiment again")
-        return f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
+        svg = picture.read_text(encoding="utf-8")
+        return f"<figure>{svg}<figcaption>{found[2]}</figcaption></figure>"
 
-    lines = path.read_text(encoding="utf-8").splitlines()
-    text = "\n".join(line for line in lines if not line.startswith(("# ", "> ")))
+    text = re.sub(r"^(# |> ).*", "", _MADE.sub("", text), flags=re.M)
     body = markdown.markdown(text, extensions=["tables"])
-    body = re.sub(r"<table>.*?</table>", r'<div class="table">\g<0></div>', body, flags=re.DOTALL)
-    return re.sub(r'src="([^"]+)"', embed, body)
+    body = re.sub(
+        r"<h3>(.*?)</h3>\s*(<table>.*?</table>)",
+        r'<figure class="table"><figcaption>\1</figcaption><div tabindex="0">\2</div></figure>',
+        body,
+        flags=re.DOTALL,
+    )
+    picture = r'<p><img [^>]*src="([^"]+\.svg)" /></p>\s*<p><em>(.*?)</em></p>'
+    return re.sub(picture, embed, body)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cache
@@ -162,9 +162,15 @@ class RunStore:
 
 
 def execute(
-    store: RunStore, runs: Sequence[Run], jobs: int | None = None, label: str = "runs"
+    store: RunStore,
+    runs: Sequence[Run],
+    jobs: int | None = None,
+    label: str = "runs",
+    after: Callable[[str], None] = lambda name: None,
 ) -> dict[str, str]:
     """Do all unfinished runs, each once and ``jobs`` at a time.
+
+    ``after`` is called with the name of each run that has finished or failed.
 
     Returns
     -------
@@ -197,6 +203,7 @@ def execute(
                     for part in (".last", ".stage1"):
                         best.with_suffix(f"{part}.pth").unlink(missing_ok=True)
                 bar.update()
+                after(name)
         except BaseException:  # Ctrl-C included: no training outlives its command
             pool.shutdown(wait=False, cancel_futures=True)
             workers.stop()

@@ -15,8 +15,9 @@ from pydantic import BeforeValidator
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
+from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.runs import Run, check_failures, configure, execute, refuse_unknown
-from recbole_edt.experiment.tables import Table, to_markdown, write_tables
+from recbole_edt.experiment.tables import Table, to_markdown
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import short_name
@@ -201,7 +202,8 @@ def search(arguments: Sequence[str]) -> None:
     sign = 1 if one.smaller else -1  # best first, failed runs last
     tried.sort(key=lambda trial: math.inf if trial[1] is None else sign * trial[1])
     table = one.table(tried)
-    write_tables(folder, name, [table], one.note)
+    page = Page(f"Search: {name}", tables=[table])
+    page.write(folder, name, one.note, made_by("search", arguments, [one.seed]))
     if one.note:
         print(one.note, end="\n\n")
     print(to_markdown(table))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from scipy import stats
 from recbole_edt.io.files import write_text
 
 LEVEL = 0.05  # of significance (paper, section 4.2)
+PAPER = ", paper"  # end of the name of a column that the paper prints
 
 
 class Lead(NamedTuple):
@@ -38,9 +39,10 @@ class Table:
     cells: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # row -> column ->
     ours: str | None = None  # the row whose lead over the best other is tested
     notes: list[str] = field(default_factory=list)  # lines below the table
-    digits: int = 4
+    digits: int | None = 4  # decimals; None: three significant digits
     ranked: bool = True  # whether the best and second best of a column stand out
     smaller: Collection[str] = ()  # columns whose smaller values are better
+    few: set[tuple[str, str]] = field(default_factory=set)  # cells of fewer than ten users
 
     def add(self, row: str, column: str, values: Sequence[float]) -> None:
         """Put values into a cell."""
@@ -86,9 +88,36 @@ class Table:
         return Lead(others[0], gain, welch(mine.to_numpy(), theirs.to_numpy()))
 
     def shown(self, value: float) -> str:
-        """Write a figure with the table's decimals, and a whole number above ten without."""
-        whole = abs(value) >= 10 and value == round(value)
-        return f"{value:,.0f}" if whole else f"{value:.{self.digits}f}"
+        """Write a figure with the table's digits, and a whole number without decimals."""
+        if value == round(value) and (self.digits is None or abs(value) >= 10):
+            return f"{value:,.0f}"
+        if self.digits is not None:
+            return f"{value:.{self.digits}f}"
+        if abs(value) >= 100:
+            return f"{value:,.0f}"
+        return np.format_float_positional(value, 3, fractional=False, trim="-")
+
+    def columns_of(self, part: str) -> list[str]:
+        """Columns of the first two metrics of a domain, or of ``overall``."""
+        return [c for c in self.columns if c.rpartition(" ")[0] == part][:2]
+
+    def parts(self) -> list[str]:
+        """Domains of columns such as ``cloth H@10``; ``overall`` if there are no others."""
+        measured = [c for c in self.columns if not c.endswith(PAPER)]
+        found = dict.fromkeys(c.rpartition(" ")[0] for c in measured)
+        return [part for part in found if part != "overall"] or list(found)
+
+    def best(self) -> str:
+        """Say in a sentence which rows are best in the second metric of each domain, or the first.
+
+        '' where rows do not compete.
+        """
+        told = []
+        for column in (self.columns_of(part)[-1] for part in self.parts()):
+            rows = [f"{r} ({self.shown(self.means().at[r, column])})" for r in self.order(column)]
+            if self.ranked and len(rows) > 1:
+                told.append(f"{column}: {rows[0]} before {rows[1]}")
+        return f"Best in {'; '.join(told)}." if told else ""
 
 
 def welch(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -128,10 +157,14 @@ class _Marks(NamedTuple):
     star: str
     missing: str
     percent: str
+    few: str
 
 
-_MARKDOWN = _Marks("**{}**", "<u>{}</u>", " ± ", "\\*", "–", "{:+.2f} %")
-_LATEX = _Marks("\\textbf{{{}}}", "\\underline{{{}}}", " $\\pm$ ", "$^{*}$", "--", "{:+.2f}\\,\\%")
+_MARKDOWN = _Marks("**{}**", "<u>{}</u>", " ± ", "\\*", "–", "{:+.2f} %", " †")
+_LATEX = _Marks(
+    "\\textbf{{{}}}", "\\underline{{{}}}", " $\\pm$ ", "$^{*}$", "--", "{:+.2f}\\,\\%",
+    "$^{\\dagger}$",
+)  # fmt: skip
 
 
 def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
@@ -150,19 +183,24 @@ def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
                 text += marks.star
             if not math.isnan(deviations.at[row, column]):
                 text += f"{marks.plus_minus}{table.shown(deviations.at[row, column])}"
+            if (row, column) in table.few:
+                text += marks.few
             texts.at[row, column] = text
         if lead and not math.isnan(lead.improvement):
             texts.at["improvement", column] = marks.percent.format(100 * lead.improvement)
     return texts
 
 
-def to_markdown(table: Table) -> str:
-    """Lay a table out for readers of Markdown."""
+def to_markdown(table: Table, number: int | None = None) -> str:
+    """Lay a table out for readers of Markdown; ``number`` goes before its title."""
     frame = _texts(table, _MARKDOWN)
     align = ("left", *["right"] * len(table.columns))
-    parts = [f"### {table.title}", frame.to_markdown(disable_numparse=True, colalign=align)]
-    if "improvement" in frame.index:
+    text = frame.to_markdown(disable_numparse=True, colalign=align)
+    parts = [f"### {f'Table {number}: ' if number else ''}{table.title}", text]
+    if _MARKDOWN.star in text:
         parts.append(f"\\* p < {LEVEL} over the best other (one-sided Welch t-test over seeds)")
+    if table.few:
+        parts.append("† Fewer than ten users.")
     return "\n\n".join([*parts, *table.notes]) + "\n"
 
 
@@ -175,6 +213,11 @@ def to_latex(table: Table) -> str:
     return text.replace("\nimprovement &", "\n\\midrule\nimprovement &")
 
 
+def escape_markdown(text: str) -> str:
+    """Escape asterisks, as of `SASRec*`, two of which would begin and end emphasis."""
+    return text.replace("*", r"\*")
+
+
 def escape_latex(text: str) -> str:
     """Escape what LaTeX would take for commands."""
     special = {
@@ -184,19 +227,8 @@ def escape_latex(text: str) -> str:
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def write_tables(folder: Path, name: str, tables: Sequence[Table], note: str = "") -> None:
-    """Write tables as ``<name>.csv``, ``.md`` and ``.tex``, each whole or not at all.
-
-    ``note`` says that their data are simulated: it is the first line of the page, and every title
-    says so.
-    """
-    if note:
-        tables = [replace(table, title=f"{table.title} (simulated data)") for table in tables]
+def write_tables(folder: Path, name: str, tables: Sequence[Table]) -> None:
+    """Write tables as ``<name>.csv`` and ``<name>.tex``, each whole or not at all."""
     frame = pd.concat(map(to_frame, tables), ignore_index=True)
-    texts = {
-        "csv": frame.to_csv(index=False, float_format="%.6g"),
-        "md": "\n".join([*([f"> {note}\n"] if note else []), *map(to_markdown, tables)]),
-        "tex": "\n".join(map(to_latex, tables)),
-    }
-    for suffix, text in texts.items():
-        write_text(folder / f"{name}.{suffix}", text)
+    write_text(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / f"{name}.tex", "\n".join(map(to_latex, tables)))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, model_validator
 from tqdm import tqdm
 
 from recbole_edt.errors import DependencyError
-from recbole_edt.io.files import atomic_write, check_writable
+from recbole_edt.io.files import atomic_write, check_writable, write_text
+from recbole_edt.io.paths import simulated_note
 from recbole_edt.settings import (
     Count,
     Name,
@@ -26,8 +26,6 @@ from recbole_edt.settings import (
 
 if TYPE_CHECKING:
     from recbole_edt.recommend.recommender import Recommender
-
-_CARRIERS = 3  # rows of the history that are named per recommendation, at most
 
 
 def _ids(value: Any) -> list[str]:
@@ -66,6 +64,8 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     """file for the recommendations: user, domain, rank, item, title, score"""
     format: Literal["csv", "json", "parquet"] | None = None
     """format of --output, json with an object per line (default: by its name, else csv)"""
+    html: Name | None = None
+    """file for a page that shows histories, recommendations and the rows that carried them"""
     export: Name | None = None
     """folder that receives each domain's item and user vectors (.npy) and ids, for a
     nearest-neighbour index"""
@@ -85,6 +85,8 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
             raise ValueError("say either --user or --history")
         if self.output is None and (self.user == ["all"] or self.format is not None):
             raise ValueError("--user=all and --format need --output=FILE")
+        if self.html is not None and self.user in (["all"], None) and self.history is None:
+            raise ValueError("--html shows users of --user=U,U or one --history")
         return self
 
 
@@ -105,8 +107,9 @@ def recommend(arguments: Sequence[str]) -> None:
     """
     given = parse_arguments(arguments, RecommendSettings, as_text=("user", "history"))
     settings = validate(RecommendSettings, given)
-    if settings.output is not None:
-        check_writable("output", settings.output)
+    for key in ("output", "html"):
+        if (path := getattr(settings, key)) is not None:
+            check_writable(key, path)
     if settings.export is not None:
         check_writable("export", Path(settings.export, "users.txt"))
     suffix = Path(settings.output or "").suffix.removeprefix(".").replace("jsonl", "json")
@@ -115,7 +118,7 @@ def recommend(arguments: Sequence[str]) -> None:
         raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")
     from recbole_edt.recommend.recommender import Recommender  # help does without RecBole
 
-    not_for_loading = {"user", "history", "topk", "domain", "output", "format", "export"}
+    not_for_loading = {"user", "history", "topk", "domain", "output", "format", "html", "export"}
     load = settings.model_dump(exclude=not_for_loading, exclude_none=True)
     recommender = Recommender.load(**load)
     if settings.export is not None:
@@ -126,31 +129,62 @@ def recommend(arguments: Sequence[str]) -> None:
     if settings.output is not None:
         n = write(recommender.batches(users, **asked), settings.output, format)
         print(f"written: {settings.output} ({n:,} recommendations)")
-    elif settings.history is not None:
-        show(recommender, None, **asked)
-    for user in users or [] if settings.output is None else []:
-        show(recommender, user, **asked)
+    names = [None] if settings.history is not None else users
+    if settings.html is not None:
+        told = [explained(recommender, user, **asked) for user in names or []]
+        write_html(told, settings.html, recommender)
+        print(f"written: {settings.html}")
+    elif settings.output is None:
+        for user in names or []:
+            show(explained(recommender, user, **asked))
 
 
-def show(recommender: Recommender, user: str | None, **asked: Any) -> None:
-    """Print a history and its recommendations; ``asked`` as ``Recommender.recommend`` takes it."""
+class Explained(NamedTuple):
+    """What is recommended to a user, and because of what."""
+
+    user: str  # "" for a history
+    rows: pd.DataFrame  # the history, as `Recommender.rows_of_training` returns it
+    found: pd.DataFrame  # recommendations, with the rows that carry them in `carriers`
+
+
+def explained(recommender: Recommender, user: str | None, **asked: Any) -> Explained:
+    """Recommend to one user; ``asked`` as ``Recommender.recommend`` takes it."""
     found = recommender.recommend(user, **asked)
-    histories = recommender.asked(user, asked["history"])
-    rows, falls = recommender.rows(histories), recommender.falls(histories)
-    print(f"{'history' if user is None else f'user {user}'}: the last {len(rows)} rows")
-    for number, row in enumerate(rows.itertuples(), start=1):
+    history = recommender.asked(user, asked["history"])
+    carriers = recommender.carriers(history, found["item_id"])
+    rows = recommender.rows_of_training(history)
+    return Explained(user or "", rows, found.assign(carriers=carriers))
+
+
+def show(told: Explained) -> None:
+    """Print a history and its recommendations."""
+    seen = told.rows[told.rows["number"] > 0]
+    print(f"{f'user {told.user}' if told.user else 'history'}: the last {len(seen)} rows")
+    for row in seen.itertuples():
         mark = "  (inserted)" if row.inserted else ""
-        print(f"  [{number:>2}] {row.domain:<12} {row.item_id:<12} {row.title}{mark}")
-    for domain, of_domain in found.groupby("domain", sort=False):
+        print(f"  [{row.number:>2}] {row.domain:<12} {row.item_id:<12} {row.title}{mark}")
+    for domain, of_domain in told.found.groupby("domain", sort=False):
         print(f"\nrecommended from {domain} (carried by the rows of the history)")
-        falls_of = falls[:, recommender.numbers_of(of_domain["item_id"])].T
-        for row, fall in zip(of_domain.itertuples(), falls_of, strict=True):
-            order = np.argsort(-fall, kind="stable")[:_CARRIERS]
-            carriers = ", ".join(f"[{n + 1}] {fall[n]:+.2f}" for n in order if fall[n] > 0)
+        for row in of_domain.itertuples():
+            carriers = ", ".join(f"[{n + 1}] {fall:+.2f}" for n, fall in row.carriers)
             print(
                 f"  {row.rank:>2}. {row.score:8.4f}  {row.item_id:<12} {row.title}"
                 f"  <- {carriers or 'no single row'}"
             )
+
+
+def write_html(told: Sequence[Explained], path: str, recommender: Recommender) -> None:
+    """Write a self-contained page of what is recommended to users."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("recbole_edt.recommend"), autoescape=True)
+    config = recommender.config
+    text = environment.get_template("users.html.j2").render(
+        told=told, domains=recommender.domains, model=config["model"], dataset=config["dataset"],
+        note=simulated_note(config["data_path"]),
+        inserted=any(one.rows["inserted"].any() for one in told),
+    )  # fmt: skip
+    write_text(Path(path), text)
 
 
 def write(frames: Iterator[pd.DataFrame], path: str, format: str) -> int:

@@ -327,12 +327,32 @@ class Recommender:
 
     def rows(self, asked: Histories) -> pd.DataFrame:
         """Rows of one history that the model sees, oldest first; see :meth:`explain`."""
-        items, inserted = self._seen(asked)
+        return self._describe(*self._seen(asked))
+
+    def _describe(self, items: np.ndarray, inserted: np.ndarray) -> pd.DataFrame:
         names = np.array(self.domains)[self.data.item_domain[items]]
         ids, titles = self.data.id2token(self.data.iid_field, items), self._titles[items]
         return pd.DataFrame(
             {"item_id": ids, "title": titles, "domain": names, "inserted": inserted}
         )
+
+    def rows_of_training(self, asked: Histories) -> pd.DataFrame:
+        """Rows as :meth:`rows`, and between them the inserted ones that training alone reads.
+
+        ``number`` is the place among what the model sees, from 1, or 0.
+        """
+        seen, all_rows = self.rows(asked), self.data.sequences
+        if asked.rows is not self.histories.rows or asked.rows is all_rows:
+            return seen.assign(number=np.arange(1, len(seen) + 1))
+        (owner,), (stop,) = asked.owners, asked.stops
+        rows = slice(*all_rows.offsets[owner : owner + 2])
+        items, inserted = all_rows.items[rows], all_rows.augmented[rows]
+        raw = np.cumsum(~inserted)  # raw rows up to each
+        last = stop - asked.rows.offsets[owner]
+        number = raw - (last - len(seen))
+        inside = (number > 0) & ((raw < last) | ((raw == last) & ~inserted))
+        frame = self._describe(items[inside], inserted[inside])
+        return frame.assign(number=np.where(inserted, 0, number)[inside])
 
     def _seen(self, asked: Histories) -> tuple[np.ndarray, np.ndarray]:
         (owner,), (stop,) = asked.owners, asked.stops
@@ -354,6 +374,24 @@ class Recommender:
         rows = Sequences(offsets, items[kept], inserted[kept], np.zeros(len(kept)))
         without = Histories(rows, np.arange(n), offsets[1:], asked.users.repeat(n))
         return whole - self._all_scores(without).cpu().numpy()
+
+    def carriers(
+        self, asked: Histories, items: Ids, most: int = 3
+    ) -> list[list[tuple[int, float]]]:
+        """Rows of one history that carry most of the score of each item.
+
+        Returns
+        -------
+        list
+            For each item (place in :meth:`rows`, fall of the score without it), greatest first;
+            rows without which it does not fall are left out.
+        """
+        falls = self.falls(asked)[:, self.numbers_of(items)].T
+        order = np.argsort(-falls, axis=1, kind="stable")[:, :most]
+        return [
+            [(int(row), float(of[row])) for row in rows if of[row] > 0]
+            for rows, of in zip(order, falls, strict=True)
+        ]
 
     # -- vectors --------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,16 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.report import write_ranks
-from recbole_edt.experiment.base import OURS, load_experiments, paper_table
+from recbole_edt.experiment.base import OURS, add_paper, load_experiments, paper_table
 from recbole_edt.experiment.command import experiment, make
 from recbole_edt.experiment.context import ExperimentContext, read_properties
+from recbole_edt.experiment.layout import reports_table
+from recbole_edt.experiment.page import Page
 from recbole_edt.experiment.paper.groups import length_groups, ratio_groups
+from recbole_edt.experiment.pictures import DARK
 from recbole_edt.experiment.report import report, write_report
 from recbole_edt.experiment.runs import flatten
+from recbole_edt.experiment.tables import Table, to_markdown
 from recbole_edt.io.files import read_table
 from recbole_edt.quick_start import describe_targets
 from recbole_edt.settings import validate
@@ -94,9 +99,14 @@ def test_page_table_and_pictures_are_written(finished, name) -> None:
     folder = finished.folder / name
     text = (folder / f"{name}.md").read_text()
     assert text.startswith("# ")
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
-        assert "<svg" in (folder / picture).with_suffix(".svg").read_text()[:1000]
+    assert text.splitlines()[-1].startswith("Made on ") and "Seeds 1, 2;" in text
+    for number, (alt, picture) in enumerate(re.findall(r"!\[(.*?)\]\((.*?)\)", text), start=1):
+        assert f"\n*Figure {number}: " in text and re.search(r"\d", alt)
+        svg = ElementTree.parse(folder / picture).getroot()
+        assert svg.attrib["role"] == "img" and svg.attrib["aria-label"] == alt.replace("\\*", "*")
+        assert float(svg.attrib["viewBox"].split()[2]) == 360  # a phone's width
+        colours = set(re.findall(r"(?:fill|stroke): (#\w+)", (folder / picture).read_text()))
+        assert colours <= set(DARK)  # each has another on a dark page
     if name != "case":
         assert len(pd.read_csv(folder / f"{name}.csv"))
 
@@ -192,6 +202,14 @@ def test_case_is_the_user_whom_augmentation_helped_most(finished) -> None:
 def test_paper_is_shown_beside_ours() -> None:
     table = paper_table("overall", "cloth_sport")
     assert table.means().at["LLMEDT", "sport N@10"] == 0.6848
+    ours, other = (Table(mode, ["sport H@10", "sport N@10"]) for mode in ("uni100", "full"))
+    ours.add_rows({"LLMEDT": [0.5, 0.4]})
+    page = Page(tables=[other, ours])
+    add_paper(page, "overall", "cloth_sport")
+    assert ours.means().loc["LLMEDT", ["sport N@10", "sport N@10, paper"]].tolist() == [0.4, 0.6848]
+    assert len(ours.cells) == 10 and len(other.columns) == len(page.tables) == 2
+    add_paper(page, "cost", "cloth_sport")  # no column in common
+    assert "0.000477" in to_markdown(page.tables[2])
     assert np.isnan(paper_table("llm", "cloth_sport").means().at["with GPT-3.5", "sport H@10"])
     assert paper_table("overall", "tiny") is None
     for name, of_dataset in read_properties("paper").items():
@@ -199,6 +217,40 @@ def test_paper_is_shown_beside_ours() -> None:
         for printed in of_dataset.values():
             for values in printed["rows"].values():
                 assert len(values) == len(printed["columns"])
+
+
+def test_pages_are_written_as_their_runs_end_and_stay_on_ctrl_c(
+    data_path, tmp_path, load, monkeypatch, capsys
+) -> None:
+    context = new_context(data_path, tmp_path, "1")
+    data, chosen = load(data_path), {name: EXPERIMENTS[name] for name in ("alpha", "ratio", "map")}
+
+    def interrupted(store, runs, jobs, label, after):
+        assert [path.stem for path in context.folder.glob("*/*.md")] == ["map"]  # needs no run
+        for run in flatten(chosen["ratio"].runs(context)):
+            pretend(context, [run], data)
+            after(store.name(run))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_edt.experiment.command.execute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(context, chosen)
+    assert {path.stem for path in context.folder.glob("*/*.md")} == {"map", "ratio"}
+    assert '<section id="ratio">' in (context.folder / "report.html").read_text()
+    assert f"2 of 3 pages are written in {context.folder}" in capsys.readouterr().err
+
+
+def test_groups_without_users_show_a_dash_and_small_ones_a_mark() -> None:
+    parts = {"art": {"hit@10": 0.5, "n": 12}, "bike": {"hit@10": 0.25, "n": 4}}
+    alone = {"art": {"hit@10": 0.5, "n": 3}, "bike": {"hit@10": 0.0, "n": 0}}
+    reports = {
+        "some": [{"overall": {"hit@10": 0.4, "n": 16}, "domains": parts}],
+        "hardly any": [{"overall": {"hit@10": 0.5, "n": 3}, "domains": alone}],
+    }
+    text = re.sub(" +", " ", to_markdown(reports_table("t", reports)))
+    assert "| some | <u>0.5000</u>" not in text
+    assert "| 0.2500 † |" in text and "| hardly any | 0.5000 † | – | " in text
+    assert "† Fewer than ten users." in text
 
 
 def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path, load) -> None:
@@ -254,10 +306,12 @@ def test_report_holds_every_page_and_needs_nothing_else(finished) -> None:
     text = write_report(finished.folder, "tiny").read_text()
     for name in EXPERIMENTS:
         assert f'<section id="{name}">' in text and f'href="#{name}"' in text
-    sources = re.findall(r'src="(.{30})', text)
-    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "http" not in re.sub(r'src="[^"]*"', "", text)
-    assert text.count("<table>") == text.count('<div class="table">') > len(EXPERIMENTS) - 3
+    assert "<img" not in text and not re.search(r"""(?:src|href)=["'](?!#|data:)""", text)
+    for kind, tag in (("Figure", "<svg"), ("Table", "<table>")):
+        captions = re.findall(rf"<figcaption>{kind} (\d+): ", text)
+        assert captions == [str(n + 1) for n in range(text.count(tag))]
+        assert len(captions) > 5
+    assert "<dt>Seeds</dt><dd>1, 2</dd>" in text and "`" not in text
 
 
 def test_report_opens_in_a_browser_without_an_error(finished, tmp_path) -> None:

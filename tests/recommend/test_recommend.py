@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ import running
 
 import recbole_edt
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
+from recbole_edt.io.files import read_table
 from recbole_edt.recommend.command import RecommendSettings, recommend
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.settings import parse_arguments, validate
@@ -188,6 +190,32 @@ def test_one_user_on_the_screen(trained, data_path, capsys) -> None:
     assert out.count("<-") == 12
 
 
+def test_a_page_shows_histories_and_what_carried_each_item(trained, data_path, ours, tmp_path):
+    inter = read_table(data_path / "tiny" / "tiny.inter").astype({"position": float})
+    user = inter.loc[inter["augmented"] == "1", "user_id"].iloc[0]
+    page = tmp_path / "page.html"
+    command(trained, data_path, user=f"{user},u4", topk=2, html=page)
+    text = page.read_text()
+    assert text.count("<section>") == 2 and f"<h2>User {user}</h2>" in text
+    mine = text.partition("<section>")[2].partition("</section>")[0]
+    history, *lists = mine.split("<h3>")[1:]
+    rows = inter[inter["user_id"] == user].sort_values("position")
+    raw = np.flatnonzero(rows["augmented"] != "1")
+    rows = rows.iloc[: raw[-1] + 1]  # what is inserted stands before the last raw row
+    titles = re.findall(r"<b>(.*?)</b>", history)
+    assert titles == rows["item_id"].tolist()
+    marks = [" inserted" in dot for dot in re.findall(r'<i class="(dot.*?)"', history)]
+    assert (np.array(marks) == (rows["augmented"] == "1")).all() and any(marks)
+    alone = "read in training alone" in history
+    assert alone == (trained[0] != "LLMEDTPretrain")  # which sees them
+    best = ours.recommend(user, 2)
+    assert re.findall(r"<b>(.*?)</b>", "".join(lists)) == best["title"].tolist()
+    fall = ours.explain(user, best["item_id"][0])
+    if fall["carries"].max() > 0:
+        first = fall["carries"].argmax()
+        assert f"because of {first + 1}, {fall['title'][first]} (" in lists[0]
+
+
 def test_ids_are_taken_as_they_are_written() -> None:
     given = parse_arguments(["--user=1e5,007", "--topk=5"], as_text=["user"])
     settings = validate(RecommendSettings, {"checkpoint": "c", **given})
@@ -201,6 +229,7 @@ def test_ids_are_taken_as_they_are_written() -> None:
         ({"user": "U39"}, DataError, "there is no user 'U39', did you mean 'u39'"),
         ({"user": None, "history": "art1,bik3"}, DataError, "no item 'bik3', did you mean 'bike3'"),
         ({"history": "art1"}, ConfigError, "say either --user or --history"),
+        ({"user": "all", "output": "x", "html": "y"}, ConfigError, "--html shows users of --user"),
         ({"domain": "food"}, ConfigError, r"unknown domain 'food' \(there are: art, bike"),
         ({"topk": 0}, ConfigError, "topk must be"),
         ({"until": "never"}, ConfigError, "until must be one of all, test, valid"),

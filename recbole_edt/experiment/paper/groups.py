@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
-from recbole_edt.experiment import base, pictures
+from recbole_edt.experiment import base
 from recbole_edt.experiment.layout import reports_table
 from recbole_edt.experiment.paper.ablation import ablation_runs
+from recbole_edt.experiment.tables import Table
 
 Groups = Mapping[str, np.ndarray]
 """Group -> bool [n_users], by user of the context's histories."""
@@ -40,22 +42,37 @@ def length_runs(context: base.ExperimentContext) -> base.Runs:
 
 
 def groups_page(name: str, group, context: base.ExperimentContext, runs: base.Runs) -> base.Page:
-    """Lay out one table per protocol and row of runs, and bars of the first protocol."""
+    """Lay out one table per protocol, a row for each model and group, and points of the first."""
     groups = group(context)
-    by_mode: dict[str, dict[str, base.Table]] = {}
+    by_mode: dict[str, dict[str, Table]] = {}
+    users = ""
     for row, done in context.results(runs).items():
         for mode in done[0]["protocols"] if done else ():
             reports = context.grouped(runs[row], groups, mode)
-            table = reports_table(f"{row}: {context.dataset}, test, {mode}", reports)
-            table.ranked = False  # groups of users do not compete
-            users = (f"{name} {of[0]['overall']['n']:,}" for name, of in reports.items() if of)
-            table.notes.append("Users: " + ", ".join(users))
-            by_mode.setdefault(mode, {})[row] = table
-    page = base.Page(tables=[table for tables in by_mode.values() for table in tables.values()])
-    for tables in list(by_mode.values())[:1]:
-        for column in base.main_columns(page.tables[0]):
-            page.pictures[f"{name}_{column.split()[0]}"] = pictures.grouped_bars(tables, column)
+            title = f"{context.dataset}, test, {mode}"
+            by_mode.setdefault(mode, {})[row] = reports_table(title, reports)
+            counts = (f"{name} {of[0]['overall']['n']:,}" for name, of in reports.items())
+            users = f"Test users: {', '.join(counts)}."
+    page = base.Page()
+    for tables in by_mode.values():
+        first = next(iter(tables.values()))
+        table = Table(first.title, first.columns, notes=[users], ranked=False)
+        for row, of_row in tables.items():
+            table.cells |= {f"{row}, {name}": cells for name, cells in of_row.cells.items()}
+            table.few |= {(f"{row}, {name}", column) for name, column in of_row.few}
+        page.tables.append(table)
+    if by_mode:
+        tables = next(iter(by_mode.values()))
+        page.add_points(name, tables, compared(tables))
     return page
+
+
+def compared(tables: Mapping[str, Table]) -> str:
+    """Say in a sentence what the first two models reach overall in each group."""
+    labels, column = list(tables)[:2], next(iter(tables.values())).columns_of("overall")[-1]
+    means = pd.DataFrame({label: tables[label].means()[column] for label in labels}).dropna()
+    told = (f"{row} {' / '.join(f'{mean:.4f}' for mean in of)}" for row, *of in means.itertuples())
+    return f"{column.replace('overall', 'Overall')} of {' / '.join(labels)}: {', '.join(told)}."
 
 
 base.register_experiment(

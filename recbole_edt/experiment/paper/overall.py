@@ -3,6 +3,7 @@
 from recbole_edt.experiment import base
 from recbole_edt.experiment.entries import ENTRIES
 from recbole_edt.experiment.layout import costs_table
+from recbole_edt.experiment.tables import escape_markdown
 
 
 def overall_runs(context: base.ExperimentContext) -> base.Runs:
@@ -12,7 +13,13 @@ def overall_runs(context: base.ExperimentContext) -> base.Runs:
 
 def efficiency_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Lay out parameters and time."""
-    return base.Page(tables=[costs_table(context.dataset, context.results(runs))])
+    table = costs_table(context.dataset, context.results(runs))
+    seconds = table.means()["s / epoch"].dropna().sort_values()
+    page = base.Page(tables=[table])
+    if len(seconds):
+        ends = [f"{row} {table.shown(seconds[row])}" for row in seconds.index[[0, -1]]]
+        page.text.append(escape_markdown(f"Seconds per epoch: {ends[0]} to {ends[1]}."))
+    return page
 
 
 def backbone_runs(context: base.ExperimentContext) -> base.Runs:

@@ -1,6 +1,7 @@
 """What augmenting the data reported: tables 3 (similarity), 6 (cost), 7 (statistics), figure 1."""
 
 from recbole_edt.experiment import base, pictures
+from recbole_edt.experiment.page import Picture
 
 
 def similarity_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
@@ -8,7 +9,8 @@ def similarity_page(context: base.ExperimentContext, runs: base.Runs) -> base.Pa
     found = context.variants.report()["similarity"]
     title = f"{context.dataset}: cosine before and after injection"
     table = base.Table(title, list(found), ranked=False)
-    return base.Page(tables=[table.add_rows({"cosine": found.values()})])
+    told = f"With all proposed items the mean moves to a cosine of {[*found.values()][-1]:.4f}."
+    return base.Page(text=[told], tables=[table.add_rows({"cosine": found.values()})])
 
 
 def cost_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
@@ -17,7 +19,7 @@ def cost_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
         "requests", "calls", "tokens in", "cached", "tokens out", "re-asks", "faults", "dollars",
         "dollars per user",
     ]  # fmt: skip
-    table = base.Table(f"{context.dataset}: cost per stage", columns, digits=6, ranked=False)
+    table = base.Table(f"{context.dataset}: cost per stage", columns, digits=None, ranked=False)
     openai = {"encoder": "openai", "generator": "openai", "profiler": "openai"}
     stages = {f"spent: {name}": cost for name, cost in context.variants.report()["cost"].items()}
     stages |= {f"estimate: {cost['stage']}": cost for cost in context.variants.estimate(openai)}
@@ -27,7 +29,12 @@ def cost_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
         figures += [cost.get("reasks", 0), sum(cost.get("faults", {}).values()), cost["dollars"]]
         per_user = cost["dollars"] / len(context.histories.users)
         table.add_rows({row: [*figures, per_user]})
-    return base.Page(tables=[table])
+    spent, estimated = (
+        sum(of["dollars"] for row, of in stages.items() if row.startswith(kind))
+        for kind in ("spent", "estimate")
+    )
+    told = f"In all {spent:.2f} dollars were spent; an LLM would cost about {estimated:.2f}."
+    return base.Page(text=[told], tables=[table])
 
 
 def statistics_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
@@ -36,13 +43,15 @@ def statistics_page(context: base.ExperimentContext, runs: base.Runs) -> base.Pa
     domains = list(found["before"]["items"])
     columns = [f"{domain} {what}" for what in ("users", "items") for domain in domains]
     columns += ["rows", "rows per user", "users of both domains"]
-    table = base.Table(f"{context.dataset}: statistics", columns, digits=2, ranked=False)
+    table = base.Table(f"{context.dataset}: statistics", columns, digits=None, ranked=False)
     for when in ("before", "after"):
         part = found[when]
         counts = [*part["users_per_domain"].values(), *part["items"].values(), part["rows"]]
         figures = [*counts, part["average_length"], part["users_of_both_domains"]]
         table.add_rows({when: figures})
-    return base.Page(tables=[table])
+    before, after = found["before"]["rows"], found["after"]["rows"]
+    told = f"Augmentation inserts {after - before:,} rows, {(after - before) / before:.1%} more."
+    return base.Page(text=[told], tables=[table])
 
 
 def imbalance_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
@@ -52,8 +61,12 @@ def imbalance_page(context: base.ExperimentContext, runs: base.Runs) -> base.Pag
     title = f"{context.dataset}: share of users by r"
     table = base.Table(title, list(shares["before"]), ranked=False)
     table.add_rows({when: values.values() for when, values in shares.items()})
-    picture = pictures.histogram(shares, "domain ratio r", "users (%)")
-    return base.Page(tables=[table], pictures={"imbalance": picture})
+    last = list(shares["before"])[-1]
+    before, after = (shares[when][last] for when in ("before", "after"))
+    told = f"Users with r of {last}: {before:.1%} before augmentation, {after:.1%} after it."
+    figure = pictures.shares(shares, "users (%)", "domain ratio r")
+    picture = Picture(figure, f"{title}, in percent.", f"Bars, one for each range of r. {told}")
+    return base.Page(text=[told], tables=[table], pictures={"imbalance": picture})
 
 
 base.register_experiment(

@@ -1,6 +1,6 @@
 """One setting varied: tables 5 (way to augment), 11 (tau) and 12 (k), figure 5 (alpha)."""
 
-from recbole_edt.experiment import base, pictures
+from recbole_edt.experiment import base
 from recbole_edt.experiment.context import grid
 
 
@@ -51,7 +51,7 @@ base.register_experiment(
     "default number.",
 )  # fmt: skip
 base.register_experiment(
-    "alpha", "Weight α of the alignment", "figure 5", runs=alpha_runs, draw=pictures.lines,
+    "alpha", "Weight α of the alignment", "figure 5", runs=alpha_runs,
     text="The paper shows a rise and a fall with the best α about 0.7 for cloth and 1.0 for sport, "
     "and prints no figures.",
 )  # fmt: skip
