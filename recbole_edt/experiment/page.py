@@ -9,22 +9,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import recbole_edt
 from recbole_edt.experiment.tables import Table, escape_markdown, to_markdown, write_tables
 from recbole_edt.io.files import write_text
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 @dataclass
 class Picture:
-    """A figure, its caption, and what it shows for readers who cannot see it."""
+    """An SVG element, its caption, and what it shows for readers who cannot see it."""
 
-    figure: Figure
+    svg: str
     caption: str
     alt: str
 
@@ -54,9 +51,8 @@ class Page:
         lines = [f"> {note}\n"] if note else []
         lines += [f"# {self.title}\n", *(f"{paragraph}\n" for paragraph in self.text)]
         for number, (picture, one) in enumerate(self.pictures.items(), start=1):
-            from recbole_edt.experiment.pictures import to_svg  # pages without one need no drawing
-
-            write_text(folder / f"{picture}.svg", to_svg(one.figure, one.alt))
+            told = f'<svg role="img" aria-label="{escape(one.alt)}" '
+            write_text(folder / f"{picture}.svg", one.svg.replace("<svg ", told, 1))
             lines.append(f"![{escape_markdown(one.alt)}]({picture}.svg)\n")
             lines.append(f"*Figure {number}: {one.caption}*\n")
         if tables:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -18,6 +18,8 @@ matplotlib.use("Agg")  # pictures are files; no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -46,46 +48,23 @@ _STYLE = (
     f"@media(prefers-color-scheme:dark){{{_DARK_RULES}}}"
 )
 
-plt.rcParams.update(
-    {
-        "axes.axisbelow": True,
-        "axes.edgecolor": SOFT,
-        "axes.labelcolor": INK,
-        "axes.prop_cycle": plt.cycler(color=_SERIES),
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlesize": 11,
-        "figure.constrained_layout.use": True,
-        "font.size": 10.5,
-        "grid.color": LINE,
-        "legend.frameon": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "recbole_edt",
-        "text.color": INK,
-        "xtick.color": SOFT,
-        "xtick.labelcolor": INK,
-        "ytick.color": SOFT,
-        "ytick.labelcolor": INK,
-    }
-)
+plt.style.use(Path(__file__).with_name("pictures.mplstyle"))
 
 
-def to_svg(figure: Figure, alt: str) -> str:
-    """Return a figure as an SVG element that says ``alt`` to readers who cannot see it."""
+def to_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element."""
     file = StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     plt.close(figure)
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="[^"]*"', "", text, flags=re.DOTALL)
+    text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
+    text = re.sub(r'(?<=<g) id="[^"]*"', "", text)  # which other pictures of a page have, too
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     text = re.sub(r"<style.*?</style>", f"<style>{_STYLE}</style>", text, flags=re.DOTALL)
     # the page gives the size
-    text = re.sub(r'(?<=<svg )([^>]*?)(?:width|height)="[\d.]+pt" ?', r"\1", text, count=1)
-    return re.sub(r"(?<=<svg )", f'role="img" aria-label="{escape(alt)}" ', text, count=1)
+    return re.sub(r' width="\S*pt" height="\S*pt"', "", text, count=1)
 
 
-def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> Figure:
+def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> str:
     """Draw means of rows as points and their deviations as bars: a panel for each column.
 
     Parameters
@@ -109,38 +88,36 @@ def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> Fig
             few = np.array([(row, column) in table.few for row in rows])
             for chosen, face in ((~few, _SERIES[number]), (few, "none")):
                 axis.errorbar(
-                    means[chosen], places[chosen], xerr=deviations[chosen], fmt="o", ms=4.5, lw=1.5,
+                    means[chosen], places[chosen], xerr=deviations[chosen], fmt="o",
                     color=_SERIES[number], mfc=face, label=None if face == "none" else label,
                 )  # fmt: skip
         axis.set_title(column)
         axis.set_yticks(range(len(rows)), rows)
-        axis.tick_params(axis="y", length=0)
         axis.xaxis.set_major_locator(MaxNLocator(3))
-        axis.grid(lw=0.6)
+        axis.grid()
         axis.margins(x=0.08)
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     if len(tables) > 1:
         _legend(figure, axes[0, 0])
-    return figure
+    return to_svg(figure)
 
 
-def shares(shares: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: str) -> Figure:
+def shares(shares: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: str) -> str:
     """Draw shares (legend -> range -> 0 to 1) as bars, one colour per legend (figure 1)."""
     percents = 100 * pd.DataFrame(shares)
     size = (_WIDTH, 0.9 + 0.2 * percents.size)
     axis = percents.plot.barh(width=0.8, xlabel=xlabel, ylabel=ylabel, figsize=size, legend=False)
     axis.invert_yaxis()
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", lw=0.6)
+    axis.grid(axis="x")
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f%%", padding=3, fontsize=9)
     _legend(axis.figure, axis)
-    return axis.figure
+    return to_svg(axis.figure)
 
 
 def item_map(
     kinds: Mapping[str, np.ndarray], inserted: Mapping[str, np.ndarray], titles: Sequence[str]
-) -> Figure:
+) -> str:
     """Draw where items lie, before and after augmentation (figure 3).
 
     Both panels have the densities of each domain's items; the second has as points those that were
@@ -174,7 +151,7 @@ def item_map(
                 )  # fmt: skip
         axis.set(title=title, xticks=[], yticks=[])
     _legend(figure, axes[1])
-    return figure
+    return to_svg(figure)
 
 
 class Step(NamedTuple):
@@ -189,84 +166,32 @@ class Step(NamedTuple):
 
 def sequence(
     steps: Sequence[Step],
-    target: Step,
     ranks: tuple[int, int],
     best: Mapping[str, Sequence[Step]],
     domains: Sequence[str],
-) -> Figure:
+) -> str:
     """Draw one user's history before and after augmentation, and what followed (figure 6).
 
     Parameters
     ----------
     steps : sequence of Step
-        The history with its inserted rows, oldest first.
-    target : Step
-        What the user chose next.
+        The history with its inserted rows, oldest first; last, what the user chose next.
     ranks : tuple of int
-        Its places without and with augmentation.
+        Places of the last without and with augmentation.
     best : mapping
         Heading -> the best recommendations.
     domains : sequence of str
         Their names.
     """
-    lines = len(steps) + 3 + sum(2.1 + sum(1 + bool(s.reason) for s in of) for of in best.values())
-    figure = plt.figure(figsize=(_WIDTH, 0.235 * (lines + 2)), layout="none")
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.set(xlim=(0, 100), ylim=(lines + 1, -1))
-    axis.axis("off")
-    rails = (6, 18)
-
-    def write(x: float, y: float, text: str, width: int = 43, **style) -> None:
-        short = text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
-        axis.text(x, y, short.replace("$", r"\$"), va="center", **style)  # no formula
-
-    def mark(x: float, y: float, step: Step, shape: str = "o") -> None:
-        face = "none" if step.inserted else COLOURS[step.domain]
-        size = 110 if shape == "*" else 46
-        axis.scatter(
-            x, y, s=size, marker=shape, facecolor=face, edgecolor=COLOURS[step.domain], lw=1.6,
-            zorder=2,
-        )  # fmt: skip
-
-    for x, heading in zip(rails, ("before", "after"), strict=True):
-        write(x, 0, heading, ha="center", color=SOFT, fontsize=9.5)
-    y: float = 1
-    for y, step in enumerate(steps, start=1):
-        for x in rails[step.inserted :]:
-            mark(x, y, step)
-        write(24, y, step.title, style="italic" if step.inserted else "normal")
-    y += 1
-    for x, rank in zip(rails, ranks, strict=True):
-        ends = [n for n, step in enumerate(steps, 1) if x == rails[1] or not step.inserted]
-        axis.plot([x, x], [min(ends, default=y), y], color=SOFT, lw=1, zorder=1)
-        mark(x, y, target, "*")
-        write(x, y + 1, f"{rank:,}", ha="center", weight="bold")
-    write(24, y, f"next: {target.title}", weight="bold", width=38)
-    write(24, y + 1, "its place among the candidates", color=SOFT)
-    y += 2
-    for heading, found in best.items():
-        y += 1.1
-        write(2, y, heading, weight="bold", width=48)
-        for place, step in enumerate(found, start=1):
-            y += 1
-            mark(12, y, step, "*" if step.chosen else "o")
-            write(5, y, f"{place}.", color=SOFT)
-            write(18, y, step.title, width=47)
-            if step.reason:
-                y += 1
-                write(18, y - 0.1, f"← {step.reason}", width=52, color=SOFT, fontsize=9.5)
-    for colour, name in zip(COLOURS, domains, strict=False):
-        axis.scatter([], [], s=46, color=colour, label=name)
-    axis.scatter([], [], s=46, facecolor="none", edgecolor=SOFT, lw=1.6, label="inserted")
-    axis.scatter([], [], s=110, marker="*", color=SOFT, label="chosen next")
-    axis.legend(
-        loc="lower center", ncols=4, handletextpad=0.1, columnspacing=1.2, fontsize=10,
-        bbox_to_anchor=(0.5, 0),
-    )  # fmt: skip
-    return figure
+    environment = Environment(
+        loader=PackageLoader("recbole_edt.experiment"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template("sequence.svg.j2").render(
+        steps=steps, ranks=ranks, best=best, domains=domains, style=Markup(_STYLE),
+        colours=COLOURS, ink=INK, soft=SOFT,
+    ).strip()  # fmt: skip
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4),
-                  handletextpad=0.4, columnspacing=1.2)  # fmt: skip
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))

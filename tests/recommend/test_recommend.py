@@ -202,12 +202,14 @@ def test_a_page_shows_histories_and_what_carried_each_item(trained, data_path, o
     rows = inter[inter["user_id"] == user].sort_values("position")
     raw = np.flatnonzero(rows["augmented"] != "1")
     rows = rows.iloc[: raw[-1] + 1]  # what is inserted stands before the last raw row
+    if trained[0] == "SASRec":  # trained on raw rows
+        rows = rows[rows["augmented"] != "1"]
     titles = re.findall(r"<b>(.*?)</b>", history)
     assert titles == rows["item_id"].tolist()
     marks = [" inserted" in dot for dot in re.findall(r'<i class="(dot.*?)"', history)]
-    assert (np.array(marks) == (rows["augmented"] == "1")).all() and any(marks)
+    assert marks == (rows["augmented"] == "1").tolist()
     alone = "read in training alone" in history
-    assert alone == (trained[0] != "LLMEDTPretrain")  # which sees them
+    assert alone == (trained[0] == "LLMEDT")  # whose stage 1 was asked to see them
     best = ours.recommend(user, 2)
     assert re.findall(r"<b>(.*?)</b>", "".join(lists)) == best["title"].tolist()
     fall = ours.explain(user, best["item_id"][0])

@@ -1,6 +1,5 @@
 """Figure 6: the user whom augmentation helped most."""
 
-import numpy as np
 import pandas as pd
 
 from recbole_edt.experiment import base, pictures
@@ -30,7 +29,8 @@ def case_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     best, other = ranks.loc[user]
     text = (
         f"User {user}: the item they chose next stands at place {best} with augmentation and at "
-        f"place {other} without it ({mode})."
+        f"place {other} without it ({mode}). Of all {len(gains):,} users with inserted rows "
+        f"{(gains > 0).sum():,} are ranked better with augmentation, {(gains < 0).sum():,} worse."
     )
     title = f"{context.dataset}, user {user}: rank of the target"
     table = base.Table(title, ["rank"], digits=None, ranked=False)
@@ -52,14 +52,13 @@ def case_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
         for row, how in ((base.OURS, "after"), ("w/o Aug.", "before"))
     }
     recommended = {heading: found for heading, found in recommended.items() if found}
-    figure = pictures.sequence(
-        steps[-_ROWS - 1 : -1], steps[-1], (other, best), recommended, domains
-    )
+    steps[-1] = steps[-1]._replace(chosen=True)
+    svg = pictures.sequence(steps[-_ROWS - 1 :], (other, best), recommended, domains)
     caption = f"{context.dataset}, user {user}: their sequence before and after augmentation"
     if recommended:
         caption += ", and what is recommended; an arrow names the row that carries most of a score"
     caption += "."
-    picture = Picture(figure, caption, f"A list of items in the order of time. {text}")
+    picture = Picture(svg, caption, f"A list of items in the order of time. {text}")
     return base.Page(text=[text], tables=[table], pictures={"case": picture})
 
 
@@ -67,23 +66,20 @@ def recommended_to(user, target, checkpoint, domains) -> list[pictures.Step]:
     """Best items of the target's domain, before the target; none without a checkpoint."""
     if not checkpoint.is_file():
         return []
+    from recbole_edt.recommend.command import explained
     from recbole_edt.recommend.recommender import Recommender
 
     recommender = Recommender.load(checkpoint, until="test")
-    found = recommender.recommend(user, _BEST, target.domain)
-    asked = recommender.asked(user)
-    history = recommender.rows(asked)
-    reasons = history["title"] + np.where(history["inserted"], " (inserted)", "")
+    told = explained(recommender, user, k=_BEST, domain=target.domain, history=None)
+    titles = told.rows.set_index("number")["title"]
     return [
         pictures.Step(
             row.title,
             domains.index(row.domain),
             chosen=row.item_id == target.item_id,
-            reason=reasons[carriers[0][0]] if carriers else "",
+            reason=titles[row.carriers[0][0] + 1] if row.carriers else "",
         )
-        for row, carriers in zip(
-            found.itertuples(), recommender.carriers(asked, found["item_id"], 1), strict=True
-        )
+        for row in told.found.itertuples()
     ]
 
 

@@ -48,7 +48,7 @@ def map_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
         if len(rows[f"{name}, inserted"])
     )
     told = f"How near inserted items are to the other domain (mean best cosine): {told or 'none'}."
-    figure = pictures.item_map(
+    svg = pictures.item_map(
         {name: places[name] for name in domains},
         {name: places[f"{name}, inserted"] for name in domains},
         ("before", "after"),
@@ -58,7 +58,7 @@ def map_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
         "Shades: densities of the domains; points: items that were inserted into sequences. "
         "Both panels have the same axes."
     )
-    picture = Picture(figure, caption, f"Two maps of items. {told}")
+    picture = Picture(svg, caption, f"Two maps of items. {told}")
     return base.Page(text=[told], tables=[table], pictures={"map": picture})
 
 

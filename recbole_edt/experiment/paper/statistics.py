@@ -64,8 +64,8 @@ def imbalance_page(context: base.ExperimentContext, runs: base.Runs) -> base.Pag
     last = list(shares["before"])[-1]
     before, after = (shares[when][last] for when in ("before", "after"))
     told = f"Users with r of {last}: {before:.1%} before augmentation, {after:.1%} after it."
-    figure = pictures.shares(shares, "users (%)", "domain ratio r")
-    picture = Picture(figure, f"{title}, in percent.", f"Bars, one for each range of r. {told}")
+    svg = pictures.shares(shares, "users (%)", "domain ratio r")
+    picture = Picture(svg, f"{title}, in percent.", f"Bars, one for each range of r. {told}")
     return base.Page(text=[told], tables=[table], pictures={"imbalance": picture})
 
 
