@@ -146,7 +146,7 @@ def item_map(
             axis.scatter([], [], color=colour, alpha=0.5, lw=0, s=40, marker="s", label=name)
             if panel and len(inserted[name]):
                 axis.scatter(
-                    *inserted[name].T, s=7, lw=0.5, color=colour, edgecolor=INK,
+                    *inserted[name].T, s=9, lw=0, color=colour,
                     label=f"{name}, inserted",
                 )  # fmt: skip
         axis.set(title=title, xticks=[], yticks=[])
