@@ -107,13 +107,10 @@ def write(
     """
     items = made.item_table()
     inter = augmented_rows(made, items)
-    report = {
-        "settings": about["settings"],
+    report = about | {
         "statistics": _statistics(made, inter, items),
         "similarity": _similarities(made),
         "new_items": _closeness(made),
-        "models": about["models"],
-        "cost": about["cost"],
         "failures": made.failures,
     }
     folder = Path(mkdtemp(prefix="writing-", dir=scratch))

@@ -62,13 +62,11 @@ class Pipeline:
                 client.check([kind for kind in ("embedding", "chat") if self._asks(kind)])
             made = self._augment(self.settings, client, self.cache)
             with self._timed("write"):
-                about: dict[str, Any] = {
+                about = {
                     "settings": self._settings_told(),
-                    "models": {},
-                    "cost": {},
+                    "models": client.models() if client else {},
+                    "cost": client.costs() if client else {},
                 }
-                if client:
-                    about |= {"models": client.models(), "cost": client.costs()}
                 return write(made, self.raw, self.target, self.cache, about)
 
     def estimate(self) -> list[dict[str, Any]]:
