@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 
 from recbole_edt.cli import COMMANDS, execute
+from recbole_edt.experiment import pictures
 from recbole_edt.model.settings import LLMEDTSettings
 from recbole_edt.run_settings import RunSettings
 from tools import figure, keys, notebook
@@ -236,6 +238,13 @@ def test_the_page_of_keys_is_current():
 def test_the_figure_is_current():
     for name, colours in figure.COLOURS.items():
         assert text_of(f"docs/figures/pipeline-{name}.svg") == figure.draw(colours)
+
+
+def test_the_picture_of_a_sequence_is_the_same_in_light_and_dark():
+    light, dark = (text_of(f"docs/figures/sequence-{name}.svg") for name in ("light", "dark"))
+    colours = pictures.DARK.items()
+    assert reduce(lambda text, pair: text.replace(*pair), colours, light) == dark != light
+    assert re.search(r'role="img" aria-label="[^"]*place \d', light) and "@media" not in light
 
 
 def test_no_key_is_without_its_place_on_the_page():

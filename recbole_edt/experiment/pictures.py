@@ -115,9 +115,7 @@ def shares(shares: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: str) 
     return to_svg(axis.figure)
 
 
-def item_map(
-    kinds: Mapping[str, np.ndarray], inserted: Mapping[str, np.ndarray], titles: Sequence[str]
-) -> str:
+def item_map(kinds: Mapping[str, np.ndarray], inserted: Mapping[str, np.ndarray]) -> str:
     """Draw where items lie, before and after augmentation (figure 3).
 
     Both panels have the densities of each domain's items; the second has as points those that were
@@ -127,8 +125,6 @@ def item_map(
     ----------
     kinds, inserted : mapping
         Domain -> places, float [n, 2].
-    titles : sequence of str
-        Of the two panels.
     """
     every = np.concatenate(list(kinds.values()))
     low, high = every.min(axis=0), every.max(axis=0)
@@ -136,7 +132,7 @@ def item_map(
     edges: Any = [np.linspace(a, b, 61) for a, b in zip(low - pad, high + pad, strict=True)]
     middles = [(of[1:] + of[:-1]) / 2 for of in edges]
     figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 3.0), sharex=True, sharey=True)
-    for panel, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+    for axis, title in zip(axes, ("before", "after"), strict=True):
         for colour, (name, places) in zip(COLOURS, kinds.items(), strict=False):
             density = gaussian_filter(np.histogram2d(places[:, 0], places[:, 1], edges)[0], 1.8).T
             for level in (0.15, 0.45, 0.75):  # of its peak
@@ -144,11 +140,9 @@ def item_map(
                     *middles, density, [level * density.max(), np.inf], colors=[colour], alpha=0.16
                 )
             axis.scatter([], [], color=colour, alpha=0.5, lw=0, s=40, marker="s", label=name)
-            if panel and len(inserted[name]):
-                axis.scatter(
-                    *inserted[name].T, s=9, lw=0, color=colour,
-                    label=f"{name}, inserted",
-                )  # fmt: skip
+            if title == "after" and len(inserted[name]):
+                label = f"{name}, inserted"
+                axis.scatter(*inserted[name].T, s=9, lw=0, color=colour, label=label)
         axis.set(title=title, xticks=[], yticks=[])
     _legend(figure, axes[1])
     return to_svg(figure)

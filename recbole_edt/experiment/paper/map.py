@@ -51,7 +51,6 @@ def map_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     svg = pictures.item_map(
         {name: places[name] for name in domains},
         {name: places[f"{name}, inserted"] for name in domains},
-        ("before", "after"),
     )
     caption = (
         f"{context.dataset}: t-SNE of the items' text vectors, at most {_POINTS} of each kind. "
