@@ -107,6 +107,7 @@ class Embedding:
             finally:
                 self.keep(vectors=vectors)
             self.found.update(vectors)
+            run.succeed()
 
         most = prices.dollars(sum(map(most_tokens, asked)))
         await run.call(

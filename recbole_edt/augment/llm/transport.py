@@ -134,7 +134,9 @@ class Run:
             try:
                 self._check()
                 failure = await do(job)
-                if failure is None or failure.refused:  # others were counted as they happened
+                if failure is None:
+                    self.succeed()
+                elif failure.refused:  # others were counted as they happened
                     self._lose(failure)
                 return failure
             except Halted:
@@ -161,11 +163,13 @@ class Run:
         if self._stopped_by is not None:
             raise self._stopped_by
 
-    def _lose(self, failure: CallFailed | None) -> None:
+    def succeed(self) -> None:
+        """Note that something of use was answered."""
+        self._lost = []
+
+    def _lose(self, failure: CallFailed) -> None:
         """Note requests lost in a row; raise after too many."""
-        self._lost = [*self._lost, str(failure)] if failure else []
-        if failure is None:
-            return
+        self._lost.append(str(failure))
         is_alike = failure.refused and not self._answered and len(set(self._lost)) == 1
         if len(self._lost) >= (REFUSED_AT_FIRST if is_alike else LOST_IN_A_ROW):
             raise EndpointError(

@@ -55,7 +55,8 @@ def values(answers):
 def test_a_failure_that_passes_is_got_over(llm_server, llm_client, kind):
     requests = [profile_of(user) for user in range(12)]
     llm_server.misbehave(0.4, [kind], seed=1)
-    assert values(llm_client(llm_server).chat(requests, "profile"))
+    patience = {} if kind == "slow" else {"chat.timeout_s": 20.0}  # a loaded machine answers late
+    assert values(llm_client(llm_server, **patience).chat(requests, "profile"))
     assert len(llm_server.log) > 12
     assert set(llm_server.tally()["questions"].values()) == {1}
 
