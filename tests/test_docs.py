@@ -231,6 +231,12 @@ def test_files_that_are_named_exist(page):
     assert absent == ["properties/model/RecentMean.yaml"] * (page == "docs/extending.md")
 
 
+def test_functions_beside_the_equations_exist():
+    names = re.findall(r"`(?:LLM\w+\.)?(\w+)` \|$", text_of("docs/method.md"), re.M)
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "recbole_edt").rglob("*.py"))
+    assert len(names) > 9 and all(f"def {name}(" in code for name in names), names
+
+
 def test_the_page_of_keys_is_current():
     assert text_of("docs/keys.md") == keys.page(), "run: python -m tools.keys"
 
