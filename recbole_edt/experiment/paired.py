@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from recbole_edt.evaluation.report import ndcg_of
-from recbole_edt.experiment.tables import Table
+from recbole_edt.experiment.tables import Table, escape_markdown
 
 RESAMPLES = 2000
 _BATCH = 100  # resamples at a time
@@ -68,17 +68,19 @@ def paired_table(title: str, gains: Mapping[str, pd.DataFrame], ours: str) -> Ta
     columns = {f"{part} {metric}": (part, metric) for part in [*domains, "overall"]
                for metric in metrics}  # fmt: skip
     table = Table(title, list(columns), ranked=False)
-    rivals: list[str] = []
+    rivals: dict[str, list[str]] = {}
     for column, (part, metric) in columns.items():
         values = {row: of.loc[parts[part], metric] for row, of in gains.items()}
         others = {row: of.mean() for row, of in values.items() if row != ours}
         rival = max(others, key=lambda row: others[row])
-        rivals.append(f"{column} {rival}")
+        rivals.setdefault(rival, []).append(column)
         mine, theirs = values[ours].align(values[rival], join="inner")
         lead = _lead((mine - theirs).to_numpy(), others[rival])
         for row, value in zip(("lead", "95%, low", "95%, high", "p"), lead, strict=True):
             table.add(row, column, [value])
-    table.notes.append(f"{ours} over the best other row of each column: " + ", ".join(rivals) + ".")
+    told = "; ".join(f"{rival} ({', '.join(of_rival)})" for rival, of_rival in rivals.items())
+    told = escape_markdown(told if len(rivals) > 1 else next(iter(rivals)))
+    table.notes.append(f"{ours} over the best other row of each column: {told}.")
     table.notes.append(
         f"Paired over test users, means over seeds; {RESAMPLES:,} bootstrap samples; one-sided p."
     )
@@ -92,5 +94,5 @@ def _lead(differences: np.ndarray, base: float) -> list[Any]:
         (differences,), np.mean, n_resamples=RESAMPLES, batch=_BATCH, method="percentile", rng=42
     )
     low, high = found.confidence_interval
-    p_value = float((found.bootstrap_distribution <= 0).mean())
+    p_value = float((found.bootstrap_distribution <= 0).sum() + 1) / (RESAMPLES + 1)
     return [differences.mean() / base, low / base, high / base, p_value]

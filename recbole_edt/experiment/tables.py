@@ -181,8 +181,10 @@ def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
                 text = (marks.best, marks.second)[rank].format(text)
             if row == table.ours and lead and lead.p_value < LEVEL:
                 text += marks.star
-            if not math.isnan(deviations.at[row, column]):
-                text += f"{marks.plus_minus}{table.shown(deviations.at[row, column])}"
+            if not math.isnan(deviation := deviations.at[row, column]):
+                decimals = len(table.shown(means.at[row, column]).partition(".")[2])
+                if table.digits is not None or round(deviation, decimals):
+                    text += f"{marks.plus_minus}{deviation:,.{decimals}f}"
             if (row, column) in table.few:
                 text += marks.few
             texts.at[row, column] = text

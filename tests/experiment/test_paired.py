@@ -41,8 +41,8 @@ def test_a_lead_over_the_best_other_row() -> None:
     assert means.at["lead", "overall H@10"] == pytest.approx(lead)
     low, high = means.at["95%, low", "overall H@10"], means.at["95%, high", "overall H@10"]
     assert 0 < low < lead < high
-    assert means.at["p", "overall H@10"] == 0.0
-    assert all(name in table.notes[0] for name in ("art H@10 rival", "overall N@10 rival"))
+    assert means.at["p", "overall H@10"] == 1 / 2001  # no sample can say less
+    assert table.notes[0] == "LLMEDT over the best other row of each column: rival."
 
 
 def test_rows_that_differ_by_chance_alone_have_a_large_p() -> None:

@@ -109,6 +109,10 @@ def test_digits_are_those_that_say_something() -> None:
     table = Table("costs", ["x"], digits=None)
     shown = [table.shown(value) for value in (3.0, 1234.5, 12.345, 0.0123456, 9e-6, 0.0)]
     assert shown == ["3", "1,234", "12.3", "0.0123", "0.000009", "0"]
+    table.add("a", "x", [4.71, 4.74])
+    table.add("b", "x", [2.0, 2.0])
+    text = re.sub(" +", " ", to_markdown(table))
+    assert "| **4.72** ± 0.02 |" in text and "| b | 2 |" in text
     table.digits = 4
     assert [table.shown(value) for value in (1.0, 12.0, 0.25)] == ["1.0000", "12", "0.2500"]
 
