@@ -268,3 +268,10 @@ def test_a_folder_that_another_run_makes_first_is_no_error(tmp_path, monkeypatch
     monkeypatch.setattr(os.path, "exists", just_too_late)
     ensure_dir(str(folder))
     assert folder.is_dir()
+
+
+def test_metrics_in_the_log_have_four_decimals():
+    from recbole.trainer.trainer import dict2str
+
+    told = dict2str({"hit@10": 0.0720862930807682, "ndcg@10": 0.5})
+    assert told.split() == ["hit@10", ":", "0.0721", "ndcg@10", ":", "0.5000"]
