@@ -183,11 +183,13 @@ class CrossDomainMixin(EvaluationMixin):
         loss = self.train_loss_dict[epoch]
         loss = sum(loss) if isinstance(loss, tuple) else loss
         best = epoch - self.cur_step * self.eval_step
+        place = f"epoch {best}" if best >= 0 else "before the first epoch"
+        stage = f"stage {self.stage}, " if len(getattr(self.model, "stages", ())) > 1 else ""
         seconds = " + ".join(f"{self.timing[p] - before[p]:.1f}" for p in ("train_s", "valid_s"))
         patience = self.stopping_step + 1 - self.cur_step
         return (
-            f"stage {self.stage}, epoch {epoch} (of {self.epochs}): loss {loss:.4g}, "
-            f"{self.valid_metric} {score:.4f}, best {self.best_valid_score:.4f} (epoch {best}), "
+            f"{stage}epoch {epoch} (of {self.epochs}): loss {loss:.4g}, "
+            f"{self.valid_metric} {score:.4f}, best {self.best_valid_score:.4f} ({place}), "
             f"{seconds} s; {patience} more without a better one end it"
         )
 
