@@ -128,5 +128,8 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
         write_dataset(options.target, tables, made.statistics, vectors)
     run = command_line("run --model=LLMEDT", options.dataset, options.output_path) + ids
     augment = command_line("augment", options.dataset, options.output_path)
-    or_augment = [f"  or: {augment} --output_path=augmented"] if vectors is not None else []
+    folder = "augmented"
+    if options.lsa_items is not None:  # the earlier data lie there
+        folder = f"{options.output_path}_augmented --lsa_items={options.lsa_items}"
+    or_augment = [f"  or: {augment} --output_path={folder}"] if vectors is not None else []
     return [*lines, f"next: {run}", *or_augment]

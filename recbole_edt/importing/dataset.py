@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     if rows["rating"].notna().any():
         inter["rating"], inter_types["rating"] = rows["rating"], "float"
     described = described_columns(item_types, options.text_columns, "the items")
+    notes.append(_told(collected, options, item_types, described))
     texts = item[["domain", *described]].astype(object).fillna("")
     statistics = dataset_statistics(inter, item)
     if missing := untold(texts):
@@ -106,6 +107,29 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     }
     types = {"inter": inter_types, "item": item_types}
     return Imported(inter, item, types, texts, statistics, notes)
+
+
+def _told(
+    collected: Collected, options: ImportSettings, types: dict[str, str], described: Sequence[str]
+) -> str:
+    """Say what became of each column that is no user, item, time, rating or domain."""
+    titles: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for table in (*collected.interactions, *collected.items):
+        keys = {column for role, column in table.columns.items() if role != "title"}
+        left = [column for column in table.frame if column not in keys]
+        title = find_column(left, options.title) if "title" in types else None
+        titles |= dict.fromkeys(column for column in left if column == title)
+        others |= dict.fromkeys(_plain(column) for column in left if column != title)
+    parts = {
+        "text": [f"title ({', '.join(titles)})" if name == "title" else name for name in described],
+        "kept, but no text": [name for name in types if name not in (*_RESERVED, *described)],
+        "left out (empty, links, or not one value per item)": [
+            name for name in others if name not in types
+        ],
+    }
+    named = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
+    return f"columns of items: {'; '.join(named) or 'none'}"
 
 
 # -- items ----------------------------------------------------------------------------------------
@@ -157,10 +181,7 @@ def _attributes(
             title = find_column(columns, named)
             columns = [c for c in columns if c == title or _is_of_items(table.frame[c], ids)]
         title = find_column(columns, options.title)
-        names = {
-            column: "title" if column == title else re.sub(r"[\s:]+", "_", column)
-            for column in columns
-        }
+        names = {column: "title" if column == title else _plain(column) for column in columns}
         texts = {
             name: as_text(frame[column]).replace("", None)
             for column, name in names.items()
@@ -168,6 +189,10 @@ def _attributes(
         }
         found = pd.DataFrame(texts, index=frame.index, dtype=object)
         yield table.domain, found.groupby(ids[frame.index].to_numpy(), sort=False).first()
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s:]+", "_", column)
 
 
 def _is_of_items(values: pd.Series, ids: pd.Series) -> bool:

@@ -99,8 +99,9 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
         else:
             frame = _read_text(path, options)
     except UnicodeError as error:
+        other = "latin-1" if "1252" in options.encoding else "cp1252"
         raise DataError(
-            f"{path} is not {options.encoding} text: name its encoding, such as --encoding=latin-1"
+            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other}"
         ) from error
     except LookupError as error:
         raise ConfigError(f"encoding '{options.encoding}' is not known") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -92,9 +93,7 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
         parts.append(part.assign(at=part.index + read))
         notes.append(note)
         read += len(table.frame)
-    for table in items:
-        others = [c for c in table.frame.columns if c not in table.columns.values()]
-        notes.append(f"{_described(table)} and {len(others)} other columns of items")
+    notes += [f"{_described(table)}, of items" for table in items]
     rows = pd.concat(parts, ignore_index=True)
     steps = {"read": read}
     if len(rows) < read:
@@ -134,13 +133,20 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
             if found is not None and found not in table.columns.values():
                 table.columns[role] = found
         (interactions if "user" in table.columns else items).append(table)
-    lost = [(table, ["item"]) for table in items if "item" not in table.columns]
-    without = [max(items, key=lambda table: len(table.frame))] if items else []
-    for table, roles in [*((table, needed) for table in interactions or without), *lost]:
-        known = table.frame.columns
+    largest = max(items, key=lambda table: len(table.frame)) if items else None
+    lacking: dict[
+        tuple[str, ...], tuple[Table, list[str]]
+    ] = {}  # by columns: files of the same ones are named once
+    for table in tables:
+        known, has_item = table.frame.columns, "item" in table.columns
+        roles = needed if "user" in table.columns else [] if has_item else ["item"]
+        if not interactions and (table is largest or not has_item):
+            roles = needed  # which file holds the rows is not known
         missing = [role for role in roles if find_column(known, getattr(options, role)) is None]
         if missing:
-            raise DataError(_unknown(table, missing, options, tables))
+            lacking.setdefault(tuple(known), (table, missing))
+    if lacking:
+        raise DataError(_unknown([*lacking.values()], options, tables))
     known = [column for table in tables for column in table.frame.columns]
     for role in {"title", "rating"} & options.model_fields_set:
         if find_column(known, names := getattr(options, role)) is None:
@@ -175,25 +181,32 @@ def _names(frame: pd.DataFrame) -> list[str]:
 
 
 def _unknown(
-    table: Table, roles: Sequence[str], options: ImportSettings, tables: Sequence[Table]
+    lacking: Sequence[tuple[Table, list[str]]], options: ImportSettings, tables: Sequence[Table]
 ) -> str:
-    """Say which columns are not found, and how to name them."""
-    names = _names(table.frame)
-    shown, keys = ", ".join(names), []
-    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    """Say which columns are not found in which files, and how to name them."""
+    told, names, keys = [], [], []
+    for table, missing in lacking:
+        own = _names(table.frame)
+        names += own
+        shown = ", ".join(own)
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+        told.append(
+            f"{table.name} has no column that is known for the {', the '.join(missing)} (it has: "
+            f"{shown})"
+        )
+    roles = list(dict.fromkeys(role for _, missing in lacking for role in missing))
     for role in roles:
         given = ",".join(getattr(options, role)) if role in options.model_fields_set else ""
         others = [column for other in tables for column in other.frame.columns]
+        columns = ",".join("COLUMN" for _, missing in lacking if role in missing)  # one of each
         if find_column(others, given.split(",")) is not None:  # right in another file
-            keys.append(f"--{role}={given},COLUMN")
+            keys.append(f"--{role}={given},{columns}")
         else:
-            keys.append(f"--{role}={given or 'COLUMN'}{nearest(given, names)}")
+            keys.append(f"--{role}={given or columns}{nearest(given, names)}")
     order = "; without times: --time=none" if "time" in roles else ""
     header = "; without a header line: --columns=user,item,rating,time" if len(roles) > 1 else ""
-    return (
-        f"{table.name} has no column that is known for the {', the '.join(roles)} (it has: "
-        f"{shown}): name it by {' '.join(keys)}{order}{header}"
-    )
+    them = "it" if len(lacking) == 1 else "them"
+    return f"{'; '.join(told)}: name {them} by {' '.join(keys)}{order}{header}"
 
 
 def _described(table: Table) -> str:
@@ -222,9 +235,11 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str]:
             example = frame.loc[missing.to_numpy(), columns[role]].iloc[0]
             form = guess_datetime_format(str(example), dayfirst=True) or "%d/%m/%Y"
             hint = f"; dates of another form need --time_format, such as '{form}'"
+            share = math.ceil(100 * missing.mean()) / 100
             raise DataError(
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
-                f"in {columns[role]} (such as '{example}'){hint if role == 'time' else ''}"
+                f"in {columns[role]} (such as '{example}'){hint if role == 'time' else ''}; "
+                f"--max_malformed={share} leaves such rows out"
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""

@@ -26,7 +26,8 @@ class FilterSettings(Settings, use_attribute_docstrings=True):
     max_rows: Amount = 0
     """keep a user's last rows only, 0 = all rows"""
     max_malformed: Probability = 0.01
-    """share of unreadable lines above which a file is refused"""
+    """share of unreadable or incomplete rows of a file above which it is refused; up to it they are
+    left out"""
 
 
 class _RawFiles(Settings, use_attribute_docstrings=True):

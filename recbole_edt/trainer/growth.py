@@ -94,6 +94,7 @@ def fitted(model: Any, content: dict[str, Any], dataset, path: str | Path) -> di
         )
         sizes.append((1 + int(before), 1 + int(after)))
     own, state = model.state_dict(), dict(content["state_dict"])
+    check_profiles(own, content, dataset, path)
     nearest = None
     for name, old in state.items():
         if name not in own or own[name].shape == old.shape:
@@ -140,6 +141,23 @@ def check_text(there: Known, dataset) -> None:
         dataset.notes.append(
             f"items with another text than in training: {len(names):,}, such as {shown(names)}"
         )
+
+
+def check_profiles(own: dict, content: dict[str, Any], dataset, path: str | Path) -> None:
+    """Raise CheckpointError if the checkpoint has profiles of users and the data none, or reverse.
+
+    Another ``align_weight`` is no matter of the data.
+    """
+    had, has = (any("profile_adapter." in key for key in k) for k in (content["state_dict"], own))
+    weights = content["settings"].get("align_weight"), dataset.config["align_weight"]
+    if had == has or not all(weights):
+        return
+    file = dataset._path("user_emb.npy").name
+    now, folder = ("has none", "augment wrote") if had else ("has some", "it was trained on")
+    raise CheckpointError(
+        f"checkpoint {path} was trained with{'' if had else 'out'} profiles of the users, and "
+        f"{dataset.dataset_name} {now} ({file}): name the folder that {folder} (--data_path)"
+    )
 
 
 def _grown(old: Tensor, new: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

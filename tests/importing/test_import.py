@@ -123,6 +123,26 @@ def test_a_preview_says_what_was_recognised_and_writes_nothing(shop, capsys):
     assert not Path("dataset").exists()
 
 
+def test_what_becomes_of_each_column_is_told(capsys):
+    rows = "Kunde,SKU,Tag,Name,Jahr,Bild,Region\n"
+    rows += "u,1,1,Oak,9,http://x/1,N\nv,1,2,Oak,9,http://x/1,S\nu,2,3,Elm,5,http://x/2,N\n"
+    Path("trees.csv").write_text(rows + "v,2,4,Elm,5,http://x/2,O\n")
+    keys = ["--user=Kunde,user", "--item=SKU,item", "--time=Tag,time", "--title=Name"]
+    import_files(["tree=trees.csv", f"other={rows_file()}", MINE, *keys, "--preview"])
+    assert (
+        "columns of items: text: title (Name); kept, but no text: Jahr; left out (empty, links, or "
+        "not one value per item): Bild, Region, price\n"
+    ) in capsys.readouterr().out
+
+
+def test_grown_data_are_augmented_in_the_space_of_the_earlier(shop, capsys):
+    earlier = "--lsa_items=dataset/mine/mine.item"
+    import_files([*json_lines(shop), MINE])
+    import_files([*json_lines(shop), MINE, "--output_path=new", earlier])
+    augment = "augment --dataset=mine --data_path=new --output_path=new_augmented"
+    assert f"{augment} {earlier}\n" in capsys.readouterr().out
+
+
 # -- reading --------------------------------------------------------------------------------------
 
 
@@ -327,13 +347,16 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["folder", MINE], "folder holds no file of a kind that can be read"),
         (["empty.csv", MINE], "empty.csv is empty"),
         (["header.csv", MINE], "header.csv has no rows"),
-        (["latin.csv", MINE], "latin.csv is not utf-8 text"),
+        (["latin.csv", MINE], "utf-8 text: name its encoding, such as --encoding=cp1252"),
         (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
         (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
         (["damaged.jsonl", MINE], "damaged.jsonl: line 2 is no JSON object"),
         (["list.json", MINE], "list.json holds other JSON than objects"),
         (["ragged.csv", MINE], "ragged.csv: Error tokenizing data"),
         (["odd.csv", MINE], "odd.csv has no column that is known for the user, the item, the time"),
+        (["odd.csv", "wares.csv", MINE], "; wares.csv has no column that is known for the user,"),
+        (["odd.csv", "wares.csv", MINE], "): name them by --user=COLUMN,COLUMN --item=COLUMN,C"),
+        (["gaps.csv", MINE], "user in user (such as ''); --max_malformed=0.34 leaves"),
         (["rows.csv", MINE, "--user=usr"], "(it has: user, item, time, price, stars): name it"),
         (["rows.csv", MINE, "--item=itm"], "--item=itm, did you mean 'item'?"),
         (["rows.csv", MINE, "--columns=a,b"], "--columns is for files without a header line"),
@@ -375,6 +398,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("list.json").write_text("[1]")
     Path("dates.jsonl").write_text('{"id": "a1", "year": 1}')
     Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
+    Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
     Path("wares.csv").write_text("Ware,Farbe\n" + "1,2\n" * 9)
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')

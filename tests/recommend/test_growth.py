@@ -188,6 +188,21 @@ def test_data_without_vectors_of_the_items(of_text, growing, write_dataset, tmp_
         Recommender.load(of_text, data_path=raw, use_gpu=False)
 
 
+def test_profiles_in_training_alone_or_in_serving_alone(
+    train, make_shop, write_embedded, tmp_path
+) -> None:
+    shop = make_shop(seed=7, n_users=30, n_items=(20, 24), lengths=(4, 9))
+    folders = [write_embedded(tmp_path / f"{p}", shop, profiles=p) for p in (False, True)]
+    told = (
+        "out profiles of the users, and tiny has some",
+        " profiles of the users, and tiny has n",
+    )
+    for place, message in enumerate(told):
+        path = train("LLMEDT", tmp_path / f"run{place}", folders[place])
+        with pytest.raises(CheckpointError, match=f"trained with{message}.* name the folder that"):
+            Recommender.load(path, data_path=folders[1 - place], use_gpu=False)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
