@@ -164,7 +164,7 @@ def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ran
             if asked or mode in config["eval_args"]["mode"].values():
                 raise
             config["report_modes"] = [one for one in config["report_modes"] if one != mode]
-            data.notes.append(f"no figures of {mode}: {error}")
+            data.notes.append(f"{mode} is left out: {error}")
         else:
             rankings |= made
     return rankings

@@ -134,9 +134,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
                 table.columns[role] = found
         (interactions if "user" in table.columns else items).append(table)
     largest = max(items, key=lambda table: len(table.frame)) if items else None
-    lacking: dict[
-        tuple[str, ...], tuple[Table, list[str]]
-    ] = {}  # by columns: files of the same ones are named once
+    # by columns: files of the same ones are named once
+    lacking: dict[tuple[str, ...], tuple[Table, list[str]]] = {}
     for table in tables:
         known, has_item = table.frame.columns, "item" in table.columns
         roles = needed if "user" in table.columns else [] if has_item else ["item"]

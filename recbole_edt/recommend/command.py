@@ -58,6 +58,8 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     """items per domain"""
     domain: Name | None = None
     """items of one domain (default: both, each topk)"""
+    repeat: bool = False
+    """whether items of the history are recommended, too: what is bought again"""
     until: Literal["all", "test", "valid"] = "all"
     """where histories end: all, or before the target of the test or validation: test, valid"""
     output: Name | None = None
@@ -118,14 +120,17 @@ def recommend(arguments: Sequence[str]) -> None:
         raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")
     from recbole_edt.recommend.recommender import Recommender  # help does without RecBole
 
-    not_for_loading = {"user", "history", "topk", "domain", "output", "format", "html", "export"}
+    not_for_loading = {
+        "user", "history", "topk", "domain", "repeat", "output", "format", "html", "export",
+    }  # fmt: skip
     load = settings.model_dump(exclude=not_for_loading, exclude_none=True)
     recommender = Recommender.load(**load)
     if settings.export is not None:
         for path in recommender.export(settings.export):
             print(f"written: {path}")
     users = None if settings.user == ["all"] else settings.user
-    asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history}
+    asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history,
+                  "repeat": settings.repeat}  # fmt: skip
     if settings.output is not None:
         n = write(recommender.batches(users, **asked), settings.output, format)
         print(f"written: {settings.output} ({n:,} recommendations)")

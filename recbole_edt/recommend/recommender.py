@@ -141,6 +141,7 @@ class Recommender:
         k: int = 10,
         domain: str | None = None,
         history: Ids | None = None,
+        repeat: bool = False,
     ) -> pd.DataFrame:
         """Recommend the k best items of each domain, or of one.
 
@@ -154,6 +155,8 @@ class Recommender:
             Name of a domain.
         history : str or sequence of str, optional
             In place of ``users``: ids of the items of one history, oldest first.
+        repeat : bool
+            Whether the items of a history are candidates, too: what is bought again.
 
         Returns
         -------
@@ -169,7 +172,7 @@ class Recommender:
         ConfigError
             If there is no such domain, or the model knows users by their ids alone.
         """
-        return pd.concat(self.batches(users, k, domain, history), ignore_index=True)
+        return pd.concat(self.batches(users, k, domain, history, repeat), ignore_index=True)
 
     def batches(
         self,
@@ -177,6 +180,7 @@ class Recommender:
         k: int = 10,
         domain: str | None = None,
         history: Ids | None = None,
+        repeat: bool = False,
     ) -> Iterator[pd.DataFrame]:
         """Yield what :meth:`recommend` returns, ``eval_batch_size`` users at a time."""
         if domain not in (None, *self.domains):
@@ -184,7 +188,7 @@ class Recommender:
         check_value(Count, "k", k.item() if isinstance(k, np.integer) else k)
         domains = [d for d, name in enumerate(self.domains) if domain in (None, name)]
         for part in self._parts(self.asked(users, history)):
-            yield self._best(part, domains, k)
+            yield self._best(part, domains, k, repeat)
 
     def score(self, users: Ids, items: Ids) -> pd.DataFrame:
         """Scores of any items for users: a row per user, a column per item, named by their ids."""
@@ -194,13 +198,15 @@ class Recommender:
         ids = self.data.id2token(self.data.iid_field, numbers)
         return pd.DataFrame(scores.cpu().numpy(), names, ids)
 
-    def explain(self, user: str | None, item: str, history: Ids | None = None) -> pd.DataFrame:
+    def explain(
+        self, user: str | None = None, item: str | None = None, history: Ids | None = None
+    ) -> pd.DataFrame:
         """By how much the score of an item falls without each row of a user's history.
 
         Parameters
         ----------
         user, item : str
-            Ids; None for a ``history``, as in :meth:`recommend`.
+            Ids; no user for a ``history``, as in :meth:`recommend`.
 
         Returns
         -------
@@ -209,8 +215,8 @@ class Recommender:
             ``inserted`` and ``carries``, the fall of the score. A single row carries all of it.
         """
         asked = self.asked(user, history)
-        if len(asked.users) != 1:
-            raise ConfigError("explain takes one user, or a history")
+        if len(asked.users) != 1 or item is None:
+            raise ConfigError("explain takes one user, or a history, and an item")
         return self.rows(asked).assign(carries=self.falls(asked)[:, self.numbers_of(item)[0]])
 
     # -- by numbers -----------------------------------------------------------------------------
@@ -268,10 +274,12 @@ class Recommender:
         for start in range(0, max(len(asked.users), 1), size):
             yield asked.take(slice(start, start + size))
 
-    def _best(self, asked: Histories, domains: list[int], k: int) -> pd.DataFrame:
+    def _best(
+        self, asked: Histories, domains: list[int], k: int, repeat: bool = False
+    ) -> pd.DataFrame:
         data, shape = self.data, (len(asked.users), len(domains), k)
         items, scores = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf, np.float32)
-        found = self.scores(asked, domains) if len(asked.users) else []
+        found = self.scores(asked, domains, repeat) if len(asked.users) else []
         for place, of_domain in enumerate(found):
             best = of_domain.topk(min(k, of_domain.shape[1]), dim=1)
             columns = best.indices.cpu().numpy()
@@ -292,8 +300,13 @@ class Recommender:
         )
 
     @torch.no_grad()
-    def scores(self, asked: Histories, domains: Sequence[int]) -> list[Tensor]:
-        """Scores of each domain's candidates (``pools``), [n, n_candidates]; -inf in histories."""
+    def scores(
+        self, asked: Histories, domains: Sequence[int], repeat: bool = False
+    ) -> list[Tensor]:
+        """Scores of each domain's candidates (``pools``), [n, n_candidates].
+
+        Items of a history have -inf, unless they may ``repeat``.
+        """
         if self._vectors is not None:
             rows = self._interaction(asked)
             vectors = self._vectors.user_vectors(rows)
@@ -303,6 +316,8 @@ class Recommender:
                     scores += self._term.among(rows[self.model.ITEM_SEQ], domain)
         else:
             out = [self._all_scores(asked)[:, self.pools[d]] for d in domains]
+        if repeat:
+            return out
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
         raw = ~asked.rows.augmented[rows]
         owners, items = owners[raw], asked.rows.items[rows[raw]]

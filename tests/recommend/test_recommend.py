@@ -104,6 +104,19 @@ def test_what_a_user_has_and_what_was_generated_is_never_recommended(ours) -> No
         )
 
 
+def test_what_a_user_has_may_be_recommended_again(ours, trained, data_path) -> None:
+    every = ours.recommend("u3", k=99, repeat=True)
+    fresh = ours.recommend("u3", k=99)
+    assert len(every) == sum(map(len, ours.pools)) and len(every) > len(fresh)
+    assert set(every["item_id"]) - set(fresh["item_id"]) <= set(
+        ours.rows(ours.asked("u3"))["item_id"]
+    )
+    kept = every[every["item_id"].isin(fresh["item_id"])]
+    assert kept["item_id"].tolist() == fresh["item_id"].tolist()
+    command(trained, data_path, user="u3", topk=99, repeat=True, output="again.csv")
+    assert pd.read_csv("again.csv")["item_id"].tolist() == every["item_id"].tolist()
+
+
 def test_scores_of_any_items_are_those_recommended_by(ours) -> None:
     found = ours.recommend(["u3", "u5"], k=4, domain="bike")
     scores = ours.score(["u5", "u3", "u5"], found["item_id"].unique())
@@ -133,7 +146,7 @@ def test_rows_carry_by_what_the_score_loses_without_them(trained, data_path) -> 
         (of_domain,) = recommender.scores(asked, [0])
         kept = recommender.pools[0] == recommender.numbers_of(item)
         assert whole - of_domain[0, kept].item() == pytest.approx(carries, abs=1e-4)
-    single = recommender.explain(None, item, history=items[0])
+    single = recommender.explain(history=items[0], item=item)
     alone = recommender.recommend(history=items[0], k=99)
     assert single["carries"].tolist() == pytest.approx(alone["score"][alone["item_id"] == item])
 
@@ -215,7 +228,7 @@ def test_a_page_shows_histories_and_what_carried_each_item(trained, data_path, o
     fall = ours.explain(user, best["item_id"][0])
     if fall["carries"].max() > 0:
         first = fall["carries"].argmax()
-        assert f"because of {first + 1}, {fall['title'][first]} (" in lists[0]
+        assert f"because of no. {first + 1}, {fall['title'][first]} (" in lists[0]
 
 
 def test_ids_are_taken_as_they_are_written() -> None:
@@ -257,7 +270,7 @@ def test_bad_questions_in_python(ours) -> None:
         (lambda: ours.recommend("u3", k=0), "k must be at least 1, not '0'"),
         (lambda: ours.recommend("u3", k="5"), "k must be a whole number, not '5'"),
         (lambda: ours.recommend("u3", history=["art1"]), "either users or a history"),
-        (lambda: ours.explain(None, "art1"), "explain takes one user, or a history"),
+        (lambda: ours.explain(None, "art1"), "explain takes one user, or a history, and an item"),
         (lambda: ours.explain(["u3", "u4"], "art1"), "explain takes one user, or a history"),
         (lambda: ours.export(__file__), "cannot be written: .* takes no new file"),
     ):

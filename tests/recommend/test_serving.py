@@ -52,9 +52,14 @@ def test_the_service_answers_as_the_recommender(checkpoint) -> None:
             told = pd.read_json(StringIO(urlopen(place + query).read().decode()))
             found = recommender.recommend(users, k=5, history=history)
             assert told["item_id"].tolist() == found["item_id"].tolist()
-        for query, said in (("?user=u1x", "u1"), ("", "no user")):
+        for query, said in (
+            ("?user=u1x", "u1"),
+            ("", "no user"),
+            ("?history=", "history is empty"),
+        ):
             with pytest.raises(HTTPError) as refused:
                 urlopen(place + query)
+            assert refused.value.headers["Content-Type"].startswith("text/plain")
             assert refused.value.code == 404 and said in refused.value.read().decode()
         server.shutdown()
 
