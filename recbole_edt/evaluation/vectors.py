@@ -11,6 +11,11 @@ from recbole_edt.model.recbole_sasrec import SASRecVectors
 _SASREC = ("recbole.model.sequential_recommender.sasrec", "SASRec")
 
 
+def has_vectors(model: type) -> bool:
+    """Whether :func:`vectors_of` finds vectors in the models of a class."""
+    return issubclass(model, CrossDomainModel) or (model.__module__, model.__qualname__) == _SASREC
+
+
 def vectors_of(model: nn.Module) -> CrossDomainModel | SASRecVectors | None:
     """Return what gives the vectors of a model: ``item_vectors`` and ``user_vectors``.
 
@@ -19,5 +24,4 @@ def vectors_of(model: nn.Module) -> CrossDomainModel | SASRecVectors | None:
     """
     if isinstance(model, CrossDomainModel):
         return model
-    name = (type(model).__module__, type(model).__qualname__)
-    return SASRecVectors(model) if name == _SASREC else None
+    return SASRecVectors(model) if has_vectors(type(model)) else None

@@ -11,7 +11,7 @@ from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings, Seeds
 from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.layout import Results, costs_table, protocol_tables
 from recbole_edt.experiment.page import Page, made_by
-from recbole_edt.experiment.paired import gains_of_users, paired_table
+from recbole_edt.experiment.paired import OF_RANKS, gains_of_users, paired_table
 from recbole_edt.experiment.tables import Table, to_markdown
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
@@ -28,8 +28,8 @@ class Comparison(RunsSettings):
     seeds: Seeds = (42, 44, 46)
     """of training"""
     budget: NonNegative = 600
-    """seconds of training for each run of RecBole's own models, whose sequential ones train on
-    every prefix by itself; 0: no limit"""
+    """seconds of training for each run of RecBole's models, whose sequential ones train on every
+    prefix by itself, and of classes of your own that are written for RecBole; 0: no limit"""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -44,11 +44,15 @@ class Comparison(RunsSettings):
 
     def runs(self, augmented: Path) -> running.Runs:
         """Runs of each row, on the data as given or on their augmented folder."""
+        from recbole_edt.evaluation.vectors import has_vectors
+
         out, models = {}, [entry.model for entry in self.entries.values()]
         for row, entry in self.entries.items():
             given = running.keys_for(self.run_keys, entry.model, self.dataset, models)
-            keys = {**entry.keys, **given}
-            if self.budget and not is_plugin_model(find_model(entry.model)):
+            keys, model = {**entry.keys, **given}, find_model(entry.model)
+            if not has_vectors(model):
+                keys.pop("history_weight", None)  # a note says which rows have the term
+            if self.budget and not is_plugin_model(model):
                 keys["time_limit"] = self.budget
             data = (self.dataset, self.source if entry.raw else augmented)
             out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]
@@ -78,18 +82,27 @@ class Comparison(RunsSettings):
         return page
 
     def paired(self, rows: running.Runs, results: Results) -> list[Table]:
-        """Test LLMEDT's lead over users, one table per protocol; none without it and a rival."""
+        """Test LLMEDT's lead over users at the largest k, one table per protocol.
+
+        None without it and a rival, or without a metric of ``OF_RANKS``.
+        """
         done = {row: [run for run in rows[row] if self.store.results(run)] for row in results}
         done = {row: of_row for row, of_row in done.items() if of_row}
         if "LLMEDT" not in done or len(done) < 2:
             return []
         first = results["LLMEDT"][0]
         domains, k = list(first["test"]["domains"]), max(first["params"]["topk"])
+        metrics = [name for name in map(str.lower, first["params"]["metrics"]) if name in OF_RANKS]
+        if not metrics:
+            return []
         ranks = {row: [self.store.ranks(run) for run in of_row] for row, of_row in done.items()}
         return [
             paired_table(
                 f"{self.dataset}, test, {mode}: lead of LLMEDT",
-                {row: gains_of_users(of_row, mode, k, domains) for row, of_row in ranks.items()},
+                {
+                    row: gains_of_users(found, mode, metrics, k, domains)
+                    for row, found in ranks.items()
+                },
                 "LLMEDT",
             )
             for mode in first["protocols"]

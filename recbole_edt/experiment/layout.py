@@ -20,14 +20,15 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
     in the results files. Parts without a user have no figures.
     """
     return {
-        f"{part} {_label(metric)}": value
+        f"{part} {metric_label(metric)}": value
         for part, values in {**report["domains"], "overall": report["overall"]}.items()
         for metric, value in values.items()
         if values["n"] and metric not in ("n", "mrr")
     }
 
 
-def _label(metric: str) -> str:
+def metric_label(metric: str) -> str:
+    """Name a metric such as ``ndcg@10`` as tables do: ``N@10``, others as RecBole does."""
     from recbole.evaluator.register import metrics_dict
 
     name, at, k = metric.partition("@")
@@ -64,17 +65,36 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
         }
         tables.append(reports_table(f"{title}, test, {mode}", reports, ours))
         tables[-1].digits = max(one["params"].get("metric_decimal_place", 4) for one in found)
+        tables[-1].notes += describe_history(results)
     if tables:
-        tables[0].notes += describe_runs(results)
+        tables[0].notes = describe_runs(results) + tables[0].notes
     return tables
 
 
+def describe_history(results: Results) -> list[str]:
+    """Note which rows have the history term, where others have it not."""
+    rows = [row for row, found in results.items() if any(_has_history(one) for one in found)]
+    if len(rows) in (0, len(results)):
+        return []
+    told = escape_markdown(", ".join(rows))
+    return [f"With the history term: {told}, and no other row. `--history_weight=auto` gives it to "
+            "every model with item vectors, `--history_weight=0` to none."]  # fmt: skip
+
+
+def _has_history(result: Mapping[str, Any]) -> bool:
+    return result["params"].get("history_weight", 0) != 0
+
+
 def describe_runs(results: Results) -> list[str]:
-    """Note which seeds there are, and which runs ended by their ``time_limit``."""
+    """Note the seeds, what decided the best epoch, and which runs ended by ``time_limit``."""
     seeds = sorted({one["seed"] for found in results.values() for one in found})
     told = ", ".join(map(str, seeds))
     notes = [f"Means over seeds {told}; ± sample standard deviation." if seeds[1:]
              else f"One seed, {told}: no deviation, no test."]  # fmt: skip
+    params = [one["params"] for found in results.values() for one in found]
+    deciding = {(of["valid_metric"], of["eval_args"]["mode"]["valid"]) for of in params}
+    told = " or ".join(f"{metric} ({mode})" for metric, mode in sorted(deciding))
+    notes.append(f"The best epoch is that of the best {told} of validation.")
     limits, cut = set(), []
     for row, found in results.items():
         row = escape_markdown(row)
@@ -106,6 +126,8 @@ def costs_table(dataset: str, results: Results) -> Table:
         "ms / 1,000 users": lambda one: 1e6 * one["timing"]["test_s"] / one["test"]["overall"]["n"],
     }
     table = Table(f"{dataset}, costs", list(measures), digits=None, ranked=False)
+    table.notes.append("Trained: of a model of two stages, in the second; epochs and time are "
+                       "those of both.")  # fmt: skip
     table.notes.append("Inference: scoring the test users of the first protocol. Times of runs "
                        "that shared the machine: compare them with care.")  # fmt: skip
     for row, found in results.items():

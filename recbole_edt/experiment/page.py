@@ -80,13 +80,18 @@ class Page:
         self.text.append(escape_markdown(told))
 
 
+def _quoted(word: str) -> str:
+    """Quote an argument for a shell, by double quotes if it holds single ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
 def made_by(command: str, arguments: Sequence[str], seeds: Sequence[int]) -> str:
     """Say when, by which version, command and seeds, and on which machine a page was made."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name(0)}"
-    told = shlex.join(["recbole-edt", command, *arguments])
+    told = " ".join(map(_quoted, ["recbole-edt", command, *arguments]))
     return (
         f"Made on {date.today()} by RecBole-EDT {recbole_edt.__version__}: `{told}`. "
         f"Seeds {', '.join(map(str, seeds))}; {machine}."

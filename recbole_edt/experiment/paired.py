@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,29 @@ import pandas as pd
 from scipy import stats
 
 from recbole_edt.evaluation.report import ndcg_of
+from recbole_edt.experiment.layout import metric_label
 from recbole_edt.experiment.tables import Table, escape_markdown
+
+OF_RANKS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "hit": lambda ranks, k: ranks <= k,
+    "recall": lambda ranks, k: ranks <= k,
+    "ndcg": ndcg_of,
+    "mrr": lambda ranks, k: np.where(ranks <= k, 1 / ranks, 0.0),
+}
+"""Metrics that are tested: values of ranks [n] at k."""
 
 RESAMPLES = 2000
 _BATCH = 100  # resamples at a time
 
 
 def gains_of_users(
-    ranks: Sequence[Mapping[str, np.ndarray]], mode: str, k: int, domains: Sequence[str]
+    ranks: Sequence[Mapping[str, np.ndarray]],
+    mode: str,
+    metrics: Sequence[str],
+    k: int,
+    domains: Sequence[str],
 ) -> pd.DataFrame:
-    """Hit and NDCG at ``k`` of each user's test target, means over the runs of a model.
+    """Metrics of :data:`OF_RANKS` of each user's test target, means over the runs of a model.
 
     Parameters
     ----------
@@ -31,7 +44,7 @@ def gains_of_users(
     Returns
     -------
     pandas.DataFrame
-        A row per user, indexed by domain and user: ``H@k`` and ``N@k``.
+        A row per user, indexed by domain and user; columns such as ``H@10``.
     """
     parts = []
     for found in ranks:
@@ -41,8 +54,7 @@ def gains_of_users(
                 {
                     "domain": np.array(domains)[found["test_domains"]],
                     "user": found["users"].astype(str),
-                    f"H@{k}": rank <= k,
-                    f"N@{k}": ndcg_of(rank, k),
+                    **{metric_label(f"{name}@{k}"): OF_RANKS[name](rank, k) for name in metrics},
                 }
             )
         )
@@ -60,14 +72,14 @@ def paired_table(title: str, gains: Mapping[str, pd.DataFrame], ours: str) -> Ta
     Returns
     -------
     Table
-        The relative lead, its 95% interval, and the one-sided p value.
+        The relative lead and its 95% interval in percent, and the one-sided p value.
     """
     domains = list(gains[ours].index.unique("domain"))
     metrics = list(gains[ours].columns)
     parts = {"overall": slice(None), **{domain: domain for domain in domains}}
     columns = {f"{part} {metric}": (part, metric) for part in [*domains, "overall"]
                for metric in metrics}  # fmt: skip
-    table = Table(title, list(columns), ranked=False)
+    table = Table(title, list(columns), digits=None, ranked=False)
     rivals: dict[str, list[str]] = {}
     for column, (part, metric) in columns.items():
         values = {row: of.loc[parts[part], metric] for row, of in gains.items()}
@@ -76,7 +88,7 @@ def paired_table(title: str, gains: Mapping[str, pd.DataFrame], ours: str) -> Ta
         rivals.setdefault(rival, []).append(column)
         mine, theirs = values[ours].align(values[rival], join="inner")
         lead = _lead((mine - theirs).to_numpy(), others[rival])
-        for row, value in zip(("lead", "95%, low", "95%, high", "p"), lead, strict=True):
+        for row, value in zip(("lead, %", "95%, low", "95%, high", "p"), lead, strict=True):
             table.add(row, column, [value])
     told = "; ".join(f"{rival} ({', '.join(of_rival)})" for rival, of_rival in rivals.items())
     told = escape_markdown(told if len(rivals) > 1 else next(iter(rivals)))
@@ -95,4 +107,4 @@ def _lead(differences: np.ndarray, base: float) -> list[Any]:
     )
     low, high = found.confidence_interval
     p_value = float((found.bootstrap_distribution <= 0).sum() + 1) / (RESAMPLES + 1)
-    return [differences.mean() / base, low / base, high / base, p_value]
+    return [*(100 * value / base for value in (differences.mean(), low, high)), p_value]

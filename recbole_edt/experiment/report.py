@@ -51,7 +51,9 @@ def write_report(folder: Path, dataset: str) -> Path:
         paths[name] = (one.title + source, folder / name / f"{name}.md")
     found = {name: path for name, (_, path) in paths.items() if path.is_file()}
     if not found:
-        raise DataError(f"there is nothing to report in {folder}: run an experiment first")
+        raise DataError(
+            f"there is nothing to report in {folder}: run compare or an experiment first"
+        )
     numbers = {"Figure": count(1), "Table": count(1)}  # from page to page
 
     def number(caption: re.Match) -> str:

@@ -190,6 +190,7 @@ def execute(
     jobs = min(jobs, len(pending))
     workers = _Workers(store, max(1, (os.cpu_count() or 1) // jobs))
     done, failures = len(distinct) - len(pending), {}
+    tqdm.write(f"logs of the runs: {store.folder}/*.log", file=sys.stderr)
     bar = tqdm(total=len(distinct), initial=done, desc=label)
     with bar, ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(workers.train, run): name for name, run in pending.items()}

@@ -71,10 +71,14 @@ def test_table_holds_the_means_of_the_runs(finished) -> None:
     titles = ["tiny, test, uni5", "tiny, test, full", "tiny, costs"]
     leads = [f"{title}: lead of LLMEDT" for title in titles[:2]]
     assert frame["table"].unique().tolist() == [*titles[:2], *leads, titles[2]]
+    text = (finished / "compare.md").read_text()
+    assert text.count("With the history term: LLMEDT, and no other row.") == 2  # a table each
+    assert text.count("The best epoch is that of the best NDCG@3 (uni5) of validation.") == 1
+    assert "\"--metrics=['Hit', 'NDCG', 'GiniIndex']\"" in text
     lists = frame[frame["column"] == "art GiniIndex@3"]  # of all candidates alone; less is better
     assert set(lists["table"]) == {"tiny, test, full"} and len(lists) == 2
     best = lists.sort_values("mean").iloc[0]
-    assert f"**{best['mean']:.4f}**" in (finished / "compare.md").read_text()
+    assert f"**{best['mean']:.4f}**" in text
     costs = frame[(frame["table"] == titles[2]) & (frame["row"] == "LLMEDT")].set_index("column")
     total = found[0]["parameters"]["total"] / 1e6
     assert costs.loc["parameters (M)", "mean"] == pytest.approx(total, rel=1e-5)
@@ -204,6 +208,13 @@ def test_recboles_own_models_alone_have_a_budget(data_path) -> None:
     assert runs["SASRec"][0].keys == {"time_limit": 5}
     assert runs["LLMEDT"][0].keys == {"n_negatives": 8}
     assert [run.seed for run in runs["LLMEDT"]] == [42, 44, 46]
+
+
+def test_the_history_term_goes_to_every_model_with_item_vectors(data_path) -> None:
+    models = "SASRec,GRU4Rec,BPR,C2DSR,LLMEDT"
+    runs = comparison(data_path, models=models, budget=0, history_weight="auto").runs(data_path)
+    having = {row for row, (run, *_) in runs.items() if run.keys}
+    assert having == {"SASRec", "C2DSR", "LLMEDT"}
 
 
 def test_raw_rows_of_bundled_data_are_found_again(tmp_path) -> None:

@@ -347,7 +347,7 @@ def test_figures_of_simulated_data_say_so_first(data_path, tmp_path, load) -> No
 
 
 def test_report_without_pages_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match="run an experiment first"):
+    with pytest.raises(DataError, match="run compare or an experiment first"):
         report(["--dataset=tiny", f"--output_path={tmp_path}"])
     with pytest.raises(ConfigError, match="--dataset is missing"):
         report([])

@@ -7,6 +7,7 @@ import pytest
 from recbole_edt.experiment.paired import gains_of_users, paired_table
 
 DOMAINS = ["art", "bike"]
+METRICS = ["hit", "ndcg"]
 
 
 def saved(ranks, users=None, domains=None) -> dict:
@@ -21,9 +22,10 @@ def saved(ranks, users=None, domains=None) -> dict:
 def test_gains_are_means_over_seeds_of_each_user_in_any_order() -> None:
     one = saved([1, 11, 3], ["b", "a", "c"], [0, 1, 0])
     other = saved([2, 12, 3], ["c", "a", "b"], [0, 1, 0])
-    gains = gains_of_users([one, other], "full", 10, DOMAINS)
+    gains = gains_of_users([one, other], "full", ["recall", *METRICS, "mrr"], 10, DOMAINS)
     assert gains.index.tolist() == [("art", "b"), ("art", "c"), ("bike", "a")]
-    assert gains["H@10"].tolist() == [1, 1, 0]
+    assert gains["H@10"].tolist() == gains["Recall@10"].tolist() == [1, 1, 0]
+    assert gains["MRR@10"].tolist() == pytest.approx([(1 + 1 / 3) / 2, (1 / 3 + 1 / 2) / 2, 0])
     expected = [(1 + 1 / np.log2(4)) / 2, (1 / np.log2(4) + 1 / np.log2(3)) / 2, 0]
     assert gains["N@10"].tolist() == pytest.approx(expected)
 
@@ -33,12 +35,14 @@ def test_a_lead_over_the_best_other_row() -> None:
     theirs = rng.integers(1, 40, size=600)
     better = np.where(rng.random(600) < 0.2, 1, theirs)  # a fifth of the users gain, none loses
     rows = {"LLMEDT": better, "weak": theirs + 30, "rival": theirs}
-    gains = {row: gains_of_users([saved(r)], "full", 10, DOMAINS) for row, r in rows.items()}
+    gains = {
+        row: gains_of_users([saved(r)], "full", METRICS, 10, DOMAINS) for row, r in rows.items()
+    }
     table = paired_table("t", gains, "LLMEDT")
     means = table.means()
     assert list(means.columns)[-1] == "overall N@10" and len(means.columns) == 6
-    lead = (better <= 10).mean() / (theirs <= 10).mean() - 1
-    assert means.at["lead", "overall H@10"] == pytest.approx(lead)
+    lead = 100 * ((better <= 10).mean() / (theirs <= 10).mean() - 1)
+    assert means.at["lead, %", "overall H@10"] == pytest.approx(lead)
     low, high = means.at["95%, low", "overall H@10"], means.at["95%, high", "overall H@10"]
     assert 0 < low < lead < high
     assert means.at["p", "overall H@10"] == 1 / 2001  # no sample can say less
@@ -49,14 +53,16 @@ def test_rows_that_differ_by_chance_alone_have_a_large_p() -> None:
     rng = np.random.default_rng(1)
     mine = rng.integers(1, 40, size=400)  # the rival has the same ranks, of other users
     rows = {"LLMEDT": mine, "rival": rng.permutation(mine)}
-    gains = {row: gains_of_users([saved(r)], "full", 10, DOMAINS) for row, r in rows.items()}
+    gains = {
+        row: gains_of_users([saved(r)], "full", METRICS, 10, DOMAINS) for row, r in rows.items()
+    }
     means = paired_table("t", gains, "LLMEDT").means()
     assert 0.4 < means.at["p", "overall H@10"] < 0.6
     assert means.at["95%, low", "overall H@10"] < 0 < means.at["95%, high", "overall H@10"]
 
 
 def test_rows_that_agree_have_no_lead() -> None:
-    gains = gains_of_users([saved([1, 2, 30, 4])], "full", 10, DOMAINS)
+    gains = gains_of_users([saved([1, 2, 30, 4])], "full", METRICS, 10, DOMAINS)
     means = paired_table("t", {"LLMEDT": gains, "rival": gains.copy()}, "LLMEDT").means()
     assert means.loc["p"].tolist() == [1.0] * 6
     assert isinstance(means, pd.DataFrame)
