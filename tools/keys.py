@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -52,7 +52,10 @@ HEAD = """\
 `--key=value` on the command line, `config_dict={"key": value}` in Python, or `key: value` in a
 file of `--config_files`. Values of the command line win over those of files, and those over
 defaults. An unknown key is refused with the nearest known one. An empty default means that the key
-is not set; "paper" is the value of `--preset=paper`, or the one that the paper prints.
+is not set. "paper" is the value of `--preset=paper`, also of keys that the paper does not print
+(such as item_dropout; the comments of `properties/model/*-paper.yaml` say which); without
+backticks it is what the paper prints, and the preset leaves the default. A data set has defaults
+of its own in `properties/dataset/`: `MAX_ITEM_LIST_LENGTH` is 20 for the bundled one.
 """
 
 
@@ -136,7 +139,7 @@ def nested_in(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
-def table(found: Iterator[tuple[str, ...]], own: set[str] | None = None) -> list[str]:
+def table(found: Iterable[tuple[str, ...]], own: set[str] | None = None) -> list[str]:
     """Markdown table of rows; the paper's column goes where no row has a value."""
     chosen = [row for row in found if row[4] and (own is None or row[0].strip("`") in own)]
     head: tuple[str, ...] = ("key", "type", "default", "paper", "meaning")
@@ -154,7 +157,10 @@ def of_model(name: str) -> list[str]:
     values = yaml.safe_load(file.read_text("utf-8"))
     paper = yaml.safe_load(file.with_stem(f"{name}-paper").read_text("utf-8"))
     own = {*values, *paper, *(model.settings.model_fields.keys() - ModelSettings.model_fields)}
-    return table(rows(model.settings, comments(file), values, paper), own)
+    found = [*rows(model.settings, comments(file), values, paper)]
+    known = {row[0] for row in found}  # other keys of its file are those of every run
+    found += [row for row in rows(RunSettings, {}, values, paper) if row[0] not in known]
+    return table(found, own)
 
 
 def page() -> str:

@@ -32,7 +32,7 @@ class LinearAdapter(nn.Module):
 
 
 class ResidualAdapter(nn.Module):
-    """Bottleneck with activation and residual, ``s h + W ReLU(W h)``.
+    """Bottleneck with activation and residual, ``s h + W1 ReLU(W2 h)``.
 
     It starts as the identity; ``scale`` (s) is not trained.
     """

@@ -86,7 +86,7 @@ class LLMEDTSettings(ModelSettings):
         "paper", description="eq. 13: infonce includes the positive in the denominator"
     )
     adapter: Literal["paper", "residual"] = Field(
-        "residual", description="two linear layers (paper), or h + W ReLU(W h)"
+        "residual", description="two linear layers (paper), or s h + W1 ReLU(W2 h)"
     )
     adapter_size: Count | None = Field(None, description="bottleneck of adapters; empty: d / 2")
     finetune_learning_rate: Positive = Field(0.0001, description="learning rate of stage 2")

@@ -58,7 +58,9 @@ class TwoStageTrainer(CrossDomainTrainer):
         scale(chosen)
         pairs = zip(valid_data._dataset.domains, chosen, strict=True)
         told = ", ".join(f"{share:g} ({name})" for name, share in pairs)
-        self.logger.info(f"share of the domain state that its adapter starts with: {told}")
+        self.logger.info(
+            f"fine-tuning starts from this share of the user's state in the domain: {told}"
+        )
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()

@@ -65,7 +65,9 @@ def pretend(context: ExperimentContext, runs, data: CrossDomainDataset) -> None:
         results = {
             "model": run.model, "seed": run.seed, "protocol": "uni100", "test": part,
             "protocols": {"uni100": {"test": part, "valid": part}},
-            "params": {"time_limit": None}, "stages": {"1": {"train_s": 8.0}},
+            "params": {"time_limit": None, "valid_metric": "NDCG@10",
+                       "eval_args": {"mode": {"valid": "full", "test": "full"}}},
+            "stages": {"1": {"train_s": 8.0}},
             "timing": {"train_s": 8.0, "epochs": 4, "test_s": 0.5},
             "parameters": {"total": 2_000_000, "trainable": 1_000_000},
         }  # fmt: skip

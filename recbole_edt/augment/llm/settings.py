@@ -25,7 +25,7 @@ class Prices(Settings):
     cached: NonNegative | None = None
     cached_from: Count | None = None  # least tokens of a common beginning that the vendor keeps
     completion: NonNegative = 0.0
-    batch: Share = 0.5  # of these prices, for what is asked through the provider's batch API
+    batch: Share = Field(default=0.5, description="share of these prices that the batch API costs")
 
     def dollars(self, prompt: int, cached: int = 0, completion: int = 0) -> float:
         """Price of a call whose ``prompt`` tokens include ``cached`` ones."""
