@@ -42,6 +42,7 @@ NOT_RUN = {
         ],
         "needs raw data and a model; tests/augment has a server of its own",
     ),
+    "recbole-edt augment --dataset=cloth_sport --encoder=file": "needs vectors of the real data",
     "recbole-edt prepare": "downloads; tests/prepare runs it against a local server",
     "recbole-edt compare": "trains for hours; tests/experiment/test_compare.py runs it",
     "recbole-edt search": "trains for long; tests/experiment/test_search.py runs it",
