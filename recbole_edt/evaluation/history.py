@@ -44,12 +44,13 @@ class HistoryTerm:
 
     def __init__(self, items: Tensor, pools: Sequence[Any], weights: Sequence[float]) -> None:
         raw = [torch.as_tensor(pool, device=items.device) for pool in pools]
-        self.weight = items.new_zeros(len(items))  # of each item
-        for pool, weight in zip(raw, weights, strict=True):
-            self.weight[pool] = weight
         self.unit = F.normalize(items - items[torch.cat(raw)].mean(0))
         self.unit[0] = 0
-        self.of_pools = [(self.unit[pool], self.weight[pool]) for pool in raw]
+        self.weight = items.new_zeros(len(items))  # of each item
+        self.of_pools = []
+        for pool, weight in zip(raw, weights, strict=True):
+            self.weight[pool] = weight
+            self.of_pools.append((self.unit[pool], weight))
 
     @classmethod
     def of(cls, model, dataset) -> HistoryTerm | None:

@@ -44,15 +44,11 @@ class Comparison(RunsSettings):
 
     def runs(self, augmented: Path) -> running.Runs:
         """Runs of each row, on the data as given or on their augmented folder."""
-        from recbole_edt.evaluation.vectors import has_vectors
-
         out, models = {}, [entry.model for entry in self.entries.values()]
         for row, entry in self.entries.items():
             given = running.keys_for(self.run_keys, entry.model, self.dataset, models)
-            keys, model = {**entry.keys, **given}, find_model(entry.model)
-            if not has_vectors(model):
-                keys.pop("history_weight", None)  # a note says which rows have the term
-            if self.budget and not is_plugin_model(model):
+            keys = {**entry.keys, **given}
+            if self.budget and not is_plugin_model(find_model(entry.model)):
                 keys["time_limit"] = self.budget
             data = (self.dataset, self.source if entry.raw else augmented)
             out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]

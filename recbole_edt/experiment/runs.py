@@ -283,10 +283,16 @@ def keys_for(
 ) -> dict[str, Any]:
     """Those settings that a model knows; dotted ones go by their first part.
 
-    A model that takes any key gets those, too, that no model ``beside`` it knows.
+    A model that takes any key gets those, too, that no model ``beside`` it knows. One without item
+    vectors cannot have the history term.
     """
+    from recbole_edt.evaluation.vectors import has_vectors
+
     known, claimed = _known_keys([model], dataset), _known_keys(beside, dataset)
-    takes_any = _default_config(model, dataset).takes_any_key
+    config = _default_config(model, dataset)
+    takes_any = config.takes_any_key
+    if not has_vectors(config.model_class):
+        given = {key: value for key, value in given.items() if key != "history_weight"}
 
     def is_for_it(key: str) -> bool:
         return key in known or (takes_any and key not in claimed)

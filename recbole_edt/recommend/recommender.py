@@ -87,9 +87,9 @@ class Recommender:
         if self._vectors is not None:
             with torch.no_grad():
                 items = self._vectors.item_vectors().float()
-            self._pools = [torch.from_numpy(pool).to(self.device) for pool in self.pools]
+            pools = [torch.from_numpy(pool).to(self.device) for pool in self.pools]
             # as kernels like it
-            self._items = [items[pool].T.contiguous().T for pool in self._pools]
+            self._items = [items[pool].T.contiguous().T for pool in pools]
         self._term = HistoryTerm.of(model, data)
 
     @classmethod

@@ -17,7 +17,7 @@ from recbole_edt.evaluation.history import HistoryTerm, calibrate
 from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.scores import all_scores, pair_scores, scores_all
-from recbole_edt.evaluation.vectors import vectors_of
+from recbole_edt.evaluation.vectors import has_vectors, vectors_of
 
 if TYPE_CHECKING:  # the mixins precede RecBole's trainer in the MRO
     from recbole.trainer import Trainer as TrainerBehind
@@ -99,7 +99,7 @@ class EvaluationMixin(TrainerBehind):
         label = set_color("Evaluate   ", "pink")
         batches = tqdm(eval_data, ncols=100, desc=label, disable=not show_progress)
         term = HistoryTerm.of(self.model, eval_data._dataset)
-        if ranking.candidates is None and vectors_of(self.model) is not None:
+        if ranking.candidates is None and has_vectors(type(self.model)):
             users, items, histories = self._encoded(batches, ranking)
             further = (lambda domain, at: term.among(histories[at], domain)) if term else None
             return ranking.ranked_by_vectors(users, items, further).cpu().numpy()

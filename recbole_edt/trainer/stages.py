@@ -6,7 +6,7 @@ import numpy as np
 
 from recbole_edt.errors import CheckpointError, ConfigError
 from recbole_edt.trainer import checkpoint, growth
-from recbole_edt.trainer.trainer import CrossDomainTrainer
+from recbole_edt.trainer.trainer import CrossDomainTrainer, by_domain
 
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
@@ -56,8 +56,7 @@ class TwoStageTrainer(CrossDomainTrainer):
             scores.append([sign * found.get(key, overall) for key in keys])
         chosen = [SCALES[place] for place in np.argmax(scores, axis=0)]
         scale(chosen)
-        pairs = zip(valid_data._dataset.domains, chosen, strict=True)
-        told = ", ".join(f"{share:g} ({name})" for name, share in pairs)
+        told = by_domain(chosen, valid_data._dataset.domains)
         self.logger.info(
             f"fine-tuning starts from this share of the user's state in the domain: {told}"
         )
