@@ -63,7 +63,8 @@ def execute(name: str, arguments: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except (EDTError, OSError) as error:
         who = f"process {os.environ['RANK']}: " if is_one_of_several else ""
-        print(f"error: {who}{' '.join(str(error).splitlines())}", file=sys.stderr)
+        # one write: lines of several processes do not run into each other
+        sys.stderr.write(f"error: {who}{' '.join(str(error).splitlines())}\n")
         return 2
     except KeyboardInterrupt as told:
         number = signal.SIGTERM if isinstance(told, Terminated) else signal.SIGINT
