@@ -89,7 +89,9 @@ class Pipeline:
         settings = self.settings
         if not (self._asks("embedding") or self._asks("chat")):
             return None
-        over: dict[str, Any] = {"chat": settings.chat, "embedding": settings.embedding}
+        over: dict[str, Any] = {
+            kind: given for kind in ("chat", "embedding") if (given := getattr(settings, kind))
+        }
         over |= {"batch": True} if settings.batch else {}
         over |= {} if settings.max_cost is None else {"max_cost": settings.max_cost}
         return kind(LLMSettings.load(settings.llm, over), self.cache / "llm.sqlite")

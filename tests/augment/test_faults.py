@@ -189,6 +189,11 @@ def test_keys_of_an_endpoint_are_set_and_checked_before_anything_is_paid(
     assert max(len(call.texts) for call in llm_server.log) == 5
 
 
+def test_a_profile_without_an_endpoint_that_nobody_asks_is_enough(llm_server, command) -> None:
+    assert command(llm_server, "--encoder=lsa", embedding=None) == 0
+    assert llm_server.log and not any(call.texts for call in llm_server.log)
+
+
 # Failed calls
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,6 +113,17 @@ def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client)
         )
     assert list(made.failures) == ["u1"]
     assert [len(items) for items in made.items] == [3, 0]
+
+
+def test_the_form_is_filled_in_with_the_best_told_item_whose_return_is_a_copy() -> None:
+    rows = history([[0], [1]], np.array([0, 0, 1, 1]))
+    rows.items["title"] = ["cap", "red scarf", "old tent", "mug"]
+    rows.items["brand"] = ["", "", "", "MSR"]
+    space = ItemSpace.of(replace(rows, text_columns=["title", "brand"]), np.eye(4), 2)
+    request = LLMGenerator(AugmentSettings(num=3), space)._request(Task(0, 1))
+    form = json.loads(next(line for line in request.user.splitlines() if line.startswith("{")))
+    assert (form["items"][0]["title"], form["items"][0]["brand"]) == ("mug", "MSR")
+    assert request.fault_of is not None and request.fault_of(form["items"][0]) == "copy"
 
 
 def test_items_without_a_vector_are_left_out_and_failed_users_get_nothing() -> None:

@@ -28,7 +28,7 @@ class LLMGenerator(Generator):
         self.lines = ItemLines(described)
         self.columns = list(dict.fromkeys(["title", *self.lines.columns]))
         self.records = described.reindex(columns=self.columns, fill_value="").to_dict("records")
-        self.reply, self.form = generated_items(self.columns), item_form(self.columns)
+        self.reply = generated_items(self.columns)
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
         """Ask for each task; a user whose call failed is named in ``failures``."""
@@ -50,7 +50,8 @@ class LLMGenerator(Generator):
     def _request(self, task: Task) -> ChatRequest:
         histories, space = self.space.histories, self.space
         other = histories.rows[space.chosen(task.user, 1 - task.target)]
-        shown = {*other, *space.representatives(*task), *histories.of(task.user)}
+        example = max(space.medoids[task.target], key=self._told)
+        shown = {example, *other, *space.representatives(*task), *histories.of(task.user)}
         titles = Titles(self.records[line] for line in sorted(shown))
 
         def fault_of(item: Mapping[str, Any]) -> str:
@@ -61,7 +62,7 @@ class LLMGenerator(Generator):
         text = prompt(
             "generate",
             attributes=self.lines.attributes,
-            **self.form,
+            **item_form(self.records[example]),
             source_domain=histories.domains[1 - task.target],
             target_domain=histories.domains[task.target],
             user=histories.users[task.user],
@@ -77,6 +78,10 @@ class LLMGenerator(Generator):
             self.num,
             fault_of,
         )
+
+    def _told(self, line: int) -> int:
+        """How many attributes of an item are known."""
+        return sum(map(bool, self.records[line].values()))
 
     def _likely(self, task: Task) -> dict[str, Any]:
         """Make up an answer for estimates: items like the domain's medoids, under new names."""

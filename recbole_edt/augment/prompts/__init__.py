@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +16,7 @@ from recbole_edt.augment.llm.reading import Figure, Reply, Sentences, Several, W
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
 
-_TEXT = '"..."'
-# Column -> how the form of an answer shows it, and what is said about it; any other one is a text
-_FORMS = {"price": "0.0", "categories": '["...", "..."]'}
+# What is said about a column where its name does not tell
 _HINTS = {
     "price": "the price in dollars, as a number, or null where you cannot tell",
     "categories": "categories from the broad one to the narrow one",
@@ -50,11 +49,29 @@ def generated_items(columns: Sequence[str]) -> type[GeneratedItems]:
     return create_model("Items", __base__=GeneratedItems, items=items)
 
 
-def item_form(columns: Sequence[str]) -> dict[str, str]:
-    """Values of ``generate.txt`` that depend on the attributes of items."""
-    pairs = ", ".join(f'"{column}": {_FORMS.get(column, _TEXT)}' for column in columns)
-    hints = "; ".join(_HINTS[column] for column in columns if column in _HINTS)
-    return {"form": f"{{{pairs}}}", "hints": f" ({hints})" if hints else ""}
+def item_form(example: Mapping[str, str]) -> dict[str, str]:
+    """Values of ``generate.txt`` that depend on the attributes of items.
+
+    Parameters
+    ----------
+    example : mapping
+        Texts of an item's columns: the form of an answer is shown filled in with them. Small
+        models copy whatever stands in a form; a real item is told as a copy, and asked for again.
+    """
+    forms = {"price": _price, "categories": lambda text: text.split(" | ") if text else []}
+    item = {column: forms.get(column, str)(text) for column, text in example.items()}
+    hints = "; ".join(_HINTS[column] for column in example if column in _HINTS)
+    return {
+        "form": json.dumps({"items": [item]}, ensure_ascii=False),
+        "hints": f" ({hints})" if hints else "",
+    }
+
+
+def _price(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 class Text(Reply):

@@ -24,7 +24,8 @@ TRANSIENT = ["no_choices", "rate_limit", "server_error", "html", "slow", "cut"]
 def items_of(user, num=3):
     samples = {"source_samples": f"- red shirt {user}\n- socks", "target_samples": "- yoga mat"}
     about = {"source_domain": "cloth", "target_domain": "sport", "attributes": "title"}
-    text = prompt("generate", user=user, num=num, **samples, **about, **item_form(COLUMNS))
+    about |= item_form(dict.fromkeys(COLUMNS, ""))
+    text = prompt("generate", user=user, num=num, **samples, **about)
     return ChatRequest(prompt("system"), text, generated_items(COLUMNS))
 
 

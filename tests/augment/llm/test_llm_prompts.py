@@ -16,11 +16,12 @@ from recbole_edt.augment.prompts import (
     prompt,
 )  # fmt: skip
 
+ITEM = {"title": "Pot", "brand": "MSR", "price": "40.00", "categories": "Camp | Cook", "genre": ""}
 REPLIES = {
-    "generate": generated_items(["title", "brand", "price", "categories", "description", "genre"]),
+    "generate": generated_items(list(ITEM)),
     "summarise": Texts, "analyse": Text, "naive": Text,
 }  # fmt: skip
-FORM = item_form(["title", "brand", "price", "categories", "description", "genre"])
+FORM = item_form(ITEM)
 
 
 @pytest.mark.parametrize("name", REPLIES)
@@ -48,7 +49,9 @@ def test_what_is_the_same_for_all_users_stands_first(name):
 
 def test_items_are_asked_for_with_the_attributes_that_the_data_have():
     reply = generated_items(["title", "genre"])
-    assert item_form(["title", "genre"])["form"] == '{"title": "...", "genre": "..."}'
+    item = {"title": "Ran", "price": "?", "categories": "Film | Drama", "genre": ""}
+    told = {"title": "Ran", "price": None, "categories": ["Film", "Drama"], "genre": ""}
+    assert json.loads(item_form(item)["form"]) == {"items": [told]}
     said = '{"items": [{"title": "a", "genre": "noir", "brand": "none"}, {"title": "b"}]}'
     found = read_answer(said, reply)["items"]
     assert found == [{"title": "a", "genre": "noir"}, {"title": "b", "genre": ""}]
