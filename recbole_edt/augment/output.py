@@ -19,7 +19,15 @@ from recbole_edt.augment.insert import Insertions
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.atomic import read_columns
 from recbole_edt.io.datasets import replace_folder
-from recbole_edt.io.files import INTER_COLUMNS, ITEM_COLUMNS, file_sha256, write_array, write_table
+from recbole_edt.io.files import (
+    INTER_COLUMNS,
+    ITEM_COLUMNS,
+    LSA_TEXTS,
+    file_sha256,
+    write_array,
+    write_table,
+    write_text,
+)
 from recbole_edt.io.statistics import dataset_statistics
 
 REPORT = "augmentation.json"
@@ -38,6 +46,7 @@ class Augmented:
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     profiles: list[str] | None = None  # One per user
     user_vectors: np.ndarray | None = None  # float32 [n_users, d_L]; vectors of the profiles
+    corpus: list[str] | None = None  # texts that the encoder is fitted to, if not the items
 
     def without_unused(self) -> Augmented:
         """Leave out new items that no sequence holds after filtering."""
@@ -125,6 +134,8 @@ def write(
             users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
             write_table(users, {"user_id": "token", "profile": "token_seq"}, Path(f"{file}.user"))
             write_array(Path(f"{file}.user_emb.npy"), made.user_vectors.astype(np.float16))
+        if made.corpus:
+            write_text(Path(f"{file}.{LSA_TEXTS}"), "\n".join(made.corpus))
         if (raw / "SIMULATED").is_file():
             shutil.copyfile(raw / "SIMULATED", folder / "SIMULATED")
         report["sha256"] = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}

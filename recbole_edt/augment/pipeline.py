@@ -139,7 +139,8 @@ class Pipeline:
             matches = [match(*pair, space) for pair in zip(tasks, generated.items, strict=True)]
             kept = filter_items(matches, settings)
             insertions = insert(histories, matches, kept, settings)
-        made = Augmented(space, generated.new_items, insertions, {"generate": generated.failures})
+        failures = {"generate": generated.failures}
+        made = Augmented(space, generated.new_items, insertions, failures, corpus=encoder.corpus)
         made = made.without_unused()
         with self._timed("profile"):
             if settings.profiler != "none":

@@ -44,8 +44,8 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """provider of text vectors: lsa (no network), file (<D>.item_emb.npy beside the raw data),
     openai (an endpoint), sentence-transformers"""
     lsa_items: Name | None = None
-    """an earlier .item file of data that have grown: lsa encodes in the space of its items, whose
-    vectors stay as they were"""
+    """an earlier .item file of data that have grown: lsa encodes in its space, where its items keep
+    their vectors; by default in the space of the data, which import --lsa_items has chosen"""
     sentence_model: Name = "all-MiniLM-L6-v2"
     """of sentence-transformers"""
     generator: _Generator = "retrieval"

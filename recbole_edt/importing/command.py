@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_edt.augment.encoders import ENCODERS
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.importing.dataset import Imported, build
 from recbole_edt.importing.read import read_tables
@@ -114,22 +115,22 @@ def _check_target(options: ImportSettings) -> None:
 
 def _write(made: Imported, options: ImportSettings) -> list[str]:
     """Write the data set; say where, and what to do next."""
-    vectors, ids = None, ""
+    vectors, corpus, ids = None, None, ""
     lines = [f"written: {options.target}"]
     if options.embed:
+        encoder = ENCODERS["lsa"](options)
         try:
-            vectors = made.vectors(options)
+            vectors, corpus = made.vectors(encoder), encoder.corpus
         except DataError as error:
             lines.append(f"no vectors of items are written: {str(error).partition(': give')[0]}")
     if vectors is None:
         ids = " --item_embedding=id"
     tables = {what: (getattr(made, what), types) for what, types in made.types.items()}
     with run_lock(Path(options.output_path, ".import")):
-        write_dataset(options.target, tables, made.statistics, vectors)
+        write_dataset(options.target, tables, made.statistics, vectors, corpus)
     run = command_line("run --model=LLMEDT", options.dataset, options.output_path) + ids
     augment = command_line("augment", options.dataset, options.output_path)
-    folder = "augmented"
-    if options.lsa_items is not None:  # the earlier data lie there
-        folder = f"{options.output_path}_augmented --lsa_items={options.lsa_items}"
+    # the earlier data lie in `augmented`
+    folder = "augmented" if options.lsa_items is None else f"{options.output_path}_augmented"
     or_augment = [f"  or: {augment} --output_path={folder}"] if vectors is not None else []
     return [*lines, f"next: {run}", *or_augment]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_edt.augment.encoders import ENCODERS
+from recbole_edt.augment.encoders import Encoder
 from recbole_edt.augment.items import described_columns, item_text, untold
 from recbole_edt.errors import DataError
 from recbole_edt.importing.settings import ImportSettings
@@ -38,7 +38,7 @@ class Imported:
     statistics: dict[str, Any]
     notes: list[str]  # what was recognised, left out or changed, a line each
 
-    def vectors(self, options: ImportSettings) -> np.ndarray:
+    def vectors(self, encoder: Encoder) -> np.ndarray:
         """Encode the text of the items, float16 [n_items, d_L].
 
         Raises
@@ -48,8 +48,7 @@ class Imported:
         """
         if untold(self.texts) == len(self.texts):
             raise DataError("the items have no text")
-        encode = ENCODERS["lsa"](options).encode
-        vectors = encode([item_text(row) for row in self.texts.to_dict("records")])
+        vectors = encoder.encode([item_text(row) for row in self.texts.to_dict("records")])
         check_distinct(vectors, "the text of the items")
         return vectors.astype(np.float16)
 

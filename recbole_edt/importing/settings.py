@@ -62,7 +62,8 @@ class _Tables(Settings, use_attribute_docstrings=True):
     """whether to write vectors of the items' text (latent semantic analysis), which models need
     that are not trained by --item_embedding=id"""
     lsa_items: Name | None = None
-    """an earlier .item file of data that have grown: its items keep their vectors"""
+    """an earlier .item file of data that have grown: its items keep their vectors, also in augment
+    and in later imports that name the new file"""
 
 
 class ImportSettings(FilterSettings, _Tables, use_attribute_docstrings=True):

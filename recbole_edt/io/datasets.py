@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,16 @@ def read_statistics(target: Path, command: str) -> dict[str, Any] | None:
 
 
 def write_dataset(
-    target: Path, tables: Tables, statistics: dict[str, Any], vectors: np.ndarray | None = None
+    target: Path,
+    tables: Tables,
+    statistics: dict[str, Any],
+    vectors: np.ndarray | None = None,
+    corpus: Sequence[str] | None = None,
 ) -> None:
     """Write a data set into a temporary folder, which then takes the place of the target.
 
     The checksums of its files are added to ``statistics["prepared"]``. ``vectors`` are the item
-    embeddings.
+    embeddings, and ``corpus`` the texts that their encoder is fitted to, if not the items.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed run
@@ -67,6 +71,8 @@ def write_dataset(
             files.write_table(frame, columns, Path(f"{file}.{suffix}"))
         if vectors is not None:
             files.write_array(Path(f"{file}.item_emb.npy"), vectors)
+        if corpus:
+            files.write_text(Path(f"{file}.{files.LSA_TEXTS}"), "\n".join(corpus))
         statistics["prepared"]["sha256"] = {
             written.name: files.file_sha256(written) for written in sorted(partial.iterdir())
         }

@@ -41,6 +41,9 @@ ITEM_COLUMNS = {
 }
 """Columns of ``.item`` as the project writes them."""
 
+LSA_TEXTS = "lsa.txt"
+"""Suffix of the texts, a line each, that the space of a data set's vectors was fitted to."""
+
 LITERALLY: dict[str, Any] = {
     "sep": "\t", "index_col": False, "quoting": csv.QUOTE_NONE, "keep_default_na": False,
     "encoding": "utf-8-sig",

@@ -140,7 +140,7 @@ def test_grown_data_are_augmented_in_the_space_of_the_earlier(shop, capsys):
     import_files([*json_lines(shop), MINE])
     import_files([*json_lines(shop), MINE, "--output_path=new", earlier])
     augment = "augment --dataset=mine --data_path=new --output_path=new_augmented"
-    assert f"{augment} {earlier}\n" in capsys.readouterr().out
+    assert f"{augment}\n" in capsys.readouterr().out
 
 
 # -- reading --------------------------------------------------------------------------------------

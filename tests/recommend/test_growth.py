@@ -10,10 +10,11 @@ import pytest
 import torch
 from growing import OWN, SMALL
 
-from recbole_edt import import_frames
+from recbole_edt import cli, import_frames
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError
 from recbole_edt.evaluation.history import HistoryTerm
+from recbole_edt.io.files import read_table
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.trainer import checkpoint, growth
 
@@ -227,34 +228,47 @@ def test_a_few_other_texts_are_named(of_text, growing, write_dataset, tmp_path) 
     assert notes == ["items with another text than in training: 1, such as 'art3'"]
 
 
-def test_imported_data_grow_with_the_default_encoder(train, tmp_path) -> None:
+def test_imported_data_grow_day_by_day_in_the_space_of_the_first(train, tmp_path) -> None:
     rng = np.random.default_rng(5)
     words = np.array("red blue green wool silk tent boot shirt ball bag lamp rope".split())
     titles = {f"{d}{n}": " ".join(rng.choice(words, 4)) for d in ("art", "bike") for n in range(40)}
     items = pd.DataFrame({"item_id": [*titles], "title": [*titles.values()]})
     items["domain"] = items["item_id"].str.strip("0123456789")
-    chosen = rng.choice(items["item_id"], 400)
-    users, times = rng.integers(40, size=400), np.arange(400)
-    rows = pd.DataFrame({"user_id": users, "item_id": chosen, "timestamp": times})
-    old = ~rows["item_id"].isin(["art7", "bike11"])  # all others have rows
+    rows = pd.DataFrame({"user_id": rng.integers(40, size=600), "timestamp": np.arange(600)})
+    rows["item_id"] = rng.choice(items["item_id"], 600)
+    later = ["art7", "bike11", "art9"]  # sold from day 2 on, and the last from day 3; all others
+    folders = {"day1": ([], ""), "day2": (later[:2], "day1"), "day3": (later, "day2")}
 
-    def load(rows, **keys):
-        rows = rows.merge(items[["item_id", "domain"]])
-        import_frames(rows, items, dataset="tiny", output_path="data", **keys)
+    def load(day, sold, earlier):
+        known = rows[~rows["item_id"].isin({*later} - {*sold})].merge(items.drop(columns="title"))
+        chosen = {"lsa_items": f"{earlier}/tiny/tiny.item"} if earlier else {}
+        import_frames(known, items, dataset="tiny", output_path=day, **chosen)
+        paths = [f"--data_path={day}", f"--output_path={day}_augmented", "--profiler=none"]
+        assert cli.execute("augment", ["--dataset=tiny", *paths]) == 0
 
-    load(rows[old])
-    path = train("LLMEDT", tmp_path / "run", "data")
-    kept = Path("data/tiny/tiny.item").rename("old.item")
-    Path("data/tiny/tiny.item").write_bytes(kept.read_bytes())
-    load(rows)
-    with pytest.raises(CheckpointError, match=r"other embeddings .*--lsa_items=OLD.item"):
-        Recommender.load(path, data_path="data", use_gpu=False)
-    load(rows, lsa_items="old.item")
-    ours = Recommender.load(path, data_path="data", use_gpu=False)
-    assert {"art7", "bike11"} <= {*ours.recommend(k=99)["item_id"]}
+    def vectors(day):
+        lines = read_table(Path(day, "tiny/tiny.item"))["item_id"]
+        return dict(zip(lines, np.load(f"{day}/tiny/tiny.item_emb.npy"), strict=True))
+
+    for day, (sold, earlier) in folders.items():
+        load(day, sold, earlier)
+    one, three = vectors("day1_augmented"), vectors("day3_augmented")
+    assert {*three} - {*one} == {*later}
+    assert all((three[item] == one[item]).all() for item in one)
+    first = train("LLMEDT", tmp_path / "1", "day1_augmented")
+    second = train("LLMEDT", tmp_path / "2", "day2_augmented", start_from=str(first))
+    ours = Recommender.load(second, data_path="day3_augmented", use_gpu=False)
+    assert {*later} <= {*ours.recommend(k=99)["item_id"]}
     assert not any("another text" in note for note in ours.data.notes)
-    with pytest.raises(ConfigError, match=r"lsa_items none.item: there is no such file"):
-        load(rows, lsa_items="none.item")
+    load("alone", later, "")
+    with pytest.raises(CheckpointError, match=r"other embeddings .*--lsa_items=OLD.item"):
+        Recommender.load(second, data_path="alone_augmented", use_gpu=False)
+    texts = Path("day3/tiny/tiny.lsa.txt")
+    texts.write_text(texts.read_text().replace("wool", "silk"))
+    with pytest.raises(DataError, match=r"tiny.lsa.txt is damaged or was changed"):
+        load("day4", later, "day3")
+    with pytest.raises(ConfigError, match=r"lsa_items none/tiny/tiny.item: there is no such file"):
+        load("day4", later, "none")
 
 
 def test_generated_items_may_be_gone_but_data_must_be_augmented(

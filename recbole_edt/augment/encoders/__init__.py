@@ -20,6 +20,8 @@ class Encoder(Provider, ABC):
     """It has vectors of the raw items alone, for no other text."""
     identity: str = ""
     """What, beside the texts, decides the vectors: their key on disk. Empty for no cache."""
+    corpus: list[str] | None = None
+    """Texts that it is fitted to, where they are not those of the items."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -43,21 +45,21 @@ class CachedEncoder(Encoder):
 
     def __init__(self, encoder: Encoder, folder: Path) -> None:
         super().__init__(encoder.settings)
-        self.encoder, self.folder = encoder, folder
-        self._corpus: list[str] = []
+        self.encoder, self.folder, self.corpus = encoder, folder, encoder.corpus
+        self._items: list[str] = []
         self._is_fitted = False
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode the corpus."""
-        self._corpus = list(texts)
+        """Encode the items."""
+        self._items = list(texts)
         return self._cached([])
 
     def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """Encode further texts into the space of the corpus."""
+        """Encode further texts into the space of the items."""
         return self._cached(list(texts)), {}
 
     def _cached(self, further: list[str]) -> np.ndarray:
-        digest = value_sha256([self.encoder.identity, self._corpus, further])[:24]
+        digest = value_sha256([self.encoder.identity, self._items, further])[:24]
         path = self.folder / f"encode-{digest}.npy"
         if path.is_file():
             try:
@@ -65,7 +67,7 @@ class CachedEncoder(Encoder):
             except (ValueError, OSError, EOFError):
                 path.unlink()  # damaged: made again
         if not (further and self._is_fitted):
-            made = self.encoder.encode(self._corpus)
+            made = self.encoder.encode(self._items)
             self._is_fitted = True
         if further:
             made = self.encoder.encode_more(further)[0]

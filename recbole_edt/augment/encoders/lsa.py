@@ -15,7 +15,8 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.encoders import Encoder, register_encoder
 from recbole_edt.augment.items import item_text, read_items
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.files import file_sha256
+from recbole_edt.io.atomic import check_unchanged
+from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 
 @register_encoder("lsa")
@@ -26,7 +27,10 @@ class LsaEncoder(Encoder):
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
     The largest entry of each component is positive, because signs are arbitrary.
 
-    The corpus is the texts to encode, or the items of the file that ``settings.lsa_items`` names.
+    It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
+    ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
+    ``<D>.lsa.txt`` beside it, which say what it was fitted to itself. Without ``lsa_items`` such a
+    file beside the data to encode is the corpus.
     """
 
     dim: ClassVar[int] = 128
@@ -34,16 +38,22 @@ class LsaEncoder(Encoder):
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
         super().__init__(settings, about, client)
-        self.corpus: list[str] | None = None
-        if path := getattr(settings, "lsa_items", None):
-            if not Path(path).is_file():
-                raise ConfigError(f"lsa_items {path}: there is no such file")
-            items, described = read_items(Path(path), getattr(settings, "text_columns", None))
+        given = getattr(settings, "lsa_items", None)
+        if given and not Path(given).is_file():
+            raise ConfigError(f"lsa_items {given}: there is no such file")
+        beside = str(given or about or "").removesuffix(".item").removesuffix(".item_emb.npy")
+        texts = Path(f"{beside}.{LSA_TEXTS}")
+        if beside and texts.is_file():
+            check_unchanged(texts)
+            self.corpus = texts.read_text(encoding="utf-8").split("\n")
+        elif given:
+            items, described = read_items(Path(given), getattr(settings, "text_columns", None))
             if "generated" in items:
                 items = items[items["generated"] != "1"]
             rows = items[["domain", *described]].to_dict("records")
             self.corpus = [item_text(row) for row in rows]
-            self.identity = f"{self.identity} {file_sha256(Path(path))}"
+        if self.corpus:
+            self.identity = f"{self.identity} {value_sha256(self.corpus)}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Fit the corpus and encode texts; :meth:`encode_more` encodes into its space."""
