@@ -30,7 +30,8 @@ class Histories:
 
     items: pd.DataFrame  # Lines of ``.item`` as text
     domains: list[str]  # Names of domain A and B
-    item_domain: np.ndarray  # int64 [n_items]; 0 or 1 by line of ``.item``
+    # int64 [n_items]; 0 or 1 by line of ``.item``, -1 for an unsold item, which nobody is offered
+    item_domain: np.ndarray
     users: np.ndarray  # str [n_users]; tokens, ascending
     # int64 [n_users + 1]; training rows of user ``u`` are ``offsets[u]:offsets[u + 1]``
     offsets: np.ndarray
@@ -95,6 +96,7 @@ def read_histories(
             "raw data"
         )
     names = domain_names(items, domains, name)
+    unsold = flag_column(items, "unsold", f"{name}.item") & ~items["item_id"].isin(inter["item_id"])
     line = pd.Series(np.arange(len(items)), index=items["item_id"].to_numpy())
     users, owner = np.unique(inter["user_id"].to_numpy(dtype=str), return_inverse=True)
     order = np.lexsort((inter["position"], owner))
@@ -110,7 +112,7 @@ def read_histories(
     return Histories(
         items=items,
         domains=names,
-        item_domain=(items["domain"] == names[1]).to_numpy(dtype=np.int64),
+        item_domain=np.where(unsold, -1, items["domain"] == names[1]),
         users=users,
         offsets=counts[sequences.offsets],
         rows=rows[~held_out],

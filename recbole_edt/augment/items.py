@@ -16,7 +16,7 @@ from recbole_edt.io.files import read_table
 from recbole_edt.settings import nearest
 
 _ALIKE = 0.8  # share of common words from which two titles name the same thing
-_NO_TEXT = ("item_id", "domain", "generated")  # ids, names and flags
+_NO_TEXT = ("item_id", "domain", "generated", "unsold")  # ids, names and flags
 _LONGEST_TITLE = 200  # characters; of the titles on Amazon 1% are longer
 # Words of titles that name no product, such as "Item 1", "string" or "N/A"
 _EMPTY_WORDS = frozenset(

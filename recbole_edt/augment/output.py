@@ -79,6 +79,8 @@ class Augmented:
         if taken:
             raise DataError(f"item '{min(taken)}' has a name that generated items need")
         table = pd.concat([raw, new], ignore_index=True)
+        if "unsold" in table:
+            table["unsold"] = table["unsold"].replace("", "0")
         table["generated"] = ["0"] * len(raw) + ["1"] * len(new)
         return table
 

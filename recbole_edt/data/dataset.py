@@ -113,6 +113,23 @@ class CrossDomainDataset(SequentialDataset):
         if not self.config["augmentation"]:  # the raw data exactly
             self.inter_feat = self.inter_feat[~inserted].reset_index(drop=True)
             self.item_feat = self.item_feat[~generated].reset_index(drop=True)
+        if "unsold" in self.item_feat:
+            self._leave_out_unsold()
+
+    def _leave_out_unsold(self) -> None:
+        """Leave items without rows to be served: as negatives they would all sink to the end.
+
+        Those that the model of an earlier run knows stay.
+        """
+        items, known = self.item_feat["item_id"], self.known
+        unsold = atomic.flag_column(self.item_feat, "unsold", f"{self.dataset_name}.item")
+        unsold = unsold & ~items.isin(self.inter_feat["item_id"]).to_numpy()
+        if known is not None:
+            unsold = unsold & ~(known.serves | items.isin(known.items).to_numpy())
+        if unsold.any():
+            self.item_feat = self.item_feat[~unsold].reset_index(drop=True)
+            self.notes.append(f"items without rows, which recommend will rank: {unsold.sum():,}")
+        self._del_col(self.item_feat, "unsold")
 
     def _load_feat(self, filepath, source):
         """Read one atomic file: RecBole's reader, but tab-separated text is taken literally.

@@ -47,6 +47,7 @@ class Known:
         self.items, self.generated = rows[:, 0], rows[:, 2] == "1"
         self.item_domain = rows[:, 1].astype(np.int64)
         self.users = None if content["users"] is None else np.array(content["users"].split("\n"))
+        self.serves = not keep_new
         self.keep_new = keep_new or self.text is not None
 
     @staticmethod
@@ -92,7 +93,7 @@ class Known:
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on {len(self.items):,} items, of which {name} "
                 f"lacks {len(lost):,}, such as {shown(lost)}: keep their lines and domains in "
-                f"{name}.item, or train again"
+                f"{name}.item (import the earlier .item, too, with --keep_unsold), or train again"
             )
         shows_inserted = self.augmented and dataset.config["augmented_histories"]
         vectors = dataset._path("item_emb.npy")

@@ -49,7 +49,8 @@ def import_files(arguments: Sequence[str]) -> None:
     print(*made.notes, sep="\n")
     if options.preview:
         shown = made.inter.head(10).merge(made.item, on="item_id", how="left")
-        print(shown.drop(columns="generated").to_string(index=False, max_colwidth=40))
+        shown = shown.drop(columns=["generated", "unsold"], errors="ignore")
+        print(shown.to_string(index=False, max_colwidth=40))
     print(*statistics_lines(options.dataset, made.statistics), sep="\n")
     steps = made.statistics["prepared"]["rows_after"]
     print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))

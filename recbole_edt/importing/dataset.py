@@ -14,14 +14,14 @@ from recbole_edt.augment.encoders import Encoder
 from recbole_edt.augment.items import described_columns, item_text, untold
 from recbole_edt.errors import DataError
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import Collected, as_text, find_column
+from recbole_edt.importing.tables import Collected, Table, as_text, find_column
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.statistics import dataset_statistics
 from recbole_edt.prepare.filters import apply_filters
 from recbole_edt.prepare.records import clean, read_price, shorten
 
-_RESERVED = {"item_id", "domain", "generated"}
+_RESERVED = {"item_id", "domain", "generated", "unsold"}
 _ALIKE = 0.95  # share of items with one value in all their rows that makes a column one of items
 _COMPARED = 100_000  # rows that are looked at for it, at most
 _LINKS = 0.5  # share of links above which a column is no text
@@ -66,7 +66,19 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     }
     rows = rows.loc[apply_filters(pd.DataFrame(codes, index=rows.index), options).index]
     steps["filtered"] = len(rows)
-    items = rows.drop_duplicates(["second", "item"]).sort_values(["second", "item"])
+    sold = rows[["domain", "item"]].drop_duplicates()
+    items, lost = _with_unsold(sold, collected.items)
+    if unsold := len(items) - len(sold) + (0 if options.keep_unsold else lost):
+        what = "kept" if options.keep_unsold else "left out (--keep_unsold keeps them)"
+        notes.append(f"items of the tables without rows: {unsold:,}, {what}")
+    if not options.keep_unsold:
+        items = items[: len(sold)]
+    elif lost:
+        notes.append(
+            f"items without rows whose domain no table says: {lost:,}, left out (DOMAIN=FILE says "
+            "it, or a column that names both domains)"
+        )
+    items = items.sort_values(["domain", "item"])
     shared = items.loc[items["item"].duplicated(), "item"]  # ids that both domains have
     of_both = [table for table in collected.items if table.domain is None]
     if len(shared) and len({table.source for table in of_both}) > 1:
@@ -75,6 +87,9 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
             f"describes, DOMAIN={of_both[0].name}"
         )
     item, item_types = _item_table(items, collected, options)
+    if options.keep_unsold:
+        item["unsold"] = np.where(items.index < len(sold), "0", "1")
+        item_types["unsold"] = "token"
     inter = pd.DataFrame({"user_id": rows["user"], "item_id": rows["item"]})
     if len(shared):
         item["item_id"] = item["domain"] + ":" + item["item_id"]
@@ -132,6 +147,41 @@ def _told(
 
 
 # -- items ----------------------------------------------------------------------------------------
+
+
+def _with_unsold(sold: pd.DataFrame, tables: Sequence[Table]) -> tuple[pd.DataFrame, int]:
+    """Append to ``sold``, items by domain, those of the tables that have no rows.
+
+    A table is of one domain, or has it in the column that names the domain of its sold items.
+
+    Returns
+    -------
+    items : DataFrame
+        ``domain`` and ``item``.
+    lost : int
+        Items without rows of which no table says that they are of either domain.
+    """
+    names = {name.casefold(): name for name in sold["domain"].unique()}
+    domain_of = sold.drop_duplicates("item").set_index("item")["domain"]
+    parts, lost = [sold], set()
+    for table in tables:
+        ids = as_text(table.frame[table.columns["item"]])
+        ids = ids[~ids.duplicated() & (ids != "")]
+        there = ids.map(domain_of)
+        domain = pd.Series(table.domain, ids.index, dtype=object)
+        if table.domain is None:
+            ids, there = ids[there.isna()], there.dropna()
+            for column in table.frame:
+                text = as_text(table.frame[column]).str.casefold()
+                if (text[there.index].map(names) == there).mean() >= _ALIKE:
+                    domain = text.map(names)
+                    break
+        part = pd.DataFrame({"domain": domain[ids.index], "item": ids})
+        known = part["domain"].isin(names.values())
+        parts.append(part[known])
+        lost.update(part["item"][~known])
+    items = pd.concat(parts, ignore_index=True).drop_duplicates()
+    return items, len(lost.difference(items["item"]))
 
 
 def _item_table(

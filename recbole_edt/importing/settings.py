@@ -54,6 +54,9 @@ class _Tables(Settings, use_attribute_docstrings=True):
     """column of the domain, of rows or of items, where no DOMAIN=FILE names it"""
     domains: Names | None = None
     """the two domains to keep of many"""
+    keep_unsold: bool = False
+    """whether items of the tables stay that have no rows, or none after the filters: recommend
+    ranks them by their text, training and evaluation leave them out"""
     text_columns: Names | None = None
     """columns that make the text of an item; all text columns and the price by default"""
     text_length: Count = 1000

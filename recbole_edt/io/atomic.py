@@ -21,8 +21,9 @@ REQUIRED = {
     "user": ("user_id:token",),
 }
 
-OPTIONAL = {"inter": {"position", "augmented"}, "item": {"generated"}}
-"""Further columns of the contract; ``augmented`` and ``generated`` are 1 for what was inserted."""
+OPTIONAL = {"inter": {"position", "augmented"}, "item": {"generated", "unsold"}}
+"""Further columns of the contract; ``augmented`` and ``generated`` are 1 for what was inserted,
+``unsold`` for items that no raw row names."""
 
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32

@@ -220,6 +220,35 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
     ]
 
 
+def test_items_without_rows_are_left_out_or_kept_where_a_table_says_their_domain(capsys):
+    rows_file()
+    Path("all.csv").write_text(
+        "id,name,kind\na1,Oak,X\na2,Elm,x\nb1,Fig,y\nb2,Hip,y\na3,Ash,x\nb3,Bay,\n"
+    )
+    Path("y.csv").write_text("id,name\nb1,Fig\nb4,Box\n")
+    rows = Path("rows.csv").read_text().splitlines()
+    for domain, letter in (("x", "a"), ("y", "b")):
+        own = [row for row in rows[1:] if f",{letter}" in row]
+        Path(f"{domain}-rows.csv").write_text("\n".join([rows[0], *own]))
+    files = ["x=x-rows.csv", "y=y-rows.csv", "all.csv", "y=y.csv", MINE]
+    import_files(files)
+    told = "items of the tables without rows: 3, left out (--keep_unsold keeps them)\n"
+    assert told in capsys.readouterr().out
+    assert tables()[1]["item_id"].tolist() == ["a1", "a2", "b1", "b2"]
+    import_files([*files, "--keep_unsold", "--min_item_rows=2"])
+    out = capsys.readouterr().out
+    assert "without rows: 4, kept\nitems without rows whose domain no table says: 1, left" in out
+    assert "x: 3 items, 2 rows" in out
+    item = tables()[1]
+    assert item["item_id"].tolist() == ["a1", "a2", "a3", "b1", "b2", "b4"]
+    assert item["unsold"].tolist() == list("011101")
+    assert item["title"].tolist() == ["Oak", "Elm", "Ash", "Fig", "Hip", "Box"]
+    assert len(np.load(FOLDER / "mine.item_emb.npy")) == 6
+    keep = ["--dataset=mine", "--output_path=augmented", "--min_ratio=0"]
+    assert cli.execute("augment", keep) == 0
+    assert set(read_table(Path("augmented/mine/mine.inter"))["item_id"]) == {"a1", "b2"}
+
+
 def test_items_of_the_same_id_in_both_domains_are_two_items(shop, capsys):
     import_files([*recbole_cdr(shop), MINE])
     _, item = tables()

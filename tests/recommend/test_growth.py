@@ -271,6 +271,38 @@ def test_imported_data_grow_day_by_day_in_the_space_of_the_first(train, tmp_path
         load("day4", later, "none")
 
 
+def test_items_that_nobody_bought_are_no_part_of_training_and_are_ranked_by_their_text(
+    growing, train, write_dataset, tmp_path
+) -> None:
+    items = [*growing.shop.items, ("art-new", "art"), ("bike-new", "bike")]
+    text = {**growing.text, "art-new": growing.text["art3"], "bike-new": growing.text["bike5"]}
+
+    def write(name, rows, unsold):
+        vectors = np.stack([text[item] for item, *_ in items])
+        folder = write_dataset(tmp_path / name, rows=rows, items=items, item_emb=vectors)
+        path = folder / "tiny/tiny.item"
+        head, *lines = path.read_text().splitlines()
+        flags = [int(line.split("\t")[0] in unsold) for line in lines]
+        marked = [f"{line}\t{flag}" for line, flag in zip(lines, flags, strict=True)]
+        path.write_text("\n".join([f"{head}\tunsold:token", *marked]))
+        return folder
+
+    folder = write("all", growing.shop.rows, {"art-new", "bike-new"})
+    without, path = (
+        train("LLMEDT", tmp_path / f"run{place}", data, item_embedding="text")
+        for place, data in enumerate((growing.early, folder))
+    )
+    one, other = (checkpoint.load(p)["state_dict"] for p in (without, path))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    ours = Recommender.load(path, use_gpu=False)
+    assert {"art-new", "bike-new"} < {*ours.recommend(k=99)["item_id"]}
+    scores = ours.score([f"u{user}" for user in range(30)], [item for item, *_ in items])
+    assert np.allclose(scores[["art-new", "bike-new"]], scores[["art3", "bike5"]], atol=1e-5)
+    left = [row for row in growing.shop.rows if row[1] != "art1"]  # its rows are too old
+    later = write("later", left, {"art1", "bike-new"})
+    assert "art1" in {*Recommender.load(path, data_path=later).recommend(k=99)["item_id"]}
+
+
 def test_generated_items_may_be_gone_but_data_must_be_augmented(
     growing, train, augmented_shop, write_dataset, tmp_path
 ) -> None:
