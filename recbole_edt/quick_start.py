@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +23,7 @@ from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
 from recbole_edt.io.files import check_writable
+from recbole_edt.io.lock import run_lock
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, close_log, open_log
 from recbole_edt.registry import is_users_own
@@ -72,14 +73,14 @@ def run_recbole_edt(
         your own are raised as they are.
     """
     config = EDTConfig(model, dataset, config_file_list, config_dict)
-    with distributed.process_group():
+    with distributed.process_group(), ExitStack() as held:
         try:
-            return _run(config, saved)
+            return _run(config, saved, held)
         finally:
             close_log()
 
 
-def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
+def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
     start = perf_counter()
     model, dataset = config["model"], config["dataset"]
     for key in ("result_file", "ranks_file"):
@@ -99,6 +100,9 @@ def _run(config: EDTConfig, saved: bool) -> dict[str, Any]:
     trainer_type.check(config, network, data)
     rankings = make_rankings(config, data)
 
+    if saved and not distributed.rank():
+        file = Path(checkpoint.run_file(config))
+        held.enter_context(run_lock(file.parent, file.name))
     open_log(config)  # all checks are done; files are written from here on
     for part in (sys.argv, config, network):
         getLogger().info(part, extra=FILE_ONLY)

@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, TrainingError
-from recbole_edt.io.files import file_sha256
 from recbole_edt.settings import nearest
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder).absolute()
         self._names: dict[str, str] = {}
-        self._fingerprints: dict[Path, str] = {}
 
     def name(self, run: Run) -> str:
         """Name of a run's files.
@@ -87,8 +85,11 @@ class RunStore:
 
         key = repr(run)
         if key not in self._names:
-            config = self.config(run)
-            digest = checkpoint.digest([checkpoint.settings(config), self._fingerprint(run)])
+            config, folder = self.config(run), run.data_path / run.dataset
+            if not (folder / f"{run.dataset}.inter").is_file():
+                raise DataError(f"there is no data set in {folder}")
+            data = checkpoint.data_digest(folder, run.dataset)
+            digest = checkpoint.digest([checkpoint.settings(config), data])
             self._names[key] = f"{config['model']}-{run.seed}-{digest}"
         return self._names[key]
 
@@ -96,30 +97,17 @@ class RunStore:
         """One of a run's files."""
         return self.folder / f"{self.name(run)}{suffix}"
 
-    def checkpoint(self, run: Run) -> Path:
-        """Checkpoint of a run's best epoch."""
-        from recbole_edt.trainer import checkpoint
+    def checkpoints(self, run: Run) -> Path:
+        """Folder of a run's checkpoint."""
+        return self.folder / "checkpoints" / self.name(run)
 
-        place = {"checkpoint_dir": str(self.folder / "checkpoints" / self.name(run))}
-        config = configure(run.model, run.dataset, {**run.overrides(), **place})
-        return Path(checkpoint.run_file(config))
+    def checkpoint(self, run: Run) -> Path:
+        """Checkpoint of a finished run's best epoch."""
+        return self.checkpoints(run) / Path((self.results(run) or {})["checkpoint"]).name
 
     def config(self, run: Run) -> EDTConfig:
         """Configuration of a run."""
         return configure(run.model, run.dataset, run.overrides())
-
-    def _fingerprint(self, run: Run) -> str:
-        from recbole_edt.trainer import checkpoint
-
-        folder = run.data_path / run.dataset
-        if folder not in self._fingerprints:
-            if not (folder / f"{run.dataset}.inter").is_file():
-                raise DataError(f"there is no data set in {folder}")
-            parts = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
-            files = [folder / f"{run.dataset}{part}" for part in parts]
-            content = [[path.name, file_sha256(path)] for path in files if path.is_file()]
-            self._fingerprints[folder] = checkpoint.digest(content)
-        return self._fingerprints[folder]
 
     def results(self, run: Run) -> dict[str, Any] | None:
         """Content of a run's results file; None for an unfinished run."""
@@ -155,7 +143,7 @@ class RunStore:
             "resume": True,
             "result_file": self.path(run, ".json"),
             "ranks_file": self.path(run, ".npz"),
-            "checkpoint_dir": self.checkpoint(run).parent,
+            "checkpoint_dir": self.checkpoints(run),
         }
         given = [f"--{key}={value}" for key, value in settings.items()]
         return [sys.executable, "-m", "recbole_edt", "run", *given]

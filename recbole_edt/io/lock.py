@@ -12,8 +12,8 @@ from recbole_edt.errors import DataError
 
 
 @contextmanager
-def run_lock(folder: str | Path) -> Iterator[None]:
-    """Keep other runs out of a folder while the block lasts.
+def run_lock(folder: str | Path, file: str = "") -> Iterator[None]:
+    """Keep other runs out of a folder, or away from one file in it, while the block lasts.
 
     The operating system holds the lock, so that a killed run leaves none. The folder is made if
     missing.
@@ -21,7 +21,8 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", blocking=False):
+        with FileLock(folder / (f".{file}.lock" if file else ".lock"), blocking=False):
             yield
     except Timeout as error:
-        raise DataError(f"another run is using {folder}: wait until it finishes") from error
+        place = folder / file
+        raise DataError(f"another run is using {place}: wait until it finishes") from error

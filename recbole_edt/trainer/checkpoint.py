@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 
 from recbole_edt.errors import CheckpointError
-from recbole_edt.io.files import atomic_write
+from recbole_edt.io.files import atomic_write, file_sha256
 
 FORMAT = "recbole-edt/2"
+PARTS = ("stage1", "best", "last")  # files of a training that has not ended
 _NOT_SETTINGS = {
     "resume", "result_file", "ranks_file", "show_progress", "state", "checkpoint_dir", "device",
     "gpu_id", "use_gpu", "local_rank", "single_spec", "log_wandb", "wandb_project", "data_path",
@@ -46,8 +48,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(repr(plain(value)).encode()).hexdigest()[:10]
 
 
+def data_digest(folder: str | Path, name: str) -> str:
+    """Hash of the files of a data set that a training may read, ten hexadecimal digits."""
+    parts = (".inter", ".item", ".user", ".item_emb.npy", ".user_emb.npy")
+    files = [path for part in parts if (path := Path(folder, f"{name}{part}")).is_file()]
+    return digest([[path.name, _sha256(path, path.stat().st_mtime_ns)] for path in files])
+
+
+@lru_cache
+def _sha256(path: Path, mtime_ns: int) -> str:
+    return file_sha256(path)
+
+
 def run_file(config, part: str = "") -> str:
-    """Path of a run's checkpoint: of its best epoch, or of a part such as ``last``.
+    """Path of a run's checkpoint, or of one of its ``PARTS``; it is named by settings and data.
 
     A run that is resumed with another number of epochs, or reports more, keeps its name.
     """
@@ -56,8 +70,15 @@ def run_file(config, part: str = "") -> str:
         for key, value in settings(config).items()
         if key not in _OF_ITS_END and not key.endswith("epochs")
     }
-    name = f"{config['model']}-{config['dataset']}-{config['seed']}-{digest(named)}"
+    data = data_digest(config["data_path"], config["dataset"])
+    name = f"{config['model']}-{config['dataset']}-{config['seed']}-{digest(named)}-{data}"
     return f"{config['checkpoint_dir']}/{name}{'.' if part else ''}{part}.pth"
+
+
+def differences(then: dict[str, Any], config) -> str:
+    """Name the settings of a checkpoint that a configuration has otherwise; empty if none."""
+    now = settings(config)
+    return "; ".join(f"{k} {then[k]}, not {now[k]}" for k in then if now.get(k, then[k]) != then[k])
 
 
 def dataset_fingerprint(dataset) -> dict[str, Any]:

@@ -43,9 +43,8 @@ def adopt(model: nn.Module, path: str | Path, dataset) -> None:
     except CheckpointError as error:
         if error.__cause__ is None:  # the data do not fit
             raise
-        then, now = content["settings"], checkpoint.settings(dataset.config)
-        others = [f"{k} {then[k]}, not {now[k]}" for k in then if k in now and then[k] != now[k]]
-        raise CheckpointError(f"{error}; it has {'; '.join(others) or 'the same keys'}") from error
+        others = checkpoint.differences(content["settings"], dataset.config)
+        raise CheckpointError(f"{error}; it has {others or 'the same keys'}") from error
 
 
 def to_train_on(

@@ -18,8 +18,6 @@ class TwoStageTrainer(CrossDomainTrainer):
         super().__init__(config, model)
         if self.stage == 1:
             self._set_epochs(model.stages[0][0])
-            self.final_file = self.saved_model_file
-            self.saved_model_file = checkpoint.run_file(config, "stage1")
 
     def _set_epochs(self, key: str) -> None:
         self.epochs = self.config[key]
@@ -28,10 +26,12 @@ class TwoStageTrainer(CrossDomainTrainer):
     def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
         """Count the untrained start of stage 2 as an epoch that can be the best one."""
         if self.stage == 1:
+            self.saved_model_file = checkpoint.run_file(self.config, "stage1")
             super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
             if saved:
                 self.load_best()
             self._enter_stage_2()
+            self.saved_model_file = self.best_file
         if self.start_epoch == 0 and valid_data:
             self._choose_start(valid_data)
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
@@ -63,7 +63,6 @@ class TwoStageTrainer(CrossDomainTrainer):
 
     def _enter_stage_2(self) -> None:
         self.model.begin_finetuning()
-        self.saved_model_file = self.final_file
         self._begin_stage(2)
         self._prepare_stage_2()
 

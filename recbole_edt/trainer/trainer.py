@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import random
+import shutil
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,7 @@ from recbole_edt import distributed
 from recbole_edt.data.known import Known
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.evaluation.vectors import has_vectors
+from recbole_edt.io.files import atomic_write
 from recbole_edt.log import quiet
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
@@ -57,7 +61,8 @@ class CrossDomainMixin(EvaluationMixin):
         use_fast_kernels(config["fast_kernels"])
         self._share_gradients()
         self.threads = Threads(fixed=bool(config["threads"]))
-        self.saved_model_file = checkpoint.run_file(config)
+        self.final_file = self.saved_model_file = checkpoint.run_file(config)
+        self.best_file = checkpoint.run_file(config, "best")  # final_file when training has ended
         self.last_file = checkpoint.run_file(config, "last")
         if self.device.type == "cuda":
             torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -101,14 +106,19 @@ class CrossDomainMixin(EvaluationMixin):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, **rest):
         """Train with early stopping; arguments and result are RecBole's.
 
-        With ``resume`` a killed run continues after its last complete epoch.
+        With ``resume`` a killed run continues after its last complete epoch. The checkpoint of an
+        earlier training with the same settings and data is replaced at the end.
         """
         self._begin(train_data._dataset, saved)
+        self.saved_model_file = self.best_file
         try:
             self._fit_stage(train_data, valid_data, verbose, saved, **rest)
             if self.config["history_weight"]:
                 self._add_history(train_data._dataset.domains, valid_data, saved)
+            if saved:
+                self._publish()
         finally:
+            self.saved_model_file = self.final_file
             self.tensorboard.close()
             self.threads.restore()
         return self.best_valid_score, self.best_valid_result
@@ -123,7 +133,7 @@ class CrossDomainMixin(EvaluationMixin):
             return
         weights = self.calibrated(valid_data) if given == "auto" else [float(given)] * 2
         self.model.history_weights = weights
-        if saved:
+        if saved and not distributed.rank():
             content = checkpoint.load(self.saved_model_file)
             self._write(self.saved_model_file, {**content, "history_weights": weights})
         self.logger.info(f"weight of the history term: {by_domain(weights, domains)}")
@@ -140,8 +150,24 @@ class CrossDomainMixin(EvaluationMixin):
         if saved and self.config["resume"]:
             self._resume(dataset)
         elif saved and not distributed.rank():
-            # this run's best epochs do not match the state of an earlier run
-            Path(self.last_file).unlink(missing_ok=True)
+            for path in (self.last_file, self.best_file):  # of an earlier run that was stopped
+                Path(path).unlink(missing_ok=True)
+            self._name_what_is_replaced()
+
+    def _name_what_is_replaced(self) -> None:
+        with suppress(CheckpointError):  # there is none, or a damaged one
+            content = checkpoint.load(self.final_file)
+            if others := checkpoint.differences(content["settings"], self.config):
+                self.logger.warning(
+                    f"{self.final_file} is of another training ({others}); the end of this one "
+                    "replaces it: --checkpoint_dir=OTHER keeps it"
+                )
+
+    def _publish(self) -> None:
+        """Give the best epoch the name of the run's checkpoint."""
+        distributed.barrier()  # other processes may still be reading it
+        if not distributed.rank() and Path(self.best_file).exists():
+            os.replace(self.best_file, self.final_file)
 
     def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
         callback = rest.pop("callback_fn", None)
@@ -351,8 +377,15 @@ class CrossDomainMixin(EvaluationMixin):
             raise CheckpointError(f"{self.last_file} is missing for some processes of the run")
         if there:
             self.resume_checkpoint(self.last_file, dataset)
+            ended = Path(self.final_file).exists() and not Path(self.best_file).exists()
+            if ended and not distributed.rank():
+                with atomic_write(self.best_file) as temporary:
+                    shutil.copyfile(self.final_file, temporary)
         else:
-            self.logger.info("Nothing to resume: starting from the beginning")
+            stem = glob.escape(self.last_file.rpartition("-")[0])
+            others = "; ".join(sorted(glob.glob(f"{stem}-*.last.pth")))
+            of_others = f" ({others}: of other data)" if others else ""
+            self.logger.info(f"Nothing to resume{of_others}: starting from the beginning")
 
     def resume_checkpoint(self, resume_file, dataset=None):
         """Continue after the epoch of a checkpoint, which must belong to ``dataset`` if given."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recbole.model.general_recommender import RecVAE
 from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import RecVAETrainer, Trainer
 
-from recbole_edt.errors import CheckpointError, TrainingError
+from recbole_edt.config import EDTConfig
+from recbole_edt.errors import CheckpointError, DataError, TrainingError
+from recbole_edt.io.lock import run_lock
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
 
@@ -254,6 +258,38 @@ def test_fresh_run_forgets_where_an_earlier_one_stopped(run, monkeypatch, same_r
     same_result(first, run(resume=True).fit().result())
 
 
+@pytest.mark.parametrize("save", [2, 9])  # within stage 1, and at the end of stage 2
+def test_a_training_that_is_stopped_leaves_the_checkpoint_of_a_finished_one(
+    run, monkeypatch, caplog, same_result, save
+):
+    finished = Path(run(epochs=1).fit().trainer.saved_model_file)
+    before = finished.read_bytes()
+    with monkeypatch.context() as patch:
+        kill_at_save(patch, save, before=False)
+        with pytest.raises(Killed):
+            run().fit()
+    assert finished.read_bytes() == before
+    assert f"{finished} is of another training (epochs 1, not 3); the end of" in caplog.text
+    again = run(resume=True).fit()
+    assert Path(again.trainer.saved_model_file) == finished and finished.read_bytes() != before
+    same_result(run(checkpoint_dir="other").fit().result(), again.result())
+    assert not list(Path("saved").glob("*.best.pth"))
+
+
+def test_other_data_are_another_run(run, data_path, tmp_path, caplog):
+    first = run(finetune_epochs=1).fit().trainer
+    before = Path(first.saved_model_file).read_bytes()
+    shutil.copytree(data_path, tmp_path / "other")
+    file = tmp_path / "other" / "tiny" / "tiny.item_emb.npy"
+    np.save(file, np.load(file)[:, ::-1])
+    with caplog.at_level("INFO"):
+        run(finetune_epochs=1, data_path=str(tmp_path / "other"), resume=True).fit()
+    assert f"Nothing to resume ({first.last_file}: of other data): starting from" in caplog.text
+    assert Path(first.saved_model_file).read_bytes() == before
+    named = {path.name.partition(".")[0] for path in Path("saved").glob("*.pth")}
+    assert len(named) == 2 and len({name.rpartition("-")[0] for name in named}) == 1
+
+
 def test_other_settings_are_another_run(run):
     files = {run().trainer.last_file, run(seed=43).trainer.last_file}
     files |= {run(dropout=0.1).trainer.last_file, run("LLMEDTPretrain").trainer.last_file}
@@ -321,6 +357,16 @@ def test_results_file_has_the_promised_structure(small):
     assert results["timing"]["epochs"] == 5
     assert 0 < results["parameters"]["trainable"] < results["parameters"]["total"]
     assert results["stages"].keys() == {"1", "2"}
+
+
+def test_a_second_run_that_would_write_the_same_files_is_refused(small):
+    settings = small(epochs=1, finetune_epochs=1)
+    file = Path(checkpoint.run_file(EDTConfig("LLMEDT", "tiny", None, settings)))
+    with run_lock(file.parent, file.name):
+        with pytest.raises(DataError, match=f"another run is using {file}: wait until it finishes"):
+            run_recbole_edt("LLMEDT", "tiny", None, settings)
+        assert not list(file.parent.glob("*.pth"))
+        run_recbole_edt("LLMEDT", "tiny", None, {**settings, "seed": 43})  # writes other files
 
 
 def test_missing_checkpoint_of_stage_1_is_refused_by_the_trainer_too(run):
