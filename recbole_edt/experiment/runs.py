@@ -102,8 +102,9 @@ class RunStore:
         return self.folder / "checkpoints" / self.name(run)
 
     def checkpoint(self, run: Run) -> Path:
-        """Checkpoint of a finished run's best epoch."""
-        return self.checkpoints(run) / Path((self.results(run) or {})["checkpoint"]).name
+        """Checkpoint of a run's best epoch, which the results name; without it no file."""
+        named = (self.results(run) or {}).get("checkpoint", "none.pth")
+        return self.checkpoints(run) / Path(named).name
 
     def config(self, run: Run) -> EDTConfig:
         """Configuration of a run."""
@@ -188,9 +189,9 @@ def execute(
                 if reason is not None:
                     failures[name] = reason
                 else:  # only an unfinished run needs its last epoch and its first stage
-                    best = store.checkpoint(pending[name])
-                    for part in (".last", ".stage1"):
-                        best.with_suffix(f"{part}.pth").unlink(missing_ok=True)
+                    for part in ("last", "stage1"):
+                        for file in store.checkpoints(pending[name]).glob(f"*.{part}.pth"):
+                            file.unlink()
                 bar.update()
                 after(name)
         except BaseException:  # Ctrl-C included: no training outlives its command

@@ -27,6 +27,9 @@ from recbole_edt.settings import (
 if TYPE_CHECKING:
     from recbole_edt.recommend.recommender import Recommender
 
+LEAST = 0.1
+"""Least fall of a score, in distances from the first to the tenth, that makes a row a reason."""
+
 
 def _ids(value: Any) -> list[str]:
     """Read ids: ``a,b``, or a list in brackets for ids that hold commas."""
@@ -35,6 +38,16 @@ def _ids(value: Any) -> list[str]:
     if not isinstance(value, list):
         raise ValueError("ids such as u1,u2")
     return [str(name) for name in value]
+
+
+def _ids_or_file(value: Any) -> list[str]:
+    if not isinstance(value, str) or not value.startswith("@"):
+        return _ids(value)
+    try:
+        lines = Path(value[1:]).read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError("ids such as i1,i2 or @FILE, text with an id in each line") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 Ids = Annotated[list[Name], BeforeValidator(_ids)]
@@ -60,6 +73,8 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     """items of one domain (default: both, each topk)"""
     repeat: bool = False
     """whether items of the history are recommended, too: what is bought again"""
+    exclude: Annotated[list[Name], BeforeValidator(_ids_or_file)] = []
+    """ids of items that are not recommended, such as i7,i3, or @FILE with an id in each line"""
     until: Literal["all", "test", "valid"] = "all"
     """where histories end: all, or before the target of the test or validation: test, valid"""
     output: Name | None = None
@@ -68,6 +83,9 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     """format of --output, json with an object per line (default: by its name, else csv)"""
     html: Name | None = None
     """file for a page that shows histories, recommendations and the rows that carried them"""
+    explain: bool = False
+    """whether --output has a column because: the item of the history that carries most of the
+    recommended one, or nothing where no single one does; takes longer"""
     export: Name | None = None
     """folder that receives each domain's item and user vectors (.npy) and ids, for a
     nearest-neighbour index"""
@@ -85,10 +103,10 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
             raise ValueError("say --user=U, --user=all, --history=ITEM,ITEM or --export=DIR")
         if self.user is not None and self.history is not None:
             raise ValueError("say either --user or --history")
-        if self.output is None and (self.user == ["all"] or self.format is not None):
-            raise ValueError("--user=all and --format need --output=FILE")
         if self.html is not None and self.user in (["all"], None) and self.history is None:
-            raise ValueError("--html shows users of --user=U,U or one --history")
+            raise ValueError("--html shows users of --user=U,U or one --history, and not all users")
+        if self.output is None and (self.user == ["all"] or self.format or self.explain):
+            raise ValueError("--user=all, --format and --explain need --output=FILE")
         return self
 
 
@@ -107,7 +125,8 @@ def recommend(arguments: Sequence[str]) -> None:
     EDTError
         If arguments, configuration or data are invalid.
     """
-    given = parse_arguments(arguments, RecommendSettings, as_text=("user", "history"))
+    as_text = ("user", "history", "exclude")
+    given = parse_arguments(arguments, RecommendSettings, as_text=as_text)
     settings = validate(RecommendSettings, given)
     for key in ("output", "html"):
         if (path := getattr(settings, key)) is not None:
@@ -118,23 +137,37 @@ def recommend(arguments: Sequence[str]) -> None:
     format = settings.format or (suffix if suffix in ("json", "parquet") else "csv")
     if format == "parquet" and find_spec("pyarrow") is None:
         raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")
-    from recbole_edt.recommend.recommender import Recommender  # help does without RecBole
+    # help does without RecBole
+    from recbole_edt.recommend.recommender import Recommender, check_domain
+    from recbole_edt.trainer import checkpoint
 
+    if settings.domain is not None:
+        check_domain(settings.domain, checkpoint.load(settings.checkpoint)["dataset"]["domains"])
     not_for_loading = {
-        "user", "history", "topk", "domain", "repeat", "output", "format", "html", "export",
+        "user", "history", "topk", "domain", "repeat", "exclude", "output", "format", "html",
+        "explain", "export",
     }  # fmt: skip
     load = settings.model_dump(exclude=not_for_loading, exclude_none=True)
     recommender = Recommender.load(**load)
+    users = None if settings.user == ["all"] else settings.user
+    histories = recommender.asked(users, settings.history)  # all ids are checked
     if settings.export is not None:
         for path in recommender.export(settings.export):
             print(f"written: {path}")
-    users = None if settings.user == ["all"] else settings.user
     asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history,
-                  "repeat": settings.repeat}  # fmt: skip
-    if settings.output is not None:
-        n = write(recommender.batches(users, **asked), settings.output, format)
-        print(f"written: {settings.output} ({n:,} recommendations)")
+                  "repeat": settings.repeat, "exclude": settings.exclude}  # fmt: skip
     names = [None] if settings.history is not None else users
+    if settings.output is not None:
+        frames: Iterator[pd.DataFrame]
+        if settings.explain:
+            known = recommender.data.id2token(recommender.data.uid_field, histories.users)
+            frames = (
+                explained(recommender, user, **asked).with_reasons() for user in names or known
+            )
+        else:
+            frames = recommender.batches(users, **asked)
+        n = write(frames, settings.output, format)
+        print(f"written: {settings.output} ({n:,} recommendations)")
     if settings.html is not None:
         told = [explained(recommender, user, **asked) for user in names or []]
         write_html(told, settings.html, recommender)
@@ -149,21 +182,43 @@ class Explained(NamedTuple):
 
     user: str  # "" for a history
     rows: pd.DataFrame  # the history, as `Recommender.rows_of_training` returns it
-    found: pd.DataFrame  # recommendations, with the rows that carry them in `carriers`
+    found: pd.DataFrame  # recommendations; the rows that carry them in `carriers`, by `number`
+
+    @property
+    def seen(self) -> pd.DataFrame:
+        """Rows of the history that the model sees, by their number."""
+        return self.rows[self.rows["number"] > 0].set_index("number", drop=False)
+
+    def with_reasons(self) -> pd.DataFrame:
+        """Recommendations, and in ``because`` the item that carries most; empty if none does."""
+        because = [self.seen["item_id"][of[0][0]] if of else "" for of in self.found["carriers"]]
+        return self.found.drop(columns="carriers").assign(because=because)
 
 
-def explained(recommender: Recommender, user: str | None, **asked: Any) -> Explained:
-    """Recommend to one user; ``asked`` as ``Recommender.recommend`` takes it."""
-    found = recommender.recommend(user, **asked)
+def explained(recommender: Recommender, user: str | None, k: int, **asked: Any) -> Explained:
+    """Recommend to one user; ``asked`` as ``Recommender.recommend`` takes it.
+
+    Rows carry an item if its score falls without them by at least ``LEAST`` of the distance
+    between the first and the tenth score of its domain. A single row carries everything.
+    """
+    found = recommender.recommend(user, max(k, 10), **asked)
+    scores = found[found["rank"] <= 10].groupby("domain")["score"]
+    least = LEAST * found["domain"].map(scores.max() - scores.min())
+    found, least = found[found["rank"] <= k], least[found["rank"] <= k]
     history = recommender.asked(user, asked["history"])
-    carriers = recommender.carriers(history, found["item_id"])
     rows = recommender.rows_of_training(history)
+    of_items = recommender.carriers(history, found["item_id"])
+    if (rows["number"] > 0).sum() == 1:
+        carriers = [[(1, float("nan"))] for _ in of_items]
+    else:
+        carriers = [[(place + 1, fall) for place, fall in of if fall >= low]
+                    for of, low in zip(of_items, least, strict=True)]  # fmt: skip
     return Explained(user or "", rows, found.assign(carriers=carriers))
 
 
 def show(told: Explained) -> None:
     """Print a history and its recommendations."""
-    seen = told.rows[told.rows["number"] > 0]
+    seen = told.seen
     print(f"{f'user {told.user}' if told.user else 'history'}: the last {len(seen)} rows")
     for row in seen.itertuples():
         mark = "  (inserted)" if row.inserted else ""
@@ -171,10 +226,12 @@ def show(told: Explained) -> None:
     for domain, of_domain in told.found.groupby("domain", sort=False):
         print(f"\nrecommended from {domain} (carried by the rows of the history)")
         for row in of_domain.itertuples():
-            carriers = ", ".join(f"[{n + 1}] {fall:+.2f}" for n, fall in row.carriers)
+            carriers = ", ".join(f"[{number}] {fall:+.2f}" for number, fall in row.carriers)
+            if len(seen) == 1:
+                carriers = "[1], the only row"
             print(
                 f"  {row.rank:>2}. {row.score:8.4f}  {row.item_id:<12} {row.title}"
-                f"  <- {carriers or 'no single row'}"
+                f"  <- {carriers or 'the history as a whole'}"
             )
 
 
@@ -197,7 +254,7 @@ def write(frames: Iterator[pd.DataFrame], path: str, format: str) -> int:
     n = 0
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         writer: Any = None
-        for frame in tqdm(frames, desc="batches of users", leave=False):
+        for frame in tqdm(frames, desc="batches of users", leave=False, disable=None):
             if format == "parquet":
                 import pyarrow
                 from pyarrow.parquet import ParquetWriter

@@ -19,6 +19,7 @@ from recbole.utils.enum_type import ModelType
 from torch import Tensor
 
 from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.data.known import shown
 from recbole_edt.data.sequences import Sequences, expand_ranges
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.history import HistoryTerm
@@ -28,11 +29,22 @@ from recbole_edt.io.files import atomic_write, check_writable, write_array, writ
 from recbole_edt.model.kernels import product
 from recbole_edt.restore import load_run
 from recbole_edt.settings import Count, check_value, nearest
+from recbole_edt.trainer.checkpoint import PARTS
 
 Until = Literal["all", "test", "valid"]
 """End of the histories: after the last row, or before the test or validation target."""
 
 Ids = str | Sequence[str]
+
+
+def check_domain(name: str | None, domains: Sequence[str]) -> None:
+    """Raise ConfigError for the name of a domain that there is not; None is all of them."""
+    if name not in (None, *domains):
+        raise ConfigError(f"unknown domain '{name}' (there are: {', '.join(domains)})")
+
+
+def _listed(names: Ids) -> list[str]:
+    return [str(name) for name in ([names] if np.isscalar(names) else names)]
 
 
 class Histories(NamedTuple):
@@ -129,6 +141,11 @@ class Recommender:
         if data_path is not None:
             changes["data_path"] = str(data_path)
         config, model, data, *_ = load_run(checkpoint, dataset, changes)
+        result, _, part = Path(checkpoint).stem.rpartition(".")
+        if part in PARTS:
+            data.notes.append(
+                f"{checkpoint} is a state within a training, and not its result: {result}.pth is"
+            )
         for note in data.notes:
             getLogger().warning(note)
         return cls(config, data, model, until)
@@ -142,6 +159,7 @@ class Recommender:
         domain: str | None = None,
         history: Ids | None = None,
         repeat: bool = False,
+        exclude: Ids = (),
     ) -> pd.DataFrame:
         """Recommend the k best items of each domain, or of one.
 
@@ -157,6 +175,8 @@ class Recommender:
             In place of ``users``: ids of the items of one history, oldest first.
         repeat : bool
             Whether the items of a history are candidates, too: what is bought again.
+        exclude : str or sequence of str
+            Ids of items that are no candidates, such as what is out of stock.
 
         Returns
         -------
@@ -172,7 +192,8 @@ class Recommender:
         ConfigError
             If there is no such domain, or the model knows users by their ids alone.
         """
-        return pd.concat(self.batches(users, k, domain, history, repeat), ignore_index=True)
+        parts = self.batches(users, k, domain, history, repeat, exclude)
+        return pd.concat(parts, ignore_index=True)
 
     def batches(
         self,
@@ -181,20 +202,35 @@ class Recommender:
         domain: str | None = None,
         history: Ids | None = None,
         repeat: bool = False,
+        exclude: Ids = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield what :meth:`recommend` returns, ``eval_batch_size`` users at a time."""
-        if domain not in (None, *self.domains):
-            raise ConfigError(f"unknown domain '{domain}' (there are: {', '.join(self.domains)})")
+        check_domain(domain, self.domains)
         check_value(Count, "k", k.item() if isinstance(k, np.integer) else k)
         domains = [d for d, name in enumerate(self.domains) if domain in (None, name)]
+        k = min(int(k), max(len(self.pools[d]) for d in domains))
+        left_out = self.data.left_out  # these are no candidates anyway
+        excluded = self.numbers_of([name for name in _listed(exclude) if name not in left_out])
         for part in self._parts(self.asked(users, history)):
-            yield self._best(part, domains, k, repeat)
+            yield self._best(part, domains, k, repeat, excluded)
 
-    def score(self, users: Ids, items: Ids) -> pd.DataFrame:
-        """Scores of any items for users: a row per user, a column per item, named by their ids."""
-        asked, numbers = self.asked(users), self.numbers_of(items)
+    def history(self, user: str) -> list[str]:
+        """Ids of the items that the data hold of a user, oldest first, without inserted ones."""
+        asked = self.asked(user)
+        if len(asked.users) != 1:
+            raise ConfigError("history takes one user")
+        rows = slice(asked.rows.offsets[asked.owners[0]], asked.stops[0])
+        items = asked.rows.items[rows][~asked.rows.augmented[rows]]
+        return self.data.id2token(self.data.iid_field, items).tolist()
+
+    def score(
+        self, users: Ids | None = None, items: Ids = (), history: Ids | None = None
+    ) -> pd.DataFrame:
+        """Scores of any items: a row per user, or for a history, and a column per item."""
+        asked, numbers = self.asked(users, history), self.numbers_of(items)
         scores = torch.cat([self._all_scores(part)[:, numbers] for part in self._parts(asked)])
-        names = self.data.id2token(self.data.uid_field, asked.users)
+        known = asked.users.any()
+        names = self.data.id2token(self.data.uid_field, asked.users) if known else [None]
         ids = self.data.id2token(self.data.iid_field, numbers)
         return pd.DataFrame(scores.cpu().numpy(), names, ids)
 
@@ -256,13 +292,14 @@ class Recommender:
     def _numbers(self, field: str, what: str, names: Ids) -> np.ndarray:
         known = self.data.field2id_token[field]
         numbers = self.data.field2token_id[field]
-        names = [str(name) for name in ([names] if np.isscalar(names) else names)]
-        for name in names:
-            if not numbers.get(name):  # 0 is padding
-                if name in self.data.left_out:
-                    raise DataError(f"{what} '{name}' is new, and {self._knows('items')}")
-                hint = nearest(name, known[1:50_000].tolist())
-                raise DataError(f"there is no {what} '{name}'{hint}")
+        names = _listed(names)
+        if unknown := [name for name in names if not numbers.get(name)]:  # 0 is padding
+            name, *others = unknown
+            if name in self.data.left_out:
+                raise DataError(f"{what} '{name}' is new, and {self._knows('items')}")
+            hint = nearest(name, known[1:50_000].tolist())
+            more = f" ({len(others):,} further unknown: {shown(others)})" if others else ""
+            raise DataError(f"there is no {what} '{name}'{hint}{more}")
         return np.array([numbers[name] for name in names], dtype=np.int64)
 
     def _knows(self, what: str) -> str:
@@ -275,11 +312,11 @@ class Recommender:
             yield asked.take(slice(start, start + size))
 
     def _best(
-        self, asked: Histories, domains: list[int], k: int, repeat: bool = False
+        self, asked: Histories, domains: list[int], k: int, repeat: bool, excluded: np.ndarray
     ) -> pd.DataFrame:
         data, shape = self.data, (len(asked.users), len(domains), k)
         items, scores = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf, np.float32)
-        found = self.scores(asked, domains, repeat) if len(asked.users) else []
+        found = self.scores(asked, domains, repeat, excluded) if len(asked.users) else []
         for place, of_domain in enumerate(found):
             best = of_domain.topk(min(k, of_domain.shape[1]), dim=1)
             columns = best.indices.cpu().numpy()
@@ -301,11 +338,15 @@ class Recommender:
 
     @torch.no_grad()
     def scores(
-        self, asked: Histories, domains: Sequence[int], repeat: bool = False
+        self,
+        asked: Histories,
+        domains: Sequence[int],
+        repeat: bool = False,
+        excluded: np.ndarray | None = None,
     ) -> list[Tensor]:
         """Scores of each domain's candidates (``pools``), [n, n_candidates].
 
-        Items of a history have -inf, unless they may ``repeat``.
+        Items ``excluded`` (int64 [m]) have -inf, and those of a history unless they may ``repeat``.
         """
         if self._vectors is not None:
             rows = self._interaction(asked)
@@ -316,6 +357,10 @@ class Recommender:
                     scores += self._term.among(rows[self.model.ITEM_SEQ], domain)
         else:
             out = [self._all_scores(asked)[:, self.pools[d]] for d in domains]
+        if excluded is not None:
+            for domain, scores in zip(domains, out, strict=True):
+                columns = self._column[excluded[self.data.item_domain[excluded] == domain]]
+                scores[:, columns[columns >= 0]] = -torch.inf
         if repeat:
             return out
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)

@@ -16,7 +16,7 @@ import running
 import recbole_edt
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
 from recbole_edt.io.files import read_table
-from recbole_edt.recommend.command import RecommendSettings, recommend
+from recbole_edt.recommend.command import RecommendSettings, explained, recommend
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.settings import parse_arguments, validate
 
@@ -115,6 +115,38 @@ def test_what_a_user_has_may_be_recommended_again(ours, trained, data_path) -> N
     assert kept["item_id"].tolist() == fresh["item_id"].tolist()
     command(trained, data_path, user="u3", topk=99, repeat=True, output="again.csv")
     assert pd.read_csv("again.csv")["item_id"].tolist() == every["item_id"].tolist()
+
+
+@pytest.mark.parametrize(("user", "history"), [("u3", None), (None, ["art1", "bike2", "art3"])])
+def test_excluded_items_leave_no_gap(ours, trained, data_path, user, history) -> None:
+    every = ours.recommend(user, k=10**12, history=history)  # as many as there are
+    assert len(every) == len(ours.recommend(user, k=99, history=history))
+    exclude = every.loc[every["rank"].isin([1, 3]), "item_id"].tolist()
+    kept = every[~every["item_id"].isin(exclude)].groupby("domain").head(4)
+    found = ours.recommend(user, k=4, history=history, exclude=exclude)
+    assert found["rank"].tolist() == [1, 2, 3, 4] * 2
+    assert found["item_id"].tolist() == kept["item_id"].tolist()
+    Path("sold_out.txt").write_text("\n".join([*exclude, ""]))
+    asked = {"user": user, "history": history and ",".join(history), "exclude": "@sold_out.txt"}
+    command(trained, data_path, **asked, topk=4, output="left.json", html="l.html", explain=True)
+    told = pd.read_json("left.json", lines=True)
+    assert told["item_id"].tolist() == found["item_id"].tolist()
+    page = Path("l.html").read_text()
+    assert all(f"<b>{item}</b>" not in page.partition("Recommended")[2] for item in exclude)
+    assert ours.recommend(user, history=history, exclude=every["item_id"]).empty
+
+
+def test_a_known_user_with_fresh_purchases(ours) -> None:
+    before = ours.history("u3")
+    fresh = ours.recommend("u3", 1)["item_id"].tolist()
+    history = [*before, *fresh]
+    found = ours.recommend(history=history, k=99)
+    assert not set(history) & set(found["item_id"])
+    scores = ours.score(history=history, items=found["item_id"])
+    assert np.allclose(scores.iloc[0], found["score"], atol=1e-4)
+    raw = ours.data.sequences.items[~ours.data.sequences.augmented]
+    counts = [len(ours.history(user)) for user in set(ours.recommend(k=1)["user_id"])]
+    assert sum(counts) == len(raw)
 
 
 def test_scores_of_any_items_are_those_recommended_by(ours) -> None:
@@ -221,14 +253,55 @@ def test_a_page_shows_histories_and_what_carried_each_item(trained, data_path, o
     assert titles == rows["item_id"].tolist()
     marks = [" inserted" in dot for dot in re.findall(r'<i class="(dot.*?)"', history)]
     assert marks == (rows["augmented"] == "1").tolist()
-    alone = "read in training alone" in history
+    alone = "not used for these recommendations" in history
     assert alone == (trained[0] == "LLMEDT")  # whose stage 1 was asked to see them
     best = ours.recommend(user, 2)
     assert re.findall(r"<b>(.*?)</b>", "".join(lists)) == best["title"].tolist()
     fall = ours.explain(user, best["item_id"][0])
-    if fall["carries"].max() > 0:
-        first = fall["carries"].argmax()
-        assert f"because of no. {first + 1}, {fall['title'][first]} (" in lists[0]
+    tenth = ours.recommend(user, 10)["score"][[0, 9]].to_numpy()
+    first = fall["carries"].argmax()
+    reason = f"because of no. {first + 1}, {fall['title'][first]}"
+    if fall["carries"].max() < (tenth[0] - tenth[1]) / 10:
+        reason = "because of the history as a whole"
+    assert reason in lists[0].partition("</li>")[0]
+
+
+def test_reasons_are_rows_that_make_a_difference(ours, monkeypatch) -> None:
+    found = ours.recommend("u3", 10)
+    spread = found["score"][0] - found["score"][9]
+    falls = np.zeros((len(ours.rows(ours.asked("u3"))), ours.data.item_num))
+    falls[0], falls[-1] = 0.11 * spread, 0.09 * spread
+    monkeypatch.setattr(ours, "falls", lambda asked: falls)
+    for k in (1, 3):
+        told = explained(ours, "u3", k=k, domain="art", history=None)
+        assert told.found["carriers"].tolist() == [[(1, pytest.approx(0.11 * spread))]] * k
+        assert told.with_reasons()["because"].tolist() == [told.seen["item_id"][1]] * k
+    falls *= 0.9
+    told = explained(ours, "u3", k=1, domain="art", history=None)
+    assert told.with_reasons()["because"].tolist() == [""]
+
+
+def test_a_single_row_is_said_to_be_the_only_one(trained, data_path, capsys) -> None:
+    command(trained, data_path, history="art1", topk=1, html="one.html")
+    assert "because of no. 1, art1, the only one" in Path("one.html").read_text()
+    command(trained, data_path, history="art1", topk=1)
+    assert capsys.readouterr().out.count("<- [1], the only row") == 2
+
+
+def test_a_state_within_a_training_is_named_as_one(trained, data_path, ours) -> None:
+    last = trained[1].with_suffix(".last.pth")
+    (note,) = load((None, last), data_path).data.notes
+    assert note == f"{last} is a state within a training, and not its result: {trained[1].name} is"
+    assert not ours.data.notes
+
+
+def test_nothing_is_shown_or_loaded_in_vain(trained, data_path, capsys, monkeypatch) -> None:
+    with pytest.raises(DataError, match=r"no user 'x'.* \(2 further unknown: 'y', 'z'\)"):
+        command(trained, data_path, user="u3,x,y,z")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(Recommender, "load", None)
+    with pytest.raises(ConfigError, match=r"unknown domain 'food' \(there are: art, bike\)"):
+        command(trained, data_path, user="u3", domain="food")
 
 
 def test_ids_are_taken_as_they_are_written() -> None:
@@ -244,8 +317,10 @@ def test_ids_are_taken_as_they_are_written() -> None:
         ({"user": "U39"}, DataError, "there is no user 'U39', did you mean 'u39'"),
         ({"user": None, "history": "art1,bik3"}, DataError, "no item 'bik3', did you mean 'bike3'"),
         ({"history": "art1"}, ConfigError, "say either --user or --history"),
-        ({"user": "all", "output": "x", "html": "y"}, ConfigError, "--html shows users of --user"),
-        ({"domain": "food"}, ConfigError, r"unknown domain 'food' \(there are: art, bike"),
+        ({"user": "all", "html": "y"}, ConfigError, "--html shows users of .* not all users"),
+        ({"exclude": "art1,ar2"}, DataError, "there is no item 'ar2', did you mean 'art2'"),
+        ({"exclude": "@none.txt"}, ConfigError, "exclude must be ids such as i1,i2 or @FILE"),
+        ({"explain": True}, ConfigError, "--explain need --output=FILE"),
         ({"topk": 0}, ConfigError, "topk must be"),
         ({"until": "never"}, ConfigError, "until must be one of all, test, valid"),
         ({"user": "all"}, ConfigError, "need --output"),
