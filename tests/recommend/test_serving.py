@@ -27,7 +27,7 @@ def test_the_first_example(checkpoint, growing) -> None:
     for name, ours in (
         ("saved/LLMEDT-cloth_sport-42-0123456789.pth", str(checkpoint)),
         ('"cloth"', '"art"'), ("c00001", "art1"), ("s00057", "bike2"),
-        ("u00056", "u12"), ("u00057", "u13"),
+        ("u00056", "u12"), ("u00057", "u13"), ("c00002", "art2"), ("s00001", "bike1"),
     ):  # fmt: skip
         assert name in code
         code = code.replace(name, ours)
