@@ -53,7 +53,7 @@ def test_full_run_in_a_process_of_its_own(python, data_path):
     (log,) = Path("log/LLMEDT").iterdir()
     assert "hidden_size = 16" in log.read_text()
     named = re.findall(r"\S+\.pth", done.stdout)
-    assert sorted(named) == sorted(str(file) for file in Path("saved").iterdir())
+    assert sorted(named) == sorted(map(str, Path("saved").glob("*.pth")))
 
 
 LOADED = "print([n for n in ('torch', 'recbole', 'numpy', 'pydantic') if n in sys.modules])"
