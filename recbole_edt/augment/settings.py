@@ -39,7 +39,8 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     domains: list[Name] | None = None
     """names of domains A, B (alphabetical)"""
     text_columns: Names | None = None
-    """columns of .item that are the text of an item; all text columns and the price by default"""
+    """columns of .item that are the text of an item; by default those that are no numbers,
+    and the one named price"""
     encoder: _Encoder = "lsa"
     """provider of text vectors: lsa (no network), file (<D>.item_emb.npy beside the raw data),
     openai (an endpoint), sentence-transformers"""

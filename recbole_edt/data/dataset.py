@@ -128,7 +128,8 @@ class CrossDomainDataset(SequentialDataset):
             unsold = unsold & ~(known.serves | items.isin(known.items).to_numpy())
         if unsold.any():
             self.item_feat = self.item_feat[~unsold].reset_index(drop=True)
-            self.notes.append(f"items without rows, left out until recommend: {unsold.sum():,}")
+            n = int(unsold.sum())
+            self.notes.append(f"items without rows, left out of training and evaluation: {n:,}")
         self._del_col(self.item_feat, "unsold")
 
     def _load_feat(self, filepath, source):

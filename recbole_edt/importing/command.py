@@ -117,7 +117,8 @@ def _check_target(options: ImportSettings) -> None:
 def _write(made: Imported, options: ImportSettings) -> list[str]:
     """Write the data set; say where, and what to do next."""
     vectors, corpus, ids = None, None, ""
-    lines = [f"written: {options.target}"]
+    replaced = ", in place of the earlier import" if any(options.target.glob("*")) else ""
+    lines = [f"written: {options.target}{replaced}"]
     if options.embed:
         encoder = ENCODERS["lsa"](options)
         try:

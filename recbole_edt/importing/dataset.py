@@ -18,7 +18,7 @@ from recbole_edt.importing.tables import Collected, Table, as_text, find_column
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.statistics import dataset_statistics
-from recbole_edt.prepare.filters import apply_filters
+from recbole_edt.prepare.filters import apply_filters, drop_repeated
 from recbole_edt.prepare.records import clean, read_price, shorten
 
 _RESERVED = {"item_id", "domain", "generated", "unsold"}
@@ -64,7 +64,10 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
         "time": rows["time"],
         "domain": rows["second"],
     }
-    rows = rows.loc[apply_filters(pd.DataFrame(codes, index=rows.index), options).index]
+    once = drop_repeated(pd.DataFrame(codes, index=rows.index), options)
+    if len(once) < len(rows):
+        steps["without repeated ones"] = len(once)
+    rows = rows.loc[apply_filters(once, options).index]
     steps["filtered"] = len(rows)
     sold = rows[["domain", "item"]].drop_duplicates()
     items, lost = _with_unsold(sold, collected.items)
@@ -109,6 +112,8 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     notes.append(_told(collected, options, item_types, described))
     texts = item[["domain", *described]].astype(object).fillna("")
     statistics = dataset_statistics(inter, item)
+    if "title" in texts and (bare := (texts["title"] == "").sum()):
+        notes.append(f"items without a title: {bare:,} of {len(item):,}")
     if missing := untold(texts):
         notes.append(f"{missing:,} of {len(item):,} items have no text")
     if not statistics["users_of_both_domains"]:

@@ -58,7 +58,8 @@ class _Tables(Settings, use_attribute_docstrings=True):
     """whether items of the tables stay that have no rows, or none after the filters: recommend
     ranks them by their text, training and evaluation leave them out"""
     text_columns: Names | None = None
-    """columns that make the text of an item; all text columns and the price by default"""
+    """columns that make the text of an item; by default those that are no numbers, and
+    the one named price"""
     text_length: Count = 1000
     """longest text in one column of an item, in characters"""
     embed: bool = True

@@ -18,6 +18,9 @@ from recbole_edt.settings import nearest
 # from these Unix times on (the year 5138 in seconds), the unit is a finer one
 _UNITS = {1e17: (1e9, "nanoseconds"), 1e14: (1e6, "microseconds"), 1e11: (1e3, "milliseconds")}
 
+_NAIVE, _SOME = "dates", "dates, some with a zone"
+_ZONE = re.compile(r"[T:]\d\d.*(?:Z|UTC|[+-]\d\d(?::?\d\d)?)$")
+
 
 @dataclass
 class Table:
@@ -88,12 +91,20 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     if options.time is None and len(interactions) > 1:
         raise ConfigError("--time=none needs all rows of users in one file, in their order")
     parts, notes, read = [], [], 0
+    naive, exact = [], []  # files whose times have no zone; others
     for table in interactions:
-        part, note = _rows(table, options)
+        part, note, unit = _rows(table, options)
+        naive += [table.name] * (unit in (_NAIVE, _SOME))
+        exact += [table.name] * (unit != _NAIVE)
         parts.append(part.assign(at=part.index + read))
         notes.append(note)
         read += len(table.frame)
     notes += [f"{_described(table)}, of items" for table in items]
+    if naive and exact:
+        notes.append(
+            f"times without a zone, such as those of {naive[0]}, are read as UTC beside exact "
+            f"ones, such as those of {exact[-1]}: write local times with their zone (+01:00)"
+        )
     rows = pd.concat(parts, ignore_index=True)
     steps = {"read": read}
     if len(rows) < read:
@@ -133,25 +144,40 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
             if found is not None and found not in table.columns.values():
                 table.columns[role] = found
         (interactions if "user" in table.columns else items).append(table)
+    domains = {table.domain for table in interactions}
+    takes = {id(table): _taken_for_rows(table, domains, options) for table in items}
     largest = max(items, key=lambda table: len(table.frame)) if items else None
     # by columns: files of the same ones are named once
     lacking: dict[tuple[str, ...], tuple[Table, list[str]]] = {}
     for table in tables:
         known, has_item = table.frame.columns, "item" in table.columns
-        roles = needed if "user" in table.columns else [] if has_item else ["item"]
+        rows = "user" in table.columns or takes.get(id(table))
+        roles = needed if rows else [] if has_item else ["item"]
         if not interactions and (table is largest or not has_item):
             roles = needed  # which file holds the rows is not known
         missing = [role for role in roles if find_column(known, getattr(options, role)) is None]
         if missing:
             lacking.setdefault(tuple(known), (table, missing))
     if lacking:
-        raise DataError(_unknown([*lacking.values()], options, tables))
+        why = filter(None, (takes.get(id(table)) for table, _ in lacking.values()))
+        raise DataError("; ".join([_unknown([*lacking.values()], options, tables), *why]))
     known = [column for table in tables for column in table.frame.columns]
     for role in {"title", "rating"} & options.model_fields_set:
         if find_column(known, names := getattr(options, role)) is None:
             near = nearest(names[0], known)
             raise DataError(f"no file has a column '{names[0]}' of the {role}{near}")
     return interactions, items
+
+
+def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSettings) -> str:
+    """Say why a table without users seems to hold rows of users and no items; empty if not."""
+    time = find_column(table.frame.columns, options.time or ())
+    if time and (table.domain or table.frame[table.columns["item"]].map(flat).duplicated().any()):
+        return f"if {table.name} is a table of items, leave out its column {time}"
+    wanted = options.domains is None or table.domain in options.domains
+    if table.domain and wanted and domains - {None} and table.domain not in domains:
+        return f"no other file has rows of {table.domain}"
+    return ""
 
 
 def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
@@ -216,8 +242,8 @@ def _described(table: Table) -> str:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str]:
-    """Rows of one table that are complete, and a line that describes it."""
+def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str]:
+    """Rows of one table that are complete, a line that describes it, and what its times are."""
     frame, columns = table.frame, table.columns
     rows = pd.DataFrame({role: as_text(frame[columns[role]]) for role in ("user", "item")})
     unit = "rows in their order"
@@ -242,11 +268,12 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str]:
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
-    return rows[~bad], f"{_described(table)} ({unit}){left_out}"
+    return rows[~bad], f"{_described(table)} ({unit}){left_out}", unit
 
 
 def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
     """Unix seconds of numbers or dates, NaN where unreadable, and what they were."""
+    zoned = values.astype(str).str.strip().str.contains(_ZONE) | ("%z" in (form or "").lower())
     if form is None and not pd.api.types.is_datetime64_any_dtype(values):
         given = values.notna() & (values.astype(str).str.strip() != "")
         numbers = pd.to_numeric(values, errors="coerce").astype(float)
@@ -261,7 +288,9 @@ def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
         dates = pd.to_datetime(values, format=form or "ISO8601", errors="coerce", utc=True)
     except ValueError as error:
         raise ConfigError(f"time_format '{form}': {error}") from error
-    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), "dates"
+    zoned = zoned[dates.notna()]
+    unit = _NAIVE if not zoned.any() else "dates with a zone" if zoned.all() else _SOME
+    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), unit
 
 
 # -- domains --------------------------------------------------------------------------------------

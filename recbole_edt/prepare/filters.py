@@ -16,6 +16,13 @@ def drop_cross_listed(rows: pd.DataFrame, listed: np.ndarray) -> pd.DataFrame:
     return rows[~rows["item"].isin(both)]
 
 
+def drop_repeated(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
+    """Drop rows of a user and an item that were there before, as ``repeated`` says."""
+    if options.repeated == "all":
+        return rows
+    return rows.drop_duplicates(["user", "item"] + ["time"] * (options.repeated == "exact"))
+
+
 def apply_filters(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
     """Apply all filters to ordered rows.
 
@@ -28,11 +35,8 @@ def apply_filters(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
     DataError
         If no rows, or rows of one domain only, are left.
     """
-    if options.repeated != "all":
-        alike = ["user", "item"] if options.repeated == "first" else ["user", "item", "time"]
-        rows = rows.drop_duplicates(alike)
-    unfiltered = rows
-    rows = _core(rows, options)
+    unfiltered = drop_repeated(rows, options)
+    rows = _core(unfiltered, options)
     if options.max_rows:
         rows = _core(rows.groupby("user").tail(options.max_rows), options)
     if rows["domain"].nunique() < 2:

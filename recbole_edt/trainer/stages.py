@@ -58,7 +58,7 @@ class TwoStageTrainer(CrossDomainTrainer):
         scale(chosen)
         told = by_domain(chosen, valid_data._dataset.domains)
         self.logger.info(
-            f"fine-tuning starts from this share of the user's state in the domain: {told}"
+            f"stage 2 starts from the best weight of each domain's own sequence: {told}"
         )
 
     def _enter_stage_2(self) -> None:

@@ -167,6 +167,36 @@ def test_times_are_numbers_of_any_unit_or_dates(written, form):
     assert tables()[0]["timestamp"].tolist() == ["1400000000"] * 2
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "naive"),
+    [
+        ("2014-05-13T18:53:20+02:00", "2014-05-13 16:53:20", "y.csv"),
+        ("1400000000", "2014-05-13T16:53:20", "y.csv"),
+        ("20140513T165320Z", "2014-05-13 18:53:20+02", ""),
+        ("2014-05-13", "2014-05-13T00:00:00", ""),
+    ],
+)
+def test_times_without_a_zone_beside_exact_ones_are_told(one, other, naive, capsys):
+    for file, date in {"x.csv": one, "y.csv": other}.items():
+        rows_file(file, f"user,item,date\nu,{file[0]}1,{date}\n")
+    import_files(["x=x.csv", "y=y.csv", MINE, "--embed=False"])
+    told = f"without a zone, such as those of {naive}, are read as UTC beside exact ones, such as"
+    assert (told in capsys.readouterr().out) == bool(naive)
+    assert tables()[0]["timestamp"].nunique() == 1
+
+
+def test_a_domain_of_several_files_and_rows_and_titles_that_lack_are_counted(capsys):
+    rows_file("old.csv", "user,item,time,name\nu,a1,1,Oak\nv,a1,2,Oak\n")
+    rows_file("new.csv", "user,item,time\nu,a1,1\nu,a2,3\n")
+    rows_file("b.csv", "user,item,time\nu,b1,1\nv,b1,2\n")
+    for place in range(2):
+        import_files(["x=old.csv", "x=new.csv", "y=b.csv", MINE, "--title=name"])
+        out = capsys.readouterr().out
+        assert "rows: 6 read, 5 without repeated ones, 5 filtered\n" in out
+        assert "items without a title: 2 of 3\n" in out
+        assert ("written: dataset/mine, in place of the earlier import\n" in out) == place
+
+
 def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
     Path("parts").mkdir()
     for part, line in enumerate(("u\ta1\t5\t10\nu\tb1\t4\t10", "v\tb1\t4\t7")):
@@ -402,6 +432,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["x=rows.csv", MINE], "there are 1 domains (x 6 rows)"),
         (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
         (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=items.csv"),
+        (["x=rows.csv", "y=rows.csv", "y=new.csv", MINE], "(it has: kunde, item, time): name it"),
+        (["x=rows.csv", "new.csv", MINE, "--user=user"], "=user,COLUMN; if new.csv is a table"),
+        (["x=rows.csv", "y=wares.csv", MINE, "--item=item,Ware"], "; no other file has rows of y"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
         (["rows.csv", "items.csv", MINE, "--domains=x,x"], "there are 1 domains"),
         (["rows.csv", "items.csv", MINE, "--output_path=odd.csv"], "odd.csv takes no new file"),
@@ -429,6 +462,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
+    Path("new.csv").write_text("kunde,item,time\nu,b1,1\nu,b1,2\n")
     Path("wares.csv").write_text("Ware,Farbe\n" + "1,2\n" * 9)
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
