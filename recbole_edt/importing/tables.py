@@ -172,7 +172,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
 def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSettings) -> str:
     """Say why a table without users seems to hold rows of users and no items; empty if not."""
     time = find_column(table.frame.columns, options.time or ())
-    if time and (table.domain or table.frame[table.columns["item"]].map(flat).duplicated().any()):
+    item = table.columns.get("item")
+    if time and (table.domain or (item and table.frame[item].map(flat).duplicated().any())):
         return f"if {table.name} is a table of items, leave out its column {time}"
     wanted = options.domains is None or table.domain in options.domains
     if table.domain and wanted and domains - {None} and table.domain not in domains:

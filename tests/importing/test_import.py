@@ -434,6 +434,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=items.csv"),
         (["x=rows.csv", "y=rows.csv", "y=new.csv", MINE], "(it has: kunde, item, time): name it"),
         (["x=rows.csv", "new.csv", MINE, "--user=user"], "=user,COLUMN; if new.csv is a table"),
+        (["rows.csv", "log.csv", MINE], "log.csv has no column that is known for the item (it has"),
         (["x=rows.csv", "y=wares.csv", MINE, "--item=item,Ware"], "; no other file has rows of y"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
         (["rows.csv", "items.csv", MINE, "--domains=x,x"], "there are 1 domains"),
@@ -462,6 +463,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
+    Path("log.csv").write_text("date,pages\n1,2\n1,3\n")
     Path("new.csv").write_text("kunde,item,time\nu,b1,1\nu,b1,2\n")
     Path("wares.csv").write_text("Ware,Farbe\n" + "1,2\n" * 9)
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
