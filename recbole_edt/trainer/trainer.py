@@ -147,9 +147,8 @@ class CrossDomainMixin(EvaluationMixin):
             if self.average:
                 self.average.load(None)
             self.logger.info(f"Starting from {path}")
-        if saved and self.config["resume"]:
-            self._resume(dataset)
-        elif saved and not distributed.rank():
+        resumed = saved and self.config["resume"] and self._resume(dataset)
+        if saved and not resumed and not distributed.rank():
             for path in (self.last_file, self.best_file):  # of an earlier run that was stopped
                 Path(path).unlink(missing_ok=True)
             self._name_what_is_replaced()
@@ -371,7 +370,7 @@ class CrossDomainMixin(EvaluationMixin):
             "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 
-    def _resume(self, dataset) -> None:
+    def _resume(self, dataset) -> bool:
         there = Path(self.last_file).exists()
         if distributed.broadcast_flag(there, self.device) != there:
             raise CheckpointError(f"{self.last_file} is missing for some processes of the run")
@@ -386,6 +385,7 @@ class CrossDomainMixin(EvaluationMixin):
             others = "; ".join(sorted(glob.glob(f"{stem}-*.last.pth")))
             of_others = f" ({others}: of other data)" if others else ""
             self.logger.info(f"Nothing to resume{of_others}: starting from the beginning")
+        return there
 
     def resume_checkpoint(self, resume_file, dataset=None):
         """Continue after the epoch of a checkpoint, which must belong to ``dataset`` if given."""
