@@ -158,8 +158,8 @@ class CrossDomainMixin(EvaluationMixin):
             content = checkpoint.load(self.final_file)
             if others := checkpoint.differences(content["settings"], self.config):
                 self.logger.warning(
-                    f"{self.final_file} is of another training ({others}); the end of this one "
-                    "replaces it: --checkpoint_dir=OTHER keeps it"
+                    f"{self.final_file} was made with other settings ({others}); the end of this "
+                    "run replaces it: --checkpoint_dir=OTHER keeps it"
                 )
 
     def _publish(self) -> None:

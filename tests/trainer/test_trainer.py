@@ -269,7 +269,7 @@ def test_a_training_that_is_stopped_leaves_the_checkpoint_of_a_finished_one(
         with pytest.raises(Killed):
             run().fit()
     assert finished.read_bytes() == before
-    assert f"{finished} is of another training (epochs 1, not 3); the end of" in caplog.text
+    assert f"{finished} was made with other settings (epochs 1, not 3); the end of" in caplog.text
     again = run(resume=True).fit()
     assert Path(again.trainer.saved_model_file) == finished and finished.read_bytes() != before
     same_result(run(checkpoint_dir="other").fit().result(), again.result())
