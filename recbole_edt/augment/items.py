@@ -174,13 +174,16 @@ class Catalogue:
 def names_product(item: Mapping[str, Any], domains: Iterable[str] = ()) -> bool:
     """Whether the title of an item that a model wrote can be a product's.
 
-    A title has at most 200 characters, and a word that is no figure, no placeholder (``Item 1``,
-    ``N/A``), and none of those of its own brand and categories and of the domains.
+    A title has at most 200 characters, is no address, and has a word that is no figure, no
+    placeholder (``Item 1``, ``N/A``), and none of those of its own brand and categories and of the
+    domains.
     """
     title = str(item.get("title") or "")
+    if len(title) > _LONGEST_TITLE or "://" in title:
+        return False
     told = _plain([item.get("brand"), item.get("categories"), *domains]).split()
     words = (word for word in _plain(title).split() if not word.isdigit())
-    return len(title) <= _LONGEST_TITLE and not _EMPTY_WORDS.union(told).issuperset(words)
+    return not _EMPTY_WORDS.union(told).issuperset(words)
 
 
 class Titles:

@@ -158,7 +158,8 @@ def test_a_copy_is_told_by_its_title_whatever_its_brand(title, brand, is_copy) -
     [
         (True, ["Trail Tent 2", "Acme Tent", "1984 Road Bike", "зимний чехол", "x" * 200]),
         (False, ["...", "", "-- ?", "Item 1", "title", "string", "N/A", "The Product", "1984",
-                 "Acme", "Art", "Outdoor > Camping Gear", "Acme Camping", "x" * 201]),
+                 "Acme", "Art", "Outdoor > Camping Gear", "Acme Camping", "x" * 201,
+                 "https://shop.example/Trail Tent"]),
     ],
 )  # fmt: skip
 def test_placeholders_brands_and_categories_are_no_products(is_product, titles) -> None:
