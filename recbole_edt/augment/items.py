@@ -219,8 +219,8 @@ def _full_name(item: Mapping[str, Any]) -> str:
 
 
 def _plain(text: object) -> str:
-    """Reduce a name to its words."""
-    return " ".join(re.findall(r"\w+", str(text or "").casefold()))
+    """Reduce a name to its words; "Men's" is "Mens"."""
+    return " ".join(re.findall(r"\w+", re.sub("['\u2019]", "", str(text or "").casefold())))
 
 
 def _cell(value: Any) -> str:
