@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -249,12 +249,23 @@ def write_html(told: Sequence[Explained], path: str, recommender: Recommender) -
     write_text(Path(path), text)
 
 
+def _with_rows(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Leave out frames without rows, which have no types; the last one stays if there are none."""
+    n, frame = 0, pd.DataFrame()
+    for frame in frames:
+        n += len(frame)
+        if len(frame):
+            yield frame
+    if not n:
+        yield frame
+
+
 def write(frames: Iterator[pd.DataFrame], path: str, format: str) -> int:
     """Write recommendations, a batch of users at a time; return their number."""
     n = 0
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         writer: Any = None
-        for frame in tqdm(frames, desc="batches of users", leave=False, disable=None):
+        for frame in _with_rows(tqdm(frames, desc="batches of users", leave=False, disable=None)):
             if format == "parquet":
                 import pyarrow
                 from pyarrow.parquet import ParquetWriter

@@ -61,8 +61,8 @@ class CrossDomainMixin(EvaluationMixin):
         use_fast_kernels(config["fast_kernels"])
         self._share_gradients()
         self.threads = Threads(fixed=bool(config["threads"]))
-        self.final_file = self.saved_model_file = checkpoint.run_file(config)
-        self.best_file = checkpoint.run_file(config, "best")  # final_file when training has ended
+        self.saved_model_file = checkpoint.run_file(config)
+        self.best_file = checkpoint.run_file(config, "best")  # saved_model_file after training
         self.last_file = checkpoint.run_file(config, "last")
         if self.device.type == "cuda":
             torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -109,6 +109,7 @@ class CrossDomainMixin(EvaluationMixin):
         With ``resume`` a killed run continues after its last complete epoch. The checkpoint of an
         earlier training with the same settings and data is replaced at the end.
         """
+        self.final_file = self.saved_model_file  # which a user may have set
         self._begin(train_data._dataset, saved)
         self.saved_model_file = self.best_file
         try:
@@ -148,10 +149,14 @@ class CrossDomainMixin(EvaluationMixin):
                 self.average.load(None)
             self.logger.info(f"Starting from {path}")
         resumed = saved and self.config["resume"] and self._resume(dataset)
-        if saved and not resumed and not distributed.rank():
-            for path in (self.last_file, self.best_file):  # of an earlier run that was stopped
-                Path(path).unlink(missing_ok=True)
-            self._name_what_is_replaced()
+        if saved and not distributed.rank():
+            if not resumed and not self.start_epoch:  # nor by `resume_checkpoint` before
+                for path in (self.last_file, self.best_file):  # of an earlier run that was stopped
+                    Path(path).unlink(missing_ok=True)
+                self._name_what_is_replaced()
+            elif Path(self.final_file).exists() and not Path(self.best_file).exists():  # it ended
+                with atomic_write(self.best_file) as temporary:
+                    shutil.copyfile(self.final_file, temporary)
 
     def _name_what_is_replaced(self) -> None:
         with suppress(CheckpointError):  # there is none, or a damaged one
@@ -376,10 +381,6 @@ class CrossDomainMixin(EvaluationMixin):
             raise CheckpointError(f"{self.last_file} is missing for some processes of the run")
         if there:
             self.resume_checkpoint(self.last_file, dataset)
-            ended = Path(self.final_file).exists() and not Path(self.best_file).exists()
-            if ended and not distributed.rank():
-                with atomic_write(self.best_file) as temporary:
-                    shutil.copyfile(self.final_file, temporary)
         else:
             stem = glob.escape(self.last_file.rpartition("-")[0])
             others = "; ".join(sorted(glob.glob(f"{stem}-*.last.pth")))

@@ -16,7 +16,7 @@ import running
 import recbole_edt
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
 from recbole_edt.io.files import read_table
-from recbole_edt.recommend.command import RecommendSettings, explained, recommend
+from recbole_edt.recommend.command import RecommendSettings, explained, recommend, write
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.settings import parse_arguments, validate
 
@@ -203,6 +203,21 @@ def test_all_users_in_bounded_memory_get_the_same_in_every_format(trained, data_
         text = ["user_id", "domain", "rank", "item_id", "title"]
         assert (found[text].astype(str) == expected[text].astype(str)).all(axis=None)
         assert np.allclose(found["score"], expected["score"], atol=1e-4)
+
+
+def test_users_without_recommendations_leave_the_files_as_they_are(ours, tmp_path) -> None:
+    def frames(*users):
+        every = ours.data.field2token_id["item_id"].keys() - {"[PAD]"}
+        for user in users:
+            yield ours.recommend(user, 2, exclude=[] if user == "u3" else sorted(every))
+
+    path, alone = str(tmp_path / "some.csv"), str(tmp_path / "none.csv")
+    assert write(frames("u1", "u3", "u2", "u3"), path, "csv") == 8
+    assert pd.read_csv(path)["user_id"].tolist() == ["u3"] * 8
+    assert write(frames("u1", "u2"), alone, "csv") == 0
+    assert Path(alone).read_text().splitlines() == Path(path).read_text().splitlines()[:1]
+    if find_spec("pyarrow"):
+        assert write(frames("u1", "u3"), str(tmp_path / "some.parquet"), "parquet") == 4
 
 
 @pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")

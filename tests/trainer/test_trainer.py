@@ -318,6 +318,26 @@ def test_finished_run_resumed_with_more_epochs_goes_on_to_the_end_of_an_unbroken
     same_result(unbroken, again.result())
 
 
+def test_a_file_of_the_users_own_is_the_checkpoint(run):
+    now = run("SASRec")
+    now.trainer.saved_model_file = "saved/mine.pth"
+    now.fit().trainer.load_best()
+    names = {path.name for path in Path("saved").glob("*.pth")}
+    assert names == {"mine.pth", Path(now.trainer.last_file).name}
+
+
+@pytest.mark.parametrize("file", ["saved_model_file", "last_file"])
+def test_resumed_by_hand_and_no_better_the_best_epoch_stays(run, file):
+    first = run(finetune_epochs=1).fit().trainer
+    kept = torch.load(first.saved_model_file)["state_dict"]
+    now = run(finetune_epochs=2)
+    now.trainer.resume_checkpoint(getattr(first, file))
+    now.trainer.best_valid_score = 2.0
+    now.trainer.start_epoch = 1
+    now.fit().trainer.load_best()
+    assert all(map(torch.equal, now.trainer.model.state_dict().values(), kept.values()))
+
+
 # --- what a run leaves ----------------------------------------------------------------------------
 
 
