@@ -31,7 +31,7 @@ def read_items(path: Path, chosen: Sequence[str] | None = None) -> tuple[pd.Data
 
     A column ``name`` is the title where there is no other.
     """
-    items, types = read_table(path), read_columns(path, None)
+    types, items = read_columns(path, None), read_table(path)
     if "title" not in types and "name" in types:
         items = items.rename(columns={"name": "title"})
         types = {"title" if column == "name" else column: types[column] for column in types}
