@@ -106,8 +106,8 @@ def _check_target(options: ImportSettings) -> None:
     """Refuse a folder that would be lost or cannot be made; an earlier import is replaced."""
     target = options.target
     check_writable("output_path", Path(options.output_path, ".import", ".lock"))
-    if options.lsa_items is not None and not Path(options.lsa_items).is_file():
-        raise ConfigError(f"lsa_items {options.lsa_items}: there is no such file")
+    if options.lsa_items is not None:
+        ENCODERS["lsa"](options)  # reads the file
     if (made := read_statistics(target, "import")) is not None:
         known = {*made["prepared"]["sha256"], f"{target.name}.statistics.json"}
         if other := sorted({file.name for file in target.iterdir()} - known):

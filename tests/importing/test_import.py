@@ -441,6 +441,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["rows.csv", "items.csv", MINE, "--output_path=odd.csv"], "odd.csv takes no new file"),
         (["rows.csv", "items.csv", MINE, "--lsa_items=x.item"], "x.item: there is no such file"),
         (["rows.csv", "items.csv", MINE, "--lsa_items=latin.csv"], "is not of the form name:type"),
+        (["rows.csv", "items.csv", MINE, "--lsa_items=items/x.item"], "no column domain:token"),
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--min_item_rows=9"], "leave nothing of 6 rows"),
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),

@@ -48,6 +48,8 @@ class LsaEncoder(Encoder):
             self.corpus = texts.read_text(encoding="utf-8").split("\n")
         elif given:
             items, described = read_items(Path(given), getattr(settings, "text_columns", None))
+            if "domain" not in items:
+                raise DataError(f"lsa_items {given}: it has no column domain:token")
             if "generated" in items:
                 items = items[items["generated"] != "1"]
             rows = items[["domain", *described]].to_dict("records")
