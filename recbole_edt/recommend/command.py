@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,7 +75,8 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     repeat: bool = False
     """whether items of the history are recommended, too: what is bought again"""
     exclude: Annotated[list[Name], BeforeValidator(_ids_or_file)] = []
-    """ids of items that are not recommended, such as i7,i3, or @FILE with an id in each line"""
+    """ids of items that are not recommended, such as i7,i3, or @FILE with an id in each line, of
+    which unknown ones are named and left out"""
     until: Literal["all", "test", "valid"] = "all"
     """where histories end: all, or before the target of the test or validation: test, valid"""
     output: Name | None = None
@@ -154,8 +156,17 @@ def recommend(arguments: Sequence[str]) -> None:
     if settings.export is not None:
         for path in recommender.export(settings.export):
             print(f"written: {path}")
+    exclude = settings.exclude
+    if str(given.get("exclude")).startswith("@"):  # a shop's list holds more than was ever sold
+        known = {*recommender.data.field2token_id[recommender.data.iid_field]}
+        if strangers := [item for item in exclude if item not in known]:
+            tqdm.write(
+                f"{given['exclude'][1:]}: {len(strangers):,} of {len(exclude):,} ids are of no "
+                f"item here: {', '.join(strangers[:3])}", file=sys.stderr
+            )  # fmt: skip
+        exclude = [item for item in exclude if item in known]
     asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history,
-                  "repeat": settings.repeat, "exclude": settings.exclude}  # fmt: skip
+                  "repeat": settings.repeat, "exclude": exclude}  # fmt: skip
     names = [None] if settings.history is not None else users
     if settings.output is not None:
         frames: Iterator[pd.DataFrame]

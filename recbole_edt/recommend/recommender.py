@@ -159,7 +159,7 @@ class Recommender:
         domain: str | None = None,
         history: Ids | None = None,
         repeat: bool = False,
-        exclude: Ids = (),
+        exclude: Ids | None = None,
     ) -> pd.DataFrame:
         """Recommend the k best items of each domain, or of one.
 
@@ -175,7 +175,7 @@ class Recommender:
             In place of ``users``: ids of the items of one history, oldest first.
         repeat : bool
             Whether the items of a history are candidates, too: what is bought again.
-        exclude : str or sequence of str
+        exclude : str or sequence of str, optional
             Ids of items that are no candidates, such as what is out of stock.
 
         Returns
@@ -202,7 +202,7 @@ class Recommender:
         domain: str | None = None,
         history: Ids | None = None,
         repeat: bool = False,
-        exclude: Ids = (),
+        exclude: Ids | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield what :meth:`recommend` returns, ``eval_batch_size`` users at a time."""
         check_domain(domain, self.domains)
@@ -210,7 +210,8 @@ class Recommender:
         domains = [d for d, name in enumerate(self.domains) if domain in (None, name)]
         k = min(int(k), max(len(self.pools[d]) for d in domains))
         left_out = self.data.left_out  # these are no candidates anyway
-        excluded = self.numbers_of([name for name in _listed(exclude) if name not in left_out])
+        names = () if exclude is None else _listed(exclude)
+        excluded = self.numbers_of([name for name in names if name not in left_out])
         for part in self._parts(self.asked(users, history)):
             yield self._best(part, domains, k, repeat, excluded)
 

@@ -118,7 +118,7 @@ def test_what_a_user_has_may_be_recommended_again(ours, trained, data_path) -> N
 
 
 @pytest.mark.parametrize(("user", "history"), [("u3", None), (None, ["art1", "bike2", "art3"])])
-def test_excluded_items_leave_no_gap(ours, trained, data_path, user, history) -> None:
+def test_excluded_items_leave_no_gap(ours, trained, data_path, user, history, capsys) -> None:
     every = ours.recommend(user, k=10**12, history=history)  # as many as there are
     assert len(every) == len(ours.recommend(user, k=99, history=history))
     exclude = every.loc[every["rank"].isin([1, 3]), "item_id"].tolist()
@@ -126,9 +126,10 @@ def test_excluded_items_leave_no_gap(ours, trained, data_path, user, history) ->
     found = ours.recommend(user, k=4, history=history, exclude=exclude)
     assert found["rank"].tolist() == [1, 2, 3, 4] * 2
     assert found["item_id"].tolist() == kept["item_id"].tolist()
-    Path("sold_out.txt").write_text("\n".join([*exclude, ""]))
+    Path("sold_out.txt").write_text("\n".join(["never-sold", *exclude, ""]))
     asked = {"user": user, "history": history and ",".join(history), "exclude": "@sold_out.txt"}
     command(trained, data_path, **asked, topk=4, output="left.json", html="l.html", explain=True)
+    assert "sold_out.txt: 1 of 5 ids are of no item here: never-sold\n" in capsys.readouterr().err
     told = pd.read_json("left.json", lines=True)
     assert told["item_id"].tolist() == found["item_id"].tolist()
     page = Path("l.html").read_text()
