@@ -7,6 +7,7 @@ import re
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import running
 
 import recbole_edt
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
+from recbole_edt.experiment.paper import case
 from recbole_edt.io.files import read_table
 from recbole_edt.recommend.command import RecommendSettings, explained, recommend, write
 from recbole_edt.recommend.recommender import Recommender
@@ -324,6 +326,21 @@ def test_ids_are_taken_as_they_are_written() -> None:
     given = parse_arguments(["--user=1e5,007", "--topk=5"], as_text=["user"])
     settings = validate(RecommendSettings, {"checkpoint": "c", **given})
     assert (settings.user, settings.topk) == (["1e5", "007"], 5)
+
+
+def test_an_arrow_of_experiment_case_begins_at_the_reason(trained, data_path) -> None:
+    recommender, named = load(trained, data_path), []
+    for user in ("u3", "u7", "u11", "u15"):
+        asked = {"k": case._BEST, "domain": "art", "history": None}
+        told = explained(recommender, user, **asked)
+        target = SimpleNamespace(domain="art", item_id=told.found["item_id"].iloc[0])
+        steps = case.recommended_to(user, target, trained[1], recommender.domains)
+        titles = dict(zip(told.rows["item_id"], told.rows["title"], strict=True)) | {"": ""}
+        reasons = [titles[item] for item in told.with_reasons()["because"]]
+        assert [step.reason for step in steps] == reasons
+        assert [step.chosen for step in steps] == [True] + [False] * (len(steps) - 1)
+        named += reasons
+    assert any(named)
 
 
 @pytest.mark.parametrize(

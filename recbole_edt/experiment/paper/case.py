@@ -77,7 +77,7 @@ def recommended_to(user, target, checkpoint, domains) -> list[pictures.Step]:
             row.title,
             domains.index(row.domain),
             chosen=row.item_id == target.item_id,
-            reason=titles[row.carriers[0][0] + 1] if row.carriers else "",
+            reason=titles[row.carriers[0][0]] if row.carriers else "",
         )
         for row in told.found.itertuples()
     ]
