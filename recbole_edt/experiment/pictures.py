@@ -93,9 +93,10 @@ def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> str
                 )  # fmt: skip
         axis.set_title(column)
         axis.set_yticks(range(len(rows)), rows)
-        axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.grid()
         axis.margins(x=0.08)
+        low, high = axis.get_xlim()  # the nearer the points, the longer are the numbers at the axis
+        axis.xaxis.set_major_locator(MaxNLocator(3 if high - low > 0.3 * high else 1))
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     if len(tables) > 1:
         _legend(figure, axes[0, 0])
