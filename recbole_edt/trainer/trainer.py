@@ -98,7 +98,15 @@ class CrossDomainMixin(EvaluationMixin):
         path = checkpoint.run_file(config, "last")
         if config["resume"] and Path(path).exists():
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
-        elif config["start_from"]:
+            return
+        for other in glob.glob(glob.escape(path.rpartition("-")[0]) + "-*.last.pth"):
+            if config["resume"]:
+                raise CheckpointError(
+                    f"nothing to resume: {other} belongs to other data, if only their texts or "
+                    "embeddings; --start_from trains on from it on data that have grown, a run "
+                    "without --resume starts anew"
+                )
+        if config["start_from"]:
             growth.adopt(model, config["start_from"], dataset)
 
     # -- stages and early stops -----------------------------------------------------------------
@@ -382,10 +390,7 @@ class CrossDomainMixin(EvaluationMixin):
         if there:
             self.resume_checkpoint(self.last_file, dataset)
         else:
-            stem = glob.escape(self.last_file.rpartition("-")[0])
-            others = "; ".join(sorted(glob.glob(f"{stem}-*.last.pth")))
-            of_others = f" ({others}: of other data)" if others else ""
-            self.logger.info(f"Nothing to resume{of_others}: starting from the beginning")
+            self.logger.info("Nothing to resume: starting from the beginning")
         return there
 
     def resume_checkpoint(self, resume_file, dataset=None):

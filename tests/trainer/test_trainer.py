@@ -264,7 +264,7 @@ def test_a_training_that_is_stopped_leaves_the_checkpoint_of_a_finished_one(
 ):
     finished = Path(run(epochs=1).fit().trainer.saved_model_file)
     before = finished.read_bytes()
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, caplog.at_level("WARNING"):
         kill_at_save(patch, save, before=False)
         with pytest.raises(Killed):
             run().fit()
@@ -276,15 +276,17 @@ def test_a_training_that_is_stopped_leaves_the_checkpoint_of_a_finished_one(
     assert not list(Path("saved").glob("*.best.pth"))
 
 
-def test_other_data_are_another_run(run, data_path, tmp_path, caplog):
+def test_other_data_are_another_run(run, data_path, tmp_path):
     first = run(finetune_epochs=1).fit().trainer
     before = Path(first.saved_model_file).read_bytes()
     shutil.copytree(data_path, tmp_path / "other")
     file = tmp_path / "other" / "tiny" / "tiny.item_emb.npy"
     np.save(file, np.load(file)[:, ::-1])
-    with caplog.at_level("INFO"):
-        run(finetune_epochs=1, data_path=str(tmp_path / "other"), resume=True).fit()
-    assert f"Nothing to resume ({first.last_file}: of other data): starting from" in caplog.text
+    other = {"finetune_epochs": 1, "data_path": str(tmp_path / "other")}
+    again = run(**other, resume=True)
+    with pytest.raises(CheckpointError, match=f"resume: {first.last_file} belongs to other data"):
+        again.trainer.check(again.trainer.config, again.trainer.model, again.data)
+    again.fit()
     assert Path(first.saved_model_file).read_bytes() == before
     named = {path.name.partition(".")[0] for path in Path("saved").glob("*.pth")}
     assert len(named) == 2 and len({name.rpartition("-")[0] for name in named}) == 1
