@@ -274,9 +274,9 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
 
 def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
     """Unix seconds of numbers or dates, NaN where unreadable, and what they were."""
-    zoned = values.astype(str).str.strip().str.contains(_ZONE) | ("%z" in (form or "").lower())
+    text = values.astype(str).str.strip()
     if form is None and not pd.api.types.is_datetime64_any_dtype(values):
-        given = values.notna() & (values.astype(str).str.strip() != "")
+        given = values.notna() & (text != "")
         numbers = pd.to_numeric(values, errors="coerce").astype(float)
         if numbers.notna().sum() * 2 > given.sum():
             middle = numbers.median()
@@ -284,12 +284,12 @@ def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
                 (u for least, u in _UNITS.items() if middle >= least), (1, "seconds")
             )
             return numbers.where(np.isfinite(numbers)) / scale, unit
-        values = values.astype(str).str.strip().str.removesuffix(" UTC")  # as some databases write
+        values = text.str.removesuffix(" UTC")  # as some databases write
     try:
         dates = pd.to_datetime(values, format=form or "ISO8601", errors="coerce", utc=True)
     except ValueError as error:
         raise ConfigError(f"time_format '{form}': {error}") from error
-    zoned = zoned[dates.notna()]
+    zoned = (text.str.contains(_ZONE) | ("%z" in (form or "").lower()))[dates.notna()]
     unit = _NAIVE if not zoned.any() else "dates with a zone" if zoned.all() else _SOME
     return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), unit
 

@@ -158,13 +158,13 @@ def recommend(arguments: Sequence[str]) -> None:
             print(f"written: {path}")
     exclude = settings.exclude
     if str(given.get("exclude")).startswith("@"):  # a shop's list holds more than was ever sold
-        known = {*recommender.data.field2token_id[recommender.data.iid_field]}
-        if strangers := [item for item in exclude if item not in known]:
+        items = recommender.data.field2token_id[recommender.data.iid_field]
+        if strangers := [item for item in exclude if item not in items]:
             tqdm.write(
                 f"{given['exclude'][1:]}: {len(strangers):,} of {len(exclude):,} ids are of no "
                 f"item here: {', '.join(strangers[:3])}", file=sys.stderr
             )  # fmt: skip
-        exclude = [item for item in exclude if item in known]
+        exclude = [item for item in exclude if item in items]
     asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history,
                   "repeat": settings.repeat, "exclude": exclude}  # fmt: skip
     names = [None] if settings.history is not None else users
@@ -202,7 +202,8 @@ class Explained(NamedTuple):
 
     def with_reasons(self) -> pd.DataFrame:
         """Recommendations, and in ``because`` the item that carries most; empty if none does."""
-        because = [self.seen["item_id"][of[0][0]] if of else "" for of in self.found["carriers"]]
+        ids = self.seen["item_id"]
+        because = [ids[of[0][0]] if of else "" for of in self.found["carriers"]]
         return self.found.drop(columns="carriers").assign(because=because)
 
 

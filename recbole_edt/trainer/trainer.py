@@ -99,13 +99,13 @@ class CrossDomainMixin(EvaluationMixin):
         if config["resume"] and Path(path).exists():
             checkpoint.check_dataset(checkpoint.load(path), dataset, path)
             return
-        for other in glob.glob(glob.escape(path.rpartition("-")[0]) + "-*.last.pth"):
-            if config["resume"]:
-                raise CheckpointError(
-                    f"nothing to resume: {other} belongs to other data, if only their texts or "
-                    "embeddings; --start_from trains on from it on data that have grown, a run "
-                    "without --resume starts anew"
-                )
+        of_other_data = glob.escape(path.rpartition("-")[0]) + "-*.last.pth"
+        if config["resume"] and (others := glob.glob(of_other_data)):
+            raise CheckpointError(
+                f"nothing to resume: {others[0]} belongs to other data, if only their texts or "
+                "embeddings; --start_from trains on from it on data that have grown, a run "
+                "without --resume starts anew"
+            )
         if config["start_from"]:
             growth.adopt(model, config["start_from"], dataset)
 

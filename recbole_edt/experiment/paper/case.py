@@ -71,7 +71,7 @@ def recommended_to(user, target, checkpoint, domains) -> list[pictures.Step]:
 
     recommender = Recommender.load(checkpoint, until="test")
     told = explained(recommender, user, k=_BEST, domain=target.domain, history=None)
-    titles = told.rows.set_index("number")["title"]
+    titles = told.seen["title"]
     return [
         pictures.Step(
             row.title,
