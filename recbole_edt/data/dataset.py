@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pandas.api.types import union_categoricals
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.sampler import SeqSampler
@@ -214,21 +213,6 @@ class CrossDomainDataset(SequentialDataset):
     def _get_remap_list(self, field_list):
         """Number items and users by the lines of their own files, not by held-out rows."""
         return super()._get_remap_list(field_list)[::-1]
-
-    def _remap(self, remap_list):
-        """Number tokens in the order in which they appear, as RecBole does, but by category."""
-        if not remap_list or any(ftype != FeatureType.TOKEN for _, _, ftype in remap_list):
-            super()._remap(remap_list)
-            return
-        columns = [feat[field].astype("category") for feat, field, _ in remap_list]
-        ids, tokens = pd.factorize(union_categoricals(columns))
-        names = np.array(["[PAD]", *tokens])
-        numbers = {token: number for number, token in enumerate(names.tolist())}
-        parts = np.split(ids + 1, np.cumsum([len(column) for column in columns])[:-1])
-        for (feat, field, _), part in zip(remap_list, parts, strict=True):
-            self.field2id_token.setdefault(field, names)
-            self.field2token_id.setdefault(field, numbers)
-            feat[field] = part  # 0 = missing
 
     def _data_filtering(self):
         self._filter_rows()

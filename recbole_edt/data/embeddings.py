@@ -17,19 +17,12 @@ class EmbeddingTable:
     ----------
     matrix : np.ndarray
         Any float type [n_lines, d_L]; usually mapped from its file.
-    lines : np.ndarray, optional
-        int64 [n_ids]; line of each id, -1 for an id without one, whose row is zero. By default ids
-        are lines.
-    limit : int
-        Bytes up to which :attr:`fits` is true.
+    lines : np.ndarray
+        int64 [n_ids]; line of each id, -1 for an id without one, whose row is zero.
     """
 
-    def __init__(
-        self, matrix: np.ndarray, lines: np.ndarray | None = None, limit: int = IN_MEMORY
-    ) -> None:
-        self.matrix = matrix
-        self.lines = np.arange(len(matrix)) if lines is None else lines
-        self.limit = limit
+    def __init__(self, matrix: np.ndarray, lines: np.ndarray) -> None:
+        self.matrix, self.lines = matrix, lines
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -38,8 +31,8 @@ class EmbeddingTable:
 
     @property
     def fits(self) -> bool:
-        """Whether all rows, as float32, are within the limit."""
-        return 4 * self.shape[0] * self.shape[1] <= self.limit
+        """Whether all rows, as float32, are within :data:`IN_MEMORY`."""
+        return 4 * self.shape[0] * self.shape[1] <= IN_MEMORY
 
     def __getitem__(self, ids: np.ndarray | slice) -> np.ndarray:
         """Rows of ids [n], or of a range of them: float32 [n, d_L]."""

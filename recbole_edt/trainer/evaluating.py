@@ -39,7 +39,6 @@ class EvaluationMixin(TrainerBehind):
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        self.metrics: dict[str, RankMetrics] = {}
         self.rankings: dict[tuple[str, str], Ranking] = {}
         self.reports: dict[str, dict[str, Any]] = {}
         self.last_ranks: dict[str, np.ndarray] = {}
@@ -58,7 +57,7 @@ class EvaluationMixin(TrainerBehind):
             self.load_best(model_file)
         ranked = self.ranked(eval_data, mode, show_progress)
         ranking = self._ranking(eval_data, mode)
-        metrics = self._metrics(ranking.mode)
+        metrics = RankMetrics(self.config, ranking.mode)
         report = metrics.report(ranked, ranking, eval_data._dataset)
         self.reports[eval_data.phase] = report
         self.last_ranks[eval_data.phase] = ranked[:, 0]
@@ -72,16 +71,11 @@ class EvaluationMixin(TrainerBehind):
             self.wandblogger.log_eval_metrics(result, head="eval")
         return result
 
-    def _metrics(self, mode: str) -> RankMetrics:
-        if mode not in self.metrics:
-            self.metrics[mode] = RankMetrics(self.config, mode)
-        return self.metrics[mode]
-
     def _ranking(self, eval_data, mode: str | None) -> Ranking:
         phase = eval_data.phase
         mode = mode or self.config["eval_args"]["mode"][phase]
         if (phase, mode) not in self.rankings:
-            length = self._metrics(mode).list_length
+            length = RankMetrics(self.config, mode).list_length
             ranking = Ranking(eval_data._dataset, phase, mode, self.device, length)
             self.rankings[phase, mode] = ranking
         return self.rankings[phase, mode]

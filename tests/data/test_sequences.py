@@ -1,17 +1,13 @@
 """Sequences, the leave-one-out split, windows and prefixes."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.data.sequences import (
-    LeaveOneOut,
     Sequences,
     build_sequences,
-    check_split,
     domain_rows,
     gather_padded,
     leave_one_out,
@@ -97,42 +93,6 @@ def test_the_split_is_that_of_the_raw_rows(lengths, random):
 def test_an_inserted_row_behind_the_validation_row_is_a_leak(augmented):
     with pytest.raises(ProtocolError, match="1 users have augmented rows after"):
         leave_one_out(of_lengths([3, 5], [False] * 3 + [bool(flag) for flag in augmented]))
-
-
-@pytest.mark.parametrize("field", ["valid_rows", "test_rows"])
-def test_a_generated_row_is_never_a_target(field):
-    rows = of_lengths([5])
-    split = leave_one_out(rows)
-    flags = np.zeros(5, dtype=bool)
-    flags[getattr(split, field)] = True
-    with pytest.raises(ProtocolError, match="generated row is held out"):
-        check_split(replace(rows, augmented=flags), split)
-
-
-def tampered(split: LeaveOneOut, **shifts: int) -> LeaveOneOut:
-    """Shift fields of the split for its first evaluated user."""
-    fields = {}
-    for name, shift in shifts.items():
-        values = getattr(split, name).copy()
-        values[split.users[0] if name == "train_stops" else 0] += shift
-        fields[name] = values
-    return replace(split, **fields)
-
-
-@pytest.mark.parametrize(
-    "shifts",
-    [
-        {"train_stops": 1}, {"train_stops": -1}, {"valid_rows": -1}, {"test_rows": -1},
-        {"valid_rows": 1, "test_rows": -1},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_split_that_was_tampered_with_is_refused(shifts):
-    rows = of_lengths([1, 6, 5])
-    split = leave_one_out(rows)
-    check_split(rows, split)
-    with pytest.raises(ProtocolError):
-        check_split(rows, tampered(split, **shifts))
 
 
 def test_windows_of_a_hand_computed_case():

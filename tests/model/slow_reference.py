@@ -102,11 +102,11 @@ class TinyShop:
         return training_windows(self.train_sequences, self.max_item_list_len)
 
     def item_table(self) -> EmbeddingTable:
-        return EmbeddingTable(self.item_embeddings())
+        return EmbeddingTable(self.item_embeddings(), np.arange(N_ITEMS))
 
     def user_table(self) -> EmbeddingTable | None:
         profiles = self.user_embeddings()
-        return None if profiles is None else EmbeddingTable(profiles)
+        return None if profiles is None else EmbeddingTable(profiles, np.arange(len(profiles)))
 
     def item_embeddings(self) -> np.ndarray:
         out = np.random.default_rng(5).normal(size=(N_ITEMS, self.text_size)).astype(np.float32)
@@ -310,8 +310,8 @@ def alignment(users: np.ndarray, profiles: np.ndarray, temperature: float, infon
 
 
 def check_scores(model, score_of) -> None:
-    """Hold all ways to score against ``score_of(history, item)``, user by user."""
-    rows = evaluation_batch()
+    """Hold all ways to score padded rows against ``score_of(history, item)``, user by user."""
+    rows = evaluation_batch(extra=1)
     with torch.no_grad():
         everything = array(model.full_sort_predict(rows))
         for row, history in enumerate(SEQUENCES.values()):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from slow_reference import CONFIG, N_ITEMS, SIZE, TinyShop, array, training_batch
 
-from recbole_edt.data.embeddings import EmbeddingTable
+from recbole_edt.data import embeddings
 from recbole_edt.model import item_embedding
 from recbole_edt.model.item_embedding import ItemEmbedding, make_item_embedding, start_reduced_
 from recbole_edt.model.llmedt import LLMEDTPretrain
@@ -89,19 +89,13 @@ def test_canonical_starts_are_told_by_training_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "both"])
-def test_text_and_profiles_too_large_for_memory_change_nothing(kind) -> None:
-    class LargeShop(TinyShop):
-        def item_table(self):
-            return EmbeddingTable(self.item_embeddings(), limit=0)
-
-        def user_table(self):
-            return EmbeddingTable(self.user_embeddings(), limit=0)
-
+def test_text_and_profiles_too_large_for_memory_change_nothing(kind, monkeypatch) -> None:
     config = {**CONFIG, "item_embedding": kind, "align_weight": 0.5, "loss": "softmax"}
     models = []
-    for shop in (TinyShop(), LargeShop()):
+    for limit in (embeddings.IN_MEMORY, 0):
+        monkeypatch.setattr(embeddings, "IN_MEMORY", limit)
         torch.manual_seed(3)
-        models.append(LLMEDTPretrain(config, shop).eval())
+        models.append(LLMEDTPretrain(config, TinyShop()).eval())
     assert isinstance(models[1].item_embedding.text, MappedText)
     assert isinstance(models[1].profiles, MappedText)
     assert models[0].state_dict().keys() == models[1].state_dict().keys()

@@ -10,7 +10,6 @@ from recbole_edt.data import embeddings
 from recbole_edt.data.embeddings import EmbeddingTable
 from recbole_edt.data.sequences import build_sequences
 from recbole_edt.model import text as text_module
-from recbole_edt.model.adapters import LinearAdapter, start_principal_
 from recbole_edt.model.text import (
     Canonical,
     ItemPairs,
@@ -18,7 +17,6 @@ from recbole_edt.model.text import (
     Standardised,
     canonical_axes,
     changed_text,
-    principal_components,
     text_change,
 )
 
@@ -176,12 +174,8 @@ def text_and_fitted():
 @pytest.fixture(params=[4, 1000], ids=["blocks", "one block"])
 def mapped(request, text_and_fitted, monkeypatch) -> MappedText:
     monkeypatch.setattr(embeddings, "BLOCK", request.param)
-    return MappedText(EmbeddingTable(text_and_fitted[0].numpy().copy()))
-
-
-def test_mapped_text_has_the_rows_of_text_in_memory(text_and_fitted, mapped) -> None:
-    ids = torch.tensor([[3, 0], [10, 3]])
-    assert torch.equal(mapped(ids), text_and_fitted[0][ids])
+    text = text_and_fitted[0].numpy().copy()
+    return MappedText(EmbeddingTable(text, np.arange(len(text))))
 
 
 @pytest.mark.parametrize("start", ["principal", "canonical"])
@@ -193,13 +187,3 @@ def test_mapped_text_is_changed_as_text_in_memory_is(text_and_fitted, mapped, st
     assert torch.allclose(ours(torch.arange(11)), theirs, atol=1e-5)
     assert torch.allclose(torch.cat([rows for _, rows in ours.blocks()]), theirs, atol=1e-5)
     assert not theirs[0].any()
-
-
-def test_mapped_text_has_the_components_of_text_in_memory(text_and_fitted, mapped) -> None:
-    text, fitted = text_and_fitted
-    ours, theirs = (principal_components(t, fitted, 3) for t in (mapped, text))
-    assert torch.allclose(ours, theirs, atol=1e-4)
-    adapters = LinearAdapter(5, 2, 4), LinearAdapter(5, 2, 4)
-    for adapter, part in zip(adapters, (mapped, text), strict=True):
-        start_principal_(adapter, part, fitted)
-    assert torch.allclose(adapters[0].inner.weight, adapters[1].inner.weight, atol=1e-4)
