@@ -32,8 +32,7 @@ PHASES = [
 ]  # fmt: skip
 """Where a run can be when it is killed."""
 
-# shared by processes: the phase, how often each was entered, its microseconds in all
-_WORDS = 1 + 2 * len(PHASES)
+_WORDS = 1 + len(PHASES)  # shared by processes: the phase, and how often each was entered
 
 
 # signals that a child gets once it handles them
@@ -119,11 +118,6 @@ class Running:
         """How often it has entered a phase."""
         return int(self._marks[1 + PHASES.index(phase)])
 
-    def seconds(self, phase: str) -> float:
-        """How long a phase that it has left takes, on average."""
-        total = int(self._marks[1 + len(PHASES) + PHASES.index(phase)])
-        return total / 1e6 / self.entered(phase)
-
     def until(self, is_due: Callable[[], bool]) -> bool:
         """Wait until something is due; False if the command ended before."""
         assert self._commands._process.stdout is not None
@@ -160,14 +154,13 @@ def _watch(marks: np.ndarray) -> None:
 
     @contextmanager
     def inside(phase: str) -> Iterator[None]:
-        number, start = PHASES.index(phase), time.perf_counter()
+        number = PHASES.index(phase)
         before, marks[0] = marks[0], number
         marks[1 + number] += 1
         try:
             yield
         finally:
             marks[0] = before
-            marks[1 + len(PHASES) + number] += round(1e6 * (time.perf_counter() - start))
 
     def wrap(owner, name: str, phase: Callable[..., str]) -> None:
         original = getattr(owner, name)

@@ -15,6 +15,11 @@ SMALL = {
 }  # fmt: skip
 
 
+def arguments_of(**changes) -> list[str]:
+    """Arguments of a small run on the command line."""
+    return ["--dataset=tiny", *(f"--{key}={value}" for key, value in {**SMALL, **changes}.items())]
+
+
 class Run:
     """A run as ``run_recbole_edt`` makes it."""
 

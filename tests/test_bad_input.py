@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import arguments_of
 
-SMALL = [
-    "--dataset=tiny", "--epochs=1", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3",
-    "--valid_metric=NDCG@3", "--use_gpu=False", "--threads=1", "--result_file=r.json",
-]  # fmt: skip
+SMALL = arguments_of(threads=1, result_file="r.json")
 OWN = ["--finetune_epochs=1"]
 LLMEDT = ["--model=LLMEDT", *OWN]
 ROW = ("u0", "art1", 5, 0)

@@ -10,14 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import arguments_of
 
 from recbole_edt import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = [
-    "--dataset=tiny", "--epochs=1", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3",
-    "--valid_metric=NDCG@3", "--use_gpu=False",
-]  # fmt: skip
+SMALL = arguments_of(state="INFO")
 
 
 @pytest.fixture
@@ -121,30 +119,11 @@ def test_console_script(capsys, monkeypatch, arguments, code, words):
     assert words in (err if code else out)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_command_has_help(name, capsys):
-    assert cli.execute(name, ["--help"]) == 0
-    out, err = capsys.readouterr()
-    assert out.startswith("usage: ") and "--" in out
-    assert err == ""
-
-
 def test_commands_of_one_process_refuse_several(capsys, monkeypatch):
     for key, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(key, value)
     assert cli.execute("compare", ["--dataset=cloth_sport"]) == 2
     assert "compare is one process" in capsys.readouterr().err
-
-
-def test_interrupt_says_how_to_go_on(capsys, monkeypatch):
-    def interrupted(arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("recbole_edt.quick_start.run", interrupted)
-    assert cli.execute("run", []) == 130
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert "--resume" in err
 
 
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):

@@ -12,9 +12,8 @@ from recbole_edt import registry
 from recbole_edt.config import EDTConfig, defaults
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import find_data_root, properties_dir
-from recbole_edt.model.llmedt import LLMEDT
 from recbole_edt.run_settings import RunSettings
-from recbole_edt.settings import Positive, nest, parse_arguments, parse_value
+from recbole_edt.settings import nest, parse_arguments, parse_value
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,12 +107,6 @@ def test_built_in_models_sample_negatives_where_their_loss_needs_some():
         assert config("SASRec", **given)["train_neg_sample_args"]["distribution"] == distribution
 
 
-def test_values_in_other_forms():
-    made = config(use_gpu=False, topk=(5, 10), report_modes="full")
-    assert str(made["device"]) == "cpu"
-    assert (made["topk"], made["report_modes"]) == ([5, 10], ["full"])
-
-
 def test_dataset_folder_comes_before_the_bundled_one():
     assert find_data_root("tiny") == "dataset"
     assert find_data_root("cloth_sport") == str(ROOT / "dataset_atomic")  # of the checkout
@@ -200,25 +193,6 @@ def test_property_files_and_settings_of_a_model_agree(model):
         assert set(yaml.safe_load(preset.read_text())) <= config(model).known_keys()
         config(model, preset=preset_name)  # which checks every value
     assert set(written) - set(declared) <= set(RunSettings.model_fields)
-
-
-def test_subclass_of_a_user_adds_keys_without_a_property_file(monkeypatch):
-    class MySettings(LLMEDT.settings):
-        temperature: Positive = 0.5
-        hidden_size: int = 32
-
-    monkeypatch.setattr(registry, "_registered", {})
-    registry.register_model(type("Mine", (LLMEDT,), {"settings": MySettings}))
-    assert config("Mine")["temperature"] == 0.5
-    assert config("Mine")["hidden_size"] == 32
-    assert config("Mine", temperature=2)["temperature"] == 2
-    assert config("Mine", preset="paper")["loss"] == "bpr"
-    with pytest.raises(ConfigError, match="temperature must be above 0, not '0'"):
-        config("Mine", temperature=0)
-    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
-        config("Mine", temperatur=1)
-    with pytest.raises(ConfigError, match="unknown key 'temperature'"):
-        config("LLMEDT", temperature=1)
 
 
 @pytest.mark.parametrize(

@@ -252,11 +252,3 @@ def test_the_picture_of_a_sequence_is_the_same_in_light_and_dark():
     colours = pictures.DARK.items()
     assert reduce(lambda text, pair: text.replace(*pair), colours, light) == dark != light
     assert re.search(r'role="img" aria-label="[^"]*place \d', light) and "@media" not in light
-
-
-def test_no_key_is_without_its_place_on_the_page():
-    text = text_of("docs/keys.md")
-    for settings in (RunSettings, LLMEDTSettings):
-        described = {key for key, field in settings.model_fields.items() if field.description}
-        assert {key for key in described if f"`{key}`" not in text} == set()
-    assert all(f"## recbole-edt {name}" in text for name in keys.COMMANDS)

@@ -9,14 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import arguments_of
 
 from recbole_edt.trainer import checkpoint
 
-SMALL = [
-    "--dataset=tiny", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3", "--use_gpu=False",
-    "--valid_metric=NDCG@3", "--train_batch_size=32", "--threads=1", "--result_file=r.json",
-    "--state=ERROR", "--model=LLMEDT", "--epochs=2", "--finetune_epochs=1",
-]  # fmt: skip
 AUGMENT = ["augment", "--dataset=tiny", "--encoder=file", "--clusters=3"]
 FULL = "No space left on device"
 
@@ -24,7 +20,10 @@ FULL = "No space left on device"
 @pytest.fixture
 def run(data_path) -> list[str]:
     """Arguments of a short run."""
-    return [*SMALL, f"--data_path={data_path}"]
+    return arguments_of(
+        model="LLMEDT", epochs=2, finetune_epochs=1, train_batch_size=32, threads=1,
+        result_file="r.json", data_path=data_path,
+    )  # fmt: skip
 
 
 @pytest.fixture

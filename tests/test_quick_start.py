@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from running import SMALL
@@ -20,20 +18,6 @@ def run(data_path):
         return recbole_edt.run_recbole_edt(model, "tiny", None, settings, saved)
 
     return call
-
-
-def test_same_call_gives_the_same_results(run):
-    one, other = run(), run()
-    for part in ("timing", "stages"):
-        assert one.pop(part).keys() == other.pop(part).keys()
-    assert one == other
-
-
-def test_model_that_asks_the_dataset_how_long_its_lists_are_trains(data_path):
-    settings = {"data_path": data_path, **SMALL, "embedding_size": SMALL["hidden_size"]}
-    del settings["hidden_size"]  # CORE calls it the other name
-    results = recbole_edt.run_recbole_edt("CORE", "tiny", None, settings)
-    assert results["timing"]["epochs"] == 1
 
 
 def test_further_protocols_are_reported_beside_the_main_one(run, capsys):
@@ -71,16 +55,3 @@ def test_metrics_of_lists_are_reported_where_all_candidates_are_ranked(run, caps
     *_, overall = [line for line in capsys.readouterr().out.splitlines() if "overall" in line]
     digits = [f"{protocols['full']['test']['overall'][name]:.2f}" for name in names["full"] - {"n"}]
     assert sorted(overall.split()[2:]) == sorted(digits)
-
-
-def test_interrupted_training_leaves_no_results(run, monkeypatch):
-    from recbole_edt.trainer.stages import TwoStageTrainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            TwoStageTrainer, "_enter_stage_2", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            run(result_file="r.json")
-    assert not Path("r.json").exists()
-    assert run(result_file="r.json", resume=True)["timing"]["epochs"] == 2

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import running
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation, load_split_dataloaders
@@ -27,10 +28,8 @@ from recbole_edt.errors import CheckpointError, ConfigError, DataError, Dependen
 from recbole_edt.evaluation.history import HistoryTerm
 from recbole_edt.trainer import trainer_class
 
-SMALL = {
-    "epochs": 1, "eval_args.mode": "full", "topk": [3], "valid_metric": "NDCG@3", "use_gpu": False,
-    "show_progress": False, "state": "ERROR",
-}  # fmt: skip
+SMALL = {key: value for key, value in running.SMALL.items() if key != "hidden_size"}
+SMALL["eval_args.mode"] = "full"
 MODELS = {
     "LLMEDT": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8, "history_weight": 4.0},
     "TriCDR": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8},

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 from forked import PHASES, ROOT, after
+from running import arguments_of
 
 from recbole_edt.signals import ending_cleanly
 
-SMALL = [
-    "--dataset=tiny", "--hidden_size=16", "--eval_args.mode=uni5", "--topk=3", "--use_gpu=False",
-    "--valid_metric=NDCG@3", "--train_batch_size=32", "--threads=1", "--result_file=r.json",
-    "--state=ERROR", "--model=LLMEDT", "--epochs=1", "--finetune_epochs=1",
-]  # fmt: skip
+SMALL = arguments_of(
+    model="LLMEDT", finetune_epochs=1, train_batch_size=32, threads=1, result_file="r.json"
+)
 SIGNALS = {
     signal.SIGINT: (130, "interrupted: the same command goes on (run: with --resume)\n"),
     signal.SIGTERM: (143, "terminated: the same command goes on (run: with --resume)\n"),

@@ -13,13 +13,11 @@ from recbole.data import data_preparation
 from recbole_edt.data.dataloader import (
     AUGMENTED,
     NEGATIVES,
-    SEEN,
     SEQUENCE,
     EvaluationLoader,
     SequenceLoader,
     domain_sequence_fields,
 )
-from recbole_edt.data.dataset import AUGMENTED_LIST, domain_fields
 from recbole_edt.errors import ConfigError, DataError
 
 
@@ -43,111 +41,75 @@ def dump(loader, epoch: int) -> list[dict[str, list]]:
     return [{name: field.tolist() for name, field in batch.interaction.items()} for batch in loader]
 
 
-@pytest.fixture(scope="module")
-def many(make_train):
-    """Run a check on the training loaders of random shops, lengths and batch sizes."""
-
-    def run(check, examples: int = 20) -> None:
-        @settings(max_examples=examples)
-        @given(
-            seed=st.integers(0, 30),
-            MAX_ITEM_LIST_LENGTH=st.integers(1, 12),
-            train_batch_size=st.integers(1, 40),
-            shuffle=st.booleans(),
-        )
-        def over(**options):
-            check(make_train(**options))
-
-        over()
-
-    return run
+OPTIONS = st.fixed_dictionaries({
+    "seed": st.integers(0, 30),
+    "MAX_ITEM_LIST_LENGTH": st.integers(1, 12),
+    "train_batch_size": st.integers(1, 40),
+    "shuffle": st.booleans(),
+})  # fmt: skip
 
 
 def rows_of(train, user: int) -> slice:
     return slice(*train.dataset.train_sequences.offsets[user : user + 2])
 
 
-def test_an_epoch_covers_every_window_once_in_trimmed_batches(many):
-    def check(train):
-        rows, windows = train.dataset.train_sequences, train.dataset.windows()
-        expected = sorted(
-            (user, rows.items[start : stop + 1].tolist(), bool(stop + 1 == rows.offsets[user + 1]))
-            for user, start, stop in zip(windows.users, windows.starts, windows.stops, strict=True)
-        )
-        found, batches = [], dump(train, 3)
-        for fields in batches:
-            columns = (fields["user_id"], fields[SEQUENCE], fields["last"])
-            for user, items, last in zip(*columns, strict=True):
-                filled = [item for item in items if item]
-                assert items == filled + [0] * (len(items) - len(filled))  # padded on the right
-                found.append((user, filled, last))
-            assert any(items[-1] for items in fields[SEQUENCE])
-            for domain in (0, 1):
-                own = fields[domain_sequence_fields(domain)[0]]
-                assert len(own[0]) == 1 or any(items[-1] for items in own)
-        assert sorted(found) == expected
-        assert len(batches) == len(train)
-
-    many(check)
-
-
-def test_fields_of_a_domain_are_made_on_first_use(make_train, monkeypatch):
-    train = make_train(MAX_ITEM_LIST_LENGTH=6)
-    expected = {name: field.clone() for name, field in next(iter(train)).interaction.items()}
-    cuts = []
-    cut = train._domain_fields
-    monkeypatch.setattr(train, "_domain_fields", lambda *rest: cuts.append(1) or cut(*rest))
-    batch = next(iter(train)).to("cpu")
-    assert torch.equal(batch["sequence"], expected["sequence"])
-    assert not cuts
-    assert torch.equal(batch["sequence_1"], expected["sequence_1"])
-    assert torch.equal(batch["place_0"], expected["place_0"])
-    assert len(cuts) == 2  # each domain's once
-    assert {*batch.columns} == {*expected}
-    assert len(next(iter(train))[:2]["augmented_0"]) == 2
+@settings(max_examples=20)
+@given(OPTIONS)
+def test_an_epoch_covers_every_window_once_in_trimmed_batches(make_train, options):
+    train = make_train(**options)
+    rows, windows = train.dataset.train_sequences, train.dataset.windows()
+    expected = sorted(
+        (user, rows.items[start : stop + 1].tolist(), bool(stop + 1 == rows.offsets[user + 1]))
+        for user, start, stop in zip(windows.users, windows.starts, windows.stops, strict=True)
+    )
+    found, batches = [], dump(train, 3)
+    for fields in batches:
+        columns = (fields["user_id"], fields[SEQUENCE], fields["last"])
+        for user, items, last in zip(*columns, strict=True):
+            filled = [item for item in items if item]
+            assert items == filled + [0] * (len(items) - len(filled))  # padded on the right
+            found.append((user, filled, last))
+        assert any(items[-1] for items in fields[SEQUENCE])
+        for domain in (0, 1):
+            own = fields[domain_sequence_fields(domain)[0]]
+            assert len(own[0]) == 1 or any(items[-1] for items in own)
+    assert sorted(found) == expected
+    assert len(batches) == len(train)
 
 
-def test_a_target_stands_at_its_place_in_its_domain(many):
-    def check(train):
-        item_domain = torch.from_numpy(train.dataset.item_domain)
-        width = train.dataset.max_item_list_len + 1
-        for fields in train:
-            targets = fields[SEQUENCE][:, 1:]
-            for domain in (0, 1):
-                name, place_name = domain_sequence_fields(domain)
-                sub_sequence, place = fields[name], fields[place_name]
-                mine = (targets > 0) & (item_domain[targets] == domain)
-                assert torch.equal(place >= 0, mine)
-                row, column = torch.nonzero(mine, as_tuple=True)
-                assert (sub_sequence[row, place[row, column]] == targets[row, column]).all()
-                # the user's own items of the domain, as far as the width and the last target reach
-                for at in torch.nonzero(fields["last"]).flatten().tolist():
-                    items = train.items[rows_of(train, int(fields["user_id"][at]))]
-                    expected = items[item_domain[items] == domain][-width:]
-                    found = sub_sequence[at]
-                    assert torch.equal(found[found > 0], expected)
-
-    many(check)
-
-
-def test_inserted_items_are_marked(many):
-    def check(train):
-        item_domain = train.item_domain
-        for fields in train:
-            for at in torch.nonzero(fields["last"]).flatten().tolist():
-                mine = rows_of(train, int(fields["user_id"][at]))
-                items, flags = train.items[mine], train.augmented[mine]
-                cuts = [(SEQUENCE, AUGMENTED, torch.ones_like(flags))]
-                for domain in (0, 1):
-                    name = domain_sequence_fields(domain)[0]
-                    cuts.append((name, f"{AUGMENTED}_{domain}", item_domain[items] == domain))
-                for name, marked, kept in cuts:
-                    n = int((fields[name][at] > 0).sum())
-                    assert fields[marked].dtype == torch.bool
-                    assert torch.equal(fields[marked][at, :n], flags[kept][len(flags[kept]) - n :])
-                    assert not fields[marked][at, n:].any()
-
-    many(check)
+@settings(max_examples=20)
+@given(OPTIONS)
+def test_a_target_stands_at_its_place_in_its_domain_and_inserted_items_are_marked(
+    make_train, options
+):
+    train = make_train(**options)
+    item_domain, width = train.item_domain, train.dataset.max_item_list_len + 1
+    for fields in train:
+        targets = fields[SEQUENCE][:, 1:]
+        ends = [
+            (at, rows_of(train, int(fields["user_id"][at])))
+            for at in torch.nonzero(fields["last"]).flatten().tolist()
+        ]
+        for at, rows in ends:
+            n, marked = int((fields[SEQUENCE][at] > 0).sum()), fields[AUGMENTED][at]
+            assert torch.equal(marked[:n], train.augmented[rows][-n:]) and not marked[n:].any()
+        for domain in (0, 1):
+            name, place_name = domain_sequence_fields(domain)
+            sub_sequence, place = fields[name], fields[place_name]
+            mine = (targets > 0) & (item_domain[targets] == domain)
+            assert torch.equal(place >= 0, mine)
+            row, column = torch.nonzero(mine, as_tuple=True)
+            assert (sub_sequence[row, place[row, column]] == targets[row, column]).all()
+            # the user's own items of the domain, as far as the width and the last target reach
+            for at, rows in ends:
+                items, flags = train.items[rows], train.augmented[rows]
+                own = item_domain[items] == domain
+                for found, all_of_user in (
+                    (sub_sequence[at], items), (fields[f"{AUGMENTED}_{domain}"][at], flags)
+                ):  # fmt: skip
+                    expected = all_of_user[own][-width:]
+                    assert torch.equal(found[: len(expected)], expected)
+                    assert not found[len(expected) :].any()
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
@@ -173,19 +135,6 @@ def test_one_negative_per_target(make_train, seed):
         assert torch.equal(train.item_domain[negatives], train.item_domain[targets])
         for user, drawn in zip(fields["user_id"].tolist(), negatives.tolist(), strict=True):
             assert not set(drawn) & set(train.items[rows_of(train, user)].tolist())
-
-
-def test_shared_negatives_per_domain(make_train):
-    train = make_train(seed=6, loss="softmax", n_negatives=7)
-    for fields in train:
-        for domain in (0, 1):
-            shared = fields[f"{NEGATIVES}_{domain}"]
-            assert len(set(shared.tolist())) == 7
-            assert (train.dataset.item_domain[shared.numpy()] == domain).all()
-            for user, seen in zip(
-                fields["user_id"].tolist(), fields[f"{SEEN}_{domain}"], strict=True
-            ):
-                assert torch.equal(seen, torch.isin(shared, train.items[rows_of(train, user)]))
 
 
 @pytest.mark.parametrize(
@@ -224,32 +173,6 @@ def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, mode
             lengths += interaction["item_length"].tolist()
         assert sorted(seen) == list(range(len(dataset.split.users)))
         assert lengths == sorted(lengths)
-
-
-def test_inserted_items_of_the_histories_are_marked(
-    make_shop, augmented_shop, write_dataset, load, tmp_path
-):
-    shop = augmented_shop(make_shop(3, n_users=30, lengths=(3, 14)), 3)
-    folder = write_dataset(tmp_path, shop)
-    dataset = load(folder, MAX_ITEM_LIST_LENGTH=6, augmented_histories=True)
-    rows = dataset.sequences
-    views = dataset.build()[1:]
-    targets_of = (dataset.split.valid_rows, dataset.split.test_rows)
-    n_marked = 0
-    for view, targets in zip(views, targets_of, strict=True):
-        for at, (user, target) in enumerate(zip(dataset.split.users, targets, strict=True)):
-            history = slice(rows.offsets[user], target)
-            items, flags = rows.items[history], rows.augmented[history]
-            cuts = [("", "item_id_list", np.ones(len(items), bool))]
-            for domain in (0, 1):
-                kept = dataset.item_domain[items] == domain
-                cuts.append((f"_{domain}", domain_fields(domain)[0], kept))
-            for suffix, list_field, kept in cuts:
-                filled = int((view.inter_feat[list_field][at] > 0).sum())
-                marked = view.inter_feat[f"{AUGMENTED_LIST}{suffix}"][at].tolist()
-                assert marked == flags[kept][-6:].tolist() + [False] * (6 - filled)
-                n_marked += sum(marked)
-    assert n_marked
 
 
 def generator() -> torch.Generator:

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from recbole_edt.augment.histories import read_histories
-from recbole_edt.data.dataset import TARGET_DOMAIN, CrossDomainDataset, domain_fields
+from recbole_edt.data.dataset import (
+    AUGMENTED_LIST,
+    TARGET_DOMAIN,
+    CrossDomainDataset,
+    domain_fields,
+)
 from recbole_edt.errors import DataError, ProtocolError
 
 
@@ -111,21 +116,6 @@ def test_users_may_be_known_by_their_raw_rows_alone(augmented, load):
         assert seen_at_evaluation(mine) == seen_at_evaluation(raw) != seen_at_evaluation(other)
 
 
-def test_plain_models_train_on_raw_rows_unless_asked(augmented, load):
-    assert not load(augmented, "SASRec").sequences.augmented.any()
-    assert load(augmented, "SASRec", augmentation=True).sequences.augmented.any()
-
-
-def test_quotation_marks_and_na_survive_in_tokens(write_dataset, load, tmp_path):
-    tokens = ['"quoted"', "NA", "nan", "null", "'tis", 'inch"', "None", "1.0", "01", "1"]
-    items = [(token, ("N/A", '"b"')[at % 2]) for at, token in enumerate(tokens)]
-    rows = [("NA", token, 0, at) for at, token in enumerate(tokens)]
-    rows += [('"', token, 0, at) for at, token in enumerate(tokens[::-1])]
-    dataset = load(write_dataset(tmp_path, rows=rows, items=items))
-    assert sequences_of(dataset) == {"NA": tokens, '"': tokens[::-1]}
-    assert dataset.domains == ['"b"', "N/A"]
-
-
 def test_nobody_to_evaluate_on(write_dataset, load, tmp_path):
     rows = [("u", "a", 0, 0), ("u", "b", 0, 1), ("v", "b", 0, 0)]
     folder = write_dataset(tmp_path, rows=rows, items=[("a", "x"), ("b", "y")])
@@ -217,33 +207,41 @@ def test_views_are_what_the_sequences_say(shop, raw, load, width):
 
 
 @pytest.mark.parametrize("width", [3, 50])
-def test_evaluation_rows_carry_both_domain_sequences(shop, raw, load, width):
-    dataset = load(raw, MAX_ITEM_LIST_LENGTH=width)
-    domain_of = shop.domain_of()
-    for stop, view in zip((-2, -1), dataset.build()[1:], strict=True):
+def test_evaluation_rows_carry_all_sequences_and_mark_what_was_inserted(
+    more, augmented, load, width
+):
+    dataset = load(augmented, MAX_ITEM_LIST_LENGTH=width, augmented_histories=True)
+    domain_of, rows = more.domain_of(), sorted(more.rows, key=lambda row: row[3])
+    for held_out, view in zip((2, 1), dataset.build()[1:], strict=True):
         feat = view.inter_feat
-        for domain, name in enumerate(dataset.domains):
-            for user, found, target in view_rows(dataset, view, *domain_fields(domain)):
-                items = shop.raw_sequences()[user][:stop]
-                assert list(found) == [item for item in items if domain_of[item] == name][-width:]
-                assert target == shop.raw_sequences()[user][stop]
+        for domain in (None, 0, 1):
+            fields = () if domain is None else domain_fields(domain)
+            marks = feat[AUGMENTED_LIST if domain is None else f"{AUGMENTED_LIST}_{domain}"]
+            for at, (user, found, target) in enumerate(view_rows(dataset, view, *fields)):
+                *history, last = [row for row in rows if row[0] == user][: 1 - held_out or None]
+                assert target == last[1]
+                seen = [
+                    row for row in history
+                    if domain is None or domain_of[row[1]] == dataset.domains[domain]
+                ][-width:]  # fmt: skip
+                assert list(found) == [row[1] for row in seen]
+                marked = [row[4] == "1" for row in seen]
+                assert marks[at].tolist() == marked + [False] * (width - len(seen))
         targets = feat["item_id"].numpy()
         assert feat[TARGET_DOMAIN].tolist() == dataset.item_domain[targets].tolist()
 
 
-def test_ids_of_digits_are_text_and_keep_their_vectors(write_dataset, load, tmp_path):
-    items = [("007", "x"), ("7", "y"), ("10", "x"), ("1e1", "y"), ("08", "x")]
-    rows = [("01", item, 0, at) for at, (item, _) in enumerate(items)]
-    rows += [("1", item, 0, at) for at, (item, _) in enumerate(items[::-1])]
-    vectors = np.arange(1, 11, dtype=np.float32).reshape(5, 2)
-    digits = items[:3] + items[4:]  # a column of digits alone is what a reader takes for numbers
-    plain = [row for row in rows if row[1] != "1e1"]
-    for name, some, lines, table in (
-        ("mixed", items, rows, vectors),
-        ("digits", digits, plain, vectors[[0, 1, 2, 4]]),
-    ):
-        folder = write_dataset(tmp_path / name, rows=lines, items=some, item_emb=table)
-        dataset = load(folder)
-        names = [item for item, _ in some]
-        assert sequences_of(dataset) == {"01": names, "1": names[::-1]}
-        assert np.array_equal(dataset.item_table()[dataset.token2id("item_id", names)], table)
+ODD = ['"quoted"', "NA", "nan", "null", "'tis", 'inch"', "None", "1.0", "01", "1"]
+DIGITS = ["007", "7", "10", "08"]  # a column of digits alone is what a reader takes for numbers
+
+
+@pytest.mark.parametrize("names", [ODD, DIGITS, [*DIGITS, "1e1"]])
+def test_tokens_are_read_to_the_letter_and_keep_their_vectors(write_dataset, load, tmp_path, names):
+    items = [(name, ("N/A", '"b"')[at % 2]) for at, name in enumerate(names)]
+    rows = [("01", name, 0, at) for at, name in enumerate(names)]
+    rows += [("1", name, 0, at) for at, name in enumerate(names[::-1])]
+    vectors = np.arange(2 * len(names), dtype=np.float32).reshape(-1, 2)
+    dataset = load(write_dataset(tmp_path, rows=rows, items=items, item_emb=vectors))
+    assert sequences_of(dataset) == {"01": names, "1": names[::-1]}
+    assert dataset.domains == ['"b"', "N/A"]
+    assert np.array_equal(dataset.item_table()[dataset.token2id("item_id", names)], vectors)

@@ -170,14 +170,10 @@ def test_a_column_that_filters_is_read_by_itself_and_no_feature(read):
     ],
 )
 def test_columns_of_the_contract_are_read_whatever_load_col_names(read, columns):
-    for augmentation in (True, False):
-        plain, other = (
-            read(augmentation=augmentation),
-            read(augmentation=augmentation, load_col=columns),
-        )
-        for augmented in (True, False):
-            assert rows_of(other, augmented) == rows_of(plain, augmented)
-        assert other.domains == plain.domains
+    plain, other = read(augmentation=True), read(augmentation=True, load_col=columns)
+    for augmented in (True, False):
+        assert rows_of(other, augmented) == rows_of(plain, augmented)
+    assert other.domains == plain.domains
 
 
 def test_columns_that_are_left_out(read):

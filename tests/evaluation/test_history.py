@@ -96,8 +96,6 @@ def run(shop_path, tmp_path):
         }
         if model == "SASRec":
             keys |= {"inner_size": 16}
-        if model == "BPR":
-            del keys["hidden_size"]
         return run_recbole_edt(model, "tiny", None, keys | own | changes)
 
     return run
@@ -123,14 +121,6 @@ def test_the_weight_counts_among_samples_as_in_the_whole_domain(run) -> None:
         assert huge["protocols"][mode]["test"] != plain["protocols"][mode]["test"]
 
 
-@pytest.mark.parametrize(
-    ("keys", "weight"), [({}, "auto"), ({"preset": "best"}, "auto"), ({"preset": "paper"}, 0.0)]
-)
-def test_llmedt_has_the_term_unless_it_is_the_papers(run, keys, weight) -> None:
-    assert run(**keys)["params"]["history_weight"] == weight
-
-
-@pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])
-def test_models_without_item_vectors_refuse_it(run, model) -> None:
-    with pytest.raises(ConfigError, match=f"{model} has no item vectors for history_weight"):
-        run(model, history_weight=4.0)
+def test_models_without_item_vectors_refuse_it(run) -> None:
+    with pytest.raises(ConfigError, match="GRU4Rec has no item vectors for history_weight"):
+        run("GRU4Rec", history_weight=4.0)

@@ -61,13 +61,6 @@ def test_dropout_of_neighbours_is_independent() -> None:
     assert abs(float((kept[1:] * kept[:-1]).mean()) * 4) < 0.005
 
 
-@pytest.mark.parametrize(("rate", "training"), [(0.5, False), (0.0, True)])
-def test_no_dropout_changes_nothing(rate, training) -> None:
-    states, added = torch.randn(4, 3), torch.randn(4, 3)
-    assert torch.equal(kernels.dropout(states, rate, training), states)
-    assert torch.equal(kernels.add_dropout(states, added, rate, training), states + added)
-
-
 def test_add_dropout_is_dropout_and_a_sum() -> None:
     states, added = torch.randn(6, 5), torch.randn(6, 5)
     torch.manual_seed(1)

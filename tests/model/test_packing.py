@@ -25,10 +25,6 @@ def test_tiles_hold_every_sequence_once_and_waste_little() -> None:
     assert n_rows < 1.03 * sum(lengths)
 
 
-def test_sequences_of_like_length_leave_no_space() -> None:
-    assert packing.tile_sequences([17, 17, 19])[1] == [(1, 19), (2, 17)]
-
-
 @pytest.mark.parametrize("tiled", [True, False])
 def test_packed_rows_come_back_in_their_places(tiled, monkeypatch) -> None:
     monkeypatch.setattr(packing, "_has_tiles", lambda device: tiled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_edt.trainer.adam import fused, update_touched_rows
+from recbole_edt.trainer.adam import update_touched_rows
 
 BATCHES = [[0, 1, 1], [2, 3], [1, 5], [0, 2]]
 
@@ -35,12 +35,6 @@ def test_touched_rows_take_the_steps_of_torchs_sparse_adam():
     assert moved.tolist() == [True, True, True, True, False, True]
 
 
-def test_where_every_row_is_touched_it_is_adam():
-    every = [list(range(6))] * 4
-    ours, adam = trained(lazy_adam, every), trained(torch.optim.Adam, every, sparse=False)
-    assert torch.allclose(ours.weight, adam.weight, atol=1e-6)
-
-
 def lazy(run, **changes):
     now = run("LLMEDTPretrain", item_embedding="both", epochs=1, **changes)
     now.trainer.model.item_embedding.table.sparse = True
@@ -68,20 +62,3 @@ def test_what_lazy_updates_would_leave_out_makes_a_table_dense(run, changes):
     table.sparse = True
     trainer._build_optimizer()
     assert not table.sparse
-
-
-def test_fused_adam_steps_as_adam_does():
-    outcomes = []
-    for make in (lambda optimizer: optimizer, fused):
-        torch.manual_seed(0)
-        weight = torch.nn.Parameter(torch.randn(4, 3))
-        optimizer = make(torch.optim.Adam([weight], lr=0.1, weight_decay=0.01))
-        for _ in range(3):
-            weight.grad = torch.randn(4, 3)
-            optimizer.step()
-        outcomes.append((weight.detach(), optimizer.state_dict()["state"][0]))
-    (plain, plain_state), (ours, state) = outcomes
-    torch.testing.assert_close(ours, plain)
-    assert state.keys() == plain_state.keys(), "checkpoints of either fit the other"
-    sgd = torch.optim.SGD([weight], lr=0.1)
-    assert fused(sgd) is sgd

@@ -17,22 +17,6 @@ def test_average_hand_computed() -> None:
     assert average.values[0].item() == pytest.approx(0.1 * 10 + 0.9 * 22)
 
 
-def test_average_is_applied_for_a_while_or_for_good() -> None:
-    weight = torch.nn.Parameter(torch.tensor([1.0]))
-    average = AveragedWeights([weight], decay=0.5)
-    weight.data.fill_(3.0)
-    with average.applied():
-        assert weight.item() == 1.0
-    assert weight.item() == 3.0
-    average.exchange()
-    assert weight.item() == 1.0
-
-
-def test_frozen_parameters_are_left_out() -> None:
-    frozen = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
-    assert not AveragedWeights([frozen], 0.9).values
-
-
 def test_best_checkpoint_holds_averages_and_the_last_one_both(run) -> None:
     trained = run("LLMEDTPretrain", epochs=1, weight_average=0.9).fit().trainer
     best = checkpoint.load(trained.saved_model_file)["state_dict"]

@@ -15,7 +15,7 @@ from recbole_edt.registry import find_model
 
 COUNTED = ["Pop", "Random", "ItemKNN", "EASE"]
 GENERAL = ["BPR", "LightGCN", "MultiVAE", "RecVAE", "NeuMF", "DMF"]
-SEQUENTIAL = ["DIN", "DIEN", "SASRecF", "FDSA", "GRU4RecF", "SHAN", "FEARec"]
+SEQUENTIAL = ["DIN", "DIEN", "SASRecF", "FDSA", "GRU4RecF", "SHAN", "FEARec", "CORE"]
 
 
 @pytest.mark.parametrize("model", [*COUNTED, *GENERAL, *SEQUENTIAL])

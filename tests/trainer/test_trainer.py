@@ -36,20 +36,6 @@ def scores_by_epoch(trainer, values):
 # --- stages ---------------------------------------------------------------------------------------
 
 
-def test_both_stages_run_and_the_second_trains_adapters_alone(run):
-    done = run().fit()
-    assert {stage: part["epochs"] for stage, part in done.trainer.stages.items()} == {1: 3, 2: 2}
-    stage_1 = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
-    last = torch.load(done.trainer.last_file)
-    assert (stage_1["stage"], last["stage"]) == (1, 2)
-    changed = {
-        name.split(".")[0]
-        for name, value in last["state_dict"].items()
-        if not torch.equal(value, stage_1["state_dict"][name])
-    }
-    assert changed == {"domain_adapters"}
-
-
 def test_stage_2_starts_from_the_best_epoch_of_stage_1(run):
     done = run(finetune_epochs=0).fit()
     best = torch.load(done.trainer.saved_model_file.replace(".pth", ".stage1.pth"))
@@ -249,15 +235,6 @@ def test_finished_run_resumed_only_reports_again(run, same_result):
     same_result(first, again.result())
 
 
-def test_fresh_run_forgets_where_an_earlier_one_stopped(run, monkeypatch, same_result):
-    first = run().fit().result()
-    with monkeypatch.context() as patch:
-        kill_at_save(patch, 0, before=False)  # the best epoch is new, the last one is not yet
-        with pytest.raises(Killed):
-            run().fit()
-    same_result(first, run(resume=True).fit().result())
-
-
 @pytest.mark.parametrize("save", [2, 9])  # within stage 1, and at the end of stage 2
 def test_a_training_that_is_stopped_leaves_the_checkpoint_of_a_finished_one(
     run, monkeypatch, caplog, same_result, save
@@ -343,20 +320,6 @@ def test_resumed_by_hand_and_no_better_the_best_epoch_stays(run, file):
 # --- what a run leaves ----------------------------------------------------------------------------
 
 
-def test_tensorboard_files_hold_the_curves_of_both_stages(run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    trainer = run().trainer
-    folder = Path(trainer.tensorboard.log_dir)
-    again = run()
-    again.trainer.tensorboard = trainer.tensorboard
-    again.fit()
-    for part, epochs in ((folder, 3), (folder / "stage2", 2)):
-        events = EventAccumulator(str(part)).Reload()
-        assert len(events.Scalars("Loss/Train")) == epochs
-        assert len(events.Scalars("Vaild_score")) == epochs
-
-
 def test_results_file_has_the_promised_structure(small):
     settings = small(report_modes="full", result_file="out/r.json")
     returned = run_recbole_edt("LLMEDT", "tiny", None, settings)
@@ -389,11 +352,6 @@ def test_a_second_run_that_would_write_the_same_files_is_refused(small):
             run_recbole_edt("LLMEDT", "tiny", None, settings)
         assert not list(file.parent.glob("*.pth"))
         run_recbole_edt("LLMEDT", "tiny", None, {**settings, "seed": 43})  # writes other files
-
-
-def test_missing_checkpoint_of_stage_1_is_refused_by_the_trainer_too(run):
-    with pytest.raises(CheckpointError, match="needs --pretrained_path"):
-        run("LLMEDTFinetune").fit()
 
 
 # --- a limit of time ------------------------------------------------------------------------------

@@ -163,13 +163,6 @@ def test_edges_that_only_some_users_made_can_be_left_out_by_hand() -> None:
     assert not matrix(graph, torch.arange(4)).any()
 
 
-def test_graph_dropout_acts_in_training_alone() -> None:
-    model = make(dropout=0.5)
-    assert torch.equal(model.mixed_graph(), model.mixed_graph())
-    model.train()
-    assert not torch.equal(model.mixed_graph(), model.mixed_graph())
-
-
 @pytest.mark.parametrize("output", ["own", "graphs"])
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
 def test_sequential_objectives_equal_a_loop_over_prefixes(loss, output) -> None:
@@ -197,19 +190,6 @@ def test_infomax_equals_a_loop_over_users() -> None:
     assert whole == pytest.approx(expected, rel=1e-6)
 
 
-def test_infomax_ignores_users_of_one_domain() -> None:
-    model = make()
-    batch = training_batch(users=(2, 3))
-    loss = model.calculate_loss(batch)
-    assert loss.item() == pytest.approx(LAMBDA * predictions_alone(model, batch), rel=1e-9)
-    loss.backward()  # the discriminators have no gradient, and none is missed
-
-
-def predictions_alone(model: C2DSR, batch: dict) -> float:
-    model.prediction_share, model.discriminators = 1.0, None
-    return model.calculate_loss(batch).item()
-
-
 @pytest.mark.parametrize("domain", [0, 1])
 def test_corruption_replaces_the_items_of_one_domain_by_its_own(domain) -> None:
     model = make()
@@ -233,9 +213,3 @@ def test_scores_are_the_sum_of_both_states(output) -> None:
         return slow.score(slow.user(history, domain_of(item)), item)
 
     check_scores(model, score_of)
-
-
-def test_graphs_and_item_numbers_are_not_saved() -> None:
-    names = set(make().state_dict())
-    assert "mixed_graph.table.weight" in names
-    assert not [name for name in names if name.endswith(("edges", "_of"))]

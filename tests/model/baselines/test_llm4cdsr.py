@@ -9,7 +9,6 @@ import torch
 from common import ALL, CAUSAL, loss_of, loss_term, own_items
 from slow_reference import (
     CONFIG,
-    N_ITEMS,
     NO_PROFILE,
     SEQUENCES,
     TinyShop,
@@ -77,18 +76,6 @@ def test_scores_are_the_sum_of_the_global_and_the_local_thread(name) -> None:
     check_scores(model, lambda h, item: score(model, h, item))
 
 
-def test_every_thread_has_weights_positions_and_items_of_its_own() -> None:
-    model = make()
-    threads = [model.encoder, *model.local_encoders]
-    parameters = [id(p) for thread in threads for p in thread.parameters()]
-    assert len(threads) == 3
-    assert len(parameters) == len(set(parameters)) == 3 * len(list(model.encoder.parameters()))
-    vectors = model.item_vectors()
-    for item in range(N_ITEMS):
-        assert np.allclose(array(vectors)[item, :8], item_vector(model, item))
-        assert np.allclose(array(vectors)[item, 8:], local_vector(model, item))
-
-
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 @pytest.mark.parametrize("first_items", [True, False])
 @pytest.mark.parametrize("name", CAUSAL)
@@ -154,13 +141,6 @@ def test_eq6_draws_one_item_per_domain_of_each_user_evenly() -> None:
             for item in own:
                 share = (drawn[:, column] == item).mean()
                 assert share == pytest.approx(1 / len(own), abs=0.06)
-
-
-@pytest.mark.parametrize("users", [(1,), (2, 3), (1, 2, 3)])
-def test_eq6_is_zero_with_fewer_than_two_users_of_both_domains(users) -> None:
-    model = make(regularisation_weight=0.5)
-    plain = make()
-    assert loss_of(model, training_batch(users)) == loss_of(plain, training_batch(users))
 
 
 def test_eq8_adds_alpha_times_eq6_and_beta_times_eq7() -> None:

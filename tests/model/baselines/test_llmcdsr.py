@@ -73,11 +73,7 @@ def test_pseudo_items_are_each_users_inserted_rows_by_domain() -> None:
     none = pseudo_items(TinyShop().train_sequences, shop.item_domain, 2)
     assert none.shape == (6, 2, 1)
     assert not none.any()
-
-
-def test_only_real_rows_make_a_user_one_of_both_domains() -> None:
-    shop = augmented_shop()
-    both = users_of_both_domains(shop.train_sequences, shop.item_domain, 2)
+    both = users_of_both_domains(shop.train_sequences, shop.item_domain, 2)  # by their real rows
     assert both.tolist() == [False, True, False, False, True, True]
 
 
@@ -119,31 +115,29 @@ def slow_contrast(texts: np.ndarray, features: np.ndarray) -> float:
     return float(np.mean(terms))
 
 
-def bpr_term(state, vectors, positive: int, negative: int) -> torch.Tensor:
-    return torch.log1p(torch.exp(state @ vectors[negative] - state @ vectors[positive]))
-
-
-def negatives_of(batch) -> dict[tuple[int, int], int]:
-    """(user, target) -> the negative that the loader drew; raw items of a user are distinct."""
-    out = {}
-    for row, items in enumerate(batch["sequence"].tolist()):
-        for step, item in enumerate(items[1:]):
-            out[int(batch["user_id"][row]), item] = int(batch["negatives"][row, step])
-    return out
+def term(model, batch, row: int, state, vectors, target: int) -> torch.Tensor:
+    """Loss of a target against the negatives that the loader drew for it, or for its domain."""
+    if model.loss_name == "bpr":  # raw items of a user are distinct
+        step = batch["sequence"][row].tolist().index(target)
+        others = [int(batch["negatives"][row, step - 1])]
+    else:
+        domain = domain_of(target)
+        others = batch[f"negatives_{domain}"][~batch[f"seen_{domain}"][row]].tolist()
+    logits = vectors[[target, *others]] @ state
+    return logits.logsumexp(0) - logits[0]
 
 
 def test_pretraining_loss_is_next_items_within_domains_plus_the_contrast() -> None:
     model, batch = make(stage=1), batch_of()
-    vectors, negatives, terms = model.features.weight, negatives_of(batch), []
+    vectors, terms = model.features.weight, []
     seen: tuple[set, set] = (set(), set())
-    for user, items in SEQUENCES.items():
+    for row, items in enumerate(SEQUENCES.values()):
         for domain in (0, 1):
             own = own_items(items, domain)
             seen[domain].update(own)
             for step in range(1, len(own)):
                 state = states_alone(model.domain_encoders[domain], vectors[own[:step]])[-1]
-                negative = negatives[user, own[step]]
-                terms.append(bpr_term(state, vectors, own[step], negative).item())
+                terms.append(term(model, batch, row, state, vectors, own[step]).item())
     for row, items in enumerate(batch["sequence"].tolist()):
         for step, item in enumerate(items):
             if step and item and not batch["augmented"][row, step]:
@@ -205,10 +199,12 @@ def test_recall_network_weighs_pseudo_items_by_content_and_relevance(history) ->
     assert np.allclose(array(network(1, *arguments)), [expected, pseudo[1, 0]])
 
 
-def test_the_most_similar_raw_items_are_recalled_but_not_the_users_own() -> None:
+@pytest.mark.parametrize("wanted", [3, 7])
+def test_the_most_similar_raw_items_are_recalled_but_not_the_users_own(wanted) -> None:
+    """Where there are fewer, zeros take their places."""
     shop = augmented_shop()
     shop.item_generated[7] = True
-    model = make(shop, n_recalled=3)
+    model = make(shop, n_recalled=wanted)
     vectors = torch.randn(2, SIZE, dtype=torch.float64)
     own = [[8, 12, 0], [0, 0, 0]]
     recalled = model.most_similar(1, vectors, torch.tensor(own)).tolist()
@@ -219,14 +215,8 @@ def test_the_most_similar_raw_items_are_recalled_but_not_the_users_own() -> None
             item: features[item] @ array(vectors[row]) / np.linalg.norm(features[item])
             for item in free
         }
-        assert recalled[row] == sorted(free, key=cosine.get, reverse=True)[:3]
-
-
-def test_fewer_items_than_wanted_are_padded() -> None:
-    vectors = torch.randn(1, SIZE, dtype=torch.float64)
-    (recalled,) = make(n_recalled=7).most_similar(0, vectors, torch.tensor([[2, 3]])).tolist()
-    assert sorted(recalled[:3]) == [1, 4, 5]
-    assert recalled[3:] == [0, 0, 0, 0]
+        expected = sorted(free, key=cosine.get, reverse=True)[:wanted]
+        assert recalled[row] == expected + [0] * (wanted - len(expected))
 
 
 def test_recalled_items_are_put_before_items_at_every_place_alike() -> None:
@@ -280,23 +270,24 @@ def test_users_with_pseudo_items_get_recalled_ones_by_their_pooled_texts() -> No
 def test_a_share_of_the_rows_is_given_recalled_items() -> None:
     real = make().real_rows(batch_of())
     assert len(make(recall_share=0.4).recall(real).rows) == 2  # of five rows
-    assert make(recall_share=0.0).recall(real) is None
+    never = make(recall_share=0.0)
+    assert never.recall(real) is None and never.meta_backward(batch_of(), batch_of()) is None
     assert make(TinyShop()).recall(real) is None
 
 
-def slow_loss(model, negatives, recalled: RecalledRows | None, shift=None) -> torch.Tensor:
+def slow_loss(model, batch, recalled: RecalledRows | None, shift=None) -> torch.Tensor:
     """Mean over all targets of real rows and of those with recalled items; each row alone.
 
     ``shift`` [n, d] is added, in even shares, to the input vectors of each row's recalled items.
     """
     vectors = model.item_embedding(torch.arange(N_ITEMS))
-    sequences = [(user, items, None, None) for user, items in SEQUENCES.items()]
+    rows = [(row, items, None, None) for row, items in enumerate(SEQUENCES.values())]
     for at, row in enumerate(recalled.rows.tolist() if recalled is not None else []):
         items = [item for item in recalled.sequence[at].tolist() if item]
         delta = None if shift is None else shift[at] / model.n_recalled
-        sequences.append((USERS[row], items, recalled.source[at].tolist(), delta))
+        rows.append((row, items, recalled.source[at].tolist(), delta))
     terms = []
-    for user, items, source, delta in sequences:
+    for row, items, source, delta in rows:
         inputs = vectors[items]
         if delta is not None:
             is_recalled = torch.tensor([source[step] < 0 for step in range(len(items))])
@@ -304,57 +295,36 @@ def slow_loss(model, negatives, recalled: RecalledRows | None, shift=None) -> to
         states = states_alone(model.encoder, inputs)
         for step in range(1, len(items)):
             if source is None or source[step] > 0:
-                negative = negatives[user, items[step]]
-                terms.append(bpr_term(states[step - 1], vectors, items[step], negative))
+                terms.append(term(model, batch, row, states[step - 1], vectors, items[step]))
     return torch.stack(terms).mean()
 
 
-@pytest.mark.parametrize("kind", ["id", "both"])
-@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@pytest.mark.parametrize(("backbone", "kind"), [("sasrec", "id"), ("gru4rec", "both")])
 def test_recommendation_loss_counts_targets_of_real_rows_and_those_with_recalled_items(
-    backbone, kind
+    backbone, kind, loss
 ) -> None:
-    model, batch = make(backbone=backbone, item_embedding=kind), batch_of()
-    real, negatives = model.real_rows(batch), negatives_of(batch)
-    recalled = model.recall(real)
-    for part in (None, recalled):
-        expected = slow_loss(model, negatives, part)
+    model = make(backbone=backbone, item_embedding=kind, loss=loss)
+    batch = batch_of(loss=loss)
+    real = model.real_rows(batch)
+    for part in (None, model.recall(real)):
+        expected = slow_loss(model, batch, part)
         ours = model.recommendation_loss(real, part)
         assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_a_softmax_masks_what_the_users_of_rows_with_recalled_items_have_seen() -> None:
-    model, batch = make(loss="softmax"), batch_of(loss="softmax")
+def test_all_sequences_adds_each_targets_domain_sub_sequence() -> None:
+    model, batch = make(encoded_sequences="all"), batch_of()
     real = model.real_rows(batch)
     recalled = model.recall(real)
     vectors, terms = model.item_embedding(torch.arange(N_ITEMS)), []
-    rows = [(row, items, None) for row, items in enumerate(SEQUENCES.values())]
-    for at, row in enumerate(recalled.rows.tolist()):
-        rows.append((row, recalled.sequence[at][recalled.sequence[at] > 0].tolist(), at))
-    for row, items, at in rows:
-        states = states_alone(model.encoder, vectors[items])
-        for step in range(1, len(items)):
-            if at is None or recalled.source[at, step] > 0:
-                shared = batch[f"negatives_{domain_of(items[step])}"]
-                shared = shared[~batch[f"seen_{domain_of(items[step])}"][row]]
-                logits = vectors[[items[step], *shared.tolist()]] @ states[step - 1]
-                terms.append((logits.logsumexp(0) - logits[0]).item())
-    ours = model.recommendation_loss(real, recalled).item()
-    assert ours == pytest.approx(np.mean(terms), rel=1e-5)
-
-
-def test_all_sequences_adds_each_targets_domain_sub_sequence() -> None:
-    model, batch = make(encoded_sequences="all"), batch_of()
-    real, negatives = model.real_rows(batch), negatives_of(batch)
-    recalled = model.recall(real)
-    vectors, terms = model.item_embedding(torch.arange(N_ITEMS)), []
-    for user, items in SEQUENCES.items():
+    for row, items in enumerate(SEQUENCES.values()):
         for domain in (0, 1):
             own = own_items(items, domain)
             for step in range(1, len(own)):
                 state = states_alone(model.encoder, vectors[own[:step]])[-1]
-                terms.append(bpr_term(state, vectors, own[step], negatives[user, own[step]]).item())
-    expected = slow_loss(model, negatives, recalled).item() + np.mean(terms)
+                terms.append(term(model, batch, row, state, vectors, own[step]).item())
+    expected = slow_loss(model, batch, recalled).item() + np.mean(terms)
     assert model.recommendation_loss(real, recalled).item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -375,7 +345,6 @@ def test_meta_gradient_is_that_of_the_shadows_loss_after_its_step(attention, mon
     monkeypatch.setattr("recbole_edt.model.baselines.llmcdsr._RELATIVE_STEP", 1e-3)
     model, batch = make(recall_attention=attention), batch_of()
     judges = batch_of(TinyShop())
-    negatives, judging = negatives_of(batch), negatives_of(judges)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(5)
     shadow_loss = model.meta_backward(batch, judges)
@@ -389,12 +358,12 @@ def test_meta_gradient_is_that_of_the_shadows_loss_after_its_step(attention, mon
     parameters = recommender_parameters(model)
 
     def loss_after_step(shift: torch.Tensor) -> float:
-        loss = slow_loss(model, negatives, recalled, shift)
+        loss = slow_loss(model, batch, recalled, shift)
         step = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for parameter, part in zip(parameters, step, strict=True):
                 parameter.sub_(0.5 * part)
-            after = slow_loss(model, judging, None).item()
+            after = slow_loss(model, judges, None).item()
             model.load_state_dict(before)
         return after
 
@@ -412,32 +381,6 @@ def test_meta_gradient_is_that_of_the_shadows_loss_after_its_step(attention, mon
         mine = sum((part * step).sum() for part, step in zip(ours, way, strict=True)).item()
         assert abs(slope) > 1e-5
         assert mine == pytest.approx(slope, rel=1e-4)
-
-
-def test_without_recalled_rows_there_is_no_meta_gradient() -> None:
-    model, batch = make(recall_share=0.0), batch_of()
-    assert model.meta_backward(batch, batch) is None
-    assert all(parameter.grad is None for parameter in model.recall_network.parameters())
-
-
-def test_gradients_reach_every_parameter_of_each_stage_and_no_other() -> None:
-    model, batch = make(stage=1, item_embedding="both").train(), batch_of()
-    own = {
-        1: ("features.", "projections.", "domain_encoders."),
-        2: ("item_embedding.", "encoder.", "recall_network."),
-    }
-    for stage in (1, 2):
-        if stage == 2:
-            model.begin_finetuning()
-        model.zero_grad()
-        for _ in range(3):  # dropout may hide one of the few rows
-            if stage == 2:
-                model.meta_backward(batch, batch_of(TinyShop()))
-                assert model.training
-            model.calculate_loss(batch).backward()
-        for name, parameter in model.named_parameters():
-            reached = parameter.grad is not None and bool(parameter.grad.any())
-            assert reached == name.startswith(own[stage]), name
 
 
 def test_without_inserted_rows_it_trains_and_says_so(write_shop, tmp_path, monkeypatch) -> None:

@@ -23,7 +23,6 @@ from slow_reference import (
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.model.baselines.tricdr import (
     TriCDR,
-    visible_counts,
 )
 
 VARIANTS = pytest.mark.parametrize(
@@ -161,18 +160,6 @@ def contrast_reference(model: TriCDR, target: int, users) -> float:
     return model.contrasts[target].coarse_weight * coarse + contrast.fine_weight * fine
 
 
-def test_visible_counts_by_hand() -> None:
-    items = torch.tensor([[1, 6, 2, 7, 3], [8, 9, 0, 0, 0], [10, 2, 11, 0, 0]])
-    first = (items > 0) & (items < 6)
-    second = items >= 6
-    expected = torch.tensor([[1, 1, 2, 2], [0, 0, 0, 0], [0, 1, 0, 0]])
-    assert torch.equal(visible_counts(items, torch.tensor([3, 0, 1]), first), expected)
-    expected = torch.tensor([[0, 1, 1, 2], [1, 0, 0, 0], [1, 1, 0, 0]])
-    assert torch.equal(visible_counts(items, torch.tensor([2, 2, 2]), second), expected)
-    # a sub-sequence that reaches back behind the window: two more of its items are seen at once
-    assert visible_counts(items[:1], torch.tensor([5]), first[:1]).tolist() == [[3, 3, 4, 4]]
-
-
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 @VARIANTS
 def test_joint_loss_equals_a_loop_over_prefixes(item_tables, score, loss) -> None:
@@ -228,18 +215,6 @@ def test_users_without_all_three_sequences_before_the_target_are_not_contrasted(
     assert [len(view) for view in heard[1]] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("loss", ["bpr", "softmax"])
-def test_nobody_to_contrast_is_harmless(loss) -> None:
-    model = joint(coarse_weight=1.0, fine_weight=1.0, loss=loss, dropout=0.0)
-    batch = training_batch((2, 3))
-    value = model.train().calculate_loss(batch)
-    expected = joint(loss=loss, dropout=0.0).train().calculate_loss(batch)
-    assert value.item() == pytest.approx(expected.item())
-    value.backward()
-    for parameter in model.parameters():
-        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
-
-
 def test_windows_of_the_real_loader_give_the_same_loss_as_a_loop() -> None:
     """Sub-sequences reach back behind a long user's window, up to the window's last target."""
     shop = TinyShop(max_length=3)
@@ -290,35 +265,3 @@ def test_scores_of_pretraining_sum_mixed_and_domain_encoder(item_tables, score) 
         return out
 
     check_scores(model, score_of)
-
-
-@pytest.mark.parametrize("tables", ["separate", "shared"])
-def test_gradients_reach_what_each_stage_trains(tables) -> None:
-    options = {"coarse_weight": 1.0, "fine_weight": 1.0, "fine_margin": 50.0, "dropout": 0.0}
-    model = pretraining(item_tables=tables, **options)
-    later = ("attentions.", "fusions.", "contrasts.")
-    model.train().calculate_loss(training_batch()).backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is None) == name.startswith(later), name
-        assert parameter.grad is None or parameter.grad.any(), name
-    model.begin_finetuning()
-    model.zero_grad()
-    model.train().calculate_loss(training_batch()).backward()
-    for name, parameter in model.named_parameters():
-        if not name.endswith("rest.3.bias"):  # a softmax does not depend on a constant
-            assert parameter.grad is not None and parameter.grad.any(), name
-
-
-def test_pretraining_trains_encoders_with_separate_tables_independently() -> None:
-    one, other = pretraining(dropout=0.0), pretraining(dropout=0.0)
-    with torch.no_grad():
-        for parameter in (*other.mixed_encoder.parameters(), *other.mixed_items.parameters()):
-            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64))
-    for model in (one, other):
-        model.train().calculate_loss(training_batch()).backward()
-    theirs = dict(other.named_parameters())
-    for name, parameter in one.named_parameters():
-        if name.startswith("domain_"):
-            assert torch.equal(parameter.grad, theirs[name].grad), name
-        elif name.startswith("mixed_"):
-            assert not torch.equal(parameter.grad, theirs[name].grad), name
