@@ -26,8 +26,8 @@ from recbole_edt.settings import nearest
 _registered: dict[str, type] = {}
 
 _GRAPH = (
-    "is not trained here: it reads a knowledge graph (the files <dataset>.kg and "
-    "<dataset>.link{}), which data sets of the plugin do not have"
+    "is not trained here: it reads a knowledge graph (files such as <dataset>.kg, <dataset>.link "
+    "and <dataset>.ent), which data sets of the plugin do not have"
 )
 _CLICKS = (
     "is not trained here: it predicts the label of a row from its features, and the plugin ranks "
@@ -39,12 +39,9 @@ _PACKAGES = {
     "general_recommender": None,
     "context_aware_recommender": _CLICKS,
     "exlib_recommender": _CLICKS,
-    "knowledge_aware_recommender": _GRAPH.format(""),
+    "knowledge_aware_recommender": _GRAPH,
 }
-_NO_GRAPH = {
-    "KSR": _GRAPH.format(", with vectors in <dataset>.ent and <dataset>.rel"),
-    "GRU4RecKG": _GRAPH.format(", with vectors in <dataset>.ent"),
-}
+_SEQUENTIAL_OF_GRAPHS = {"KSR", "GRU4RecKG"}
 _NEEDED = {"NCL": "faiss"}  # what a model imports when its training is under way
 _CORRECTED = {"Pop": "recbole_edt.model.recbole_pop"}
 
@@ -117,7 +114,7 @@ def known_models() -> list[str]:
     served = (
         name
         for name, package in _models_of_recbole().items()
-        if _PACKAGES[package] is None and name not in _NO_GRAPH
+        if _PACKAGES[package] is None and name not in _SEQUENTIAL_OF_GRAPHS
     )
     return sorted({*served, *registered_models()})
 
@@ -147,7 +144,7 @@ def find_model(name: str | type) -> type:
         hint = "" if "." in name else nearest(name, [*packages, *registered_models()])
         own = ": a class of your own is --model=package.module:Class"
         raise ConfigError(f"unknown model '{name}'{hint or own}")
-    if reason := _NO_GRAPH.get(name) or _PACKAGES[packages[name]]:
+    if reason := _GRAPH if name in _SEQUENTIAL_OF_GRAPHS else _PACKAGES[packages[name]]:
         raise ConfigError(f"{name} {reason}")
     if name in _NEEDED and find_spec(_NEEDED[name]) is None:
         raise DependencyError(f"{name} needs the package {_NEEDED[name]}, which is not installed")
@@ -193,7 +190,7 @@ def _check(model: Any, name: str) -> type:
     if kind in (ModelType.CONTEXT, ModelType.DECISIONTREE):
         raise ConfigError(f"{name} {_CLICKS}")
     if kind == ModelType.KNOWLEDGE:
-        raise ConfigError(f"{name} {_GRAPH.format('')}")
+        raise ConfigError(f"{name} {_GRAPH}")
     return model
 
 

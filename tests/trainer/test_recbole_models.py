@@ -212,9 +212,8 @@ def test_a_subclass_has_the_keys_trainer_and_loader_of_the_model_that_it_extends
     [
         ("DeepFM", "predicts the label of a row"),
         ("LightGBM", "predicts the label of a row"),
-        ("KGAT", r"files <dataset>\.kg and <dataset>\.link"),
-        ("KSR", r"<dataset>\.ent and <dataset>\.rel"),
-        ("GRU4RecKG", r"<dataset>\.ent"),
+        ("KGAT", r"files such as <dataset>\.kg"),
+        ("KSR", r"files such as <dataset>\.kg"),
         ("LightGCM", "unknown model 'LightGCM', did you mean 'LightGCN'"),
         ("deepfm", "did you mean 'DeepFM'"),
         ("mine.BPR", "unknown model 'mine.BPR': a class of your own is --model="),
