@@ -1,28 +1,26 @@
 """The real commands, each in a process of its own that starts within milliseconds.
 
-``Commands`` starts one process that does the imports once (this file as a program) and forks a
-child for every command: the child runs ``run_recbole_edt.py``, or the console script, from its
-first line to its exit code, if need be in several processes. It can be killed at any moment, and
-says in which phase it is.
+``Commands`` forks them off a server that has done the imports: each runs ``run_recbole_edt.py``, or
+the console script, from its first line to its exit code, if need be in several processes. It can be
+killed at any moment, and says in which phase it is.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = [
@@ -35,8 +33,12 @@ PHASES = [
 _WORDS = 1 + len(PHASES)  # shared by processes: the phase, and how often each was entered
 
 
-# signals that a child gets once it handles them
-_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+_SERVER = multiprocessing.get_context("forkserver")
+_IMPORTED = [
+    "pytest", "recbole_edt", "torch._dynamo", "torch.onnx", "torch.utils.tensorboard",
+    "recbole.model.sequential_recommender", "recbole_edt.cli", "recbole_edt.quick_start",
+    "recbole_edt.augment.command", "recbole_edt.model.llmedt",
+]  # fmt: skip
 
 
 @dataclass
@@ -53,34 +55,15 @@ class Commands:
 
     def __enter__(self) -> Commands:
         self._aside = TemporaryDirectory()  # what is read of a command is no part of its folder
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        )
-        assert self._line() == "ready"
+        _SERVER.set_forkserver_preload(_IMPORTED)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.setenv("PYTHONPATH", str(ROOT))
+            _SERVER.Process(target=int).start()  # which starts the server
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.kill()
-        self._process.communicate()
         self._aside.cleanup()
-
-    def _line(self) -> str:
-        """Read a line byte by byte, so that ``select`` sees what is still to come."""
-        assert self._process.stdout is not None
-        out = b""
-        while not out.endswith(b"\n"):
-            byte = os.read(self._process.stdout.fileno(), 1)
-            assert byte, "the process that starts commands has ended"
-            out += byte
-        return out.decode().strip()
-
-    def _tell(self, text: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{text}\n".encode())
-        self._process.stdin.flush()
 
     def begin(
         self, folder: Path, arguments: list[str], limit: int | None = None, processes: int = 1
@@ -94,8 +77,9 @@ class Commands:
         for name in ("out", "err"):
             (aside / name).write_bytes(b"")
         words = [str(word) for word in arguments]
-        self._tell(json.dumps([str(folder), str(aside), words, limit, processes]))
-        return Running(self, int(self._line()), aside)
+        process = _SERVER.Process(target=_be, args=(folder, aside, words, limit, processes))
+        process.start()
+        return Running(process, aside)
 
     def run(self, *arguments, **options) -> Done:
         """Run a command to its end; arguments as those of :meth:`begin`."""
@@ -105,8 +89,8 @@ class Commands:
 class Running:
     """A command at work."""
 
-    def __init__(self, commands: Commands, pid: int, aside: Path) -> None:
-        self._commands, self.pid, self._aside = commands, pid, aside
+    def __init__(self, process, aside: Path) -> None:
+        self._process, self.pid, self._aside = process, process.pid, aside
         self._marks = np.memmap(aside / "phases", np.uint32, "r", shape=(_WORDS,))
 
     @property
@@ -120,22 +104,22 @@ class Running:
 
     def until(self, is_due: Callable[[], bool]) -> bool:
         """Wait until something is due; False if the command ended before."""
-        assert self._commands._process.stdout is not None
         while not is_due():
             time.sleep(0.0002)  # of two cores, one is the run's
-            if select.select([self._commands._process.stdout], [], [], 0)[0]:
+            if not self._process.is_alive():
                 return False
         return True
 
     def signal(self, number: int) -> None:
-        """Send it a signal; nobody else can have its id until :meth:`wait`."""
-        os.kill(self.pid, number)
+        """Send it a signal."""
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(self.pid, number)
 
     def wait(self) -> Done:
         """Wait for its end."""
-        code = int(self._commands._line())
-        self._commands._tell("")
-        return Done(code, *((self._aside / name).read_text() for name in ("out", "err")))
+        self._process.join()
+        texts = ((self._aside / name).read_text() for name in ("out", "err"))
+        return Done(self._process.exitcode, *texts)
 
 
 def after(seconds: float) -> Callable[[], bool]:
@@ -144,7 +128,7 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= due
 
 
-# -- in the process that starts them, and in its children ------------------------------------------
+# -- in the processes ------------------------------------------------------------------------------
 
 
 def _watch(marks: np.ndarray) -> None:
@@ -207,7 +191,11 @@ def _launch(n: int) -> int | None:
     return max(codes)
 
 
-def _run(folder: str, aside: str, arguments: list[str], limit: int | None, processes: int) -> int:
+def _be(*command) -> None:
+    sys.exit(_run(*command))
+
+
+def _run(folder: Path, aside: Path, arguments: list[str], limit: int | None, processes: int) -> int:
     """Be the command; gives its exit code."""
     import resource
     import runpy
@@ -227,7 +215,6 @@ def _run(folder: str, aside: str, arguments: list[str], limit: int | None, proce
     script = arguments[0].startswith("--")
     sys.argv = ["run_recbole_edt.py" if script else "recbole-edt", *arguments]
     watch_imports()  # what the imports, done long ago, begin with
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     try:
         if script:
             runpy.run_path(str(ROOT / "run_recbole_edt.py"), run_name="__main__")
@@ -241,38 +228,3 @@ def _run(folder: str, aside: str, arguments: list[str], limit: int | None, proce
         traceback.print_exc()
         return 1
     return 0
-
-
-def main() -> None:
-    import torch._dynamo
-    import torch.onnx
-    import torch.utils.tensorboard  # noqa: F401
-    from recbole.utils import get_model
-
-    import recbole_edt.augment.command
-    import recbole_edt.cli  # noqa: F401
-
-    for name in ("SASRec", "LLMEDT"):  # RecBole imports its models when one is asked for
-        get_model(name)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-    print("ready", flush=True)
-    while line := sys.stdin.readline():
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                code = _run(*json.loads(line))
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
-        print(child, flush=True)
-        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-        exited = ended.si_code == os.CLD_EXITED
-        print(ended.si_status if exited else -ended.si_status, flush=True)
-        sys.stdin.readline()  # until told, the child's id is nobody else's: it is safe to kill
-        os.waitpid(child, 0)
-
-
-if __name__ == "__main__":
-    main()
