@@ -166,7 +166,7 @@ def test_the_screen_has_one_line_per_epoch_and_the_log_file_all_of_recboles(
 def test_simulated_data_are_called_so(data_path, capsys):
     note = Path(data_path, "tiny", "SIMULATED")
     note.write_text("These data are simulated.\n")
-    cli.execute("run", ["--model=SASRec", *SMALL, f"--data_path={data_path}", "--state=ERROR"])
+    cli.execute("run", ["--model=SASRec", *SMALL, f"--data_path={data_path}"])
     note.unlink()
     assert capsys.readouterr().out.startswith("These data are simulated.\n\n")
 
