@@ -101,7 +101,7 @@ def test_augment_leaves_the_older_data_and_goes_on(commands, data_path, disk, tm
         ballast = fill(disk, int(share * size))
         one_line(commands.run(tmp_path, [*run, "--seed=3"]), FULL)
         assert contents(disk / "tiny") == before
-        assert not list(disk.rglob("writing-*")) and not list(disk.rglob("*.tmp"))
+        assert not list(disk.rglob("*.partial")) and not list(disk.rglob("*.tmp"))
         ballast.unlink()
     assert commands.run(tmp_path, [*run, "--seed=3"]).code == 0
 

@@ -13,14 +13,7 @@ from tqdm import tqdm
 from recbole_edt.augment.items import read_items
 from recbole_edt.data.sequences import build_sequences, leave_one_out, row_offsets
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.atomic import (
-    BY_TIME,
-    check_files,
-    check_frames,
-    derive_positions,
-    domain_names,
-    flag_column,
-)
+from recbole_edt.io import atomic
 from recbole_edt.io.files import read_table
 
 
@@ -78,7 +71,7 @@ def read_histories(
         If the files break the data contract or are augmented already.
     """
     directory = Path(directory)
-    check_files(directory, name)
+    atomic.check_files(directory, name)
     items, described = read_items(directory / f"{name}.item", text_columns)
     inter = read_table(directory / f"{name}.inter")
     for column in ("timestamp", "position"):
@@ -86,17 +79,22 @@ def read_histories(
             inter[column] = pd.to_numeric(inter[column], errors="coerce")
     for frame in (items, inter):
         frame.replace("", np.nan, inplace=True)
-    if derive_positions(inter):
-        tqdm.write(f"{name}.inter: {BY_TIME}")
-    check_frames(inter, items, name)
+    if atomic.derive_positions(inter):
+        tqdm.write(f"{name}.inter: {atomic.BY_TIME}")
+    atomic.check_frames(inter, items, name)
     items = items.fillna("")
-    if flag_column(inter, "augmented", name).any() or flag_column(items, "generated", name).any():
+    if (
+        atomic.flag_column(inter, "augmented", name).any()
+        or atomic.flag_column(items, "generated", name).any()
+    ):
         raise ConfigError(
             f"{directory} is augmented already: `recbole-edt run` takes it as it is, augment takes "
             "raw data"
         )
-    names = domain_names(items, domains, name)
-    unsold = flag_column(items, "unsold", f"{name}.item") & ~items["item_id"].isin(inter["item_id"])
+    names = atomic.domain_names(items, domains, name)
+    unsold = atomic.flag_column(items, "unsold", f"{name}.item") & ~items["item_id"].isin(
+        inter["item_id"]
+    )
     line = pd.Series(np.arange(len(items)), index=items["item_id"].to_numpy())
     users, owner = np.unique(inter["user_id"].to_numpy(dtype=str), return_inverse=True)
     order = np.lexsort((inter["position"], owner))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -17,17 +14,9 @@ from sklearn.preprocessing import normalize
 from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.insert import Insertions
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.io import files
 from recbole_edt.io.atomic import read_columns
-from recbole_edt.io.datasets import replace_folder
-from recbole_edt.io.files import (
-    INTER_COLUMNS,
-    ITEM_COLUMNS,
-    LSA_TEXTS,
-    file_sha256,
-    write_array,
-    write_table,
-    write_text,
-)
+from recbole_edt.io.datasets import write_dataset
 from recbole_edt.io.statistics import dataset_statistics
 
 REPORT = "augmentation.json"
@@ -101,9 +90,7 @@ class Augmented:
         return items[order], anchors[order]
 
 
-def write(
-    made: Augmented, raw: Path, target: Path, scratch: Path, about: dict[str, Any]
-) -> dict[str, Any]:
+def write(made: Augmented, raw: Path, target: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Write the augmented data set, in one step.
 
     Returns
@@ -124,32 +111,19 @@ def write(
         "new_items": _closeness(made),
         "failures": made.failures,
     }
-    folder = Path(mkdtemp(prefix="writing-", dir=scratch))
-    file = f"{folder / target.name}"
-    try:
-        write_table(inter, INTER_COLUMNS | {"augmented": "token"}, Path(f"{file}.inter"))
-        types = read_columns(raw / f"{raw.name}.item", None) | ITEM_COLUMNS
-        columns = {column: types[column] for column in items.columns}
-        write_table(items, columns, Path(f"{file}.item"))
-        write_array(Path(f"{file}.item_emb.npy"), made.space.vectors.astype(np.float16))
-        if made.profiles is not None and made.user_vectors is not None:
-            users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
-            write_table(users, {"user_id": "token", "profile": "token_seq"}, Path(f"{file}.user"))
-            write_array(Path(f"{file}.user_emb.npy"), made.user_vectors.astype(np.float16))
-        if made.corpus:
-            write_text(Path(f"{file}.{LSA_TEXTS}"), "\n".join(made.corpus))
-        if (raw / "SIMULATED").is_file():
-            shutil.copyfile(raw / "SIMULATED", folder / "SIMULATED")
-        report["sha256"] = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        (folder / REPORT).write_text(text, encoding="utf-8")
-        folder.chmod(0o755)
-        if target.exists() and not (target / REPORT).is_file():
-            raise ConfigError(f"{target} is there and was not made by augment: move it away")
-        replace_folder(folder, target)
-    finally:
-        for left in scratch.glob("writing-*"):  # this one after an error, and those of killed runs
-            shutil.rmtree(left, ignore_errors=True)
+    if target.exists() and not (target / REPORT).is_file():
+        raise ConfigError(f"{target} is there and was not made by augment: move it away")
+    types = read_columns(raw / f"{raw.name}.item", None) | files.ITEM_COLUMNS
+    tables = {
+        "inter": (inter, files.INTER_COLUMNS | {"augmented": "token"}),
+        "item": (items, {column: types[column] for column in items.columns}),
+    }
+    vectors = {"item": made.space.vectors.astype(np.float16)}
+    if made.profiles is not None and made.user_vectors is not None:
+        users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
+        tables["user"] = users, {"user_id": "token", "profile": "token_seq"}
+        vectors["user"] = made.user_vectors.astype(np.float16)
+    write_dataset(target, tables, report, vectors, made.corpus, REPORT, raw / "SIMULATED")
     return report
 
 

@@ -62,12 +62,15 @@ class Pipeline:
                 client.check([kind for kind in ("embedding", "chat") if self._asks(kind)])
             made = self._augment(self.settings, client, self.cache)
             with self._timed("write"):
-                about = {
-                    "settings": self._settings_told(),
-                    "models": client.models() if client else {},
+                about = {  # without addresses, which may hold a key
+                    "settings": self.settings.model_dump(
+                        include=set(AugmentSettings.model_fields),
+                        exclude={kind: {"base_url"} for kind in ("chat", "embedding")},
+                    ),
+                    "models": client.endpoints.names() if client else {},
                     "cost": client.costs() if client else {},
                 }
-                return write(made, self.raw, self.target, self.cache, about)
+                return write(made, self.raw, self.target, about)
 
     def estimate(self) -> list[dict[str, Any]]:
         """Estimate the cost of a run without calls or files.
@@ -89,11 +92,8 @@ class Pipeline:
         settings = self.settings
         if not (self._asks("embedding") or self._asks("chat")):
             return None
-        over: dict[str, Any] = {
-            kind: given for kind in ("chat", "embedding") if (given := getattr(settings, kind))
-        }
-        over |= {"batch": True} if settings.batch else {}
-        over |= {} if settings.max_cost is None else {"max_cost": settings.max_cost}
+        keys = {"chat", "embedding", "batch", "max_cost"}
+        over = settings.model_dump(include=keys, exclude_defaults=True)
         return kind(LLMSettings.load(settings.llm, over), self.cache / "llm.sqlite")
 
     def _asks(self, kind: str) -> bool:
@@ -103,13 +103,6 @@ class Pipeline:
             return ENCODERS[settings.encoder].uses_llm
         writers = (GENERATORS.get(settings.generator), PROFILERS.get(settings.profiler))
         return any(writer is not None and writer.uses_llm for writer in writers)
-
-    def _settings_told(self) -> dict[str, Any]:
-        """Settings for the report: no address, which may hold a key."""
-        told = self.settings.model_dump(include=set(AugmentSettings.model_fields))
-        for kind in ("chat", "embedding"):
-            told[kind].pop("base_url", None)
-        return told
 
     def _augment(
         self, settings: AugmentSettings, client: LLMClient | None, cache: Path | None = None

@@ -73,16 +73,13 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
 
 def describe_history(results: Results) -> list[str]:
     """Note which rows have the history term, where others have it not."""
-    rows = [row for row, found in results.items() if any(_has_history(one) for one in found)]
+    rows = [row for row, found in results.items()
+            if any(one["params"].get("history_weight", 0) != 0 for one in found)]  # fmt: skip
     if len(rows) in (0, len(results)):
         return []
     told = escape_markdown(", ".join(rows))
     return [f"With the history term: {told}, and no other row. `--history_weight=auto` gives it to "
             "every model with item vectors, `--history_weight=0` to none."]  # fmt: skip
-
-
-def _has_history(result: Mapping[str, Any]) -> bool:
-    return result["params"].get("history_weight", 0) != 0
 
 
 def describe_runs(results: Results) -> list[str]:

@@ -118,19 +118,9 @@ class RunStore:
             return None
 
     def ranks(self, run: Run) -> dict[str, np.ndarray]:
-        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it.
-
-        Raises
-        ------
-        DataError
-            If the file is missing or damaged.
-        """
-        path = self.path(run, ".npz")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} is missing or damaged: delete the run beside it") from error
+        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it."""
+        with np.load(self.path(run, ".npz"), allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def command(self, run: Run, threads: int) -> list[str]:
         """Command line of a run, which resumes a killed run."""

@@ -52,8 +52,6 @@ def import_files(arguments: Sequence[str]) -> None:
         shown = shown.drop(columns=["generated", "unsold"], errors="ignore")
         print(shown.to_string(index=False, max_colwidth=40))
     print(*statistics_lines(options.dataset, made.statistics), sep="\n")
-    steps = made.statistics["prepared"]["rows_after"]
-    print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))
     if options.preview:
         print("a preview: nothing was written")
         return
@@ -116,16 +114,16 @@ def _check_target(options: ImportSettings) -> None:
 
 def _write(made: Imported, options: ImportSettings) -> list[str]:
     """Write the data set; say where, and what to do next."""
-    vectors, corpus, ids = None, None, ""
+    vectors, corpus, ids = {}, None, ""
     replaced = ", in place of the earlier import" if any(options.target.glob("*")) else ""
     lines = [f"written: {options.target}{replaced}"]
     if options.embed:
         encoder = ENCODERS["lsa"](options)
         try:
-            vectors, corpus = made.vectors(encoder), encoder.corpus
+            vectors, corpus = {"item": made.vectors(encoder)}, encoder.corpus
         except DataError as error:
             lines.append(f"no vectors of items are written: {str(error).partition(': give')[0]}")
-    if vectors is None:
+    if not vectors:
         ids = " --item_embedding=id"
     tables = {what: (getattr(made, what), types) for what, types in made.types.items()}
     with run_lock(Path(options.output_path, ".import")):
@@ -134,5 +132,5 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
     augment = command_line("augment", options.dataset, options.output_path)
     # the earlier data lie in `augmented`
     folder = "augmented" if options.lsa_items is None else f"{options.output_path}_augmented"
-    or_augment = [f"  or: {augment} --output_path={folder}"] if vectors is not None else []
+    or_augment = [f"  or: {augment} --output_path={folder}"] if vectors else []
     return [*lines, f"next: {run}", *or_augment]

@@ -53,32 +53,50 @@ def read_statistics(target: Path, command: str) -> dict[str, Any] | None:
 def write_dataset(
     target: Path,
     tables: Tables,
-    statistics: dict[str, Any],
-    vectors: np.ndarray | None = None,
+    report: dict[str, Any],
+    vectors: Mapping[str, np.ndarray] | None = None,
     corpus: Sequence[str] | None = None,
+    report_name: str = "",
+    note: Path | None = None,
 ) -> None:
     """Write a data set into a temporary folder, which then takes the place of the target.
 
-    The checksums of its files are added to ``statistics["prepared"]``. ``vectors`` are the item
-    embeddings, and ``corpus`` the texts that their encoder is fitted to, if not the items.
+    Parameters
+    ----------
+    tables, vectors : mapping
+        By the suffix of the atomic file.
+    report : dict
+        Written as ``report_name``, by default ``<D>.statistics.json``, with the checksums of the
+        files, which are added under ``prepared`` if it has that.
+    corpus : sequence of str, optional
+        Texts that the encoder of the vectors is fitted to, if not the items.
+    note : Path, optional
+        ``SIMULATED`` of the data that these were made of, if it exists.
     """
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+    old = target.with_name(f".{target.name}.old")
+    for left in (partial, old):  # of a killed run
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     file = f"{partial / target.name}"
     try:
         for suffix, (frame, columns) in tables.items():
             files.write_table(frame, columns, Path(f"{file}.{suffix}"))
-        if vectors is not None:
-            files.write_array(Path(f"{file}.item_emb.npy"), vectors)
+        for suffix, matrix in (vectors or {}).items():
+            files.write_array(Path(f"{file}.{suffix}_emb.npy"), matrix)
         if corpus:
             files.write_text(Path(f"{file}.{files.LSA_TEXTS}"), "\n".join(corpus))
-        statistics["prepared"]["sha256"] = {
+        if note is not None and note.is_file():
+            shutil.copyfile(note, partial / note.name)
+        report.get("prepared", report)["sha256"] = {
             written.name: files.file_sha256(written) for written in sorted(partial.iterdir())
         }
-        text = json.dumps(statistics, indent=1, ensure_ascii=False)
-        files.write_text(Path(f"{file}.statistics.json"), text + "\n")
-        replace_folder(partial, target)
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        files.write_text(partial / (report_name or f"{target.name}.statistics.json"), text + "\n")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -87,13 +105,3 @@ def command_line(command: str, dataset: str, folder: str) -> str:
     """Write a command that works on a data set, for a user to type next."""
     place = "" if folder == "dataset" else f" --data_path={folder}"
     return f"recbole-edt {command} --dataset={dataset}{place}"
-
-
-def replace_folder(folder: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one, which is removed."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(folder, target)
-    shutil.rmtree(old, ignore_errors=True)

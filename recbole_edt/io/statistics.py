@@ -62,7 +62,7 @@ def _imbalance(counts: np.ndarray) -> dict[str, float]:
 
 
 def statistics_lines(name: str, statistics: dict[str, Any]) -> list[str]:
-    """Format the statistics of a data set as a few lines."""
+    """Format the statistics of a data set as a few lines, with the rows after each step if any."""
     items, rows = statistics["items"], statistics["rows_per_domain"]
     lines = [
         f"{name}: {statistics['users']:,} users ({statistics['users_of_both_domains']:,} of both "
@@ -70,4 +70,7 @@ def statistics_lines(name: str, statistics: dict[str, Any]) -> list[str]:
     ]
     lines += [f"  {domain}: {items[domain]:,} items, {rows[domain]:,} rows" for domain in items]
     shares = [f"{bucket} {share:.1%}" for bucket, share in statistics["imbalance"].items() if share]
-    return [*lines, f"  users by r = |nA - nB| / (nA + nB): {', '.join(shares)}"]
+    lines.append(f"  users by r = |nA - nB| / (nA + nB): {', '.join(shares)}")
+    if steps := statistics.get("prepared", {}).get("rows_after"):
+        lines.append("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))
+    return lines

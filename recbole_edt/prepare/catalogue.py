@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_edt.prepare.records import Item, asin_to_number, named_asins, parse_lines, read_lines
+from recbole_edt.prepare.records import Item, named_asins, parse_lines, read_lines
 
 
 def listed_asins(path: Path) -> np.ndarray:
     """Numbers of the items that a metadata file lists, ascending; its lines are not parsed."""
     numbers = array("q")
     for line in read_lines(path):
-        numbers.extend(asin_to_number(asin.decode("ascii")) for asin in named_asins(line))
+        numbers.extend(int(asin, 36) for asin in named_asins(line))
     return np.unique(np.frombuffer(numbers, dtype=np.int64))
 
 

@@ -32,10 +32,7 @@ def prepare(arguments: Sequence[str]) -> None:
     options = validate(PrepareCommand, given | dict(zip(["pair"], pair, strict=False)))
     found = find_prepared(options)
     statistics = found or prepare_pair(options)
-    for line in statistics_lines(options.name, statistics):
-        print(line)
-    steps = statistics["prepared"]["rows_after"]
-    print("  rows: " + ", ".join(f"{count:,} {step}" for step, count in steps.items()))
+    print(*statistics_lines(options.name, statistics), sep="\n")
     print(f"{options.target} " + ("was prepared before" if found else "is prepared"))
     line = command_line("augment", options.name, options.output_path)
     print(f"next: {line} --output_path=augmented")

@@ -11,12 +11,10 @@ import errno
 import gzip
 import json
 import os
-import re
 import time
 import urllib.error
 import urllib.request
 import zlib
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -27,27 +25,21 @@ from recbole_edt.errors import EDTError
 from recbole_edt.io.files import file_sha256, write_text
 
 CHUNK = 1 << 18
+ATTEMPTS = 6  # tries in a row without a new byte before giving up
+BACKOFF_S = 1.0  # before the second try; doubled for each further one
+LONGEST_S = 60.0  # most seconds between two tries
+TIMEOUT_S = 30.0  # without a byte, after which a connection counts as cut
 
 
 class DownloadError(EDTError):
     """A file that cannot be fetched, or arrives damaged."""
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long to go on trying."""
-
-    attempts: int = 6  # tries in a row without a new byte before giving up
-    backoff: float = 1.0  # seconds before the second try; doubled for each further one
-    longest: float = 60.0  # most seconds between two tries
-    timeout: float = 30.0  # seconds without a byte after which a connection counts as cut
-
-
 class _Retry(Exception):
     """A try that failed; a later one can succeed."""
 
 
-def fetch(url: str, path: Path, retry_policy: RetryPolicy | None = None) -> None:
+def fetch(url: str, path: Path) -> None:
     """Download a gzip file and check it; fetch only the bytes that are not on disk.
 
     A complete file at ``path`` is verified and kept.
@@ -69,7 +61,7 @@ def fetch(url: str, path: Path, retry_policy: RetryPolicy | None = None) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     for _ in range(2):
-        _fetch_part(url, part, retry_policy or RetryPolicy())
+        _fetch_part(url, part)
         damage = _damage(part)
         if not damage:
             break
@@ -128,23 +120,22 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # Answers of the server.
 
 
-def _fetch_part(url: str, part: Path, retry_policy: RetryPolicy) -> None:
+def _fetch_part(url: str, part: Path) -> None:
     """Make ``part`` as long as the server says the file is."""
     idle, longest = 0, _size(part)
     while True:
         try:
-            _try_once(url, part, retry_policy.timeout)
+            _try_once(url, part)
             return
         except _Retry as error:
             idle = 0 if _size(part) > longest else idle + 1
             longest = max(longest, _size(part))
-            if idle >= retry_policy.attempts:
+            if idle >= ATTEMPTS:
                 raise DownloadError(f"{url} cannot be fetched: {error}") from error
-            wait = retry_policy.backoff * 2.0 ** max(idle - 1, 0)
-            time.sleep(min(wait, retry_policy.longest))
+            time.sleep(min(BACKOFF_S * 2.0 ** max(idle - 1, 0), LONGEST_S))
 
 
-def _try_once(url: str, part: Path, timeout: float) -> None:
+def _try_once(url: str, part: Path) -> None:
     validator = str(_read_json(_note(part)).get("validator") or "")
     start = _size(part) if validator else 0  # without one, nothing says it is the same file
     headers = {"Accept-Encoding": "identity"}
@@ -152,7 +143,7 @@ def _try_once(url: str, part: Path, timeout: float) -> None:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
     try:
         request = urllib.request.Request(url, headers=headers)
-        response = urllib.request.urlopen(request, timeout=timeout)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
             status = f"{error.code} {error.reason}"
@@ -166,21 +157,16 @@ def _try_once(url: str, part: Path, timeout: float) -> None:
     except (OSError, HTTPException) as error:
         raise _Retry(f"no connection ({getattr(error, 'reason', error)})") from error
     with response:
-        _receive(response, part, start, validator)
+        _receive(response, part, start)
 
 
-def _receive(response, part: Path, start: int, validator: str) -> None:
+def _receive(response, part: Path, start: int) -> None:
     """Append an answer to ``part``, or begin it anew if the answer is the whole file."""
-    etag = response.headers.get("ETag", "")  # a weak one does not identify the bytes of a file
-    version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if start and response.status == 206:
-        header = response.headers.get("Content-Range", "").strip()
-        found = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", header)
-        if not found or version not in ("", validator):
-            _discard(part)
-            raise _Retry("the server sends a part of something else")
-        length = found[1]
+        length = response.headers.get("Content-Range", "").rpartition("/")[2]
     else:
+        etag = response.headers.get("ETag", "")  # a weak one does not identify a file's bytes
+        version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
         start, length = 0, response.headers.get("Content-Length", "")
         part.unlink(missing_ok=True)  # before it is bound to another version
         _write_json(_note(part), {"validator": version})

@@ -141,13 +141,8 @@ def _review(user: Any, asin: Any, time: Any) -> tuple[str, str, int]:
     return user, asin, int(seconds)
 
 
-def asin_to_number(asin: str) -> int:
-    """Read the ten characters of an ASIN as the digits of a number to base 36."""
-    return int(asin, 36)
-
-
 def number_to_asin(number: int) -> str:
-    """Undo :func:`asin_to_number`."""
+    """Write a number to base 36 as the ten characters of an ASIN; ``int(asin, 36)`` undoes it."""
     return np.base_repr(number, 36).zfill(10)
 
 
@@ -164,11 +159,6 @@ def parse_json(line: bytes) -> dict[str, Any]:
     return _mapping(json.loads, line, "no JSON object")
 
 
-def parse_literal(line: bytes) -> dict[str, Any]:
-    """Read a Python dictionary literal, or raise :class:`Malformed`; nothing is evaluated."""
-    return _mapping(ast.literal_eval, line.strip(), "no Python literal of a dictionary")
-
-
 def _mapping(read: Callable[[str], Any], line: bytes, problem: str) -> dict[str, Any]:
     try:
         record = read(line.decode("utf-8"))
@@ -180,11 +170,11 @@ def _mapping(read: Callable[[str], Any], line: bytes, problem: str) -> dict[str,
 
 
 def parse_metadata(line: bytes) -> dict[str, Any]:
-    """Read a metadata line, JSON or a Python literal, or raise :class:`Malformed`."""
+    """Read a metadata line, JSON or a Python literal (not evaluated), or raise `Malformed`."""
     try:
         return parse_json(line)
     except Malformed:
-        return parse_literal(line)
+        return _mapping(ast.literal_eval, line.strip(), "no Python literal of a dictionary")
 
 
 def read_item(record: dict[str, Any], root: str, description_length: int) -> Item:

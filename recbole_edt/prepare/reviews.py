@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_edt.prepare.records import asin_to_number, csv_parser, parse_lines, parse_review
+from recbole_edt.prepare.records import csv_parser, parse_lines, parse_review
 
 
 def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
     -------
     DataFrame
         One row per review: ``user`` (uint64, a hash; with 10 million users the chance that any two
-        share one is below one in 300,000), ``item`` (int64, see :func:`~.records.asin_to_number`),
+        share one is below one in 300,000), ``item`` (int64, the ASIN read to base 36),
         ``time`` (int64, Unix seconds), ``domain`` (int8, 0 or 1).
     """
     parts = []
@@ -33,7 +33,7 @@ def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
             user, asin, time = review
             digest = hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             users.append(int.from_bytes(digest, "little"))
-            items.append(asin_to_number(asin))
+            items.append(int(asin, 36))
             times.append(time)
         columns = {"user": users, "item": items, "time": times}
         part = pd.DataFrame({name: np.asarray(values) for name, values in columns.items()})

@@ -104,17 +104,6 @@ def test_a_brand_counts_once_wherever_it_is_said(known, title, brand, same) -> N
 # Failures
 
 
-def test_users_whose_call_fails_are_named_and_left_alone(llm_server, llm_client) -> None:
-    space = ItemSpace.of(history([[0], [1]], np.array([0, 0, 1, 1])), np.eye(4), 2)
-    llm_server.unreadable = "User u1,"
-    with llm_client(llm_server, retries=1, asks=1) as client:
-        made = LLMGenerator(AugmentSettings(num=3), space, client).generate(
-            [Task(0, 1), Task(1, 1)]
-        )
-    assert list(made.failures) == ["u1"]
-    assert [len(items) for items in made.items] == [3, 0]
-
-
 def test_the_form_is_filled_in_with_the_best_told_item_whose_return_is_a_copy() -> None:
     rows = history([[0], [1]], np.array([0, 0, 1, 1]))
     rows.items["title"] = ["cap", "red scarf", "old tent", "mug"]

@@ -153,19 +153,13 @@ def test_a_run_is_named_by_its_settings_and_its_data(data_path, tmp_path) -> Non
         store.name(Run("SASRec", "tiny", tmp_path / "nowhere", 1))
 
 
-def test_ranks_are_kept_and_a_damaged_file_is_named(finished, data_path) -> None:
+def test_ranks_are_kept(finished, data_path) -> None:
     both = comparison(
         data_path, output_path=str(finished.parent), seeds="1", **{**TINY, "topk": [3]}
     )
     run = both.runs(both.augmented())["LLMEDT"][0]
     ranks = both.store.ranks(run)
     assert len(ranks["test_uni5"]) == len(ranks["users"]) > 5
-    path = both.store.path(run, ".npz")
-    whole = path.read_bytes()
-    path.write_bytes(b"PK")
-    with pytest.raises(DataError, match="damaged"):
-        both.store.ranks(run)
-    path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -173,17 +167,13 @@ def test_ranks_are_kept_and_a_damaged_file_is_named(finished, data_path) -> None
     [
         ({"models": "LLMEDT,SASRek"}, "unknown model 'SASRek', did you mean 'SASRec'"),
         ({"models": ","}, "names no model"),
-        *(
-            ({"seeds": seeds}, "seeds must be different whole numbers of at least 0")
-            for seeds in ("1,x", "1,1", "-1", "1.5", "", [1, 1])
-        ),
-        ({"budget": -1}, "budget must be"),
-        ({"jobs": 0}, "jobs must be"),
+        *(({"seeds": seeds}, "seeds must be different whole numbers of at least 0")
+          for seeds in ("1,x", "1,1", "-1", "1.5", "")),
         ({"epoch": 3}, "unknown key 'epoch', did you mean 'epochs'"),
         ({"hidden_size": "many"}, "hidden_size must be"),
         ({"dataset": "nothing"}, "there is no data set|cannot be read|missing"),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments_are_refused_before_anything_trains(data_path, tmp_path, change, message):
     settings = {"models": "SASRec,LLMEDT", "output_path": tmp_path, **change}
     with pytest.raises((ConfigError, DataError), match=message):

@@ -142,10 +142,9 @@ def test_shared_runs_are_trained_once(finished) -> None:
 
 def test_every_k_keeps_other_items(finished) -> None:
     """Retrieval proposes one item by default: then every k would be the same."""
-    inserted = []
-    for of_row in EXPERIMENTS["k"].runs(finished).values():
-        frame = read_table(of_row[0].data_path / "tiny" / "tiny.inter")
-        inserted.append(int((frame["augmented"] == "1").sum()))
+    tables = [read_table(one.data_path / "tiny" / "tiny.inter")
+              for one, _ in EXPERIMENTS["k"].runs(finished).values()]  # fmt: skip
+    inserted = [(table["augmented"] == "1").sum() for table in tables]
     assert inserted == sorted(inserted) and len(inserted) == 3
     assert inserted[0] < inserted[1]  # a shop this small has no fifteen items to insert
 
@@ -215,10 +214,7 @@ def test_paper_is_shown_beside_ours() -> None:
     assert np.isnan(paper_table("llm", "cloth_sport").means().at["with GPT-3.5", "sport H@10"])
     assert paper_table("overall", "tiny") is None
     for name, of_dataset in read_properties("paper").items():
-        assert name in EXPERIMENTS
-        for printed in of_dataset.values():
-            for values in printed["rows"].values():
-                assert len(values) == len(printed["columns"])
+        assert EXPERIMENTS[name] and all(paper_table(name, dataset) for dataset in of_dataset)
 
 
 def test_pages_are_written_as_their_runs_end_and_stay_on_ctrl_c(
@@ -269,12 +265,9 @@ def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path
     ("arguments", "error", "message"),
     [
         ([], ConfigError, "name one experiment"),
-        (["--dataset=tiny"], ConfigError, "name one experiment"),
         (["overal", "--dataset=tiny"], ConfigError, "unknown experiment 'overal', did you mean"),
-        (["tau"], ConfigError, "--dataset is missing"),
         (["tau", "--dataset=nothing"], DataError, "there is no data set"),
         (["tau", "--dataset=tiny", "--epoch=3"], ConfigError, "unknown key 'epoch'"),
-        (["tau", "--dataset=tiny", "--budget=-3"], ConfigError, "budget must be"),
     ],
 )
 def test_bad_arguments(data_path, arguments, error, message) -> None:
@@ -351,7 +344,3 @@ def test_figures_of_simulated_data_say_so_first(data_path, tmp_path, load) -> No
 def test_report_without_pages_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="run compare or an experiment first"):
         report(["--dataset=tiny", f"--output_path={tmp_path}"])
-    with pytest.raises(ConfigError, match="--dataset is missing"):
-        report([])
-    with pytest.raises(ConfigError, match="unknown key"):
-        report(["--dataset=tiny", "--topk=3"])

@@ -28,11 +28,6 @@ def refused(match: str):
     return pytest.raises(DataError, match=r"\A[^\n]*" + re.escape(match) + r"[^\n]*\Z")
 
 
-def test_a_missing_folder(tmp_path):
-    with refused("there is no dataset 'tiny'"):
-        check_files(tmp_path / "elsewhere", "tiny")
-
-
 @pytest.mark.parametrize("suffix", ["inter", "item"])
 def test_broken_files(folder, suffix):
     check_files(folder, "tiny")
@@ -58,15 +53,16 @@ def test_broken_files(folder, suffix):
             check_files(folder, "tiny")
     path.write_bytes(b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n") + b"\r\n\n")
     check_files(folder, "tiny")
-    path.unlink()
-    with refused(f"tiny.{suffix} is missing"):
-        check_files(folder, "tiny")
 
 
 def test_the_user_file_may_be_missing_but_not_broken(folder):
     (folder / "tiny.user").write_text("name:token\nx\n")
     with refused("tiny.user has no column 'user_id:token'"):
         check_files(folder, "tiny")
+    with refused("there is no dataset 'tiny'"):
+        check_files(folder / "elsewhere", "tiny")
+    with refused("other.inter is missing"):
+        check_files(folder, "other")
 
 
 def test_columns_are_read_by_name(folder):
@@ -74,24 +70,15 @@ def test_columns_are_read_by_name(folder):
     assert read_columns(path, {"position", "item_id"}) == {"item_id": "token", "position": "float"}
     path.write_text("item_id:token\tsome:thing:float\n")
     assert read_columns(path, None) == {"item_id": "token", "some:thing": "float"}
-
-
-@pytest.mark.parametrize("column", ["price", "price:number", ":float", ""])
-def test_columns_without_a_type(folder, column):
-    (folder / "tiny.item").write_text(f"item_id:token\t{column}\n")
-    with refused(f"column '{column}' is not of the form name:type"):
-        read_columns(folder / "tiny.item", None)
+    for column in ("price", "price:number", ":float"):
+        path.write_text(f"item_id:token\t{column}\n")
+        with refused(f"column '{column}' is not of the form name:type"):
+            read_columns(path, None)
 
 
 def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
-    inter = pd.DataFrame(
-        {
-            "user_id": ["u", "u", "v"],
-            "item_id": ["a", "b", "a"],
-            "timestamp": [1.0, 2.0, 3.0],
-            "position": [0.0, 1.0, 0.0],
-        }
-    )
+    rows = [("u", "a", 1.0, 0.0), ("u", "b", 2.0, 1.0), ("v", "a", 3.0, 0.0)]
+    inter = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position"])
     return inter, pd.DataFrame({"item_id": ["a", "b"], "domain": ["x", "y"]})
 
 
@@ -128,9 +115,6 @@ def test_domains():
         domain_names(item, ["x", "x"], "tiny")
     with refused("names 1 domains (x); exactly two"):
         domain_names(item[:1], None, "tiny")
-    three = pd.DataFrame({"domain": ["x", "y", "z"]})
-    with refused("names 3 domains (x, y, z); exactly two"):
-        domain_names(three, ["x", "y"], "tiny")
 
 
 def test_flags():
@@ -153,15 +137,12 @@ def test_embeddings_of_any_float_type_are_mapped(tmp_path, dtype):
     ("matrix", "message"),
     [
         (np.ones((4, 2)), "has 4 rows, but there are 3 items"),
-        (np.ones((2, 2)), "has 2 rows, but there are 3 items"),
         (np.ones((3, 2), dtype=np.int64), "must hold a float matrix"),
         (np.ones(3), "must hold a float matrix"),
         (np.array([[1.0], [np.nan], [1.0]]), "holds values that are not finite"),
-        (np.array([[1.0], [1.0], [np.inf]], dtype=np.float16), "holds values that are not finite"),
-        (np.array([[1.0], [-1e30], [1.0]]), "holds values beyond 1e+18"),
         (np.array([{}, {}, {}]), "is damaged or is no .npy file"),
     ],
-    ids=["more", "fewer", "integers", "one axis", "NaN", "infinite", "huge", "pickled"],
+    ids=["more", "integers", "one axis", "NaN", "pickled"],
 )
 def test_embeddings_that_do_not_match(tmp_path, matrix, message):
     np.save(tmp_path / "e.npy", matrix, allow_pickle=True)
@@ -169,7 +150,7 @@ def test_embeddings_that_do_not_match(tmp_path, matrix, message):
         load_embeddings(tmp_path / "e.npy", 3, "item")
 
 
-@pytest.mark.parametrize("keep", [0, 5, 60, 130, -1])
+@pytest.mark.parametrize("keep", [0, 60, -1])
 def test_truncated_embeddings(tmp_path, keep):
     path = tmp_path / "e.npy"
     with refused("e.npy is missing: it holds the item embeddings"):

@@ -6,19 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from amazon_upstream import (
-    asin,
-    cut_at,
-    raw_lines,
-    raw_paths,
-    raw_review_line,
-    review_line,
-)
+from amazon_upstream import asin, cut_at, raw_lines, raw_paths, raw_review_line, review_line
 
-from recbole_edt.config import EDTConfig
-from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError, EDTError
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
@@ -43,8 +33,7 @@ def made() -> list[str]:
     return sorted(path.name for path in Path("dataset").glob("*"))
 
 
-@pytest.mark.parametrize("edition", ["2014", "2018", "2023"])
-@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("edition", "zipped"), [("2014", True), ("2018", False), ("2023", True)])
 def test_raw_files_become_atomic_files(write_raw, edition, zipped, capsys):
     source = write_raw(edition, zipped)
     prepare(["cloth_sport", f"--edition={edition}", "--source", str(source)])
@@ -54,12 +43,12 @@ def test_raw_files_become_atomic_files(write_raw, edition, zipped, capsys):
         *(asin("sport", n) for n in range(4)), asin("unlisted", 1),
     ]  # fmt: skip
     assert item["domain"].tolist() == ["cloth"] * 5 + ["sport"] * 5
-    first = item.iloc[0].to_dict()
-    assert first["title"] == "Thing B00C000000 5'' & more"
-    assert first["price"] == "12.99"
-    assert first["categories"].startswith("Clothing, Shoes & Jewelry | Women | Skirts")
+    title, brand, price, categories, description = item.iloc[0, 2:7]
+    assert (title, brand) == ("Thing B00C000000 5'' & more", "Café Noir")
+    assert (price, description) == ("12.99", "It's good and cheap")
+    assert categories.startswith("Clothing, Shoes & Jewelry | Women | Skirts")
+    assert "Imported" not in categories
     assert item.iloc[4][["title", "price", "categories"]].tolist() == ["", "", ""]
-    assert (item["generated"] == "0").all()
     assert inter["user_id"].nunique() == 12
     one = inter[inter["user_id"] == "u0000001"]
     assert one["position"].tolist() == [str(n) for n in range(1, 11)]
@@ -69,8 +58,8 @@ def test_raw_files_become_atomic_files(write_raw, edition, zipped, capsys):
 
 
 def test_statistics_say_what_was_done(write_raw):
-    prepare(["cloth_sport", f"--source={write_raw()}", "--output_path=reviewed",
-             "--cross_listed=reviewed"])  # fmt: skip
+    options = [f"--source={write_raw()}", "--output_path=reviewed", "--cross_listed=reviewed"]
+    prepare(["cloth_sport", *options])
     items = read_table(Path("reviewed/cloth_sport/cloth_sport.item"))["item_id"].tolist()
     assert asin("m", 1) in items and asin("r", 1) not in items
     prepare(["cloth_sport", f"--source={write_raw()}"])
@@ -93,17 +82,6 @@ def test_the_same_raw_rows_give_the_same_bytes_in_any_order(write_raw):
     again = Path("dataset/again/cloth_sport")
     for name in ("cloth_sport.inter", "cloth_sport.item"):
         assert (again / name).read_bytes() == first[name]
-
-
-def test_a_prepared_data_set_loads(write_raw):
-    prepare(["cloth_sport", f"--source={write_raw()}"])
-    config = EDTConfig("LLMEDT", "cloth_sport", None, {"use_gpu": False, "data_path": "dataset"})
-    dataset = CrossDomainDataset(config)
-    assert dataset.domains == ["cloth", "sport"]
-    assert np.bincount(dataset.item_domain[1:]).tolist() == [5, 5]
-    train, valid, test = dataset.build()
-    assert len(valid.inter_feat) == len(test.inter_feat) == 12
-    assert len(train.inter_feat) == 12 * 7
 
 
 def test_downloaded_files_give_what_local_ones_give(write_raw, shelf):
@@ -175,24 +153,15 @@ def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, caps
     [
         ([], r"name one pair to prepare \(cloth_sport, .*\), or two --categories"),
         (["--categories=Books"], "must name two different ones"),
-        (["--categories=Books,Books"], "must name two different ones"),
         (["--categories=Books,"], "categories must be names such as a,b"),
-        (
-            ["--categories=Books,Movie_and_TV"],
-            "2014 has no category .* did you mean 'Movies_and_TV'",
-        ),
+        (["--categories=Books,Movie_and_TV"], "2014 has no .* did you mean 'Movies_and_TV'"),
         (["cloth_sport", "--categories=Books,Baby"], "either a pair or two --categories"),
-        (["cloth_sport", "--core=3"], "core must be one of 5, 0"),
         (["cloth_sprot"], "unknown pair 'cloth_sprot' .* did you mean 'cloth_sport'"),
         (["cloth_sport", "--edition=2022"], "unknown edition '2022' .*2014, 2018, 2023"),
         (["cloth_sport", "--min_user_row=3"], "unknown key .* did you mean 'min_user_rows'"),
         (["cloth_sport", "--max_rows=-1"], "max_rows must be at least 0"),
-        (["cloth_sport", "--max_rows=many"], "max_rows must be a whole number"),
-        (["cloth_sport", "--max_malformed=2"], "max_malformed must be below 1"),
-        (["cloth_sport", "--users=some"], "users must be one of all, both"),
         (["cloth_sport", "--base_url=ftp://x"], "must start with http"),
         (["cloth_sport", "--base_url=http://x", "--source=y"], "cannot both be set"),
-        (["cloth_sport", "--source=nowhere"], "nowhere does not exist"),
         (["--source", "nowhere", "cloth_sport"], "nowhere does not exist"),
         (["--source=nowhere", "cloth_sport", "food_kitchen"], "name one pair to prepare"),
     ],
@@ -266,18 +235,6 @@ def test_any_two_categories_of_files_with_all_reviews(write_raw, tmp_path):
     assert inter.to_dict() == same.to_dict()
     with pytest.raises(DataError, match="was prepared with other options"):
         prepare(["food_kitchen", "--edition=2023", f"--source={source}", "--dataset=cs"])
-
-
-def test_all_reviews_are_downloaded_beside_the_5_core(write_raw, shelf):
-    source = write_raw("2023")
-    for name in raw_lines("2023"):
-        shelf.files[name] = (source / name).read_bytes()
-        shelf.files[name.replace("5core", "0core")] = (source / name).read_bytes()
-    for core in (5, 0):
-        run = ["cloth_sport", "--edition=2023", f"--core={core}", f"--output_path=of{core}"]
-        prepare([*run, f"--base_url={shelf.url}"])
-    assert sum("0core" in path for path, _ in shelf.log) == 2
-    assert sum("5core" in path for path, _ in shelf.log) == 2
 
 
 def test_memory_does_not_grow_with_the_texts(tmp_path):

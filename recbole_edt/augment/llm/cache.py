@@ -94,7 +94,7 @@ class AnswerCache:
         found = self._found("SELECT vector FROM vectors WHERE key = ?", keys)
         return {key: np.frombuffer(vector, dtype="<f4") for key, vector in found.items()}
 
-    def _found(self, query: str, keys: Iterable[bytes]) -> dict[bytes, Any]:
+    def _found(self, query: str, keys: Iterable[Any]) -> dict[Any, Any]:
         with self._readable():
             rows = ((key, self._base.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row[0] for key, row in rows if row}
@@ -131,11 +131,8 @@ class AnswerCache:
 
     def dialect(self, address: str) -> str | None:
         """What is known of an endpoint, as JSON."""
-        with self._readable():
-            row = self._base.execute(
-                "SELECT dialect FROM endpoints WHERE address = ?", (address,)
-            ).fetchone()
-        return row[0] if row else None
+        query = "SELECT dialect FROM endpoints WHERE address = ?"
+        return self._found(query, [address]).get(address)
 
     def keep_dialect(self, address: str, dialect: str) -> None:
         """Keep what is known of an endpoint."""

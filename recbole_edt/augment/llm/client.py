@@ -30,7 +30,7 @@ from recbole_edt.augment.llm.transport import (
     Run,
     in_loop,
 )
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import DataError
 
 T = TypeVar("T")
 
@@ -66,24 +66,10 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self._unsaved: dict[str, Counter[str]] = defaultdict(Counter)
         self._spent = 0.0  # dollars, through this client
         self._size: int | None = None  # of the vectors so far
-        self._endpoints = Endpoints(settings, self._cache)
+        self.endpoints = Endpoints(settings, self._cache)
 
     def __exit__(self, *_: object) -> None:
         self._cache.close()
-
-    @property
-    def chat_endpoint(self) -> ChatEndpoint:
-        """Where chat requests go."""
-        if self.settings.chat is None:
-            raise ConfigError("the LLM settings name no chat endpoint")
-        return self.settings.chat
-
-    @property
-    def embedding_endpoint(self) -> EmbeddingEndpoint:
-        """Where texts are embedded."""
-        if self.settings.embedding is None:
-            raise ConfigError("the LLM settings name no embedding endpoint")
-        return self.settings.embedding
 
     # -- the endpoint -------------------------------------------------------------------------
 
@@ -96,21 +82,18 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             If one of them cannot: one line that names what to start or change.
         """
         for kind in kinds:
-            self.dialect(self.chat_endpoint if kind == "chat" else self.embedding_endpoint)
-
-    def models(self) -> dict[str, str]:
-        """Name the models that were asked: "chat" or "embedding" -> model."""
-        return self._endpoints.names()
+            self.dialect(self.settings.endpoint(kind))
 
     def dialect(self, endpoint: Endpoint) -> Dialect:
         """What is known of an endpoint; the first time, it is asked."""
-        return self._endpoints.dialect(endpoint)
+        return self.endpoints.dialect(endpoint)
 
     # -- chat ---------------------------------------------------------------------------------
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Answer all requests; blocks until done."""
-        return self._as_served(self.chat_endpoint, stage, partial(self._chat, requests, stage))
+        endpoint = self.settings.endpoint("chat")
+        return self._as_served(endpoint, stage, partial(self._chat, requests, stage))
 
     def _as_served(self, endpoint: Endpoint, stage: str, ask: Callable[[Dialect], T]) -> T:
         """Ask, and again if responses name another model than the answers in the cache."""
@@ -120,10 +103,10 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 return ask(self.dialect(endpoint))
             except ModelChanged as change:
                 self._stages[stage] = before
-                self._endpoints.rename(endpoint, str(change))
+                self.endpoints.rename(endpoint, str(change))
 
     def _chat(self, requests: Sequence[ChatRequest], stage: str, dialect: Dialect) -> list[Answer]:
-        endpoint = self.chat_endpoint
+        endpoint: ChatEndpoint = self.settings.endpoint("chat")
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
         texts, answers = self._known_answers(asked)
@@ -217,12 +200,13 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         DataError
             If the cache holds vectors of another size under the model's name.
         """
-        return self._as_served(self.embedding_endpoint, stage, partial(self._embed, texts, stage))
+        endpoint = self.settings.endpoint("embedding")
+        return self._as_served(endpoint, stage, partial(self._embed, texts, stage))
 
     def _embed(
         self, texts: Sequence[str], stage: str, dialect: Dialect
     ) -> tuple[np.ndarray, dict[int, str]]:
-        endpoint = self.embedding_endpoint
+        endpoint: EmbeddingEndpoint = self.settings.endpoint("embedding")
         keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
         found = self._known_vectors(distinct)
@@ -258,14 +242,13 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         if len({len(vector) for vector in found.values()}) > 1:
             raise DataError(
                 f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
-                f"'{self.embedding_endpoint.model}': give each model a different name, or name "
-                "another file"
+                "of one model: give each model a different name, or name another file"
             )
         return found
 
     def _rows(self, keys: Sequence[bytes], found: Mapping[bytes, np.ndarray]) -> np.ndarray:
         """One row per key, zero where there is no vector."""
-        size = next(map(len, found.values()), self.embedding_endpoint.dimensions)
+        size = next(map(len, found.values()), self.settings.endpoint("embedding").dimensions)
         out = np.zeros((len(keys), size or 0), dtype=np.float32)
         for row, key in zip(out, keys, strict=True):
             row[:] = found.get(key, 0.0)
@@ -303,11 +286,6 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             }
         return out
 
-    @property
-    def spent(self) -> float:
-        """Dollars that this client has paid."""
-        return self._spent
-
     def _keep(self, stage: str, **brought: Any) -> None:
         """Store what a call brought together with the counts that are not stored yet."""
         counts = self._unsaved[stage]
@@ -332,7 +310,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
     ) -> None:
         """Do the jobs that ``begin`` gives, with what does one of them."""
         dialect = self.dialect(endpoint)
-        self._endpoints.require(endpoint)
+        self.endpoints.require(endpoint)
 
         async def work() -> None:
             run = Run(endpoint, self.settings, dialect, self._unsaved[stage], self._spent)
@@ -354,7 +332,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         try:
             in_loop(work())
         finally:
-            self._endpoints.save(endpoint)
+            self.endpoints.save(endpoint)
             self._keep(stage)
 
 

@@ -52,10 +52,6 @@ class Dialect(BaseModel):
         """Name the model for a message."""
         return ", ".join(filter(None, (self.answers_as, self.served))) or self.model
 
-    def is_served_as(self, other: Dialect) -> bool:
-        """Whether the server's list says the same of both."""
-        return (self.model, self.served) == (other.model, other.served)
-
     def adapt(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
         """Change what a refusal is about; false if there is nothing left to change."""
         said = refusal.said.lower()
@@ -92,7 +88,7 @@ class Dialect(BaseModel):
         names = {str(entry["id"]): entry for entry in listed}
         wanted = endpoint.model or (next(iter(names)) if len(names) == 1 else "")
         same = (wanted, f"{wanted}:latest", f"models/{wanted}")  # Ollama, Gemini
-        aliases = (name for name, entry in names.items() if wanted in _aliases(entry))
+        aliases = (name for name, entry in names.items() if wanted in (entry.get("aliases") or ()))
         found = next((name for name in (*same, *aliases) if name in names), None)
         if not wanted or found is None:
             shown = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
@@ -102,11 +98,6 @@ class Dialect(BaseModel):
             )
         self.model = wanted
         self.served = json.dumps(_lasting(names[found]), sort_keys=True)
-
-
-def _aliases(entry: Mapping[str, Any]) -> Sequence[Any]:
-    aliases = entry.get("aliases")
-    return aliases if isinstance(aliases, list) else ()
 
 
 def _lasting(value: Any) -> Any:

@@ -48,11 +48,11 @@ class DryRun(LLMClient):
 
     def dialect(self, endpoint: Endpoint) -> Dialect:
         """Give what the cache knows of an endpoint; it is not asked."""
-        return self._endpoints.kept(endpoint) or Dialect.of(endpoint)
+        return self.endpoints.kept(endpoint) or Dialect.of(endpoint)
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""
-        endpoint = self.chat_endpoint
+        endpoint = self.settings.endpoint("chat")
         dialect = self.dialect(endpoint)
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
@@ -73,7 +73,7 @@ class DryRun(LLMClient):
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Give one vector per text: the known ones if none is missing, else made-up ones."""
-        endpoint = self.embedding_endpoint
+        endpoint = self.settings.endpoint("embedding")
         dialect = self.dialect(endpoint)
         keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))

@@ -98,7 +98,8 @@ class Endpoints:
             async with run.client:
                 if listed := await run.listed_models():
                     dialect.find(listed, endpoint)
-                    is_kept = kept is not None and kept.is_served_as(dialect)
+                    found = (dialect.model, dialect.served)
+                    is_kept = kept is not None and (kept.model, kept.served) == found
                 if not is_kept:
                     await self._try(endpoint, dialect, run)
 

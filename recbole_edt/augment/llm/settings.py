@@ -116,6 +116,12 @@ class LLMSettings(Settings):
     poll_s: Positive = 30.0  # seconds between two looks at a batch
     max_cost: NonNegative | None = None  # dollars that one run may spend
 
+    def endpoint(self, kind: str) -> Any:
+        """The endpoint of a kind, "chat" or "embedding"; ConfigError if there is none."""
+        if (found := getattr(self, kind)) is None:
+            raise ConfigError(f"the LLM settings name no {kind} endpoint")
+        return found
+
     @classmethod
     def load(
         cls, profile: str | Path = "deepseek", overrides: Mapping[str, Any] | None = None

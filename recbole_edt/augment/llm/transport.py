@@ -10,9 +10,8 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
-from time import monotonic, time
+from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -323,8 +322,6 @@ class Run:
         try:
             text = await asyncio.wait_for(self.client.get("/models", cast_to=str), seconds)
             return read_list(json.loads(text))
-        except openai.APIStatusError:
-            return []
         except (openai.APIConnectionError, asyncio.TimeoutError) as error:
             is_late = isinstance(error, asyncio.TimeoutError)
             why = f"in {seconds:g} s" if is_late else f"({self.describe(self._refusal(error))})"
@@ -338,13 +335,8 @@ class Run:
 
     def _wait(self, refusal: Refusal, attempt: int) -> float:
         """Seconds to wait before the next attempt."""
-        said, asked = refusal.retry_after, 0.0
-        if re.fullmatch(r"\d+(\.\d+)?", said):
-            asked = float(said)
-        else:
-            with suppress(ValueError):  # no date either
-                asked = parsedate_to_datetime(said).timestamp() - time()
-        longest = self._settings.max_wait_s
+        said, longest = refusal.retry_after, self._settings.max_wait_s
+        asked = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0
         if asked > longest:
             raise EndpointError(
                 f"{self._endpoint.place} asks to wait {asked:.0f} s, longer than max_wait_s: "

@@ -28,23 +28,16 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-class GeneratedItem(Reply):
-    """An element of the answer to ``generate.txt``."""
-
-    title: Words
-
-
 class GeneratedItems(Reply):
     """Answer to ``generate.txt``."""
 
     elements = "items"
-    items: Annotated[list[GeneratedItem], Several] = Field(min_length=1)
 
 
 def generated_items(columns: Sequence[str]) -> type[GeneratedItems]:
     """Answer to ``generate.txt`` whose items have these attributes."""
     fields = {column: _FIELDS.get(column, (Words, "")) for column in columns}
-    item = create_model("Item", __base__=GeneratedItem, **fields)
+    item = create_model("Item", __base__=Reply, **fields)
     items: Any = (Annotated[list[item], Several], Field(min_length=1))  # type: ignore[valid-type]
     return create_model("Items", __base__=GeneratedItems, items=items)
 

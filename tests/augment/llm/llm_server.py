@@ -1,17 +1,11 @@
 """A server that speaks the OpenAI chat and embedding API over HTTP, and misbehaves on request.
 
 Good answers depend on nothing but the question (the first system and user message, or the text to
-embed), so that two runs can be compared byte for byte. In a process of its own:
-
-    python tests/augment/llm/llm_server.py --latency 0.2
-
-prints its URL.
+embed), so that two runs can be compared byte for byte.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import base64
 import hashlib
 import json
@@ -24,17 +18,15 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic, sleep
 
 KINDS = (
-    "fence", "prose", "trailing_comma", "truncated", "wrong_fields", "plain_text", "no_choices",
-    "rate_limit", "server_error", "html", "slow", "cut", "thoughts", "no_opening_tag", "parts",
-    "single_quotes", "refusal", "error_within", "too_few",
-)  # fmt: skip
-MENDED = (
-    "good", "fence", "prose", "trailing_comma", "truncated", "no_opening_tag", "parts",
-    "single_quotes", "too_few",
+    "prose", "truncated", "wrong_fields", "plain_text", "no_choices", "rate_limit", "server_error",
+    "html", "slow", "cut", "too_few",
 )  # fmt: skip
 PARTIAL = ("truncated", "too_few")
+MENDED = ("good", "prose", *PARTIAL)
 """Outcomes that answer a question; the others have to be asked again."""
 DIMENSIONS = 64
 
@@ -130,14 +122,13 @@ class LLMServer:
     share: float = 0.0
     kinds: Sequence[str] = KINDS
     seed: int = 0
-    port: int = 0
     batches: BatchDesk | None = None
     log: list[Call] = field(default_factory=list)
     arrived: int = 0
 
     def __post_init__(self) -> None:
         self._seen: Counter[str] = Counter()
-        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -155,35 +146,23 @@ class LLMServer:
             "texts": Counter(text for call in answered for text in call.texts),
         }
 
-    # -- life ---------------------------------------------------------------------------------
-
     def start(self) -> LLMServer:
-        """Serve from a thread."""
-
-        async def listen() -> None:
-            self._server = await self._loop.create_server(
-                lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024
-            )
-
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(listen(), self._loop).result(10)
-        self.port = self._server.sockets[0].getsockname()[1]
+        """Serve from threads."""
+        self._http = _HTTPServer(("127.0.0.1", 0), _Handler)
+        self._http.llm = self
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+        self.port = self._http.server_port
         return self
 
     def stop(self) -> None:
-        if self._loop.is_closed():
-            return
+        self._http.shutdown()
+        self._http.server_close()
 
-        async def end() -> None:
-            self._server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+    def arrive(self, is_greeting: bool) -> int:
+        """Count a call; give its number."""
+        with self._lock:
+            self.arrived += not is_greeting
+            return self.arrived
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -205,114 +184,99 @@ class LLMServer:
         return {"truncated": "cut_text", "too_few": "good"}.get(kind, kind)
 
 
-class _Connection(asyncio.Protocol):
+class _HTTPServer(ThreadingHTTPServer):
+    """A thread for each connection; one that breaks is the client's affair."""
+
+    llm: LLMServer
+    request_queue_size = 1024
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        pass
+
+
+class _Handler(BaseHTTPRequestHandler):
     """One kept-alive connection: a request, its response, the next request."""
 
-    def __init__(self, server: LLMServer) -> None:
-        self.server = server
-        self.buffer = b""
-        self.closed = False
+    server: _HTTPServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-    def connection_made(self, transport) -> None:
-        self.transport = transport
+    def log_message(self, format: str, *args) -> None:
+        pass
 
-    def connection_lost(self, exc) -> None:
-        self.closed = True
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, end, rest = self.buffer.partition(b"\r\n\r\n")
-        if not end:
-            return
-        lines = head.decode("latin-1").split("\r\n")
-        headers = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in lines[1:])}
-        length = int(headers.get("content-length", 0))
-        if len(rest) < length:
-            return
-        self.buffer = rest[length:]
-        method, path, _ = lines[0].split(" ", 2)
-        if self.server.batches and ("/files" in path or "/batches" in path):
-            status, said = self.server.batches.serve(method, path, rest[:length])
-            self.send(status, said if isinstance(said, str) else json.dumps(said))
-            return
-        self.task = asyncio.ensure_future(self.serve(path, headers, rest[:length]))
-
-    def greet(self, path: str, raw: bytes) -> None:
+    def greet(self, raw: bytes) -> None:
         """Say which models there are, or answer the tiny request of a client that has come."""
-        server = self.server
-        if path.endswith("/models"):
+        server = self.server.llm
+        if self.path.endswith("/models"):
             known = {"id": server.model, "created": server.arrived, "meta": {"size": server.size}}
-            self.send(200, json.dumps({"data": [known]}))
-        elif path.endswith("/embeddings"):
+            self.send(200, {"data": [known]})
+        elif self.path.endswith("/embeddings"):
             data = [{"index": 0, "embedding": [1.0] * DIMENSIONS}]
-            self.send(200, json.dumps({"data": data, "model": server.model}))
+            self.send(200, {"data": data, "model": server.model})
         else:
-            self.send(200, json.dumps(_completion("OK", raw, "good") | {"model": server.model}))
+            self.send(200, _completion("OK", raw, "good") | {"model": server.model})
 
-    async def serve(self, path: str, headers: dict, raw: bytes) -> None:
-        server = self.server
-        is_greeting = path.endswith("/models") or b"Reply with OK." in raw
-        server.arrived += not is_greeting
-        if (
-            is_greeting
-            and server.greets
-            and (server.refuse is None or server.arrived < server.refuse_after)
-        ):
-            return self.greet(path, raw)
-        due = asyncio.get_running_loop().time() + server.latency_s
-        if server.refuse is not None and server.arrived + is_greeting > server.refuse_after:
+    def do_GET(self) -> None:
+        server, due = self.server.llm, monotonic() + self.server.llm.latency_s
+        raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if server.batches and ("/files" in self.path or "/batches" in self.path):
+            return self.send(*server.batches.serve(self.command, self.path, raw))
+        is_greeting = self.path.endswith("/models") or b"Reply with OK." in raw
+        number = server.arrive(is_greeting)
+        is_refused = server.refuse is not None and number >= server.refuse_after
+        if is_greeting and server.greets and not is_refused:
+            self.greet(raw)
+        elif server.refuse is not None and number + is_greeting > server.refuse_after:
             status, message = server.refuse
-            said = f"{message} {headers.get('authorization', '')}"
+            said = f"{message} {self.headers.get('authorization', '')}"
+            server.log.append(Call())
             self.send(status, _error(said, message))
-            server.log.append(Call())
         elif server.payload is not None:
-            self.send(200, server.payload)
             server.log.append(Call())
-        elif path.endswith("/chat/completions"):
-            await self.chat(raw, headers, due)
-        elif path.endswith("/embeddings"):
-            await self.embed(raw, due)
+            self.send(200, server.payload)
+        elif self.path.endswith("/chat/completions"):
+            self.chat(raw, due)
+        elif self.path.endswith("/embeddings"):
+            self.embed(raw, due)
         else:
             self.send(404, _error("no such path"))
 
-    async def chat(self, raw: bytes, headers: dict, due: float) -> None:
-        server, body = self.server, json.loads(raw)
+    do_POST = do_GET
+
+    def chat(self, raw: bytes, due: float) -> None:
+        server, body = self.server.llm, json.loads(raw)
         asked = body["messages"][: 4 if "are missing" in str(body["messages"][3:4]) else 2]
         question = _digest(json.dumps([body["model"], asked]).encode())
         good = good_answer(asked, question)
         if made := server.chat_as(body, good):
             server.log.append(Call(question, made[0] == 200))
-            return self.send(made[0], made[1] if isinstance(made[1], str) else json.dumps(made[1]))
+            return self.send(*made)
         if server.unreadable and server.unreadable in body["messages"][-1]["content"]:
-            self.send(400, _error("this cannot be read"))
             server.log.append(Call(question))
-            return
+            return self.send(400, _error("this cannot be read"))
         if server.echo_key:
-            echo = f"I was sent {headers['authorization']}."
+            echo = f"I was sent {self.headers['authorization']}."
             good = json.dumps({"text": echo, "texts": [echo]})
         outcome = server.outcome_of(_digest(raw), question, good)
-        said = json.dumps(_completion(_spoiled(good, outcome), raw, outcome))
-        if outcome == "error_within":
-            said = _error("the provider is busy")
-        delivered = await self.deliver(outcome, said, due)
-        server.log.append(Call(question, delivered and outcome in MENDED))
+        said = _completion(_spoiled(good, outcome), raw, outcome)
+        self.deliver(outcome, said, due, Call(question, outcome in MENDED))
 
-    async def embed(self, raw: bytes, due: float) -> None:
-        server, body = self.server, json.loads(raw)
+    def embed(self, raw: bytes, due: float) -> None:
+        server, body = self.server.llm, json.loads(raw)
         texts = body["input"]
         if server.unreadable and any(server.unreadable in text for text in texts):
-            self.send(400, _error("a text cannot be read"))
             server.log.append(Call())
-            return
+            return self.send(400, _error("a text cannot be read"))
         if made := server.embed_as(body):
             server.log.append(Call("", made[0] == 200, texts))
-            return self.send(made[0], made[1] if isinstance(made[1], str) else json.dumps(made[1]))
+            return self.send(*made)
         outcome = server.outcome_of(_digest(raw), "", "")
         data = [
             {"index": n, "embedding": _base64(embedding(text, body.get("dimensions", DIMENSIONS)))}
             for n, text in enumerate(texts)
         ]
-        if outcome in ("no_choices", "plain_text", "error_within"):
+        if outcome in ("no_choices", "plain_text"):
             data = []
         if outcome == "wrong_fields":
             data = data[1:]
@@ -321,36 +285,31 @@ class _Connection(asyncio.Protocol):
         said = json.dumps(payload)
         if outcome == "cut_text":
             said = said[: len(said) // 2]
-        delivered = await self.deliver(outcome, said, due)
-        server.log.append(Call("", delivered and outcome in MENDED, texts))
+        self.deliver(outcome, said, due, Call("", outcome in MENDED, texts))
 
-    async def deliver(self, outcome: str, said: str, due: float) -> bool:
-        """Send a response when it is due, the way this call goes; false if it did not arrive."""
-        await asyncio.sleep(due - asyncio.get_running_loop().time())
+    def deliver(self, outcome: str, said: object, due: float, call: Call) -> None:
+        """Send a response when it is due, the way this call goes."""
+        slow = self.server.llm.slow_s if outcome == "slow" else 0.0
+        sleep(max(due + slow - monotonic(), 0.0))
+        self.server.llm.log.append(call)
         if outcome == "rate_limit":
-            self.send(429, _error("too fast"), {"retry-after": self.server.retry_after})
+            self.send(429, _error("too fast"), {"retry-after": self.server.llm.retry_after})
         elif outcome == "server_error":
-            self.send(random.Random(said).choice((500, 502, 503)), _error("out of order"))
+            self.send(random.Random(str(said)).choice((500, 502, 503)), _error("out of order"))
         elif outcome == "html":
             self.send(200, "<html>Please wait.</html>", {"content-type": "text/html"})
-        elif outcome == "cut":
-            self.send(200, said, cut=True)
         else:
-            if outcome == "slow":
-                await asyncio.sleep(self.server.slow_s)
-            self.send(200, said)
-        return not self.closed
+            self.send(200, said, cut=outcome == "cut")
 
-    def send(self, status: int, text: str, headers: dict | None = None, cut: bool = False) -> None:
-        if self.closed:
-            return
-        body = text.encode()
+    def send(
+        self, status: int, said: object, headers: dict | None = None, cut: bool = False
+    ) -> None:
+        body = (said if isinstance(said, str) else json.dumps(said)).encode()
         lines = {"content-type": "application/json", "content-length": len(body)} | (headers or {})
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         response = f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + body
-        self.transport.write(response[: len(response) // 2] if cut else response)
-        if cut:
-            self.transport.close()
+        self.wfile.write(response[: len(response) // 2] if cut else response)
+        self.close_connection = cut
 
 
 # -- what a good model would say ----------------------------------------------------------------
@@ -411,35 +370,19 @@ def _base64(vector: Sequence[float]) -> str:
 def _spoiled(good: str, outcome: str) -> str:
     """Text in place of the good answer."""
     spoiled = {
-        "fence": lambda: f"```json\n{good}\n```",
         "prose": lambda: f"Here is what you {{asked}} for:\n{good}\nAnything else?",
-        "trailing_comma": lambda: f"{good[:-2]}{good[-2]},}}",
         "truncated": lambda: good[: good.rindex('"description"') + 5],
         "cut_text": lambda: good[:20],  # in the first item or the text: nothing is left to keep
         "wrong_fields": lambda: re.sub(r'"(title|texts?)"', '"name"', good),
         "plain_text": lambda: "I would rather talk about the weather.",
-        "thoughts": lambda: f"<think>Perhaps {_draft(good)}, or",
-        "no_opening_tag": lambda: f"Perhaps {_draft(good)}. No.\n</think>\n{good}",
-        "single_quotes": lambda: repr(json.loads(good)),
         "too_few": lambda: json.dumps({"items": json.loads(good)["items"][:1]}),
     }
     return spoiled.get(outcome, lambda: good)()
 
 
-def _draft(good: str) -> str:
-    """An answer that is thought of and not given."""
-    return re.sub(r'"(title|text)": "', r'"\1": "Draft of ', good)
-
-
 def _completion(text: str, raw: bytes, outcome: str) -> dict:
-    finish = "length" if outcome in ("truncated", "cut_text", "thoughts") else "stop"
-    message: dict = {"role": "assistant", "content": text}
-    if outcome == "parts":
-        thought = {"type": "thinking", "thinking": [{"type": "text", "text": _draft(text)}]}
-        message["content"] = [thought, {"type": "text", "text": text}]
-    if outcome == "refusal":
-        message |= {"content": None, "refusal": "I cannot talk about that."}
-    choice = {"message": message, "finish_reason": finish}
+    finish = "length" if outcome in ("truncated", "cut_text") else "stop"
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
     usage = {"prompt_tokens": len(raw) // 4, "completion_tokens": len(text) // 4}
     return {"choices": [] if outcome == "no_choices" else [choice], "usage": usage}
 
@@ -450,11 +393,3 @@ def _error(message: str, code: str | None = None) -> str:
 
 def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds per answer")
-    server = LLMServer(latency_s=parser.parse_args().latency).start()
-    print(server.url, flush=True)
-    threading.Event().wait()

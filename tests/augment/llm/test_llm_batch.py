@@ -2,7 +2,7 @@
 
 import pytest
 from llm_server import BatchDesk
-from test_llm_quirks import profile, request
+from questions import profile, request
 
 from recbole_edt.augment.llm.transport import EndpointError
 from recbole_edt.errors import ConfigError

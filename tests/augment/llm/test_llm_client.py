@@ -5,43 +5,16 @@ import sqlite3
 import time
 from email.utils import formatdate
 
-import numpy as np
 import pytest
-from llm_server import embedding
+from questions import mixed, profile
 
-from recbole_edt.augment.llm import ChatRequest, LLMClient, LLMSettings, progress
+from recbole_edt.augment.llm import LLMClient, LLMSettings, progress
 from recbole_edt.augment.llm import transport as transport_room
-from recbole_edt.augment.llm.reading import Reply
 from recbole_edt.augment.llm.transport import CostLimitError, EndpointError
-from recbole_edt.augment.prompts import Text, generated_items, item_form, prompt
-from recbole_edt.errors import ConfigError, DataError, EDTError
+from recbole_edt.errors import ConfigError, DataError
 
 KEY = "test-key-0123456789abcdef"
-COLUMNS = ["title", "brand", "price", "categories", "description"]
 TRANSIENT = ["no_choices", "rate_limit", "server_error", "html", "slow", "cut"]
-
-
-def items_of(user, num=3):
-    samples = {"source_samples": f"- red shirt {user}\n- socks", "target_samples": "- yoga mat"}
-    about = {"source_domain": "cloth", "target_domain": "sport", "attributes": "title"}
-    about |= item_form(dict.fromkeys(COLUMNS, ""))
-    text = prompt("generate", user=user, num=num, **samples, **about)
-    return ChatRequest(prompt("system"), text, generated_items(COLUMNS))
-
-
-def profile_of(user):
-    samples = f"- red cotton shirt {user}\n- woollen socks"
-    about = {"domain_a": "cloth", "domain_b": "sport", "attributes": "title"}
-    text = prompt("naive", samples=samples, least=5, most=9, **about)
-    return ChatRequest(prompt("system"), text, Text)
-
-
-def mixed(n):
-    return [make(user) for user in range(n // 2) for make in (items_of, profile_of)]
-
-
-class Aged(Reply):
-    age: int
 
 
 def values(answers):
@@ -54,7 +27,7 @@ def values(answers):
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, "wrong_fields", "plain_text", "truncated"])
 def test_a_failure_that_passes_is_got_over(llm_server, llm_client, kind):
-    requests = [profile_of(user) for user in range(12)]
+    requests = [profile(user) for user in range(12)]
     llm_server.misbehave(0.4, [kind], seed=1)
     patience = {} if kind == "slow" else {"chat.timeout_s": 20.0}  # a loaded machine answers late
     assert values(llm_client(llm_server, **patience).chat(requests, "profile"))
@@ -66,13 +39,10 @@ def test_a_failure_that_passes_is_got_over(llm_server, llm_client, kind):
     "payload",
     [
         "null", '"text"', "{", "", "{}", '{"choices": {}}', '{"choices": [null]}',
-        '{"choices": [{"message": null}]}', '{"choices": [{"message": {"content": ["x"]}}]}',
-        '{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}',
+        '{"choices": [{"message": null}]}', '{"data": "x"}',
         '{"choices": [{"message": {"content": "\\ud83d"}}], "usage": {"prompt_tokens": 1e99}}',
-        '{"choices": [], "usage": {"prompt_tokens": 99999999999999999999999}}',
-        '{"data": [null]}', '{"data": [{"index": 0}]}', '{"data": "x"}',
+        '{"data": [null]}', '{"data": [{"index": 0}]}', '{"data": [{"embedding": "???"}]}',
         '{"data": [{"index": Infinity, "embedding": [1]}, {"index": 0}]}',
-        '{"data": [{"index": 0, "embedding": null}]}', '{"data": [{"embedding": "???"}]}',
         '{"data": [{"index": 0, "embedding": []}]}', '{"data": [{"embedding": [1, [2]]}]}',
         '{"data": [{"index": 0, "embedding": [NaN]}]}', '{"error": {"message": "busy"}}',
     ],
@@ -80,24 +50,11 @@ def test_a_failure_that_passes_is_got_over(llm_server, llm_client, kind):
 def test_no_response_is_worse_than_a_failed_request(llm_servers, llm_client, payload):
     server = llm_servers(payload=payload)
     client = llm_client(server, asks=1, retries=1)
-    (answer,) = client.chat([profile_of(1)], "profile")
+    (answer,) = client.chat([profile(1)], "profile")
     vectors, failures = client.embed(["shoe"], "encode")
     assert answer.value is None and answer.error and "\n" not in answer.error
     assert list(failures) == [0] and not vectors.any()
     assert client.costs()["profile"]["failed"] == client.costs()["encode"]["failed"] == 1
-
-
-def test_the_reask_says_what_was_wrong(llm_servers, llm_client):
-    """A stage whose answers never fit: what was asked the second time is in the server's log."""
-    server = llm_servers()
-    asked = []
-    whole = server.outcome_of
-    server.outcome_of = lambda *call: (asked.append(call), whole(*call))[1]
-    client = llm_client(server, asks=1)
-    (answer,) = client.chat([ChatRequest("s", "u", Aged)], "profile")
-    assert answer.error == "no answer that can be used: the answer lacks age"
-    assert len(asked) == 2
-    assert asked[0][0] != asked[1][0] and asked[0][1] == asked[1][1]
 
 
 def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
@@ -105,16 +62,17 @@ def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
     server.misbehave(1.0, ["rate_limit"])
     client = llm_client(server, retries=1)
     start = time.monotonic()
-    client.chat([profile_of(1)], "profile")
+    client.chat([profile(1)], "profile")
     assert time.monotonic() - start >= 0.4
-    for asked in ("3600", formatdate(time.time() + 3600)):
-        server.retry_after = asked
-        with pytest.raises(EndpointError, match=r"asks to wait 3[56]\d\d s, longer than max_wait"):
-            client.chat([profile_of(2)], "profile")
+    server.retry_after = formatdate(time.time() + 3600)  # a date is ignored
+    assert client.chat([profile(2)], "profile")[0].error
+    server.retry_after = "3600"
+    with pytest.raises(EndpointError, match="asks to wait 3600 s, longer than max_wait"):
+        client.chat([profile(2)], "profile")
 
 
 def test_equal_requests_are_asked_once(llm_server, llm_client):
-    answers = llm_client(llm_server).chat([profile_of(1), profile_of(2), profile_of(1)], "profile")
+    answers = llm_client(llm_server).chat([profile(1), profile(2), profile(1)], "profile")
     assert len(llm_server.log) == 2
     assert answers[0] == answers[2] != answers[1]
 
@@ -123,7 +81,7 @@ def test_it_works_inside_a_running_event_loop(llm_server, llm_client):
     client = llm_client(llm_server)
 
     async def notebook():
-        return client.chat([profile_of(1)], "profile")
+        return client.chat([profile(1)], "profile")
 
     assert values(asyncio.run(notebook()))
 
@@ -135,10 +93,7 @@ def test_it_works_inside_a_running_event_loop(llm_server, llm_client):
     ("status", "error", "said"),
     [
         (401, ConfigError, "refuses the key in EDT_TEST_KEY"),
-        (403, ConfigError, "refuses the key in EDT_TEST_KEY"),
-        (404, ConfigError, "knows no model"),
-        (405, ConfigError, "has no API for chat"),
-        (501, ConfigError, "has no API for chat"),
+        (404, ConfigError, "knows no model 'm' or has no API for chat"),
         (402, EndpointError, "no credit left"),
         (429, EndpointError, "no credit left"),
     ],
@@ -171,19 +126,6 @@ def test_a_run_that_ends_keeps_the_answers_under_way(llm_servers, llm_client):
     assert sum(answer.cached for answer in answers) == 20
     assert values(answers)
     assert set(server.tally()["questions"].values()) == {1}
-
-
-@pytest.mark.parametrize("listed", [[], ["n", "o"]])
-def test_an_endpoint_that_cannot_serve_says_so_before_the_first_request(
-    llm_servers, llm_client, listed
-):
-    server = llm_servers(model="n")
-    if not listed:
-        server.stop()
-    said = "serves no model 'm': set chat.model to one of n" if listed else "does not answer"
-    with pytest.raises(EDTError, match=said):
-        llm_client(server).chat(mixed(40), "generate")
-    assert server.arrived == 0
 
 
 def test_a_server_that_dies_ends_the_run(llm_servers, llm_client, monkeypatch):
@@ -224,7 +166,6 @@ def test_a_second_client_pays_nothing(llm_server, llm_client):
     for stage, n in (("generate", 60), ("encode", 50)):
         assert costs[stage]["from_cache"] == costs[stage]["answered"] == n
         assert costs[stage]["dollars"] == pytest.approx(paid[stage]["dollars"]) != 0
-    assert client.spent == 0
 
 
 @pytest.mark.parametrize(
@@ -236,10 +177,10 @@ def test_a_second_client_pays_nothing(llm_server, llm_client):
 )  # fmt: skip
 def test_another_setting_is_another_request(llm_server, llm_client, change):
     with llm_client(llm_server) as client:
-        client.chat([profile_of(1)], "profile")
+        client.chat([profile(1)], "profile")
     llm_server.model = change.get("chat.model", "m")
     with llm_client(llm_server, **change) as client:
-        (answer,) = client.chat([profile_of(1)], "profile")
+        (answer,) = client.chat([profile(1)], "profile")
     assert not answer.cached
     assert len(llm_server.log) == 2
 
@@ -268,16 +209,6 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path, llm_setting
 # -- embeddings -----------------------------------------------------------------------------------
 
 
-def test_vectors_are_those_of_their_texts(llm_server, llm_client):
-    llm_server.misbehave(0.3, seed=5)
-    texts = [f"shoe number {n}" for n in range(100)] + ["shoe number 3"]
-    vectors, failures = llm_client(llm_server).embed(texts, "encode")
-    assert failures == {}
-    assert vectors.dtype == np.float32
-    np.testing.assert_array_equal(vectors, np.float32([embedding(text) for text in texts]))
-    assert set(llm_server.tally()["texts"].values()) == {1}
-
-
 def test_a_text_that_is_refused_fails_alone(llm_servers, llm_client):
     server = llm_servers(unreadable="poison")
     texts = [f"shoe {n}" for n in range(40)]
@@ -301,7 +232,7 @@ def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
         assert client.embed(["b"], "more")[1] == {0: failures[1]}
     with llm_client(server, retries=0) as client:
         client.embed(["b"], "encode")
-        with pytest.raises(DataError, match="vectors of several sizes under the name"):
+        with pytest.raises(DataError, match="vectors of several sizes under the name of one"):
             client.embed(["a", "b"], "encode")
 
 
@@ -311,7 +242,7 @@ def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
 def test_max_cost_stops_before_the_request_that_could_pass_it(llm_server, llm_client):
     requests, patient = mixed(200), {"chat.timeout_s": 20.0}  # a loaded machine answers late
     with llm_client(llm_server, max_cost=0.02, concurrency=16, **patient) as client:
-        client.chat([profile_of(user) for user in range(300, 304)], "earlier")
+        client.chat([profile(user) for user in range(300, 304)], "earlier")
         with pytest.raises(CostLimitError, match=r"of 0\.0200 dollars.*raise max_cost to go on"):
             client.chat(requests, "generate")
         costs = client.costs()
@@ -326,7 +257,7 @@ def test_max_cost_stops_before_the_request_that_could_pass_it(llm_server, llm_cl
 
 def test_costs_are_what_the_server_reports(llm_server, llm_client):
     client = llm_client(llm_server)
-    client.chat([profile_of(1), profile_of(2)], "profile")
+    client.chat([profile(1), profile(2)], "profile")
     client.embed(["one two", "three"], "encode")
     costs = client.costs()
     chat = costs["profile"]
@@ -348,5 +279,5 @@ def test_what_cannot_be_a_key_is_refused_without_showing_it(
     monkeypatch.setenv("EDT_TEST_KEY", key)
     client = llm_client(llm_server, **{"chat.key_env": "EDT_TEST_KEY"})
     with pytest.raises(ConfigError, match="EDT_TEST_KEY holds is no key") as caught:
-        client.chat([profile_of(1)], "profile")
+        client.chat([profile(1)], "profile")
     assert key not in str(caught.value)

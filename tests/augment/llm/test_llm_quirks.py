@@ -5,23 +5,10 @@ import json
 import numpy as np
 import pytest
 from llm_server import embedding
+from questions import profile, request
 
-from recbole_edt.augment.llm import ChatRequest, transport
+from recbole_edt.augment.llm import transport
 from recbole_edt.augment.llm.transport import EndpointError
-from recbole_edt.augment.prompts import GeneratedItems, Text
-
-
-def request(n=3):
-    user = f"Samples:\n- red shirt\n- socks\n\nWrite exactly {n} new items: " + '{"items": []}'
-    return ChatRequest("JSON", user, GeneratedItems, n=n, fault_of=fault_of)
-
-
-def fault_of(item):
-    return "copy" if item["title"] == "Seen" else ""
-
-
-def profile(user=0):
-    return ChatRequest("JSON", f"What user {user} likes:\n- red cotton shirt\n", Text)
 
 
 def item(title):
@@ -56,7 +43,6 @@ ANSWERED = {
         [{"type": "thinking", "thinking": [{"type": "text", "text": drafted(good)}]},
          {"type": "text", "text": good[:9]}, {"type": "text", "text": good[9:]}]
     ),
-    "a draft in the open": lambda good: completion(f"First {drafted(good)} but better: {good}"),
     "single quotes": lambda good: completion(repr(json.loads(good))),
     "a fence, a comma, a comment": lambda good: completion(
         f"Here:\n```json\n{good[:-1].replace('{', '{ // mine' + chr(10), 1)},}}\n```\nEnjoy!"
@@ -81,7 +67,6 @@ FAULTS = {
     "thoughts": lambda good: completion(None, reasoning_content=f"hm {good}"),
     "thoughts ": lambda good: completion(f"<think>Perhaps {good}", "length"),
     "refusal": lambda good: completion(None, refusal="I cannot help with that."),
-    "refusal ": lambda good: completion("I'm sorry, I cannot help with that."),
     "refusal  ": lambda good: completion(json.dumps({"text": "I'm sorry, I can't do that."})),
     "refusal   ": lambda good: completion("", "content_filter"),
     "empty": lambda good: completion("", "length"),
@@ -93,14 +78,19 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_is_counted_by_its_kind(llm_servers, llm_client, kind):
-    server = llm_servers(chat_as=lambda body, good: FAULTS[kind](good))
-    asked = request() if kind == "copy" else profile()
-    client = llm_client(server, asks=1)
-    (answer,) = client.chat([asked], "generate")
-    assert answer.value is None and answer.error
+    said = []
+
+    def chat_as(body, good):
+        said.append(body["messages"][-1]["content"])
+        return FAULTS[kind](good)
+
+    client = llm_client(llm_servers(chat_as=chat_as), asks=1)
+    (answer,) = client.chat([request() if kind == "copy" else profile()], "generate")
+    assert answer.value is None
+    reason = answer.error.removeprefix("no answer that can be used: ").partition(" (cut off")[0]
+    assert said[1].startswith(f"This answer cannot be used: {reason}.") and len(said) == 2
     costs = client.costs()["generate"]
     assert costs["faults"][kind.strip()] >= 2 and costs["reasks"] == 1 and costs["calls"] == 2
-    assert len(server.log) == 2
 
 
 @pytest.mark.parametrize(
@@ -206,7 +196,6 @@ def refuse(field, said, value=None, code=400):
     ("chat_as", "forms"),
     [
         (refuse("response_format", "'response_format.type' must be 'text'"), 3),
-        (refuse("response_format", "use json_object", "json_schema"), 2),
         (refuse("response_format", "failed to parse grammar", "json_schema", 500), 2),
         (refuse("max_tokens", "Unsupported parameter: use 'max_completion_tokens' instead."), 2),
         (refuse("temperature", "'temperature' does not support 0.0 with this model"), 2),
@@ -278,14 +267,13 @@ def longest(said, code):
         (64, {"error": "batch size 256 > maximum allowed batch size 64"}, 422, 1 + 4 + 6),
         (2048, "array too long, at most 2048", 400, 3),
         # 256, 128, 64, 32, 16 are refused, 8 is taken
-        (10, "no", 400, 5 + 32 + 43),
         (10, "input is too large to process", 500, 5 + 32 + 43),
     ],
 )
 def test_the_batch_size_that_is_taken_is_found_once(llm_servers, llm_client, n, said, code, calls):
     server = llm_servers(embed_as=limited(n, said, code))
     texts = [f"shoe {number}" for number in range(600)]
-    settings = {"embedding.batch_size": 256, "concurrency": 8}
+    settings = {"embedding.batch_size": 256, "concurrency": 8, "embedding.timeout_s": 20.0}
     with llm_client(server, **settings) as client:
         made, failures = client.embed(texts, "encode")
     assert not failures and np.array_equal(made, np.float32([embedding(text) for text in texts]))
@@ -301,7 +289,6 @@ def test_the_batch_size_that_is_taken_is_found_once(llm_servers, llm_client, n, 
         ("input (612 tokens) is too large to process. increase the physical batch size (current "
          "batch size: 512)", 500),
         ("This model's maximum context length is 8192 tokens", 400),
-        ("maximum context length is exceeded", 400),
     ],
 )  # fmt: skip
 def test_a_text_that_is_too_long_is_cut_and_named(llm_servers, llm_client, caplog, said, code):
