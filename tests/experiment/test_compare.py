@@ -153,15 +153,6 @@ def test_a_run_is_named_by_its_settings_and_its_data(data_path, tmp_path) -> Non
         store.name(Run("SASRec", "tiny", tmp_path / "nowhere", 1))
 
 
-def test_ranks_are_kept(finished, data_path) -> None:
-    both = comparison(
-        data_path, output_path=str(finished.parent), seeds="1", **{**TINY, "topk": [3]}
-    )
-    run = both.runs(both.augmented())["LLMEDT"][0]
-    ranks = both.store.ranks(run)
-    assert len(ranks["test_uni5"]) == len(ranks["users"]) > 5
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

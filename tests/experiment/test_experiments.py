@@ -251,16 +251,6 @@ def test_groups_without_users_show_a_dash_and_small_ones_a_mark() -> None:
     assert "† Fewer than ten users." in text
 
 
-def test_unfinished_experiments_are_shown_as_far_as_they_are(data_path, tmp_path, load) -> None:
-    context, ablation = new_context(data_path, tmp_path, "1"), EXPERIMENTS["ablation"]
-    runs = ablation.runs(context)
-    assert ablation.page(context, runs).tables == []
-    pretend(context, runs[OURS], load(data_path))
-    (table,) = ablation.page(context, runs).tables
-    assert len(table.values(OURS, "overall H@10")) == 1
-    assert not len(table.values("w/o Aug.", "overall H@10"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -385,17 +385,6 @@ def test_training_goes_on_from_an_earlier_model_on_grown_data(
     )
 
 
-def test_fine_tuning_takes_a_first_stage_from_before_the_data_grew(
-    growing, train, tmp_path
-) -> None:
-    first = train("LLMEDTPretrain", tmp_path, growing.early, item_embedding="text")
-    keys = {"item_embedding": "text", "finetune_epochs": 1}
-    tuned = train("LLMEDTFinetune", tmp_path, growing.grown, pretrained_path=str(first), **keys)
-    one, two = (checkpoint.load(path)["state_dict"] for path in (first, tuned))
-    for name in ("item_embedding.change.map", "item_embedding.adapter.inner.weight"):
-        assert torch.equal(one[name], two[name])
-
-
 @pytest.mark.parametrize(
     ("model", "keys", "error", "message"),
     [
