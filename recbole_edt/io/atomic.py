@@ -26,6 +26,7 @@ OPTIONAL = {"inter": {"position", "augmented"}, "item": {"generated", "unsold"}}
 ``unsold`` for items that no raw row names."""
 
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
+_LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
 _COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
 _LEAST_DISTINCT = 0.1  # share of different ones among them
 _LEAST_SPREAD = 1e-3  # their variance in parts of their mean square
@@ -266,6 +267,8 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     for part in np.array_split(matrix, len(matrix) // 65536 + 1):
         if not np.isfinite(part).all():
             raise DataError(f"{path} holds values that are not finite")
+        if part.size and max(float(part.max()), -float(part.min())) > _LARGEST:
+            raise DataError(f"{path} holds values beyond {_LARGEST:g}: it is damaged")
     return matrix
 
 

@@ -115,7 +115,8 @@ def stages(out: str) -> list[list[str]]:
 def test_an_estimate_is_near_what_is_paid_and_calls_nobody(
     llm_server, command, tmp_path, capsys
 ) -> None:
-    assert command(llm_server, "--dry-run") == 0
+    keys = ["--chat.temperature=0.5", "--embedding.batch_size=5"]
+    assert command(llm_server, "--dry-run", *keys) == 0
     out = capsys.readouterr().out
     assert llm_server.arrived == 0 and not (tmp_path / "out").exists()
     rows = stages(out)
@@ -126,7 +127,8 @@ def test_an_estimate_is_near_what_is_paid_and_calls_nobody(
     total = float(out.split("about ")[1].split()[0])
     assert total == pytest.approx(sum(float(row[7]) for row in rows), abs=1e-3)
 
-    assert command(llm_server) == 0
+    assert command(llm_server, *keys) == 0
+    assert max(len(call.texts) for call in llm_server.log) == 5
     table = capsys.readouterr().out.split("-- models behind endpoints")[1]
     assert all(stage in table for stage in ("encode", "generate", "summarise", "total"))
     cost = json.loads((tmp_path / "out" / NAME / "augmentation.json").read_text())["cost"]
@@ -135,7 +137,7 @@ def test_an_estimate_is_near_what_is_paid_and_calls_nobody(
         assert int(row[4]) == pytest.approx(cost[row[0]]["prompt_tokens"], rel=0.5), row
 
     calls = llm_server.arrived
-    assert command(llm_server, "--dry_run") == 0
+    assert command(llm_server, "--dry_run", *keys) == 0
     again = stages(capsys.readouterr().out)
     assert llm_server.arrived == calls
     assert all(row[-1] == "exact" for row in again[:2])
@@ -164,15 +166,13 @@ def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(
         ("--embedding.batch_size=no", "embedding.batch_size must be a whole number"),
     ],
 )
-def test_keys_of_an_endpoint_are_set_and_checked_before_anything_is_paid(
+def test_keys_of_an_endpoint_are_checked_before_anything_is_paid(
     llm_server, command, capsys, key, said
 ) -> None:
     assert command(llm_server, key) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
     assert llm_server.arrived == 0
-    assert command(llm_server, "--chat.temperature=0.5", "--embedding.batch_size=5") == 0
-    assert max(len(call.texts) for call in llm_server.log) == 5
 
 
 def test_a_profile_without_an_endpoint_that_nobody_asks_is_enough(llm_server, command) -> None:

@@ -82,15 +82,9 @@ def test_a_name_and_a_genre_tell_items_apart_and_keep_their_types(
     raw: Path, tmp_path: Path
 ) -> None:
     def change(items: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                "item_id:token": items["item_id"],
-                "domain:token": items["domain"],
-                "pages:float": "12",
-                "genre:token": items["brand"],
-                "name:token_seq": items["title"],
-            }
-        )
+        frame = items[["item_id", "domain", "brand", "title"]].assign(pages="12")
+        names = ["item_id:token", "domain:token", "genre:token", "name:token_seq", "pages:float"]
+        return frame.set_axis(names, axis=1)
 
     run(shop_with(tmp_path / "raw", raw, change), tmp_path / "out")
     vectors = np.load(tmp_path / "out" / NAME / f"{NAME}.item_emb.npy")

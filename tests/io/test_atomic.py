@@ -140,9 +140,10 @@ def test_embeddings_of_any_float_type_are_mapped(tmp_path, dtype):
         (np.ones((3, 2), dtype=np.int64), "must hold a float matrix"),
         (np.ones(3), "must hold a float matrix"),
         (np.array([[1.0], [np.nan], [1.0]]), "holds values that are not finite"),
+        (np.array([[1.0], [-1e30], [1.0]]), "holds values beyond 1e+18"),
         (np.array([{}, {}, {}]), "is damaged or is no .npy file"),
     ],
-    ids=["more", "integers", "one axis", "NaN", "pickled"],
+    ids=["more", "integers", "one axis", "NaN", "huge", "pickled"],
 )
 def test_embeddings_that_do_not_match(tmp_path, matrix, message):
     np.save(tmp_path / "e.npy", matrix, allow_pickle=True)
