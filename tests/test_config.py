@@ -22,12 +22,6 @@ def config(model="LLMEDT", files=(), dataset="cloth_sport", **changes) -> EDTCon
     return EDTConfig(model, dataset, list(files), changes)
 
 
-def test_unknown_model_names_the_nearest():
-    for wrong, meant in {"LLMED": "LLMEDT", "llmedt": "LLMEDT", "SASrek": "SASRec"}.items():
-        with pytest.raises(ConfigError, match=f"unknown model '{wrong}', did you mean '{meant}'"):
-            config(wrong)
-
-
 @pytest.mark.parametrize(
     ("model", "key", "value", "message"),
     [

@@ -1,36 +1,17 @@
 """Sequences, the leave-one-out split, windows and prefixes."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_edt.data.sequences import (
     Sequences,
-    build_sequences,
     domain_rows,
-    gather_padded,
     leave_one_out,
     training_windows,
 )
-from recbole_edt.errors import ProtocolError
 
 LENGTHS = st.lists(st.integers(0, 14), min_size=1, max_size=8)
-
-
-def build(rows: list[tuple], n_users: int = 3) -> Sequences:
-    """Rows are (user, item, position, timestamp, augmented); the last two may be left out."""
-    users, items, positions, times, augmented = zip(
-        *((*row, 0, False)[:5] if len(row) == 3 else row for row in rows), strict=True
-    )
-    return build_sequences(
-        np.array(users),
-        np.array(items),
-        np.array(positions, dtype=np.float64),
-        np.array(augmented, dtype=bool),
-        np.array(times, dtype=np.float64),
-        n_users,
-    )
 
 
 def of_lengths(lengths: list[int], augmented: list[bool] | None = None) -> Sequences:
@@ -39,21 +20,6 @@ def of_lengths(lengths: list[int], augmented: list[bool] | None = None) -> Seque
     n = int(offsets[-1])
     flags = np.zeros(n, dtype=bool) if augmented is None else np.array(augmented, dtype=bool)
     return Sequences(offsets, np.arange(1, n + 1), flags, np.zeros(n))
-
-
-def test_rows_are_ordered_by_position_whatever_the_timestamps_say():
-    rows = build([(1, 30, 2, 100, False), (1, 10, 0, 300, False), (1, 20, 0.5, 200, True)])
-    assert rows.items.tolist() == [10, 20, 30]
-    assert rows.timestamps.tolist() == [300, 200, 100]
-    assert rows.augmented.tolist() == [False, True, False]
-
-
-def test_last_row_is_test_and_second_last_is_validation():
-    split = leave_one_out(of_lengths([0, 4, 3]))
-    assert split.users.tolist() == [1, 2]
-    assert split.test_rows.tolist() == [3, 6]
-    assert split.valid_rows.tolist() == [2, 5]
-    assert split.train_stops.tolist() == [0, 2, 5]
 
 
 def test_users_with_fewer_than_three_raw_rows_train_only():
@@ -89,12 +55,6 @@ def test_the_split_is_that_of_the_raw_rows(lengths, random):
     assert training.items[~training.augmented].tolist() == plain.training(raw).items.tolist()
 
 
-@pytest.mark.parametrize("augmented", [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], ids=["between", "after"])
-def test_an_inserted_row_behind_the_validation_row_is_a_leak(augmented):
-    with pytest.raises(ProtocolError, match="1 users have augmented rows after"):
-        leave_one_out(of_lengths([3, 5], [False] * 3 + [bool(flag) for flag in augmented]))
-
-
 def test_windows_of_a_hand_computed_case():
     # rows 0..5 of user 0, row 6 of user 1; the longest input is 2
     windows = training_windows(of_lengths([6, 1]), 2)
@@ -116,12 +76,6 @@ def test_every_row_but_the_first_is_a_target_exactly_once(lengths, max_length):
     assert sorted(targets) == expected
     later = windows.users[1:] == windows.users[:-1]  # only a user's oldest window is shorter
     assert ((windows.stops - windows.starts)[1:][later] == max_length).all()
-
-
-def test_ranges_are_padded_on_the_right():
-    values = np.array([7, 8, 9, 10])
-    padded = gather_padded(values, np.array([0, 1, 4]), np.array([3, 2, 4]), 4)
-    assert padded.tolist() == [[7, 8, 9, 0], [8, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @given(LENGTHS, st.randoms())

@@ -215,7 +215,7 @@ def test_a_subclass_has_the_keys_trainer_and_loader_of_the_model_that_it_extends
         ("KGAT", r"files such as <dataset>\.kg"),
         ("KSR", r"files such as <dataset>\.kg"),
         ("LightGCM", "unknown model 'LightGCM', did you mean 'LightGCN'"),
-        ("deepfm", "did you mean 'DeepFM'"),
+        ("llmedt", "unknown model 'llmedt', did you mean 'LLMEDT'"),
         ("mine.BPR", "unknown model 'mine.BPR': a class of your own is --model="),
         ("xyzzy", "unknown model 'xyzzy': a class of your own is --model=package.module:Class"),
     ],
