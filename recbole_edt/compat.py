@@ -162,7 +162,7 @@ def _patch_dataset(module: Any) -> Iterator[None]:
         original(self)  # finds only missing sequences left to fill
 
 
-@_patches("recbole.data.dataset.sequential_dataset")
+@_patches("recbole.data.dataset.sequential_dataset", "recbole.data.dataset.kg_dataset")
 def _patch_row_lengths(module: Any) -> Iterator[None]:
     yield
     vars(module)["len"] = _row_lengths
@@ -201,6 +201,8 @@ def _patch_anomaly_detection(module: Any) -> Iterator[None]:
 @_patches(
     *(f"recbole.model.general_recommender.{name}" for name in ("gcmc", "lightgcn", "ncl", "ngcf")),
     "recbole.model.general_recommender.spectralcf",
+    "recbole.model.knowledge_aware_recommender.kgin",
+    "recbole.model.knowledge_aware_recommender.mcclk",
 )
 def _patch_sparse_matrices(module: Any) -> Iterator[None]:
     """Restore ``dok_matrix._update``, which scipy 1.13 dropped."""
@@ -217,6 +219,27 @@ def _patch_sparse_matrices(module: Any) -> Iterator[None]:
 
     scipy_sparse = module.sp
     module.sp = _Overlay(scipy_sparse, dok_matrix=dok_matrix)
+
+
+@_patches("recbole.model.knowledge_aware_recommender.kgat")
+def _patch_graphs(module: Any) -> Iterator[None]:
+    """Call dgl by the names that it has since version 1."""
+    yield
+
+    @_wraps(module.KGAT, "init_graph")
+    def init_graph(original: Callable, self: Any) -> Any:
+        import dgl
+
+        def edge_subgraph(graph: Any, edges: Any, preserve_nodes: bool) -> Any:
+            part = dgl.edge_subgraph(graph, edges, relabel_nodes=not preserve_nodes)
+            part.adjacency_matrix = getattr(part, "adj_external", part.adjacency_matrix)
+            return part
+
+        sys.modules["dgl"] = _Overlay(dgl, edge_subgraph=edge_subgraph)  # imported in its body
+        try:
+            return original(self)
+        finally:
+            sys.modules["dgl"] = dgl
 
 
 @_patches("recbole.utils.utils")

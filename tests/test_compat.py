@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -212,3 +213,40 @@ def test_missing_values_are_filled_and_sequences_keep_their_rows(items):
     assert list(dataset.id2token("title", rows["i2"]["title"])) == ["hat"]
     assert list(rows["i0"]["vec"]) == [0.5, 0.25]
     assert [len(row[field]) for row in empty for field in ("title", "vec")] == [0, 0, 0, 0]
+
+
+def test_sequences_of_items_keep_their_rows_beside_a_knowledge_graph():
+    """Where its dataset renumbers items, so that those it has entities for come last."""
+    from recbole.data.dataset import KnowledgeBasedDataset
+    from recbole.utils import FeatureType
+
+    feat = pd.DataFrame({"shown": [np.array([1]), np.array([2, 1, 3])]})
+    dataset = object.__new__(KnowledgeBasedDataset)
+    dataset.field2id_token, dataset.field2token_id = {}, {}
+    dataset.field2type = {"shown": FeatureType.TOKEN_SEQ}
+    dataset.field2feats = lambda field: [feat]
+    dataset._reset_ent_remapID("shown", np.array([0, 3, 1, 2]), [], {})
+    assert [row.tolist() for row in feat["shown"]] == [[3], [1, 3, 2]]
+
+
+def test_a_folder_that_another_run_makes_first_is_no_error(tmp_path, monkeypatch):
+    from recbole.utils import ensure_dir
+
+    folder = tmp_path / "log" / "SASRec"
+    exists = os.path.exists
+
+    def just_too_late(path):
+        found = exists(path)
+        os.makedirs(path, exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", just_too_late)
+    ensure_dir(str(folder))
+    assert folder.is_dir()
+
+
+def test_metrics_in_the_log_have_four_decimals():
+    from recbole.trainer.trainer import dict2str
+
+    told = dict2str({"hit@10": 0.0720862930807682, "ndcg@10": 0.5})
+    assert told.split() == ["hit@10", ":", "0.0721", "ndcg@10", ":", "0.5000"]
