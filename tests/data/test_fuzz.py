@@ -206,6 +206,7 @@ def read(monkeypatch, capfd):
 
     def run(folder: Path):
         seen.clear()
+        capfd.readouterr()  # what augment has said of the files before
         try:
             code = cli.execute("run", [*SMALL, f"--data_path={folder}"])
         except Loaded:
