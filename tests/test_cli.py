@@ -126,6 +126,12 @@ def test_commands_of_one_process_refuse_several(capsys, monkeypatch):
     assert "compare is one process" in capsys.readouterr().err
 
 
+def test_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr("recbole_edt.quick_start.run", lambda _: signal.raise_signal(signal.SIGINT))
+    assert cli.execute("run", []) == 130
+    assert capsys.readouterr().err.startswith("interrupted: the same command goes on")
+
+
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("recbole_edt.quick_start.run", lambda arguments: 1 // 0)
     with pytest.raises(ZeroDivisionError):

@@ -354,6 +354,11 @@ def test_a_second_run_that_would_write_the_same_files_is_refused(small):
         run_recbole_edt("LLMEDT", "tiny", None, {**settings, "seed": 43})  # writes other files
 
 
+def test_missing_checkpoint_of_stage_1_is_refused_by_the_trainer_too(run):
+    with pytest.raises(CheckpointError, match="needs --pretrained_path"):
+        run("LLMEDTFinetune").fit()
+
+
 # --- a limit of time ------------------------------------------------------------------------------
 
 
