@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -118,9 +119,19 @@ class RunStore:
             return None
 
     def ranks(self, run: Run) -> dict[str, np.ndarray]:
-        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it."""
-        with np.load(self.path(run, ".npz"), allow_pickle=False) as arrays:
-            return dict(arrays)
+        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or damaged.
+        """
+        path = self.path(run, ".npz")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise DataError(f"{path} is missing or damaged: delete the run beside it") from error
 
     def command(self, run: Run, threads: int) -> list[str]:
         """Command line of a run, which resumes a killed run."""

@@ -169,3 +169,12 @@ def test_vectors_of_something_else_are_not_taken_for_these(tmp_path: Path, chang
     counting = lsa(5 if change == "identity" else 4)
     CachedEncoder(counting, tmp_path).encode(corpus)
     assert counting.asked == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"no array"])
+def test_damaged_vectors_are_made_again(tmp_path: Path, content: bytes) -> None:
+    made = CachedEncoder(lsa(4), tmp_path).encode(CORPUS)
+    (file,) = tmp_path.glob("encode-*.npy")
+    file.write_bytes(content)
+    assert np.array_equal(CachedEncoder(lsa(4), tmp_path).encode(CORPUS), made)
+    assert np.array_equal(np.load(file), made)

@@ -153,6 +153,22 @@ def test_a_run_is_named_by_its_settings_and_its_data(data_path, tmp_path) -> Non
         store.name(Run("SASRec", "tiny", tmp_path / "nowhere", 1))
 
 
+@pytest.mark.parametrize("left", [0, 2, 200], ids=["empty", "no-archive", "cut-off"])
+def test_damaged_ranks_are_named(finished, data_path, left) -> None:
+    both = comparison(
+        data_path, output_path=str(finished.parent), seeds="1", **{**TINY, "topk": [3]}
+    )
+    run = both.runs(both.augmented())["LLMEDT"][0]
+    ranks = both.store.ranks(run)
+    assert len(ranks["test_uni5"]) == len(ranks["users"]) > 5
+    path = both.store.path(run, ".npz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left])
+    with pytest.raises(DataError, match="damaged: delete the run beside it"):
+        both.store.ranks(run)
+    path.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -62,7 +62,10 @@ class CachedEncoder(Encoder):
         digest = value_sha256([self.encoder.identity, self._items, further])[:24]
         path = self.folder / f"encode-{digest}.npy"
         if path.is_file():
-            return np.load(path, allow_pickle=False)
+            try:
+                return np.load(path, allow_pickle=False)
+            except (ValueError, OSError, EOFError):
+                path.unlink()  # damaged: made again
         if not (further and self._is_fitted):
             made = self.encoder.encode(self._items)
             self._is_fitted = True
