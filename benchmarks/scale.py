@@ -156,7 +156,7 @@ def measured(arguments: argparse.Namespace) -> None:
     with phase("model"):
         network = get_model("LLMEDT")(config, train._dataset)
         trainer = trainer_class(type(network))(config, network)
-        trainer.data_facts = {}
+        trainer.fingerprint = {}
     if not arguments.train_only:
         with phase("candidates"):
             trainer.rankings = make_rankings(config, data)

@@ -210,21 +210,25 @@ def _unknown(
     lacking: Sequence[tuple[Table, list[str]]], options: ImportSettings, tables: Sequence[Table]
 ) -> str:
     """Say which columns are not found in which files, and how to name them."""
-    told, keys = [], []
+    told, names, keys = [], [], []
     for table, missing in lacking:
-        shown = ", ".join(_names(table.frame))
+        own = _names(table.frame)
+        names += own
+        shown = ", ".join(own)
         shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
         told.append(
             f"{table.name} has no column that is known for the {', the '.join(missing)} (it has: "
             f"{shown})"
         )
     roles = list(dict.fromkeys(role for _, missing in lacking for role in missing))
-    known = [column for table in tables for column in table.frame.columns]
     for role in roles:
-        given = getattr(options, role) if role in options.model_fields_set else ()
-        names = [name for name in given if find_column(known, [name])]  # right in another file
-        names += ["COLUMN" for _, missing in lacking if role in missing]  # one of each
-        keys.append(f"--{role}={','.join(names)}")
+        given = ",".join(getattr(options, role)) if role in options.model_fields_set else ""
+        others = [column for other in tables for column in other.frame.columns]
+        columns = ",".join("COLUMN" for _, missing in lacking if role in missing)  # one of each
+        if find_column(others, given.split(",")) is not None:  # right in another file
+            keys.append(f"--{role}={given},{columns}")
+        else:
+            keys.append(f"--{role}={given or columns}{nearest(given, names)}")
     order = "; without times: --time=none" if "time" in roles else ""
     header = "; without a header line: --columns=user,item,rating,time" if len(roles) > 1 else ""
     them = "it" if len(lacking) == 1 else "them"

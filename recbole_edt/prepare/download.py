@@ -11,6 +11,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -157,16 +158,21 @@ def _try_once(url: str, part: Path) -> None:
     except (OSError, HTTPException) as error:
         raise _Retry(f"no connection ({getattr(error, 'reason', error)})") from error
     with response:
-        _receive(response, part, start)
+        _receive(response, part, start, validator)
 
 
-def _receive(response, part: Path, start: int) -> None:
+def _receive(response, part: Path, start: int, validator: str) -> None:
     """Append an answer to ``part``, or begin it anew if the answer is the whole file."""
+    etag = response.headers.get("ETag", "")  # a weak one does not identify the bytes of a file
+    version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if start and response.status == 206:
-        length = response.headers.get("Content-Range", "").rpartition("/")[2]
+        header = response.headers.get("Content-Range", "").strip()
+        found = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", header)
+        if not found or version not in ("", validator):
+            _discard(part)
+            raise _Retry("the server sends a part of something else")
+        length = found[1]
     else:
-        etag = response.headers.get("ETag", "")  # a weak one does not identify a file's bytes
-        version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
         start, length = 0, response.headers.get("Content-Length", "")
         part.unlink(missing_ok=True)  # before it is bound to another version
         _write_json(_note(part), {"validator": version})

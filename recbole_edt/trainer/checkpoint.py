@@ -81,6 +81,21 @@ def differences(then: dict[str, Any], config) -> str:
     return "; ".join(f"{k} {then[k]}, not {now[k]}" for k in then if now.get(k, then[k]) != then[k])
 
 
+def dataset_fingerprint(dataset) -> dict[str, Any]:
+    """Return what identifies a dataset: its domains, sizes and a hash of its ids in order."""
+    tokens = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        tokens.update("\n".join(map(str, dataset.field2id_token[field])).encode())
+    tokens.update(dataset.train_sequences.items.tobytes())
+    return {
+        "name": dataset.dataset_name,
+        "domains": list(dataset.domains),
+        "users": int(dataset.user_num),
+        "items": int(dataset.item_num),
+        "hash": tokens.hexdigest()[:16],
+    }
+
+
 def save(path: str | Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that at every moment the old or the new one is whole."""
     # Into memory first: if a full disk or Ctrl-C stops torch within a file, it raises an error
@@ -136,3 +151,18 @@ def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
         raise CheckpointError(f"checkpoint {path} does not fit this model: {reason}") from error
     model.load_other_parameter(content.get("other_state"))
     model.history_weights = content.get("history_weights")
+
+
+def check_dataset(content: dict[str, Any], dataset, path: str | Path) -> None:
+    """Raise CheckpointError if a checkpoint was trained on other data, be it one row."""
+    mine, theirs = dataset_fingerprint(dataset), content["dataset"]
+    if mine != theirs:
+        raise CheckpointError(
+            f"checkpoint {path} belongs to other data: {_described(theirs)}, not "
+            f"{_described(mine)}; --start_from trains on from it on data that have grown"
+        )
+
+
+def _described(data: dict[str, Any]) -> str:
+    sizes = f"{data['users']} users, {data['items']} items, hash {data['hash']}"
+    return f"{data['name']} ({sizes})"

@@ -68,7 +68,7 @@ class CrossDomainMixin(EvaluationMixin):
             torch.set_autocast_dtype("cuda", torch.bfloat16)
         self.timing: dict[str, float] = dict(NEW_TIMING)
         self.stages: dict[int, dict[str, Any]] = {}
-        self.data_facts: dict[str, Any] | None = None
+        self.fingerprint: dict[str, Any] | None = None
         self.known: dict[str, Any] | None = None
 
     @classmethod
@@ -97,7 +97,7 @@ class CrossDomainMixin(EvaluationMixin):
             raise DependencyError("log_wandb needs wandb: run `pip install wandb`")
         path = checkpoint.run_file(config, "last")
         if config["resume"] and Path(path).exists():
-            growth.check_order(Known(checkpoint.load(path)["known"], path), dataset)
+            checkpoint.check_dataset(checkpoint.load(path), dataset, path)
             return
         of_other_data = glob.escape(path.rpartition("-")[0]) + "-*.last.pth"
         if config["resume"] and (others := glob.glob(of_other_data)):
@@ -148,7 +148,7 @@ class CrossDomainMixin(EvaluationMixin):
         self.logger.info(f"weight of the history term: {by_domain(weights, domains)}")
 
     def _begin(self, dataset, saved: bool) -> None:
-        self.data_facts = {"domains": list(dataset.domains), "users": int(dataset.user_num)}
+        self.fingerprint = checkpoint.dataset_fingerprint(dataset)
         self.known = growth.known(self.model, dataset)
         if path := self.config["start_from"]:
             growth.adopt(self.model, path, dataset)
@@ -369,7 +369,7 @@ class CrossDomainMixin(EvaluationMixin):
             "model": reference(type(self.model)),
             "settings": checkpoint.settings(self.config),
             "data_path": str(Path(self.config["data_path"]).parent),
-            "dataset": self.data_facts,
+            "dataset": self.fingerprint,
             "known": self.known,
             "stage": self.stage,
             "epoch": epoch,
@@ -397,7 +397,7 @@ class CrossDomainMixin(EvaluationMixin):
         """Continue after the epoch of a checkpoint, which must belong to ``dataset`` if given."""
         content = checkpoint.load(resume_file, self.device)
         if dataset is not None:
-            growth.check_order(Known(content["known"], resume_file), dataset)
+            checkpoint.check_dataset(content, dataset, resume_file)
         self._match_stage(content)
         checkpoint.load_state(self.model, content, resume_file)
         for name, state in content["optimizer"].items():

@@ -66,6 +66,24 @@ def recbole_cdr(rows: list[Row]) -> list[str]:
     return ["cdr/books", "cdr/films"]
 
 
+def recbole_folder(rows: list[Row]) -> list[str]:
+    """A folder of RecBole whose items have a category."""
+    folder = Path("shop")
+    folder.mkdir()
+    lines = [f"{u}\t{domain}{n}\t{t}" for u, domain, n, t, _ in rows]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    (folder / "shop.inter").write_text("\n".join([header, *lines]))
+    names = [
+        f"{domain}{n}\t{' '.join(title(domain, n, WORDS).split())}\t{domain}"
+        for domain in ("books", "films")
+        for n in range(20)
+    ]
+    (folder / "shop.item").write_text(
+        "\n".join(["item_id:token\tname:token_seq\tcategory:token", *names]), "utf-8"
+    )
+    return ["shop"]
+
+
 def parquet(rows: list[Row]) -> list[str]:
     """Parquet with dates, and the items in a second file."""
     pytest.importorskip("pyarrow")
@@ -81,4 +99,6 @@ def parquet(rows: list[Row]) -> list[str]:
     return ["events.parquet", "items.pq"]
 
 
-STRANGERS: list[Callable[[list[Row]], list[str]]] = [odd_csv, json_lines, recbole_cdr, parquet]
+STRANGERS: list[Callable[[list[Row]], list[str]]] = [
+    odd_csv, json_lines, recbole_cdr, recbole_folder, parquet,
+]  # fmt: skip

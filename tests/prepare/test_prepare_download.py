@@ -108,6 +108,19 @@ def test_a_file_that_changed_on_the_server_starts_from_zero(get, shelf):
     assert len(shelf.log) == 2  # the server was told what the bytes belong to
 
 
+def test_a_server_that_ignores_if_range_is_found_out(get, shelf):
+    def rest_of_another(handler, body):
+        shelf.etag = '"two"'
+        span = f"bytes 100000-{len(OTHER) - 1}/{len(OTHER)}"
+        handler.head(206, **{"Content-Range": span, "Content-Length": str(len(OTHER) - 100_000)})
+        handler.wfile.write(OTHER[100_000:])
+        shelf.files["big.gz"] = OTHER
+
+    # a mixture of both would be noticed only at the end, as the first of two damaged files
+    shelf.behave = [cut_at(100_000), rest_of_another, damaged]
+    assert get().read_bytes() == OTHER
+
+
 def test_what_had_arrived_completely_needs_no_more_bytes(get, shelf, tmp_path):
     part = tmp_path / "downloads" / "big.gz.part"
     part.parent.mkdir()

@@ -100,11 +100,23 @@ def test_checkpoint_of_another_dataset(run, write_dataset, make_shop, tmp_path):
     other = write_dataset(tmp_path / "other", make_shop(seed=4, n_users=30))
     settings = {"data_path": str(other), "item_embedding": "id"}
     second = run("LLMEDTFinetune", pretrained_path=first.saved_model_file, **settings)
-    again = run("LLMEDTPretrain", resume=True, **settings)
-    Path(first.last_file).rename(again.trainer.last_file)
-    for other_run in (second, again):
-        with pytest.raises(CheckpointError, match="was trained on other data"):
-            other_run.fit()
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        second.fit()
+    Path(first.last_file).rename(run("LLMEDTPretrain", **settings).trainer.last_file)
+    with pytest.raises(CheckpointError, match=r"other data: tiny \(21 users.*start_from"):
+        run("LLMEDTPretrain", resume=True, **settings).fit()
+
+
+def test_same_users_and_items_in_another_order_of_visits_are_another_dataset(
+    make_shop, write_dataset, load, tmp_path
+):
+    shop = make_shop(n_users=20, lengths=(5, 8))
+    turned = [(user, item, time, -position) for user, item, time, position in shop.rows]
+    first = load(write_dataset(tmp_path / "a", shop))
+    second = load(write_dataset(tmp_path / "b", shop, rows=turned))
+    prints = [checkpoint.dataset_fingerprint(data) for data in (first, second)]
+    assert {**prints[0], "hash": ""} == {**prints[1], "hash": ""}
+    assert prints[0]["hash"] != prints[1]["hash"]
 
 
 def test_finished_checkpoint_is_evaluated_by_a_fresh_trainer(run):

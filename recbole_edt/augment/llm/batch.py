@@ -126,7 +126,7 @@ class Batches:
         if batch.output_file_id:
             output = batch.output_file_id
             text = (await self._call(lambda: client.files.content(output))).text
-            for line in map(json.loads, filter(str.strip, text.split("\n"))):
+            for line in filter(None, map(_loaded, text.split("\n"))):
                 response = line.get("response") or {}
                 if response.get("status_code") == 200 and isinstance(response.get("body"), dict):
                     found[bytes.fromhex(line["custom_id"])] = response["body"]
@@ -160,3 +160,12 @@ class Batches:
                 f"the batch API of {self.asking.endpoint.place} failed ({failure}): run again, "
                 "batches under way are found again"
             ) from None
+
+
+def _loaded(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+        bytes.fromhex(value["custom_id"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value

@@ -242,7 +242,8 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         if len({len(vector) for vector in found.values()}) > 1:
             raise DataError(
                 f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
-                "of one model: give each model a different name, or name another file"
+                f"'{self.settings.endpoint('embedding').model}': give each model a different name, "
+                "or name another file"
             )
         return found
 

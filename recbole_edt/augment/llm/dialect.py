@@ -88,7 +88,7 @@ class Dialect(BaseModel):
         names = {str(entry["id"]): entry for entry in listed}
         wanted = endpoint.model or (next(iter(names)) if len(names) == 1 else "")
         same = (wanted, f"{wanted}:latest", f"models/{wanted}")  # Ollama, Gemini
-        aliases = (name for name, entry in names.items() if wanted in (entry.get("aliases") or ()))
+        aliases = (name for name, entry in names.items() if wanted in _aliases(entry))
         found = next((name for name in (*same, *aliases) if name in names), None)
         if not wanted or found is None:
             shown = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
@@ -98,6 +98,11 @@ class Dialect(BaseModel):
             )
         self.model = wanted
         self.served = json.dumps(_lasting(names[found]), sort_keys=True)
+
+
+def _aliases(entry: Mapping[str, Any]) -> Sequence[Any]:
+    aliases = entry.get("aliases")
+    return aliases if isinstance(aliases, list) else ()
 
 
 def _lasting(value: Any) -> Any:

@@ -232,7 +232,7 @@ def test_vectors_of_another_size_are_not_mixed_in(llm_servers, llm_client):
         assert client.embed(["b"], "more")[1] == {0: failures[1]}
     with llm_client(server, retries=0) as client:
         client.embed(["b"], "encode")
-        with pytest.raises(DataError, match="vectors of several sizes under the name of one"):
+        with pytest.raises(DataError, match="vectors of several sizes under the name"):
             client.embed(["a", "b"], "encode")
 
 
