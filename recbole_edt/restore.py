@@ -52,8 +52,8 @@ def load_run(
         data = create_dataset(config, Known(content["known"], str(path)))
         loaders = data_preparation(config, data)
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
-    if isinstance(model, CrossDomainModel):
-        model.enter_stage(content["stage"])
+    if isinstance(model, CrossDomainModel) and content["stage"] == 2 and not model.finetuning:
+        model.begin_finetuning()
     checkpoint.load_state(model, growth.fitted(model, content, data, path), path)
     return config, model, data, *loaders
 

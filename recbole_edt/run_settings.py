@@ -156,7 +156,7 @@ class RunSettings(Settings):
         200, description="epochs at most; of both stages, unless those of the second are given"
     )
     stopping_step: StoppingStep = 10
-    eval_step: Amount = 1
+    eval_step: Amount = Field(1, description="epochs from one validation to the next; 0: none")
     train_batch_size: Count = Field(512, description="sequences of a batch")
     learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = "adam"
     learning_rate: Positive = Field(0.001, description="learning rate")
@@ -165,8 +165,10 @@ class RunSettings(Settings):
     clip_grad_norm: dict | None = None
     train_neg_sample_args: dict | None = None
     reproducibility: bool = True
-    time_limit: Positive | None = Field(None, description="seconds after which no epoch begins")
-    resume: bool = Field(False, description="continue the same run after its last complete epoch")
+    time_limit: Positive | None = Field(
+        None, description="seconds of a stage's training after which no epoch begins"
+    )
+    resume: bool = Field(False, description="continue the same run after its last validated epoch")
     start_from: Name | None = Field(
         None, description="checkpoint of this model to train on from, on data that may have grown"
     )

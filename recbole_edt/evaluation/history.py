@@ -53,6 +53,7 @@ class HistoryTerm:
             self.of_pools.append((self.unit[pool], weight))
 
     @classmethod
+    @torch.no_grad()
     def of(cls, model, dataset) -> HistoryTerm | None:
         """Return the term that a model was given after its training, if any."""
         weights, vectors = getattr(model, "history_weights", None) or [], vectors_of(model)

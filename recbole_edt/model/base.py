@@ -92,16 +92,7 @@ class CrossDomainModel(SequentialRecommender):
     # -- hooks of the trainer ---------------------------------------------------------------------
 
     def begin_finetuning(self) -> None:
-        """Enter stage 2, once, and set ``finetuning``."""
-
-    def enter_stage(self, stage: int) -> None:
-        """Set up the stage that a checkpoint was saved in."""
-        if stage == 2 and not self.finetuning:
-            self.begin_finetuning()
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters that stage 2 trains, in groups as an optimizer takes them."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        """Enter stage 2 and set ``finetuning``; models of one stage do nothing."""
 
     def loss_over(self, train_data) -> Callable[..., Tensor]:
         """Return the loss of the batches of one loader; called at the start of every epoch."""
@@ -256,13 +247,18 @@ class CrossDomainModel(SequentialRecommender):
         self._item_vectors = None
         return super().train(mode)
 
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Load weights as torch does; cached item vectors are dropped."""
+        self._item_vectors = None
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, d]; computed once per evaluation."""
-        if self._item_vectors is not None and not torch.is_grad_enabled():
-            return self._item_vectors
         items = torch.arange(self.n_items, device=self.item_domain.device)
         if torch.is_grad_enabled():
             return self.embed(items)
+        if self._item_vectors is not None:
+            return self._item_vectors
         # in blocks: intermediate results take more memory than the vectors
         vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
         if not self.training:

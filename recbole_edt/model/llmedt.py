@@ -83,8 +83,9 @@ class _Equations(ProfiledModel):
     def user_representations(self, domain: int, u: Tensor, h: Tensor) -> Tensor:
         """User representations of eq. 11 [n, d]: ``P(v) = u^A v + u v = (u^A + u) v``.
 
-        The score of an item of the domain is the dot product with its embedding. ``u`` and ``h``
-        [n, d] are states of the mixed sequence and of the domain's sub-sequence.
+        ``u`` and ``h`` [n, d] are states of the mixed sequence and of the domain's sub-sequence.
+        The products with item vectors are taken by the losses (:mod:`recbole_edt.model.losses`),
+        and in evaluation by :mod:`recbole_edt.evaluation.ranking`.
         """
         return u + self.adapt(domain, h)
 

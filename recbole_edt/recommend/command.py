@@ -220,7 +220,7 @@ def explained(recommender: Recommender, user: str | None, k: int, **asked: Any) 
     history = recommender.asked(user, asked["history"])
     rows = recommender.rows_of_training(history)
     of_items = recommender.carriers(history, found["item_id"])
-    if (rows["number"] > 0).sum() == 1:
+    if recommender.reads_histories and (rows["number"] > 0).sum() == 1:
         carriers = [[(1, float("nan"))] for _ in of_items]
     else:
         carriers = [[(place + 1, fall) for place, fall in of if fall >= low]
@@ -239,7 +239,7 @@ def show(told: Explained) -> None:
         print(f"\nrecommended from {domain} (carried by the rows of the history)")
         for row in of_domain.itertuples():
             carriers = ", ".join(f"[{number}] {fall:+.2f}" for number, fall in row.carriers)
-            if len(seen) == 1:
+            if carriers and len(seen) == 1:
                 carriers = "[1], the only row"
             print(
                 f"  {row.rank:>2}. {row.score:8.4f}  {row.item_id:<12} {row.title}"

@@ -53,7 +53,7 @@ class Histories(NamedTuple):
     rows: Sequences
     owners: np.ndarray  # int64 [n]
     stops: np.ndarray  # int64 [n]
-    users: np.ndarray  # int64 [n]; their numbers, 0 for nobody known
+    users: np.ndarray  # int64 [n]; their numbers, 0 without a known user
 
     def take(self, at: np.ndarray | slice) -> Histories:
         """Return some of the histories."""
@@ -61,10 +61,11 @@ class Histories(NamedTuple):
 
 
 class Recommender:
-    """A trained model that serves the users of its data, and histories of nobody known.
+    """A trained model that serves the users of its data, and histories without a known user.
 
-    :meth:`load` makes it from a checkpoint. Ids are those of the atomic files. Candidates are the
-    raw items of a domain that are not among the raw rows of a history.
+    :meth:`load` makes it from a checkpoint. Ids are those of the atomic files, numbers the places
+    in the model's tables. Candidates are the raw items of a domain that are not among the raw rows
+    of a history.
 
     Attributes
     ----------
@@ -81,9 +82,10 @@ class Recommender:
             stops = rows.offsets[users + 1]
         else:
             users, stops = data.split.users, test if until == "test" else valid
-        # a model with a vector of each user knows no others
+        self.reads_histories = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        # a model with one vector per training user cannot serve later users
         known = data.known.users if data.known else None
-        self.by_user = known is not None
+        self._by_user = known is not None
         self._n_known = data.user_num if known is None else len(known) + 1
         self.histories = Histories(rows, users, stops, users).take(users < self._n_known)
         self._place = np.full(data.user_num, -1)
@@ -100,7 +102,7 @@ class Recommender:
             with torch.no_grad():
                 items = self._vectors.item_vectors().float()
             pools = [torch.from_numpy(pool).to(self.device) for pool in self.pools]
-            # as kernels like it
+            # column-major, which `product` reads fastest
             self._items = [items[pool].T.contiguous().T for pool in pools]
         self._term = HistoryTerm.of(model, data)
 
@@ -229,9 +231,15 @@ class Recommender:
     ) -> pd.DataFrame:
         """Scores of any items: a row per user, or for a history, and a column per item."""
         asked, numbers = self.asked(users, history), self.numbers_of(items)
-        scores = torch.cat([self._all_scores(part)[:, numbers] for part in self._parts(asked)])
-        known = asked.users.any()
-        names = self.data.id2token(self.data.uid_field, asked.users) if known else [None]
+        if not len(numbers):
+            raise ConfigError("score takes the ids of items")
+        parts = [
+            self._all_scores(part)[:, numbers] for part in self._parts(asked) if len(part.users)
+        ]
+        scores = torch.cat(parts) if parts else torch.zeros(0, len(numbers))
+        names = (
+            [None] if history is not None else self.data.id2token(self.data.uid_field, asked.users)
+        )
         ids = self.data.id2token(self.data.iid_field, numbers)
         return pd.DataFrame(scores.cpu().numpy(), names, ids)
 
@@ -250,7 +258,14 @@ class Recommender:
         pandas.DataFrame
             The rows that the model sees, oldest first: ``item_id``, ``title``, ``domain``,
             ``inserted`` and ``carries``, the fall of the score. A single row carries all of it.
+
+        Raises
+        ------
+        ConfigError
+            If the model reads no histories, such as BPR.
         """
+        if not self.reads_histories:
+            raise ConfigError(f"{self.config['model']} reads no histories: no row carries a score")
         asked = self.asked(user, history)
         if len(asked.users) != 1 or item is None:
             raise ConfigError("explain takes one user, or a history, and an item")
@@ -259,11 +274,11 @@ class Recommender:
     # -- by numbers -----------------------------------------------------------------------------
 
     def asked(self, users: Ids | None = None, history: Ids | None = None) -> Histories:
-        """Histories of users, of nobody known, or of all users; errors as :meth:`recommend`."""
+        """Histories of users, of all users, or one of items; errors as :meth:`recommend`."""
         if history is not None:
             if users is not None:
                 raise ConfigError("ask for either users or a history")
-            return self._of_nobody(self.numbers_of(history))
+            return self._without_user(self.numbers_of(history))
         if users is None:
             return self.histories
         numbers = self._numbers(self.data.uid_field, "user", users)
@@ -276,8 +291,8 @@ class Recommender:
             raise DataError(f"user '{name}' has no history that ends there")
         return self.histories.take(places)
 
-    def _of_nobody(self, items: np.ndarray) -> Histories:
-        if self.by_user or self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+    def _without_user(self, items: np.ndarray) -> Histories:
+        if self._by_user or not self.reads_histories:
             model = self.config["model"]
             raise ConfigError(f"{model} knows users by their ids: it cannot be asked for a history")
         if not len(items):
@@ -380,7 +395,8 @@ class Recommender:
 
     def _interaction(self, asked: Histories) -> Interaction:
         known = asked.rows is self.histories.rows
-        data = self.data if known else copy.copy(self.data)  # which keeps the rows of a domain
+        # a copy: `history_fields` caches each domain's rows on the dataset that it is called on
+        data = self.data if known else copy.copy(self.data)
         fields = data.history_fields(asked.rows, asked.owners, asked.stops)
         fields[data.uid_field] = asked.users
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
@@ -445,8 +461,10 @@ class Recommender:
         -------
         list
             For each item (place in :meth:`rows`, fall of the score without it), greatest first;
-            rows without which it does not fall are left out.
+            rows without which it does not fall are left out: all, if the model reads no histories.
         """
+        if not self.reads_histories:
+            return [[] for _ in _listed(items)]
         falls = self.falls(asked)[:, self.numbers_of(items)].T
         order = np.argsort(-falls, axis=1, kind="stable")[:, :most]
         return [
@@ -462,7 +480,7 @@ class Recommender:
 
         For each domain ``items_<domain>.npy`` (float32 [n_candidates, d]), ``items_<domain>.txt``
         (their ids) and ``users_<domain>.npy`` (float32 [n_users, d]); ``users.txt`` (ids). The
-        products of the vectors are the scores, of items in the history, too.
+        products of the vectors are the scores without the history term.
 
         Raises
         ------

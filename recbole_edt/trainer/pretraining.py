@@ -48,11 +48,11 @@ class PretrainingMixin(CrossDomainMixin):
         self.train_dataset = dataset
         super()._begin(dataset, saved)
 
-    def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback):
         while self.stage < len(self.stage_names):
-            self._pretrain(train_data, verbose, saved, rest.get("show_progress", False))
+            self._pretrain(train_data, verbose, saved, show_progress)
             self._enter(self.stage + 1)
-        super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
+        super()._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback)
 
     def _pretrain(self, train_data, verbose, saved, show_progress) -> None:
         for epoch in range(self.start_epoch, self.config["pretrain_epochs"]):

@@ -23,11 +23,11 @@ class TwoStageTrainer(CrossDomainTrainer):
         self.epochs = self.config[key]
         self.eval_step = min(self.config["eval_step"], self.epochs)
 
-    def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback):
         """Count the untrained start of stage 2 as an epoch that can be the best one."""
         if self.stage == 1:
             self.saved_model_file = checkpoint.run_file(self.config, "stage1")
-            super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
+            super()._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback)
             if saved:
                 self.load_best()
             self._enter_stage_2()
@@ -37,7 +37,7 @@ class TwoStageTrainer(CrossDomainTrainer):
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
             if saved:
                 self._save_checkpoint(-1, verbose=False)
-        super()._fit_stage(train_data, valid_data, verbose, saved, **rest)
+        super()._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback)
 
     def _choose_start(self, valid_data) -> None:
         """Start each domain's adapter with the share of ``h`` that validation likes best.
@@ -69,8 +69,9 @@ class TwoStageTrainer(CrossDomainTrainer):
     def _prepare_stage_2(self) -> None:
         epochs, learning_rate = self.model.stages[1]
         self._set_epochs(epochs)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self._build_optimizer(
-            params=self.model.parameter_groups(), learning_rate=self.config[learning_rate]
+            params=trained, learning_rate=self.config[learning_rate]
         )
         self._share_gradients()
 

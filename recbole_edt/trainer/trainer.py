@@ -86,13 +86,17 @@ class CrossDomainMixin(EvaluationMixin):
         CheckpointError
             If the checkpoint to resume or to start from is damaged, or does not fit the dataset.
         ConfigError
-            If there are several processes, and the model trains in one alone.
+            If settings exclude each other, or the model trains in one process alone and there are
+            several.
         DependencyError
             If ``log_wandb`` is set, and wandb is not installed.
         """
         check_processes(model)
         if config["history_weight"] and not has_vectors(type(model)):
             raise ConfigError(f"{config['model']} has no item vectors for history_weight")
+        for key in ("resume", "time_limit"):
+            if config[key] and not config["eval_step"]:
+                raise ConfigError(f"{key} acts at validations: eval_step has to be 1 or more")
         if config["log_wandb"] and find_spec("wandb") is None:
             raise DependencyError("log_wandb needs wandb: run `pip install wandb`")
         path = checkpoint.run_file(config, "last")
@@ -111,17 +115,27 @@ class CrossDomainMixin(EvaluationMixin):
 
     # -- stages and early stops -----------------------------------------------------------------
 
-    def fit(self, train_data, valid_data=None, verbose=True, saved=True, **rest):
+    def fit(
+        self,
+        train_data,
+        valid_data=None,
+        verbose=True,
+        saved=True,
+        show_progress=False,
+        callback_fn=None,
+    ):
         """Train with early stopping; arguments and result are RecBole's.
 
-        With ``resume`` a killed run continues after its last complete epoch. The checkpoint of an
+        With ``resume`` a killed run continues after its last validated epoch. The checkpoint of an
         earlier training with the same settings and data is replaced at the end.
         """
+        if not self.config["eval_step"]:  # as RecBole has it
+            valid_data = None
         self.final_file = self.saved_model_file  # which a user may have set
         self._begin(train_data._dataset, saved)
         self.saved_model_file = self.best_file
         try:
-            self._fit_stage(train_data, valid_data, verbose, saved, **rest)
+            self._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
             if self.config["history_weight"]:
                 self._add_history(train_data._dataset.domains, valid_data, saved)
             if saved:
@@ -181,16 +195,14 @@ class CrossDomainMixin(EvaluationMixin):
         if not distributed.rank() and Path(self.best_file).exists():
             os.replace(self.best_file, self.final_file)
 
-    def _fit_stage(self, train_data, valid_data, verbose, saved, **rest):
-        callback = rest.pop("callback_fn", None)
-
+    def _fit_stage(self, train_data, valid_data, verbose, saved, show_progress, callback):
         before = dict(self.timing)
         logger = self.logger
 
         def after_epoch(epoch_idx, score):
             if callback:
                 callback(epoch_idx, score)
-            if verbose and self.logger is not logger:
+            if verbose:
                 logger.info(self._progress(epoch_idx, score, before))
                 before.update(self.timing)
             if saved:  # for resuming: weights and averages
@@ -204,7 +216,8 @@ class CrossDomainMixin(EvaluationMixin):
             if valid_data:  # else no epoch would be seen
                 self.logger = quiet(logger)  # RecBole logs five lines per epoch
             try:
-                super().fit(train_data, valid_data, verbose, saved, callback_fn=after_epoch, **rest)
+                rest = {"show_progress": show_progress, "callback_fn": after_epoch}
+                super().fit(train_data, valid_data, verbose, saved, **rest)
             except _EarlyStop as stop:
                 self._add_hparam_to_tensorboard(self.best_valid_score)
                 if verbose:
@@ -218,7 +231,6 @@ class CrossDomainMixin(EvaluationMixin):
     def _progress(self, epoch: int, score: float, before: dict[str, float]) -> str:
         """One line about an epoch that was validated; ``before`` is the timing before it."""
         loss = self.train_loss_dict[epoch]
-        loss = sum(loss) if isinstance(loss, tuple) else loss
         best = epoch - self.cur_step * self.eval_step
         place = f"epoch {best}" if best >= 0 else "before the first epoch"
         stage = f"stage {self.stage}, " if len(getattr(self.model, "stages", ())) > 1 else ""
@@ -233,9 +245,9 @@ class CrossDomainMixin(EvaluationMixin):
     def _reason_to_stop(self) -> str | None:
         """Decide on an early stop: before a stage's first epoch, and after each validation.
 
-        ``cur_step`` is updated by RecBole's ``early_stopping``: the number of consecutive
-        validations below the best; a tie is the new best. Its own flag to stop never acts first,
-        as RecBole reads it after the callback that asks this method.
+        RecBole's ``early_stopping`` counts in ``cur_step`` the consecutive validations below the
+        best; a tie is a new best. RecBole reads its own flag to stop after the callback that asks
+        this method, which therefore always decides first.
         """
         if self.cur_step > self.stopping_step:
             return f"{self.cur_step} times no better {self.valid_metric} (stopping_step)"
@@ -428,7 +440,7 @@ class CrossDomainMixin(EvaluationMixin):
         checkpoint.load_state(self.model, content, path)
 
     def _match_stage(self, content) -> None:
-        """Enter the stage that a checkpoint was saved in."""
+        """Enter the stage that a checkpoint was saved in; trainers of one stage do nothing."""
 
 
 class CrossDomainTrainer(CrossDomainMixin, Trainer):

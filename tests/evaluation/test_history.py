@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from recbole.utils.case_study import full_sort_scores
+from running import SMALL, Run
 
 from recbole_edt import run_recbole_edt
 from recbole_edt.errors import ConfigError
@@ -111,6 +113,13 @@ def test_a_run_that_calibrates_is_no_worse_on_validation(run, model) -> None:
         assert best["valid"]["domains"][domain]["ndcg@50"] >= of_plain["ndcg@50"]
     assert any(best["history_weights"])
     assert best["valid"] != plain["valid"]
+
+
+def test_recboles_scores_of_all_items_hold_no_graph(shop_path, tmp_path) -> None:
+    keys = {**SMALL, "data_path": str(shop_path), "checkpoint_dir": str(tmp_path)}
+    run = Run("LLMEDTPretrain", {**keys, "n_negatives": 8, "history_weight": 4.0}).fit(saved=False)
+    scores = full_sort_scores(run.test.dataset.inter_feat["user_id"][:2], run.model, run.test)
+    assert run.model.history_weights == [4.0, 4.0] and not scores.requires_grad
 
 
 def test_the_weight_counts_among_samples_as_in_the_whole_domain(run) -> None:

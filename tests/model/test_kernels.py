@@ -138,7 +138,8 @@ def trained(backbone: str, **options) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     out = []
     for stage in (1, 2):
-        model.enter_stage(stage)
+        if stage == 2:
+            model.begin_finetuning()
         for _ in range(3):
             optimizer.zero_grad()
             # enough rows for products of 64

@@ -41,7 +41,6 @@ def test_eq15_trains_adapters_alone(backbone, adapter) -> None:
     model.begin_finetuning()
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {n for n, _ in model.named_parameters() if n.startswith("domain_adapters.")}
-    assert sum(len(group["params"]) for group in model.parameter_groups()) == len(trained)
     before = {n: v.clone() for n, v in model.state_dict().items()}
     buffers = {n: v.clone() for n, v in model.named_buffers()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # all: what is frozen must not move
@@ -66,6 +65,18 @@ def test_linear_adapters_start_as_projections_onto_the_axes_of_their_domains_ite
         axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:4]  # half of d
         states = torch.randn(5, vectors.shape[1])
         assert torch.allclose(model.adapt(domain, states), states @ axes.T @ axes, atol=1e-5)
+
+
+def test_adapters_start_from_the_best_epoch_and_not_from_the_last_validated_one() -> None:
+    best, model = make(LLMEDT, seed=1), make(LLMEDT, seed=2)
+    with torch.no_grad():
+        model.eval().item_vectors()  # as a validation does
+    load_state(model, {"state_dict": best.state_dict()}, "best.pth")
+    for each in (best, model):
+        each.begin_finetuning()
+    states = torch.randn(5, CONFIG["hidden_size"], dtype=torch.float64)
+    for domain in (0, 1):
+        assert torch.equal(model.adapt(domain, states), best.adapt(domain, states))
 
 
 @pytest.mark.parametrize("pretrained_class", [LLMEDTPretrain, LLMEDT])

@@ -14,6 +14,7 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError
 from recbole_edt.evaluation.history import HistoryTerm
 from recbole_edt.io.files import read_table
+from recbole_edt.recommend.command import explained
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.trainer import checkpoint, growth
 
@@ -74,8 +75,8 @@ def test_scores_are_those_of_the_same_weights_made_on_the_whole_data(served, gro
                 theirs[name][row] = value[place[item] - 1 + first]
         if model == "BERT4Rec" and value.ndim == 2:
             theirs[name][-1] = value[-1]  # the mask
-    if hasattr(whole, "enter_stage"):
-        whole.enter_stage(2)
+    if hasattr(whole, "begin_finetuning"):
+        whole.begin_finetuning()
     whole.load_state_dict(theirs)
     whole.eval()
     users = [*growing.new_users, *(f"u{user}" for user in range(30))]
@@ -327,6 +328,10 @@ def test_a_model_of_users_serves_those_whom_it_knows(growing, train, tmp_path, m
         ours.recommend("v1")
     with pytest.raises(ConfigError, match="knows users by their ids: it cannot be asked for a his"):
         ours.recommend(history=["art1"])
+    if model != "FPMC":  # it reads the last item
+        with pytest.raises(ConfigError, match="reads no histories: no row carries a score"):
+            ours.explain(user, items[0])
+        assert not any(explained(ours, user, k=3, history=None).found["carriers"])
     fewer = [row for row in growing.shop.rows if row[0] != "u3"]
     without = growing.write(tmp_path / "fewer", growing.write_dataset, fewer, growing.shop.items)
     with pytest.raises(CheckpointError, match="vectors of 30 users, of whom tiny lacks 1, such as"):

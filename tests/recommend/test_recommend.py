@@ -344,6 +344,7 @@ def test_bad_questions_in_python(ours) -> None:
         (lambda: ours.recommend("u3", k=0), "k must be at least 1, not '0'"),
         (lambda: ours.recommend("u3", history=["art1"]), "either users or a history"),
         (lambda: ours.explain(None, "art1"), "explain takes one user, or a history, and an item"),
+        (lambda: ours.score("u3"), "score takes the ids of items"),
         (lambda: ours.export(__file__), "cannot be written: .* takes no new file"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -352,4 +353,5 @@ def test_bad_questions_in_python(ours) -> None:
         ours.recommend(history=[])
     with pytest.raises(DataError, match="there is no user '5'"):
         ours.recommend(5)
+    assert ours.score([], "art1").shape == (0, 1)
     assert ours.recommend([]).empty and len(ours.recommend("u3", k=np.int64(1))) == 2

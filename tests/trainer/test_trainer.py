@@ -15,7 +15,7 @@ from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import RecVAETrainer, Trainer
 
 from recbole_edt.config import EDTConfig
-from recbole_edt.errors import CheckpointError, DataError, TrainingError
+from recbole_edt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from recbole_edt.io.lock import run_lock
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.trainer import CrossDomainMixin, checkpoint, trainer_class
@@ -295,6 +295,19 @@ def test_finished_run_resumed_with_more_epochs_goes_on_to_the_end_of_an_unbroken
     assert "after epoch 0: 1 of 3 epochs are done" in caplog.text
     assert ("stage 1 is over and stays as it is (epochs: 3)" in caplog.text) == (model == "LLMEDT")
     same_result(unbroken, again.result())
+
+
+def test_without_validation_epochs_are_logged_and_the_last_one_stays(run, caplog):
+    now = run("SASRec", epochs=2, eval_step=0)
+    with caplog.at_level("INFO"):
+        now.trainer.fit(now.train, now.valid, True, True, False)  # by place, as in RecBole
+    assert "epoch 1 training" in caplog.text
+    kept = torch.load(now.trainer.saved_model_file)
+    assert kept["epoch"] == 1
+    for key in ("resume", "time_limit"):
+        now = run("SASRec", eval_step=0, **{key: 1 if key == "time_limit" else True})
+        with pytest.raises(ConfigError, match=f"{key} acts at validations: eval_step has to be 1"):
+            now.trainer.check(now.config, now.model, now.data)
 
 
 def test_a_file_of_the_users_own_is_the_checkpoint(run):
