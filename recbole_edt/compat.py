@@ -601,7 +601,7 @@ def _patch_loaders(module: Any) -> Iterator[None]:
 
         if _is_ours(config):
             trainer: Any = trainer_class(config.model_class)
-            return saved.create_dataset(config, trainer.earlier(config))
+            return saved.create_dataset(config, trainer.known_at_start(config))
         items = Path(config["data_path"], f"{config['dataset']}.item")
         if "domain:token" in read_header(items):
             getLogger().warning(

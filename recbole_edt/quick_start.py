@@ -33,7 +33,7 @@ from recbole_edt.trainer import checkpoint, trainer_class
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train and test one model, as command-line arguments say."""
+    """Train and test one model from command-line arguments."""
     given = validate(RunArguments, parse_arguments(arguments))
     run_recbole_edt(given.model, given.dataset, given.config_files.split(), given.model_extra)
 
@@ -45,7 +45,9 @@ def run_recbole_edt(
     config_dict: Mapping[str, Any] | None = None,
     saved: bool = True,
 ) -> dict[str, Any]:
-    """Train a model, test its best epoch, print the per-domain table, write the results file.
+    """Train a model, test its best epoch, and print the tables per domain.
+
+    With the key ``result_file`` the results are written as well.
 
     Parameters
     ----------
@@ -63,8 +65,9 @@ def run_recbole_edt(
     -------
     dict
         The content of the results file: ``model``, ``dataset``, ``seed``, ``protocol``, ``preset``,
-        ``params``, ``test`` and ``valid`` (``overall`` and ``domains``: metric -> value),
-        ``protocols``, ``stages``, ``timing`` (seconds), ``parameters`` and ``checkpoint`` (a path).
+        ``params``, ``history_weights``, ``test`` and ``valid`` (``overall`` and ``domains``: metric
+        -> value), ``protocols``, ``stages``, ``timing`` (seconds, and epochs), ``parameters`` and
+        ``checkpoint`` (a path).
 
     Raises
     ------
@@ -90,15 +93,15 @@ def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
         check_writable("checkpoint_dir", Path(config["checkpoint_dir"]) / "checkpoint.pth")
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"dataset {dataset}"):
-        data = create_dataset(config)
+        data = create_dataset(config)  # patched by compat: a CrossDomainDataset and its loaders
         train_data, valid_data, test_data = data_preparation(config, data)
-    init_seed(config["seed"], config["reproducibility"])
+    init_seed(config["seed"], config["reproducibility"])  # whatever reading the data has drawn
     own = is_users_own(config.model_class)  # the user needs the traceback
     with nullcontext() if own else as_config_error(f"model {model}"):
         network = make_model(config, train_data._dataset)
     trainer_type: Any = trainer_class(config.model_class)
     trainer_type.check(config, network, data)
-    rankings = make_rankings(config, data)
+    rankings = make_rankings(config, data)  # before training: a mode without candidates is an error
 
     if saved and not distributed.rank():
         file = Path(checkpoint.run_file(config))

@@ -1,4 +1,4 @@
-"""The stages in their order: encode, generate, filter, insert, profile, encode, write."""
+"""The stages of augmentation in their order: read, encode, generate, insert, profile, write."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ class Pipeline:
         client = self._client(DryRun)
         if not isinstance(client, DryRun):
             return []
-        made_up_vectors_have_no_scale = {"tau": None, "tau_quantile": 0.0}
+        no_threshold = {"tau": None, "tau_quantile": 0.0}  # the vectors are made up
         with client:
-            self._augment(self.settings.model_copy(update=made_up_vectors_have_no_scale), client)
+            self._augment(self.settings.model_copy(update=no_threshold), client)
         return client.estimates
 
     def _client(self, kind: type[LLMClient]) -> LLMClient | None:

@@ -22,7 +22,9 @@ from recbole_edt.errors import ConfigError
 SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
 SEEN = "seen"  # seen_<domain>: shared negatives of a domain that the user of a row has; [B, n]
 NEGATIVES = "negatives"  # one per target [B, L], or negatives_<domain>: a domain's shared ones [n]
+LAST = "last"  # whether the window ends its user's sequence, bool [B]
 WINDOW = "window"  # which of the loader's windows each row is, int64 [B]
+WHOLE_DOMAIN = 2**40  # negatives: more than any domain has items
 AUGMENTED = "augmented"  # items that preprocessing inserted, bool [B, L + 1]; also _<domain>
 
 
@@ -36,7 +38,7 @@ def n_shared_negatives(config) -> int:
     if config["loss"] != "bpr":
         return int(config["n_negatives"])
     model = getattr(config, "model_class", None)
-    return 2**40 if getattr(model, "negatives_in_loss", False) else 0  # the whole domain, or none
+    return WHOLE_DOMAIN if getattr(model, "negatives_in_loss", False) else 0
 
 
 class SequenceLoader(AbstractDataLoader):
@@ -117,7 +119,7 @@ class SequenceLoader(AbstractDataLoader):
             self._dataset.uid_field: self.users[rows],
             WINDOW: rows,
             SEQUENCE: sequence,  # [B, L + 1]
-            "last": self.stops[rows] == self.final[rows],
+            LAST: self.stops[rows] == self.final[rows],
         }
         if self.n_shared:
             for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
@@ -137,7 +139,7 @@ class SequenceLoader(AbstractDataLoader):
         for name, values in fields.items():
             if name.startswith("place_"):
                 fields[name] = torch.full_like(values, -1)
-            elif name.startswith((SEQUENCE, AUGMENTED)) or name == "last":
+            elif name.startswith((SEQUENCE, AUGMENTED)) or name == LAST:
                 fields[name] = torch.zeros_like(values)
         return Interaction(fields)
 

@@ -1,4 +1,10 @@
-"""Negative items for training: from the positive's own domain, never one of the user's items."""
+"""Negative items for training: from the positive's own domain, never one of the user's items.
+
+With ``loss: softmax`` a batch shares them (:meth:`NegativeSampler.shared`). With ``loss: bpr`` a
+baseline has one per target (:meth:`NegativeSampler.per_position`); LLM-EDT takes its one from the
+whole domain, in its loss (:func:`~recbole_edt.model.losses.sample_hard_negatives`). RecBole's own
+models use RecBole's sampler.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +38,7 @@ class NegativeSampler:
         self.by_domain = torch.argsort(item_domain, stable=True)
         counts = torch.bincount(item_domain + 1)
         self.first, self.size = counts.cumsum(0)[:-1], counts[1:]
+        self.pools = self.by_domain[int(counts[0]) :].split(counts[1:].tolist())
         self.user_offsets, self.user_items = user_offsets, user_items
         rows = user_offsets.diff()
         users = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
@@ -57,11 +64,7 @@ class NegativeSampler:
         return self.by_domain[self.first[domains] + index]
 
     def per_position(self, users: Tensor, positives: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one negative per positive item [n] of ``users`` [n], uniformly: int64 [n].
-
-        For the baselines with ``loss: bpr``; LLM-EDT draws the negatives of eqs. 9 and 12 in its
-        loss (:func:`~recbole_edt.model.losses.sample_hard_negatives`).
-        """
+        """Draw one negative per positive item [n] of ``users`` [n], uniformly: int64 [n]."""
         domains = self.item_domain[positives]
         negatives = self._draw(domains, generator)
         redo = torch.nonzero(self._seen(users, negatives)).squeeze(-1)
@@ -72,9 +75,7 @@ class NegativeSampler:
 
     def shared(self, n: int, generator: torch.Generator) -> list[Tensor]:
         """Draw, per domain, up to ``n`` distinct items that a whole batch shares: int64 [<= n]."""
-        n_padding = len(self.by_domain) - int(self.size.sum())
-        pools = self.by_domain[n_padding:].split(self.size.tolist())
-        return [pool[self._distinct(n, len(pool), generator)] for pool in pools]
+        return [pool[self._distinct(n, len(pool), generator)] for pool in self.pools]
 
     def _distinct(self, n: int, size: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` distinct numbers below ``size``, or all of them."""

@@ -55,12 +55,12 @@ class Sequences:
 
 
 def row_offsets(counts: np.ndarray) -> np.ndarray:
-    """Offsets of consecutive ranges of these lengths [n], or of marked rows: int64 [n + 1]."""
+    """Cumulative sum with a leading 0: offsets from lengths, or from a row mask, int64 [n + 1]."""
     return np.concatenate([[0], np.cumsum(counts)])
 
 
 def expand_ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the range that each number of many ranges ``start:stop`` is from, and the numbers."""
+    """Concatenate integer ranges ``start:stop``: the range of each number, and the numbers."""
     lengths = stops - starts
     owners = np.repeat(np.arange(len(lengths)), lengths)
     first = starts - row_offsets(lengths)[:-1]
@@ -154,12 +154,13 @@ def leave_one_out(sequences: Sequences) -> LeaveOneOut:
 
 @dataclass(frozen=True)
 class Windows:
-    """Row ranges of training inputs; the targets are the same ranges shifted by one row.
+    """Row ranges of inputs.
 
     Attributes
     ----------
     users, starts, stops : np.ndarray
-        int64 [n_windows]; inputs are rows ``starts:stops``, targets ``starts + 1:stops + 1``.
+        int64 [n_windows]; inputs are rows ``starts:stops``. Targets are rows
+        ``starts + 1:stops + 1`` of :func:`training_windows`, row ``stops`` of :func:`prefix_rows`.
     """
 
     users: np.ndarray
@@ -181,8 +182,8 @@ def training_windows(sequences: Sequences, max_length: int) -> Windows:
     """
     first, last = sequences.offsets[:-1], sequences.offsets[1:] - 1
     counts = np.maximum(-(-(last - first) // max_length), 0)  # of a user's windows
-    users, later = expand_ranges(1 - counts, np.ones_like(counts))  # 0 = the user's last window
-    stops = last[users] + later * max_length
+    users, place = expand_ranges(1 - counts, np.ones_like(counts))  # 0 = the last, -1 before it
+    stops = last[users] + place * max_length
     return Windows(users, np.maximum(first[users], stops - max_length), stops)
 
 

@@ -14,7 +14,7 @@ from recbole_edt.data.sequences import expand_ranges, row_offsets
 from recbole_edt.errors import ProtocolError
 from recbole_edt.model.kernels import product
 
-_ROWS = 256  # users scored at a time by `ranks_by_vectors`
+_ROWS = 256  # users scored at a time by `scored_by_vectors`
 _COUNTED = 2**18  # scores counted at a time on a CPU: their marks fit its cache
 
 

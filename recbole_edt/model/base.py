@@ -13,7 +13,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_edt import distributed
-from recbole_edt.data.dataloader import NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import LAST, NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.model.adapters import LinearAdapter
@@ -28,7 +28,7 @@ StatesAt = Callable[..., Iterable[Tensor]]
 """Maps places of the flattened batch, int64 [n] per domain, to the states there, [n, d] each."""
 
 States = Tensor | StatesAt
-"""States [B, L, d], where state t predicts ``sequence[:, t + 1]``; or a way to get some of them."""
+"""States [B, L, d], where state t predicts ``sequence[:, t + 1]``, or a function of places."""
 
 
 def add_constants(module: nn.Module, **arrays: np.ndarray) -> None:
@@ -72,7 +72,7 @@ class CrossDomainModel(SequentialRecommender):
     splits_batches = False
     negatives_in_loss = False
     finetuning = False
-    encoder: SequenceEncoder
+    encoder: SequenceEncoder  # of the models that use it; others have none or several
     item_domain: Tensor  # int64 [n_items]; 0 or 1, and -1 for the padding item
 
     def __init__(self, config, dataset) -> None:
@@ -183,12 +183,12 @@ class CrossDomainModel(SequentialRecommender):
         """Sum of terms, divided by the number of targets of all processes."""
         return sum(terms) / distributed.all_reduce_sum(target_mask.sum()).clamp(min=1)
 
-    def final_states(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
+    def states_before_last_target(self, batch, states: Tensor) -> tuple[Tensor, Tensor]:
         """User ids [n] and the states [n, d] that predict their last training targets.
 
         Windows that do not end their user's sequence are left out.
         """
-        rows = torch.nonzero(batch["last"]).squeeze(1)
+        rows = torch.nonzero(batch[LAST]).squeeze(1)
         lengths = (batch[SEQUENCE][rows] > 0).sum(1)
         return batch[self.USER_ID][rows], states[rows, lengths - 2]
 
@@ -213,7 +213,7 @@ class CrossDomainModel(SequentialRecommender):
             sequence_field, place_field = domain_sequence_fields(domain)
             sequence, place = batch[sequence_field], batch[place_field]
             has_history = place >= 1
-            if sequence.shape[1] < 2:
+            if sequence.shape[1] < 2:  # no user of the batch has items of the domain
                 sequence = F.pad(sequence, (0, 1))
             masked = torch.zeros_like(sequence, dtype=torch.bool)
             if target_mask is not None:
@@ -265,7 +265,7 @@ class CrossDomainModel(SequentialRecommender):
             self._item_vectors = vectors
         return vectors
 
-    def look_up(self, items: Tensor) -> Tensor:
+    def item_lookup(self, items: Tensor) -> Tensor:
         """Vectors of items [...], taken from those of all items: [..., d]."""
         return F.embedding(items, self.item_vectors())
 
@@ -274,7 +274,7 @@ class CrossDomainModel(SequentialRecommender):
 
         By default :meth:`mixed_state` for both.
         """
-        return [self.mixed_state(interaction, self.look_up)] * self.n_domains
+        return [self.mixed_state(interaction, self.item_lookup)] * self.n_domains
 
     def mixed_state(self, interaction, lookup) -> Tensor:
         """State [B, d] of ``encoder`` after each user's last item of the mixed sequence."""
@@ -345,7 +345,7 @@ class ProfiledModel(CrossDomainModel):
         Users without a profile are left out; the users of all processes are included.
         """
         assert self.profiles is not None and self.profile_adapter is not None
-        users, vectors = self.final_states(batch, states)
+        users, vectors = self.states_before_last_target(batch, states)
         texts = text_rows(self.profiles, users)
         has_profile = texts.abs().sum(-1) > 0
         profiles = self.profile_adapter(texts[has_profile])

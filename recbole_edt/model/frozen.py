@@ -30,7 +30,7 @@ class BatchStates(NamedTuple):
 
 @torch.no_grad()
 def batch_states(model, batch, lookup, target_mask: Tensor) -> BatchStates:
-    """Compute the states of one batch; arguments as in ``LLMEDTFinetune.shared_domain_states``."""
+    """States of one batch; arguments as in ``CrossDomainModel.shared_domain_states``."""
     u = model.encoder.before_targets(lookup, batch[SEQUENCE], target_mask)
     h, has_history = model.shared_domain_states(batch, lookup, target_mask)
     return BatchStates(lookup, u.flatten(0, 1), h.flatten(0, 1), has_history)

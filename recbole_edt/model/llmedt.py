@@ -150,7 +150,7 @@ class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
         """User vectors [B, d] of each domain (eq. 11): u alone without items of the domain."""
         if not self.finetuning:
             return super().user_vectors(interaction)
-        encoders, lookups = [self.encoder] * self.n_domains, [self.look_up] * self.n_domains
+        encoders, lookups = [self.encoder] * self.n_domains, [self.item_lookup] * self.n_domains
         h = self.last_domain_states(interaction, encoders, lookups)
         out = []
         for domain, u in enumerate(super().user_vectors(interaction)):

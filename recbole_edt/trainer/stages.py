@@ -84,7 +84,7 @@ class FinetuneTrainer(TwoStageTrainer):
     """Stage 2 of a model that was pre-trained by another run (``pretrained_path``)."""
 
     stage = 2
-    earlier_key = "pretrained_path"
+    start_key = "pretrained_path"
 
     @classmethod
     def check(cls, config, model, dataset):

@@ -37,7 +37,7 @@ from recbole_edt.trainer.allocator import keep_freed_memory
 from recbole_edt.trainer.averaging import AveragedWeights
 from recbole_edt.trainer.evaluating import EvaluationMixin
 
-NEW_TIMING = {"train_s": 0.0, "valid_s": 0.0, "epochs": 0}  # counters of a stage
+_NEW_TIMING = {"train_s": 0.0, "valid_s": 0.0, "epochs": 0}  # counters of a stage
 
 
 class _EarlyStop(Exception):
@@ -51,7 +51,7 @@ class CrossDomainMixin(EvaluationMixin):
     """
 
     stage = 1
-    earlier_key = "start_from"  # names the checkpoint of the model to train on from
+    start_key = "start_from"  # names the checkpoint of the model to train on from
     tensorboard: SummaryWriter
     logger: Any
 
@@ -66,15 +66,15 @@ class CrossDomainMixin(EvaluationMixin):
         self.last_file = checkpoint.run_file(config, "last")
         if self.device.type == "cuda":
             torch.set_autocast_dtype("cuda", torch.bfloat16)
-        self.timing: dict[str, float] = dict(NEW_TIMING)
+        self.timing: dict[str, float] = dict(_NEW_TIMING)
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
         self.known: dict[str, Any] | None = None
 
     @classmethod
-    def earlier(cls, config) -> Known | None:
+    def known_at_start(cls, config) -> Known | None:
         """What the model knows that a run starts from; None for a run that starts anew."""
-        path = config[cls.earlier_key]
+        path = config[cls.start_key]
         return Known(checkpoint.load(path)["known"], path, keep_new=True) if path else None
 
     @classmethod
@@ -137,7 +137,7 @@ class CrossDomainMixin(EvaluationMixin):
         try:
             self._fit_stage(train_data, valid_data, verbose, saved, show_progress, callback_fn)
             if self.config["history_weight"]:
-                self._add_history(train_data._dataset.domains, valid_data, saved)
+                self._add_history_term(train_data._dataset.domains, valid_data, saved)
             if saved:
                 self._publish()
         finally:
@@ -146,7 +146,7 @@ class CrossDomainMixin(EvaluationMixin):
             self.threads.restore()
         return self.best_valid_score, self.best_valid_result
 
-    def _add_history(self, domains, valid_data, saved: bool) -> None:
+    def _add_history_term(self, domains, valid_data, saved: bool) -> None:
         """Give the trained model the history term, and keep its weights in the checkpoint."""
         if saved:
             self.load_best()
@@ -261,7 +261,7 @@ class CrossDomainMixin(EvaluationMixin):
         """Start counting epochs, and the curves of a further stage, anew."""
         self.stage = stage
         self.start_epoch = self.cur_step = 0
-        self.timing = dict(NEW_TIMING)
+        self.timing = dict(_NEW_TIMING)
         self.tensorboard.close()  # its steps are epochs
         folder = self.tensorboard.log_dir.partition("/stage")[0]
         self.tensorboard = SummaryWriter(f"{folder}/stage{stage}")

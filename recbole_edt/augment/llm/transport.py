@@ -1,4 +1,10 @@
-"""Calls to an endpoint, repeated until they succeed, fail for good, or end the run."""
+"""Calls to an endpoint, repeated until they succeed, fail for good, or end the run.
+
+A request is sent in another form while the endpoint refuses its form (``send`` in
+:meth:`Run.call`), and again after a failure that may pass (:meth:`Run.repeat`). Above both,
+``chat.py`` asks again for what an answer lacks, and ``client.py`` starts a stage anew if the
+endpoint answers as another model.
+"""
 
 from __future__ import annotations
 
@@ -258,7 +264,7 @@ class Run:
                     if refusal is None:
                         return payload
                 except openai.APIStatusError as error:
-                    refusal = _refusal(error)
+                    refusal = _refusal_of_status(error)
                 if self._answered or not self.dialect.adapt(refusal, sent):
                     break
             if not self._answered:  # it was not about the form
@@ -363,7 +369,7 @@ class Run:
 
     def _refusal(self, error: Exception) -> Refusal:
         if isinstance(error, openai.APIStatusError):
-            return _refusal(error)
+            return _refusal_of_status(error)
         if isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
             return Refusal(f"no answer within {self._endpoint.timeout_s:g} s")
         if isinstance(error, openai.APIConnectionError):
@@ -392,7 +398,7 @@ def in_loop(work: Coroutine[Any, Any, None]) -> None:
             aside.submit(asyncio.run, work).result()
 
 
-def _refusal(error: openai.APIStatusError) -> Refusal:
+def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
     try:
         body: Any = error.response.text
     except Exception:  # its body was not read; the type depends on the library's version

@@ -465,5 +465,5 @@ class LLMCDSR(CrossDomainModel):
         """User vectors [B, d] that items of each domain are scored with."""
         if self.finetuning:
             return super().user_vectors(interaction)
-        lookups = [self.look_up] * self.n_domains
+        lookups = [self.item_lookup] * self.n_domains
         return self.last_domain_states(interaction, self.domain_encoders, lookups)

@@ -233,6 +233,6 @@ class LLMESR(CrossDomainModel):
         states = self.encoder.before_targets(lookup, sequence, target_mask)
         loss = self.next_item_loss(batch, lookup, states, target_mask[:, 1:])
         if self.distill_weight:
-            users, vectors = self.final_states(batch, states)
+            users, vectors = self.states_before_last_target(batch, states)
             loss = loss + self.distill_weight * self.distillation_loss(users, vectors)
         return loss

@@ -240,6 +240,6 @@ class SyNCRec(CrossDomainModel):
         """User vectors [B, d] of CDSR, after the last item of the mixed sequence."""
         lengths = interaction[self.ITEM_SEQ_LEN]
         sequence = interaction[self.ITEM_SEQ][:, : max(int(lengths.max()), 1)]
-        states = self.run_task(self.cross_task, self.look_up, sequence)
+        states = self.run_task(self.cross_task, self.item_lookup, sequence)
         rows = torch.arange(len(lengths), device=lengths.device)
         return [states[rows, (lengths - 1).clamp(min=0)]] * self.n_domains

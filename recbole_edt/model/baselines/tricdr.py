@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recbole_edt.data.dataloader import SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import LAST, SEQUENCE, domain_sequence_fields
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.baselines.settings import BaselineSettings
@@ -295,7 +295,7 @@ class TriCDR(CrossDomainModel):
             views = self.attend(target, encoded, counts, asked)
             states = states.index_put((asked,), self.user_states(target, views).to(states.dtype))
             last = asked & (asked.flip(1).cumsum(1).flip(1) == 1)
-            contrasted = (last & everywhere & batch["last"][:, None])[asked]
+            contrasted = (last & everywhere & batch[LAST][:, None])[asked]
             contrast = contrast + self.contrasts[target](*(view[contrasted] for view in views))
         return self.next_item_loss(batch, self.batch_lookup(batch), states, real) + contrast
 
