@@ -72,7 +72,7 @@ def augment(arguments: Sequence[str]) -> int:
             )
     _print_costs(report["cost"])
     print("seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in pipeline.seconds.items()))
-    print(f"written: {pipeline.target}")
+    print(f"written: {pipeline.output}")
     print(f"next: {command_line('run --model=LLMEDT', given.dataset, given.output_path)}")
     return _exit_code(report)
 

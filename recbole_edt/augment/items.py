@@ -99,7 +99,7 @@ _SENTENCES = {
 }
 
 
-def untold(items: pd.DataFrame) -> int:
+def count_without_text(items: pd.DataFrame) -> int:
     """Count the items without any text, of the columns that describe them."""
     text = items.drop(columns=[*_NO_TEXT, "price"], errors="ignore")
     return int((text == "").all(axis=1).sum())

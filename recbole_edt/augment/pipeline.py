@@ -19,7 +19,7 @@ from recbole_edt.augment.filter import filter_items, match
 from recbole_edt.augment.generators import GENERATORS, Generated, Task
 from recbole_edt.augment.histories import read_histories
 from recbole_edt.augment.insert import balancing_tasks, insert
-from recbole_edt.augment.items import item_text, untold
+from recbole_edt.augment.items import count_without_text, item_text
 from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
 from recbole_edt.augment.output import Augmented, write
 from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_groups
@@ -29,7 +29,7 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.lock import run_lock
 
-_MOST_UNTOLD = 0.1  # share of items without text above which it is said
+_MAX_WITHOUT_TEXT = 0.1  # share of items without text above which it is said
 
 
 class Pipeline:
@@ -37,8 +37,8 @@ class Pipeline:
 
     def __init__(self, name: str, source: Path, output: Path, settings: AugmentSettings) -> None:
         self.name, self.settings = name, settings
-        self.raw, self.target = Path(source) / name, Path(output) / name
-        if self.raw.resolve() == self.target.resolve():
+        self.raw, self.output = Path(source) / name, Path(output) / name
+        if self.raw.resolve() == self.output.resolve():
             raise ConfigError("--output_path is --data_path: the raw data would be lost")
         self.cache = Path(output) / ".augment" / name
         self.seconds: dict[str, float] = {}
@@ -70,7 +70,7 @@ class Pipeline:
                     "models": client.endpoints.names() if client else {},
                     "cost": client.costs() if client else {},
                 }
-                return write(made, self.raw, self.target, about)
+                return write(made, self.raw, self.output, about)
 
     def estimate(self) -> list[dict[str, Any]]:
         """Estimate the cost of a run without calls or files.
@@ -142,8 +142,8 @@ class Pipeline:
 
     def _check(self, items: pd.DataFrame, vectors: np.ndarray, encoder: Encoder) -> None:
         """Refuse vectors that are nearly all alike; say so if many items have no text."""
-        missing = 0 if encoder.items_only else untold(items)
-        if missing > _MOST_UNTOLD * len(items):
+        missing = 0 if encoder.items_only else count_without_text(items)
+        if missing > _MAX_WITHOUT_TEXT * len(items):
             tqdm.write(
                 f"{self.name}.item: {missing:,} of {len(items):,} items have no text in "
                 f"{', '.join(items.columns[1:]) or 'any column'}: their vectors are alike"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.augment.encoders import Encoder
-from recbole_edt.augment.items import described_columns, item_text, untold
+from recbole_edt.augment.items import count_without_text, described_columns, item_text
 from recbole_edt.errors import DataError
 from recbole_edt.importing.settings import ImportSettings
 from recbole_edt.importing.tables import Collected, Table, as_text, find_column
@@ -46,7 +46,7 @@ class Imported:
         DataError
             If there is no text, or hardly any that tells the items apart.
         """
-        if untold(self.texts) == len(self.texts):
+        if count_without_text(self.texts) == len(self.texts):
             raise DataError("the items have no text")
         vectors = encoder.encode([item_text(row) for row in self.texts.to_dict("records")])
         check_distinct(vectors, "the text of the items")
@@ -114,7 +114,7 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     statistics = dataset_statistics(inter, item)
     if "title" in texts and (bare := (texts["title"] == "").sum()):
         notes.append(f"items without a title: {bare:,} of {len(item):,}")
-    if missing := untold(texts):
+    if missing := count_without_text(texts):
         notes.append(f"{missing:,} of {len(item):,} items have no text")
     if not statistics["users_of_both_domains"]:
         notes.append("no user has rows of both domains: are users called the same in all files?")

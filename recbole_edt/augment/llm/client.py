@@ -117,7 +117,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 answers[key] = await asking.answer(key, asked[key], texts)
             except CallFailed as failure:
                 answers[key] = Answer(error=str(failure))
-                if key == missing[0] and failure.refused and failure.refusal.is_too_large:
+                if key == missing[0] and failure.is_final and failure.refusal.is_too_large:
                     raise EndpointError(
                         f"the longest prompt of stage {stage} does not fit the model at "
                         f"{endpoint.place} ({failure}): give it a longer context, or lower "

@@ -76,7 +76,7 @@ class Embedding:
         while rest:
             size = min(n, dialect.batch_size or n)
             failures.append(await self.embed([rest.popleft() for _ in range(min(size, len(rest)))]))
-        if failure.refused and not any(key in self.cut or key in self.lost for key in batch):
+        if failure.is_final and not any(key in self.cut or key in self.lost for key in batch):
             dialect.batch_size = min(dialect.batch_size or size, size)
         return failures[-1] if all(failures) else None
 

@@ -54,12 +54,12 @@ class CallFailed(Exception):
     def __init__(self, reason: str, refusal: Refusal, is_final: bool) -> None:
         super().__init__(reason)
         self.refusal = refusal
-        self.refused = is_final  # the endpoint would refuse it again
+        self.is_final = is_final  # the endpoint would refuse it again
 
     @property
     def kind(self) -> str:
         """Name it in counts of failures."""
-        return "refused" if self.refused else "no answer"
+        return "refused" if self.is_final else "no answer"
 
 
 class EndpointError(EDTError):
@@ -141,7 +141,7 @@ class Run:
                 failure = await do(job)
                 if failure is None:
                     self.succeed()
-                elif failure.refused:  # others were counted as they happened
+                elif failure.is_final:  # others were counted as they happened
                     self._lose(failure)
                 return failure
             except Halted:
@@ -161,7 +161,7 @@ class Run:
         async with self.client:
             for job in waiting:  # one after another while all are refused
                 failure = await one(job)
-                if failure is None or not failure.refused or self._answered:
+                if failure is None or not failure.is_final or self._answered:
                     break
             if not self._halted.is_set():
                 await asyncio.gather(*map(work, range(self._settings.concurrency)))
@@ -175,7 +175,7 @@ class Run:
     def _lose(self, failure: CallFailed) -> None:
         """Note requests lost in a row; raise after too many."""
         self._lost.append(str(failure))
-        is_alike = failure.refused and not self._answered and len(set(self._lost)) == 1
+        is_alike = failure.is_final and not self._answered and len(set(self._lost)) == 1
         if len(self._lost) >= (REFUSED_AT_FIRST if is_alike else LOST_IN_A_ROW):
             raise EndpointError(
                 f"{self._endpoint.place}: {len(self._lost)} {self._endpoint.kind} requests in a "
