@@ -26,14 +26,19 @@ from recbole_edt.registry import (
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
 
+# of several processes, which RecBole's own command starts
+_OF_PROCESSES = {"nproc", "world_size", "ip", "port", "offset", "local_rank"}
+
 # keys that RecBole reads and has no default for
 _WITHOUT_DEFAULT = {
-    "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank",
-    "encoding", "selected_features", "pooling_mode", "single_spec",
+    "model", "dataset", "config_files", *_OF_PROCESSES, "encoding", "selected_features",
+    "pooling_mode", "single_spec",
 }  # fmt: skip
 
+_OF_THE_MODEL = {"MODEL_TYPE", "MODEL_INPUT_TYPE"}  # its class says them
+
 # keys that are read when an epoch ends, or a run
-_READ_LATER = {*_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit"}
+_READ_LATER = {*_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit"} - _OF_PROCESSES
 
 
 def lay_properties(config: Config) -> None:
@@ -187,7 +192,7 @@ class EDTConfig(Config):
 
     def known_keys(self) -> set[str]:
         """Keys that a run of this model declares."""
-        return set(self.internal_config_dict).union(
+        return (set(self.internal_config_dict) - _OF_THE_MODEL).union(
             _WITHOUT_DEFAULT,
             *(settings.model_fields for settings in _settings_of(self.model_class)),
             *self.parameters.values(),
@@ -220,6 +225,9 @@ class EDTConfig(Config):
         return final_settings(self)
 
     def _set_default_parameters(self):
+        losses, loss = ("CE", "BPR"), self.final_config_dict.get("loss_type", "CE")
+        if not hasattr(self.model_class, "input_type") and loss not in losses:
+            raise ConfigError(f"loss_type must be one of {', '.join(losses)}, not '{loss}'")
         super()._set_default_parameters()
         bigger = self.final_config_dict["valid_metric_bigger"]
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
@@ -308,6 +316,10 @@ def _choose_features(final: dict[str, Any], given: Mapping[str, Any], dataset: s
         for name in names if isinstance(names, (list, tuple)) else ():
             if name not in columns:
                 raise ConfigError(f"{key}: {path} has no column '{name}'{nearest(name, columns)}")
+            if columns[name].startswith("float") and name not in final["numerical_features"]:
+                raise ConfigError(
+                    f"{key}: '{name}' is a column of numbers: --numerical_features=\"['{name}']\""
+                )
             wanted.append(name)
     load = final["load_col"]
     if load and load.get("item", "*") != "*":

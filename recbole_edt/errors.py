@@ -51,4 +51,6 @@ def as_config_error(what: str) -> Iterator[None]:
         RuntimeError, TypeError, ValueError,
     ) as error:  # fmt: skip
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"nothing has the name {reason}"
         raise ConfigError(f"{what}: {reason}") from error

@@ -18,7 +18,7 @@ from recbole.utils import init_seed
 from recbole_edt import distributed
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.errors import ProtocolError, as_config_error
+from recbole_edt.errors import ConfigError, ProtocolError, as_config_error
 from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.ranking import Ranking
 from recbole_edt.evaluation.report import table, write_json, write_ranks
@@ -35,6 +35,13 @@ from recbole_edt.trainer import checkpoint, trainer_class
 def run(arguments: Sequence[str]) -> None:
     """Train and test one model from command-line arguments."""
     given = validate(RunArguments, parse_arguments(arguments))
+    extra: dict[str, Any] = given.model_extra or {}
+    for key in ("nproc", "world_size"):
+        if extra.get(key) not in (None, 1, -1):
+            raise ConfigError(
+                f"{key} starts no processes here: torchrun --nproc_per_node={extra[key]} "
+                "run_recbole_edt.py --model=... does"
+            )
     run_recbole_edt(given.model, given.dataset, given.config_files.split(), given.model_extra)
 
 
@@ -117,7 +124,14 @@ def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
     show_progress = config["show_progress"] and sys.stderr.isatty()
     if idle := idle_keys(config, data):
         getLogger().warning(f"nothing in this run uses {', '.join(idle)}")
-    trainer.fit(train_data, valid_data, saved=saved, show_progress=show_progress)
+    try:
+        trainer.fit(train_data, valid_data, saved=saved, show_progress=show_progress)
+    except KeyError as error:
+        if error.args[0] not in (data.label_field, config["NEG_PREFIX"] + data.iid_field):
+            raise
+        raise ConfigError(
+            f"{model} trains on negatives, and train_neg_sample_args is none: leave it out"
+        ) from error
     if saved:
         trainer.load_best()
 

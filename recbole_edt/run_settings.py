@@ -60,6 +60,13 @@ def _are_columns(value: Any) -> bool:
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 Modes = Annotated[Any, must_be("full, uni100 or uni999 (uniN)", _are_modes)]
+ReportModes = Annotated[
+    Any,
+    must_be(
+        "uni100 or uni999 (uniN), full, or none",
+        lambda modes: modes is None or modes == [] or _are_modes(modes),
+    ),
+]
 Metrics = Annotated[Any, must_be("a list of metrics, such as [Hit, NDCG]", _are_metrics)]
 Counts = Annotated[Any, must_be("a whole number of at least 1, or a list of them", _are_counts)]
 Gpus = Annotated[Any, must_be("the number of a GPU, or empty for none", _are_gpus)]
@@ -80,6 +87,26 @@ class EvalSettings(Settings):
     order: Annotated[Any, fixed("TO", _PROTOCOL)] = "TO"
     group_by: Annotated[Any, fixed("user", _PROTOCOL)] = "user"
     mode: Modes = Field(default="full", description="candidates: full, uni100 or uni999 (uniN)")
+
+
+class ClippingSettings(Settings):
+    """``clip_grad_norm``, as torch takes it."""
+
+    max_norm: Positive = Field(description="largest norm of all gradients together")
+    norm_type: float = Field(2.0, description="which norm")
+    error_if_nonfinite: bool = Field(False, description="whether it must be a number")
+
+
+class NegativeSettings(Settings):
+    """``train_neg_sample_args`` of RecBole's models."""
+
+    distribution: Literal["uniform", "popularity", "none"] = Field(
+        "uniform", description="what negatives are drawn by"
+    )
+    sample_num: Count | Literal["none"] = Field(1, description="negatives of each target")
+    alpha: float | Literal["none"] = Field(1.0, description="power of the popularity")
+    dynamic: bool = Field(False, description="draw the ones with the highest scores")
+    candidate_num: Amount = Field(0, description="of how many, if dynamic")
 
 
 class RunSettings(Settings):
@@ -136,7 +163,7 @@ class RunSettings(Settings):
 
     # Evaluation
     eval_args: EvalSettings = Field(default_factory=EvalSettings)
-    report_modes: Modes | None = Field(["uni100"], description="further modes of the test")
+    report_modes: ReportModes = Field(["uni100"], description="further modes of the test")
     candidate_seed: Amount = Field(42, description="draws the candidates, for all models alike")
     metrics: Metrics = Field(["Hit", "NDCG"], description="RecBole's metrics; mrr is always added")
     topk: Counts = Field([10], description="lengths of the lists that metrics look at")
@@ -158,12 +185,12 @@ class RunSettings(Settings):
     stopping_step: StoppingStep = 10
     eval_step: Amount = Field(1, description="epochs from one validation to the next; 0: none")
     train_batch_size: Count = Field(512, description="sequences of a batch")
-    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = "adam"
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop"] = "adam"
     learning_rate: Positive = Field(0.001, description="learning rate")
     weight_decay: NonNegative = 0.0
     weight_average: Probability = Field(0.0, description="decay of averaged weights; 0 = none")
-    clip_grad_norm: dict | None = None
-    train_neg_sample_args: dict | None = None
+    clip_grad_norm: ClippingSettings | None = None
+    train_neg_sample_args: NegativeSettings | None = None
     reproducibility: bool = True
     time_limit: Positive | None = Field(
         None, description="seconds of a stage's training after which no epoch begins"

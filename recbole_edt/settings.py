@@ -12,7 +12,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -135,17 +135,17 @@ def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str,
     """Dotted key of a problem, and the settings that the key belongs to."""
     keys: list[str] = []
     for key in map(str, location):
-        nested = _nested(model.model_fields.get(keys[-1])) if keys else model
+        nested = nested_in(model.model_fields.get(keys[-1])) if keys else model
         if nested is None:
             break
         keys, model = [*keys, key], nested
     return ".".join(keys), model
 
 
-def _nested(field: FieldInfo | None) -> type[BaseModel] | None:
-    """Settings that are the value of a field."""
-    kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+def nested_in(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Settings that are the value of a field, or None may stand for."""
+    kinds = [field.annotation, *get_args(field.annotation)] if field else []
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
 _WORDS = {
@@ -188,10 +188,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """Read a command-line value as a Python literal, true/false/none, or plain text."""
+    """Read a command-line value: a Python literal, true/false/none, [names], or plain text."""
     words = {"true": True, "false": False, "none": None, "null": None, "~": None}
     if text.lower() in words:
         return words[text.lower()]
+    if names := re.fullmatch(r"\[\s*([a-zA-Z][\w@.]*(?:\s*,\s*[a-zA-Z][\w@.]*)*)\s*\]", text):
+        return re.split(r"\s*,\s*", names[1])
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -215,7 +217,7 @@ def parse_arguments(
     words : list, optional
         Receives the arguments that belong to no key; without it they are refused.
     as_text : sequence of str
-        Keys whose values are taken literally.
+        Keys whose values are taken literally, besides ``dataset``.
     """
     fields = settings.model_fields if settings else {}
     flags = {key for key, field in fields.items() if field.annotation in (bool, bool | None)}
@@ -235,7 +237,8 @@ def parse_arguments(
                 equals, value = "=", rest.pop(0)
         if key in out:
             raise ConfigError(f"--{key} is given twice")
-        out[key] = (value if key in as_text else parse_value(value)) if equals else True
+        is_text = key in as_text or key == "dataset"
+        out[key] = (value if is_text else parse_value(value)) if equals else True
     return out
 
 
@@ -271,7 +274,7 @@ def help_text(usage: str, about: str, model: type[BaseModel], after: str = "") -
 
 def _help_lines(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        nested = _nested(field)
+        nested = nested_in(field)
         if nested is not None:
             yield from _help_lines(nested, f"{prefix}{name}.")
         if not field.description:

@@ -88,6 +88,10 @@ def test_files_that_break_the_contract(write, refused, parts, words):
     assert words in refused(write(**parts), *LLMEDT)
 
 
+def test_processes_are_started_by_torchrun(write, refused):
+    assert "torchrun --nproc_per_node=2" in refused(write(), *LLMEDT, "--nproc=2")
+
+
 def test_too_few_items_for_the_sampled_protocol(write, refused):
     assert "uni20 needs 20 items" in refused(write(), *LLMEDT, "--eval_args.mode=uni20")
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from recbole_edt.augment.llm.settings import LLMSettings
 from recbole_edt.augment.settings import AugmentCommand
@@ -27,6 +26,7 @@ from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.recommend.command import RecommendSettings
 from recbole_edt.registry import find_model
 from recbole_edt.run_settings import RunSettings
+from recbole_edt.settings import nested_in
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "keys.md"
@@ -129,14 +129,6 @@ def rows(
         if field.is_required():
             kind, default = f"{kind}, required", None
         yield f"`{prefix}{name}`", kind, shown(default), printed, meaning
-
-
-def nested_in(field: FieldInfo) -> type[BaseModel] | None:
-    """Class of settings that is the value of a field."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
 
 
 def table(found: Iterable[tuple[str, ...]], own: set[str] | None = None) -> list[str]:

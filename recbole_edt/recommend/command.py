@@ -107,6 +107,8 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
             raise ValueError("say either --user or --history")
         if self.html is not None and self.user in (["all"], None) and self.history is None:
             raise ValueError("--html shows users of --user=U,U or one --history, and not all users")
+        if Path(self.output or "").suffix in (".xlsx", ".xls", ".ods"):
+            raise ValueError("--output takes csv, json or parquet, and no file of a spreadsheet")
         if self.output is None and (self.user == ["all"] or self.format or self.explain):
             raise ValueError("--user=all, --format and --explain need --output=FILE")
         return self

@@ -326,6 +326,7 @@ def test_an_arrow_of_experiment_case_begins_at_the_reason(trained, data_path) ->
         ({"exclude": "@none.txt"}, ConfigError, "exclude must be ids such as i1,i2 or @FILE"),
         ({"explain": True}, ConfigError, "--explain need --output=FILE"),
         ({"user": "all"}, ConfigError, "need --output"),
+        ({"output": "o.xlsx"}, ConfigError, "--output takes csv, json or parquet"),
         ({"user": None}, ConfigError, "say --user"),
         ({"user": "u1,,u2"}, ConfigError, "user must be text that is not empty"),
         ({"user": "[u1"}, ConfigError, "user must be ids such as u1,u2"),

@@ -32,6 +32,12 @@ def test_trains_by_recboles_code_and_ranks_every_target(model, small):
     assert again["test"] == results["test"]
 
 
+@pytest.mark.parametrize("model", ["BPR", "NeuMF"])
+def test_a_model_that_needs_negatives_says_so(model, small):
+    with pytest.raises(ConfigError, match=f"{model} trains on negatives, and train_neg_sample_arg"):
+        run_recbole_edt(model, "tiny", None, small(model, train_neg_sample_args=None))
+
+
 def test_pop_counts_the_training_rows(run):
     made = run("Pop").fit()
     counts = np.bincount(made.data.train_sequences.items, minlength=made.data.item_num)
@@ -192,6 +198,9 @@ def test_models_of_features_read_a_column_of_the_data(
     assert config["load_col"]["item"] == ["item_id", "domain", "generated"]
     with pytest.raises(ConfigError, match="has no column 'category', did you mean 'categories'"):
         config_for(place, "FDSA", selected_features=["category"])
+    path.write_text(path.read_text().replace("categories:token_seq", "price:float"))
+    with pytest.raises(ConfigError, match=r"is a column of numbers: --numerical_features=.*price"):
+        config_for(place, "GRU4RecF", selected_features=["price"])
 
 
 def test_a_subclass_has_the_keys_trainer_and_loader_of_the_model_that_it_extends(
