@@ -266,7 +266,7 @@ def test_changed_files_are_read_literally_or_refused(read, files):
         assert histories.inter.groupby("user_id")["item_id"].apply(list).to_dict() == expected
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES // 3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 223), bit=st.integers(0, 7), cut=st.none() | st.integers(0, 224))
 def test_changed_vectors_are_those_of_the_file_or_refused(read, place, bit, cut):
     """Of a file without a recorded checksum: what numpy reads of it, or one line."""
