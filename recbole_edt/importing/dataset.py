@@ -14,7 +14,7 @@ from recbole_edt.augment.encoders import Encoder
 from recbole_edt.augment.items import count_without_text, described_columns, item_text
 from recbole_edt.errors import DataError
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import Collected, Table, as_text, find_column
+from recbole_edt.importing.tables import Collected, Table, as_text, find_column, point_decimals
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.statistics import dataset_statistics
@@ -57,7 +57,7 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     """Filter and order the rows, and describe the items that stay."""
     rows, notes, steps = collected.rows, collected.notes, collected.steps
     rows["second"] = (rows["domain"] == rows["domain"].max()).astype(np.int8)
-    rows = rows.iloc[np.lexsort((rows["time"], pd.factorize(rows["user"])[0]))]
+    rows = _in_order(rows)
     codes = {
         "user": pd.factorize(rows["user"])[0],
         "item": rows.groupby(["second", "item"], sort=False).ngroup(),
@@ -126,6 +126,20 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     }
     types = {"inter": inter_types, "item": item_types}
     return Imported(inter, item, types, texts, statistics, notes)
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows by user and time.
+
+    Of one domain or file, rows of the same time stay in their order; those of several are merged
+    by a hash of user and item, which prefers none.
+    """
+    user, source = (pd.factorize(rows[column])[0] for column in ("user", "source"))
+    values = pd.util.hash_pandas_object(rows[["user", "item"]], index=False).to_numpy()
+    tie = np.empty_like(values)
+    groups = (rows["time"], user, source)
+    tie[np.lexsort(groups)] = values[np.lexsort((values, *groups))]
+    return rows.iloc[np.lexsort((tie, rows["time"], user))]
 
 
 def _told(
@@ -212,7 +226,14 @@ def _item_table(
         if not given or values.str.contains("https?://").sum() > _LINKS * given:
             continue  # nothing, or links
         if column == "price":
-            out[column], types[column] = values.map(read_price).astype(float), "float"
+            prices = point_decimals(values).map(read_price)
+            out[column], types[column] = prices.astype(float), "float"
+            lost = values[out[column].isna() & (values != "")]
+            if len(lost):
+                collected.notes.append(
+                    f"prices that are no amount above 0: {len(lost):,} of {given:,} (such as "
+                    f"'{lost.iloc[0]}')"
+                )
         elif column != "title" and numbers.notna().sum() == given:
             out[column], types[column] = numbers.astype(float), "float"
         else:

@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from pandas.tseries.api import guess_datetime_format
 
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.importing.settings import ImportSettings
+from recbole_edt.importing.times import (
+    NAIVE,
+    ORDER,
+    SOME,
+    format_hint,
+    read_times,
+    time_of_day,
+)
 from recbole_edt.settings import nearest
 
-# from these Unix times on (the year 5138 in seconds), the unit is a finer one
-_UNITS = {1e17: (1e9, "nanoseconds"), 1e14: (1e6, "microseconds"), 1e11: (1e3, "milliseconds")}
-
-_NAIVE, _SOME = "dates", "dates, some with a zone"
-_ZONE = re.compile(r"[T:]\d\d.*(?:Z|UTC|[+-]\d\d(?::?\d\d)?)$")
+# beside a column of times of day
+_DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
 
 
 @dataclass
@@ -79,6 +83,13 @@ def flat(value: object) -> object:
     return value
 
 
+def point_decimals(text: pd.Series) -> pd.Series:
+    """Write numbers of a column with decimal commas, such as 1.299,90, with points: 1299.90."""
+    if not text.str.contains(r"\d,(?:\d{1,2}|\d{4,})(?![\d,])").any():
+        return text
+    return text.str.replace(r"\.(?=\d{3}(?!\d))", "", regex=True).str.replace(",", ".")
+
+
 def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     """Recognise the tables and put their rows together.
 
@@ -91,14 +102,20 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     if options.time is None and len(interactions) > 1:
         raise ConfigError("--time=none needs all rows of users in one file, in their order")
     parts, notes, read = [], [], 0
-    naive, exact = [], []  # files whose times have no zone; others
+    naive, exact, order = [], [], []  # files whose times have no zone; others; numbers that order
     for table in interactions:
         part, note, unit = _rows(table, options)
-        naive += [table.name] * (unit in (_NAIVE, _SOME))
-        exact += [table.name] * (unit != _NAIVE)
+        naive += [table.name] * (unit in (NAIVE, SOME))
+        exact += [table.name] * (unit not in (NAIVE, ORDER))
+        order += [table.name] * (unit == ORDER)
         parts.append(part.assign(at=part.index + read))
         notes.append(note)
         read += len(table.frame)
+    if order and (others := [*naive, *exact]):
+        raise DataError(
+            f"the times of {order[0]} are {ORDER}, and cannot be compared with those of "
+            f"{others[0]}: name a column of times by --time=COLUMN"
+        )
     notes += [f"{_described(table)}, of items" for table in items]
     if naive and exact:
         notes.append(
@@ -250,48 +267,60 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
     unit = "rows in their order"
     rows["time"] = np.arange(len(frame), dtype=np.float64)
     if "time" in columns:
-        rows["time"], unit = _seconds(frame[columns["time"]], options.time_format)
-    rows["rating"] = np.nan
+        rows["time"], unit = _times(table, options)
+    rows["rating"], unrated = np.nan, ""
     if "rating" in columns:
-        rows["rating"] = pd.to_numeric(frame[columns["rating"]], errors="coerce").astype(float)
+        text = as_text(frame[columns["rating"]])
+        rows["rating"] = pd.to_numeric(point_decimals(text), errors="coerce").astype(float)
+        lost = text[rows["rating"].isna() & (text != "")]
+        if options.min_rating is not None and rows["rating"].isna().all():
+            raise DataError(
+                f"{table.name}: no row has a readable rating in {columns['rating']} (such as "
+                f"'{frame[columns['rating']].iloc[0]}'): --rating=COLUMN names one of numbers, or "
+                "leave out --min_rating"
+            )
+        if len(lost):
+            unrated = f"; {len(lost):,} ratings are no numbers (such as '{lost.iloc[0]}')"
     rows["source"] = table.domain or table.source
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():
         if missing.sum() > options.max_malformed * len(rows):
-            example = frame.loc[missing.to_numpy(), columns[role]].iloc[0]
-            form = guess_datetime_format(str(example), dayfirst=True) or "%d/%m/%Y"
-            hint = f"; dates of another form need --time_format, such as '{form}'"
+            column = columns.get("date", columns[role]) if role == "time" else columns[role]
+            unread = frame.loc[missing.to_numpy(), column]
+            hint = _hint(unread, unit) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
             raise DataError(
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
-                f"in {columns[role]} (such as '{example}'){hint if role == 'time' else ''}; "
+                f"in {column} (such as '{unread.iloc[0]}'){hint}; "
                 f"--max_malformed={share} leaves such rows out"
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
-    return rows[~bad], f"{_described(table)} ({unit}){left_out}", unit
+    return rows[~bad], f"{_described(table)} ({unit}){left_out}{unrated}", unit
 
 
-def _seconds(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
-    """Unix seconds of numbers or dates, NaN where unreadable, and what they were."""
-    text = values.astype(str).str.strip()
-    if form is None and not pd.api.types.is_datetime64_any_dtype(values):
-        given = values.notna() & (text != "")
-        numbers = pd.to_numeric(values, errors="coerce").astype(float)
-        if numbers.notna().sum() * 2 > given.sum():
-            middle = numbers.median()
-            scale, unit = next(
-                (u for least, u in _UNITS.items() if middle >= least), (1, "seconds")
-            )
-            return numbers.where(np.isfinite(numbers)) / scale, unit
-        values = text.str.removesuffix(" UTC")  # as some databases write
-    try:
-        dates = pd.to_datetime(values, format=form or "ISO8601", errors="coerce", utc=True)
-    except ValueError as error:
-        raise ConfigError(f"time_format '{form}': {error}") from error
-    zoned = (text.str.contains(_ZONE) | ("%z" in (form or "").lower()))[dates.notna()]
-    unit = _NAIVE if not zoned.any() else "dates with a zone" if zoned.all() else _SOME
-    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), unit
+def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
+    """Unix seconds; those of a column of times of day are added to the days of another column."""
+    column, known = table.columns["time"], table.frame.columns
+    day = find_column([name for name in known if name != column], _DATES)
+    clock = time_of_day(table.frame[column])
+    digits = "time" in options.model_fields_set or day is None  # 1900 need not be seven o'clock
+    if clock is None or (digits and not table.frame[column].astype(str).str.contains(":").any()):
+        return read_times(table.frame[column], options.time_format)
+    if day is None:
+        raise DataError(
+            f"{table.name}: {column} holds times of day without a date (such as "
+            f"'{table.frame[column].iloc[0]}'): --time=COLUMN names the dates"
+        )
+    table.columns["date"] = day
+    days, unit = read_times(table.frame[day], options.time_format)
+    return days + clock, unit
+
+
+def _hint(unread: pd.Series, unit: str) -> str:
+    if pd.to_numeric(unread, errors="coerce").notna().iloc[0]:
+        return f": beside {unit}, numbers before 1990 or after 2100 are no times"
+    return f"; dates of another form need --time_format, {format_hint(unread)}"
 
 
 # -- domains --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,7 +30,11 @@ _ASIN_FIELD = re.compile(rb"""(?:'asin'|"(?:parent_)?asin") ?: ?['"]([0-9A-Z]{10
 _SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ud800-\udfff]")
-_PRICE = re.compile(r"\$?\s*(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:\s*-.*)?", re.DOTALL)
+_PRICE = re.compile(  # with a word or a sign before, and a sign or a range behind
+    r"(?:[a-z]{2,4}\b)?\s*[^\w\s.-]?\s*(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?\s*"
+    r"(?:[^\w\s]|[a-z]{3}\b)?(?:\s*-.*)?",
+    re.DOTALL | re.IGNORECASE,
+)
 _MILLISECONDS = 1e11  # times from here on are not seconds
 _BY = re.compile(r"\s*(?:\n\s*by\s+|by\s*\n\s*)")
 
@@ -198,6 +203,9 @@ def read_item(record: dict[str, Any], root: str, description_length: int) -> Ite
     if not isinstance(asin, str) or not _ASIN.fullmatch(asin):
         raise Malformed("no asin or parent_asin")
     title, details = _text(record.get("title")), record.get("details")
+    if isinstance(details, str):  # as Hugging Face has them
+        with suppress(ValueError):
+            details = json.loads(details)
     brand = details.get("Brand") if isinstance(details, dict) else None
     brand = _text(record.get("brand") or brand or record.get("store"))
     text = f"{_text(record.get('features'))} {_text(record.get('description'))}"
@@ -238,7 +246,7 @@ def _text(value: object) -> str:
 
 
 def read_price(value: object) -> float | None:
-    """Read a price, such as 7, "$12.99" or "$9.99 - $19.99" (the lower); None for any other."""
+    """Read a price: 7, "$12.99", "from 9 EUR", "$9.99 - $19.99" (the lower); None for any other."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, str):

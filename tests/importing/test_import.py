@@ -133,15 +133,54 @@ def test_what_becomes_of_each_column_is_told(capsys):
         *(("1400000000" + zeros, None) for zeros in ("", ".0", "000", "000000", "000000000")),
         ("2014-05-13T16:53:20Z", None),
         ("2014-05-13 16:53:20 UTC", None),
+        ("2014-05-13 16:53:20 GMT", None),
+        ("20140513165320", None),
+        ("41772.7037037037", None),  # Excel's days
+        ("2014-05-13,165320", None),
+        ("2014-05-13,4:53:20 PM", None),
         ("2014-05-13 18:53:20+02:00", None),
         ("13/05/2014 16.53.20", "%d/%m/%Y %H.%M.%S"),
     ],
 )
 def test_times_are_numbers_of_any_unit_or_dates(written, form):
-    rows_file(text=f"user,item,date\nu,a1,{written}\nu,b1,{written}\n")
+    rows_file(
+        text=f"user,item,date,time\nu,a1,{written}\nu,b1,{written}\n".replace(
+            ",time", ",time" * (written.count(","))
+        )
+    )
     given = [f"--time_format={form}"] if form else []
     import_files(["rows.csv", domains_file(), MINE, *given])
     assert tables()[0]["timestamp"].tolist() == ["1400000000"] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "read"),
+    [
+        ("20210105", "20210203", [1609804800, 1612310400]),
+        ("2010", "2012", [1262304000, 1325376000]),
+        ("1600000000", "1600000001000", [1600000000, 1600000001]),  # one unit per number
+        ("7", "1001", [7, 1001]),
+        ("0.5", "9000000000", [0.5, 9e9]),
+        ("1900", "1600000000", "'1900'): beside seconds, numbers before 1990"),
+        ("9", "2020-01-01", "have no readable time"),
+        ("19:00", "07:00", "date holds times of day without a date (such as '19:00')"),
+        ("01/10/2021 02:05 PM", "01/10/2021 03:05 AM",
+         "such as '%d/%m/%Y %I:%M %p' or '%m/%d/%Y %I:%M %p'; "),
+        ("01/10/2021", "01/13/2021", "such as '%m/%d/%Y'; "),
+        ("2021/02-01", "2021/02-02", "such as '%Y/%m-%d'; "),
+        ("soon", "later", "need --time_format, with %d, %m, %Y and"),
+    ],
+)  # fmt: skip
+def test_a_time_is_read_as_what_it_is_or_refused(first, second, read, capsys):
+    rows_file(text=f"user,item,date\nu,a1,{first}\nu,b1,{second}\nv,b1,{second}\n")
+    status = cli.execute("import", ["rows.csv", domains_file(), MINE, "--embed=False"])
+    out, err = capsys.readouterr()
+    assert status == (2 if isinstance(read, str) else 0)
+    if isinstance(read, str):
+        assert read in err and err.count("\n") == 1
+    else:
+        assert tables()[0]["timestamp"].astype(float).tolist()[:2] == read
+        assert ("they only order the rows" in out) == (read[0] < 100)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +199,37 @@ def test_times_without_a_zone_beside_exact_ones_are_told(one, other, naive, caps
     told = f"without a zone, such as those of {naive}, are read as UTC beside exact ones, such as"
     assert (told in capsys.readouterr().out) == bool(naive)
     assert tables()[0]["timestamp"].nunique() == 1
+
+
+def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first():
+    for file in "xy":
+        rows = [f"u{u},{file}{n},2021-01-01\n" for u in range(200) for n in (2, 0, 1)]
+        rows_file(f"{file}.csv", "user,item,date\n" + "".join(rows))
+    import_files(["x=x.csv", "y=y.csv", MINE, "--embed=False"])
+    inter = tables()[0]
+    import_files(["y=y.csv", "x=x.csv", "--dataset=turned", "--embed=False"])
+    again = tables("turned")[0]
+    by = ["user_id", "position"]
+    assert inter.sort_values(by).to_numpy().tolist() == again.sort_values(by).to_numpy().tolist()
+    items = inter.groupby("user_id")["item_id"].agg(" ".join)
+    for file in "xy":
+        own = items.str.findall(rf"{file}\d").str.join("")
+        assert (own == f"{file}2{file}0{file}1").all()
+        assert 70 < items.str.contains(f"{file}1$").sum() < 130
+
+
+def test_decimal_commas_are_read_and_unreadable_numbers_are_counted(capsys):
+    rows = ["u;a1;1;4,5;1.299,90", "u;b1;2;3,0;19,90", "v;a1;3;good;1.299,90", "v;b1;4;5;19,90"]
+    rows_file(
+        text="\n".join(["user;item;time;stars;price", *rows, "v;b2;5;4;free", "u;b2;6;4;free"])
+    )
+    import_files(["rows.csv", domains_file(), MINE, "--min_rating=4", "--embed=False"])
+    out = capsys.readouterr().out
+    assert "; 1 ratings are no numbers (such as 'good')" in out
+    assert "prices that are no amount above 0: 1 of 3 (such as 'free')" in out
+    inter, item = tables()
+    assert inter["rating"].tolist() == ["4.50", "4.00", "5.00", "4.00"]
+    assert item["price"].tolist() == ["1299.90", "19.90", ""]
 
 
 def test_a_domain_of_several_files_and_rows_and_titles_that_lack_are_counted(capsys):
@@ -372,6 +442,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["x=rows.csv", "new.csv", MINE, "--user=user"], "=user,COLUMN; if new.csv is a table"),
         (["rows.csv", "log.csv", MINE], "log.csv has no column that is known for the item (it has"),
         (["x=rows.csv", "y=wares.csv", MINE, "--item=item,Ware"], "; no other file has rows of y"),
+        (["x=rows.csv", "y=iso.csv", MINE], "cannot be compared with those of iso.csv: name a"),
+        (["iso.csv", MINE, "--time_format=%H:%M"], "time_format '%H:%M' has no year"),
+        (["x=rows.csv", "y=iso.csv", MINE, "--min_rating=1"], "(such as 'good'): --rating=COLUMN"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
         (["rows.csv", "items.csv", MINE, "--output_path=odd.csv"], "odd.csv takes no new file"),
         (["rows.csv", "items.csv", MINE, "--lsa_items=x.item"], "x.item: there is no such file"),
@@ -402,6 +475,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("new.csv").write_text("kunde,item,time\nu,b1,1\nu,b1,2\n")
     Path("wares.csv").write_text("Ware,Farbe\n" + "1,2\n" * 9)
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
+    Path("iso.csv").write_text("user,item,date,stars\nu,b1,2014-05-13,good\n")
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
     before = sorted(Path().rglob("*"))
     assert cli.execute("import", arguments) == 2

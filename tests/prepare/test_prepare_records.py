@@ -59,12 +59,15 @@ def test_metadata_is_parsed_but_never_run(tmp_path):
         ({"brand": "Byron"}, Item("B000000001", brand="Byron")),
         ({"main_category": "Books", "categories": []}, Item("B000000001", categories="Books")),
         ({"store": "Outers", "details": None}, Item("B000000001", brand="Outers")),
+        ({"details": '{"Brand": "Outers"}'}, Item("B000000001", brand="Outers")),
+        ({"details": "{Brand"}, Item("B000000001")),
         ({"brand": "by Malene Birger"}, Item("B000000001", brand="by Malene Birger")),
         *(
             ({"price": written}, Item("B000000001", price=price))
             for written, price in [
                 ("$12.99", 12.99), ("$1,299.00", 1299.0), ("$9.99 - $19.99", 9.99), (7, 7.0),
-                (0.0, None), (float("nan"), None), (True, None),
+                ("from 18.99", 18.99), ("\u20ac 19.90", 19.9), ("19.90 EUR", 19.9), ("US $5", 5.0),
+                ("2 for 5", None), (0.0, None), (float("nan"), None), (True, None),
                 (".a-box-inner{background-color:#fff}", None),
             ]
         ),

@@ -1,0 +1,105 @@
+"""Times as files have them: Unix times of any unit, dates, times of day beside dates."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+from pandas.tseries.api import guess_datetime_format
+
+from recbole_edt.errors import ConfigError
+
+# from these Unix times on (the year 5138 in seconds), the unit is a finer one
+_UNITS = {1e17: (1e9, "nanoseconds"), 1e14: (1e6, "microseconds"), 1e11: (1e3, "milliseconds")}
+_SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: other numbers are no Unix times
+_DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_EXCEL = (20_000, 80_000)  # days since the end of 1899: 1954 to 2119
+
+NAIVE, SOME = "dates", "dates, some with a zone"
+ORDER = "numbers that are no Unix times from 1990 on: they only order the rows"
+_ZONE = re.compile(r"[T:]\d\d.*(?:Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$")
+_CLOCK = r"^([01]?\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d(?:\.\d+)?))?\s*(?:([AaPp])\.?[Mm]\.?)?$"
+_HALF = re.compile(r"(\s)\d{1,2}:\d\d(:\d\d)?(\s?)[AP]M$", re.IGNORECASE)
+
+
+def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
+    """Unix seconds of numbers or dates, NaN where unreadable, and what they were.
+
+    The unit of a number is told by its size. If most numbers are no Unix times between 1990 and
+    2100 in any unit, all stay as they are and only order the rows; otherwise the others, such as
+    0 for an unknown time, are unreadable.
+    """
+    text = values.astype(str).str.strip()
+    if form is None and not pd.api.types.is_datetime64_any_dtype(values):
+        numbers = pd.to_numeric(values, errors="coerce").astype(float)
+        numbers = numbers.where(np.isfinite(numbers))
+        if numbers.notna().sum() * 2 > (values.notna() & (text != "")).sum():
+            return _read_numbers(numbers, text[numbers.notna()].str.removesuffix(".0"))
+        values = text.str.replace(r"\s*(?:UTC|GMT)$", "", regex=True)  # as some databases write
+    elif form and not re.search("%[YyGcxs]", form):
+        raise ConfigError(f"time_format '{form}' has no year (%Y): --time names a column of dates")
+    try:
+        dates = pd.to_datetime(values, format=form or "ISO8601", errors="coerce", utc=True)
+    except ValueError as error:
+        raise ConfigError(f"time_format '{form}': {error}") from error
+    zoned = (text.str.contains(_ZONE) | ("%z" in (form or "").lower()))[dates.notna()]
+    unit = NAIVE if not zoned.any() else "dates with a zone" if zoned.all() else SOME
+    return _seconds(dates), unit
+
+
+def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, str]:
+    digits = written.iloc[0] if written.str.fullmatch(r"(?:19|20)\d*").all() else ""
+    if written.str.len().nunique() == 1 and (form := _DIGITS.get(len(digits))):
+        dates = pd.to_datetime(written, format=form, errors="coerce", utc=True)
+        if dates.notna().all():
+            return _seconds(dates).reindex(numbers.index), NAIVE
+    if numbers.dropna().between(*_EXCEL).all() and (numbers % 1 > 0).any():
+        dates = pd.to_datetime(numbers, unit="D", origin="1899-12-30", utc=True)
+        return _seconds(dates.dt.round("s")), NAIVE
+    scales = pd.Series(1.0, numbers.index)
+    names = pd.Series("seconds", numbers.index)
+    for least, (scale, name) in reversed(_UNITS.items()):
+        scales, names = scales.mask(numbers >= least, scale), names.mask(numbers >= least, name)
+    seconds = numbers / scales
+    real = seconds.between(*_SPAN)
+    if real.sum() * 2 <= len(written):
+        return numbers, ORDER
+    return seconds.where(real), " and ".join(names[real].unique())
+
+
+def _seconds(dates: pd.Series) -> pd.Series:
+    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+
+
+def time_of_day(values: pd.Series) -> pd.Series | None:
+    """Seconds since midnight of times such as 19:00, 7:05 PM or 1900; None if most are others."""
+    text = values.astype(str).str.strip()
+    parts = text.mask(text.str.isdecimal(), text.str.zfill(4)).str.extract(_CLOCK)
+    if parts[0].notna().sum() * 2 <= (values.notna() & (text != "")).sum():
+        return None
+    hours, minutes, seconds = (parts[place].astype(float) for place in range(3))
+    half = parts[3].str.lower()
+    hours = hours.where(half.isna(), hours % 12) + 12 * (half == "p")
+    return 3600 * hours + 60 * minutes + seconds.fillna(0)
+
+
+def format_hint(unread: pd.Series) -> str:
+    """Name the ``time_format`` that reads most of some dates; two if day and month look alike."""
+    text = unread.astype(str).str.strip()
+    half = _HALF.search(text.iloc[0])
+    clock = f"{half[1]}%I:%M{':%S' if half[2] else ''}{half[3]}%p" if half else ""
+    date = _HALF.sub("", text.iloc[0])
+    orders = (False,) if re.match(r"\d{4}", date) else (True, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # day and month are tried both ways
+        forms = [guess_datetime_format(date, dayfirst=day_first) for day_first in orders]
+    read = {
+        form + clock: pd.to_datetime(text, format=form + clock, errors="coerce", utc=True).count()
+        for form in forms
+        if form
+    }
+    if not (most := max(read.values(), default=0)):
+        return "with %d, %m, %Y and %H:%M for day, month, year and time"
+    return "such as " + " or ".join(f"'{form}'" for form, n in read.items() if n == most)
