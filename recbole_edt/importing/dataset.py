@@ -17,9 +17,10 @@ from recbole_edt.importing.settings import ImportSettings
 from recbole_edt.importing.tables import Collected, Table, as_text, find_column, point_decimals
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import INTER_COLUMNS
+from recbole_edt.io.prices import read_price
 from recbole_edt.io.statistics import dataset_statistics
 from recbole_edt.prepare.filters import apply_filters, drop_repeated
-from recbole_edt.prepare.records import clean, read_price, shorten
+from recbole_edt.prepare.records import clean, shorten
 
 _RESERVED = {"item_id", "domain", "generated", "unsold"}
 _ALIKE = 0.95  # share of items with one value in all their rows that makes a column one of items

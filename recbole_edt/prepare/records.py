@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.errors import DataError
+from recbole_edt.io.prices import read_price
 
 T = TypeVar("T")
 
@@ -30,11 +31,6 @@ _ASIN_FIELD = re.compile(rb"""(?:'asin'|"(?:parent_)?asin") ?: ?['"]([0-9A-Z]{10
 _SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ud800-\udfff]")
-_PRICE = re.compile(  # with a word or a sign before, and a sign or a range behind
-    r"(?:[a-z]{2,4}\b)?\s*[^\w\s.-]?\s*(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?\s*"
-    r"(?:[^\w\s]|[a-z]{3}\b)?(?:\s*-.*)?",
-    re.DOTALL | re.IGNORECASE,
-)
 _MILLISECONDS = 1e11  # times from here on are not seconds
 _BY = re.compile(r"\s*(?:\n\s*by\s+|by\s*\n\s*)")
 
@@ -243,16 +239,6 @@ def _text(value: object) -> str:
     """Join the texts of a list; anything else that is no text counts as empty."""
     parts = value if isinstance(value, list) else [value]
     return " ".join(part for part in parts if isinstance(part, str))
-
-
-def read_price(value: object) -> float | None:
-    """Read a price: 7, "$12.99", "from 9 EUR", "$9.99 - $19.99" (the lower); None for any other."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    if isinstance(value, str):
-        found = _PRICE.fullmatch(value.strip())
-        value = found[1].replace(",", "") + (found[2] or "") if found else 0
-    return float(value) if 0 < float(value) < 1e7 else None
 
 
 def _categories(record: dict[str, Any], root: str) -> str:

@@ -13,20 +13,30 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-_MARKS = r"think|thinking|thought|thoughts|reasoning|seed:think"
-_THOUGHT = re.compile(
-    rf".*(?:</(?:{_MARKS})>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>)",
-    re.DOTALL | re.IGNORECASE,
+from recbole_edt.io.prices import read_price
+
+_THINKING = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+# Marks of thoughts: tags and special tokens of chat templates, as servers leave them
+_ENDS = (
+    rf"[<◁]\|?(?:/\|?|end_(?:of_)?){_THINKING}\|?[>▷]",
+    r"(?-i:\[/THINK\])|<channel\|>|<\|inner_suffix\|>|<\|(?:start_response|begin_of_solution)\|>",
+    r"<\|channel\|>final\b(?:[^{[]*<\|message\|>)?|assistantfinal",
+    r"\[begin final response\]|^here is my response:",
 )
-_THINKING = re.compile(
-    rf"\s*(?:<(?:{_MARKS})\b|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE
+_STARTS = (
+    rf"[<◁]\|?(?:start_|begin_(?:of_)?)?{_THINKING}\b[^<>◁▷]*[>▷]?",
+    r"(?-i:\[THINK\])|(?:<\|start\|>assistant)?<\|channel\|?>\s*(?:analysis|thought)",
+    r"(?-i:\Aanalysis(?=[A-Z]))|<\|inner_prefix\|>",
+    r"^here (?:is|are) my (?:thought process|reasoning steps):",
 )
+_MARK = re.compile(f"(?P<end>{'|'.join(_ENDS)})|{'|'.join(_STARTS)}", re.IGNORECASE | re.MULTILINE)
 _REFUSAL = re.compile(
     r"\W*(?:(?:i['’]m|i am) (?:very |so )?sorry\b|sorry,|i apologi[sz]e|as an ai\b|"
     r"i (?:can(?:no|['’])t|can not|am (?:unable|not able) to|won['’]t) "
@@ -38,6 +48,7 @@ _TOKEN = re.compile(
     r'(?P<text>"(?:[^"\\]|\\.)*(?P<end>"?))|(?P<extra>,(?=\s*[\]}]))|[\[\]{},]|[^"\[\]{},]+',
     re.DOTALL,
 )
+_BETWEEN = re.compile(r"(?:[\W\d_]|json[l5]?|item)*", re.IGNORECASE)  # of elements of one list
 _STARTS_TRIED = 20  # text that only looks like JSON must not cost minutes
 _DEEPEST = 64
 _LONGEST = 200_000  # characters that are repaired
@@ -82,8 +93,13 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
         name = cls.elements
         if not name or (isinstance(value, dict) and name in value):
             return value
+        several = isinstance(value, list | tuple)
         single = name.removesuffix("s")
-        return {name: value[single] if isinstance(value, dict) and single in value else value}
+
+        def bare(one: Any) -> Any:
+            return one[single] if isinstance(one, dict) and single in one else one
+
+        return {name: list(map(bare, value)) if several else bare(value)}
 
 
 def _from_null(value: Any) -> Any:
@@ -92,16 +108,26 @@ def _from_null(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _from_text(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value.strip().lstrip("$").replace(",", "") if isinstance(value, str) else value
-
-
 def _from_single(value: Any) -> Any:
     if isinstance(value, dict | str):
         return [value] if value else []
     return value
+
+
+def _readable(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError as error:
+        bad = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+        if not isinstance(value, dict | list):
+            raise
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        kept = {place: one for place, one in pairs if place not in bad}
+        if not kept or len(kept) == len(value):
+            raise
+        with suppress(ValidationError):
+            return read(kept if isinstance(value, dict) else list(kept.values()))
+        raise
 
 
 def _not_too_short(value: str) -> str:
@@ -118,11 +144,14 @@ Words = Annotated[str, BeforeValidator(_from_null)]
 Sentences = Annotated[Words, AfterValidator(_not_too_short)]
 """Text of a least length that is no refusal, such as a summary or a profile."""
 
-Figure = Annotated[float, BeforeValidator(_from_text), Field(ge=0, allow_inf_nan=False)]
-"""A number of at least 0, also as text such as "$1,299.50"."""
+Figure = Annotated[float | None, BeforeValidator(read_price)]
+"""A number above 0, also as text such as "$1,299.50"; None if it cannot be read."""
 
 Several = BeforeValidator(_from_single)
 """Marks a list of which a single element may be given without the list."""
+
+Readable = WrapValidator(_readable)
+"""Marks a list or object of which elements or optional fields that cannot be read are left out."""
 
 
 def well_formed(text: str) -> str:
@@ -157,8 +186,9 @@ def schema(reply: type[Reply], n: int = 0) -> dict[str, Any]:
 def read_message(payload: Mapping[str, Any]) -> Said:
     """Read the message of a completion, whatever its shape.
 
-    Content may be text or a list of parts. Thoughts stand in a field or parts of their own, or
-    before the answer; their opening tag may be missing.
+    Content may be text, a list of parts, or missing where the answer is the arguments of a tool's
+    call. Thoughts stand in a field or parts of their own, or between marks, of which one may be
+    missing.
     """
     choices = payload.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -166,10 +196,9 @@ def read_message(payload: Mapping[str, Any]) -> Said:
     message = choice.get("message")
     message = message if isinstance(message, Mapping) else {}
     content, refusal = _joined_parts(message.get("content")), message.get("refusal")
+    content = content if content.strip() else _arguments(message)
     thoughts = any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
-    text = _THOUGHT.sub("", content, count=1)
-    if _THINKING.match(text):  # the thoughts have no end
-        text = ""
+    text = _without_thoughts(content)
     finish = choice.get("finish_reason")
     return Said(
         well_formed(text).strip(),
@@ -191,13 +220,36 @@ def _joined_parts(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
+def _arguments(message: Mapping[str, Any]) -> str:
+    """Arguments of the tools that a message calls, one after the other."""
+    calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    calls = calls if isinstance(calls, list) else []
+    called = (call.get("function") for call in calls if isinstance(call, Mapping))
+    given = [one.get("arguments") for one in called if isinstance(one, Mapping)]
+    return "\n".join(one if isinstance(one, str) else json.dumps(one) for one in given if one)
+
+
+def _without_thoughts(text: str) -> str:
+    """Leave out what stands between marks, before a lone end mark, and after one without end."""
+    kept, start, is_thought = "", 0, False
+    for mark in _MARK.finditer(text):
+        if not mark["end"]:
+            kept += "" if is_thought else text[start : mark.start()]
+        elif not is_thought:
+            kept = ""
+        start, is_thought = mark.end(), not mark["end"]
+    return kept if is_thought else kept + text[start:]
+
+
 def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     """Read the JSON that a model wrote.
 
-    JSON is found alone, in a code fence, and in the middle of a text; of several the last one that
-    needs no repair counts: drafts come before the answer. Commas before a closing bracket and line
-    breaks within texts are accepted, then whatever ``json_repair`` can read, such as single quotes
-    and comments. Of JSON that breaks off, the unfinished element is dropped.
+    JSON is found alone, in code fences, and in the middle of a text. A value that names the
+    reply's list counts before a list, and that before a lone element; of equal ones the last that
+    needs no repair: drafts come before the answer. Elements that follow each other are a list.
+    Commas before a closing bracket and line breaks within texts are accepted, then whatever
+    ``json_repair`` can read, such as single quotes and comments. Of JSON that breaks off, the
+    unfinished element is dropped.
 
     Returns
     -------
@@ -209,17 +261,23 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     Mismatch
         If there is none.
     """
-    found, reason, fault = None, "", ""
-    for value, is_sound in _values(text):
-        if found is not None and not is_sound:
-            break
+    name, found, reason, fault = reply.elements, None, "", ""
+    standing = (-1, False)  # of what is found
+
+    def take(value: Any, is_sound: bool) -> None:
+        nonlocal found, standing, reason, fault
+        is_whole = not name or (isinstance(value, dict) and name in value)
+        now = (2 if is_whole else int(isinstance(value, list)), is_sound)
+        if now < standing or (now == standing and not is_sound):
+            return
         try:
-            found = reply.model_validate(value).model_dump()
-            if not is_sound:
-                break
+            found, standing = reply.model_validate(value).model_dump(), now
         except ValidationError as error:
             if not reason:
                 reason, fault = _sentence(error)
+
+    for value, is_sound in _values(text):
+        take(value, is_sound)
     if found is None and not reason and _REFUSAL.match(text):
         raise Mismatch(f"the model refused: {' '.join(text.split())[:100]}", "refusal")
     if found is None:
@@ -239,25 +297,38 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
 
 
 def _values(text: str) -> Iterator[tuple[Any, bool]]:
-    """Values the text may hold: sound ones as they come, repaired ones where there is none."""
-    start = 0
-    for _ in range(_STARTS_TRIED):
-        found = _BRACKET.search(text, start)
-        if found is None:
-            break
+    """Values the text may hold, and whether they are sound; objects in a row as a tuple, too."""
+    start = end = n_broken = 0
+    rows: list[list[Any]] = [[]]
+    while n_broken < _STARTS_TRIED and (found := _BRACKET.search(text, start)):
         start = found.start()
         try:
-            value, start = _DECODER.raw_decode(text, start)
-            yield value, True
+            value, stop = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             for candidate in _completed(text[start:]):
                 with suppress(ValueError, RecursionError):
                     yield _DECODER.decode(candidate), False
-            start += 1
+            n_broken, start = n_broken + 1, start + 1
+            continue
+        yield value, True
+        if not (isinstance(value, dict) and _BETWEEN.fullmatch(text, end, start)):
+            rows.append([])
+        rows[-1].append(value)
+        start = end = stop
+    yield from ((tuple(row), True) for row in sorted(rows, key=len) if len(row) > 1)
+    if n_broken:
+        yield from ((value, False) for value in _repaired(text))
+
+
+def _repaired(text: str) -> list[Any]:
+    """What ``json_repair`` makes of a text with JSON that is broken: values, the whole first."""
     first, last = _BRACKET.search(text), max(text.rfind("}"), text.rfind("]"))
-    if first and first.start() < last < _LONGEST:
-        with suppress(Exception):  # of any kind: the text is a model's
-            yield json_repair.loads(text[first.start() : last + 1]), False
+    if not first or not first.start() < last < _LONGEST:
+        return []
+    with suppress(Exception):  # of any kind: the text is a model's
+        value = json_repair.loads(text[first.start() : last + 1])
+        return [value, *value] if isinstance(value, list) else [value]
+    return []
 
 
 def _completed(text: str) -> list[str]:

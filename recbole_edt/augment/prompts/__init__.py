@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from recbole_edt.augment.llm.reading import Figure, Reply, Sentences, Several, Words
+from recbole_edt.augment.llm.reading import (
+    Figure,
+    Readable,
+    Reply,
+    Sentences,
+    Several,
+    Words,
+)
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
@@ -23,7 +30,7 @@ _HINTS = {
 }
 _FIELDS: dict[str, Any] = {
     "title": (Words, ...),
-    "price": (Figure | None, None),
+    "price": (Figure, None),
     "categories": (Annotated[list[Words], Several], []),
 }
 
@@ -37,8 +44,8 @@ class GeneratedItems(Reply):
 def generated_items(columns: Sequence[str]) -> type[GeneratedItems]:
     """Answer to ``generate.txt`` whose items have these attributes."""
     fields = {column: _FIELDS.get(column, (Words, "")) for column in columns}
-    item = create_model("Item", __base__=Reply, **fields)
-    items: Any = (Annotated[list[item], Several], Field(min_length=1))  # type: ignore[valid-type]
+    item: Any = Annotated[create_model("Item", __base__=Reply, **fields), Readable]
+    items: Any = (Annotated[list[item], Readable, Several], Field(min_length=1))
     return create_model("Items", __base__=GeneratedItems, items=items)
 
 
