@@ -5,13 +5,15 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
-import warnings
+import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -19,11 +21,18 @@ from tqdm import tqdm
 from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
 from recbole_edt.importing.tables import Table, find_column
+from recbole_edt.prepare.records import Malformed, parse_metadata
 
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
-_OPEN: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_SUFFIXES = {".gz", ".bz2", ".xz"}
+_PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+# how quotation marks are meant: in the words of pandas and of the csv module
+_LITERAL: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
+_QUOTED: dict[str, Any] = {"skipinitialspace": True}
+_ESCAPED: dict[str, Any] = {"skipinitialspace": True, "escapechar": "\\"}
 _ATOMIC = {"token", "token_seq", "float", "float_seq"}
 
 
@@ -72,13 +81,15 @@ def _files(path: Path) -> list[Path]:
 def _kind(path: Path) -> str:
     """Suffix that says how a file is read; empty for any other."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _OPEN:
+    if suffixes and suffixes[-1] in _SUFFIXES:
         suffixes.pop()
     return suffixes[-1] if suffixes and suffixes[-1] in _TEXT | _JSON | _PARQUET else ""
 
 
 def _kinds() -> str:
-    return ", ".join(sorted(_TEXT | _JSON | _PARQUET)) + f", packed as {', '.join(_OPEN)}"
+    return (
+        ", ".join(sorted(_TEXT | _JSON | _PARQUET)) + f", packed as {', '.join(sorted(_SUFFIXES))}"
+    )
 
 
 def _stem(path: Path) -> str:
@@ -105,16 +116,23 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
         ) from error
     except LookupError as error:
         raise ConfigError(f"encoding '{options.encoding}' is not known") from error
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path} is a damaged {path.suffix} file: {error}") from error
     if frame.empty:
         raise DataError(f"{path} has no rows")
     return frame
 
 
-def _open(path: Path, options: ImportCommand) -> IO[str]:
-    encoding = "utf-8-sig" if options.encoding.lower() in ("utf-8", "utf8") else options.encoding
-    return _OPEN.get(path.suffix.lower(), open)(path, "rt", encoding=encoding, newline="")
+def _text(path: Path, options: ImportCommand) -> str:
+    """Content of a plain or packed file; what it is, its first bytes say."""
+    content = path.read_bytes()
+    for magic, unpack in _PACKED.items():
+        if content.startswith(magic):
+            try:
+                content = unpack(content)
+            except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+                raise DataError(f"{path} is a damaged {path.suffix} file: {error}") from error
+            break
+    marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
+    return content.decode(next(marked, options.encoding))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -129,52 +147,115 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
-    """Read JSON objects, one a line or in one list."""
-    records: list[Any] = []
-    with _open(path, options) as file:
-        start = file.read(1)
-        if start == "[":
+    """Read objects of JSON, in any lists, lines and white space, or a Python literal on each line.
+
+    A single object is taken for what holds a list of objects, if one does.
+    """
+    text, records, end = _text(path, options), [], 0
+    while found := re.compile(r"[^\s,].*").search(text, end):
+        line = found[0].rstrip(" ,\r") if found[0].startswith("{") else ""
+        try:
+            value, end = parse_metadata(line.encode()), found.end()
+        except Malformed:  # goes on in other lines, or is no object
             try:
-                records = json.loads(start + file.read())
-            except ValueError as error:
-                raise DataError(f"{path} is no whole JSON list: {_first_line(error)}") from error
-        else:
-            for number, line in enumerate(file, start=1):
-                text = start + line if number == 1 else line
-                if text.isspace():
-                    continue
-                try:
-                    records.append(json.loads(text))
-                except ValueError as error:
-                    raise DataError(f"{path}: line {number} is no JSON object") from error
+                value, end = json.JSONDecoder().raw_decode(text, found.start())
+            except (ValueError, RecursionError) as error:
+                number = text.count("\n", 0, found.start()) + 1
+                raise DataError(f"{path}: line {number} is no whole JSON object or list") from error
+        records += value if isinstance(value, list) else [value]
     if not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path} holds other JSON than objects")
+        raise DataError(f"{path} holds other JSON than objects: an object for each row is needed")
+    if len(records) == 1:
+        lists = [one for one in records[0].values() if isinstance(one, list) and len(one)]
+        lists = [one for one in lists if all(isinstance(record, dict) for record in one)]
+        records = lists[0] if len(lists) == 1 else records
     return pd.DataFrame(records, dtype=object)
 
 
 def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
-    """Read delimited text; atomic files literally, others with quotation marks around values."""
-    with _open(path, options) as file:
-        header = file.readline()
-    atomic = any(name != _without_type(name) for name in header.rstrip("\r\n").split("\t"))
-    separator = "\t" if atomic else max("\t,;|", key=header.count)
-    form: dict[str, Any] = {"sep": separator, "index_col": False}
-    form["quoting"] = csv.QUOTE_NONE if atomic else csv.QUOTE_MINIMAL
-    names = next(csv.reader([header], delimiter=separator), [])
+    """Read delimited text: atomic files literally, in others values may be quoted.
+
+    Where quotation marks are no proper ones, all are taken literally if every line has as many
+    fields as the first, or nearly every one and none has more; otherwise the line is refused.
+    """
+    text, separator = _text(path, options).lstrip("\r\n"), ""
+    if named := re.match(r"sep=(.)\r?\n", text):  # as Excel writes
+        separator, text = named[1], text[named.end() :]
+    header = next(io.StringIO(text, newline=""), "").rstrip("\r\n")
+    if header.count("::") > 1 and "\t" not in text:  # as MovieLens has it
+        text, header = text.replace("::", "\t"), header.replace("::", "\t")
+    atomic = any(name != _without_type(name) for name in header.split("\t"))
+    separator = "\t" if atomic else separator or max("\t,;|", key=header.count)
+    separator = separator if separator in header else " "
+    names = next(csv.reader([header], delimiter=separator, **_QUOTED), [])
     known = (*options.user, *options.item, "id")
-    if options.columns and find_column(names, known) is None:
-        form |= {"names": list(options.columns), "header": None}
+    if headless := bool(options.columns) and find_column(names, known) is None:
+        names = list(options.columns or ())
+    lines = io.StringIO(text, newline="")
+    counts = Counter(line.count(separator) + 1 for line in lines if not line.isspace())
+    most, n = max(counts, default=0), len(names)
+    if 0 < most < n:
+        raise DataError(f"{path} has {most} columns, separated by {separator!r}, instead of {n}")
+    ways = [] if atomic or '"' not in text else [_QUOTED, _ESCAPED]
+    if not ways or (most == n and counts[n] >= (1 - options.max_malformed) * counts.total()):
+        ways.append(_LITERAL)
+    faults = []
+    for way in ways:
+        width, fault = _check(text, separator, n, way, len(counts) == 1)
+        if not fault:
+            break
+        faults.append(fault)
+    else:
+        raise DataError(f"{path}: {faults[0]}")
+    extra = separator * (width - n)  # rows end with it, and the header does not
+    text = f"{separator.join(names)}{extra}\n{text}" if headless else text
+    text = text if headless else f"{header}{extra}{text[len(header) :]}"
+    form: dict[str, Any] = {"sep": separator, "index_col": False, **way}
     try:
-        with _open(path, options) as file, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(file, dtype=str, keep_default_na=False, **form)
+        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **form)
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty") from error
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except pd.errors.ParserError as error:
         raise DataError(f"{path}: {_first_line(error)}") from error
     if atomic:
         frame.columns = [_without_type(column) for column in frame.columns]
+    elif way is _LITERAL and '"' in text:
+        frame = frame.rename(columns=_unquoted).map(_unquoted, na_action="ignore")
     return frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]  # an index written by pandas
+
+
+def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> tuple[int, str]:
+    """Fields of the longest row, at least n, and what is wrong with a row; empty if nothing is.
+
+    If lines are ``alike``, no value goes on in another line; nor does one that would hold rows.
+    """
+
+    def holds_rows(value: str) -> bool:
+        inner = value.splitlines()[1:-1]
+        return len(inner) > 2 and {one.count(separator) for one in inner} == {n - 1}
+
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **way)
+    width, line = n, 1
+    unended = 'a quotation mark opens a value and does not end it: write "" for one within a value'
+    try:
+        for row in reader:
+            if reader.line_num > line and (alike or any(map(holds_rows, row))):
+                return 0, f"line {line}: {unended}"
+            if len(row) > n and any(map(str.strip, row[n:])):
+                return 0, (
+                    f"line {line} has {len(row)} fields instead of {n}: a value that holds "
+                    f"{separator!r} needs quotation marks"
+                )
+            width, line = max(width, len(row)), reader.line_num + 1
+    except csv.Error:
+        return 0, f"line {line}: {unended}"
+    return width, ""
+
+
+def _unquoted(value: str) -> str:
+    inner = re.fullmatch(r'"((?:[^"]|"")*)"', value)
+    return inner[1].replace('""', '"') if inner else value
 
 
 def _without_type(column: str) -> str:

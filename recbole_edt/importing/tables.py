@@ -79,6 +79,8 @@ def flat(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return " | ".join(str(flat(one)) for one in value if one not in (None, ""))
     if isinstance(value, dict):
+        if len(value) == 1 and (key := next(iter(value))) in ("$date", "$oid", "$numberLong"):
+            return flat(value[key])  # as MongoDB has it
         return "; ".join(f"{key}: {flat(one)}" for key, one in value.items() if one is not None)
     return value
 
@@ -302,15 +304,18 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
 def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     """Unix seconds; those of a column of times of day are added to the days of another column."""
     column, known = table.columns["time"], table.frame.columns
+    values = table.frame[column]
+    values = values.map(flat) if values.dtype == object else values
     day = find_column([name for name in known if name != column], _DATES)
-    clock = time_of_day(table.frame[column])
-    digits = "time" in options.model_fields_set or day is None  # 1900 need not be seven o'clock
-    if clock is None or (digits and not table.frame[column].astype(str).str.contains(":").any()):
-        return read_times(table.frame[column], options.time_format)
+    # 1900 need not be seven o'clock
+    may_be = day and "time" not in options.model_fields_set
+    may_be = may_be or values.astype(str).str.contains(":").any()
+    if not may_be or (clock := time_of_day(values)) is None:
+        return read_times(values, options.time_format)
     if day is None:
         raise DataError(
             f"{table.name}: {column} holds times of day without a date (such as "
-            f"'{table.frame[column].iloc[0]}'): --time=COLUMN names the dates"
+            f"'{values.iloc[0]}'): --time=COLUMN names the dates"
         )
     table.columns["date"] = day
     days, unit = read_times(table.frame[day], options.time_format)

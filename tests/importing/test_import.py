@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 from pathlib import Path
@@ -261,6 +262,49 @@ def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
     assert item["title"].tolist() == ["Hübsch", "Toyé"]
 
 
+ROWS = [("u", "a1", 1, "Oak"), ("v", "b1", 2, "Fig"), ("v", "a1", 3, "Oak")]  # in order
+OBJECTS = [dict(zip(("user", "item", "time", "title"), row, strict=True)) for row in ROWS]
+
+
+def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,time,title") -> str:
+    rows = [header, *(",".join(map(str, row)) for row in ROWS)]
+    return "".join(row.replace(",", separator) + end for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.tsv", lines_of("\t").replace("Oak", '"Oak')),  # marks that open values
+        ("rows.csv", lines_of().replace("Oak", '"Oak')),
+        ("rows.csv", lines_of().replace("u,a1", '"u",a1').replace("Oak", '"Oak')),
+        ("rows.csv", lines_of().replace("Oak", '"Oak 5\\", brown"')),
+        ("rows.csv", lines_of(", ").replace("Oak", '"Oak, brown"')),
+        ("rows.csv", lines_of().replace("Oak", '"Oak\nbrown, red, dark\nwood"')),
+        ("rows.csv", "sep=;\n" + lines_of(";")),
+        ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
+        ("rows.csv", lines_of().encode("utf-16")),
+        ("rows.csv", gzip.compress(lines_of().encode())),
+        ("rows.csv.gz", lines_of()),
+        ("rows.txt", lines_of(" ")),
+        ("rows.dat", lines_of("::").partition("\n")[2]),
+        ("rows.json", "\n  " + json.dumps(OBJECTS, indent=1)),
+        ("rows.json", json.dumps({"data": OBJECTS, "pages": 1})),
+        ("rows.json", json.dumps({"data": OBJECTS}, indent=1)),
+        ("rows.json", "\n".join(json.dumps(row, indent=1) for row in OBJECTS)),
+        ("rows.jsonl", ",\n".join(map(json.dumps, OBJECTS))),
+        ("rows.jsonl.gz", "\n".join(map(str, OBJECTS))),  # Python literals, not packed
+        ("rows.jsonl", "\n".join(json.dumps(row | {"time": {"$date": {"$numberLong": row["time"]}}})
+                                 for row in OBJECTS)),
+    ],
+)  # fmt: skip
+def test_a_file_is_read_by_what_it_holds(name, content):
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    columns = ["--columns=user,item,time,title"] * (name == "rows.dat")
+    import_files([name, domains_file(), MINE, "--embed=False", "--title=title", *columns])
+    found = tables()[0][["user_id", "item_id", "timestamp"]].to_numpy().tolist()
+    assert found == [[user, item, str(time)] for user, item, time, _ in ROWS]
+
+
 def test_parquet_without_its_reader_says_how_to_get_it(monkeypatch):
     def missing(*args, **kwargs):
         raise ImportError("no pyarrow")
@@ -422,8 +466,11 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["latin.csv", MINE], "utf-8 text: name its encoding, such as --encoding=cp1252"),
         (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
         (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
-        (["damaged.jsonl", MINE], "damaged.jsonl: line 2 is no JSON object"),
-        (["ragged.csv", MINE], "ragged.csv: Error tokenizing data"),
+        (["damaged.jsonl", MINE], "damaged.jsonl: line 2 is no whole JSON object"),
+        (["ragged.csv", MINE], "ragged.csv: line 3 has 4 fields instead of 3: a value that"),
+        (["quotes.csv", MINE], "quotes.csv: line 4: a quotation mark opens a value and does not"),
+        (["hiding.csv", MINE], "hiding.csv: line 2: a quotation mark opens a value and does"),
+        (["log.csv", MINE, "--columns=a,b,c"], "has 2 columns, separated by ',', instead of 3"),
         (["odd.csv", "wares.csv", MINE], "; wares.csv has no column that is known for the user,"),
         (["odd.csv", "wares.csv", MINE], "): name them by --user=COLUMN,COLUMN --item=COLUMN,C"),
         (["gaps.csv", MINE], "user in user (such as ''); --max_malformed=0.34 leaves"),
@@ -469,6 +516,11 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("damaged.jsonl").write_text('{"user": 1}\n{"user"\n')
     Path("dates.jsonl").write_text('{"id": "a1", "year": 1}')
     Path("ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3\n")
+    Path("quotes.csv").write_text('user,item,time\nu,"a,1",1\nu,b,1\nu,"a"b,2\n')
+    hidden = "u,a,1,Oak\n" * 5
+    Path("hiding.csv").write_text(
+        f'user,item,time,name\nu,a,1,"Oak\n{hidden}u,a,1,TV 9"\nu,"b,",1,x\n'
+    )
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
     Path("log.csv").write_text("date,pages\n1,2\n1,3\n")
