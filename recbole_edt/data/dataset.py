@@ -153,7 +153,8 @@ class CrossDomainDataset(SequentialDataset):
             for name in (name for name, ftype in columns.items() if ftype.endswith("seq")):
                 frame[name] = self._split(frame[name], name, columns[name])
         except (ValueError, pd.errors.ParserError) as error:
-            raise DataError(f"{filepath}: {str(error).splitlines()[0]}") from error
+            what = atomic.find_no_number(filepath, columns) or str(error).splitlines()[0]
+            raise DataError(f"{filepath}: {what}") from error
         for name, ftype in columns.items():
             self.field2source[name], self.field2type[name] = source, FeatureType(ftype)
             self.field2seqlen[name] = max(map(len, frame[name])) if ftype.endswith("seq") else 1

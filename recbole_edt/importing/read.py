@@ -161,7 +161,9 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
                 value, end = json.JSONDecoder().raw_decode(text, found.start())
             except (ValueError, RecursionError) as error:
                 number = text.count("\n", 0, found.start()) + 1
-                raise DataError(f"{path}: line {number} is no whole JSON object or list") from error
+                raise DataError(
+                    f"{path}: line {number} is no whole JSON object or list (is the file cut off?)"
+                ) from error
         records += value if isinstance(value, list) else [value]
     if not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path} holds other JSON than objects: an object for each row is needed")

@@ -244,7 +244,7 @@ def _unknown(
         given = ",".join(getattr(options, role)) if role in options.model_fields_set else ""
         others = [column for other in tables for column in other.frame.columns]
         columns = ",".join("COLUMN" for _, missing in lacking if role in missing)  # one of each
-        if find_column(others, given.split(",")) is not None:  # right in another file
+        if given and find_column(others, given.split(",")) is not None:  # right in another file
             keys.append(f"--{role}={given},{columns}")
         else:
             keys.append(f"--{role}={given or columns}{nearest(given, names)}")

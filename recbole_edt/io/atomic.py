@@ -6,14 +6,14 @@ import glob
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import DataError
-from recbole_edt.io.files import file_sha256
+from recbole_edt.io.files import file_sha256, read_table
 
 REQUIRED = {
     "inter": ("user_id:token", "item_id:token", "timestamp:float"),
@@ -179,8 +179,21 @@ def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = Tru
 
 
 def _refuse_missing(frame: pd.DataFrame, column: str, file: str) -> None:
-    if missing := int(frame[column].isna().sum()):
-        raise DataError(f"{file}: {missing} rows have no {column}")
+    if len(rows := np.flatnonzero(frame[column].isna())):
+        raise DataError(
+            f"{file}: {len(rows)} rows have no {column} (the first is row {rows[0] + 1})"
+        )
+
+
+def find_no_number(path: str | Path, columns: Mapping[str, str]) -> str:
+    """Name the first value of a float column (name -> type) that is no number; empty if none is."""
+    table = read_table(Path(path))
+    for name in (name for name, ftype in columns.items() if ftype == "float"):
+        written = table[name].where(~table[name].isin(("", "nan", "NaN")), "0")
+        if len(rows := np.flatnonzero(pd.to_numeric(written, errors="coerce").isna())):
+            value = _shown(written.iloc[rows[0]])
+            return f"row {rows[0] + 1} has '{value}' in {name}, which is no number (1.5, not 1,5)"
+    return ""
 
 
 def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
@@ -191,8 +204,8 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
     check_tokens(inter, "item_id", f"{name}.inter", unique=False)
     for column in ("timestamp", "position"):
         _refuse_missing(inter, column, f"{name}.inter")
-        if not np.isfinite(inter[column]).all():
-            raise DataError(f"{name}.inter: a {column} is not finite")
+        if len(rows := np.flatnonzero(~np.isfinite(inter[column]))):
+            raise DataError(f"{name}.inter: a {column} is not finite (row {rows[0] + 1})")
     unlisted = ~inter["item_id"].isin(item["item_id"])
     if unlisted.any():
         example = _shown(str(inter.loc[unlisted, "item_id"].iloc[0]))

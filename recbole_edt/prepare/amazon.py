@@ -82,7 +82,7 @@ def _raw_files(options: PrepareCommand, sources: Sequence[DomainSource]) -> list
 
     def have(source: DomainSource, paths: Sequence[str]) -> Path:
         if options.source:
-            return local_file(Path(options.source), paths)
+            return local_file(Path(options.source), source, paths)
         path = Path(options.output_path, ".downloads", str(options.edition), paths[0])
         fetch(f"{source.base_url}/{paths[0]}", path)
         return path

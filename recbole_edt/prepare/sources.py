@@ -12,6 +12,7 @@ import yaml
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import properties_dir
+from recbole_edt.prepare.records import read_lines
 from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.settings import nearest
 
@@ -77,15 +78,35 @@ def _categories(options: PrepareCommand, known: Sequence[str]) -> dict[str, str]
     return {category.lower(): category for category in options.categories}
 
 
-def local_file(folder: Path, paths: Sequence[str]) -> Path:
+def local_file(folder: Path, source: DomainSource, paths: Sequence[str]) -> Path:
     """Find one of several raw files in a local folder: by path or name, gzipped or not."""
     if not folder.is_dir():
         raise ConfigError(f"the source folder {folder} does not exist")
-    for path in paths:
-        name = Path(path).name
-        for relative in (path, path.removesuffix(".gz"), name, name.removesuffix(".gz")):
-            if (folder / relative).is_file():
-                return folder / relative
+    if found := _find(folder, paths):
+        return found
     names = list(dict.fromkeys(Path(path).name for path in paths))
     plain = [name.removesuffix(".gz") for name in names]
-    raise ConfigError(f"{folder} holds neither {', '.join(names)} nor {', '.join(plain)}")
+    hint = _other_files(folder, source)
+    raise ConfigError(f"{folder} holds neither {', '.join(names)} nor {', '.join(plain)}{hint}")
+
+
+def _find(folder: Path, paths: Sequence[str]) -> Path | None:
+    names = [name for path in paths for name in (path, Path(path).name)]
+    known = [name for path in names for name in (path, path.removesuffix(".gz"))]
+    return next((folder / name for name in known if (folder / name).is_file()), None)
+
+
+def _other_files(folder: Path, source: DomainSource) -> str:
+    """Say which other reviews of the domain a folder holds, and how they are read."""
+    if _find(folder, source.reviews):
+        return ""  # the metadata are missing
+    for edition, entry in _properties()["editions"].items():
+        for core, paths in entry["reviews"].items():
+            found = _find(folder, [path.format(category=source.category) for path in paths])
+            if found and (".csv" not in found.suffixes or b"user" in next(read_lines(found), b"")):
+                keys = f"--edition={edition} --core={core}"
+                return f": {found.name} is a file of edition {edition}: {keys}"
+    if ratings := sorted(folder.glob(f"*{source.category}.csv*")):
+        columns = "--columns=user,item,rating,time (in the order of the file)"
+        return f": {ratings[0].name} has ratings alone: recbole-edt import DOMAIN=FILE... {columns}"
+    return ""

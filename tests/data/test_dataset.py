@@ -65,6 +65,13 @@ def test_without_positions_rows_follow_their_times_and_ties_the_file(write_datas
     assert found["position"].tolist() == [1, 2, 3, 4, 1]
 
 
+def test_a_number_that_cannot_be_read_is_named_with_its_row(write_dataset, load, tmp_path):
+    rows = [("u", item, time) for item, time in (("a", "7"), ("b", "nan"), ("a", "1,5"))]
+    folder = write_dataset(tmp_path, rows=rows, items=[("a", "x"), ("b", "y")])
+    with pytest.raises(DataError, match=r"tiny.inter: row 3 has '1,5' in timestamp, which is no"):
+        load(folder)
+
+
 def test_domains_are_alphabetical_or_as_configured(shop, raw, load):
     dataset, swapped = load(raw), load(raw, domains=["bike", "art"])
     assert (dataset.domains, swapped.domains) == (["art", "bike"], ["bike", "art"])

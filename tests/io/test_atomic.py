@@ -85,9 +85,9 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.mark.parametrize(
     ("file", "column", "value", "message"),
     [
-        *(("inter", c, None, f"tiny.inter: 1 rows have no {c}")
+        *(("inter", c, None, f"tiny.inter: 1 rows have no {c} (the first is row 2)")
           for c in ("user_id", "item_id", "timestamp", "position")),
-        ("inter", "timestamp", np.inf, "a timestamp is not finite"),
+        ("inter", "timestamp", np.inf, "a timestamp is not finite (row 2)"),
         ("inter", "position", -np.inf, "a position is not finite"),
         ("inter", "user_id", "x" * 1001, "a user_id has 1,001 characters, more than 1,000"),
         ("inter", "item_id", "c", "1 rows name items that tiny.item does not list (such as 'c')"),

@@ -173,6 +173,29 @@ def test_bad_arguments_are_one_clear_line(arguments, message):
     assert not Path("dataset").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "told"),
+    [
+        ("{}.jsonl", [], "{}.jsonl is a file of edition 2023: --edition=2023 --core=0"),
+        ("{}_5.json.gz", [], "{}_5.json.gz is a file of edition 2018: --edition=2018 --core=5"),
+        ("reviews_{}.json", ["--core=5"], "of edition 2014: --edition=2014 --core=0"),
+        (
+            "{}.csv",
+            [],
+            "{}.csv has ratings alone: recbole-edt import DOMAIN=FILE... --co",
+        ),
+        ("{}.txt", [], "nor reviews_{}_5.json, reviews_{}.json"),
+    ],
+)
+def test_files_of_another_edition_are_named(name, keys, told):
+    category = "Clothing_Shoes_and_Jewelry"
+    Path("raw").mkdir()
+    Path("raw", name.format(category)).write_text("A1,B000000001,5.0,1400000000\n")
+    with pytest.raises(ConfigError) as caught:
+        prepare(["cloth_sport", "--source=raw", *keys])
+    assert told.format(category, category) in str(caught.value)
+
+
 def test_bad_raw_files_are_one_clear_line_and_nothing_is_written(write_raw):
     reviews, metadata = raw_paths("2014", "sport")
     source = write_raw()
