@@ -171,14 +171,20 @@ class CrossDomainMixin(EvaluationMixin):
                 self.average.load(None)
             self.logger.info(f"Starting from {path}")
         resumed = saved and self.config["resume"] and self._resume(dataset)
+        # `resume_checkpoint` may have been called before
+        goes_on = resumed or self.start_epoch > 0
         if saved and not distributed.rank():
-            if not resumed and not self.start_epoch:  # nor by `resume_checkpoint` before
-                for path in (self.last_file, self.best_file):  # of an earlier run that was stopped
-                    Path(path).unlink(missing_ok=True)
-                self._name_what_is_replaced()
-            elif Path(self.final_file).exists() and not Path(self.best_file).exists():  # it ended
-                with atomic_write(self.best_file) as temporary:
-                    shutil.copyfile(self.final_file, temporary)
+            self._prepare_files(goes_on)
+
+    def _prepare_files(self, goes_on: bool) -> None:
+        """Remove what a stopped run of the same name has left, or take up a finished one's best."""
+        if not goes_on:
+            for path in (self.last_file, self.best_file):
+                Path(path).unlink(missing_ok=True)
+            self._name_what_is_replaced()
+        elif Path(self.final_file).exists() and not Path(self.best_file).exists():
+            with atomic_write(self.best_file) as temporary:
+                shutil.copyfile(self.final_file, temporary)
 
     def _name_what_is_replaced(self) -> None:
         with suppress(CheckpointError):  # there is none, or a damaged one
