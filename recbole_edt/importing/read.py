@@ -183,7 +183,7 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     text, separator = _text(path, options).lstrip("\r\n"), ""
     if named := re.match(r"sep=(.)\r?\n", text):  # as Excel writes
         separator, text = named[1], text[named.end() :]
-    header = next(io.StringIO(text, newline=""), "").rstrip("\r\n")
+    header, *_ = re.split("[\r\n]", text, maxsplit=1)
     if header.count("::") > 1 and "\t" not in text:  # as MovieLens has it
         text, header = text.replace("::", "\t"), header.replace("::", "\t")
     atomic = any(name != _without_type(name) for name in header.split("\t"))
@@ -243,7 +243,7 @@ def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) 
     try:
         for row in reader:
             if reader.line_num > line and (alike or any(map(holds_rows, row))):
-                return 0, f"line {line}: {unended}"
+                raise csv.Error
             if len(row) > n and any(map(str.strip, row[n:])):
                 return 0, (
                     f"line {line} has {len(row)} fields instead of {n}: a value that holds "

@@ -11,8 +11,9 @@ from pandas.tseries.api import guess_datetime_format
 
 from recbole_edt.errors import ConfigError
 
-# from these Unix times on (the year 5138 in seconds), the unit is a finer one
-_UNITS = {1e17: (1e9, "nanoseconds"), 1e14: (1e6, "microseconds"), 1e11: (1e3, "milliseconds")}
+# from these Unix times on (the year 5138 in seconds), the unit is the next finer one
+_FROM, _PER_SECOND = (1e11, 1e14, 1e17), (1.0, 1e3, 1e6, 1e9)
+_NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: other numbers are no Unix times
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _EXCEL = (20_000, 80_000)  # days since the end of 1899: 1954 to 2119
@@ -21,15 +22,17 @@ NAIVE, SOME = "dates", "dates, some with a zone"
 ORDER = "numbers that are no Unix times from 1990 on: they only order the rows"
 _ZONE = re.compile(r"[T:]\d\d.*(?:Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$")
 _CLOCK = r"^([01]?\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d(?:\.\d+)?))?\s*(?:([AaPp])\.?[Mm]\.?)?$"
-_HALF = re.compile(r"(\s)\d{1,2}:\d\d(:\d\d)?(\s?)[AP]M$", re.IGNORECASE)
+_FORMS = [  # that pandas does not guess
+    f"{day} %I:%M{second} %p" for day in ("%d/%m/%Y", "%m/%d/%Y") for second in ("", ":%S")
+] + ["%a %b %d %H:%M:%S %z %Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y"]
 
 
 def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
     """Unix seconds of numbers or dates, NaN where unreadable, and what they were.
 
-    The unit of a number is told by its size. If most numbers are no Unix times between 1990 and
-    2100 in any unit, all stay as they are and only order the rows; otherwise the others, such as
-    0 for an unknown time, are unreadable.
+    The unit of a number is told by its size. Numbers that are no Unix times between 1990 and 2100
+    in any unit, such as 0 for an unknown time, are unreadable; if more than 90% are none, all stay
+    as they are and only order the rows.
     """
     text = values.astype(str).str.strip()
     if form is None and not pd.api.types.is_datetime64_any_dtype(values):
@@ -58,15 +61,12 @@ def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, st
     if numbers.dropna().between(*_EXCEL).all() and (numbers % 1 > 0).any():
         dates = pd.to_datetime(numbers, unit="D", origin="1899-12-30", utc=True)
         return _seconds(dates.dt.round("s")), NAIVE
-    scales = pd.Series(1.0, numbers.index)
-    names = pd.Series("seconds", numbers.index)
-    for least, (scale, name) in reversed(_UNITS.items()):
-        scales, names = scales.mask(numbers >= least, scale), names.mask(numbers >= least, name)
-    seconds = numbers / scales
+    unit = np.digitize(numbers, _FROM)
+    seconds = numbers / np.array(_PER_SECOND)[unit]
     real = seconds.between(*_SPAN)
-    if real.sum() * 2 <= len(written):
+    if real.sum() * 10 < len(written):
         return numbers, ORDER
-    return seconds.where(real), " and ".join(names[real].unique())
+    return seconds.where(real), " and ".join(_NAMES[one] for one in np.unique(unit[real]))
 
 
 def _seconds(dates: pd.Series) -> pd.Series:
@@ -87,18 +87,14 @@ def time_of_day(values: pd.Series) -> pd.Series | None:
 
 def format_hint(unread: pd.Series) -> str:
     """Name the ``time_format`` that reads most of some dates; two if day and month look alike."""
-    text = unread.astype(str).str.strip()
-    half = _HALF.search(text.iloc[0])
-    clock = f"{half[1]}%I:%M{':%S' if half[2] else ''}{half[3]}%p" if half else ""
-    date = _HALF.sub("", text.iloc[0])
-    orders = (False,) if re.match(r"\d{4}", date) else (True, False)
+    text = unread.head(1000).astype(str).str.strip()
+    orders = (False,) if re.match(r"\d{4}", text.iloc[0]) else (True, False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # day and month are tried both ways
-        forms = [guess_datetime_format(date, dayfirst=day_first) for day_first in orders]
+        forms = [guess_datetime_format(text.iloc[0], dayfirst=first) for first in orders]
     read = {
-        form + clock: pd.to_datetime(text, format=form + clock, errors="coerce", utc=True).count()
-        for form in forms
-        if form
+        form: pd.to_datetime(text, format=form, errors="coerce", utc=True).count()
+        for form in filter(None, [*forms, *_FORMS])
     }
     if not (most := max(read.values(), default=0)):
         return "with %d, %m, %Y and %H:%M for day, month, year and time"
