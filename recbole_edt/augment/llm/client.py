@@ -109,7 +109,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         endpoint: ChatEndpoint = self.settings.endpoint("chat")
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
-        texts, answers = self._known_answers(asked)
+        texts, answers = self._known_answers(asked, dialect)
         known = frozenset(answers)
 
         async def ask(asking: Asking, key: bytes) -> CallFailed | None:
@@ -166,16 +166,30 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         return done
 
     def _known_answers(
-        self, requests: Mapping[bytes, ChatRequest]
+        self, requests: Mapping[bytes, ChatRequest], dialect: Dialect
     ) -> tuple[dict[bytes, str], dict[bytes, Answer]]:
         """What the cache holds: texts, and the answers that they make up."""
-        texts = self._cache.answers(requests)
-        steps = [progress(requests[key], key, texts) for key in texts]
-        texts |= self._cache.answers(step.key for step in steps if step.key)
-        steps_now = {key: progress(requests[key], key, texts) for key in requests if key in texts}
-        return texts, {
-            key: Answer(step.value, cached=True) for key, step in steps_now.items() if not step.key
-        }
+        endpoint = self.settings.endpoint("chat")
+        texts: dict[bytes, str] = {}
+        answers: dict[bytes, Answer] = {}
+        for one in dialect.known_as:
+            keys = {
+                key if one is dialect else request.key(endpoint, one): key
+                for key, request in requests.items()
+                if key not in answers
+            }
+            held = self._cache.answers(keys)
+            steps = [progress(requests[keys[key]], key, held) for key in held]
+            texts |= held | self._cache.answers(step.key for step in steps if step.key)
+            steps_now = {
+                k: progress(requests[k], key, texts) for key, k in keys.items() if key in held
+            }
+            answers |= {
+                key: Answer(step.value, cached=True)
+                for key, step in steps_now.items()
+                if not step.key
+            }
+        return texts, answers
 
     # -- embeddings ---------------------------------------------------------------------------
 
@@ -209,7 +223,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         endpoint: EmbeddingEndpoint = self.settings.endpoint("embedding")
         keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
-        found = self._known_vectors(distinct)
+        found = self._known_vectors(distinct, dialect)
         known = frozenset(found)
         lost = {key: "the text is empty" for key, text in distinct.items() if not text.strip()}
         missing = [key for key in distinct if key not in known and key not in lost]
@@ -237,12 +251,21 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self._size = next(map(len, found.values()), self._size)
         return self._rows(keys, found), {n: lost[key] for n, key in enumerate(keys) if key in lost}
 
-    def _known_vectors(self, keys: Mapping[bytes, str]) -> dict[bytes, np.ndarray]:
-        found = self._cache.vectors(keys)
+    def _known_vectors(
+        self, texts: Mapping[bytes, str], dialect: Dialect
+    ) -> dict[bytes, np.ndarray]:
+        endpoint, found = self.settings.endpoint("embedding"), dict[bytes, np.ndarray]()
+        for one in dialect.known_as:
+            keys = {
+                key if one is dialect else text_key(text, endpoint, one): key
+                for key, text in texts.items()
+                if key not in found
+            }
+            found |= {keys[key]: vector for key, vector in self._cache.vectors(keys).items()}
         if len({len(vector) for vector in found.values()}) > 1:
             raise DataError(
                 f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
-                f"'{self.settings.endpoint('embedding').model}': give each model a different name, "
+                f"'{endpoint.model}': give each model a different name, "
                 "or name another file"
             )
         return found

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 from recbole_edt.augment.llm.refusals import Refusal
 from recbole_edt.augment.llm.settings import Endpoint
@@ -17,6 +17,7 @@ from recbole_edt.errors import ConfigError
 _PASSING = re.compile(
     r"created|modified|updated|permission|ctx|context|max_model_len|status|state|loaded"
 )
+_NAMES = 3  # that a server may have in a run; with more it is a router
 _SHOWN = 12  # names of models that a message lists
 
 
@@ -26,6 +27,8 @@ class Dialect(BaseModel):
     model: str = ""
     served: str = ""  # what the server's list says about the model
     answers_as: str = ""  # the model that its responses name
+    former: list[str] = []  # the names before that
+    is_router: bool = False  # it names several models in turn, which count as one
     response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     max_tokens_key: str = "max_tokens"
     temperature: bool = True  # the field is sent
@@ -33,6 +36,7 @@ class Dialect(BaseModel):
     stream: bool = False
     encoding_format: Literal["base64", "float", ""] = "base64"
     batch_size: int = 0  # most texts of a call; 0 while nothing was refused
+    _heard: list[str] = PrivateAttr(default_factory=list)  # names in this run, as they changed
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Dialect:
@@ -46,6 +50,38 @@ class Dialect(BaseModel):
     def identity(self) -> list[str]:
         """What names the model that answers: a part of the key of each of its answers."""
         return [self.model, self.served, self.answers_as]
+
+    @property
+    def known_as(self) -> list[Dialect]:
+        """Itself, and for a router what its answers under other names are stored as."""
+        others = [name for name in self.former if self.is_router and name != self.answers_as]
+        return [self, *(self.model_copy(update={"answers_as": name}) for name in others)]
+
+    def rename(self, name: str) -> None:
+        """Note that responses name another model than before."""
+        self.former = list(dict.fromkeys([*self.former, self.answers_as]))
+        self.answers_as = name
+
+    def take_over(self, kept: Dialect) -> None:
+        """Add the names of an earlier run."""
+        self.is_router, self.former = kept.is_router, kept.former
+        name, self.answers_as = self.answers_as, kept.answers_as
+        if not self.is_router:
+            self.rename(name)
+
+    def hear(self, name: Any) -> bool:
+        """Note the model that a response names; false if answers so far are to be looked at again.
+
+        A server that was started again with another model has another name from then on; a router
+        comes back to one, or has many.
+        """
+        if self.is_router or not self.answers_as or not isinstance(name, str):
+            return True
+        self._heard = self._heard or [self.answers_as]
+        if name != self._heard[-1]:
+            self.is_router = name in self._heard or len(self._heard) >= _NAMES
+            self._heard.append(name)
+        return not self.is_router and name == self.answers_as
 
     @property
     def named(self) -> str:
@@ -77,27 +113,34 @@ class Dialect(BaseModel):
             return False
         return True
 
-    def find(self, listed: Sequence[Mapping[str, Any]], endpoint: Endpoint) -> None:
+    def find(self, listed: Sequence[Mapping[str, Any]], endpoint: Endpoint) -> str:
         """Find the model in the server's list.
+
+        Returns
+        -------
+        str
+            The names in the list, if the model is none of them.
 
         Raises
         ------
         ConfigError
-            If it is not there, or none is named and there are several.
+            If none is named and there are several.
         """
         names = {str(entry["id"]): entry for entry in listed}
         wanted = endpoint.model or (next(iter(names)) if len(names) == 1 else "")
         same = (wanted, f"{wanted}:latest", f"models/{wanted}")  # Ollama, Gemini
         aliases = (name for name, entry in names.items() if wanted in _aliases(entry))
         found = next((name for name in (*same, *aliases) if name in names), None)
-        if not wanted or found is None:
-            shown = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            what = f"serves no model '{wanted}'" if wanted else "serves several models"
+        shown = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        if not wanted:
             raise ConfigError(
-                f"{endpoint.place} {what}: set {endpoint.kind}.model to one of {shown}"
+                f"{endpoint.place} serves several models: set {endpoint.kind}.model to one of "
+                f"{shown}"
             )
         self.model = wanted
-        self.served = json.dumps(_lasting(names[found]), sort_keys=True)
+        if found or len(names) == 1:  # a server of one model may take any name
+            self.served = json.dumps(_lasting(names[found or shown]), sort_keys=True)
+        return "" if found else shown
 
 
 def _aliases(entry: Mapping[str, Any]) -> Sequence[Any]:

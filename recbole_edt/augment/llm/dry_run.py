@@ -56,7 +56,7 @@ class DryRun(LLMClient):
         dialect = self.dialect(endpoint)
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
-        _, answers = self._known_answers(asked)
+        _, answers = self._known_answers(asked, dialect)
         n_cached = sum(key in answers for key in keys)
         missing = {key: request for key, request in asked.items() if key not in answers}
         prompt = completion = 0
@@ -77,7 +77,7 @@ class DryRun(LLMClient):
         dialect = self.dialect(endpoint)
         keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
-        known = self._known_vectors(distinct)
+        known = self._known_vectors(distinct, dialect)
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]
         prompt = sum(map(estimated_tokens, missing))
         calls, n_cached = -(-len(missing) // endpoint.batch_size), sum(key in known for key in keys)

@@ -19,6 +19,7 @@ from recbole_edt.augment.llm.transport import (
     EndpointError,
     Run,
     UnreachableError,
+    UnservedError,
     in_loop,
 )
 from recbole_edt.errors import ConfigError
@@ -75,10 +76,18 @@ class Endpoints:
         self._cache.keep_dialect(endpoint.address, dialect.model_dump_json())
 
     def rename(self, endpoint: Endpoint, name: str) -> None:
-        """Note that responses name another model than before."""
+        """Note that responses name another model than before, or several in turn."""
         dialect = self._dialects[endpoint.address]
-        _tell_of_change(endpoint, dialect.answers_as, name)
-        dialect.answers_as = name
+        if dialect.is_router:
+            names = ", ".join(dict.fromkeys([*dialect.former, dialect.answers_as, name]))
+            getLogger(__name__).warning(
+                "%s names several %s models in turn (%s), which count as one: set "
+                "%s.model to one if that is not meant",
+                endpoint.place, endpoint.kind, names, endpoint.kind,
+            )  # fmt: skip
+        else:
+            _tell_of_change(endpoint, dialect.answers_as, name)
+            dialect.rename(name)
         self.save(endpoint)
 
     def names(self) -> dict[str, str]:
@@ -94,20 +103,24 @@ class Endpoints:
 
         async def ask() -> None:
             nonlocal is_kept
-            run = Run(endpoint, self._settings, dialect, counts, 0.0)
+            run, others = Run(endpoint, self._settings, dialect, counts, 0.0), ""
             async with run.client:
                 if listed := await run.listed_models():
-                    dialect.find(listed, endpoint)
+                    others = dialect.find(listed, endpoint)
                     found = (dialect.model, dialect.served)
                     is_kept = kept is not None and (kept.model, kept.served) == found
                 if not is_kept:
-                    await self._try(endpoint, dialect, run)
+                    await self._try(endpoint, dialect, run, others)
 
         in_loop(ask())
         self._cache.store("check", counts)
-        return kept if kept and is_kept else dialect
+        if kept and is_kept:
+            return kept
+        if kept:
+            dialect.take_over(kept)
+        return dialect
 
-    async def _try(self, endpoint: Endpoint, dialect: Dialect, run: Run) -> None:
+    async def _try(self, endpoint: Endpoint, dialect: Dialect, run: Run, others: str) -> None:
         if not dialect.model:
             raise ConfigError(
                 f"{endpoint.place} does not tell which models it has: set {endpoint.kind}.model, "
@@ -125,7 +138,15 @@ class Endpoints:
         path, body = _tiny(endpoint, dialect)
         try:
             await run.call(path, body, 0.0, read, _RETRIES)
-        except CallFailed as failure:  # of other failures the first real request tells more
+        except (CallFailed, UnservedError) as failure:
+            if others:
+                raise ConfigError(
+                    f"{endpoint.place} serves no model '{dialect.model}': set {endpoint.kind}.model"
+                    f" to one of {others} ({failure})"
+                ) from None
+            if isinstance(failure, UnservedError):
+                raise
+            # of other failures the first real request tells more
             if failure.refusal.status == NO_ANSWER:
                 raise EndpointError(
                     f"{endpoint.place} does not answer a first request as an OpenAI API does "

@@ -66,6 +66,10 @@ class EndpointError(EDTError):
     """The endpoint cannot serve this run: no credit left, or not to be reached."""
 
 
+class UnservedError(ConfigError):
+    """The endpoint knows no such model, or has no such API."""
+
+
 class UnreachableError(EndpointError):
     """Nothing answers at the address."""
 
@@ -147,8 +151,7 @@ class Run:
             except Halted:
                 pass
             except (EDTError, ModelChanged) as error:
-                self._stopped_by = self._stopped_by or error
-                self._halted.set()
+                self._stop(error)
             return None
 
         async def work(number: int) -> None:
@@ -182,6 +185,10 @@ class Run:
                 f"row were lost, the last one with: {failure} (all answers so far are kept; run "
                 "again to go on)"
             )
+
+    def _stop(self, error: Exception) -> None:
+        self._stopped_by = self._stopped_by or error
+        self._halted.set()
 
     def _check(self) -> None:
         if self._halted.is_set():
@@ -250,7 +257,8 @@ class Run:
         EDTError
             If the run cannot go on.
         ModelChanged
-            If the first response names another model than :attr:`dialect` has.
+            If the first response names another model than :attr:`dialect` has, or the endpoint
+            turns out to be a router.
         """
         before = dict(self.dialect)
 
@@ -280,10 +288,13 @@ class Run:
                     payload = await asyncio.wait_for(send(), self._endpoint.timeout_s)
                 finally:
                     self.counts["call_seconds"] += monotonic() - start
-                name, known = payload.get("model"), self.dialect.answers_as
-                if not self._answered and known and isinstance(name, str) and name != known:
+                out, name = read(payload), payload.get("model")
+                is_same = self.dialect.hear(name)
+                if not is_same and self.dialect.is_router:
+                    self._stop(ModelChanged(name))  # after this answer is kept
+                elif not is_same and not self._answered:
                     raise ModelChanged(name)
-                return read(payload)
+                return out
 
         out = await self.repeat(once, retries)
         self._answered = True
@@ -359,7 +370,7 @@ class Run:
             todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
             raise ConfigError(f"{end.place} refuses {what} ({reason}){todo}")
         if status in (404, 405, 501):
-            raise ConfigError(
+            raise UnservedError(
                 f"{end.place} knows no model '{self.dialect.model}' or has no API for "
                 f"{end.kind} requests ({reason}): correct {end.kind}.model or "
                 f"{end.kind}.base_url, which mostly ends in /v1"

@@ -99,9 +99,10 @@ class LLMServer:
     """The server and its moods; all of them can be changed while it runs.
 
     ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
-    refused; ``model`` is the one that is listed; ``retry_after`` is what 429 asks for, in seconds
-    or as a date; ``unreadable`` texts are refused with 400; ``payload`` replaces every response,
-    without ``greets`` those to the first questions, too;
+    refused; ``model`` is the one that is listed, and ``unlisted`` the status with which others are
+    refused, 0 if they are not; ``retry_after`` is what 429 asks for, in seconds or as a date;
+    ``unreadable`` texts are refused with 400; ``payload`` replaces every response, without
+    ``greets`` those to the first questions, too;
     ``chat_as`` and ``embed_as`` make status and body of a response of a request's body (and the
     good answer), or None for a usual one.
     """
@@ -118,6 +119,7 @@ class LLMServer:
     embed_as: Callable[[dict], tuple[int, object] | None] = lambda body: None
     echo_key: bool = False
     model: str = "m"
+    unlisted: int = 404
     size: int = 7  # of the model, as its list says
     share: float = 0.0
     kinds: Sequence[str] = KINDS
@@ -211,6 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/models"):
             known = {"id": server.model, "created": server.arrived, "meta": {"size": server.size}}
             self.send(200, {"data": [known]})
+        elif json.loads(raw)["model"] != server.model and server.unlisted:
+            self.send(server.unlisted, _error("not this one"))
         elif self.path.endswith("/embeddings"):
             data = [{"index": 0, "embedding": [1.0] * DIMENSIONS}]
             self.send(200, {"data": data, "model": server.model})

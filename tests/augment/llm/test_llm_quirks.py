@@ -1,6 +1,8 @@
 """Servers that speak the API in their own way: each is got along with, or its words are shown."""
 
 import json
+from contextlib import nullcontext
+from itertools import chain, count, cycle
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from questions import profile, request
 
 from recbole_edt.augment.llm import transport
 from recbole_edt.augment.llm.transport import EndpointError
+from recbole_edt.errors import ConfigError
 
 
 def item(title):
@@ -229,6 +232,84 @@ def test_another_model_behind_the_name_is_noticed(llm_servers, llm_client, caplo
             client.chat(requests, "summarise")
         assert len(server.log) == asked
     assert caplog.text.count("another chat model answers") == 2
+
+
+def naming(names):
+    """A server whose answers name these models, one after the other."""
+    answered = []
+
+    def chat_as(body, good):
+        answered.append(next(names))
+        return 200, completion(good)[1] | {"model": answered[-1]}
+
+    return answered, chat_as
+
+
+def run(llm_client, server, n):
+    """Ask ``n`` questions; give the number of answers that were cached."""
+    with llm_client(server, concurrency=1) as client:
+        answers = client.chat([profile(user) for user in range(n)], "summarise")
+        assert all(answer.value for answer in answers)
+    return sum(answer.cached for answer in answers)
+
+
+ROUTERS = {"new each time": lambda: map(str, count()), "two": lambda: cycle("ab"),
+           "one seldom": lambda: cycle("mmmb")}  # fmt: skip
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_a_router_counts_as_one_model(llm_servers, llm_client, caplog, kind, is_listed):
+    answered, chat_as = naming(ROUTERS[kind]())
+    server = llm_servers(chat_as=chat_as, greets=is_listed)
+    run(llm_client, server, 12)
+    paid, greeting = len(answered), int(not is_listed)
+    assert paid <= 12 + 2 + greeting and caplog.text.count("several chat models in turn") == 1
+    assert run(llm_client, server, 12) == 12 and len(answered) == paid + greeting
+    assert run(llm_client, server, 14) == 12 and len(answered) == paid + 2 * greeting + 2
+    assert caplog.text.count("another chat model") <= 2 and caplog.text.count("in turn") == 1
+
+
+def test_what_was_paid_under_any_name_of_a_router_is_found(llm_servers, llm_client):
+    answered, chat_as = naming(chain("mm", "bbbb", cycle("mb")))
+    server = llm_servers(chat_as=chat_as)
+    assert run(llm_client, server, 2) == 0
+    assert run(llm_client, server, 3) == 0  # another model: all anew
+    assert run(llm_client, server, 5) >= 3  # it changes back and forth: both count
+    assert len(answered) <= 2 + 4 + 2 + 2 and run(llm_client, server, 5) == 5
+
+
+def test_a_model_that_is_started_again_finds_its_own_answers(llm_servers, llm_client, caplog):
+    answered, chat_as = naming(chain("mm", "bbbb", "mmm"))
+    server = llm_servers(chat_as=chat_as)
+    assert [run(llm_client, server, n) for n in (2, 3, 3, 4)] == [0, 0, 3, 2]
+    assert len(answered) == 9 and "in turn" not in caplog.text
+
+
+def test_vectors_of_a_router_are_kept(llm_servers, llm_client, caplog):
+    names = cycle("ab")
+    server = llm_servers(
+        embed_as=lambda body: (200, vectors(body["input"])[1] | {"model": next(names)})
+    )
+    texts = [f"shoe {number}" for number in range(9)]
+    for n in (6, 9):
+        with llm_client(server, **{"embedding.batch_size": 1, "concurrency": 1}) as client:
+            assert client.embed(texts[:n], "encode")[0].any(axis=1).all()
+    assert len(server.log) == 9 + 2 and caplog.text.count("embedding models in turn") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (0, None),
+        *((code, r"set chat.model to one of \* \(.*not this one") for code in (400, 404, 503)),
+        (401, "refuses a call without a key"),
+    ],
+)
+def test_a_model_that_the_list_lacks_is_tried(llm_servers, llm_client, status, said):
+    client = llm_client(llm_servers(model="*", unlisted=status), retries=0)
+    with pytest.raises(ConfigError, match=said) if said else nullcontext():
+        client.check(["chat"])
 
 
 def test_an_endpoint_that_is_away_is_not_needed_for_known_answers(llm_servers, llm_client):
