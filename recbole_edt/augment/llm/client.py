@@ -181,14 +181,10 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             held = self._cache.answers(keys)
             steps = [progress(requests[keys[key]], key, held) for key in held]
             texts |= held | self._cache.answers(step.key for step in steps if step.key)
-            steps_now = {
-                k: progress(requests[k], key, texts) for key, k in keys.items() if key in held
-            }
-            answers |= {
-                key: Answer(step.value, cached=True)
-                for key, step in steps_now.items()
-                if not step.key
-            }
+            for key in held:
+                step = progress(requests[keys[key]], key, texts)
+                if not step.key:
+                    answers[keys[key]] = Answer(step.value, cached=True)
         return texts, answers
 
     # -- embeddings ---------------------------------------------------------------------------

@@ -263,21 +263,16 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     """
     name, found, reason, fault = reply.elements, None, "", ""
     standing = (-1, False)  # of what is found
-
-    def take(value: Any, is_sound: bool) -> None:
-        nonlocal found, standing, reason, fault
+    for value, is_sound in _values(text):
         is_whole = not name or (isinstance(value, dict) and name in value)
         now = (2 if is_whole else int(isinstance(value, list)), is_sound)
         if now < standing or (now == standing and not is_sound):
-            return
+            continue
         try:
             found, standing = reply.model_validate(value).model_dump(), now
         except ValidationError as error:
             if not reason:
                 reason, fault = _sentence(error)
-
-    for value, is_sound in _values(text):
-        take(value, is_sound)
     if found is None and not reason and _REFUSAL.match(text):
         raise Mismatch(f"the model refused: {' '.join(text.split())[:100]}", "refusal")
     if found is None:

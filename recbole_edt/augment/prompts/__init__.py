@@ -11,14 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from recbole_edt.augment.llm.reading import (
-    Figure,
-    Readable,
-    Reply,
-    Sentences,
-    Several,
-    Words,
-)
+from recbole_edt.augment.llm.reading import Figure, Readable, Reply, Sentences, Several, Words
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
