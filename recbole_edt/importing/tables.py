@@ -288,12 +288,12 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
     for role, missing in unread.items():
         if missing.sum() > options.max_malformed * len(rows):
             column = columns.get("date", columns[role]) if role == "time" else columns[role]
-            unread = frame.loc[missing.to_numpy(), column]
-            hint = _hint(unread, unit) if role == "time" else ""
+            given = frame.loc[missing.to_numpy(), column]
+            hint = _hint(given, unit) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
             raise DataError(
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
-                f"in {column} (such as '{unread.iloc[0]}'){hint}; "
+                f"in {column} (such as '{given.iloc[0]}'){hint}; "
                 f"--max_malformed={share} leaves such rows out"
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
@@ -319,7 +319,8 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
         )
     table.columns["date"] = day
     days, unit = read_times(table.frame[day], options.time_format)
-    return days + clock, unit
+    days = days * 86_400 if unit == ORDER else days // 86_400 * 86_400
+    return days + clock.fillna(0), unit
 
 
 def _hint(unread: pd.Series, unit: str) -> str:

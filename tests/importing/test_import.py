@@ -138,7 +138,7 @@ def test_what_becomes_of_each_column_is_told(capsys):
         ("20140513165320", None),
         ("41772.7037037037", None),  # Excel's days
         ("2014-05-13,165320", None),
-        ("2014-05-13,4:53:20 PM", None),
+        ("2014-05-13T16:53:20,4:53:20 PM", None),
         ("2014-05-13 18:53:20+02:00", None),
         ("13/05/2014 16.53.20", "%d/%m/%Y %H.%M.%S"),
     ],
@@ -477,6 +477,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
         (["odd.csv", "wares.csv", MINE], "): name them by --user=COLUMN,COLUMN --item=COLUMN,C"),
         (["gaps.csv", MINE], "user in user (such as ''); --max_malformed=0.34 leaves"),
         (["rows.csv", MINE, "--item=itm"], "--item=itm, did you mean 'item'?"),
+        (["hiding.tsv", MINE], "hiding.tsv: line 2: a quotation mark opens a value and does"),
         (["rows.csv", MINE, "--columns=a,b"], "--columns is for files without a header line"),
         (["dates.csv", "items.csv", MINE], "need --time_format, such as '%d.%m.%Y'"),
         (["dates.csv", "wares.csv", MINE, "--item=item"], "name it by --item=item,COLUMN"),
@@ -523,6 +524,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("hiding.csv").write_text(
         f'user,item,time,name\nu,a,1,"Oak\n{hidden}u,a,1,TV 9"\nu,"b,",1,x\n'
     )
+    Path("hiding.tsv").write_text('user\titem\ttime\nu\ta\t"1\nv\tb\nw\tc\t2"\n')
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
     Path("log.csv").write_text("date,pages\n1,2\n1,3\n")
