@@ -254,11 +254,11 @@ class CrossDomainModel(SequentialRecommender):
 
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, d]; computed once per evaluation."""
+        if self._item_vectors is not None and not torch.is_grad_enabled():
+            return self._item_vectors
         items = torch.arange(self.n_items, device=self.item_domain.device)
         if torch.is_grad_enabled():
             return self.embed(items)
-        if self._item_vectors is not None:
-            return self._item_vectors
         # in blocks: intermediate results take more memory than the vectors
         vectors = torch.cat([self.embed(block) for block in items.split(BLOCK)])
         if not self.training:
