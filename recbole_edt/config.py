@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -225,9 +225,9 @@ class EDTConfig(Config):
         return final_settings(self)
 
     def _set_default_parameters(self):
-        losses, loss = ("CE", "BPR"), self.final_config_dict.get("loss_type", "CE")
-        if not hasattr(self.model_class, "input_type") and loss not in losses:
-            raise ConfigError(f"loss_type must be one of {', '.join(losses)}, not '{loss}'")
+        if not hasattr(self.model_class, "input_type"):  # then its loss_type says it
+            loss = self.final_config_dict.get("loss_type", "CE")
+            check_value(Literal["CE", "BPR"], "loss_type", loss)
         super()._set_default_parameters()
         bigger = self.final_config_dict["valid_metric_bigger"]
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:

@@ -35,13 +35,6 @@ from recbole_edt.trainer import checkpoint, trainer_class
 def run(arguments: Sequence[str]) -> None:
     """Train and test one model from command-line arguments."""
     given = validate(RunArguments, parse_arguments(arguments))
-    extra: dict[str, Any] = given.model_extra or {}
-    for key in ("nproc", "world_size"):
-        if extra.get(key) not in (None, 1, -1):
-            raise ConfigError(
-                f"{key} starts no processes here: torchrun --nproc_per_node={extra[key]} "
-                "run_recbole_edt.py --model=... does"
-            )
     run_recbole_edt(given.model, given.dataset, given.config_files.split(), given.model_extra)
 
 

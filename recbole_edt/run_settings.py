@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.settings import StoppingStep
@@ -224,6 +224,17 @@ class RunArguments(Settings):
     model: Name
     dataset: Name
     config_files: str = ""
+
+    @model_validator(mode="after")
+    def _starts_no_processes(self) -> RunArguments:
+        extra = self.model_extra or {}
+        for key in ("nproc", "world_size"):
+            if extra.get(key) not in (None, 1, -1):
+                raise ValueError(
+                    f"{key} starts no processes here: torchrun --nproc_per_node={extra[key]} "
+                    "run_recbole_edt.py --model=... does"
+                )
+        return self
 
 
 def help_of_run(arguments: Sequence[str] = ()) -> str:
