@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
@@ -172,12 +172,9 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         endpoint = self.settings.endpoint("chat")
         texts: dict[bytes, str] = {}
         answers: dict[bytes, Answer] = {}
-        for one in dialect.known_as:
-            keys = {
-                key if one is dialect else request.key(endpoint, one): key
-                for key, request in requests.items()
-                if key not in answers
-            }
+        for keys in _stored_as(
+            dialect, requests, answers, lambda request, one: request.key(endpoint, one)
+        ):
             held = self._cache.answers(keys)
             steps = [progress(requests[keys[key]], key, held) for key in held]
             texts |= held | self._cache.answers(step.key for step in steps if step.key)
@@ -251,18 +248,14 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self, texts: Mapping[bytes, str], dialect: Dialect
     ) -> dict[bytes, np.ndarray]:
         endpoint, found = self.settings.endpoint("embedding"), dict[bytes, np.ndarray]()
-        for one in dialect.known_as:
-            keys = {
-                key if one is dialect else text_key(text, endpoint, one): key
-                for key, text in texts.items()
-                if key not in found
-            }
+        for keys in _stored_as(
+            dialect, texts, found, lambda text, one: text_key(text, endpoint, one)
+        ):
             found |= {keys[key]: vector for key, vector in self._cache.vectors(keys).items()}
         if len({len(vector) for vector in found.values()}) > 1:
             raise DataError(
                 f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
-                f"'{endpoint.model}': give each model a different name, "
-                "or name another file"
+                f"'{endpoint.model}': give each model a different name, or name another file"
             )
         return found
 
@@ -354,6 +347,21 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         finally:
             self.endpoints.save(endpoint)
             self._keep(stage)
+
+
+def _stored_as(
+    dialect: Dialect,
+    asked: Mapping[bytes, T],
+    found: Container[bytes],
+    key_of: Callable[[T, Dialect], bytes],
+) -> Iterator[dict[bytes, bytes]]:
+    """Yield, for each name of an endpoint, what is not found by then: key in the cache -> asked."""
+    for one in dialect.known_as:
+        yield {
+            key if one is dialect else key_of(value, one): key
+            for key, value in asked.items()
+            if key not in found
+        }
 
 
 def _tell_failed(stage: str, errors: Sequence[str | None]) -> None:
