@@ -33,6 +33,8 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 _LITERAL: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
 _QUOTED: dict[str, Any] = {"skipinitialspace": True}
 _ESCAPED: dict[str, Any] = {"skipinitialspace": True, "escapechar": "\\"}
+_VALUE = re.compile(r"[^\s,].*")  # the rest of a line, from where a value of JSON may begin
+_DECODER = json.JSONDecoder()
 _ATOMIC = {"token", "token_seq", "float", "float_seq"}
 
 
@@ -152,13 +154,13 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     A single object is taken for what holds a list of objects, if one does.
     """
     text, records, end = _text(path, options), [], 0
-    while found := re.compile(r"[^\s,].*").search(text, end):
+    while found := _VALUE.search(text, end):
         line = found[0].rstrip(" ,\r") if found[0].startswith("{") else ""
         try:
             value, end = parse_metadata(line.encode()), found.end()
         except Malformed:  # goes on in other lines, or is no object
             try:
-                value, end = json.JSONDecoder().raw_decode(text, found.start())
+                value, end = _DECODER.raw_decode(text, found.start())
             except (ValueError, RecursionError) as error:
                 number = text.count("\n", 0, found.start()) + 1
                 raise DataError(
@@ -175,11 +177,7 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
 
 
 def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
-    """Read delimited text: atomic files literally, in others values may be quoted.
-
-    Where quotation marks are no proper ones, all are taken literally if every line has as many
-    fields as the first, or nearly every one and none has more; otherwise the line is refused.
-    """
+    """Read delimited text: atomic files literally, in others values may be quoted."""
     text, separator = _text(path, options).lstrip("\r\n"), ""
     if named := re.match(r"sep=(.)\r?\n", text):  # as Excel writes
         separator, text = named[1], text[named.end() :]
@@ -193,23 +191,9 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     known = (*options.user, *options.item, "id")
     if headless := bool(options.columns) and find_column(names, known) is None:
         names = list(options.columns or ())
-    lines = io.StringIO(text, newline="")
-    counts = Counter(line.count(separator) + 1 for line in lines if not line.isspace())
-    most, n = max(counts, default=0), len(names)
-    if 0 < most < n:
-        raise DataError(f"{path} has {most} columns, separated by {separator!r}, instead of {n}")
-    ways = [] if atomic or '"' not in text else [_QUOTED, _ESCAPED]
-    if not ways or (most == n and counts[n] >= (1 - options.max_malformed) * counts.total()):
-        ways.append(_LITERAL)
-    faults = []
-    for way in ways:
-        width, fault = _check(text, separator, n, way, len(counts) == 1)
-        if not fault:
-            break
-        faults.append(fault)
-    else:
-        raise DataError(f"{path}: {faults[0]}")
-    extra = separator * (width - n)  # rows end with it, and the header does not
+    may_quote = '"' in text and not atomic
+    way, width = _quoting(path, text, separator, len(names), may_quote, options.max_malformed)
+    extra = separator * (width - len(names))  # rows end with it, and the header does not
     text = f"{separator.join(names)}{extra}\n{text}" if headless else text
     text = text if headless else f"{header}{extra}{text[len(header) :]}"
     form: dict[str, Any] = {"sep": separator, "index_col": False, **way}
@@ -224,6 +208,31 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     elif way is _LITERAL and '"' in text:
         frame = frame.rename(columns=_unquoted).map(_unquoted, na_action="ignore")
     return frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]  # an index written by pandas
+
+
+def _quoting(
+    path: Path, text: str, separator: str, n: int, may_quote: bool, max_malformed: float
+) -> tuple[dict[str, Any], int]:
+    """How the quotation marks of a text with n columns are meant, and fields of the longest row.
+
+    Where they are no proper ones, all are taken literally if every line has as many fields as the
+    first, or nearly every one and none has more; otherwise the line is refused.
+    """
+    lines = io.StringIO(text, newline="")
+    counts = Counter(line.count(separator) + 1 for line in lines if not line.isspace())
+    most = max(counts, default=0)
+    if 0 < most < n:
+        raise DataError(f"{path} has {most} columns, separated by {separator!r}, instead of {n}")
+    ways = [_QUOTED, _ESCAPED] if may_quote else []
+    if not ways or (most == n and counts[n] >= (1 - max_malformed) * counts.total()):
+        ways.append(_LITERAL)
+    faults = []
+    for way in ways:
+        width, fault = _check(text, separator, n, way, len(counts) == 1)
+        if not fault:
+            return way, width
+        faults.append(fault)
+    raise DataError(f"{path}: {faults[0]}")
 
 
 def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> tuple[int, str]:
