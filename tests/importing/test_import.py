@@ -285,7 +285,7 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", "sep=;\n" + lines_of(";")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
         ("rows.csv", lines_of().encode("utf-16")),
-        ("rows.csv", gzip.compress(lines_of().encode())),
+        ("rows.csv", gzip.compress(lines_of().encode(), mtime=0)),
         ("rows.csv.gz", lines_of()),
         ("rows.txt", lines_of(" ")),
         ("rows.dat", lines_of("::").partition("\n")[2]),

@@ -203,8 +203,8 @@ def test_bad_raw_files_are_one_clear_line_and_nothing_is_written(write_raw):
         (reviews, None, f"holds neither {reviews}"),
         (metadata, b"", "is empty"),
         (reviews, b"", "is empty"),
-        (reviews, gzip.compress(b"<html>\n"), "1 of 1 lines are unreadable"),
-        (metadata, gzip.compress(b"<html>\n"), "1 of 1 lines are unreadable"),
+        (reviews, gzip.compress(b"<html>\n", mtime=0), "1 of 1 lines are unreadable"),
+        (metadata, gzip.compress(b"<html>\n", mtime=0), "1 of 1 lines are unreadable"),
         (reviews, (source / reviews).read_bytes()[:-9], "damaged gzip file"),
         (reviews, review_line("A", "B000000001", 5).encode(), "leave only domain A"),
     ]
