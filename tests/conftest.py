@@ -10,15 +10,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from forked import Commands
+from forked import Commands, ForkedPopen
 from hypothesis import settings
 
 import recbole_edt  # noqa: F401 - patches RecBole before any test imports it
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
+from recbole_edt.experiment import runs
 
 # A shell that starts the suite in the background makes it ignore Ctrl-C, and what it starts, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,6 +46,15 @@ def commands() -> Iterator[Commands]:
         pytest.skip("this system cannot fork processes")
     with Commands() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def forked_runs(commands) -> Iterator[None]:
+    """Let the runs of comparisons, searches and experiments start within milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = {name: getattr(subprocess, name) for name in subprocess.__all__}
+        patch.setattr(runs, "subprocess", SimpleNamespace(**names | {"Popen": ForkedPopen}))
+        yield
 
 
 @pytest.fixture(scope="session")

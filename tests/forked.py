@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -39,6 +41,9 @@ _IMPORTED = [
     "recbole.model.sequential_recommender", "recbole_edt.cli", "recbole_edt.quick_start",
     "recbole_edt.augment.command", "recbole_edt.model.llmedt",
 ]  # fmt: skip
+
+
+_STARTING = Lock()  # to start a process looks after all others, which is not for several threads
 
 
 @dataclass
@@ -84,6 +89,37 @@ class Commands:
     def run(self, *arguments, **options) -> Done:
         """Run a command to its end; arguments as those of :meth:`begin`."""
         return self.begin(*arguments, **options).wait()
+
+
+class ForkedPopen:
+    """What an experiment needs of ``subprocess.Popen`` for its runs."""
+
+    def __init__(self, command: list[str], *, cwd: Path, env: dict, stdout, **_) -> None:
+        assert command[:3] == [sys.executable, "-m", "recbole_edt"]
+        self._process = _SERVER.Process(
+            target=_be_run, args=(Path(cwd), env, stdout.name, command[3:])
+        )
+        with _STARTING:
+            self._process.start()
+
+    def wait(self, timeout: float = 600) -> int:
+        """Wait for its end; gives its exit code."""
+        is_late = after(timeout)
+        while not is_late():
+            with _STARTING:
+                self._process.join(0)
+            if (code := self._process.exitcode) is not None:
+                return code
+            time.sleep(0.01)
+        raise subprocess.TimeoutExpired(self._process.name, timeout)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
 
 
 class Running:
@@ -195,13 +231,20 @@ def _be(*command) -> None:
     sys.exit(_run(*command))
 
 
+def _be_run(folder: Path, environment: dict, log: str, arguments: list[str]) -> None:
+    os.setsid()
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.exit(_command(arguments))
+
+
 def _run(folder: Path, aside: Path, arguments: list[str], limit: int | None, processes: int) -> int:
     """Be the command; gives its exit code."""
     import resource
-    import runpy
-    import traceback
-
-    from recbole_edt.signals import watch_imports
 
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{aside}/{name}", os.O_WRONLY | os.O_APPEND), number)
@@ -212,6 +255,15 @@ def _run(folder: Path, aside: Path, arguments: list[str], limit: int | None, pro
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if processes > 1 and (code := _launch(processes)) is not None:
         return code
+    return _command(arguments)
+
+
+def _command(arguments: list[str]) -> int:
+    import runpy
+    import traceback
+
+    from recbole_edt.signals import watch_imports
+
     script = arguments[0].startswith("--")
     sys.argv = ["run_recbole_edt.py" if script else "recbole-edt", *arguments]
     watch_imports()  # what the imports, done long ago, begin with

@@ -68,7 +68,7 @@ def test_a_model_of_your_own(example, data_path, capsys):
     assert json.loads(Path("r.json").read_text())["test"] == results["test"]
 
 
-def test_a_model_of_your_own_beside_others(example, data_path, capsys):
+def test_a_model_of_your_own_beside_others(example, data_path, capsys, forked_runs):
     example("my_model")
     models = "--models=Pop,my_model:LastItems"
     more = [models, "--seeds=1", "--budget=0", "--last=2", "--report_modes=['uni5']"]
@@ -130,7 +130,7 @@ def test_a_provider(example, data_path, capsys):
     assert Path("out/tiny/tiny.inter").is_file()
 
 
-def test_an_experiment(example, data_path, capsys):
+def test_an_experiment(example, data_path, capsys, forked_runs):
     example("my_experiment")
     keys = [f"--{key}={value}" for key, value in SMALL.items() if key not in ("state", "use_gpu")]
     arguments = ["--dataset=tiny", f"--data_path={data_path}", "--seeds=1", "--jobs=1", *keys]

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def comparison(data_path: Path, **changes) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_path) -> Path:
+def finished(tmp_path_factory, data_path, forked_runs) -> Path:
     """Folder of a comparison of two models over two seeds."""
     output = tmp_path_factory.mktemp("out")
     compare(arguments(data_path, models="SASRec,LLMEDT", output_path=output))
@@ -97,7 +96,7 @@ def test_raw_data_are_augmented_for_the_rows_that_use_it(finished, data_path) ->
 
 def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "runs").glob("*.json")}
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr("recbole_edt.experiment.runs.subprocess.Popen", None)
     compare(arguments(data_path, models="LLMEDT,SASRec", output_path=finished.parent, seeds="2"))
     assert {path: path.stat().st_mtime_ns for path in (finished / "runs").glob("*.json")} == before
     assert set(pd.read_csv(finished / "compare.csv")["n"]) == {1}
@@ -107,7 +106,9 @@ def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> Non
     assert not [name for name in names if ".last" in name or ".stage1" in name]
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(data_path, tmp_path, capsys) -> None:
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+    data_path, tmp_path, capsys, forked_runs
+) -> None:
     # one row per batch: RecBole's BERT4Rec masks nothing in some batch, and its loss is 0 / 0
     compare(arguments(data_path, models="BERT4Rec,SASRec*", output_path=tmp_path, seeds="1",
                       train_batch_size=1, epochs=1))  # fmt: skip
@@ -117,18 +118,15 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(data_path, tmp_path, cap
     assert re.search(r"\| BERT4Rec +\| +– \|", text)
 
 
-def test_killed_and_started_again_it_ends_the_same(finished, data_path, tmp_path) -> None:
-    command = [sys.executable, "-m", "recbole_edt", "compare",
-               *arguments(data_path, models="LLMEDT", output_path=tmp_path, jobs=1)]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_and_started_again_it_ends_the_same(finished, data_path, tmp_path, commands) -> None:
+    given = arguments(data_path, models="LLMEDT", output_path=tmp_path, jobs=1)
+    running = commands.begin(tmp_path, ["compare", *given])
     runs = tmp_path / "tiny" / "runs"
-    deadline = time.monotonic() + 120
-    while not list(runs.glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert running.until(lambda: any(runs.glob("*.json")))
+    running.signal(signal.SIGINT)
+    assert running.wait().code == 130
     assert len(list(runs.glob("*.json"))) == 1
-    compare(arguments(data_path, models="LLMEDT", output_path=tmp_path, jobs=1))
+    compare(given)
     for path in (finished / "runs").glob("LLMEDT*.json"):
         one, other = (json.loads(p.read_text()) for p in (path, runs / path.name))
         assert one["protocols"] == other["protocols"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -118,7 +117,7 @@ def test_bad_arguments(change, message, write_dataset, tmp_path) -> None:
 
 
 def test_command_trains_writes_and_goes_on(
-    tmp_path, make_shop, write_dataset, capsys, monkeypatch
+    tmp_path, make_shop, write_dataset, capsys, monkeypatch, forked_runs
 ) -> None:
     data = write_dataset(tmp_path, make_shop(seed=3, n_users=30, n_items=(12, 14), lengths=(4, 8)))
     arguments = [
@@ -134,6 +133,6 @@ def test_command_trains_writes_and_goes_on(
     assert f"best: --hidden_size={best['params']['hidden_size']}" in out
     assert len(runs) == 2
     assert Path("out/tiny/search/LLMEDTPretrain.csv").is_file()
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr("recbole_edt.experiment.runs.subprocess.Popen", None)
     search(arguments)
     assert capsys.readouterr().out == out
