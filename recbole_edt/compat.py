@@ -12,6 +12,7 @@ for property files, for processes and for loaders: ``Config._load_internal_confi
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import os
@@ -20,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from enum import Enum
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from logging import getLogger
@@ -189,6 +191,25 @@ def _row_lengths(obj: Any) -> Any:
     import pandas as pd
 
     return obj.map(len) if isinstance(obj, pd.Series) else len(obj)
+
+
+@_patches("recbole.evaluator.metrics")
+def _patch_metrics(module: Any) -> Iterator[None]:
+    """Load scikit-learn with the first figure of its own, not at the start of every command."""
+
+    class Metrics:
+        def __getattr__(self, name: str) -> Callable:
+            def metric(*args: Any, **kwargs: Any) -> Any:
+                return getattr(import_module("sklearn.metrics"), name)(*args, **kwargs)
+
+            return metric
+
+    def import_(name: str, *args: Any) -> Any:
+        return Metrics() if name == "sklearn.metrics" else __import__(name, *args)
+
+    vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_}
+    yield
+    vars(module)["__builtins__"] = builtins
 
 
 @_patches("recbole.model.sequential_recommender.sine")

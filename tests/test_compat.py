@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import sys
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 
@@ -250,3 +251,17 @@ def test_metrics_in_the_log_have_four_decimals():
 
     told = dict2str({"hit@10": 0.0720862930807682, "ndcg@10": 0.5})
     assert told.split() == ["hit@10", ":", "0.0721", "ndcg@10", ":", "0.5000"]
+
+
+@pytest.mark.parametrize(
+    ("name", "predicted", "true", "expected"),
+    [
+        ("MAE", [1.0, 3.0], [2.0, 5.0], 1.5),
+        ("RMSE", [1.0, 3.0], [2.0, 5.0], 2.5**0.5),
+        ("AUC", [0.1, 0.2, 0.05], [0, 1, 1], 0.5),
+    ],
+)
+def test_figures_of_ratings_and_clicks_are_recboles(name, predicted, true, expected):
+    metric = getattr(import_module("recbole.evaluator.metrics"), name)
+    found = metric.metric_info(object.__new__(metric), np.array(predicted), np.array(true))
+    assert found == pytest.approx(expected)

@@ -34,7 +34,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from scipy.sparse import csr_matrix
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
@@ -139,6 +138,8 @@ def similar_users(embeddings: np.ndarray, eligible: np.ndarray, n: int) -> np.nd
     Only ``eligible`` users (bool [n_users]) whose embedding is not zero are compared. Most similar
     first, without the user themself: int64 [n_users, n], 0 where there is none.
     """
+    from sklearn.neighbors import NearestNeighbors  # every look-up of a model imports this file
+
     users = np.flatnonzero(eligible & embeddings.any(1))
     found = np.zeros((len(embeddings), n), dtype=np.int64)
     n = min(n, len(users) - 1)
