@@ -13,7 +13,7 @@ from recbole_edt.augment.llm.chat import Asking, ChatRequest
 from recbole_edt.augment.llm.costs import FAULT, Usage
 from recbole_edt.augment.llm.reading import Mismatch, read_message
 from recbole_edt.augment.llm.refusals import server_words
-from recbole_edt.augment.llm.transport import CallFailed, EndpointError, Run
+from recbole_edt.augment.llm.transport import CallFailed, EndpointError
 from recbole_edt.errors import ConfigError
 
 _PATH: Final = "/v1/chat/completions"
@@ -32,8 +32,8 @@ class Batches:
     ----------
     cache, stage
         The batches under way, and the stage that they belong to.
-    run, asking
-        Make the calls, and the bodies of requests; read answers.
+    asking : Asking
+        Makes the calls, and the bodies of requests; reads answers.
     asked : mapping
         Questions by key.
     texts : mapping
@@ -44,7 +44,6 @@ class Batches:
 
     cache: AnswerCache
     stage: str
-    run: Run
     asking: Asking
     asked: Mapping[bytes, ChatRequest]
     texts: MutableMapping[bytes, str]
@@ -85,11 +84,11 @@ class Batches:
         EndpointError
             If the provider refuses the batch, with its words.
         """
-        client, prices = self.run.client, self.asking.endpoint.prices
+        client, prices = self.asking.run.client, self.asking.endpoint.prices
         content = b"".join(map(self._line, keys))
         tokens = len(content), len(keys) * self.asking.endpoint.max_tokens  # at most
         most = prices.dollars(tokens[0], completion=tokens[1]) * prices.batch
-        async with self.run.reserve(most):
+        async with self.asking.run.reserve(most):
             try:
                 file = await self._call(
                     lambda: client.files.create(file=("batch.jsonl", content), purpose="batch")
@@ -103,7 +102,7 @@ class Batches:
         self.cache.keep_batch(file, self.asking.endpoint.address, self.stage, batch)
 
     async def _create(self, file: str) -> str:
-        create = self.run.client.batches.create
+        create = self.asking.run.client.batches.create
         batch = await self._call(
             lambda: create(input_file_id=file, endpoint=_PATH, completion_window="24h")
         )
@@ -112,12 +111,12 @@ class Batches:
 
     async def _made_of(self, file: str) -> str:
         """Find the batch of a file if it was made before a run was killed; else make it."""
-        listed = await self._call(lambda: self.run.client.batches.list(limit=100))
+        listed = await self._call(lambda: self.asking.run.client.batches.list(limit=100))
         found = (batch.id for batch in listed.data if batch.input_file_id == file)
         return next(found, None) or await self._create(file)
 
     async def _finish(self, file: str, name: str) -> None:
-        client = self.run.client
+        client = self.asking.run.client
         while (
             batch := await self._call(lambda: client.batches.retrieve(name))
         ).status not in _ENDED:
@@ -138,7 +137,7 @@ class Batches:
 
     def _take(self, file: str, responses: Mapping[bytes, dict[str, Any]]) -> None:
         """Keep the answers that can be used, and forget the batch."""
-        run, prices, found = self.run, self.asking.endpoint.prices, {}
+        run, prices, found = self.asking.run, self.asking.endpoint.prices, {}
         for key, payload in responses.items():
             said = read_message(payload)
             usage = Usage.reported(payload, prices, "", said.text)
@@ -154,7 +153,7 @@ class Batches:
 
     async def _call(self, once: Callable[[], Any]) -> Any:
         try:
-            return await self.run.repeat(once)
+            return await self.asking.run.repeat(once)
         except CallFailed as failure:
             raise EndpointError(
                 f"the batch API of {self.asking.endpoint.place} failed ({failure}): run again, "

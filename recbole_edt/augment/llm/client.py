@@ -82,31 +82,28 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             If one of them cannot: one line that names what to start or change.
         """
         for kind in kinds:
-            self.dialect(self.settings.endpoint(kind))
-
-    def dialect(self, endpoint: Endpoint) -> Dialect:
-        """What is known of an endpoint; the first time, it is asked."""
-        return self.endpoints.dialect(endpoint)
+            self.endpoints.dialect(self.settings.endpoint(kind))
 
     # -- chat ---------------------------------------------------------------------------------
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Answer all requests; blocks until done."""
-        endpoint = self.settings.endpoint("chat")
-        return self._as_served(endpoint, stage, partial(self._chat, requests, stage))
+        return self._as_served("chat", stage, partial(self._chat, requests, stage))
 
-    def _as_served(self, endpoint: Endpoint, stage: str, ask: Callable[[Dialect], T]) -> T:
+    def _as_served(self, kind: str, stage: str, ask: Callable[[Any, Dialect], T]) -> T:
         """Ask, and again if responses name another model than the answers in the cache."""
+        endpoint = self.settings.endpoint(kind)
         while True:
             before = self._stages[stage].copy()
             try:
-                return ask(self.dialect(endpoint))
+                return ask(endpoint, self.endpoints.dialect(endpoint))
             except ModelChanged as change:
                 self._stages[stage] = before
                 self.endpoints.rename(endpoint, str(change))
 
-    def _chat(self, requests: Sequence[ChatRequest], stage: str, dialect: Dialect) -> list[Answer]:
-        endpoint: ChatEndpoint = self.settings.endpoint("chat")
+    def _chat(
+        self, requests: Sequence[ChatRequest], stage: str, endpoint: ChatEndpoint, dialect: Dialect
+    ) -> list[Answer]:
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
         texts, answers = self._known_answers(asked, dialect)
@@ -131,33 +128,29 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             longest = max(missing, key=lambda key: len(asked[key].user))
             missing.insert(0, missing.pop(missing.index(longest)))
 
-        def make_asking(run: Run) -> Asking:
-            return Asking(endpoint, self.settings.asks, run, partial(self._keep, stage))
-
-        def begin(run: Run) -> tuple[list[bytes], Callable[[bytes], Awaitable[CallFailed | None]]]:
-            return missing, partial(ask, make_asking(run))
-
-        def begin_batches(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
-            asking = make_asking(run)
-            batches = Batches(self._cache, stage, run, asking, asked, texts, self.settings.poll_s)
-
-            async def do(job: list[bytes]) -> CallFailed | None:
-                if job == missing[:1]:
-                    await batches.resume()
-                    return await ask(asking, job[0])
-                await batches.send(job)
-                return None
-
-            return batches.jobs(missing), do
+        def make_asking() -> Asking:
+            run, keep = self._open_run(endpoint, stage), partial(self._keep, stage)
+            return Asking(endpoint, self.settings.asks, run, keep)
 
         try:
             if missing and self.settings.batch:
-                self._work(endpoint, stage, len(missing), begin_batches)
+                asking = make_asking()
+                batches = Batches(self._cache, stage, asking, asked, texts, self.settings.poll_s)
+
+                async def do(job: list[bytes]) -> CallFailed | None:
+                    if job == missing[:1]:
+                        await batches.resume()
+                        return await ask(asking, job[0])
+                    await batches.send(job)
+                    return None
+
+                self._work(asking.run, stage, len(missing), batches.jobs(missing), do)
                 steps = {key: progress(asked[key], key, texts) for key in missing}
                 answers |= {key: Answer(step.value) for key, step in steps.items() if not step.key}
                 missing = [key for key in missing if key not in answers]
             if missing:
-                self._work(endpoint, stage, len(missing), begin)
+                asking = make_asking()
+                self._work(asking.run, stage, len(missing), missing, partial(ask, asking))
         finally:
             done = [answers[key] for key in keys if key in answers]
             errors = [one.error for one in done]
@@ -207,13 +200,11 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         DataError
             If the cache holds vectors of another size under the model's name.
         """
-        endpoint = self.settings.endpoint("embedding")
-        return self._as_served(endpoint, stage, partial(self._embed, texts, stage))
+        return self._as_served("embedding", stage, partial(self._embed, texts, stage))
 
     def _embed(
-        self, texts: Sequence[str], stage: str, dialect: Dialect
+        self, texts: Sequence[str], stage: str, endpoint: EmbeddingEndpoint, dialect: Dialect
     ) -> tuple[np.ndarray, dict[int, str]]:
-        endpoint: EmbeddingEndpoint = self.settings.endpoint("embedding")
         keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
         found = self._known_vectors(distinct, dialect)
@@ -221,16 +212,12 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         lost = {key: "the text is empty" for key, text in distinct.items() if not text.strip()}
         missing = [key for key in distinct if key not in known and key not in lost]
         cut: dict[bytes, str] = {}
-
-        def begin(run: Run) -> tuple[Iterable[list[bytes]], Callable]:
-            keep = partial(self._keep, stage)
-            size = self._size or endpoint.dimensions
-            one = Embedding(endpoint, run, keep, distinct, found, lost, cut, size)
-            return one.batches(missing), one.embed
-
         try:
             if missing:
-                self._work(endpoint, stage, len(missing), begin)
+                run, keep = self._open_run(endpoint, stage), partial(self._keep, stage)
+                size = self._size or endpoint.dimensions
+                one = Embedding(endpoint, run, keep, distinct, found, lost, cut, size)
+                self._work(run, stage, len(missing), one.batches(missing), one.embed)
         finally:
             errors = [lost.get(key) for key in keys if key in found or key in lost]
             self._count(stage, errors, sum(key in known for key in keys))
@@ -314,23 +301,26 @@ class LLMClient(AbstractContextManager["LLMClient"]):
             from_cache=n_cached,
         )
 
+    def _open_run(self, endpoint: Endpoint, stage: str) -> Run:
+        """Prepare the calls of a stage, which need an endpoint that is not away."""
+        dialect = self.endpoints.dialect(endpoint)
+        self.endpoints.require(endpoint)
+        return Run(endpoint, self.settings, dialect, self._unsaved[stage], self._spent)
+
     def _work(
         self,
-        endpoint: Endpoint,
+        run: Run,
         stage: str,
         total: int,
-        begin: Callable[[Run], tuple[Iterable[Any], Callable[[Any], Awaitable[CallFailed | None]]]],
+        jobs: Iterable[T],
+        do: Callable[[T], Awaitable[CallFailed | None]],
     ) -> None:
-        """Do the jobs that ``begin`` gives, with what does one of them."""
-        dialect = self.dialect(endpoint)
-        self.endpoints.require(endpoint)
+        """Do jobs, each a key or a list of keys."""
 
         async def work() -> None:
-            run = Run(endpoint, self.settings, dialect, self._unsaved[stage], self._spent)
-            jobs, do = begin(run)
             with Progress(stage, total) as bar:
 
-                async def one(job: Any) -> CallFailed | None:
+                async def one(job: T) -> CallFailed | None:
                     failure = await do(job)
                     bar.update(len(job) if isinstance(job, list) else 1, failure is not None)
                     return failure
@@ -345,7 +335,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         try:
             in_loop(work())
         finally:
-            self.endpoints.save(endpoint)
+            self.endpoints.save(run.endpoint)
             self._keep(stage)
 
 

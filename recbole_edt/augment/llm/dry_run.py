@@ -46,14 +46,14 @@ class DryRun(LLMClient):
         self.estimates: list[dict[str, Any]] = []
         self._n_dimensions = 256  # of hashed vectors
 
-    def dialect(self, endpoint: Endpoint) -> Dialect:
+    def _dialect(self, endpoint: Endpoint) -> Dialect:
         """Give what the cache knows of an endpoint; it is not asked."""
         return self.endpoints.kept(endpoint) or Dialect.of(endpoint)
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""
         endpoint = self.settings.endpoint("chat")
-        dialect = self.dialect(endpoint)
+        dialect = self._dialect(endpoint)
         keys = [request.key(endpoint, dialect) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
         _, answers = self._known_answers(asked, dialect)
@@ -74,7 +74,7 @@ class DryRun(LLMClient):
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
         """Give one vector per text: the known ones if none is missing, else made-up ones."""
         endpoint = self.settings.endpoint("embedding")
-        dialect = self.dialect(endpoint)
+        dialect = self._dialect(endpoint)
         keys = [text_key(text, endpoint, dialect) for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
         known = self._known_vectors(distinct, dialect)

@@ -99,26 +99,23 @@ class Endpoints:
     def _meet(self, endpoint: Endpoint, kept: Dialect | None) -> Dialect:
         """Find the model in the list of models; make a tiny request if that is not enough."""
         dialect, counts = Dialect.of(endpoint), Counter[str]()
-        is_kept = False
+        run = Run(endpoint, self._settings, dialect, counts, 0.0)
 
-        async def ask() -> None:
-            nonlocal is_kept
-            run, others = Run(endpoint, self._settings, dialect, counts, 0.0), ""
+        async def ask() -> Dialect:
+            others = ""
             async with run.client:
                 if listed := await run.listed_models():
                     others = dialect.find(listed, endpoint)
-                    found = (dialect.model, dialect.served)
-                    is_kept = kept is not None and (kept.model, kept.served) == found
-                if not is_kept:
-                    await self._try(endpoint, dialect, run, others)
+                    if kept and (kept.model, kept.served) == (dialect.model, dialect.served):
+                        return kept
+                await self._try(endpoint, dialect, run, others)
+            if kept:
+                dialect.take_over(kept)
+            return dialect
 
-        in_loop(ask())
+        found = in_loop(ask())
         self._cache.store("check", counts)
-        if kept and is_kept:
-            return kept
-        if kept:
-            dialect.take_over(kept)
-        return dialect
+        return found
 
     async def _try(self, endpoint: Endpoint, dialect: Dialect, run: Run, others: str) -> None:
         if not dialect.model:

@@ -110,7 +110,7 @@ class Run:
         spent: float,
     ) -> None:
         self.counts, self.dialect = counts, dialect
-        self._endpoint, self._settings, self.spent = endpoint, settings, spent
+        self.endpoint, self._settings, self.spent = endpoint, settings, spent
         self._reserved: list[float] = []
         self._released = asyncio.Condition()
         self._stopped_by: Exception | None = None
@@ -181,7 +181,7 @@ class Run:
         is_alike = failure.is_final and not self._answered and len(set(self._lost)) == 1
         if len(self._lost) >= (REFUSED_AT_FIRST if is_alike else LOST_IN_A_ROW):
             raise EndpointError(
-                f"{self._endpoint.place}: {len(self._lost)} {self._endpoint.kind} requests in a "
+                f"{self.endpoint.place}: {len(self._lost)} {self.endpoint.kind} requests in a "
                 f"row were lost, the last one with: {failure} (all answers so far are kept; run "
                 "again to go on)"
             )
@@ -285,7 +285,7 @@ class Run:
                 self._check()
                 start: Any = monotonic()
                 try:
-                    payload = await asyncio.wait_for(send(), self._endpoint.timeout_s)
+                    payload = await asyncio.wait_for(send(), self.endpoint.timeout_s)
                 finally:
                     self.counts["call_seconds"] += monotonic() - start
                 out, name = read(payload), payload.get("model")
@@ -335,14 +335,14 @@ class Run:
         UnreachableError
             If nothing answers.
         """
-        seconds = min(_LISTED_WITHIN_S, self._endpoint.timeout_s)
+        seconds = min(_LISTED_WITHIN_S, self.endpoint.timeout_s)
         try:
             text = await asyncio.wait_for(self.client.get("/models", cast_to=str), seconds)
             return read_list(json.loads(text))
         except (openai.APIConnectionError, asyncio.TimeoutError) as error:
             is_late = isinstance(error, asyncio.TimeoutError)
             why = f"in {seconds:g} s" if is_late else f"({self.describe(self._refusal(error))})"
-            end = self._endpoint
+            end = self.endpoint
             raise UnreachableError(
                 f"{end.place} does not answer {why}: start the {end.kind} server there, or name "
                 f"another address: --{end.kind}.base_url=..."
@@ -356,7 +356,7 @@ class Run:
         asked = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0
         if asked > longest:
             raise EndpointError(
-                f"{self._endpoint.place} asks to wait {asked:.0f} s, longer than max_wait_s: "
+                f"{self.endpoint.place} asks to wait {asked:.0f} s, longer than max_wait_s: "
                 "run again later, all answers are kept"
             )
         doubled = self._settings.backoff_s * 2 ** min(attempt, 30)
@@ -364,7 +364,7 @@ class Run:
 
     def _refuse_for_good(self, refusal: Refusal) -> None:
         """Raise when no request to this endpoint can succeed."""
-        status, end, reason = refusal.status, self._endpoint, self.describe(refusal)
+        status, end, reason = refusal.status, self.endpoint, self.describe(refusal)
         if status in (401, 403):
             what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
             todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
@@ -382,31 +382,30 @@ class Run:
         if isinstance(error, openai.APIStatusError):
             return _refusal_of_status(error)
         if isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
-            return Refusal(f"no answer within {self._endpoint.timeout_s:g} s")
+            return Refusal(f"no answer within {self.endpoint.timeout_s:g} s")
         if isinstance(error, openai.APIConnectionError):
             cause = " ".join(str(error.__cause__ or "").split())
-            return Refusal(f"the connection to {self._endpoint.place} failed: {cause}".rstrip(": "))
+            return Refusal(f"the connection to {self.endpoint.place} failed: {cause}".rstrip(": "))
         return Refusal("the response is not JSON", NO_ANSWER)
 
     def describe(self, refusal: Refusal) -> str:
         """Describe a failure in one line, without secrets."""
         said = self.redact(" ".join(refusal.said.split()))
-        for part in urlsplit(self._endpoint.base_url).path.split("/"):
+        for part in urlsplit(self.endpoint.base_url).path.split("/"):
             if len(part) >= _LONG_PART:
                 said = said.replace(part, "[path]")
         status = f"HTTP {refusal.status}: " if refusal.status not in (None, NO_ANSWER) else ""
         return status + (_KEYLIKE.sub("[key]", said)[:300] or "nothing is said")
 
 
-def in_loop(work: Coroutine[Any, Any, None]) -> None:
+def in_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run calls to their end, also within a running event loop, such as a notebook's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(work)
-    else:
-        with ThreadPoolExecutor(max_workers=1) as aside:
-            aside.submit(asyncio.run, work).result()
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        return aside.submit(asyncio.run, work).result()
 
 
 def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
