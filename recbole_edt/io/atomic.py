@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import re
 import warnings
@@ -111,20 +112,16 @@ def check_table(path: Path, required: Sequence[str]) -> None:
 
 def _check_lines(path: Path, content: bytes) -> None:
     """Refuse a line with more or fewer fields than the header, and a table without rows."""
-    text = np.frombuffer(content, dtype=np.uint8)
-    ends = np.append(np.flatnonzero(text == ord("\n")), len(text))
-    tabs = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0)
-    starts = np.append(0, ends[:-1] + 1)
-    n_empty = int((ends == starts).sum())
-    # lines unlike the header, and lines without a tab, some of which may be empty
-    for line in np.flatnonzero(((tabs != tabs[0]) | (tabs == 0)) & (ends > starts)):
-        if not content[starts[line] : ends[line]].strip(b" \r\n"):
-            n_empty += 1
-        elif tabs[line] != tabs[0]:
-            raise DataError(
-                f"{path}: line {line + 1} has {tabs[line] + 1} fields, the header {tabs[0] + 1}"
-            )
-    if n_empty + 1 >= len(ends):
+    lines = io.BytesIO(content)
+    n_tabs, n_rows = next(lines).count(b"\t"), 0
+    for number, line in enumerate(lines, start=2):
+        if line.strip(b" \r\n"):
+            n_rows += 1
+            if (found := line.count(b"\t")) != n_tabs:
+                raise DataError(
+                    f"{path}: line {number} has {found + 1} fields, the header {n_tabs + 1}"
+                )
+    if not n_rows:
         raise DataError(f"{path} has no rows")
 
 
