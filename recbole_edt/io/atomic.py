@@ -216,10 +216,7 @@ def derive_positions(inter: pd.DataFrame) -> bool:
     """Add a missing ``position``: by timestamp, ties in the order of the rows. Say whether."""
     if "position" in inter:
         return False
-    order = np.lexsort((inter["timestamp"], pd.factorize(inter["user_id"])[0]))
-    place = np.empty(len(order))
-    place[order] = np.arange(1, len(order) + 1)
-    inter["position"] = place
+    inter["position"] = inter.groupby("user_id", observed=True)["timestamp"].rank(method="first")
     return True
 
 
