@@ -27,28 +27,23 @@ def dataset_statistics(inter: pd.DataFrame, item: pd.DataFrame) -> dict[str, Any
     domain = item["domain"].astype(str)
     domains = sorted(domain.unique())
     row_domain = inter["item_id"].map(dict(zip(item["item_id"], domain, strict=True)))
-    codes = pd.Categorical(row_domain, categories=domains).codes.astype(np.int64)
-    users, names = pd.factorize(inter["user_id"])
-    size = (len(names), len(domains))
-    counts = np.bincount(users * size[1] + codes, minlength=size[0] * size[1]).reshape(size)
+    rows_of = pd.get_dummies(row_domain.astype(pd.CategoricalDtype(domains)))
+    counts = rows_of.groupby(inter["user_id"], sort=False, observed=True).sum()  # [users, domains]
 
     def count_ones(frame, column) -> int:
         return int((pd.to_numeric(frame[column]) == 1).sum()) if column in frame else 0
 
-    def by_name(values) -> dict[str, int]:
-        return {name: int(value) for name, value in zip(domains, values, strict=True)}
-
     return {
-        "users": len(names),
+        "users": len(counts),
         "users_of_both_domains": int(((counts > 0).sum(axis=1) > 1).sum()),
-        "users_per_domain": by_name((counts > 0).sum(axis=0)),
-        "items": by_name([(domain == name).sum() for name in domains]),
+        "users_per_domain": (counts > 0).sum().to_dict(),
+        "items": domain.value_counts().reindex(domains).to_dict(),
         "generated_items": count_ones(item, "generated"),
         "rows": len(inter),
-        "rows_per_domain": by_name(counts.sum(axis=0)),
+        "rows_per_domain": counts.sum().to_dict(),
         "augmented_rows": count_ones(inter, "augmented"),
-        "average_length": round(len(inter) / len(names), 4) if len(names) else 0.0,
-        "imbalance": _imbalance(counts),
+        "average_length": round(len(inter) / len(counts), 4) if len(counts) else 0.0,
+        "imbalance": _imbalance(counts.to_numpy()),
     }
 
 
