@@ -17,11 +17,10 @@ from recbole_edt.io import files
 from recbole_edt.io.datasets import read_statistics, taken, write_dataset
 from recbole_edt.io.lock import run_lock
 from recbole_edt.io.statistics import dataset_statistics
-from recbole_edt.prepare.catalogue import listed_asins, read_catalogue
 from recbole_edt.prepare.download import fetch
 from recbole_edt.prepare.filters import apply_filters, drop_cross_listed
-from recbole_edt.prepare.records import Item, number_to_asin, parse_metadata, read_item
-from recbole_edt.prepare.reviews import in_order, read_reviews
+from recbole_edt.prepare.raw import in_order, listed_asins, read_catalogue, read_reviews
+from recbole_edt.prepare.records import Item, number_to_asin
 from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.prepare.sources import DomainSource, local_file, pair_sources
 
@@ -127,11 +126,7 @@ def _item_table(
     for domain, (source, path) in enumerate(zip(sources, metadata, strict=True)):
         numbers = np.unique(rows["item"][rows["domain"] == domain])
         asins = [number_to_asin(number) for number in numbers]
-
-        def read(line: bytes, source: DomainSource = source) -> Item:
-            return read_item(parse_metadata(line), source.category, options.description_length)
-
-        known = read_catalogue(path, set(asins), read, options.max_malformed)
+        known = read_catalogue(path, set(asins), source.category, options)
         part = pd.DataFrame([known.get(asin, Item(asin)) for asin in asins])
         parts.append(part.assign(domain=source.domain, generated="0"))
     table = pd.concat(parts, ignore_index=True).rename(columns={"asin": "item_id"})

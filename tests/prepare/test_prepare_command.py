@@ -264,7 +264,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     """60 MB of reviews cost far less than 60 MB."""
     script = (
         "import resource, sys; from pathlib import Path;"
-        "from recbole_edt.prepare.reviews import read_reviews;"
+        "from recbole_edt.prepare.raw import read_reviews;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "small, *big = map(Path, sys.argv[1:]);"
         "read_reviews([small], 0.0); before = peak();"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recbole_edt.errors import DataError
 from recbole_edt.prepare.filters import apply_filters, drop_cross_listed
-from recbole_edt.prepare.reviews import in_order
+from recbole_edt.prepare.raw import in_order
 from recbole_edt.prepare.settings import PrepareCommand
 
 

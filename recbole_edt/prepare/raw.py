@@ -1,4 +1,7 @@
-"""Review files as a table: about thirty bytes per review, and no texts."""
+"""Raw files: reviews as a table, and what the metadata say of the items that stay.
+
+A review takes about thirty bytes, and no text of it is kept.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_edt.prepare.records import csv_parser, parse_lines, parse_review
+from recbole_edt.prepare import records
+from recbole_edt.prepare.settings import PrepareCommand
 
 
 def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
@@ -26,8 +30,8 @@ def read_reviews(paths: Sequence[Path], max_malformed: float) -> pd.DataFrame:
     parts = []
     for domain, path in enumerate(paths):
         users, items, times = array("Q"), array("q"), array("q")
-        parse = csv_parser() if ".csv" in path.suffixes else parse_review
-        for review in parse_lines(path, parse, max_malformed):
+        parse = records.csv_parser() if ".csv" in path.suffixes else records.parse_review
+        for review in records.parse_lines(path, parse, max_malformed):
             if review is None:  # a header
                 continue
             user, asin, time = review
@@ -56,3 +60,35 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def listed_asins(path: Path) -> np.ndarray:
+    """Numbers of the items that a metadata file lists, ascending; its lines are not parsed."""
+    numbers = array("q")
+    for line in records.read_lines(path):
+        numbers.extend(int(asin, 36) for asin in records.named_asins(line))
+    return np.unique(np.frombuffer(numbers, dtype=np.int64))
+
+
+def read_catalogue(
+    path: Path, wanted: set[str], category: str, options: PrepareCommand
+) -> dict[str, records.Item]:
+    """Read the attributes of the wanted items; only lines that name one are parsed.
+
+    Items that the file does not describe are missing from the result; of several descriptions the
+    first counts. ``category`` is Amazon's name of the domain.
+    """
+    needles = {asin.encode("ascii") for asin in wanted}
+
+    def parse(line: bytes) -> records.Item | None:
+        named = records.named_asins(line)
+        if named and needles.isdisjoint(named):
+            return None
+        record = records.parse_metadata(line)
+        return records.read_item(record, category, options.description_length)
+
+    found: dict[str, records.Item] = {}
+    for item in records.parse_lines(path, parse, options.max_malformed):
+        if item is not None and item.asin in wanted:
+            found.setdefault(item.asin, item)
+    return found
