@@ -50,13 +50,10 @@ class Collected:
 
 def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
     """Find the first of some names among columns; case and punctuation do not count."""
-    known: dict[str, str] = {}
-    for column in columns:
-        known.setdefault(column, column)
-        known.setdefault(_plain(column), column)
-    return next(
-        (known[key] for name in names for key in (name, _plain(name)) if key in known), None
-    )
+    # of columns that are alike the first counts
+    known = {key: column for column in [*columns][::-1] for key in (column, _plain(column))}
+    keys = (key for name in names for key in (name, _plain(name)))
+    return next((known[key] for key in keys if key in known), None)
 
 
 def _plain(name: object) -> str:
@@ -378,16 +375,9 @@ def _column_values(
     name: str, rows: pd.DataFrame, interactions: Sequence[Table], items: Sequence[Table]
 ) -> pd.Series | None:
     """Values of a column of rows, or of items, for every row; None if there is none."""
-    columns = [find_column(table.frame.columns, (name,)) for table in interactions]
-    taken = [
-        column in table.columns.values()
-        for column, table in zip(columns, interactions, strict=True)
-    ]
-    if all(columns) and not any(taken):
-        parts = [
-            as_text(table.frame[column])
-            for table, column in zip(interactions, columns, strict=True)
-        ]
+    columns = [(table, find_column(table.frame.columns, (name,))) for table in interactions]
+    if all(column and column not in table.columns.values() for table, column in columns):
+        parts = [as_text(table.frame[column]) for table, column in columns]
         return pd.Series(pd.concat(parts).to_numpy()[rows["at"]], index=rows.index)
     known: dict[str, str] = {}
     for table in items:
@@ -400,9 +390,7 @@ def _column_values(
 def _same_case(domains: pd.Series) -> pd.Series:
     """Write names that differ in case alone as the most frequent of them."""
     names = domains.value_counts().index
-    common: dict[str, str] = {}
-    for name in names:
-        common.setdefault(name.casefold(), name)
+    common = {name.casefold(): name for name in reversed(names)}
     return domains.map({name: common[name.casefold()] for name in names})
 
 
