@@ -56,33 +56,9 @@ class Imported:
 
 def build(collected: Collected, options: ImportSettings) -> Imported:
     """Filter and order the rows, and describe the items that stay."""
-    rows, notes, steps = collected.rows, collected.notes, collected.steps
-    rows["second"] = (rows["domain"] == rows["domain"].max()).astype(np.int8)
-    rows = _in_order(rows)
-    codes = {
-        "user": pd.factorize(rows["user"])[0],
-        "item": rows.groupby(["second", "item"], sort=False).ngroup(),
-        "time": rows["time"],
-        "domain": rows["second"],
-    }
-    once = drop_repeated(pd.DataFrame(codes, index=rows.index), options)
-    if len(once) < len(rows):
-        steps["without repeated ones"] = len(once)
-    rows = rows.loc[apply_filters(once, options).index]
-    steps["filtered"] = len(rows)
-    sold = rows[["domain", "item"]].drop_duplicates()
-    items, lost = _with_unsold(sold, collected.items)
-    if unsold := len(items) - len(sold) + (0 if options.keep_unsold else lost):
-        what = "kept" if options.keep_unsold else "left out (--keep_unsold keeps them)"
-        notes.append(f"items of the tables without rows: {unsold:,}, {what}")
-    if not options.keep_unsold:
-        items = items[: len(sold)]
-    elif lost:
-        notes.append(
-            f"items without rows whose domain no table says: {lost:,}, left out (DOMAIN=FILE says "
-            "it, or a column that names both domains)"
-        )
-    items = items.sort_values(["domain", "item"])
+    notes = collected.notes
+    rows = _filtered(collected, options)
+    items = _listed(rows, collected, options)
     shared = items.loc[items["item"].duplicated(), "item"]  # ids that both domains have
     of_both = [table for table in collected.items if table.domain is None]
     if len(shared) and len({table.source for table in of_both}) > 1:
@@ -92,9 +68,8 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
         )
     item, item_types = _item_table(items, collected, options)
     if options.keep_unsold:
-        item["unsold"] = np.where(items.index < len(sold), "0", "1")
-        item_types["unsold"] = "token"
-    inter = pd.DataFrame({"user_id": rows["user"], "item_id": rows["item"]})
+        item["unsold"], item_types["unsold"] = np.where(items["sold"], "0", "1"), "token"
+    inter, inter_types = _inter_table(rows)
     if len(shared):
         item["item_id"] = item["domain"] + ":" + item["item_id"]
         inter["item_id"] = rows["domain"] + ":" + rows["item"]
@@ -103,12 +78,6 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
             "they are taken for different ones, and every id begins with its domain "
             f"('{items['domain'].iloc[0]}:{shared.iloc[0]}')"
         )
-    whole = (rows["time"] % 1 == 0).all()
-    inter["timestamp"] = rows["time"].astype(np.int64) if whole else rows["time"]
-    inter["position"] = inter.groupby("user_id").cumcount() + 1
-    inter_types = dict(INTER_COLUMNS)
-    if rows["rating"].notna().any():
-        inter["rating"], inter_types["rating"] = rows["rating"], "float"
     described = described_columns(item_types, options.text_columns, "the items")
     notes.append(_told(collected, options, item_types, described))
     texts = item[["domain", *described]].astype(object).fillna("")
@@ -122,11 +91,44 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     statistics["prepared"] = {
         "command": "import",
         "settings": options.model_dump(mode="json", exclude={"dataset", "output_path"}),
-        "rows_after": steps,
+        "rows_after": collected.steps,
         "notes": notes,
     }
     types = {"inter": inter_types, "item": item_types}
     return Imported(inter, item, types, texts, statistics, notes)
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+def _filtered(collected: Collected, options: ImportSettings) -> pd.DataFrame:
+    """Rows that stay, by user and time."""
+    rows, steps = _in_order(collected.rows), collected.steps
+    second = (rows["domain"] == rows["domain"].max()).astype(np.int8)
+    codes = {
+        "user": pd.factorize(rows["user"])[0],
+        "item": rows.groupby(["domain", "item"], sort=False).ngroup(),
+        "time": rows["time"],
+        "domain": second,
+    }
+    once = drop_repeated(pd.DataFrame(codes, index=rows.index), options)
+    if len(once) < len(rows):
+        steps["without repeated ones"] = len(once)
+    rows = rows.loc[apply_filters(once, options).index]
+    steps["filtered"] = len(rows)
+    return rows
+
+
+def _inter_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Lines of ``.inter``, and the types of the columns."""
+    inter = pd.DataFrame({"user_id": rows["user"], "item_id": rows["item"]})
+    whole = (rows["time"] % 1 == 0).all()
+    inter["timestamp"] = rows["time"].astype(np.int64) if whole else rows["time"]
+    inter["position"] = inter.groupby("user_id").cumcount() + 1
+    types = dict(INTER_COLUMNS)
+    if rows["rating"].notna().any():
+        inter["rating"], types["rating"] = rows["rating"], "float"
+    return inter, types
 
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -167,6 +169,27 @@ def _told(
 
 
 # -- items ----------------------------------------------------------------------------------------
+
+
+def _listed(rows: pd.DataFrame, collected: Collected, options: ImportSettings) -> pd.DataFrame:
+    """Items of the rows and, where they are kept, those of the tables that have no rows.
+
+    The columns are ``domain``, ``item`` and, bool, ``sold``.
+    """
+    sold = rows[["domain", "item"]].drop_duplicates()
+    items, lost = _with_unsold(sold, collected.items)
+    items["sold"] = items.index < len(sold)
+    if unsold := (~items["sold"]).sum() + (0 if options.keep_unsold else lost):
+        what = "kept" if options.keep_unsold else "left out (--keep_unsold keeps them)"
+        collected.notes.append(f"items of the tables without rows: {unsold:,}, {what}")
+    if not options.keep_unsold:
+        items = items[items["sold"]]
+    elif lost:
+        collected.notes.append(
+            f"items without rows whose domain no table says: {lost:,}, left out (DOMAIN=FILE says "
+            "it, or a column that names both domains)"
+        )
+    return items.sort_values(["domain", "item"])
 
 
 def _with_unsold(sold: pd.DataFrame, tables: Sequence[Table]) -> tuple[pd.DataFrame, int]:
