@@ -95,11 +95,10 @@ def read_histories(
     unsold = atomic.flag_column(items, "unsold", f"{name}.item") & ~items["item_id"].isin(
         inter["item_id"]
     )
-    line = pd.Series(np.arange(len(items)), index=items["item_id"].to_numpy())
     users, owner = np.unique(inter["user_id"].to_numpy(dtype=str), return_inverse=True)
     order = np.lexsort((inter["position"], owner))
     inter, owner = inter.iloc[order].reset_index(drop=True), owner[order]
-    rows = line[inter["item_id"]].to_numpy(dtype=np.int64)
+    rows = pd.Index(items["item_id"]).get_indexer(inter["item_id"]).astype(np.int64)
     position, time = (inter[c].to_numpy(dtype=np.float64) for c in ("position", "timestamp"))
     augmented, held_out = np.zeros((2, len(rows)), dtype=bool)
     sequences = build_sequences(owner, rows, position, augmented, time, len(users))

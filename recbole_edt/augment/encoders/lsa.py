@@ -38,7 +38,7 @@ class LsaEncoder(Encoder):
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
         super().__init__(settings, about, client)
-        given = getattr(settings, "lsa_items", None)
+        given = settings.lsa_items
         if given and not Path(given).is_file():
             raise ConfigError(f"lsa_items {given}: there is no such file")
         beside = str(given or about or "").removesuffix(".item").removesuffix(".item_emb.npy")
@@ -47,7 +47,7 @@ class LsaEncoder(Encoder):
             check_unchanged(texts)
             self.corpus = texts.read_text(encoding="utf-8").split("\n")
         elif given:
-            items, described = read_items(Path(given), getattr(settings, "text_columns", None))
+            items, described = read_items(Path(given), settings.text_columns)
             if "domain" not in items:
                 raise DataError(f"lsa_items {given}: it has no column domain:token")
             if "generated" in items:
