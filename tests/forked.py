@@ -113,9 +113,9 @@ class ForkedPopen:
             time.sleep(0.01)
         raise subprocess.TimeoutExpired(self._process.name, timeout)
 
-    def send_signal(self, number: int) -> None:
-        """Send it a signal."""
-        os.kill(self._process.pid, number)
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self._process.terminate()
 
     def kill(self) -> None:
         """End it at once."""

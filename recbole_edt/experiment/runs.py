@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -244,7 +243,7 @@ class _Workers:
             self.stopped = True
         running = list(self.running)
         for process in running:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # Ctrl-C is ignored below a shell in the background
         for process in running:
             try:
                 process.wait(timeout=20)
