@@ -93,8 +93,9 @@ class ClippingSettings(Settings):
     """``clip_grad_norm``, as torch takes it."""
 
     max_norm: Positive = Field(description="largest norm of all gradients together")
-    norm_type: float = Field(2.0, description="which norm")
+    norm_type: float | Literal["inf"] = Field(2.0, description="which norm")
     error_if_nonfinite: bool = Field(False, description="whether it must be a number")
+    foreach: bool | None = Field(None, description="all gradients in one operation, if faster")
 
 
 class NegativeSettings(Settings):

@@ -80,6 +80,7 @@ def test_missing_or_empty_files(write, refused, suffix):
         ({"rows": [ROW, ROW, ROW]}, "repeat a (user_id, position)"),
         ({"rows": [ROW, ("u0", "shoe", 5, 1)]}, "does not list (such as 'shoe')"),
         ({"item_emb": np.repeat(VECTORS[:2], 13, 0)}, "2 of 26 embeddings are different"),
+        ({"item_emb": VECTORS[:, :1]}, "vectors of one number cannot be halved"),
         ({"users": ["u0"], "user_emb": np.ones((2, 6))}, "but there are 1 users"),
     ],
 )

@@ -180,6 +180,7 @@ def test_wrong_value_names_key_and_value_in_one_line(key, value):
         ("gpu_id", "0,1"), ("gpu_id", ""), ("threads", None), ("domains", ["sport", "cloth"]),
         ("eval_args.mode", {"valid": "uni5", "test": "full"}), ("state", "debug"),
         ("clip_grad_norm", {"max_norm": 1.0}), ("report_modes", []),
+        ("clip_grad_norm", {"max_norm": 1, "norm_type": "inf", "foreach": False}),
     ],
 )  # fmt: skip
 def test_right_value_is_taken(key, value):

@@ -22,7 +22,10 @@ REQUIRED = {
     "user": ("user_id:token",),
 }
 
-OPTIONAL = {"inter": {"position", "augmented"}, "item": {"generated", "unsold"}}
+OPTIONAL = {
+    "inter": ("position:float", "augmented:token"),
+    "item": ("generated:token", "unsold:token"),
+}
 """Further columns of the contract; ``augmented`` and ``generated`` are 1 for what was inserted,
 ``unsold`` for items that no raw row names."""
 
@@ -47,7 +50,7 @@ def check_files(directory: str | Path, name: str) -> None:
         path = directory / f"{name}.{suffix}"
         if path.is_file():
             check_unchanged(path)
-            check_table(path, required)
+            check_table(path, required, OPTIONAL.get(suffix, ()))
         elif suffix != "user":
             raise DataError(f"{path} is missing ({OWN_FILES})")
 
@@ -76,7 +79,7 @@ def check_unchanged(path: Path) -> None:
             )
 
 
-def check_table(path: Path, required: Sequence[str]) -> None:
+def check_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> None:
     """Check the text of an atomic file: UTF-8, a typed header, as many fields in every line.
 
     Lines end with a line feed, or with a carriage return before it; empty lines and a byte order
@@ -107,6 +110,10 @@ def check_table(path: Path, required: Sequence[str]) -> None:
     for name in filter(None, names):
         if names.count(name) > 1:
             raise DataError(f"{path} has two columns '{_shown(name)}'")
+    for column in optional:
+        name = column.partition(":")[0]
+        if name in names and column not in columns:
+            raise DataError(f"{path}: column '{name}' must be '{column}'")
     _check_lines(path, content)
 
 
@@ -140,8 +147,8 @@ def read_header(path: Path) -> list[str]:
 
 def contract_columns(suffix: str) -> set[str]:
     """Names of the columns of an atomic file that the data contract gives a meaning."""
-    required = {column.partition(":")[0] for column in REQUIRED.get(suffix, ())}
-    return required | OPTIONAL.get(suffix, set())
+    columns = (*REQUIRED.get(suffix, ()), *OPTIONAL.get(suffix, ()))
+    return {column.partition(":")[0] for column in columns}
 
 
 def read_columns(path: str | Path, wanted: set[str] | None = None) -> dict[str, str]:

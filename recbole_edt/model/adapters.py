@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_edt.errors import DataError
 from recbole_edt.model.kernels import linear
 from recbole_edt.model.text import MappedText, inner_products, mean_row, principal_directions
 
@@ -21,6 +22,8 @@ class LinearAdapter(nn.Module):
 
     def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
         super().__init__()
+        if not n_hidden:  # half of n_in
+            raise DataError("vectors of one number cannot be halved: they need at least two")
         self.inner = nn.Linear(n_in, n_hidden)
         self.outer = nn.Linear(n_hidden, n_out)
 

@@ -8,6 +8,7 @@ import pytest
 
 from recbole_edt.errors import DataError
 from recbole_edt.io.atomic import (
+    REQUIRED,
     check_files,
     check_frames,
     domain_names,
@@ -63,6 +64,23 @@ def test_the_user_file_may_be_missing_but_not_broken(folder):
         check_files(folder / "elsewhere", "tiny")
     with refused("other.inter is missing"):
         check_files(folder, "other")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "wrong", "right"),
+    [
+        ("inter", "position:token", "position:float"),
+        ("inter", "augmented:float", "augmented:token"),
+        ("item", "generated:token_seq", "generated:token"),
+    ],
+)
+def test_an_optional_column_has_its_type(folder, suffix, wrong, right):
+    columns = [*REQUIRED[suffix], wrong]
+    rows = ["\t".join(columns), "\t".join("1" * len(columns))]
+    (folder / f"tiny.{suffix}").write_text("\n".join(rows))
+    name = right.partition(":")[0]
+    with refused(f"tiny.{suffix}: column '{name}' must be '{right}'"):
+        check_files(folder, "tiny")
 
 
 def test_columns_are_read_by_name(folder):
