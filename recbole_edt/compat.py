@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recbole_edt.errors import CheckpointError, DataError, DependencyError
+from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
 
 __all__ = ["load_checkpoint", "patch_recbole"]
 
@@ -267,11 +267,22 @@ def _patch_graphs(module: Any) -> Iterator[None]:
 def _patch_utilities(module: Any) -> Iterator[None]:
     """Let ``ensure_dir`` tolerate a folder that another process has just created.
 
+    ``get_model`` names the nearest model: RecBole, looking for an unknown one, imports lightgbm.
     ``list_to_latex`` keeps the results of models with different metrics in their own rows.
     ``dict2str`` writes metrics, which are not rounded here, with four decimals into the log.
     """
     yield
     module.os = _Overlay(os, makedirs=functools.partial(os.makedirs, exist_ok=True))
+
+    @_wraps(module, "get_model")
+    def get_model(original: Callable, model_name: str) -> Any:
+        from recbole_edt.registry import check_known
+
+        try:
+            return original(model_name)
+        except (AttributeError, ModuleNotFoundError):
+            check_known(model_name)
+            raise
 
     @_wraps(module, "list_to_latex")
     def list_to_latex(original: Callable, convert_list: Any, *args: Any, **kwargs: Any) -> Any:
@@ -599,14 +610,27 @@ def _patch_config(module: Any) -> Iterator[None]:
         import torch
 
         from recbole_edt import distributed
+        from recbole_edt.config import EDTConfig
 
-        is_ours, settings = _is_ours(self), self.final_config_dict
-        if is_ours and settings["threads"]:
-            torch.set_num_threads(settings["threads"])
-        if is_ours and distributed.is_launched(settings):
+        if not _is_ours(self):
+            return original(self)
+        settings = self.final_config_dict
+        wanted, use_gpu, threads, _ = (self[k] for k in ("device", "use_gpu", "threads", "gpu_id"))
+        if threads:
+            torch.set_num_threads(threads)
+        if wanted == "cpu" or not use_gpu:
+            # RecBole decides by the first key alone, several processes by the second
+            settings.update(gpu_id="", use_gpu=False)
+        if distributed.is_launched(settings):
             distributed.init(settings)
         else:
             original(self)
+        given = self.external_config_dict if isinstance(self, EDTConfig) else {}
+        if (wanted == "cuda" or given.get("use_gpu") is True) and self["device"].type == "cpu":
+            raise ConfigError(
+                "a GPU is asked for, but there is none, or torch has no CUDA: say --device=cpu, or "
+                "leave out device and use_gpu"
+            )
 
 
 @_patches("recbole.data.utils")
@@ -616,11 +640,17 @@ def _patch_loaders(module: Any) -> Iterator[None]:
 
     @_wraps(module, "create_dataset")
     def create_dataset(original: Callable, config: Any) -> Any:
+        from recbole_edt.config import EDTConfig, known_keys
         from recbole_edt.data import saved
         from recbole_edt.io.atomic import read_header
+        from recbole_edt.settings import nearest
         from recbole_edt.trainer import trainer_class
 
         if _is_ours(config):
+            if not isinstance(config, EDTConfig):  # RecBole takes any key
+                known = known_keys(config)
+                for key in sorted(config.external_config_dict.keys() - known):
+                    getLogger().warning(f"nothing uses the key '{key}'{nearest(key, known)}")
             trainer: Any = trainer_class(config.model_class)
             return saved.create_dataset(config, trainer.known_at_start(config))
         items = Path(config["data_path"], f"{config['dataset']}.item")

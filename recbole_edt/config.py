@@ -29,6 +29,9 @@ from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest
 # of several processes, which RecBole's own command starts
 _OF_PROCESSES = {"nproc", "world_size", "ip", "port", "offset", "local_rank"}
 
+NESTED = ("eval_args", "train_neg_sample_args", "load_col")
+"""Keys of which a file or the command line may change parts."""
+
 # keys that RecBole reads and has no default for
 _WITHOUT_DEFAULT = {
     "model", "dataset", "config_files", *_OF_PROCESSES, "encoding", "selected_features",
@@ -144,18 +147,7 @@ class EDTConfig(Config):
             super().__init__(found, dataset, list(config_file_list or []), overrides)
 
     def _load_config_files(self, file_list):
-        merged: dict[str, Any] = {}
-        for file in file_list:
-            try:
-                content = yaml.load(Path(file).read_text(encoding="utf-8"), self.yaml_loader)
-            except OSError as error:
-                raise ConfigError(f"configuration file {file} cannot be read") from error
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ConfigError(f"configuration file {file} is not valid YAML") from error
-            if not isinstance(content, dict):
-                raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
-            merged = _merge(merged, nest(content))
-        return merged
+        return read_files(file_list)
 
     def _merge_external_config_dict(self):
         self.external_config_dict = {
@@ -192,11 +184,7 @@ class EDTConfig(Config):
 
     def known_keys(self) -> set[str]:
         """Keys that a run of this model declares."""
-        return (set(self.internal_config_dict) - _OF_THE_MODEL).union(
-            _WITHOUT_DEFAULT,
-            *(settings.model_fields for settings in _settings_of(self.model_class)),
-            *self.parameters.values(),
-        )
+        return known_keys(self)
 
     def unread_keys(self) -> list[str]:
         """Keys that were given and that nothing has asked for; before a training, after its setup.
@@ -236,18 +224,37 @@ class EDTConfig(Config):
         if code := code_of(self.model_class):
             self.final_config_dict["model_code"] = code  # tells runs of an edited class apart
 
-    def _init_device(self):
-        wanted, use_gpu, _ = (self[key] for key in ("device", "use_gpu", "gpu_id"))
-        if wanted == "cpu" or not use_gpu:
-            # RecBole decides by the first key alone, several processes by the second
-            self.final_config_dict.update(gpu_id="", use_gpu=False)
-        super()._init_device()
-        is_asked = wanted == "cuda" or self.external_config_dict.get("use_gpu") is True
-        if is_asked and self["device"].type == "cpu":
-            raise ConfigError(
-                "a GPU is asked for, but there is none, or torch has no CUDA: say --device=cpu, or "
-                "leave out device and use_gpu"
-            )
+
+def read_files(files: Sequence[str]) -> dict[str, Any]:
+    """Settings of configuration files, later ones over earlier; dotted keys are nested.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be read, or holds no settings.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        try:
+            loader = Config._build_yaml_loader(None)
+            content = yaml.load(Path(file).read_text(encoding="utf-8"), loader)
+        except OSError as error:
+            raise ConfigError(f"configuration file {file} cannot be read") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration file {file} is not valid YAML") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
+        merged = _merge(merged, nest(content))
+    return merged
+
+
+def known_keys(config: Config) -> set[str]:
+    """Keys that a run of a configuration's model declares."""
+    return (set(config.internal_config_dict) - _OF_THE_MODEL).union(
+        _WITHOUT_DEFAULT,
+        *(settings.model_fields for settings in _settings_of(config.model_class)),
+        *config.parameters.values(),
+    )
 
 
 def _settings_of(model: Any) -> tuple[type[RunSettings], Any]:
@@ -341,8 +348,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     """Lay settings over others; of nested ones only the named parts change."""
     out = dict(below)
     for key, value in above.items():
-        is_nested = key in ("eval_args", "train_neg_sample_args", "load_col")
-        if is_nested and isinstance(value, dict) and isinstance(out.get(key), dict):
+        if key in NESTED and isinstance(value, dict) and isinstance(out.get(key), dict):
             value = {**out[key], **value}
         out[key] = value
     return out

@@ -137,19 +137,25 @@ def find_model(name: str | type) -> type:
         return _check(name, name.__name__)
     if ":" in name:
         return _check(_load(name), name)
+    check_known(name)
     if name in registered_models():
         return registered_models()[name]
     packages = _models_of_recbole()
-    if name not in packages:
-        hint = "" if "." in name else nearest(name, [*packages, *registered_models()])
-        own = ": a class of your own is --model=package.module:Class"
-        raise ConfigError(f"unknown model '{name}'{hint or own}")
     if reason := _GRAPH if name in _SEQUENTIAL_OF_GRAPHS else _PACKAGES[packages[name]]:
         raise ConfigError(f"{name} {reason}")
     if name in _NEEDED and find_spec(_NEEDED[name]) is None:
         raise DependencyError(f"{name} needs the package {_NEEDED[name]}, which is not installed")
     home = _CORRECTED.get(name) or f"recbole.model.{packages[name]}.{name.lower()}"
     return getattr(import_module(home), name)
+
+
+def check_known(name: str) -> None:
+    """Raise a ConfigError with the nearest name if neither RecBole nor the plugin has a model."""
+    known = {*_models_of_recbole(), *registered_models()}
+    if name not in known:
+        hint = "" if "." in name else nearest(name, known)
+        own = ": a class of your own is --model=package.module:Class"
+        raise ConfigError(f"unknown model '{name}'{hint or own}")
 
 
 def _load(name: str) -> type:

@@ -77,6 +77,34 @@ def test_recboles_config_checks_the_settings_of_a_model(data_path):
         stock_config("LLMEDT", data_path, item_embedding="nonsense")
 
 
+def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog):
+    create_dataset(stock_config("LLMEDT", data_path, drop_out=0.1, **{"eval_args.mode": "full"}))
+    assert caplog.messages == [
+        "nothing uses the key 'drop_out', did you mean 'dropout'?",
+        "nothing uses the key 'eval_args.mode', did you mean 'eval_args'?",
+    ]
+
+
+def test_recboles_config_takes_the_device_that_is_asked_for(data_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # RecBole sets it
+    for is_there, given, device in (
+        (True, {"use_gpu": True}, "cuda"),
+        (True, {"use_gpu": True, "device": "cpu"}, "cpu"),
+        (True, {"use_gpu": False}, "cpu"),
+        (False, {"use_gpu": True}, "cpu"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
+        assert stock_config("LLMEDT", data_path, **given)["device"].type == device
+    with pytest.raises(ConfigError, match="a GPU is asked for, but there is none"):
+        stock_config("LLMEDT", data_path, use_gpu=True, device="cuda")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("LLMEDTT", "LLMEDT"), ("sasrec", "SASRec")])
+def test_a_model_that_recbole_does_not_find_is_named_with_the_nearest(name, meant):
+    with pytest.raises(ConfigError, match=f"unknown model '{name}', did you mean '{meant}'"):
+        get_model(name)
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path, saved):
     from recbole.quick_start import run_recbole

@@ -67,6 +67,8 @@ class Comparison(RunsSettings):
         runs = running.flatten(rows)
         failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
         results = self.results(rows)
+        if not any(results.values()):
+            running.check_failures(failures)
         page = Page("Comparison", tables=protocol_tables(results, self.dataset, "LLMEDT"))
         for table in page.tables[:1]:
             page.add_points("compare", {"": table}, table.best())

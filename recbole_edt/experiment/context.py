@@ -73,6 +73,8 @@ class RunsSettings(ResultsSettings, extra="allow"):
     """trainings at a time (default: one per core, one on a GPU)"""
     report_modes: Any = None
     """further protocols to test under (default: uni100, where there are items enough)"""
+    config_files: str = ""
+    """files of further keys, spaces between; those of the command line win"""
 
     @cached_property
     def source(self) -> Path:
@@ -84,11 +86,20 @@ class RunsSettings(ResultsSettings, extra="allow"):
         """What figures of simulated data begin with; '' for real data."""
         return simulated_note(self.source / self.dataset)
 
-    @property
+    @cached_property
     def run_keys(self) -> dict[str, Any]:
-        """Keys of the runs."""
+        """Keys of the runs; parts of nested ones are dotted."""
         given = {} if self.report_modes is None else {"report_modes": self.report_modes}
-        return {**given, **(self.model_extra or {})}
+        given |= self.model_extra or {}
+        if not self.config_files:
+            return given
+        from recbole_edt.config import NESTED, read_files  # these load RecBole
+
+        of_files: dict[str, Any] = {}
+        for key, value in read_files(self.config_files.split()).items():
+            parts = value if key in NESTED and isinstance(value, dict) else {}
+            of_files |= {f"{key}.{part}": v for part, v in parts.items()} or {key: value}
+        return {**of_files, **given}
 
     @cached_property
     def store(self) -> RunStore:

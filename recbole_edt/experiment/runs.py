@@ -258,6 +258,13 @@ def check_failures(failures: Mapping[str, str]) -> None:
         raise TrainingError(f"run {name} failed: {reason}{more}")
 
 
+_OF_THE_COMMAND = {
+    "model", "dataset", "data_path", "seed", "resume", "result_file", "ranks_file",
+    "checkpoint_dir",
+}  # fmt: skip
+"""Keys of a run that the commands set themselves."""
+
+
 @cache
 def _default_config(model: str, dataset: str) -> EDTConfig:
     return configure(model, dataset)
@@ -290,8 +297,11 @@ def keys_for(
 
 
 def refuse_unknown(given: Iterable[str], models: Iterable[str], dataset: str) -> None:
-    """Raise a ConfigError for a setting that none of the models knows."""
+    """Raise a ConfigError for a setting that none of the models knows, or that is no user's."""
     models = list(models)
+    for key in given:
+        if key in _OF_THE_COMMAND:
+            raise ConfigError(f"{key} is set for every run by this command: see its --help")
     if any(_default_config(model, dataset).takes_any_key for model in models):
         return  # the run tells whether its model reads it
     known = _known_keys(models, dataset)

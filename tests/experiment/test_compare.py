@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.experiment.compare import Comparison, compare
 from recbole_edt.experiment.entries import choose
 from recbole_edt.experiment.runs import Run, RunStore
@@ -118,6 +118,28 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert re.search(r"\| BERT4Rec +\| +– \|", text)
 
 
+def test_where_every_run_fails_an_earlier_page_stays(data_path, tmp_path, forked_runs) -> None:
+    (tmp_path / "tiny").mkdir()
+    page = tmp_path / "tiny" / "compare.md"
+    page.write_text("an earlier comparison")
+    given = {"models": "SASRec*", "output_path": tmp_path, "eval_args.mode": "uni50"}
+    with pytest.raises(TrainingError, match=r"uni50 needs 50 items .*1 further runs failed"):
+        compare(arguments(data_path, **given))
+    assert page.read_text() == "an earlier comparison"
+
+
+def test_keys_of_a_file_lie_below_those_of_the_command_line(data_path, tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("dropout: 0.1\nepochs: 7\neval_args: {mode: uni3, order: TO}\n")
+    given = {"config_files": str(file), "epochs": 2, "eval_args.mode": "uni5"}
+    one = comparison(data_path, output_path=str(tmp_path), models="Pop,LLMEDT", **given)
+    one.check()
+    keys = {"epochs": 2, "eval_args.mode": "uni5", "eval_args.order": "TO"}
+    runs = one.runs(data_path)
+    assert runs["LLMEDT"][0].keys == {**keys, "dropout": 0.1}
+    assert runs["Pop"][0].keys == {**keys, "time_limit": 600}  # it knows no dropout
+
+
 def test_killed_and_started_again_it_ends_the_same(finished, data_path, tmp_path, commands) -> None:
     given = arguments(data_path, models="LLMEDT", output_path=tmp_path, jobs=1)
     running = commands.begin(tmp_path, ["compare", *given])
@@ -175,6 +197,8 @@ def test_damaged_ranks_are_named(finished, data_path, left) -> None:
         *(({"seeds": seeds}, "seeds must be different whole numbers of at least 0")
           for seeds in ("1,x", "1,1", "-1", "1.5", "")),
         ({"epoch": 3}, "unknown key 'epoch', did you mean 'epochs'"),
+        *(({key: 1}, f"{key} is set for every run by this command") for key in ("seed", "model")),
+        ({"config_files": "none.yaml"}, "configuration file none.yaml cannot be read"),
         ({"hidden_size": "many"}, "hidden_size must be"),
         ({"dataset": "nothing"}, "there is no data set|cannot be read|missing"),
     ],
