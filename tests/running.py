@@ -10,14 +10,28 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.trainer import trainer_class
 
 SMALL = {
-    "epochs": 1, "hidden_size": 16, "eval_args.mode": "uni5", "topk": [3], "valid_metric": "NDCG@3",
+    "epochs": 1, "eval_args.mode": "uni5", "topk": [3], "valid_metric": "NDCG@3",
     "use_gpu": False, "show_progress": False, "state": "ERROR",
 }  # fmt: skip
+"""Keys that every model knows; those of further stages are at most ``epochs``."""
+
+SIZES = {
+    "hidden_size": 16, "embedding_size": 16, "mf_embedding_size": 8, "mlp_embedding_size": 8,
+    "num_layers": 1, "n_negatives": 8,
+}  # fmt: skip
+"""Keys of which a model knows some."""
+
+
+def small(model: str, **changes) -> dict:
+    """Settings of a small run of a model."""
+    known = EDTConfig(model, "tiny").known_keys()
+    return {**SMALL, **{k: size for k, size in SIZES.items() if k in known}, **changes}
 
 
 def arguments_of(**changes) -> list[str]:
     """Arguments of a small run on the command line."""
-    return ["--dataset=tiny", *(f"--{key}={value}" for key, value in {**SMALL, **changes}.items())]
+    keys = {**SMALL, "hidden_size": 16, **changes}
+    return ["--dataset=tiny", *(f"--{key}={value}" for key, value in keys.items())]
 
 
 class Run:

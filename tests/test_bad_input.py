@@ -15,8 +15,7 @@ import pytest
 from running import arguments_of
 
 SMALL = arguments_of(threads=1, result_file="r.json")
-OWN = ["--finetune_epochs=1"]
-LLMEDT = ["--model=LLMEDT", *OWN]
+LLMEDT = ["--model=LLMEDT"]
 ROW = ("u0", "art1", 5, 0)
 VECTORS = np.random.default_rng(0).normal(size=(26, 6))
 
@@ -101,7 +100,7 @@ def test_checkpoints_that_are_missing_foreign_or_damaged(
     commands, write, refused, small_shop, tmp_path
 ):
     data = write()
-    assert "needs --pretrained_path" in refused(data, "--model=LLMEDTFinetune", *OWN)
+    assert "needs --pretrained_path" in refused(data, "--model=LLMEDTFinetune")
     run = ["--model=LLMEDTPretrain"]
     done = commands.run(tmp_path / "work", [*run, *SMALL, f"--data_path={data.parent}"])
     assert done.code == 0, done.err
@@ -109,7 +108,7 @@ def test_checkpoints_that_are_missing_foreign_or_damaged(
     (last,) = saved.glob("*.last.pth")
     (best,) = set(saved.glob("*.pth")) - {last}
     other = write("other", rows=small_shop.rows[:-3])
-    tune = ["--model=LLMEDTFinetune", *OWN, f"--pretrained_path={best}"]
+    tune = ["--model=LLMEDTFinetune", f"--pretrained_path={best}"]
     assert "may have seen what is held out now" in refused(other, *tune)
     assert "last.pth belongs to other data" in refused(other, *run, "--resume")
     whole = last.read_bytes()

@@ -49,19 +49,18 @@ def example(tmp_path, monkeypatch):
 
 
 def run(model, data_path, **changes):
-    return run_recbole_edt(model, "tiny", None, {**SMALL, "data_path": data_path, **changes})
+    keys = {**SMALL, "hidden_size": 16, "data_path": data_path, **changes}
+    return run_recbole_edt(model, "tiny", None, keys)
 
 
 def arguments(data_path, *more):
-    keys = {key: value for key, value in SMALL.items() if key != "hidden_size"}
-    keys |= {"dataset": "tiny", "data_path": data_path}
+    keys = {**SMALL, "dataset": "tiny", "data_path": data_path}
     return [*(f"--{key}={value}" for key, value in keys.items()), *more]
 
 
 def test_a_model_of_your_own(example, data_path, capsys):
     mine = example("my_model").LastItems
-    keys = {key: value for key, value in SMALL.items() if key != "hidden_size"}
-    results = run_recbole_edt(mine, "tiny", None, {**keys, "data_path": data_path, "last": 2})
+    results = run_recbole_edt(mine, "tiny", None, {**SMALL, "data_path": data_path, "last": 2})
     assert (results["model"], results["params"]["last"]) == ("LastItems", 2)
     named = arguments(data_path, "--model=my_model:LastItems", "--last=2", "--result_file=r.json")
     assert execute("run", named) == 0, capsys.readouterr().err
@@ -133,6 +132,7 @@ def test_a_provider(example, data_path, capsys):
 def test_an_experiment(example, data_path, capsys, forked_runs):
     example("my_experiment")
     keys = [f"--{key}={value}" for key, value in SMALL.items() if key not in ("state", "use_gpu")]
+    keys.append("--hidden_size=16")
     arguments = ["--dataset=tiny", f"--data_path={data_path}", "--seeds=1", "--jobs=1", *keys]
     assert execute("experiment", ["my_experiment:depth", *arguments]) == 0, capsys.readouterr().err
     assert "2 layers" in Path("results/tiny/depth/depth.md").read_text()

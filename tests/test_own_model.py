@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import running
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
+from running import SMALL
 
 from recbole_edt import registry
 from recbole_edt.config import EDTConfig
@@ -20,9 +20,9 @@ from recbole_edt.model.llmedt import LLMEDT
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.registry import find_model
+from recbole_edt.settings import nest
 from recbole_edt.trainer import CrossDomainMixin, trainer_class
 
-SMALL = {key: value for key, value in running.SMALL.items() if key != "hidden_size"}
 MODULE = """
 from recbole.model.general_recommender import BPR
 
@@ -128,9 +128,8 @@ def test_an_edited_class_is_another_run(module, data_path, tmp_path):
 
 def test_checkpoints_are_served_by_the_class_that_wrote_them(module, data_path):
     name = f"{module()}:Mine"
-    run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
-    (file,) = (path for path in Path("saved").glob("Mine-*.pth") if ".last" not in path.name)
-    served = Recommender.load(file, use_gpu=False)
+    results = run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
+    served = Recommender.load(results["checkpoint"], use_gpu=False)
     assert type(served.model) is find_model(name)
     assert served.model.weight == 0.25
     assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
@@ -159,8 +158,7 @@ def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(
     monkeypatch.setattr(sys, "argv", ["test"])
     monkeypatch.setattr(registry, "_registered", {})
     mine = type("Mine", (LLMEDT,), {"__module__": __name__})
-    keys = {**SMALL, "eval_args": {"mode": "uni5"}, "data_path": data_path, "preset": "paper"}
-    del keys["eval_args.mode"]
+    keys = nest(settings(data_path, preset="paper"))
     config = Config(mine, "tiny", config_dict=keys)
     assert (config["model"], config["loss"]) == ("Mine", "bpr")
     assert type(create_dataset(config)) is CrossDomainDataset

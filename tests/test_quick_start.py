@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from running import SMALL
+from running import small
 
 import recbole_edt
 from recbole_edt.data.dataset import CrossDomainDataset
@@ -13,8 +13,7 @@ from recbole_edt.data.dataset import CrossDomainDataset
 @pytest.fixture
 def run(data_path):
     def call(model="LLMEDT", saved=True, **changes):
-        own = {"finetune_epochs": 1} if model.startswith("LLMEDT") else {}
-        settings = {"data_path": data_path, **SMALL, **own, **changes}
+        settings = small(model, data_path=data_path, **changes)
         return recbole_edt.run_recbole_edt(model, "tiny", None, settings, saved)
 
     return call

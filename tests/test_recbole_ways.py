@@ -26,16 +26,10 @@ from recbole_edt.data import saved as saved_data
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
 from recbole_edt.evaluation.history import HistoryTerm
+from recbole_edt.settings import nest
 from recbole_edt.trainer import trainer_class
 
-SMALL = {key: value for key, value in running.SMALL.items() if key != "hidden_size"}
-SMALL["eval_args.mode"] = "full"
-MODELS = {
-    "LLMEDT": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8, "history_weight": 4.0},
-    "TriCDR": {"finetune_epochs": 1, "hidden_size": 16, "n_negatives": 8},
-    "SASRec": {"hidden_size": 16, "inner_size": 16, "n_layers": 1},
-    "LightGCN": {"embedding_size": 16},
-}
+MODELS = ("LLMEDT", "TriCDR", "SASRec", "LightGCN")
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +43,9 @@ def data_path(tmp_path_factory, shop, write_embedded) -> Path:
 
 
 def settings(model, data_path, **changes) -> dict:
-    return {"data_path": str(data_path), **SMALL, **MODELS[model], **changes}
-
-
-def best_epoch(folder="saved") -> Path:
-    """The checkpoint of a run's best epoch."""
-    (path,) = (p for p in Path(folder).glob("*-42-*.pth") if p.suffixes == [".pth"])
-    return path
+    own = {"history_weight": 4.0} if model == "LLMEDT" else {}
+    keys = {"data_path": str(data_path), "eval_args.mode": "full", **own, **changes}
+    return running.small(model, **keys)
 
 
 # --- a checkpoint as RecBole loads it -------------------------------------------------------------
@@ -67,7 +57,7 @@ def loaded(request, tmp_path_factory, data_path):
     folder = str(tmp_path_factory.mktemp("saved"))
     changes = settings(request.param, data_path, augmentation=True, checkpoint_dir=folder)
     results = recbole_edt.run_recbole_edt(request.param, "tiny", None, changes)
-    return results, load_data_and_model(str(best_epoch(folder)))
+    return results, load_data_and_model(results["checkpoint"])
 
 
 def test_loaded_model_gives_the_results_of_its_run(loaded):
@@ -114,26 +104,27 @@ def test_checkpoint_is_loaded_where_its_data_have_moved_and_refused_beside_other
     tmp_path, data_path, write_dataset, make_shop
 ):
     given = shutil.copytree(data_path, tmp_path / "given")
-    recbole_edt.run_recbole_edt("SASRec", "tiny", None, settings("SASRec", given))
+    run = recbole_edt.run_recbole_edt("SASRec", "tiny", None, settings("SASRec", given))
+    path = Path(run["checkpoint"])
     given.rename(tmp_path / "dataset")  # where the plugin looks by itself
-    assert load_data_and_model(best_epoch())[0]["data_path"] == str(tmp_path / "dataset" / "tiny")
+    assert load_data_and_model(path)[0]["data_path"] == str(tmp_path / "dataset" / "tiny")
     shutil.rmtree("dataset")
     write_dataset(tmp_path / "dataset", make_shop(seed=1, n_items=(20, 22)))
     with pytest.raises(
         CheckpointError, match=r"trained on \d+ items, of which tiny lacks \d+, such as"
     ):
-        load_data_and_model(best_epoch())
-    best_epoch().write_bytes(best_epoch().read_bytes()[:1000])
+        load_data_and_model(path)
+    path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_data_and_model(best_epoch())
+        load_data_and_model(path)
 
 
 def test_settings_that_recbole_took_from_a_run_of_its_own_come_back(data_path):
     """RecBole's configuration takes any key."""
     changes = settings("LLMEDT", data_path, inner_size=24, loss_decimal_place=2)
-    changes["eval_args"] = {"mode": changes.pop("eval_args.mode")}
-    run_recbole("LLMEDT", "tiny", config_dict=changes)
-    config, model, *_ = load_data_and_model(best_epoch())
+    run_recbole("LLMEDT", "tiny", config_dict=nest(changes))
+    (path,) = (path for path in Path("saved").iterdir() if path.suffixes == [".pth"])
+    config, model, *_ = load_data_and_model(path)
     assert (config["inner_size"], config["loss_decimal_place"]) == (24, 2)
     assert (
         config["MODEL_TYPE"] is type(model).type and config["eval_args"]["mode"]["test"] == "full"
@@ -152,8 +143,7 @@ def test_saved_dataset_and_loaders_give_the_same_run(model, way, data_path, monk
         given = settings(model, data_path, **changes)
         if way == "run_recbole_edt":
             return recbole_edt.run_recbole_edt(model, "tiny", None, given)["test"]
-        given["eval_args"] = {"mode": given.pop("eval_args.mode")}
-        return run_recbole(model, "tiny", config_dict=given)["test_result"]
+        return run_recbole(model, "tiny", config_dict=nest(given))["test_result"]
 
     expected = run(save_dataset=True, save_dataloaders=True)
     names = {"tiny-CrossDomainDataset.pth", f"tiny-for-{model}-dataloader.pth"}
@@ -237,9 +227,9 @@ def test_loaders_of_another_kind_of_model_are_refused(data_path):
 
 def test_loading_a_checkpoint_never_unpickles_what_lies_beside_it(data_path, monkeypatch):
     changes = settings("SASRec", data_path, save_dataset=True, save_dataloaders=True)
-    recbole_edt.run_recbole_edt("SASRec", "tiny", None, changes)
+    results = recbole_edt.run_recbole_edt("SASRec", "tiny", None, changes)
     monkeypatch.setattr(saved_data.pickle, "loads", lambda _: pytest.fail("unpickled"))
-    load_data_and_model(best_epoch())
+    load_data_and_model(results["checkpoint"])
 
 
 # --- RecBole's own pipeline and scripts -----------------------------------------------------------

@@ -13,6 +13,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer
+from running import small
 
 import recbole_edt
 from recbole_edt import registry
@@ -20,16 +21,13 @@ from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.llmedt import LLMEDT
 from recbole_edt.registry import known_models, plugin_models, properties_of, register_model
+from recbole_edt.settings import nest
 from recbole_edt.trainer import CrossDomainMixin
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop"}
 FILES = {f.stem for f in (ROOT / "properties" / "model").glob("*.yaml") if "-" not in f.stem}
 OWN = FILES - STOCK | {"LLMEDTPretrain", "LLMEDTFinetune"}
-SMALL = {
-    "epochs": 1, "hidden_size": 16, "eval_args": {"mode": "uni5"}, "topk": [3],
-    "valid_metric": "NDCG@3", "use_gpu": False, "show_progress": False, "state": "ERROR",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +37,8 @@ def _alone(monkeypatch):
 
 
 def stock_config(model, data_path, **changes) -> Config:
-    return Config(model, "tiny", config_dict={**SMALL, "data_path": data_path, **changes})
+    keys = nest(small(model, data_path=data_path)) | changes
+    return Config(model, "tiny", config_dict=keys)
 
 
 def test_known_models_are_the_plugins_and_the_sequential_and_general_ones_of_recbole():
@@ -68,7 +67,7 @@ def test_recbole_finds_model_trainer_dataset_and_property_files(model, data_path
     config = stock_config(model, data_path)
     assert issubclass(get_trainer(config["MODEL_TYPE"], model), CrossDomainMixin)
     assert type(create_dataset(config)) is CrossDomainDataset
-    assert (config["candidate_seed"], config["n_negatives"]) == (42, 2048)
+    assert (config["candidate_seed"], config["n_layers"]) == (42, 2)
     assert config["hidden_size"] == 16
 
 
@@ -109,7 +108,7 @@ def test_a_model_that_recbole_does_not_find_is_named_with_the_nearest(name, mean
 def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path, saved):
     from recbole.quick_start import run_recbole
 
-    settings = {**SMALL, "data_path": data_path, "finetune_epochs": 1}
+    settings = nest(small("LLMEDT", data_path=data_path))
     theirs = run_recbole(model="LLMEDT", dataset="tiny", config_dict=dict(settings), saved=saved)
     names = ("hit@3", "ndcg@3", "mrr")
     assert theirs["test_result"].keys() == {f"{p}{n}" for p in ("", "art/", "bike/") for n in names}
@@ -121,6 +120,7 @@ def test_run_recbole_gives_what_the_plugins_own_run_gives(data_path, saved):
 
 @pytest.mark.parametrize("first", ["recbole_edt", "recbole.trainer"])
 def test_order_of_imports_does_not_matter(python, first, data_path):
+    settings = nest(small("LLMEDT", data_path=data_path))
     code = f"""if True:
         import {first}
         import recbole_edt, sys
@@ -129,7 +129,7 @@ def test_order_of_imports_does_not_matter(python, first, data_path):
         from recbole.data import create_dataset, data_preparation
         from recbole.utils import get_model, get_trainer
         print("sklearn" in sys.modules)  # which some of RecBole's figures alone need
-        config = Config("LLMEDT", "tiny", config_dict={ {**SMALL, "data_path": data_path}!r})
+        config = Config("LLMEDT", "tiny", config_dict={settings!r})
         loaders = data_preparation(config, create_dataset(config))
         trainer = get_trainer(config["MODEL_TYPE"], "LLMEDT")
         print(get_model("LLMEDT").__name__, type(loaders[0]).__name__, trainer.__name__)

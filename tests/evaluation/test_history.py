@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.utils.case_study import full_sort_scores
-from running import SMALL, Run
+from running import Run, small
 
 from recbole_edt import run_recbole_edt
 from recbole_edt.errors import ConfigError
@@ -86,19 +86,9 @@ def test_calibration_takes_the_weight_with_the_best_ndcg_at_50(shop_path, load) 
 @pytest.fixture
 def run(shop_path, tmp_path):
     def run(model="LLMEDT", **changes):
-        own = {"n_negatives": 8, "finetune_epochs": 1} if model == "LLMEDT" else {}
-        keys = {
-            "data_path": str(shop_path),
-            "epochs": 2,
-            "hidden_size": 16,
-            "use_gpu": False,
-            "state": "ERROR",
-            "report_modes": ["uni5"],
-            "checkpoint_dir": str(tmp_path),
-        }
-        if model == "SASRec":
-            keys |= {"inner_size": 16}
-        return run_recbole_edt(model, "tiny", None, keys | own | changes)
+        places = {"data_path": str(shop_path), "checkpoint_dir": str(tmp_path)}
+        keys = {"epochs": 2, "eval_args.mode": "full", "report_modes": ["uni5"], **places}
+        return run_recbole_edt(model, "tiny", None, small(model, **keys, **changes))
 
     return run
 
@@ -116,8 +106,8 @@ def test_a_run_that_calibrates_is_no_worse_on_validation(run, model) -> None:
 
 
 def test_recboles_scores_of_all_items_hold_no_graph(shop_path, tmp_path) -> None:
-    keys = {**SMALL, "data_path": str(shop_path), "checkpoint_dir": str(tmp_path)}
-    run = Run("LLMEDTPretrain", {**keys, "n_negatives": 8, "history_weight": 4.0}).fit(saved=False)
+    keys = {"data_path": str(shop_path), "checkpoint_dir": str(tmp_path), "history_weight": 4.0}
+    run = Run("LLMEDTPretrain", small("LLMEDTPretrain", **keys)).fit(saved=False)
     scores = full_sort_scores(run.test.dataset.inter_feat["user_id"][:2], run.model, run.test)
     assert run.model.history_weights == [4.0, 4.0] and not scores.requires_grad
 

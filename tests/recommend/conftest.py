@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from growing import OWN, SMALL, Growing
+import running
+from growing import Growing
 
 import recbole_edt
 
@@ -15,12 +16,10 @@ def train():
     """Train a small model: ``train(model, folder, data_path, **keys)`` gives its checkpoint."""
 
     def run(model: str, folder: Path, data_path: Path, **keys) -> Path:
-        settings = {**SMALL, **OWN.get(model, {}), "data_path": str(data_path),
-                    "checkpoint_dir": str(folder), **keys}  # fmt: skip
-        settings = {key: value for key, value in settings.items() if value is not None}
-        recbole_edt.run_recbole_edt(model, "tiny", None, settings)
-        (path,) = folder.glob(f"{model}-*[!t].pth")
-        return path
+        keys |= {"eval_args.mode": "full", "MAX_ITEM_LIST_LENGTH": 6}
+        places = {"data_path": str(data_path), "checkpoint_dir": str(folder)}
+        settings = running.small(model, **places, **keys)
+        return Path(recbole_edt.run_recbole_edt(model, "tiny", None, settings)["checkpoint"])
 
     return run
 

@@ -6,20 +6,6 @@ import random
 from pathlib import Path
 
 import numpy as np
-import running
-
-SMALL = {**running.SMALL, "eval_args.mode": "full", "MAX_ITEM_LIST_LENGTH": 6}
-OWN = {
-    "LLMEDT": {"finetune_epochs": 1, "n_negatives": 8},
-    "LLMCDSR": {"pretrain_epochs": 1, "n_negatives": 8},
-    "TriCDR": {"finetune_epochs": 1, "n_negatives": 8},
-    **{model: {"hidden_size": None, "embedding_size": 16} for model in ("FPMC", "BPR", "LightGCN")},
-    "NeuMF": {"hidden_size": None, "mf_embedding_size": 8, "mlp_embedding_size": 8},
-    **{model: {"hidden_size": None} for model in ("Pop", "ItemKNN", "EASE")},
-    "GRU4Rec": {"embedding_size": 16, "num_layers": 1},
-    **{model: {"inner_size": 16} for model in ("SASRec", "BERT4Rec")},
-    **{model: {"n_negatives": 8} for model in ("LLM4CDSR", "LLMESR", "C2DSR", "SyNCRec")},
-}
 
 
 class Growing:

@@ -22,11 +22,10 @@ from recbole_edt.recommend.command import RecommendSettings, explained, recommen
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.settings import parse_arguments, validate
 
-SMALL = {**running.SMALL, "epochs": 2, "eval_args.mode": "full"}
 MODELS = {
-    "LLMEDT": {"finetune_epochs": 2, "n_negatives": 8},
-    "LLMEDTPretrain": {"augmented_histories": True, "n_negatives": 8, "history_weight": 4.0},
-    "SASRec": {"inner_size": 16, "train_neg_sample_args": None},
+    "LLMEDT": {},
+    "LLMEDTPretrain": {"augmented_histories": True, "history_weight": 4.0},
+    "SASRec": {},
 }
 
 
@@ -38,16 +37,14 @@ def data_path(tmp_path_factory, make_shop, augmented_shop, write_embedded) -> Pa
 
 @pytest.fixture(scope="module", params=MODELS)
 def trained(request, tmp_path_factory, data_path):
-    """Model, checkpoint, results and ranks of a run."""
+    """Model, checkpoint and ranks of a run."""
     folder = tmp_path_factory.mktemp("run")
-    settings = {
-        **SMALL, **MODELS[request.param], "data_path": str(data_path),
-        "checkpoint_dir": str(folder), "ranks_file": str(folder / "ranks.npz"),
-    }  # fmt: skip
+    settings = running.small(request.param, epochs=2, **{
+        "data_path": str(data_path), "checkpoint_dir": str(folder), "eval_args.mode": "full",
+        "ranks_file": str(folder / "ranks.npz"), **MODELS[request.param],
+    })  # fmt: skip
     results = recbole_edt.run_recbole_edt(request.param, "tiny", None, settings)
-    parts = (".last", ".stage1")
-    (path,) = (p for p in folder.glob("*.pth") if not p.stem.endswith(parts))
-    return request.param, path, results, dict(np.load(folder / "ranks.npz"))
+    return request.param, Path(results["checkpoint"]), dict(np.load(folder / "ranks.npz"))
 
 
 def load(trained, data_path, until="test", **changes) -> Recommender:
@@ -66,7 +63,7 @@ def ours(trained, data_path) -> Recommender:
 
 @pytest.mark.parametrize("phase", ["test", "valid"])
 def test_ranking_the_users_reproduces_the_evaluation_exactly(trained, data_path, phase) -> None:
-    _, _, _, ranks = trained
+    _, _, ranks = trained
     recommender = load(trained, data_path, phase, eval_batch_size=7)
     data = recommender.data
     targets = data.split.test_rows if phase == "test" else data.split.valid_rows

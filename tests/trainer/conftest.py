@@ -6,17 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import running
 import torch
-from running import SMALL, Run
-
-from recbole_edt.config import EDTConfig
+from running import Run
 
 torch.set_num_threads(1)
-
-QUICK = {**SMALL, "epochs": 3, "train_batch_size": 16, "learning_rate": 0.01}
-
-OWN = {"finetune_epochs": 2, "finetune_learning_rate": 0.01, "n_negatives": 8}
-"""Further ones that only LLM-EDT has."""
 
 
 @pytest.fixture(scope="session")
@@ -30,12 +24,13 @@ def small(data_path) -> Callable[..., dict]:
     """Settings of a small run of a model: ``small("LLMEDT", epochs=1)``."""
 
     def settings(model="LLMEDT", **changes) -> dict:
-        own = OWN if model.startswith("LLMEDT") else {}
+        keys = {"data_path": str(data_path), "epochs": 3, "train_batch_size": 16,
+                "learning_rate": 0.01}  # fmt: skip
+        if model.startswith("LLMEDT"):
+            keys |= {"finetune_epochs": 2, "finetune_learning_rate": 0.01}
         if model == "BERT4Rec":  # its loss is 0 / 0 for a batch too small to have any item masked
-            own = {"train_batch_size": 32}
-        known = EDTConfig(model, "tiny").known_keys()
-        general = {key: value for key, value in QUICK.items() if key.split(".")[0] in known}
-        return {"data_path": str(data_path), **general, **own, **changes}
+            keys["train_batch_size"] = 32
+        return running.small(model, **{**keys, **changes})
 
     return settings
 

@@ -1,7 +1,7 @@
 """What the tests of all baselines share: models on the tiny shop, slow parts, small runs."""
 
 import numpy as np
-from running import SMALL
+from running import small
 from slow_reference import (
     CONFIG,
     SEQUENCES,
@@ -61,13 +61,12 @@ def loss_term(kind: str, scored, user: int, target: int) -> float:
     return float(np.log(np.exp(logits).sum()) - logits[0])
 
 
-QUICK = {
-    **SMALL, "epochs": 2, "hidden_size": 8, "train_batch_size": 8, "n_negatives": 6,
-    "learning_rate": 0.01, "threads": 1,
-}  # fmt: skip
-STAGES = {"TriCDR": {"finetune_epochs": 2}, "LLMCDSR": {"pretrain_epochs": 2, "meta_interval": 1}}
-
-
 def settings_of(name: str, data_path, **changes) -> dict:
     """Keys of a small run of a baseline."""
-    return {**QUICK, **STAGES.get(name, {}), "data_path": str(data_path), **changes}
+    keys = {
+        "data_path": str(data_path), "epochs": 2, "hidden_size": 8, "train_batch_size": 8,
+        "n_negatives": 6, "learning_rate": 0.01, "threads": 1,
+    }  # fmt: skip
+    if name == "LLMCDSR":
+        keys["meta_interval"] = 1
+    return small(name, **{**keys, **changes})

@@ -55,9 +55,7 @@ def test_a_run_trains_and_its_checkpoint_scores_the_same(name, trained) -> None:
 
 @EVERY_BASELINE
 def test_the_papers_set_trains_all_its_stages(name, data_path, tmp_path) -> None:
-    one_epoch = {"TriCDR": {"finetune_epochs": 1}, "LLMCDSR": {"pretrain_epochs": 1}}
-    changes = {"epochs": 1, "preset": "paper", **one_epoch.get(name, {})}
-    run = Run(name, settings_of(name, data_path, **changes)).fit()
+    run = Run(name, settings_of(name, data_path, epochs=1, preset="paper")).fit()
     assert len(run.trainer.stages) == (2 if name in OF_TWO_STAGES else 1)
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
 
