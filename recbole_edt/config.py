@@ -16,13 +16,7 @@ from recbole.utils import ModelType
 from recbole_edt.errors import ConfigError, as_config_error
 from recbole_edt.io.atomic import read_columns, read_header
 from recbole_edt.io.paths import find_data_root, properties_dir
-from recbole_edt.registry import (
-    builtin_name,
-    code_of,
-    find_model,
-    is_users_own,
-    properties_of,
-)
+from recbole_edt.registry import builtin_name, code_of, find_model, is_users_own, properties_of
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
 

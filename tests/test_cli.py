@@ -177,7 +177,7 @@ def test_simulated_data_are_called_so(data_path, capsys):
     assert capsys.readouterr().out.startswith("These data are simulated.\n\n")
 
 
-def test_the_bundled_data_are_written_once(tmp_path, capsys):
+def test_the_bundled_data_are_written_once(capsys):
     assert cli.execute("sample", ["--output_path=here"]) == 0
     first, written, following = capsys.readouterr().out.splitlines()
     assert first.startswith("simulated data")

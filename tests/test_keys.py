@@ -20,7 +20,7 @@ from recbole.utils import argument_list, init_seed
 
 from recbole_edt.config import EDTConfig
 from recbole_edt.data.dataset import CrossDomainDataset
-from recbole_edt.errors import ConfigError, EDTError
+from recbole_edt.errors import EDTError
 from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.log import open_log
 from recbole_edt.quick_start import idle_keys, run_recbole_edt
@@ -259,19 +259,6 @@ def test_keys_of_what_the_data_do_not_hold_are_named(configure):
     assert named[-2:] == [
         "augmentation (there are no inserted rows)", "align_weight (there are no profiles)",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        {"train_neg_sample_args": PAIRS["train_neg_sample_args"]},
-        {"transform": "crop_itemseq"},
-        {"worker": 2},
-    ],
-)
-def test_keys_of_recboles_loaders_are_refused_by_models_that_have_their_own(configure, key):
-    with pytest.raises(ConfigError, match=f"^{next(iter(key))} must be"):
-        configure("LLMEDT", **key)
 
 
 @pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTPretrain", "LLMCDSR", "SASRec", "FPMC"])

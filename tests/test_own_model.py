@@ -42,7 +42,7 @@ class Words:
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(monkeypatch):
     """Write a module into the working folder; its name is new, and gone afterwards."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(registry, "_registered", {})
@@ -110,7 +110,7 @@ def test_keys_are_those_that_the_class_reads(module, data_path):
         EDTConfig(mine, "tiny", None, settings(data_path, weight="much"))
 
 
-def test_keys_of_a_comparison_go_to_the_model_that_declares_them(module, data_path):
+def test_keys_of_a_comparison_go_to_the_model_that_declares_them(module):
     name = f"{module()}:Mine"
     given = {"weight": 1, "k": 5, "epochs": 2}
     assert keys_for(given, name, "tiny", [name, "ItemKNN"]) == {"weight": 1, "epochs": 2}

@@ -85,13 +85,9 @@ def test_while_the_imports_last(number, program):
     assert not list(Path().iterdir())
 
 
-def test_a_program_that_imports_the_package_keeps_its_own_ways():
+def test_a_program_that_imports_the_package_keeps_its_own_ways(python):
     program = "import signal as s, recbole_edt; print(s.getsignal(s.SIGTERM) is s.SIG_DFL)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.stdout == "True\n"
+    assert python("-c", program).stdout == "True\n"
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored():

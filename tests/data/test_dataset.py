@@ -90,7 +90,7 @@ def test_without_augmentation_the_data_are_the_raw_data(shop, augmented, load):
     assert not dataset.item_generated.any() and not dataset.sequences.augmented.any()
 
 
-def test_with_augmentation_inserted_rows_are_trained_on(shop, more, augmented, load):
+def test_with_augmentation_inserted_rows_are_trained_on(more, augmented, load):
     dataset = load(augmented, augmentation=True)
     inserted = [row for row in more.rows if row[4] == "1"]
     assert dataset.sequences.augmented.sum() == len(inserted) > 20

@@ -5,6 +5,8 @@ backbone run on one unpadded sequence; `test_backbones.py` holds the backbones t
 numpy.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -123,6 +125,13 @@ class TinyShop:
         return out.astype(np.float32)
 
 
+def shake(module: torch.nn.Module) -> None:
+    """Move all parameters far from their start."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=parameter.dtype) * 0.3)
+
+
 def build(model_class, seed: int = 0, shop: TinyShop | None = None, mask_ratio=0.5, **options):
     """Make a model in float64, whose parameters are all random and far from their start."""
     torch.manual_seed(seed)
@@ -130,9 +139,7 @@ def build(model_class, seed: int = 0, shop: TinyShop | None = None, mask_ratio=0
     for module in model.modules():
         if isinstance(module, SequenceEncoder):
             module.mask_ratio = mask_ratio
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
+    shake(model)
     return model.eval()
 
 
@@ -226,16 +233,25 @@ def states_of(encoder, vectors) -> np.ndarray:
     return array(states_alone(encoder, torch.from_numpy(np.stack(vectors))))
 
 
+def thread(encoder, vector_of, items: list[int | None]) -> np.ndarray:
+    """States of an encoder on one unpadded sequence; None stands for the mask."""
+    mask = encoder.backbone.mask_vector
+    return states_of(encoder, [array(mask) if i is None else vector_of(i) for i in items])
+
+
+def after(encoder, vector_of, history: list[int]) -> np.ndarray:
+    """State of an encoder that predicts what follows the history."""
+    return thread(encoder, vector_of, history if encoder.causal else [*history, None])[-1]
+
+
 def run_alone(model, items: list[int | None]) -> np.ndarray:
-    """Backbone states of one unpadded sequence; None stands for the mask."""
-    mask = model.encoder.backbone.mask_vector
-    vectors = [array(mask) if item is None else item_vector(model, item) for item in items]
-    return states_of(model.encoder, vectors)
+    """States of a model's encoder on items by their vectors of eq. 7."""
+    return thread(model.encoder, partial(item_vector, model), items)
 
 
 def user_vector(model, history: list[int]) -> np.ndarray:
     """u of eq. 8: the state that predicts what follows the history."""
-    return run_alone(model, history if model.encoder.causal else [*history, None])[-1]
+    return after(model.encoder, partial(item_vector, model), history)
 
 
 def adapted(model, domain: int, state: np.ndarray) -> np.ndarray:
@@ -275,8 +291,13 @@ def prefixes():
             yield user, items[:step], items[step]
 
 
-def masked_targets(chosen: torch.Tensor):
-    """Yield every chosen target: its user, the row as shown, its step, its domain's steps."""
+def masked_targets(model, batch):
+    """Yield every drawn target: its user, the row as shown, its step, its domain's steps.
+
+    After ``torch.manual_seed(3)`` a model draws the same again.
+    """
+    torch.manual_seed(3)
+    chosen = model.encoder.choose_targets(batch["sequence"])
     for hidden, (user, items) in zip(chosen.tolist(), SEQUENCES.items(), strict=True):
         shown = [None if h else item for h, item in zip(hidden, items, strict=False)]
         for step in np.flatnonzero(hidden).tolist():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from slow_reference import CONFIG, SIZE, array, layer_norm, linear
+from slow_reference import CONFIG, SIZE, array, layer_norm, linear, shake
 
 from recbole_edt.model.backbones import make_backbone
 from recbole_edt.model.encoder import SequenceEncoder
@@ -16,9 +16,7 @@ ALL = (*CAUSAL, "bert4rec")
 def backbone_of(name: str):
     torch.manual_seed(0)
     backbone = make_backbone({**CONFIG, "backbone": name}).double()
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
+    shake(backbone)
     return backbone.eval()
 
 

@@ -22,6 +22,7 @@ from slow_reference import (
     masked_targets,
     prefixes,
     run_alone,
+    shake,
     softmax_term,
     summed_vector,
     training_batch,
@@ -59,9 +60,7 @@ def make(model_class=LLMEDT, seed: int = 0, finetune=False, **options):
     if finetune:
         model.begin_finetuning()
         torch.manual_seed(seed + 100)
-        with torch.no_grad():
-            for parameter in model.domain_adapters.parameters():
-                parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
+        shake(model.domain_adapters)
     return model.eval()
 
 
@@ -106,11 +105,8 @@ def test_eq9_all_positions_at_once_equal_a_loop_over_prefixes(name, kind, loss) 
 @LOSSES
 def test_eq9_bidirectional_equals_a_loop_over_masked_targets(loss) -> None:
     model = make(LLMEDTPretrain, backbone="bert4rec", loss=loss)
-    batch = training_batch(extra=1)
-    torch.manual_seed(3)
-    chosen = model.encoder.choose_targets(batch["sequence"])
-    terms = []
-    for user, shown, step, _ in masked_targets(chosen):
+    batch, terms = training_batch(extra=1), []
+    for user, shown, step, _ in masked_targets(model, batch):
         items, state = SEQUENCES[user], run_alone(model, shown)[step]
         terms.append(TERMS[loss](state, model, items[step], items))
     assert len(USERS) < len(terms) < 16
@@ -244,11 +240,8 @@ def test_eq12_with_windows_keeps_the_whole_domain_history() -> None:
 
 def test_eq12_bidirectional_equals_a_loop_over_masked_targets() -> None:
     model = make(finetune=True, backbone="bert4rec")
-    batch = training_batch(extra=1)
-    torch.manual_seed(3)
-    chosen = model.encoder.choose_targets(batch["sequence"])
-    terms = []
-    for user, shown, step, own in masked_targets(chosen):
+    batch, terms = training_batch(extra=1), []
+    for user, shown, step, own in masked_targets(model, batch):
         items, place = SEQUENCES[user], own.index(step)
         if place:
             own_state = run_alone(model, [shown[s] for s in own])[place]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from slow_reference import CONFIG, TinyShop, build, training_batch
+from slow_reference import CONFIG, TinyShop, build, shake, training_batch
 
 from recbole_edt.data.dataloader import SequenceLoader
 from recbole_edt.errors import CheckpointError
@@ -27,9 +27,7 @@ def finetuned(model_class=LLMEDT, **options):
     options = {"MAX_ITEM_LIST_LENGTH": 3, "train_batch_size": 2, "loss": "softmax", **options}
     model = build(model_class, shop=shop, **options)
     model.begin_finetuning()
-    with torch.no_grad():
-        for parameter in model.domain_adapters.parameters():
-            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.3)
+    shake(model.domain_adapters)
     return model.train(), SequenceLoader({**CONFIG, **options}, shop)
 
 

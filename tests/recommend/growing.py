@@ -23,16 +23,17 @@ class Growing:
         later = [(f"u{user}", draw.choice(old), 0, 20) for user in range(0, 30, 3)]
         later += [(user, draw.choice(old), 0, place) for user in self.new_users for place in (1, 2)]
         later += [(f"u{user}", name, 0, 21) for user, name in enumerate(self.new_items)]
-        self.early = self.write(folder / "early", write_dataset, shop.rows, shop.items)
+        self.early = self.write(folder / "early", shop.rows, shop.items)
         shuffled = draw.sample(items, len(items))
         whole = [*later, *shop.rows]
-        self.grown = self.write(folder / "grown", write_dataset, whole, shuffled)
+        self.grown = self.write(folder / "grown", whole, shuffled)
         known = (
             [row for row in whole if row[1] in old],
             [item for item in shuffled if item[0] in old],
         )
-        self.without_new_items = self.write(folder / "without", write_dataset, *known)
+        self.without_new_items = self.write(folder / "without", *known)
 
-    def write(self, folder: Path, write_dataset, rows, items) -> Path:
-        vectors = np.stack([self.text[item] for item, _ in items])
-        return write_dataset(folder, rows=rows, items=items, item_emb=vectors)
+    def write(self, folder: Path, rows, items, text=None) -> Path:
+        """Write a data set with the vectors of its items, those of ``text`` in place of its own."""
+        vectors = np.stack([(text or self.text)[item] for item, *_ in items])
+        return self.write_dataset(folder, rows=rows, items=items, item_emb=vectors)

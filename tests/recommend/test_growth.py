@@ -157,13 +157,13 @@ TURN = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
     ids=["other domains", "fewer items", "a moved item", "another encoder"],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_by_its_reason(
-    of_text, growing, write_dataset, tmp_path, domain_of, turn, message
+    of_text, growing, tmp_path, domain_of, turn, message
 ) -> None:
     items = [(item, domain_of(item, domain)) for item, domain, *_ in growing.shop.items]
     there = {item: domain for item, domain in items if domain}
     rows = [row for row in growing.shop.rows if row[1] in there]
-    items, vectors = [*there.items()], np.stack([growing.text[item] @ turn for item in there])
-    other = write_dataset(tmp_path / "other", rows=rows, items=items, item_emb=vectors)
+    text = {item: growing.text[item] @ turn for item in there}
+    other = growing.write(tmp_path / "other", rows, [*there.items()], text)
     with pytest.raises(CheckpointError, match=message):
         Recommender.load(of_text, data_path=other, use_gpu=False)
 
@@ -197,12 +197,9 @@ def test_what_loading_cannot_change(of_text, keys, message) -> None:
         Recommender.load(of_text, use_gpu=False, **keys)
 
 
-def test_a_few_other_texts_are_named(of_text, growing, write_dataset, tmp_path) -> None:
+def test_a_few_other_texts_are_named(of_text, growing, tmp_path) -> None:
     text = {**growing.text, "art3": -growing.text["art3"]}
-    vectors = np.stack([text[item] for item, *_ in growing.shop.items])
-    data = write_dataset(
-        tmp_path / "d", rows=growing.shop.rows, items=growing.shop.items, item_emb=vectors
-    )
+    data = growing.write(tmp_path / "d", growing.shop.rows, growing.shop.items, text)
     notes = Recommender.load(of_text, data_path=data, use_gpu=False).data.notes
     assert notes == ["items with another text than in training: 1, such as 'art3'"]
 
@@ -251,14 +248,13 @@ def test_imported_data_grow_day_by_day_in_the_space_of_the_first(train, tmp_path
 
 
 def test_items_that_nobody_bought_are_no_part_of_training_and_are_ranked_by_their_text(
-    growing, train, write_dataset, tmp_path
+    growing, train, tmp_path
 ) -> None:
     items = [*growing.shop.items, ("art-new", "art"), ("bike-new", "bike")]
     text = {**growing.text, "art-new": growing.text["art3"], "bike-new": growing.text["bike5"]}
 
     def write(name, rows, unsold):
-        vectors = np.stack([text[item] for item, *_ in items])
-        folder = write_dataset(tmp_path / name, rows=rows, items=items, item_emb=vectors)
+        folder = growing.write(tmp_path / name, rows, items, text)
         path = folder / "tiny/tiny.item"
         head, *lines = path.read_text().splitlines()
         flags = [int(line.split("\t")[0] in unsold) for line in lines]
@@ -283,7 +279,7 @@ def test_items_that_nobody_bought_are_no_part_of_training_and_are_ranked_by_thei
 
 
 def test_generated_items_may_be_gone_but_data_must_be_augmented(
-    growing, train, augmented_shop, write_dataset, tmp_path
+    growing, train, augmented_shop, tmp_path
 ) -> None:
     shop = augmented_shop(growing.shop, 2)
     rng = np.random.default_rng(2)
@@ -292,8 +288,7 @@ def test_generated_items_may_be_gone_but_data_must_be_augmented(
     def write(name, kept, columns):
         items = [item[:columns] for item in shop.items if kept(item[0])]
         rows = [row[: columns + 2] for row in shop.rows if kept(row[1])]
-        vectors = np.stack([text[item] for item, *_ in items])
-        return write_dataset(tmp_path / name, rows=rows, items=items, item_emb=vectors)
+        return growing.write(tmp_path / name, rows, items, text)
 
     whole = write("whole", lambda item: True, 3)
     path = train("LLMEDT", tmp_path / "run", whole, augmented_histories=True)
@@ -333,7 +328,7 @@ def test_a_model_of_users_serves_those_whom_it_knows(growing, train, tmp_path, m
             ours.explain(user, items[0])
         assert not any(explained(ours, user, k=3, history=None).found["carriers"])
     fewer = [row for row in growing.shop.rows if row[0] != "u3"]
-    without = growing.write(tmp_path / "fewer", growing.write_dataset, fewer, growing.shop.items)
+    without = growing.write(tmp_path / "fewer", fewer, growing.shop.items)
     with pytest.raises(CheckpointError, match="vectors of 30 users, of whom tiny lacks 1, such as"):
         Recommender.load(path, data_path=without, use_gpu=False)
 

@@ -22,7 +22,7 @@ def checkpoint(growing, train, tmp_path_factory):
     return train("LLMEDT", tmp_path_factory.mktemp("run"), growing.early, history_weight=0)
 
 
-def test_the_first_example(checkpoint, growing) -> None:
+def test_the_first_example(checkpoint) -> None:
     (code,) = re.findall(r"```python\n(from recbole_edt.*?)```", PAGE, re.DOTALL)
     for name, ours in (
         ("saved/LLMEDT-cloth_sport-42-0123456789.pth", str(checkpoint)),

@@ -146,7 +146,7 @@ def test_torchrun_starts_the_processes_of_a_run(words, run, tmp_path):
         assert figures[loader.phase]["overall"] == pytest.approx(report["overall"])
 
 
-def test_recboles_own_way_of_starting_processes_works_too(small, tmp_path):
+def test_recboles_own_way_of_starting_processes_works_too(small):
     Path("script.py").write_text(
         "import sys, json, recbole_edt\n"
         "from recbole.quick_start import run\n"

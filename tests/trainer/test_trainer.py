@@ -203,7 +203,7 @@ def test_killed_at_any_write_and_resumed_it_ends_as_if_unbroken(
         kills += 1
 
 
-def test_killed_run_repeats_no_whole_epoch(run, monkeypatch):
+def test_killed_run_repeats_no_whole_epoch(run):
     def die(epoch, score):
         if epoch == 2:
             raise Killed

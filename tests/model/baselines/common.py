@@ -2,15 +2,7 @@
 
 import numpy as np
 from running import small
-from slow_reference import (
-    CONFIG,
-    SEQUENCES,
-    SHARED,
-    TinyShop,
-    build,
-    domain_of,
-    negative_of,
-)
+from slow_reference import CONFIG, SEQUENCES, SHARED, TinyShop, build, domain_of, negative_of
 
 from recbole_edt.model.baselines.c2dsr import C2DSR
 from recbole_edt.model.baselines.llm4cdsr import LLM4CDSR

@@ -54,7 +54,7 @@ def test_a_run_trains_and_its_checkpoint_scores_the_same(name, trained) -> None:
 
 
 @EVERY_BASELINE
-def test_the_papers_set_trains_all_its_stages(name, data_path, tmp_path) -> None:
+def test_the_papers_set_trains_all_its_stages(name, data_path) -> None:
     run = Run(name, settings_of(name, data_path, epochs=1, preset="paper")).fit()
     assert len(run.trainer.stages) == (2 if name in OF_TWO_STAGES else 1)
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())

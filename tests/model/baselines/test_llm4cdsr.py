@@ -12,6 +12,7 @@ from slow_reference import (
     NO_PROFILE,
     SEQUENCES,
     TinyShop,
+    after,
     alignment,
     array,
     check_scores,
@@ -19,9 +20,11 @@ from slow_reference import (
     item_vector,
     masked_targets,
     prefixes,
-    states_of,
+    run_alone,
+    thread,
     training_batch,
     two_layers,
+    user_vector,
 )
 
 from recbole_edt.model.baselines.llm4cdsr import LLM4CDSR
@@ -38,24 +41,9 @@ def local_vector(model, item: int) -> np.ndarray:
     return array(model.local_embedding.weight)[item]
 
 
-def thread(encoder, vector_of, items: list[int | None]) -> np.ndarray:
-    """States of one thread on one unpadded sequence; None stands for the mask."""
-    mask = encoder.backbone.mask_vector
-    return states_of(encoder, [array(mask) if i is None else vector_of(i) for i in items])
-
-
-def after(encoder, vector_of, history: list[int]) -> np.ndarray:
-    """State of one thread that predicts what follows the history (eq. 2)."""
-    return thread(encoder, vector_of, history if encoder.causal else [*history, None])[-1]
-
-
-def global_state(model, history: list[int]) -> np.ndarray:
-    return after(model.encoder, partial(item_vector, model), history)
-
-
 def score(model, history: list[int], item: int) -> float:
     """Eq. 3: the global score, plus the local one where the item's domain has history."""
-    out = global_state(model, history) @ item_vector(model, item)
+    out = user_vector(model, history) @ item_vector(model, item)
     domain = domain_of(item)
     own = own_items(history, domain)
     if own:
@@ -95,14 +83,11 @@ def test_eq4_all_positions_at_once_equal_a_loop_over_prefixes(name, first_items,
 @pytest.mark.parametrize("first_items", [True, False])
 def test_eq4_bidirectional_equals_a_loop_over_masked_targets(first_items, loss) -> None:
     model = make(backbone="bert4rec", loss=loss, first_items=first_items)
-    batch = training_batch()
-    torch.manual_seed(3)
-    chosen = model.encoder.choose_targets(batch["sequence"])
-    terms = []
-    for user, shown, step, own in masked_targets(chosen):
+    batch, terms = training_batch(), []
+    for user, shown, step, own in masked_targets(model, batch):
         target, place = SEQUENCES[user][step], own.index(step)
         if place or first_items:
-            state = thread(model.encoder, partial(item_vector, model), shown)[step]
+            state = run_alone(model, shown)[step]
             local = np.zeros(8)
             if place:
                 encoder = model.local_encoders[domain_of(target)]
@@ -147,7 +132,7 @@ def test_eq8_adds_alpha_times_eq6_and_beta_times_eq7() -> None:
     model = make(regularisation_weight=0.7, align_weight=0.4)
     texts = TinyShop().user_embeddings().astype(np.float64)
     users = [user for user in PAIRS if user != NO_PROFILE]
-    states = np.stack([global_state(model, PAIRS[user][:-1]) for user in users])
+    states = np.stack([user_vector(model, PAIRS[user][:-1]) for user in users])
     profiles = np.stack([two_layers(model.profile_adapter, texts[user]) for user in users])
     align = alignment(states, profiles, TAU, infonce=True)
     first = np.stack([item_vector(model, item) for item in (1, 2, 4)])

@@ -17,12 +17,7 @@ from slow_reference import (
     training_batch,
 )
 
-from recbole_edt.model.baselines.syncrec import (
-    Gate,
-    SyNCRec,
-    Tower,
-    mutual_information_loss,
-)
+from recbole_edt.model.baselines.syncrec import Gate, SyNCRec, Tower, mutual_information_loss
 
 CROSS = 2
 

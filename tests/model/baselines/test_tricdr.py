@@ -21,9 +21,7 @@ from slow_reference import (
 )
 
 from recbole_edt.data.dataloader import SequenceLoader
-from recbole_edt.model.baselines.tricdr import (
-    TriCDR,
-)
+from recbole_edt.model.baselines.tricdr import TriCDR
 
 VARIANTS = pytest.mark.parametrize(
     ("item_tables", "score"), [("separate", "cosine"), ("shared", "dot"), ("shared", "cosine")]
