@@ -122,11 +122,8 @@ class Ranking:
         rows : np.ndarray
             int64 [n].
         """
-        index = torch.from_numpy(rows).to(scores.device)
         if self.candidates is not None:
-            target_scores = scores.gather(1, self.targets[index][:, None]).squeeze(1)
-            candidates = self.candidates[torch.from_numpy(rows)].to(scores.device).long()
-            return 1 + count_not_below(scores.gather(1, candidates), target_scores)[:, None]
+            return self.ranked_candidates(scores.gather(1, self.with_target(rows)))
         out = torch.empty(len(rows), 1 + self.list_length, dtype=torch.int64, device=scores.device)
         for domain, pool in enumerate(self.pools):
             mine = np.flatnonzero(self.target_domains[rows] == domain)

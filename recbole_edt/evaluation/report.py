@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from texttable import Texttable
 
-from recbole_edt.io.files import atomic_write
+from recbole_edt.io.files import atomic_write, write_text
 
 
 def ndcg_of(ranks: np.ndarray, k: int) -> np.ndarray:
@@ -38,8 +38,7 @@ def table(report: Mapping[str, Any], title: str, digits: int = 4) -> str:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a results file atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
+    write_text(Path(path), json.dumps(content, indent=2) + "\n")
 
 
 def write_ranks(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
