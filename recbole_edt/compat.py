@@ -643,9 +643,13 @@ def _patch_loaders(module: Any) -> Iterator[None]:
         from recbole_edt.config import EDTConfig, known_keys
         from recbole_edt.data import saved
         from recbole_edt.io.atomic import read_header
+        from recbole_edt.io.paths import simulated_note
         from recbole_edt.settings import nearest
         from recbole_edt.trainer import trainer_class
 
+        note = simulated_note(config["data_path"])
+        if note and not isinstance(config, EDTConfig):  # which says it above its tables
+            getLogger().warning(note)
         if _is_ours(config):
             if not isinstance(config, EDTConfig):  # RecBole takes any key
                 known = known_keys(config)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import Field
 from recbole.config import Config
@@ -135,10 +137,12 @@ class EDTConfig(Config):
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
         self._read: set[str] = set()
-        overrides = nest(config_dict or {})
+        overrides, files = nest(config_dict or {}), config_file_list or []
+        if isinstance(files, (str, os.PathLike)):
+            files = [files]
         found = find_model(model)
         with as_config_error("configuration"):
-            super().__init__(found, dataset, list(config_file_list or []), overrides)
+            super().__init__(found, dataset, files, overrides)
 
     def _load_config_files(self, file_list):
         return read_files(file_list)
@@ -288,7 +292,14 @@ def final_settings(config: Config) -> dict[str, Any]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """Tuples as lists, but intervals such as (5, 10) as text: a list would be a closed one."""
+    """Paths as text, numbers of numpy as Python's, and tuples as lists.
+
+    Intervals such as (5, 10) become text: a list would be a closed one.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
     if key == "val_interval" and isinstance(value, dict):
         return {
             name: str(ends) if isinstance(ends, tuple) else ends for name, ends in value.items()

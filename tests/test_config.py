@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -105,6 +106,16 @@ def test_built_in_models_sample_negatives_where_their_loss_needs_some():
     pairwise = {"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 1}}
     for given, distribution in (({}, "none"), (pairwise, "uniform")):
         assert config("SASRec", **given)["train_neg_sample_args"]["distribution"] == distribution
+
+
+def test_paths_numbers_of_numpy_and_one_file_are_taken(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("dropout: 0.25")
+    given = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "data_path": tmp_path}
+    for files in (file, str(file), [file]):
+        found = EDTConfig("LLMEDT", "tiny", files, given)
+        assert (found["seed"], found["learning_rate"], found["dropout"]) == (3, 0.5, 0.25)
+        assert found["data_path"] == str(tmp_path / "tiny") and type(found["seed"]) is int
 
 
 def test_dataset_folder_comes_before_the_bundled_one():

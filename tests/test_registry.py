@@ -84,6 +84,15 @@ def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog)
     ]
 
 
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
+def test_recboles_way_says_that_data_are_simulated(model, data_path, caplog):
+    note = Path(data_path, "tiny", "SIMULATED")
+    note.write_text("These data are simulated.\n")
+    create_dataset(stock_config(model, data_path))
+    note.unlink()
+    assert caplog.messages[0] == "These data are simulated."
+
+
 def test_recboles_config_takes_the_device_that_is_asked_for(data_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # RecBole sets it
     for is_there, given, device in (

@@ -186,6 +186,8 @@ def recommend(arguments: Sequence[str]) -> None:
         write_html(told, settings.html, recommender)
         print(f"written: {settings.html}")
     elif settings.output is None:
+        if names and (note := simulated_note(recommender.config["data_path"])):
+            print(note, end="\n\n")
         for user in names or []:
             show(explained(recommender, user, **asked))
 

@@ -227,6 +227,11 @@ def test_one_user_on_the_screen(trained, data_path, capsys) -> None:
     assert "\nhistory: the last 2 rows\n  [ 1] art          art1 " in out
     assert out.count("recommended from art") == out.count("recommended from bike") == 3
     assert out.count("<-") == 12
+    note = data_path / "tiny" / "SIMULATED"
+    note.write_text("These data are simulated.\n")
+    command(trained, data_path, user="u3", topk=2)
+    note.unlink()
+    assert capsys.readouterr().out.startswith("These data are simulated.\n\nuser u3: ")
 
 
 def test_a_page_shows_histories_and_what_carried_each_item(trained, data_path, ours, tmp_path):
