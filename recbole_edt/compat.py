@@ -426,9 +426,6 @@ class _RayFinder(MetaPathFinder, Loader):
             return ModuleSpec(fullname, self, is_package=True)
         return None
 
-    def create_module(self, spec: Any) -> None:
-        return None
-
     def exec_module(self, module: ModuleType) -> None:
         def __getattr__(name: str) -> Any:
             if name == "tune" or name.startswith("__"):
@@ -513,9 +510,6 @@ class _ModelFinder(MetaPathFinder, Loader):
 
             if fullname.removeprefix(_MODELS) in map(str.lower, registered_models()):
                 return ModuleSpec(fullname, self)
-        return None
-
-    def create_module(self, spec: Any) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:

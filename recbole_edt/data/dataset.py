@@ -485,7 +485,7 @@ class CrossDomainDataset(SequentialDataset):
     def _mixed_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
         width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
         times = gather_padded(rows.timestamps, windows.starts, windows.stops, width)
-        items = rows.pad(windows.starts, windows.stops, width)
+        items = gather_padded(rows.items, windows.starts, windows.stops, width)
         fields = {
             self.uid_field: windows.users,
             self.iid_field + suffix: items,

@@ -49,10 +49,6 @@ class Sequences:
         offsets = row_offsets(mask)[self.offsets]
         return Sequences(offsets, self.items[mask], self.augmented[mask], self.timestamps[mask])
 
-    def pad(self, starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
-        """Gather items of row ranges: int64 [n, width], see :func:`gather_padded`."""
-        return gather_padded(self.items, starts, stops, width)
-
 
 def row_offsets(counts: np.ndarray) -> np.ndarray:
     """Cumulative sum with a leading 0: offsets from lengths, or from a row mask, int64 [n + 1]."""

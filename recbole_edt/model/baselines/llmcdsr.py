@@ -43,7 +43,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import AUGMENTED, NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
-from recbole_edt.data.sequences import Sequences
+from recbole_edt.data.sequences import Sequences, gather_padded
 from recbole_edt.model.base import CrossDomainModel, add_constants
 from recbole_edt.model.baselines.settings import BaselineSettings
 from recbole_edt.model.encoder import SequenceEncoder
@@ -75,9 +75,9 @@ def pseudo_items(sequences: Sequences, item_domain: np.ndarray, n_domains: int) 
     inserted = sequences.keep(sequences.augmented)
     domains = item_domain[inserted.items]
     parts = [inserted.keep(domains == domain) for domain in range(n_domains)]
-    width = max(int(np.diff(part.offsets).max(initial=0)) for part in parts)
-    padded = [part.pad(part.offsets[:-1], part.offsets[1:], max(width, 1)) for part in parts]
-    return np.stack(padded, axis=1)
+    width = max(1, *(int(np.diff(part.offsets).max(initial=0)) for part in parts))
+    padded = (gather_padded(p.items, p.offsets[:-1], p.offsets[1:], width) for p in parts)
+    return np.stack([*padded], axis=1)
 
 
 def users_of_both_domains(

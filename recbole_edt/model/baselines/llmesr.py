@@ -37,7 +37,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from recbole_edt.data.dataloader import SEQUENCE
-from recbole_edt.data.sequences import Sequences
+from recbole_edt.data.sequences import Sequences, gather_padded
 from recbole_edt.model.backbones import multi_head_attention
 from recbole_edt.model.base import CrossDomainModel, add_constants
 from recbole_edt.model.baselines.settings import BaselineSettings
@@ -187,7 +187,7 @@ class LLMESR(CrossDomainModel):
         similar = similar_users(embeddings, trained, config["similar_users"])
         stops = np.maximum(rows.offsets[1:] - 1, rows.offsets[:-1])  # all but the last target
         starts = np.maximum(rows.offsets[:-1], stops - self.max_seq_length)
-        histories = rows.pad(starts, stops, self.max_seq_length).astype(np.int32)
+        histories = gather_padded(rows.items, starts, stops, self.max_seq_length).astype(np.int32)
         add_constants(self, similar=similar, histories=histories)
 
     def embed(self, items: Tensor) -> Tensor:
