@@ -60,6 +60,7 @@ class CrossDomainMixin(EvaluationMixin):
         keep_freed_memory()
         use_fast_kernels(config["fast_kernels"])
         self._share_gradients()
+        self.eval_step = min(self.eval_step, self.epochs)  # RecBole's trainer of Pop has one epoch
         self.threads = Threads(fixed=bool(config["threads"]))
         self.saved_model_file = checkpoint.run_file(config)
         self.best_file = checkpoint.run_file(config, "best")  # saved_model_file after training

@@ -45,6 +45,11 @@ def test_pop_counts_the_training_rows(run):
     assert counts.max() > 2
 
 
+def test_pop_is_validated_after_its_one_epoch(run):
+    made = run("Pop", epochs=3, eval_step=2).fit()
+    assert made.result()[0]["valid"] == made.trainer.best_valid_result
+
+
 # --- what a general model sees --------------------------------------------------------------------
 
 
