@@ -29,18 +29,34 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.lock import run_lock
 
+ANSWERS = "llm.sqlite"  # paid ones, in the folder of the cache
 _MAX_WITHOUT_TEXT = 0.1  # share of items without text above which it is said
 
 
-class Pipeline:
-    """One augmentation of one data set."""
+def cache_folder(output: Path, name: str) -> Path:
+    """Folder beside an augmented data set that holds paid answers and encoded texts."""
+    return output / ".augment" / name
 
-    def __init__(self, name: str, source: Path, output: Path, settings: AugmentSettings) -> None:
+
+class Pipeline:
+    """One augmentation of one data set.
+
+    ``cache`` is the folder of paid answers and encoded texts, by default one in ``output``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Path,
+        output: Path,
+        settings: AugmentSettings,
+        cache: Path | None = None,
+    ) -> None:
         self.name, self.settings = name, settings
         self.raw, self.output = Path(source) / name, Path(output) / name
         if self.raw.resolve() == self.output.resolve():
             raise ConfigError("--output_path is --data_path: the raw data would be lost")
-        self.cache = Path(output) / ".augment" / name
+        self.cache = cache or cache_folder(Path(output), name)
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -94,7 +110,7 @@ class Pipeline:
             return None
         keys = {"chat", "embedding", "batch", "max_cost"}
         over = settings.model_dump(include=keys, exclude_defaults=True)
-        return kind(LLMSettings.load(settings.llm, over), self.cache / "llm.sqlite")
+        return kind(LLMSettings.load(settings.llm, over), self.cache / ANSWERS)
 
     def _asks(self, kind: str) -> bool:
         """Whether a stage asks an endpoint of this kind: chat, embedding."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_edt.augment.pipeline import Pipeline
+from recbole_edt.augment.pipeline import ANSWERS, Pipeline, cache_folder
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import DataError
 from recbole_edt.io import files
@@ -56,8 +57,17 @@ class Variants:
         settings = self.settings(changes)
         target = self.folder / f"augmented-{files.value_sha256(settings.model_dump())[:12]}"
         if not (target / self.name / REPORT).is_file():
-            Pipeline(self.name, self.raw(), target, settings).run()
+            Pipeline(self.name, self.raw(), target, settings, self._cache()).run()
         return target
+
+    def _cache(self) -> Path:
+        """Folder of answers that all variants share: each is paid for once, here or before."""
+        cache = cache_folder(self.folder, self.name)
+        paid = cache_folder(self.source, self.name) / ANSWERS
+        if paid.is_file() and not (cache / ANSWERS).exists():
+            with files.atomic_write(cache / ANSWERS) as temporary:
+                shutil.copyfile(paid, temporary)
+        return cache
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> AugmentSettings:
         """Settings of the data set's own variant, with changes."""

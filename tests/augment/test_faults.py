@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from recbole_edt.cli import execute
+from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
 from tools.simulate import simulate, write_atomic
@@ -142,6 +143,18 @@ def test_an_estimate_is_near_what_is_paid_and_calls_nobody(
     assert llm_server.arrived == calls
     assert all(row[-1] == "exact" for row in again[:2])
     assert [row[3] for row in again[:3]] == ["0"] * 3
+
+
+def test_variants_of_augmented_data_pay_for_no_answer_twice(llm_server, command, tmp_path) -> None:
+    assert command(llm_server) == 0
+    variants, calls = Variants(NAME, tmp_path / "out", tmp_path / "more"), llm_server.arrived
+    items = [variants.make({"profiler": "none", key: value})
+             for key, value in (("filter", "none"), ("insert", "end"))]  # fmt: skip
+    assert llm_server.arrived == calls and len(set(items)) == 2
+    for insert in ("anchor", "end"):  # other profiles, of the same items
+        variants.make({"profile": "naive", "insert": insert})
+    assert llm_server.arrived > calls
+    assert {*llm_server.tally()["questions"].values()} == {1}
 
 
 def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(

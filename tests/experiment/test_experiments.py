@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.evaluation.metrics import RankMetrics
@@ -28,6 +29,7 @@ from recbole_edt.experiment.pictures import DARK
 from recbole_edt.experiment.report import report, write_report
 from recbole_edt.experiment.runs import flatten
 from recbole_edt.experiment.tables import Table, to_markdown
+from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.files import read_table
 from recbole_edt.quick_start import describe_targets
 from recbole_edt.settings import validate
@@ -147,6 +149,25 @@ def test_every_k_keeps_other_items(finished) -> None:
     inserted = [(table["augmented"] == "1").sum() for table in tables]
     assert inserted == sorted(inserted) and len(inserted) == 3
     assert inserted[0] < inserted[1]  # a shop this small has no fifteen items to insert
+
+
+@pytest.mark.parametrize(
+    ("own", "num"), [({}, 15), ({"generator": "openai"}, 15), ({"num": 20}, 20)]
+)
+def test_no_k_is_more_than_is_proposed(data_path, tmp_path, monkeypatch, own, num) -> None:
+    made = []
+
+    def settings(self, changes=None):
+        return AugmentSettings(**{**own, **(changes or {})})
+
+    def make(self, changes):
+        made.append(self.settings(changes))
+        return data_path
+
+    monkeypatch.setattr(Variants, "settings", settings)
+    monkeypatch.setattr(Variants, "make", make)
+    EXPERIMENTS["k"].runs(new_context(data_path, tmp_path, "1"))
+    assert [(one.k, one.num) for one in made] == [(5, num), (10, num), (15, num)]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def tau_runs(context: base.ExperimentContext) -> base.Runs:
 def k_runs(context: base.ExperimentContext) -> base.Runs:
     """One row per k."""
     variants, sizes = context.variants, grid("k")
-    # retrieval proposes one item by default: then every k would keep the same
-    proposed = {"num": max(sizes)} if variants.settings().generator == "retrieval" else {}
+    # with fewer proposals than k, further ones would keep the same
+    proposed = {"num": max(variants.settings().num or 0, *sizes)}
     rows = {f"k = {k}": variants.changes({"k": k, **proposed}) for k in sizes}
     return {row: context.runs("LLMEDT", augment=keys) for row, keys in rows.items()}
 
@@ -47,8 +47,8 @@ base.register_experiment(
 base.register_experiment("tau", "Threshold τ of the filter", "table 11", runs=tau_runs)
 base.register_experiment(
     "k", "Items kept per user, k", "table 12", runs=k_runs,
-    text="Where items are retrieved, the largest k of them are proposed per direction, not the "
-    "default number.",
+    text="At least as many items as the largest k are proposed per direction, not the default "
+    "number.",
 )  # fmt: skip
 base.register_experiment(
     "alpha", "Weight α of the alignment", "figure 5", runs=alpha_runs,
