@@ -37,14 +37,19 @@ class HistoryTerm:
     items : Tensor
         float32 [n_items, d]; the first one is padding.
     pools : sequence of array
-        int64; raw items of each domain, whose vectors' mean is subtracted.
+        int64; raw items of each domain.
     weights : sequence of float
         One of each domain.
+    known : array, optional
+        int64; the items whose mean is subtracted, by default all of ``pools``.
     """
 
-    def __init__(self, items: Tensor, pools: Sequence[Any], weights: Sequence[float]) -> None:
+    def __init__(
+        self, items: Tensor, pools: Sequence[Any], weights: Sequence[float], known: Any = None
+    ) -> None:
         raw = [torch.as_tensor(pool, device=items.device) for pool in pools]
-        self.unit = F.normalize(items - items[torch.cat(raw)].mean(0))
+        known = torch.cat(raw) if known is None else torch.as_tensor(known, device=items.device)
+        self.unit = F.normalize(items - items[known].mean(0))
         self.unit[0] = 0
         self.weight = items.new_zeros(len(items))  # of each item
         self.of_pools = []
@@ -59,7 +64,12 @@ class HistoryTerm:
         weights, vectors = getattr(model, "history_weights", None) or [], vectors_of(model)
         if vectors is None or not any(weights):
             return None
-        return cls(vectors.item_vectors().float(), dataset.candidate_pools(), weights)
+        pools, trained = dataset.candidate_pools(), dataset.known
+        known = np.concatenate(pools)
+        if trained is not None and trained.serves:  # new items leave the other scores as they are
+            names = dataset.id2token(dataset.iid_field, known).astype(str)
+            known = known[np.isin(names, trained.items)]
+        return cls(vectors.item_vectors().float(), pools, weights, known)
 
     def among(self, histories: Tensor, domain: int | None = None) -> Tensor:
         """Terms of a domain's pool for all histories int64 [n, L], [n, n_pool]; or of all items.

@@ -88,6 +88,7 @@ def test_scores_are_those_of_the_same_weights_made_on_the_whole_data(served, gro
     with torch.no_grad():
         expected = whole.full_sort_predict(interaction).view(len(users), -1)
         whole.history_weights = ours.model.history_weights
+        plain.known = ours.data.known
         if term := HistoryTerm.of(whole, plain):
             expected += term.among(interaction[whole.ITEM_SEQ])
     expected = expected[:, plain.token2id(plain.iid_field, items)].numpy()
@@ -95,6 +96,17 @@ def test_scores_are_those_of_the_same_weights_made_on_the_whole_data(served, gro
     assert found.index.tolist() == users and found.columns.tolist() == items
     assert np.abs(found.to_numpy() - expected).max() < 1e-4
     assert expected.std() > 1e-3
+
+
+def test_new_items_leave_the_scores_of_the_others_as_they_are(growing, train, tmp_path) -> None:
+    path = train("LLMEDT", tmp_path, growing.early, history_weight=32.0)
+    history = Recommender.load(path, use_gpu=False).history("u1")
+    items = [item for item in growing.text if item not in growing.new_items]
+    before, after = (
+        Recommender.load(path, data_path=data, use_gpu=False).score(history=history, items=items)
+        for data in (growing.early, growing.grown)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-5)
 
 
 def test_a_history_of_nobody_known_is_served_as_that_of_the_user_who_has_it(served) -> None:
