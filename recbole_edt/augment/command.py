@@ -51,8 +51,9 @@ def augment(arguments: Sequence[str]) -> int:
         _print_estimate(pipeline.estimate(), given.max_cost)
         return 0
     report = pipeline.run()
-    for when in ("before", "after"):
-        print(f"-- {when} augmentation")
+    retrieval = " with existing items by similarity (generator retrieval)"
+    for when, how in (("before", ""), ("after", retrieval * (given.generator == "retrieval"))):
+        print(f"-- {when} augmentation{how}")
         print(*statistics_lines(given.dataset, report["statistics"][when]), sep="\n")
     for stage, users in report["failures"].items():
         if users:

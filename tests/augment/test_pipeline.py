@@ -207,7 +207,7 @@ def test_data_are_never_overwritten_nor_augmented_again(raw: Path, tmp_path: Pat
 
 def test_command_takes_both_forms_of_arguments(raw: Path, tmp_path: Path, capsys) -> None:
     augment(["--dataset", NAME, f"--data_path={raw}", "--output_path", str(tmp_path), "--k", "3"])
-    assert "after augmentation" in capsys.readouterr().out
+    assert "-- after augmentation with existing items by similarity" in capsys.readouterr().out
 
 
 def test_the_embedded_defaults_load_neither_torch_nor_recbole(raw: Path, tmp_path: Path) -> None:
