@@ -151,6 +151,17 @@ def test_every_k_keeps_other_items(finished) -> None:
     assert inserted[0] < inserted[1]  # a shop this small has no fifteen items to insert
 
 
+def test_the_estimate_of_a_stage_is_that_of_all_its_parts(data_path, tmp_path) -> None:
+    context = new_context(data_path, tmp_path, "1")
+    (table,) = EXPERIMENTS["cost"].lay_out(context, {}).tables
+    asks = dict.fromkeys(("encoder", "generator", "profiler"), "openai")
+    parts = [one for one in context.variants.estimate(asks) if one["stage"] == "encode"]
+    assert len(parts) == 3  # items, new items, profiles
+    shown = table.means().loc["estimate: encode"]
+    for column, name in (("requests", "requests"), ("tokens in", "prompt_tokens")):
+        assert shown[column] == sum(part[name] for part in parts)
+
+
 @pytest.mark.parametrize(
     ("own", "num"), [({}, 15), ({"generator": "openai"}, 15), ({"num": 20}, 20)]
 )
