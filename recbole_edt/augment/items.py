@@ -77,26 +77,22 @@ def item_text(row: Mapping[str, object]) -> str:
     ]
     for column, value in values.items():
         if value and column not in _NO_TEXT:
-            sentences.append(_SENTENCES.get(column, _other)(column, value))
+            sentences.append(_sentence(column, value))
     return " ".join(sentences)
 
 
-def _price(column: str, value: str) -> str:
-    with suppress(ValueError):
-        value = f"{float(value):.2f} dollars"
-    return f"Sold at {value}."
-
-
-def _other(column: str, value: str) -> str:
+def _sentence(column: str, value: str) -> str:
+    if column == "brand":
+        return f"Made by {value}."
+    if column == "price":
+        with suppress(ValueError):
+            value = f"{float(value):.2f} dollars"
+        return f"Sold at {value}."
+    if column == "categories":
+        return f"Listed under {', '.join(value.split(' | '))}."
+    if column == "description":
+        return f"What the seller says: {value}"
     return f"{column.replace('_', ' ').capitalize()}: {value.rstrip('.')}."
-
-
-_SENTENCES = {
-    "brand": lambda column, value: f"Made by {value}.",
-    "price": _price,
-    "categories": lambda column, value: f"Listed under {', '.join(value.split(' | '))}.",
-    "description": lambda column, value: f"What the seller says: {value}",
-}
 
 
 def count_without_text(items: pd.DataFrame) -> int:
