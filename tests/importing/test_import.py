@@ -59,7 +59,7 @@ def test_strangers_files_become_the_same_sequences(stranger, shop, sequences, ca
     assert statistics["prepared"]["rows_after"] == {"read": len(shop), "filtered": len(shop)}
 
 
-def test_the_same_of_dataframes(shop, sequences):
+def test_the_same_of_dataframes(shop):
     columns = ["user", "domain", "item", "time", "rating"]
     frame = pd.DataFrame(shop, columns=columns, index=np.arange(len(shop)) // 3)
     frame = frame.astype({"item": float})
@@ -424,7 +424,7 @@ def test_repeated_rows_ties_and_rows_without_times():
 # -- what must not be lost ------------------------------------------------------------------------
 
 
-def test_an_earlier_import_is_replaced_and_nothing_else(shop, monkeypatch):
+def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
     files = [rows_file(), domains_file()]
     import_files([*files, MINE])
     before = {path.name: path.read_bytes() for path in FOLDER.iterdir()}

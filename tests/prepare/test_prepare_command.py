@@ -234,7 +234,7 @@ def test_every_pair_and_edition_has_its_addresses():
                 assert all(five not in path for one in every for path in one.reviews)
 
 
-def test_any_two_categories_of_files_with_all_reviews(write_raw, tmp_path):
+def test_any_two_categories_of_files_with_all_reviews(write_raw):
     """Of 2023, in one folder: ratings alone for one category, reviews with texts for the other."""
     lines = raw_lines("2023")
     source = write_raw("2023", lines={

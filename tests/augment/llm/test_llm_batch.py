@@ -20,7 +20,7 @@ def batched(desk):
     return [desk.files[batch["input_file_id"]].count("\n") for batch in desk.made]
 
 
-def test_requests_go_by_batch_at_half_the_price(llm_servers, batching, llm_settings):
+def test_requests_go_by_batch_at_half_the_price(llm_servers, batching):
     server = llm_servers(batches=BatchDesk())
     with batching(server) as client:
         answers = client.chat(REQUESTS, "profile")

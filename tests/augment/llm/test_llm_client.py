@@ -191,7 +191,7 @@ def test_one_run_at_a_time_holds_the_cache(llm_server, llm_client):
 
 
 @pytest.mark.parametrize("content", [b"no database at all, " * 200, None])
-def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path, llm_settings, content):
+def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path, content):
     path = tmp_path / "llm.sqlite"
     if content is None:
         base = sqlite3.connect(path)

@@ -35,12 +35,7 @@ def events(good):
 
 
 ANSWERED = {
-    "no opening tag": lambda good: completion(f"Say {drafted(good)}. No.\n</think>\n\n{good}"),
     "tags": lambda good: completion(f"<thinking>{drafted(good)}</thinking>{good}"),
-    "Mistral's tags": lambda good: completion(f"[THINK]{drafted(good)}[/THINK]{good}"),
-    "channels": lambda good: completion(
-        f"<|channel|>analysis<|message|>{drafted(good)}<|end|><|channel|>final<|message|>{good}"
-    ),
     "a field of thoughts": lambda good: completion(good, reasoning_content=drafted(good)),
     "parts": lambda good: completion(
         [{"type": "thinking", "thinking": [{"type": "text", "text": drafted(good)}]},
