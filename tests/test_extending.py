@@ -75,7 +75,7 @@ def test_a_model_of_your_own_beside_others(example, data_path, capsys, forked_ru
     assert re.search(r"\| LastItems +\| +0\.\d", Path("results/tiny/compare.md").read_text())
     (run,) = Path("results/tiny/runs").glob("LastItems-1-*.json")
     assert json.loads(run.read_text())["params"]["last"] == 2
-    space = ["--model=my_model:LastItems", "--space={'last': [1, 2]}", "--seed=1", "--jobs=1"]
+    space = ["--model=my_model:LastItems", "--space={'last': [1, 2]}", "--seed=1", "--threads=1"]
     more = ["--metric=ndcg@3", "--report_modes=['uni5']"]
     assert execute("search", arguments(data_path, *space, *more)) == 0
     assert "last 2" in Path("results/tiny/search/LastItems.md").read_text()
@@ -133,6 +133,6 @@ def test_an_experiment(example, data_path, capsys, forked_runs):
     example("my_experiment")
     keys = [f"--{key}={value}" for key, value in SMALL.items() if key not in ("state", "use_gpu")]
     keys.append("--hidden_size=16")
-    arguments = ["--dataset=tiny", f"--data_path={data_path}", "--seeds=1", "--jobs=1", *keys]
+    arguments = ["--dataset=tiny", f"--data_path={data_path}", "--seeds=1", "--threads=1", *keys]
     assert execute("experiment", ["my_experiment:depth", *arguments]) == 0, capsys.readouterr().err
     assert "2 layers" in Path("results/tiny/depth/depth.md").read_text()

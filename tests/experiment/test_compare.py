@@ -27,7 +27,7 @@ TINY = {
     "epochs": 1, "finetune_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_negatives": 8,
     "eval_args.mode": "uni5", "topk": "[3]", "valid_metric": "NDCG@3", "use_gpu": False,
     "train_batch_size": 64, "metrics": ["Hit", "NDCG", "GiniIndex"],
-    "report_modes": ["full"],
+    "report_modes": ["full"], "threads": 1,
 }  # fmt: skip
 
 
