@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: the other cores have tests of their own
+
 import numpy as np
 import pytest
 from forked import Commands, ForkedPopen

@@ -160,9 +160,7 @@ def test_the_blocks_of_a_page_run(page, shop):
         run(*block)
 
 
-def test_the_notebook_holds_what_it_shows_when_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the other core has tests of its own
-
+def test_the_notebook_holds_what_it_shows_when_it_runs(tmp_path):
     def shown(cell) -> object:
         """What commands print, but for times; of other cells the kinds of outputs."""
         outputs = cell.get("outputs", [])
