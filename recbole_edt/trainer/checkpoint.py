@@ -126,7 +126,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
                 raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged archive can raise anything
-        raise CheckpointError(f"checkpoint {path} is damaged or is no checkpoint") from error
+        what = "is damaged or is no checkpoint"
+        if is_foreign(path):
+            what = "is not of recbole_edt, maybe of RecBole's own pipeline: train it with `run`"
+        raise CheckpointError(f"checkpoint {path} {what}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this version of recbole_edt")
     return content

@@ -77,6 +77,9 @@ def test_foreign_files(tmp_path):
     for file, message in zip(files, [this_version] * 2 + [damaged] * 2, strict=True):
         with pytest.raises(CheckpointError, match=message):
             checkpoint.load(file)
+    torch.save({"config": Path("as RecBole does: an object")}, files[0])
+    with pytest.raises(CheckpointError, match="maybe of RecBole's own pipeline: train it with"):
+        checkpoint.load(files[0])
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         checkpoint.load(tmp_path)
 
