@@ -155,6 +155,8 @@ def check_known(name: str) -> None:
     if name not in known:
         hint = "" if "." in name else nearest(name, known)
         own = ": a class of your own is --model=package.module:Class"
+        if ":" in name:  # what `find_model` loads, and RecBole's own functions do not
+            hint = ": RecBole's functions take the class itself"
         raise ConfigError(f"unknown model '{name}'{hint or own}")
 
 

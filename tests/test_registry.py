@@ -107,9 +107,16 @@ def test_recboles_config_takes_the_device_that_is_asked_for(data_path, monkeypat
         stock_config("LLMEDT", data_path, use_gpu=True, device="cuda")
 
 
-@pytest.mark.parametrize(("name", "meant"), [("LLMEDTT", "LLMEDT"), ("sasrec", "SASRec")])
-def test_a_model_that_recbole_does_not_find_is_named_with_the_nearest(name, meant):
-    with pytest.raises(ConfigError, match=f"unknown model '{name}', did you mean '{meant}'"):
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LLMEDTT", ", did you mean 'LLMEDT'"),
+        ("sasrec", ", did you mean 'SASRec'"),
+        ("mine:LLMEDT", ": RecBole's functions take the class itself"),
+    ],
+)
+def test_a_model_that_recbole_does_not_find_is_named_with_a_way_out(name, meant):
+    with pytest.raises(ConfigError, match=f"unknown model '{name}'{meant}"):
         get_model(name)
 
 

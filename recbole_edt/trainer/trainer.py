@@ -54,6 +54,7 @@ class CrossDomainMixin(EvaluationMixin):
     start_key = "start_from"  # names the checkpoint of the model to train on from
     tensorboard: SummaryWriter
     logger: Any
+    eval_step: int
 
     def __init__(self, config, model):
         super().__init__(config, model)
