@@ -19,6 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, TrainingError
+from recbole_edt.io.paths import properties_dir
+from recbole_edt.registry import properties_of
 from recbole_edt.settings import nearest
 
 if TYPE_CHECKING:
@@ -274,13 +276,18 @@ def _known_keys(models: Iterable[str], dataset: str) -> set[str]:
     return set().union(*(_default_config(model, dataset).known_keys() for model in models))
 
 
+def _has_preset(model: str, preset: str | None, dataset: str) -> bool:
+    name, _ = properties_of(_default_config(model, dataset).model_class)
+    return (properties_dir() / "model" / f"{name}-{preset}.yaml").is_file()
+
+
 def keys_for(
     given: Mapping[str, Any], model: str, dataset: str, beside: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Those settings that a model knows; dotted ones go by their first part.
 
     A model that takes any key gets those, too, that no model ``beside`` it knows. One without item
-    vectors cannot have the history term.
+    vectors cannot have the history term. A preset is for the models that have it, if one does.
     """
     from recbole_edt.evaluation.vectors import has_vectors
 
@@ -289,6 +296,10 @@ def keys_for(
     takes_any = config.takes_any_key
     if not has_vectors(config.model_class):
         given = {key: value for key, value in given.items() if key != "history_weight"}
+    preset = given.get("preset")
+    with_preset = {one for one in (model, *beside) if _has_preset(one, preset, dataset)}
+    if with_preset and model not in with_preset:
+        given = {key: value for key, value in given.items() if key != "preset"}
 
     def is_for_it(key: str) -> bool:
         return key in known or (takes_any and key not in claimed)

@@ -17,7 +17,7 @@ import pytest
 from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.experiment.compare import Comparison, compare
 from recbole_edt.experiment.entries import choose
-from recbole_edt.experiment.runs import Run, RunStore
+from recbole_edt.experiment.runs import Run, RunStore, keys_for
 from recbole_edt.experiment.variants import strip_augmentation
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
@@ -208,6 +208,13 @@ def test_bad_arguments_are_refused_before_anything_trains(data_path, tmp_path, c
     with pytest.raises((ConfigError, DataError), match=message):
         compare(arguments(data_path, **settings))
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_preset_goes_to_the_rows_that_have_it() -> None:
+    given, rows = {"preset": "paper", "epochs": 2}, ["SASRec", "C2DSR", "LLMEDTPretrain"]
+    found = [keys_for(given, row, "tiny", rows) for row in rows]
+    assert found == [{"epochs": 2}, given, given]
+    assert keys_for(given, "SASRec", "tiny", ["SASRec", "GRU4Rec"]) == given  # the run refuses it
 
 
 def test_all_rows_of_table_1_are_there() -> None:
