@@ -77,6 +77,7 @@ def test_recboles_config_checks_the_settings_of_a_model(data_path):
 
 
 def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog):
+    caplog.set_level("WARNING")  # whatever an earlier run set
     create_dataset(stock_config("LLMEDT", data_path, drop_out=0.1, **{"eval_args.mode": "full"}))
     assert caplog.messages == [
         "nothing uses the key 'drop_out', did you mean 'dropout'?",
@@ -86,6 +87,7 @@ def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog)
 
 @pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
 def test_recboles_way_says_that_data_are_simulated(model, data_path, caplog):
+    caplog.set_level("WARNING")  # whatever an earlier run set
     note = Path(data_path, "tiny", "SIMULATED")
     note.write_text("These data are simulated.\n")
     create_dataset(stock_config(model, data_path))
