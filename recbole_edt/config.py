@@ -18,7 +18,14 @@ from recbole.utils import ModelType
 from recbole_edt.errors import ConfigError, as_config_error
 from recbole_edt.io.atomic import read_columns, read_header
 from recbole_edt.io.paths import find_data_root, properties_dir
-from recbole_edt.registry import builtin_name, code_of, find_model, is_users_own, properties_of
+from recbole_edt.registry import (
+    builtin_name,
+    code_of,
+    find_model,
+    is_users_own,
+    preset_file,
+    properties_of,
+)
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
 
@@ -72,7 +79,7 @@ def lay_properties(config: Config) -> None:
     home = getattr(sys.modules.get(model.__module__), "__file__", None)
     if is_users_own(model) and home:
         lay(Path(home).with_name(f"{model.__name__}.yaml"))
-    if preset and not lay(root / "model" / f"{name}-{preset}.yaml"):
+    if preset and not lay(preset_file(model, preset)):
         files = (root / "model").glob(f"{name}-*.yaml")
         known = ", ".join(sorted(file.stem.removeprefix(f"{name}-") for file in files))
         raise ConfigError(f"{name} has no preset '{preset}' (it has: {known or 'none'})")
@@ -232,9 +239,9 @@ def read_files(files: Sequence[str]) -> dict[str, Any]:
         If a file cannot be read, or holds no settings.
     """
     merged: dict[str, Any] = {}
+    loader = Config._build_yaml_loader(None)
     for file in files:
         try:
-            loader = Config._build_yaml_loader(None)
             content = yaml.load(Path(file).read_text(encoding="utf-8"), loader)
         except OSError as error:
             raise ConfigError(f"configuration file {file} cannot be read") from error

@@ -137,9 +137,9 @@ def find_model(name: str | type) -> type:
         return _check(name, name.__name__)
     if ":" in name:
         return _check(_load(name), name)
-    check_known(name)
     if name in registered_models():
         return registered_models()[name]
+    check_known(name)
     packages = _models_of_recbole()
     if reason := _GRAPH if name in _SEQUENTIAL_OF_GRAPHS else _PACKAGES[packages[name]]:
         raise ConfigError(f"{name} {reason}")
@@ -230,6 +230,11 @@ def properties_of(model: type) -> tuple[str, type]:
         if (folder / f"{name}.yaml").is_file() and not is_users_own(ancestor):
             return name, ancestor
     return model.__name__, model
+
+
+def preset_file(model: type, preset: str) -> Path:
+    """Property file of a model's preset, whether or not there is one."""
+    return properties_dir() / "model" / f"{properties_of(model)[0]}-{preset}.yaml"
 
 
 def code_of(model: type) -> str | None:

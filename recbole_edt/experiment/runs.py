@@ -19,8 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, TrainingError
-from recbole_edt.io.paths import properties_dir
-from recbole_edt.registry import properties_of
+from recbole_edt.registry import preset_file
 from recbole_edt.settings import nearest
 
 if TYPE_CHECKING:
@@ -276,9 +275,8 @@ def _known_keys(models: Iterable[str], dataset: str) -> set[str]:
     return set().union(*(_default_config(model, dataset).known_keys() for model in models))
 
 
-def _has_preset(model: str, preset: str | None, dataset: str) -> bool:
-    name, _ = properties_of(_default_config(model, dataset).model_class)
-    return (properties_dir() / "model" / f"{name}-{preset}.yaml").is_file()
+def _has_preset(model: str, preset: str, dataset: str) -> bool:
+    return preset_file(_default_config(model, dataset).model_class, preset).is_file()
 
 
 def keys_for(
@@ -297,9 +295,9 @@ def keys_for(
     if not has_vectors(config.model_class):
         given = {key: value for key, value in given.items() if key != "history_weight"}
     preset = given.get("preset")
-    with_preset = {one for one in (model, *beside) if _has_preset(one, preset, dataset)}
-    if with_preset and model not in with_preset:
-        given = {key: value for key, value in given.items() if key != "preset"}
+    if preset and not _has_preset(model, preset, dataset):
+        if any(_has_preset(other, preset, dataset) for other in beside):
+            given = {key: value for key, value in given.items() if key != "preset"}
 
     def is_for_it(key: str) -> bool:
         return key in known or (takes_any and key not in claimed)
