@@ -67,7 +67,7 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(path)},
+            env=os.environ | {"PYTHONPATH": str(path)},
             capture_output=True,
             text=True,
             timeout=180,

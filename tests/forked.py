@@ -62,7 +62,6 @@ class Commands:
         self._aside = TemporaryDirectory()  # what is read of a command is no part of its folder
         _SERVER.set_forkserver_preload(_IMPORTED)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("PYTHONPATH", str(ROOT))
             _SERVER.Process(target=int).start()  # which starts the server
         return self
@@ -233,8 +232,7 @@ def _be(*command) -> None:
 
 def _be_run(folder: Path, environment: dict, log: str, arguments: list[str]) -> None:
     os.setsid()
-    for number in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), number)
+    _print_to(log, log)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -246,8 +244,7 @@ def _run(folder: Path, aside: Path, arguments: list[str], limit: int | None, pro
     """Be the command; gives its exit code."""
     import resource
 
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{aside}/{name}", os.O_WRONLY | os.O_APPEND), number)
+    _print_to(f"{aside}/out", f"{aside}/err")
     _watch(np.memmap(f"{aside}/phases", np.uint32, "r+", shape=(_WORDS,)))
     os.chdir(folder)
     if limit is not None:
@@ -256,6 +253,11 @@ def _run(folder: Path, aside: Path, arguments: list[str], limit: int | None, pro
     if processes > 1 and (code := _launch(processes)) is not None:
         return code
     return _command(arguments)
+
+
+def _print_to(out: str, err: str) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
 
 
 def _command(arguments: list[str]) -> int:

@@ -10,8 +10,6 @@ import running
 import torch
 from running import Run
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="session")
 def data_path(tmp_path_factory, small_shop, write_embedded) -> Path:

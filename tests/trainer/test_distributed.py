@@ -15,7 +15,7 @@ import pytest
 import torch
 from forked import ROOT
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 LIMIT = 240  # seconds that no run comes near, unless it hangs
 
 # No dropout, which differs between processes; and Adam would turn rounding noise into whole steps.
