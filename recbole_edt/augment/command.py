@@ -51,9 +51,10 @@ def augment(arguments: Sequence[str]) -> int:
         _print_estimate(pipeline.estimate(), given.max_cost)
         return 0
     report = pipeline.run()
-    retrieval = " with existing items by similarity (generator retrieval)"
-    for when, how in (("before", ""), ("after", retrieval * (given.generator == "retrieval"))):
-        print(f"-- {when} augmentation{how}")
+    retrieved = given.generator == "retrieval"
+    how = " with existing items by similarity (generator retrieval)" if retrieved else ""
+    for when, heading in (("before", ""), ("after", how)):
+        print(f"-- {when} augmentation{heading}")
         print(*statistics_lines(given.dataset, report["statistics"][when]), sep="\n")
     for stage, users in report["failures"].items():
         if users:
