@@ -14,13 +14,14 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.gathered import LazyInteraction
 from recbole_edt.data.negatives import NegativeSampler
-from recbole_edt.data.sequences import domain_rows
+from recbole_edt.data.sequences import domain_rows, recency_weights
 from recbole_edt.distributed import rank, world_size
 from recbole_edt.errors import ConfigError
 
 # Fields of a training batch.
 SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
 SEEN = "seen"  # seen_<domain>: shared negatives of a domain that the user of a row has; [B, n]
+TARGET_WEIGHTS = "target_weights"  # weights of the targets in the loss, if they differ; [B, L]
 NEGATIVES = "negatives"  # one per target [B, L], or negatives_<domain>: a domain's shared ones [n]
 LAST = "last"  # whether the window ends its user's sequence, bool [B]
 WINDOW = "window"  # which of the loader's windows each row is, int64 [B]
@@ -49,6 +50,7 @@ class SequenceLoader(AbstractDataLoader):
     - ``user_id`` and ``window`` [B]; ``last`` [B], True where the window ends the user's sequence;
     - ``sequence`` [B, L + 1]: columns ``:-1`` are inputs, ``1:`` targets;
     - negatives of the targets' own domains, as the configured ``loss`` needs them;
+    - ``target_weights`` [B, L], with a ``recency_half_life``;
     - made on first use: ``augmented`` [B, L + 1]; per domain ``sequence_<d>`` [B, L_d], the
       domain's own sub-sequence up to the last target, ``augmented_<d>`` [B, L_d], and
       ``place_<d>`` [B, L], the place of each target of that domain in it.
@@ -86,6 +88,9 @@ class SequenceLoader(AbstractDataLoader):
         of_domain = (domain_rows(rows, dataset.item_domain, d) for d in range(len(dataset.domains)))
         self.by_domain = [tensors(own.index, own.items, own.augmented) for own in of_domain]
         self.negatives = NegativeSampler(self.item_domain, offsets, self.items)
+        self.weights: Tensor | None = None
+        if half_life := config["recency_half_life"]:
+            (self.weights,) = tensors(recency_weights(rows.timestamps, half_life))
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["train_batch_size"])
@@ -121,6 +126,9 @@ class SequenceLoader(AbstractDataLoader):
             SEQUENCE: sequence,  # [B, L + 1]
             LAST: self.stops[rows] == self.final[rows],
         }
+        if self.weights is not None:
+            weights = self._gather(self.weights, self.starts[rows], self.stops[rows] + 1)
+            fields[TARGET_WEIGHTS] = weights[:, 1:]
         if self.n_shared:
             for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
                 fields[f"{NEGATIVES}_{domain}"] = shared  # [n]

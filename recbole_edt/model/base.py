@@ -13,7 +13,14 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_edt import distributed
-from recbole_edt.data.dataloader import LAST, NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import (
+    LAST,
+    NEGATIVES,
+    SEEN,
+    SEQUENCE,
+    TARGET_WEIGHTS,
+    domain_sequence_fields,
+)
 from recbole_edt.data.dataset import domain_fields
 from recbole_edt.data.embeddings import BLOCK
 from recbole_edt.model.adapters import LinearAdapter
@@ -79,6 +86,7 @@ class CrossDomainModel(SequentialRecommender):
         super().__init__(config, dataset)
         use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
+        self.weighs_targets = bool(config["recency_half_life"])
         self._negative_per_target = self.loss_name == "bpr" and not self.negatives_in_loss
         self.n_domains = len(dataset.domains)
         add_constants(self, item_domain=dataset.item_domain)
@@ -150,8 +158,8 @@ class CrossDomainModel(SequentialRecommender):
         list of tuple
             For each domain: states [n, d], positives [n, d], negatives ([n, d], or [m, d] that
             the batch shares), ``seen_mask`` (bool [B, m]; shared negatives that the user of a
-            row has, which do not count; else None), and ``batch_index`` (int64 [n]; row of each
-            target in the batch).
+            row has, which do not count; else None), ``batch_index`` (int64 [n]; row of each
+            target in the batch), and the weights of the targets in the loss ([n]; None: equal).
         """
         following = batch[SEQUENCE][:, 1:]
         places = torch.nonzero(target_mask.reshape(-1)).squeeze(1)
@@ -177,7 +185,10 @@ class CrossDomainModel(SequentialRecommender):
             before = take_rows_each(states.reshape(-1, states.shape[-1]), *by_domain)
         batch_index = [row for row, _ in at]
         positives, negatives = vectors[: self.n_domains], vectors[self.n_domains :]
-        return list(zip(before, positives, negatives, seen_masks, batch_index, strict=True))
+        weights = [batch[TARGET_WEIGHTS][place] if self.weighs_targets else None for place in at]
+        return list(
+            zip(before, positives, negatives, seen_masks, batch_index, weights, strict=True)
+        )
 
     def mean_over(self, target_mask: Tensor, terms: Iterable[Tensor]) -> Tensor:
         """Sum of terms, divided by the number of targets of all processes."""

@@ -68,12 +68,12 @@ class _Equations(ProfiledModel):
         """
         terms = []
         targets = self.targets(batch, lookup, states, target_mask)
-        for u, positives, pool, seen_mask, batch_index in targets:
+        for u, positives, pool, seen_mask, batch_index, weights in targets:
             if self.loss_name == "softmax":
-                terms.append(softmax_loss(u, positives, pool, seen_mask, batch_index))
+                terms.append(softmax_loss(u, positives, pool, seen_mask, batch_index, weights))
             else:
                 drawn = sample_hard_negatives(u, pool, seen_mask, batch_index, NEGATIVE_TEMPERATURE)
-                terms.append(bpr_loss(u, positives, look_up(pool, drawn)))
+                terms.append(bpr_loss(u, positives, look_up(pool, drawn), weights=weights))
         return self.mean_over(target_mask, terms)
 
     def adapt(self, domain: int, h: Tensor) -> Tensor:

@@ -11,9 +11,21 @@ from torch import Tensor
 from recbole_edt.model.kernels import inner_product, product, rounded_rows
 
 
-def bpr_loss(states: Tensor, positives: Tensor, negatives: Tensor, *_: Any) -> Tensor:
-    """Sum of ``-log sigmoid(states (positives - negatives))`` over rows [n, d] (eqs. 9, 12)."""
-    return -F.logsigmoid((states * (positives - negatives)).sum(-1)).sum()
+def bpr_loss(
+    states: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    seen_mask: Any = None,
+    batch_index: Any = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Sum of ``-log sigmoid(states (positives - negatives))`` over rows [n, d] (eqs. 9, 12).
+
+    ``weights`` [n] are factors of the rows; without them all count alike. The two arguments before
+    it are those of :func:`softmax_loss`, and are not used.
+    """
+    losses = -F.logsigmoid((states * (positives - negatives)).sum(-1))
+    return (losses if weights is None else losses * weights).sum()
 
 
 _HARD_ROWS = 512  # positions whose negatives are drawn at a time
@@ -77,7 +89,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, states, positives, negatives, seen_mask, batch_index, dtype):
+    def forward(ctx, states, positives, negatives, seen_mask, batch_index, row_weights, dtype):
         negatives = negatives.to(dtype)
         rows = _ROWS.get(states.device.type, 8192)
         grad_states = torch.empty_like(states)
@@ -105,38 +117,51 @@ class _SoftmaxLoss(torch.autograd.Function):
             weighted_sum = product(cast, negatives.T)[: len(state)].float()
             torch.div(weighted_sum, block_sum, out=grad_states[block])
             if grad_negatives is not None:
-                scaled = _pad_rows(state / block_sum).to(dtype)
+                scaled = state / block_sum
+                if row_weights is not None:
+                    scaled *= row_weights[block]
+                scaled = _pad_rows(scaled).to(dtype)
                 grad_negatives += inner_product(scaled, cast)
         # gradient: of the positive's logit, its probability minus 1
         grad_logit = (scores - row_max).exp_().div_(denominator).sub_(1.0)
         grad_states.addcmul_(grad_logit, positives)
+        losses = denominator.log_().add_(row_max).sub_(scores)  # -log(exp(s.p) / denominator)
+        if row_weights is not None:
+            for of_rows in (grad_states, grad_logit, losses):
+                of_rows.mul_(row_weights)
         grad_positives = grad_logit * states if ctx.needs_input_grad[1] else None
         grad_negatives = None if grad_negatives is None else grad_negatives.T
         ctx.save_for_backward(grad_states, grad_positives, grad_negatives)
-        # value: -log(exp(s.p) / denominator)
-        return (denominator.log_().add_(row_max).sub_(scores)).sum()
+        return losses.sum()
 
     @staticmethod
     def backward(ctx, grad):
         grads = (None if saved is None else grad * saved for saved in ctx.saved_tensors)
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
 def softmax_loss(
-    states: Tensor, positives: Tensor, negatives: Tensor, seen_mask: Tensor, batch_index: Tensor
+    states: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    seen_mask: Tensor,
+    batch_index: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over rows of ``-log(exp(s.p) / (exp(s.p) + sum_j exp(s.n_j)))``.
 
     s is a row of ``states`` [n, d], p of ``positives`` [n, d]; n_j are the rows of the shared
     ``negatives`` [m, d] that the user has not seen. ``seen_mask``, bool [B, m], and
-    ``batch_index``, int64 [n], are as in :func:`sample_hard_negatives`.
+    ``batch_index``, int64 [n], are as in :func:`sample_hard_negatives`. ``weights`` [n] are factors
+    of the rows; without them all count alike.
     """
     device = states.device.type
     lowered = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if lowered else torch.float32
     inputs = states.float(), positives.float(), negatives.float()
     with torch.autocast(device_type=device, enabled=False):
-        return _SoftmaxLoss.apply(*inputs, seen_mask, batch_index, dtype)
+        row_weights = None if weights is None else weights.float()[:, None]
+        return _SoftmaxLoss.apply(*inputs, seen_mask, batch_index, row_weights, dtype)
 
 
 def alignment_loss(users: Tensor, profiles: Tensor, temperature: float, infonce: bool) -> Tensor:

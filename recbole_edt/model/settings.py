@@ -41,6 +41,9 @@ class ModelSettings(Settings):
         "softmax", description="bpr: one negative per target (eq. 9); softmax: n_negatives"
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
+    recency_half_life: NonNegative = Field(
+        0.0, description="days by which a training target's weight halves; 0: all weigh the same"
+    )
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
     train_neg_sample_args: Annotated[

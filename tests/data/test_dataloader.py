@@ -14,10 +14,12 @@ from recbole_edt.data.dataloader import (
     AUGMENTED,
     NEGATIVES,
     SEQUENCE,
+    TARGET_WEIGHTS,
     EvaluationLoader,
     SequenceLoader,
     domain_sequence_fields,
 )
+from recbole_edt.data.sequences import recency_weights
 from recbole_edt.errors import ConfigError, DataError
 
 
@@ -75,6 +77,22 @@ def test_an_epoch_covers_every_window_once_in_trimmed_batches(make_train, option
             assert len(own[0]) == 1 or any(items[-1] for items in own)
     assert sorted(found) == expected
     assert len(batches) == len(train)
+
+
+@settings(max_examples=20)
+@given(OPTIONS)
+def test_each_target_has_the_weight_of_its_own_time(make_train, options):
+    train = make_train(**options, recency_half_life=400)
+    rows = train.dataset.train_sequences
+    weights = torch.from_numpy(recency_weights(rows.timestamps, 400.0))
+    assert len(weights.unique()) > 10
+    for fields in train:
+        for at in torch.nonzero(fields["last"]).flatten().tolist():
+            n = int((fields[SEQUENCE][at, 1:] > 0).sum())
+            of_user = weights[rows_of(train, int(fields["user_id"][at]))]
+            assert torch.equal(fields[TARGET_WEIGHTS][at, :n], of_user[-n:])
+            assert not fields[TARGET_WEIGHTS][at, n:].any()
+    assert TARGET_WEIGHTS not in next(iter(make_train(**options, recency_half_life=0)))
 
 
 @settings(max_examples=20)

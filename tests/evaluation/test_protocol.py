@@ -103,7 +103,7 @@ def test_inputs_of_a_target_end_right_before_it(shop, augmented, load, model):
 
 
 def exchanged(shop, seed: int):
-    """Exchange the items of the held-out rows for others, whatever they are."""
+    """Exchange the items and times of the held-out rows for others, whatever they are."""
     rng = random.Random(seed)
     hidden = {
         (user, len(items) - back)
@@ -113,7 +113,9 @@ def exchanged(shop, seed: int):
     }
     names = [item for item, _ in shop.items]
     rows = [
-        (row[0], rng.choice(names), *row[2:]) if (row[0], row[3]) in hidden else row
+        (row[0], rng.choice(names), rng.randint(0, 2 * 10**9), *row[3:])
+        if (row[0], row[3]) in hidden
+        else row
         for row in shop.rows
     ]
     return replace(shop, rows=rows), hidden

@@ -53,6 +53,7 @@ CONFIG = {
     "item_dropout": 0.0,
     "pretrain_sequences": "mixed",
     "loss": "bpr",
+    "recency_half_life": 0.0,
     "align_weight": 0.0,
     "align_temperature": 0.2,
     "align_loss": "paper",

@@ -103,6 +103,26 @@ def test_eq9_all_positions_at_once_equal_a_loop_over_prefixes(name, kind, loss) 
 
 
 @LOSSES
+@pytest.mark.parametrize("finetune", [False, True])
+def test_weights_of_targets_are_factors_of_their_terms(finetune, loss) -> None:
+    """A batch in which all targets but one weigh nothing has that target's share of the loss."""
+    model = make(finetune=finetune, loss=loss, recency_half_life=30.0)
+    batch = training_batch()
+    targets = batch["sequence"][:, 1:]
+    shares = []
+    for place in torch.nonzero(targets):
+        batch["target_weights"] = torch.zeros(targets.shape)
+        batch["target_weights"][tuple(place)] = 1.0
+        shares.append(loss_of(model, batch))
+    weights = torch.rand(len(shares))
+    batch["target_weights"] = torch.zeros(targets.shape).masked_scatter(targets > 0, weights)
+    assert loss_of(model, batch) == pytest.approx(float(weights @ torch.tensor(shares)), rel=1e-5)
+    batch["target_weights"] = torch.ones(targets.shape)
+    plain = make(finetune=finetune, loss=loss)
+    assert loss_of(model, batch) == pytest.approx(loss_of(plain, training_batch()), rel=1e-6)
+
+
+@LOSSES
 def test_eq9_bidirectional_equals_a_loop_over_masked_targets(loss) -> None:
     model = make(LLMEDTPretrain, backbone="bert4rec", loss=loss)
     batch, terms = training_batch(extra=1), []

@@ -18,21 +18,28 @@ def test_bpr_hand_computed() -> None:
     negatives = torch.tensor([[0.0, 9.0], [9.0, 1.0], [4.0, -2.0]])
     expected = [math.log(1 + math.exp(-gap)) for gap in (2.0, 0.0, -3.0)]
     assert float(bpr_loss(states, positives, negatives)) == pytest.approx(sum(expected), rel=1e-6)
+    weighted = bpr_loss(states, positives, negatives, weights=torch.tensor([0.5, 2.0, 0.0]))
+    assert float(weighted) == pytest.approx(0.5 * expected[0] + 2.0 * expected[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rows", [2, 3, 100])
-def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(rows, monkeypatch) -> None:
+def test_softmax_gradients_in_blocks_are_those_of_the_plain_formula(
+    rows, weighted, monkeypatch
+) -> None:
     monkeypatch.setitem(losses._ROWS, "cpu", rows)
     torch.manual_seed(0)
     inputs = [torch.randn(n, 4, requires_grad=True) for n in (7, 7, 5)]
     seen_mask, batch_index = torch.rand(3, 5) < 0.4, torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    weights = torch.rand(7) if weighted else None
 
     def plain(states, positives, negatives):
         own = (states * positives).sum(-1, keepdim=True)
         others = (states @ negatives.T).masked_fill(seen_mask[batch_index], -torch.inf)
-        return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).sum()
+        terms = torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]
+        return (terms * weights if weighted else terms).sum()
 
-    ours, slow = softmax_loss(*inputs, seen_mask, batch_index), plain(*inputs)
+    ours, slow = softmax_loss(*inputs, seen_mask, batch_index, weights), plain(*inputs)
     assert ours.item() == pytest.approx(slow.item(), rel=1e-5)
     gradients = torch.autograd.grad(2.5 * ours, inputs)
     for mine, reference in zip(gradients, torch.autograd.grad(2.5 * slow, inputs), strict=True):

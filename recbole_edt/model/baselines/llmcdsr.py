@@ -42,7 +42,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recbole_edt.data.dataloader import AUGMENTED, NEGATIVES, SEEN, SEQUENCE, domain_sequence_fields
+from recbole_edt.data.dataloader import (
+    AUGMENTED,
+    NEGATIVES,
+    SEEN,
+    SEQUENCE,
+    TARGET_WEIGHTS,
+    domain_sequence_fields,
+)
 from recbole_edt.data.sequences import Sequences, gather_padded
 from recbole_edt.model.base import CrossDomainModel, add_constants
 from recbole_edt.model.baselines.settings import BaselineSettings
@@ -249,6 +256,8 @@ class LLMCDSR(CrossDomainModel):
         out = {self.USER_ID: batch[self.USER_ID], SEQUENCE: front(batch[SEQUENCE], kept)}
         if self.loss_name == "bpr":
             out[NEGATIVES] = front(F.pad(batch[NEGATIVES], (1, 0)), kept)[:, 1:]
+        if self.weighs_targets:
+            out[TARGET_WEIGHTS] = front(F.pad(batch[TARGET_WEIGHTS], (1, 0)), kept)[:, 1:]
         for domain in range(self.n_domains):
             sequence_field, place_field = domain_sequence_fields(domain)
             sequence, place = batch[sequence_field], batch[place_field]
@@ -371,6 +380,9 @@ class LLMCDSR(CrossDomainModel):
         else:
             for name in (f"{SEEN}_{domain}" for domain in range(self.n_domains)):
                 out[name] = batch[name][recalled.rows]
+        if self.weighs_targets:
+            of_items = F.pad(batch[TARGET_WEIGHTS], (1, 0))[recalled.rows]
+            out[TARGET_WEIGHTS] = of_items.gather(1, recalled.source.clamp(min=0))[:, 1:]
         return out
 
     # -- stage 2: meta learning -----------------------------------------------------------------

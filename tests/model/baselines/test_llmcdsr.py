@@ -103,6 +103,20 @@ def test_a_batch_without_its_inserted_rows_is_the_batch_of_the_raw_data(loss) ->
         assert real["negatives"][row, : len(kept)].tolist() == kept
 
 
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_weights_of_targets_follow_them_into_real_rows_and_rows_with_recalled_items(loss) -> None:
+    model, batch = make(loss=loss, recency_half_life=30.0), batch_of(loss=loss)
+    batch["target_weights"] = batch["sequence"][:, 1:].double()  # each target weighs as its id
+    real = model.real_rows(batch)
+    assert torch.equal(real["target_weights"], real["sequence"][:, 1:].double())
+    recalled = model.recall(real)
+    below = model._recalled_batch(real, recalled)
+    known = recalled.source[:, 1:] > 0
+    assert known.any()
+    assert torch.equal(below["target_weights"][known], recalled.sequence[:, 1:][known].double())
+    assert torch.isfinite(model.recommendation_loss(real, recalled))
+
+
 def slow_contrast(texts: np.ndarray, features: np.ndarray) -> float:
     views = [("text", i, v) for i, v in enumerate(texts)]
     views += [("id", i, v) for i, v in enumerate(features)]
