@@ -42,7 +42,7 @@ class ModelSettings(Settings):
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
     recency_half_life: NonNegative = Field(
-        0.0, description="days by which a training target's weight halves; 0: all weigh the same"
+        0.0, description="days by which a training target's weight halves; 0: none do"
     )
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
@@ -77,6 +77,9 @@ class LLMEDTSettings(ModelSettings):
     inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
     dropout: Probability = Field(0.3, description="dropout in the backbone")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
+    recency_half_life: NonNegative = Field(
+        120.0, description="days by which a training target's weight halves; 0 (paper): none do"
+    )
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
     train_batch_size: Count = Field(256, description="sequences per batch; paper: 512")
