@@ -65,21 +65,30 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
         }
         tables.append(reports_table(f"{title}, test, {mode}", reports, ours))
         tables[-1].digits = max(one["params"].get("metric_decimal_place", 4) for one in found)
-        tables[-1].notes += describe_history(results)
+        tables[-1].notes += describe_additions(results)
     if tables:
         tables[0].notes = describe_runs(results) + tables[0].notes
     return tables
 
 
-def describe_history(results: Results) -> list[str]:
-    """Note which rows have the history term, where others have it not."""
-    rows = [row for row, found in results.items()
-            if any(one["params"].get("history_weight", 0) != 0 for one in found)]  # fmt: skip
-    if len(rows) in (0, len(results)):
-        return []
-    told = escape_markdown(", ".join(rows))
-    return [f"With the history term: {told}, and no other row. `--history_weight=auto` gives it to "
-            "every model with item vectors, `--history_weight=0` to none."]  # fmt: skip
+_ADDITIONS = {
+    "history_weight": ("the history term", "auto", "every model with item vectors"),
+    "recency_half_life": ("weights of targets by their age", "120", "every model of the plugin"),
+}
+"""What any model may have and some have by default: its name, a value, and who can have it."""
+
+
+def describe_additions(results: Results) -> list[str]:
+    """Note which rows have the history term or weights by age, where others have them not."""
+    notes = []
+    for key, (name, value, models) in _ADDITIONS.items():
+        rows = [row for row, found in results.items()
+                if any(one["params"].get(key, 0) != 0 for one in found)]  # fmt: skip
+        if len(rows) not in (0, len(results)):
+            told = escape_markdown(", ".join(rows))
+            notes.append(f"With {name}: {told}, and no other row. `--{key}={value}` is for "
+                         f"{models}, `--{key}=0` for none.")  # fmt: skip
+    return notes
 
 
 def describe_runs(results: Results) -> list[str]:
