@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from recbole.utils import init_logger
@@ -31,6 +32,11 @@ def _tell_once(args, tell=threading.excepthook) -> None:
     """Silence errors of tensorboard's writer thread; the main thread's next call raises them."""
     if not (isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__):
         tell(args)
+
+
+def by_domain(values: Iterable[float], domains: Iterable[str]) -> str:
+    """Write one value for each domain: ``0.5 (cloth), 1 (sport)``."""
+    return ", ".join(f"{value:g} ({name})" for value, name in zip(values, domains, strict=True))
 
 
 def close_log() -> None:

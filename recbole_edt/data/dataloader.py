@@ -14,9 +14,11 @@ from torch import Tensor
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.gathered import LazyInteraction
 from recbole_edt.data.negatives import NegativeSampler
-from recbole_edt.data.sequences import domain_rows, recency_weights
+from recbole_edt.data.recency import recency_weights
+from recbole_edt.data.sequences import domain_rows
 from recbole_edt.distributed import rank, world_size
 from recbole_edt.errors import ConfigError
+from recbole_edt.log import by_domain
 
 # Fields of a training batch.
 SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
@@ -90,7 +92,11 @@ class SequenceLoader(AbstractDataLoader):
         self.negatives = NegativeSampler(self.item_domain, offsets, self.items)
         self.weights: Tensor | None = None
         if half_life := config["recency_half_life"]:
-            (self.weights,) = tensors(recency_weights(rows.timestamps, half_life))
+            weights, days = recency_weights(rows, dataset.item_domain, half_life)
+            (self.weights,) = tensors(weights)
+            if any(days):
+                found = by_domain(days, dataset.domains)
+                self.logger.info(f"the weight of a training target halves in days: {found}")
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["train_batch_size"])

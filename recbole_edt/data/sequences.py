@@ -194,24 +194,6 @@ def prefix_rows(sequences: Sequences, max_length: int) -> Windows:
     return Windows(users, starts, targets)
 
 
-_DAY_S = 86_400.0
-_OLD_SHARE = 0.1  # weight of the oldest rows, as a share of the newest row's
-
-
-def recency_weights(timestamps: np.ndarray, half_life: float) -> np.ndarray:
-    """Weights of training targets that halve with their age, float32 [n_rows], mean one.
-
-    ``0.1 + 0.9 * 2 ** (-age / half_life)`` before they are scaled, with the age of a row before
-    the newest one in days, as ``half_life``. ``timestamps``, float64 [n_rows], are Unix seconds.
-    All weights are one if the rows span less than a day, as numbers in place of times do.
-    """
-    if not len(timestamps) or np.ptp(timestamps) < _DAY_S:
-        return np.ones(len(timestamps), dtype=np.float32)
-    age = (timestamps.max() - timestamps) / _DAY_S
-    weights = _OLD_SHARE + (1 - _OLD_SHARE) * 2.0 ** (-age / half_life)
-    return (weights / weights.mean()).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class DomainRows:
     """Rows of one domain alone: the sub-sequences of eq. 2.

@@ -73,7 +73,7 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
 
 _ADDITIONS = {
     "history_weight": ("the history term", "auto", "every model with item vectors"),
-    "recency_half_life": ("weights of targets by their age", "120", "every model of the plugin"),
+    "recency_half_life": ("weights of targets by their age", "auto", "every model of the plugin"),
 }
 """What any model may have and some have by default: its name, a value, and who can have it."""
 

@@ -41,8 +41,10 @@ class ModelSettings(Settings):
         "softmax", description="bpr: one negative per target (eq. 9); softmax: n_negatives"
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
-    recency_half_life: NonNegative = Field(
-        0.0, description="days by which a training target's weight halves; 0: none do"
+    recency_half_life: Literal["auto"] | NonNegative = Field(
+        0.0,
+        description="days in which a training target's weight halves; 0: all weigh the same; "
+        "auto: for each domain as its training rows tell",
     )
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
@@ -77,8 +79,10 @@ class LLMEDTSettings(ModelSettings):
     inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
     dropout: Probability = Field(0.3, description="dropout in the backbone")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
-    recency_half_life: NonNegative = Field(
-        120.0, description="days by which a training target's weight halves; 0 (paper): none do"
+    recency_half_life: Literal["auto"] | NonNegative = Field(
+        "auto",
+        description="days in which a training target's weight halves; 0 (paper): all weigh the "
+        "same; auto: for each domain as its training rows tell",
     )
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")

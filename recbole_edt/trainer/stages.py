@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from recbole_edt.errors import CheckpointError, ConfigError
+from recbole_edt.log import by_domain
 from recbole_edt.trainer import checkpoint, growth
-from recbole_edt.trainer.trainer import CrossDomainTrainer, by_domain
+from recbole_edt.trainer.trainer import CrossDomainTrainer
 
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)
 

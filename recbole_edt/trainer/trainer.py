@@ -6,7 +6,6 @@ import glob
 import os
 import random
 import shutil
-from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ from recbole_edt.data.known import Known
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.evaluation.vectors import has_vectors
 from recbole_edt.io.files import atomic_write
-from recbole_edt.log import quiet
+from recbole_edt.log import by_domain, quiet
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
 from recbole_edt.registry import builtin_name, reference
@@ -453,11 +452,6 @@ class CrossDomainMixin(EvaluationMixin):
 
 class CrossDomainTrainer(CrossDomainMixin, Trainer):
     """RecBole's Trainer under the plugin's protocol, in one stage."""
-
-
-def by_domain(values: Iterable[float], domains: Iterable[str]) -> str:
-    """Write one value for each domain: ``0.5 (cloth), 1 (sport)``."""
-    return ", ".join(f"{value:g} ({name})" for value, name in zip(values, domains, strict=True))
 
 
 def check_processes(model) -> None:

@@ -19,7 +19,7 @@ from recbole_edt.data.dataloader import (
     SequenceLoader,
     domain_sequence_fields,
 )
-from recbole_edt.data.sequences import recency_weights
+from recbole_edt.data.recency import recency_weights
 from recbole_edt.errors import ConfigError, DataError
 
 
@@ -84,7 +84,7 @@ def test_an_epoch_covers_every_window_once_in_trimmed_batches(make_train, option
 def test_each_target_has_the_weight_of_its_own_time(make_train, options):
     train = make_train(**options, recency_half_life=400)
     rows = train.dataset.train_sequences
-    weights = torch.from_numpy(recency_weights(rows.timestamps, 400.0))
+    weights = torch.from_numpy(recency_weights(rows, train.dataset.item_domain, 400.0)[0])
     assert len(weights.unique()) > 10
     for fields in train:
         for at in torch.nonzero(fields["last"]).flatten().tolist():

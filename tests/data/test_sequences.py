@@ -1,7 +1,6 @@
 """Sequences, the leave-one-out split, windows and prefixes."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +8,6 @@ from recbole_edt.data.sequences import (
     Sequences,
     domain_rows,
     leave_one_out,
-    recency_weights,
     training_windows,
 )
 
@@ -90,17 +88,3 @@ def test_the_domain_index_cuts_out_the_sub_sequence(lengths, random):
         stop = random.randint(start, len(rows.items))
         expected = [item for item in rows.items[start:stop] if item_domain[item] == domain]
         assert own.items[own.index[start] : own.index[stop]].tolist() == expected
-
-
-def test_weights_of_rows_halve_with_age_and_have_mean_one():
-    days = 86_400.0 * np.array([0.0, 10.0, 20.0])  # shares 0.325, 0.55 and 1 of the newest
-    assert np.allclose(recency_weights(1e9 + days, 10.0), [0.52, 0.88, 1.6])
-    assert np.allclose(recency_weights(-1e9 + days, 10.0), [0.52, 0.88, 1.6])  # before 1970
-    wrong_clock = recency_weights(np.array([0.0, 400 * 86_400.0, 4e10]), 10.0)
-    assert np.allclose(wrong_clock, [0.25, 0.25, 2.5])  # the others weigh alike
-
-
-@pytest.mark.parametrize("timestamps", [[], [5.0], [7.0] * 3, [1.0, 2.0, 50.0, 3.0]])
-def test_rows_of_one_day_weigh_exactly_one(timestamps):
-    weights = recency_weights(np.array(timestamps), 1.0)
-    assert weights.tolist() == [1.0] * len(timestamps)
