@@ -61,8 +61,11 @@ class Comparison(RunsSettings):
         for run in running.flatten(self.runs(self.source)):
             self.store.name(run)
 
-    def page(self) -> Page:
-        """Do the unfinished runs; lay out one table per protocol, leads over users, and costs."""
+    def page(self) -> tuple[Page, dict[str, str]]:
+        """Do the unfinished runs; lay out one table per protocol, leads over users, and costs.
+
+        Beside the page stands why runs failed, by their names.
+        """
         rows = self.runs(self.augmented())
         runs = running.flatten(rows)
         failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
@@ -77,7 +80,7 @@ class Comparison(RunsSettings):
         for run in runs:
             if (reason := failures.get(self.store.name(run))) is not None:
                 page.tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
-        return page
+        return page, failures
 
     def paired(self, rows: running.Runs, results: Results) -> list[Table]:
         """Test LLMEDT's lead over users at the largest k, one table per protocol.
@@ -124,16 +127,18 @@ def compare(arguments: Sequence[str]) -> None:
     Raises
     ------
     EDTError
-        If arguments, configuration or data are invalid.
+        If arguments, configuration or data are invalid, or a run failed; the table shows the
+        others.
     """
     comparison = validate(Comparison, parse_arguments(arguments))
     comparison.check()
     check_writable("output_path", comparison.folder / "compare.md")
     with run_lock(comparison.folder):
-        page = comparison.page()
+        page, failures = comparison.page()
         made = made_by("compare", arguments, comparison.seeds)
         page.write(comparison.folder, "compare", comparison.note, made)
     if comparison.note:
         print(comparison.note, end="\n\n")
     print("\n".join(map(to_markdown, page.tables)))
     print(f"written: {comparison.folder}/compare.csv, .md, .svg, .tex")
+    running.check_failures(failures)
