@@ -4,12 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_edt.data.sequences import (
-    Sequences,
-    domain_rows,
-    leave_one_out,
-    training_windows,
-)
+from recbole_edt.data.sequences import Sequences, domain_rows, leave_one_out, training_windows
 
 LENGTHS = st.lists(st.integers(0, 14), min_size=1, max_size=8)
 
