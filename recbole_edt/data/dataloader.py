@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from logging import getLogger
 
 import numpy as np
@@ -90,13 +91,19 @@ class SequenceLoader(AbstractDataLoader):
         of_domain = (domain_rows(rows, dataset.item_domain, d) for d in range(len(dataset.domains)))
         self.by_domain = [tensors(own.index, own.items, own.augmented) for own in of_domain]
         self.negatives = NegativeSampler(self.item_domain, offsets, self.items)
-        self.weights: Tensor | None = None
-        if half_life := config["recency_half_life"]:
-            weights, days = recency_weights(rows, dataset.item_domain, half_life)
-            (self.weights,) = tensors(weights)
-            if any(days):
-                found = by_domain(days, dataset.domains)
-                self.logger.info(f"the weight of a training target halves in days: {found}")
+        self.__dict__.pop("weights", None)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """Weights of the training rows in the loss, or None; made for the first batch alone."""
+        if not self.config["recency_half_life"]:
+            return None
+        dataset, half_life = self._dataset, self.config["recency_half_life"]
+        weights, days = recency_weights(dataset.train_sequences, dataset.item_domain, half_life)
+        if any(days):
+            found = by_domain(days, dataset.domains)
+            self.logger.info(f"the weight of a training target halves in days: {found}")
+        return torch.from_numpy(weights).to(self.device)
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["train_batch_size"])

@@ -43,8 +43,9 @@ def recency_weights(
     age = (rows.timestamps.max(initial=-np.inf) - rows.timestamps) / _DAY_S
     for domain in range(item_domain.max(initial=-1) + 1):
         inside = item_domain[rows.items] == domain
-        days = drift(rows, inside, age) if half_life == "auto" else float(half_life)
-        days = days if age.max(initial=0.0) >= 1.0 and inside.any() else 0.0
+        days = 0.0
+        if age.max(initial=0.0) >= 1.0 and inside.any():
+            days = drift(rows, inside, age) if half_life == "auto" else float(half_life)
         if days:
             weights[inside] = _decayed(age[inside], days)
         found.append(days)

@@ -72,21 +72,21 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
 
 
 _ADDITIONS = {
-    "history_weight": ("the history term", "auto", "every model with item vectors"),
-    "recency_half_life": ("weights of targets by their age", "auto", "every model of the plugin"),
+    "history_weight": ("the history term", "every model with item vectors"),
+    "recency_half_life": ("weights of targets by their age", "every model of the plugin"),
 }
-"""What any model may have and some have by default: its name, a value, and who can have it."""
+"""What others than LLMEDT may have, too: its name, and which models can have it."""
 
 
 def describe_additions(results: Results) -> list[str]:
     """Note which rows have the history term or weights by age, where others have them not."""
     notes = []
-    for key, (name, value, models) in _ADDITIONS.items():
+    for key, (name, models) in _ADDITIONS.items():
         rows = [row for row, found in results.items()
                 if any(one["params"].get(key, 0) != 0 for one in found)]  # fmt: skip
         if len(rows) not in (0, len(results)):
             told = escape_markdown(", ".join(rows))
-            notes.append(f"With {name}: {told}, and no other row. `--{key}={value}` is for "
+            notes.append(f"With {name}: {told}, and no other row. `--{key}=auto` is for "
                          f"{models}, `--{key}=0` for none.")  # fmt: skip
     return notes
 

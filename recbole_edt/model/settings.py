@@ -29,6 +29,15 @@ StoppingStep = Annotated[
 ]
 
 
+HalfLife = Annotated[
+    Literal["auto"] | NonNegative,
+    Field(
+        description="days in which a training target's weight halves; 0: all weigh the same; "
+        "auto: for each domain as its training rows tell"
+    ),
+]
+
+
 class ModelSettings(Settings):
     """Keys of every model of the plugin; a model names its own in the attribute ``settings``."""
 
@@ -41,11 +50,7 @@ class ModelSettings(Settings):
         "softmax", description="bpr: one negative per target (eq. 9); softmax: n_negatives"
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
-    recency_half_life: Literal["auto"] | NonNegative = Field(
-        0.0,
-        description="days in which a training target's weight halves; 0: all weigh the same; "
-        "auto: for each domain as its training rows tell",
-    )
+    recency_half_life: HalfLife = 0.0
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
     train_neg_sample_args: Annotated[
@@ -79,11 +84,7 @@ class LLMEDTSettings(ModelSettings):
     inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
     dropout: Probability = Field(0.3, description="dropout in the backbone")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
-    recency_half_life: Literal["auto"] | NonNegative = Field(
-        "auto",
-        description="days in which a training target's weight halves; 0 (paper): all weigh the "
-        "same; auto: for each domain as its training rows tell",
-    )
+    recency_half_life: HalfLife = "auto"
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
     train_batch_size: Count = Field(256, description="sequences per batch; paper: 512")

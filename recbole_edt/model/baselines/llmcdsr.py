@@ -250,14 +250,17 @@ class LLMCDSR(CrossDomainModel):
 
     # -- real rows ------------------------------------------------------------------------------
 
+    def fields_of_targets(self) -> list[str]:
+        """Fields of a batch that hold a value for each target, [B, L]."""
+        there = {NEGATIVES: self.loss_name == "bpr", TARGET_WEIGHTS: self.weighs_targets}
+        return [name for name in there if there[name]]
+
     def real_rows(self, batch) -> dict[str, Tensor]:
         """Return the fields of a batch without its inserted rows, shifted to the front."""
         kept = (batch[SEQUENCE] > 0) & ~batch[AUGMENTED]
         out = {self.USER_ID: batch[self.USER_ID], SEQUENCE: front(batch[SEQUENCE], kept)}
-        if self.loss_name == "bpr":
-            out[NEGATIVES] = front(F.pad(batch[NEGATIVES], (1, 0)), kept)[:, 1:]
-        if self.weighs_targets:
-            out[TARGET_WEIGHTS] = front(F.pad(batch[TARGET_WEIGHTS], (1, 0)), kept)[:, 1:]
+        for name in self.fields_of_targets():
+            out[name] = front(F.pad(batch[name], (1, 0)), kept)[:, 1:]
         for domain in range(self.n_domains):
             sequence_field, place_field = domain_sequence_fields(domain)
             sequence, place = batch[sequence_field], batch[place_field]
@@ -374,15 +377,12 @@ class LLMCDSR(CrossDomainModel):
     def _recalled_batch(self, batch, recalled: RecalledRows) -> dict[str, Tensor]:
         """Return the fields that differ by row, of rows with recalled items."""
         out = {SEQUENCE: recalled.sequence}
-        if self.loss_name == "bpr":
-            of_items = F.pad(batch[NEGATIVES], (1, 0))[recalled.rows]
-            out[NEGATIVES] = of_items.gather(1, recalled.source.clamp(min=0))[:, 1:]
-        else:
+        for name in self.fields_of_targets():
+            of_items = F.pad(batch[name], (1, 0))[recalled.rows]
+            out[name] = of_items.gather(1, recalled.source.clamp(min=0))[:, 1:]
+        if self.loss_name == "softmax":
             for name in (f"{SEEN}_{domain}" for domain in range(self.n_domains)):
                 out[name] = batch[name][recalled.rows]
-        if self.weighs_targets:
-            of_items = F.pad(batch[TARGET_WEIGHTS], (1, 0))[recalled.rows]
-            out[TARGET_WEIGHTS] = of_items.gather(1, recalled.source.clamp(min=0))[:, 1:]
         return out
 
     # -- stage 2: meta learning -----------------------------------------------------------------
