@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from recbole_edt.experiment import runs as running
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings, Seeds
@@ -26,7 +27,7 @@ class Comparison(RunsSettings):
     """names with commas between, package.module:Class for one of your own; all: the nine baselines
     of the paper, LLMEDT, and SASRec*, GRU4Rec*, BERT4Rec*, which train on all positions at once"""
     seeds: Seeds = (42, 44, 46)
-    """of training"""
+    """seeds of training"""
     budget: NonNegative = 600
     """seconds of training for each run of RecBole's models, whose sequential ones train on every
     prefix by itself, and of classes of your own that are written for RecBole; 0: no limit"""
@@ -36,21 +37,34 @@ class Comparison(RunsSettings):
         """Row -> entry."""
         return choose(self.models)
 
-    def augmented(self) -> Path:
-        """Folder of the augmented data, made first if a row needs them and the data are raw."""
-        if all(entry.raw for entry in self.entries.values()):
-            return self.source
-        return self.variants.make({})
-
-    def runs(self, augmented: Path) -> running.Runs:
-        """Runs of each row, on the data as given or on their augmented folder."""
+    @cached_property
+    def keys(self) -> dict[str, dict[str, Any]]:
+        """Row -> settings that differ from the property files."""
         out, models = {}, [entry.model for entry in self.entries.values()]
         for row, entry in self.entries.items():
             given = running.keys_for(self.run_keys, entry.model, self.dataset, models)
-            keys = {**entry.keys, **given}
+            out[row] = {**entry.keys, **given}
             if self.budget and not is_plugin_model(find_model(entry.model)):
-                keys["time_limit"] = self.budget
-            data = (self.dataset, self.source if entry.raw else augmented)
+                out[row]["time_limit"] = self.budget
+        return out
+
+    @cached_property
+    def rows_augmented(self) -> list[str]:
+        """Rows that read what augmentation makes."""
+        return [
+            row for row, one in self.entries.items() if self.is_augmented(one.model, self.keys[row])
+        ]
+
+    def augmented(self) -> Path:
+        """Folder of the augmented data, made first if a row needs them and the data are raw."""
+        return self.variants.make({}) if self.rows_augmented else self.source
+
+    def runs(self, augmented: Path) -> running.Runs:
+        """Runs of each row, on the data as given or on their augmented folder."""
+        out = {}
+        for row, entry in self.entries.items():
+            data = (self.dataset, augmented if row in self.rows_augmented else self.source)
+            keys = self.keys[row]
             out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]
         return out
 

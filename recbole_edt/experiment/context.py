@@ -14,9 +14,17 @@ from pydantic import BeforeValidator
 from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.errors import DataError
 from recbole_edt.experiment.entries import ENTRIES, find_entry
-from recbole_edt.experiment.runs import Run, Runs, RunStore, keys_for, refuse_unknown
+from recbole_edt.experiment.runs import (
+    Run,
+    Runs,
+    RunStore,
+    configure,
+    keys_for,
+    refuse_unknown,
+)
 from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.paths import find_data_root, properties_dir, simulated_note
+from recbole_edt.registry import find_model
 from recbole_edt.settings import Count, Name, NonNegative, Settings
 
 FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"
@@ -111,6 +119,15 @@ class RunsSettings(ResultsSettings, extra="allow"):
         """Augmented variants of the data set."""
         return Variants(self.dataset, self.source, self.folder / "data")
 
+    def is_augmented(self, model: str, keys: Mapping[str, Any]) -> bool:
+        """Whether a model reads, with some settings, what augmentation makes.
+
+        That is inserted rows, profiles or vectors of text.
+        """
+        reads = getattr(find_model(model), "reads_augmentation", False)
+        config = configure(model, self.dataset, keys)
+        return bool(config["augmentation"] or (reads and config["item_embedding"] != "id"))
+
     def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
         """Results of finished runs, by row."""
         return {
@@ -123,7 +140,7 @@ class ExperimentContext(RunsSettings):
     """Settings of ``recbole-edt experiment``, and what experiments work with."""
 
     seeds: Seeds | None = None
-    """of training (default: 42,44,46; simulated data: 42)"""
+    """seeds of training (default: 42,44,46; simulated data: 42)"""
     budget: NonNegative | None = None
     """seconds after which training of a stage ends; 0: no limit (default: 0; simulated data: 12)"""
 
@@ -157,11 +174,11 @@ class ExperimentContext(RunsSettings):
             Keys of ``recbole-edt augment`` that differ from the data set's own.
         """
         entry = find_entry(row)
-        raw = entry.raw and augment is None
-        data_path = self.variants.raw() if raw else self.variants.make(augment or {})
         rows = {one.model for one in ENTRIES.values()}
         given = keys_for(self.run_keys, entry.model, self.dataset, rows)
         settings = {**entry.keys, **(keys or {}), **given}
+        raw = augment is None and not self.is_augmented(entry.model, settings)
+        data_path = self.variants.raw() if raw else self.variants.make(augment or {})
         if budget := self.defaults["budget"] if self.budget is None else self.budget:
             settings["time_limit"] = budget
         seeds = self.seeds or self.defaults["seeds"]

@@ -17,12 +17,6 @@ class Entry:
     model: str
     keys: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def raw(self) -> bool:
-        """Whether it reads nothing that augmentation makes: inserted rows, profiles, vectors."""
-        reads = getattr(registry.find_model(self.model), "reads_augmentation", False)
-        return not self.keys.get("augmentation", reads)
-
 
 _RECBOLE = ("GRU4Rec", "BERT4Rec", "SASRec")
 _ALL_POSITIONS = {

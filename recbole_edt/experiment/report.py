@@ -49,6 +49,10 @@ def write_report(folder: Path, dataset: str) -> Path:
     for name, one in load_experiments().items():
         source = f" ({one.source})" if one.source else ""
         paths[name] = (one.title + source, folder / name / f"{name}.md")
+    for path in sorted(folder.glob("*/*.md")):  # experiments of the user's own
+        if (name := path.stem) == path.parent.name and name not in paths:
+            title = re.search(r"^# (.*)$", path.read_text(encoding="utf-8"), re.M)
+            paths[name] = (title[1] if title else name, path)
     found = {name: path for name, (_, path) in paths.items() if path.is_file()}
     if not found:
         raise DataError(

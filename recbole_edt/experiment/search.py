@@ -67,13 +67,13 @@ class Search(RunsSettings):
     method: Literal["grid", "bayes"] = "grid"
     """every combination of lists, or a tree-structured Parzen estimator"""
     trials: Count = 20
-    """of bayes"""
+    """settings tried with --method=bayes"""
     batch: Count = 4
     """settings that bayes proposes at a time"""
     metric: Name | None = None
-    """of validation, overall (default: valid_metric)"""
+    """metric of validation, overall (default: valid_metric)"""
     seed: Amount = 42
-    """of training, and of the sampler"""
+    """seed of training, and of the sampler"""
 
     def check(self) -> None:
         """Refuse bad settings before anything starts."""
@@ -84,7 +84,7 @@ class Search(RunsSettings):
                 f"a grid needs choices for '{ranges[0]}': a range takes --method=bayes"
             )
         first = {key: v["low"] if key in ranges else v[0] for key, v in self.space.items()}
-        self.store.name(self.run_of(first))
+        self.store.name(self.run_of(first, dry=True))
         from recbole_edt.evaluation.metrics import RankMetrics
 
         names = RankMetrics(self.config, self.config["eval_args"]["mode"]["test"]).names
@@ -108,10 +108,15 @@ class Search(RunsSettings):
 
         return smaller_is_better(self.measured)
 
-    def run_of(self, chosen: Mapping[str, Any]) -> Run:
-        """Return the run of some settings."""
+    def run_of(self, chosen: Mapping[str, Any], dry: bool = False) -> Run:
+        """Return the run of some settings; raw data are augmented first if its model reads that.
+
+        With ``dry`` nothing is made, and the run is on the data as given.
+        """
         keys = {**self.run_keys, **chosen}
-        return Run(self.model, self.dataset, self.source, self.seed, keys)
+        makes = not dry and self.is_augmented(self.model, keys)
+        data_path = self.variants.make({}) if makes else self.source
+        return Run(self.model, self.dataset, data_path, self.seed, keys)
 
     def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Train with settings and return their validation metric; None for a run that failed.
@@ -176,9 +181,9 @@ class Search(RunsSettings):
 
 HELP = help_text(
     "recbole-edt search --model=M --dataset=D --space=SPACE [--key=value ...]",
-    "Train with many settings and lay out which validate best; the test set is not used. "
-    "Finished runs are not repeated: the same command goes on, and shares its runs with compare "
-    "and experiment.",
+    "Train with many settings and lay out which validate best; the test set is not used. Raw "
+    "data are augmented first for a model that reads that. Finished runs are not repeated: the "
+    "same command goes on, and shares its runs with compare (without a budget there).",
     Search,
     FURTHER_KEYS,
 )

@@ -298,5 +298,6 @@ def check_distinct(vectors: np.ndarray, what: str) -> None:
         raise DataError(
             f"{what}: {distinct:,} of {n:,} embeddings are different, and their variance is "
             f"{spread:.2%} of their mean square: give the items more text (`recbole-edt augment "
-            "--text_columns=...`), or train without it (--item_embedding=id)"
+            "--text_columns=...`), or train without it "
+            "(--item_embedding=id --augmentation=False)"
         )

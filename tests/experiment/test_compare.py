@@ -226,8 +226,20 @@ def test_all_rows_of_table_1_are_there() -> None:
              "LLM4CDSR", "LLMEDT"]  # fmt: skip
     assert [name for name in chosen if not name.endswith("*")] == paper
     assert chosen["GRU4Rec*"].keys["item_embedding"] == "id"
-    assert [name for name, entry in chosen.items() if not entry.raw] == paper[6:]
+    assert Comparison(dataset="tiny").rows_augmented == paper[6:]
     assert list(choose("SASRec*, GRU4Rec")) == ["SASRec*", "GRU4Rec"]
+
+
+def test_rows_read_augmented_data_where_their_settings_say_so(data_path) -> None:
+    def rows(**changes) -> list[str]:
+        return comparison(
+            data_path, models="SASRec,C2DSR,LLMEDT,LLM4CDSR", **changes
+        ).rows_augmented
+
+    assert rows() == ["LLMEDT", "LLM4CDSR"]
+    assert rows(augmentation=True) == ["SASRec", "C2DSR", "LLMEDT", "LLM4CDSR"]
+    assert rows(augmentation=False) == ["LLMEDT", "LLM4CDSR"]  # their vectors of text
+    assert rows(augmentation=False, item_embedding="id") == ["LLM4CDSR"]
 
 
 def test_recboles_own_models_alone_have_a_budget(data_path) -> None:

@@ -331,6 +331,14 @@ def test_report_holds_every_page_and_needs_nothing_else(finished) -> None:
     assert "<dt>Seeds</dt><dd>1, 2</dd>" in text and "`" not in text
 
 
+def test_report_holds_experiments_of_ones_own(tmp_path) -> None:
+    Page("How deep", ["Deeper is not better."]).write(tmp_path / "depth", "depth")
+    Page("Search: LLMEDT", ["Not a page of an experiment."]).write(tmp_path / "search", "LLMEDT")
+    text = write_report(tmp_path, "tiny").read_text()
+    assert '<section id="depth">' in text and "How deep" in text and "Deeper" in text
+    assert "Search" not in text
+
+
 def test_report_opens_in_a_browser_without_an_error(finished, tmp_path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

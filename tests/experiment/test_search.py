@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.experiment.compare import Comparison
 from recbole_edt.experiment.search import Search, search
 from recbole_edt.settings import validate
 
@@ -116,6 +117,21 @@ def test_bad_arguments(change, message, write_dataset, tmp_path) -> None:
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_search_and_compare_share_the_runs_of_the_plugins_models(
+    tmp_path, make_shop, write_embedded
+) -> None:
+    shop = make_shop(seed=3, n_users=30, n_items=(12, 14), lengths=(4, 8))
+    data = write_embedded(tmp_path, shop)
+    given = {"dataset": "tiny", "data_path": str(data), "output_path": str(tmp_path / "out")}
+    for model in ("C2DSR", "LLMEDT"):
+        search = validate(Search, {"model": model, "space": {"dropout": [0.1]}, **given})
+        compared = validate(Comparison, {"models": model, "dropout": 0.1, **given})
+        of_search = search.run_of({"dropout": 0.1})
+        (of_compare,) = compared.runs(compared.augmented())[model][:1]
+        assert search.store.name(of_search) == search.store.name(of_compare)
+        assert (of_search.data_path == data) == (model == "C2DSR")
+
+
 def test_command_trains_writes_and_goes_on(
     tmp_path, make_shop, write_dataset, capsys, monkeypatch, forked_runs
 ) -> None:
@@ -124,7 +140,7 @@ def test_command_trains_writes_and_goes_on(
         "--model=LLMEDTPretrain", "--dataset=tiny", f"--data_path={data}", "--epochs=1",
         "--space={'hidden_size': [8, 16]}", "--metric=ndcg@3", "--topk=[3]",
         "--eval_args.mode=uni5", "--valid_metric=NDCG@3", "--use_gpu=False",
-        "--item_embedding=id", "--n_negatives=4", "--output_path=out",
+        "--item_embedding=id", "--augmentation=False", "--n_negatives=4", "--output_path=out",
     ]  # fmt: skip
     search(arguments)
     out = capsys.readouterr().out
