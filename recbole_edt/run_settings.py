@@ -93,8 +93,12 @@ class ClippingSettings(Settings):
     """``clip_grad_norm``, as torch takes it."""
 
     max_norm: Positive = Field(description="largest norm of all gradients together")
-    norm_type: float | Literal["inf"] = Field(2.0, description="which norm")
-    error_if_nonfinite: bool = Field(False, description="whether it must be a number")
+    norm_type: float | Literal["inf"] = Field(
+        2.0, description="order of the norm, as in torch: 2, inf, ..."
+    )
+    error_if_nonfinite: bool = Field(
+        False, description="stop with an error if the norm is NaN or infinite"
+    )
     foreach: bool | None = Field(None, description="all gradients in one operation, if faster")
 
 
@@ -107,7 +111,9 @@ class NegativeSettings(Settings):
     sample_num: Count | Literal["none"] = Field(1, description="negatives of each target")
     alpha: float | Literal["none"] = Field(1.0, description="power of the popularity")
     dynamic: bool = Field(False, description="draw the ones with the highest scores")
-    candidate_num: Amount = Field(0, description="of how many, if dynamic")
+    candidate_num: Amount = Field(
+        0, description="if dynamic: candidates of which the best-scored one is taken"
+    )
 
 
 class RunSettings(Settings):
@@ -170,7 +176,8 @@ class RunSettings(Settings):
     topk: Counts = Field([10], description="lengths of the lists that metrics look at")
     valid_metric: Name = Field("NDCG@10", description="decides which epoch is the best")
     tail_ratio: Positive | None = Field(
-        None, description="TailPercentage: share of items in the tail, or above 1 their most rows"
+        None,
+        description="TailPercentage: share of items in the tail; above 1: their most rows",
     )
     history_weight: Literal["auto"] | NonNegative = Field(
         0.0, description="weight of the history term in scores; auto: chosen on validation"
@@ -194,7 +201,8 @@ class RunSettings(Settings):
     train_neg_sample_args: NegativeSettings | None = None
     reproducibility: bool = True
     time_limit: Positive | None = Field(
-        None, description="seconds of a stage's training after which no epoch begins"
+        None,
+        description="seconds after which a stage ends, looked at after each validation",
     )
     resume: bool = Field(False, description="continue the same run after its last validated epoch")
     start_from: Name | None = Field(

@@ -24,14 +24,13 @@ from recbole_edt.importing.settings import ImportCommand
 from recbole_edt.model.settings import ModelSettings
 from recbole_edt.prepare.settings import PrepareCommand
 from recbole_edt.recommend.command import RecommendSettings
-from recbole_edt.registry import find_model
+from recbole_edt.registry import find_model, plugin_models, properties_of
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import nested_in
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "keys.md"
 PROPERTIES = ROOT / "properties"
-BASELINES = "C2DSR TriCDR SyNCRec LLMESR LLMCDSR LLM4CDSR".split()
 COMMANDS: dict[str, type[BaseModel]] = {
     "import": ImportCommand,
     "prepare": PrepareCommand,
@@ -55,7 +54,7 @@ defaults. An unknown key is refused with the nearest known one. An empty default
 is not set. "paper" is the value of `--preset=paper`, also of keys that the paper does not print
 (such as item_dropout; the comments of `properties/model/*-paper.yaml` say which); without
 backticks it is what the paper prints, and the preset leaves the default. A data set has defaults
-of its own in `properties/dataset/`: `MAX_ITEM_LIST_LENGTH` is 20 for the bundled one.
+of its own in `properties/dataset/`: `MAX_ITEM_LIST_LENGTH` is 20 for any called `cloth_sport`.
 """
 
 
@@ -94,7 +93,7 @@ def shown(value: Any) -> str:
         value = ",".join(map(str, value))
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = f"[{', '.join(value)}]"
-    return "" if value is None else f"`{value}`".replace("\t", "\\t")
+    return "" if value in (None, "") else f"`{value}`".replace("\t", "\\t")
 
 
 def comments(file: Path) -> dict[str, str]:
@@ -147,7 +146,8 @@ def of_model(name: str) -> list[str]:
     model: Any = find_model(name)
     file = PROPERTIES / "model" / f"{name}.yaml"
     values = yaml.safe_load(file.read_text("utf-8"))
-    paper = yaml.safe_load(file.with_stem(f"{name}-paper").read_text("utf-8"))
+    printed = file.with_stem(f"{name}-paper")
+    paper = yaml.safe_load(printed.read_text("utf-8")) if printed.is_file() else {}
     own = {*values, *paper, *(model.settings.model_fields.keys() - ModelSettings.model_fields)}
     found = [*rows(model.settings, comments(file), values, paper)]
     known = {row[0] for row in found}  # other keys of its file are those of every run
@@ -174,18 +174,17 @@ def page() -> str:
     add("LLMEDT", of_model("LLMEDT"), "Both stages; `--preset=paper` sets the paper's column.")
     about = "A model's own default is in its table."
     add("Every model of the plugin", table(rows(ModelSettings, {}, {}, {})), about)
-    for name in BASELINES:
-        add(name, of_model(name))
+    for name, model in plugin_models().items():
+        if properties_of(model)[0] == name != "LLMEDT":  # not the stages of LLMEDT
+            add(name, of_model(name))
     for name, settings in COMMANDS.items():
         add(f"recbole-edt {name}", table(rows(settings, {}, {}, {})))
     file = PROPERTIES / "llm" / "deepseek.yaml"
-    profile = yaml.safe_load(file.read_text("utf-8"))
-    notes = {key: note for key, note in comments(file).items() if key != "extra"}
     about = (
-        "A file for `--llm`; the defaults are those of `properties/llm/deepseek.yaml`, which shows "
-        "the keys that need no word, such as `base_url`."
+        "A file for `--llm`, such as those of `properties/llm/`; what it leaves out has these "
+        "defaults."
     )
-    add("Profile of an LLM", table(rows(LLMSettings, notes, profile, {})), about)
+    add("Profile of an LLM", table(rows(LLMSettings, comments(file), {}, {})), about)
     return "\n".join(parts).rstrip() + "\n"
 
 

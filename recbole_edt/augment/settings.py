@@ -48,14 +48,14 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """an earlier .item file of data that have grown: lsa encodes in its space, where its items keep
     their vectors; by default in the space of the data, which import --lsa_items has chosen"""
     sentence_model: Name = "all-MiniLM-L6-v2"
-    """of sentence-transformers"""
+    """model of --encoder=sentence-transformers"""
     generator: _Generator = "retrieval"
     """provider of items (eq. 4): retrieval (existing items by similarity, no network), openai (the
     paper), none (w/o Aug.)"""
     clusters: Count = 10
     """K of K-means per domain; paper: 10"""
     num: Count | None = None
-    """items proposed per user and direction; openai: 10 (the paper), retrieval: 1"""
+    """items proposed per user and direction (default: 10 for openai, 1 for retrieval); paper: 10"""
     filter: Annotated[Literal["similarity", "none"], _OrNone] = "similarity"
     """similarity (eqs. 5, 6) or none (w/o Filtering)"""
     k: Count = 10
@@ -70,11 +70,11 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     inject_ratio: Share = 1.0
     """share of the kept items that is inserted"""
     directions: Literal["scarce", "both", "minor"] = "scarce"
-    """both (A2B and B2A for every user, the paper), minor (the domain that the user has fewer
+    """both (A2B and B2A for every user), minor (the domain that the user has fewer
     items of, by an amount that grows with r), scarce (the domain that the user has fewer items of,
-    and for every user the one that all users have fewer items of)"""
+    and for every user the one that all users have fewer items of); paper: both"""
     min_ratio: Share = 0.5
-    """least imbalance r of a user who is augmented"""
+    """least imbalance r of a user who is augmented; paper: 0"""
     min_history: Amount = 1
     """least training rows in a domain of a user who gets items of it; paper: 0"""
     profiler: _Profiler = "extractive"

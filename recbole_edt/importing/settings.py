@@ -92,6 +92,6 @@ class ImportCommand(ImportSettings, use_attribute_docstrings=True):
     columns: Names | None = None
     """names of the columns of files without a header line, such as user,item,rating,time"""
     encoding: Name = "utf-8"
-    """of all text files, such as cp1252 (of Windows)"""
+    """encoding of all text files, such as cp1252 (of Windows)"""
     preview: bool = False
     """say what was recognised, show ten rows and the statistics, and write nothing"""

@@ -96,6 +96,7 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     use_gpu: bool | None = None
     """False: the CPU"""
     gpu_id: Any = None
+    """which GPU, as in RecBole"""
     threads: Count | None = None
     """compute threads"""
 

@@ -48,7 +48,7 @@ class DryRun(LLMClient):
 
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         """Give what the cache knows of an endpoint; it is not asked."""
-        return self.endpoints.kept(endpoint) or Dialect.of(endpoint)
+        return self.endpoints.cached(endpoint) or Dialect.of(endpoint)
 
     def chat(self, requests: Sequence[ChatRequest], stage: str) -> list[Answer]:
         """Give one answer per request, known or made up."""

@@ -47,7 +47,7 @@ class Endpoints:
             that has served this cache before may be away: see :meth:`require`.
         """
         if endpoint.address not in self._dialects:
-            kept = self.kept(endpoint)
+            kept = self.cached(endpoint)
             try:
                 dialect = self._meet(endpoint, kept)
             except UnreachableError as error:
@@ -65,7 +65,7 @@ class Endpoints:
         if endpoint.address in self._unreachable:
             raise self._unreachable[endpoint.address]
 
-    def kept(self, endpoint: Endpoint) -> Dialect | None:
+    def cached(self, endpoint: Endpoint) -> Dialect | None:
         """Give what the cache knows of an endpoint."""
         kept = self._cache.dialect(endpoint.address)
         return Dialect.model_validate_json(kept) if kept else None

@@ -46,8 +46,14 @@ from recbole_edt.model.lookup import Lookup
 class C2DSRSettings(BaselineSettings):
     """Keys of C2DSR."""
 
-    output_vectors: Literal["own", "graphs"] = Field("graphs", description="own tables: paper")
-    graph_edges: Literal["all", "others"] = Field("others", description="all (paper), or of others")
+    output_vectors: Literal["own", "graphs"] = Field(
+        "graphs",
+        description="vectors that score items: own tables, or those of the graphs; paper: own",
+    )
+    graph_edges: Literal["all", "others"] = Field(
+        "others",
+        description="edges of item graphs: all, or no batch's own ones; paper: all",
+    )
     prediction_share: float = Field(0.7, gt=0, le=1, description="lambda; infomax has the rest")
 
 

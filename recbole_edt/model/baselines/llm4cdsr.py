@@ -52,7 +52,8 @@ class LLM4CDSRSettings(BaselineSettings):
     backbone: str = Field("sasrec", description="of every thread (table 10); paper: sasrec")
     dropout: Probability = Field(0.3, description="dropout in the threads; paper: 0.5")
     text_start: Literal["principal", "canonical"] = Field(
-        "canonical", description="paper: principal"
+        "canonical",
+        description="canonical coordinates of the text, or its PCA (principal); paper: principal",
     )
     first_items: bool = Field(True, description="a domain's first item is a target; paper: False")
     regularisation_weight: NonNegative = Field(0.1, description="alpha of eq. 8")

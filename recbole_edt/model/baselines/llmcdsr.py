@@ -72,8 +72,13 @@ class LLMCDSRSettings(BaselineSettings):
     pretrain_epochs: Count = Field(200, description="epochs of stage 1, at most")
     contrast_weight: NonNegative = Field(0.1, description="weight of the contrast of text and id")
     contrast_items: Count = Field(512, description="contrasted items of a domain; paper: all")
-    encoded_sequences: Literal["mixed", "all"] = Field("all", description="mixed (paper), or all")
-    recall_attention: Literal["item", "history"] = Field("history", description="authors: item")
+    encoded_sequences: Literal["mixed", "all"] = Field(
+        "all",
+        description="sequences encoded: mixed, or each domain's, too; paper: mixed",
+    )
+    recall_attention: Literal["item", "history"] = Field(
+        "history", description="what asks in the attention of the recall network; authors: item"
+    )
     meta_interval: Count = Field(4, description="batches per update of the recall network")
 
 

@@ -59,7 +59,9 @@ class LLMESRSettings(BaselineSettings):
     collaborative_start: Literal["principal", "canonical"] = Field(
         "canonical", description="ids start as a PCA of the text (principal, paper), or canonical"
     )
-    fusion: Literal["paper", "residual"] = Field("residual", description="paper, or plus its input")
+    fusion: Literal["paper", "residual"] = Field(
+        "residual", description="output of the cross-attention alone (paper), or plus its input"
+    )
     distill_weight: NonNegative = Field(0.1, description="alpha of self-distillation; 0 = none")
     similar_users: Count = Field(2, description="N, similar users that teach each user; paper: 10")
 

@@ -14,8 +14,11 @@ class BaselineSettings(ModelSettings):
     """Keys of every baseline; each adds its own."""
 
     inner_size: Count = Field(256, description="hidden units of feed-forward layers")
-    attention_start: Literal["random", "mean"] = Field("mean", description="papers: random")
+    attention_start: Literal["random", "mean"] = Field(
+        "mean",
+        description="mean: attention layers start as an average of the history; papers: random",
+    )
     weight_average: Probability = Field(0.98, description="decay per step of averaged weights")
     stopping_step: StoppingStep = 3
-    learning_rate: Positive = Field(0.0003, description="papers: 0.001")
+    learning_rate: Positive = Field(0.0003, description="learning rate; papers: 0.001")
     train_batch_size: Count = Field(256, description="sequences of a batch")

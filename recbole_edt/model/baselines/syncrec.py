@@ -48,7 +48,7 @@ from recbole_edt.settings import Count, NonNegative, Positive
 class SyNCRecSettings(BaselineSettings):
     """Keys of SyNCRec."""
 
-    learning_rate: Positive = Field(0.0005, description="authors: 0.001")
+    learning_rate: Positive = Field(0.0005, description="learning rate; authors: 0.001")
     n_cross_experts: Count = Field(2, description="j, experts that learn from CDSR; authors: 4")
     mim_weight: NonNegative = Field(0.1, description="weight of SC-MIM; paper: 1")
 

@@ -52,7 +52,10 @@ class TriCDRSettings(BaselineSettings):
     """Keys of Tri-CDR."""
 
     dropout: Probability = Field(0.3, description="dropout in the encoders")
-    item_tables: Literal["separate", "shared"] = Field("shared", description="paper: separate")
+    item_tables: Literal["separate", "shared"] = Field(
+        "shared",
+        description="item vectors shared by mixed and domain encoders, or not; paper: separate",
+    )
     score: Literal["cosine", "dot"] = Field("dot", description="cosine (paper), dot")
     finetune_epochs: Amount = Field(200, description="epochs of joint training, at most")
     finetune_learning_rate: Positive = Field(0.0003, description="learning rate of joint training")
