@@ -105,6 +105,25 @@ def test_small_corpora_lower_the_size_without_a_warning(texts: list[str]) -> Non
     assert (np.isclose(lengths, 1.0, atol=1e-5) | (lengths == 0.0)).all()
 
 
+def _word(number: int) -> str:
+    return "".join(chr(ord("a") + int(digit)) for digit in f"{number:04d}")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"{_word(n)} lamp" for n in range(30)],  # all components of one length
+        [f"{_word(n % 20)} lamp" for n in range(30)],  # and fewer than there are texts
+        [f"{_word(n)} {_word(n // 2)}" for n in range(300)],  # the last one is one of many
+    ],
+)
+def test_components_of_one_length_are_the_same_in_any_order_of_texts(texts: list[str]) -> None:
+    order = np.random.default_rng(0).permutation(len(texts))
+    shuffled = lsa(128).encode([texts[at] for at in order])
+    assert np.allclose(lsa(128).encode(texts)[order], shuffled, atol=1e-5)
+    assert len(np.unique(shuffled.round(4), axis=0)) == len(set(texts))
+
+
 def test_corpus_without_words_is_an_error() -> None:
     with pytest.raises(DataError, match="no word"):
         lsa(128).encode(["", "1 2"])

@@ -19,13 +19,27 @@ from recbole_edt.io.atomic import check_unchanged
 from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 
+_ALIKE = 1e-6  # relative difference of what rounding may order in either way
+_APART = 1e-3
+
+
+def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the longest ``dim`` axes of texts [texts, terms]: lengths and axes [dim, terms]."""
+    svd = TruncatedSVD(dim, algorithm="arpack", random_state=2026)
+    with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
+        svd.fit(weights)
+    return svd.singular_values_, svd.components_
+
+
 @register_encoder("lsa")
 class LsaEncoder(Encoder):
     """TF-IDF of words and word pairs, then truncated SVD.
 
     The SVD is ARPACK's: it iterates to machine precision from a start vector that is fixed, so
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
-    The largest entry of each component is positive, because signs are arbitrary.
+    The largest entry of each component is positive, because signs are arbitrary. Where components
+    have the same length, as in small catalogues, any rotation of them is as good: terms then weigh
+    up to 0.1% more than others, each its own share, which leaves one.
 
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
@@ -75,12 +89,16 @@ class LsaEncoder(Encoder):
     def _fit(self, weights, dim: int) -> np.ndarray:
         if dim < 1:  # a single text or term: all texts point the same way
             return np.ones((1, weights.shape[1]))
-        svd = TruncatedSVD(dim, algorithm="arpack", random_state=2026)
-        with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
-            svd.fit(weights)
-        axes = svd.components_  # [dim, terms]
-        peaks = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
-        return axes * np.sign(peaks)
+        lengths, axes = _leading_axes(weights, dim)
+        if dim < self.dim or not (lengths[1:] < lengths[:-1] * (1 - _ALIKE)).all():
+            # axes of one length are arbitrary: terms that weigh unequally tell them apart
+            share = np.arange(weights.shape[1]) * 0.618033988749895 % 1.0
+            apart = weights @ scipy.sparse.diags_array(1 + _APART * share)
+            lengths, axes = _leading_axes(apart, dim)
+            axes[lengths < lengths[0] * _ALIKE] = 0.0  # there are fewer than dim
+        sizes = np.abs(axes)
+        peaks = (sizes > sizes.max(axis=1, keepdims=True) * (1 - _ALIKE)).argmax(axis=1)
+        return axes * np.sign(np.take_along_axis(axes, peaks[:, None], axis=1))
 
     def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Encode texts into the space of the corpus; words that it lacks do not count."""
