@@ -18,7 +18,6 @@ from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.atomic import check_unchanged
 from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
-
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _APART = 1e-3
 

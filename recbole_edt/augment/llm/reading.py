@@ -89,17 +89,27 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
     @model_validator(mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        """Complete a list, or its only element, that stands alone or under its singular."""
+        """Name fields as declared, whatever their case, and complete a list.
+
+        The list, or its only element, may stand alone or under its singular.
+        """
+        if isinstance(value, dict):
+            declared = {field.casefold(): field for field in cls.model_fields}
+            value = {declared.get(_key(key), key): one for key, one in value.items()}
         name = cls.elements
         if not name or (isinstance(value, dict) and name in value):
             return value
-        several = isinstance(value, list | tuple)
-        single = name.removesuffix("s")
 
         def bare(one: Any) -> Any:
-            return one[single] if isinstance(one, dict) and single in one else one
+            keys = {_key(key): key for key in one} if isinstance(one, dict) else {}
+            return one[keys[single]] if (single := name.removesuffix("s")) in keys else one
 
+        several = isinstance(value, list | tuple)
         return {name: list(map(bare, value)) if several else bare(value)}
+
+
+def _key(name: Any) -> str:
+    return str(name).strip().casefold()
 
 
 def _from_null(value: Any) -> Any:
@@ -247,6 +257,8 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     JSON is found alone, in code fences, and in the middle of a text. A value that names the
     reply's list counts before a list, and that before a lone element; of equal ones the last that
     needs no repair: drafts come before the answer. Elements that follow each other are a list.
+    Names of fields count in any case. What is inside an object of other names counts if nothing
+    else can be read.
     Commas before a closing bracket and line breaks within texts are accepted, then whatever
     ``json_repair`` can read, such as single quotes and comments. Of JSON that breaks off, the
     unfinished element is dropped.
@@ -263,21 +275,35 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     """
     name, found, reason, fault = reply.elements, None, "", ""
     standing = (-1, False)  # of what is found
+    wrapped: list[Any] = []
     for value, is_sound in _values(text):
-        is_whole = not name or (isinstance(value, dict) and name in value)
+        is_whole = not name or (isinstance(value, dict) and name in map(_key, value))
         now = (2 if is_whole else int(isinstance(value, list)), is_sound)
         if now < standing or (now == standing and not is_sound):
             continue
         try:
             found, standing = reply.model_validate(value).model_dump(), now
         except ValidationError as error:
+            wrapped += _within(value)
             if not reason:
                 reason, fault = _sentence(error)
+    for value in wrapped if found is None else []:
+        with suppress(ValidationError):
+            found = reply.model_validate(value).model_dump()
     if found is None and not reason and _REFUSAL.match(text):
         raise Mismatch(f"the model refused: {' '.join(text.split())[:100]}", "refusal")
     if found is None:
         raise Mismatch(reason or "there is no JSON in the answer", fault or "unreadable")
     return found
+
+
+def _within(value: Any, depth: int = 2) -> Iterator[Any]:
+    """Lists and objects inside an object."""
+    inner = value.values() if depth and isinstance(value, dict) else ()
+    for one in inner:
+        if isinstance(one, dict | list):
+            yield one
+            yield from _within(one, depth - 1)
 
 
 def _sentence(error: ValidationError) -> tuple[str, str]:

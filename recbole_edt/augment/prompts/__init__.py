@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import AliasChoices, Field, create_model
 
 from recbole_edt.augment.llm.reading import Figure, Readable, Reply, Sentences, Several, Words
 
@@ -21,8 +21,8 @@ _HINTS = {
     "price": "the price in dollars, as a number, or null where you cannot tell",
     "categories": "categories from the broad one to the narrow one",
 }
+_TITLES = ("name", "product_name", "product")  # what models call a title
 _FIELDS: dict[str, Any] = {
-    "title": (Words, ...),
     "price": (Figure, None),
     "categories": (Annotated[list[Words], Several], []),
 }
@@ -37,6 +37,8 @@ class GeneratedItems(Reply):
 def generated_items(columns: Sequence[str]) -> type[GeneratedItems]:
     """Answer to ``generate.txt`` whose items have these attributes."""
     fields = {column: _FIELDS.get(column, (Words, "")) for column in columns}
+    others = (name for name in _TITLES if name not in columns)
+    fields["title"] = (Words, Field(validation_alias=AliasChoices("title", *others)))
     item: Any = Annotated[create_model("Item", __base__=Reply, **fields), Readable]
     items: Any = (Annotated[list[item], Readable, Several], Field(min_length=1))
     return create_model("Items", __base__=GeneratedItems, items=items)

@@ -89,7 +89,7 @@ def test_a_list_of_objects_is_mended(text, things):
         ("I like that.", "there is no JSON in the answer"),
         ("I'm sorry, I cannot help.", "the model refused: I'm sorry"),
         ('{"items": []}', "items: list should have at least 1 item"),
-        ('{"others": [{"name": "a", "price": 1}]}', r"lacks items\[0\] name"),
+        ('{"others": [{"title": "a", "price": 1}]}', r"lacks items\[0\] name"),
         ('{"items": [{"title": "a", "price": 1}]}', r"lacks items\[0\] name"),
         ('{"items": [{"name": "", "price": 1}]}', "at least 1 character"),
         ('{"items": "a"}', "valid dictionary"),
@@ -136,6 +136,45 @@ LIST = f'{{"items": [{shoe("a", "b")}]}}'
 def test_the_list_counts_and_no_remark_or_draft(text, titles):
     read = read_answer(text, generated_items(["title", "price"]))["items"]
     assert "".join(item["title"] for item in read) == titles
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"Items": [{"Title": "Tent", "BRAND": "Tarnavel"}]}',
+        '[{"TITLE": "Tent", "Brand": "Tarnavel"}]',
+        '{"Item": {"title": "Tent", "brand": "Tarnavel"}}',
+        '{"recommendations": [{"title": "Tent", "brand": "Tarnavel"}]}',
+        '{"status": "ok", "result": {"items": [{"title": "Tent", "brand": "Tarnavel"}]}}',
+        '{"items": [{"name": "Tent", "brand": "Tarnavel"}]}',
+        '{"products": [{"product_name": "Tent", "brand": "Tarnavel"}]}',
+    ],
+)
+def test_fields_count_in_any_case_and_under_another_name_of_the_list(text):
+    reply = generated_items(["title", "brand"])
+    assert read_answer(text, reply) == {"items": [{"title": "Tent", "brand": "Tarnavel"}]}
+
+
+def test_a_column_of_the_data_called_name_is_no_title():
+    reply = generated_items(["title", "name"])
+    found = read_answer('{"items": [{"title": "Tent", "name": "T-1"}]}', reply)
+    assert found == {"items": [{"title": "Tent", "name": "T-1"}]}
+    with pytest.raises(Mismatch, match="lacks items\\[0\\] title"):
+        read_answer('{"items": [{"name": "T-1"}]}', reply)
+
+
+def test_columns_keep_the_case_of_the_data():
+    found = read_answer(
+        '{"items": [{"title": "Dune", "author": "H"}]}', generated_items(["title", "Author"])
+    )
+    assert found == {"items": [{"title": "Dune", "Author": "H"}]}
+
+
+def test_what_is_inside_an_object_counts_only_where_nothing_else_does():
+    told = '{"Texts": ["Buys tents and boots for long walks."]}'
+    assert read_answer(told, Texts) == {"texts": ["Buys tents and boots for long walks."]}
+    draft = '{"plan": ["First I look at all of the tents."]}\n' + told
+    assert read_answer(draft, Texts)["texts"] == ["Buys tents and boots for long walks."]
 
 
 def test_texts_are_a_list_too_and_none_of_them_is_left_out():
