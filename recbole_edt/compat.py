@@ -395,7 +395,7 @@ def load_checkpoint(path: Any, map_location: Any = None) -> Any:
     "recbole.model.sequential_recommender.s3rec", "recbole.trainer.trainer",
 )  # fmt: skip
 def _patch_reader(module: Any) -> Iterator[None]:
-    """Read checkpoints; train a model on CPUs in several processes."""
+    """Read checkpoints; train on CPUs in several processes; let own trainers train our models."""
     yield
     module.torch = _Overlay(module.torch, load=load_checkpoint)
     if module.__name__ != "recbole.trainer.trainer":
@@ -405,6 +405,27 @@ def _patch_reader(module: Any) -> Iterator[None]:
     def data_parallel(original: Any, model: Any, device_ids: Any = None, **kwargs: Any) -> Any:
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
         return original(model, device_ids=device_ids if on_gpu else None, **kwargs)
+
+    module.Trainer.__new__ = _new_trainer
+
+
+def _new_trainer(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Put a user's own trainer of a plugin's model over the trainer that the model needs.
+
+    Its methods count before those of the model's trainer, which are what ``super()`` calls.
+    """
+    from recbole_edt.registry import is_plugin_model
+    from recbole_edt.trainer import CrossDomainMixin, trainer_class
+
+    model: Any = type(kwargs.get("model", args[1] if len(args) > 1 else None))
+    if is_plugin_model(model) and not issubclass(cls, CrossDomainMixin):
+        needed = trainer_class(model)
+        cls = (
+            needed
+            if issubclass(needed, cls)
+            else type(cls.__name__, (cls, needed), {"__module__": cls.__module__})
+        )
+    return object.__new__(cls)
 
 
 class _RayFinder(MetaPathFinder, Loader):

@@ -17,7 +17,10 @@ import running
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation, load_split_dataloaders
+from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.trainer import Trainer
+from recbole.utils import get_model
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 import recbole_edt
@@ -215,6 +218,55 @@ def test_saved_dataset_of_other_data_or_settings_is_not_used(tmp_path, data_path
         read(dataset_save_path="none.pth")
 
 
+def test_a_dataset_of_which_loaders_were_made_is_not_saved(data_path):
+    config = Config("LLMEDT", "tiny", config_dict=nest(settings("LLMEDT", data_path)))
+    data = create_dataset(config)
+    data.save()
+    data_preparation(config, data)
+    with pytest.raises(ConfigError, match="before data_preparation"):
+        data.save()
+    assert data_preparation(config, create_dataset(config))
+
+
+@pytest.mark.parametrize("name", ["LLMEDT", "C2DSR"])
+def test_a_trainer_of_ones_own_trains_a_model_of_the_plugin(name, data_path, tmp_path):
+    epochs = []
+
+    class Mine(Trainer):
+        def __init__(self, config, model, note):
+            super().__init__(config, model)
+            self.note = note
+
+        def _train_epoch(self, *args, **kwargs):
+            epochs.append(self.note)
+            return super()._train_epoch(*args, **kwargs)
+
+    given = settings(name, data_path, checkpoint_dir=str(tmp_path), finetune_epochs=1)
+    config = Config(name, "tiny", config_dict=nest(given))
+    data = create_dataset(config)
+    train, valid, test = data_preparation(config, data)
+    model = get_model(name)(config, train.dataset)
+    mine = Mine(config, model, note="mine")
+    mine.fit(train, valid, show_progress=False)
+    result = mine.evaluate(test)
+    assert epochs == ["mine"] * (2 if name == "LLMEDT" else 1)
+    assert model.finetuning == (name == "LLMEDT")
+    again = trainer_class(type(model))(config, model)
+    assert again.evaluate(test, load_best_model=False) == result
+    assert type(Trainer(config, model)) is trainer_class(type(model))
+
+
+def test_scores_that_are_not_numbers_are_told_of_once(data_path, caplog):
+    class Broken(SASRec):
+        def full_sort_predict(self, interaction):
+            return super().full_sort_predict(interaction) * float("nan")
+
+    given = settings("SASRec", data_path, state="WARNING")
+    found = recbole_edt.run_recbole_edt(Broken, "tiny", None, given)
+    assert found["test"]["overall"]["ndcg@3"] == 0
+    assert caplog.text.count("scores of Broken are not numbers (NaN)") == 1
+
+
 def test_loaders_of_another_kind_of_model_are_refused(data_path):
     config = EDTConfig("SASRec", "tiny", None, settings("SASRec", data_path, save_dataloaders=True))
     data_preparation(config, create_dataset(config))
@@ -295,6 +347,7 @@ def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):
 def test_tuning_scripts_import_ray_where_it_is_missing_and_nobody_else_does(monkeypatch):
     script = """
 from recbole.trainer import HyperTuning
+from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import objective_function
 import ray
 from ray import tune

@@ -343,7 +343,18 @@ class CrossDomainDataset(SequentialDataset):
         return Path(config["checkpoint_dir"], f"{config['dataset']}-{cls.__name__}.pth")
 
     def save(self) -> None:
-        """Write the dataset as it is now, with digests of the files that it was read from."""
+        """Write the dataset as it is now, with digests of the files that it was read from.
+
+        Raises
+        ------
+        ConfigError
+            If loaders were made of it: it holds what a new one would be made from no longer.
+        """
+        if isinstance(self.inter_feat, Interaction):
+            raise ConfigError(
+                "loaders were made of this dataset: save it before data_preparation, or set "
+                "save_dataset, or save_dataloaders"
+            )
         self.saved_from = atomic.file_digests(self.dataset_path, self.dataset_name)
         write_pickle(self.saved_file(self.config), self)
 

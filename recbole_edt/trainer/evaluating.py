@@ -42,6 +42,7 @@ class EvaluationMixin(TrainerBehind):
         self.rankings: dict[tuple[str, str], Ranking] = {}
         self.reports: dict[str, dict[str, Any]] = {}
         self.last_ranks: dict[str, np.ndarray] = {}
+        self._has_warned = False
 
     @torch.no_grad()
     def evaluate(
@@ -95,6 +96,7 @@ class EvaluationMixin(TrainerBehind):
         term = HistoryTerm.of(self.model, eval_data._dataset)
         if ranking.candidates is None and has_vectors(type(self.model)):
             users, items, histories = self._encoded(batches, ranking)
+            self._warn_of_nan(users, items)
             further = (lambda domain, at: term.among(histories[at], domain)) if term else None
             return ranking.ranked_by_vectors(users, items, further).cpu().numpy()
         out = np.zeros((len(ranking.targets), 1 + ranking.list_length), dtype=np.int64)
@@ -106,6 +108,14 @@ class EvaluationMixin(TrainerBehind):
         if distributed.world_size() > 1:  # rows of other processes are zero
             out = distributed.all_reduce_sum(torch.from_numpy(out).to(self.device)).cpu().numpy()
         return out
+
+    def _warn_of_nan(self, *scores: torch.Tensor) -> None:
+        if not self._has_warned and any(bool(part.isnan().any()) for part in scores):
+            self._has_warned = True
+            self.logger.warning(
+                f"scores of {type(self.model).__name__} are not numbers (NaN) and count against "
+                "the target: a lower learning_rate, or its predictions, may be what is wrong"
+            )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=self.enable_amp)
@@ -149,6 +159,7 @@ class EvaluationMixin(TrainerBehind):
         if score_few is not None:
             asked = ranking.with_target(rows)
             scores = score_few(interaction, asked)
+            self._warn_of_nan(scores)
             if term:
                 scores += term.of_each(interaction[model.ITEM_SEQ], asked)
             return ranking.ranked_candidates(scores.float()).cpu().numpy()
@@ -157,5 +168,6 @@ class EvaluationMixin(TrainerBehind):
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             scores = all_scores(model, interaction[part], features, term)
+            self._warn_of_nan(scores)
             parts.append(ranking.ranked(scores, rows[part]).cpu().numpy())
         return np.concatenate(parts)
