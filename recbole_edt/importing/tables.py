@@ -22,6 +22,8 @@ from recbole_edt.importing.times import (
 )
 from recbole_edt.settings import nearest
 
+# how databases and pandas write that there is no value
+_NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
 
@@ -67,6 +69,26 @@ def as_text(values: pd.Series) -> pd.Series:
     codes, found = pd.factorize(values.map(flat) if values.dtype == object else values)
     texts = [" ".join(str(value).replace("\0", " ").split()) for value in found]
     return pd.Series(np.array([*texts, ""], dtype=object)[codes], index=values.index)
+
+
+def as_ids(values: pd.Series) -> pd.Series:
+    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole."""
+    text = as_values(values)
+    found = pd.Series(text.unique(), dtype=object)
+    floats = (found.str.fullmatch(r"\d+\.0") | (found == "")).all()
+    return text.str.removesuffix(".0") if floats else text
+
+
+def as_values(values: pd.Series) -> pd.Series:
+    """Names as text, of users, items or domains: those that stand for no value are empty."""
+    text = as_text(values)
+    return text.mask(text.isin(_NO_VALUE), "")
+
+
+def cut(value: object) -> str:
+    """A value as messages quote it: on one line, and cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def flat(value: object) -> object:
@@ -230,7 +252,7 @@ def _unknown(
     for table, missing in lacking:
         own = _names(table.frame)
         names += own
-        shown = ", ".join(own)
+        shown = ", ".join(map(cut, own))
         shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
         told.append(
             f"{table.name} has no column that is known for the {', the '.join(missing)} (it has: "
@@ -262,7 +284,7 @@ def _described(table: Table) -> str:
 def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str]:
     """Rows of one table that are complete, a line that describes it, and what its times are."""
     frame, columns = table.frame, table.columns
-    rows = pd.DataFrame({role: as_text(frame[columns[role]]) for role in ("user", "item")})
+    rows = pd.DataFrame({role: as_ids(frame[columns[role]]) for role in ("user", "item")})
     unit = "rows in their order"
     rows["time"] = np.arange(len(frame), dtype=np.float64)
     if "time" in columns:
@@ -377,12 +399,13 @@ def _column_values(
     """Values of a column of rows, or of items, for every row; None if there is none."""
     columns = [(table, find_column(table.frame.columns, (name,))) for table in interactions]
     if all(column and column not in table.columns.values() for table, column in columns):
-        parts = [as_text(table.frame[column]) for table, column in columns]
+        parts = [as_values(table.frame[column]) for table, column in columns]
         return pd.Series(pd.concat(parts).to_numpy()[rows["at"]], index=rows.index)
     known: dict[str, str] = {}
     for table in items:
         if column := find_column(table.frame.columns, (name,)):
-            ids, values = as_text(table.frame[table.columns["item"]]), as_text(table.frame[column])
+            ids = as_ids(table.frame[table.columns["item"]])
+            values = as_values(table.frame[column])
             known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
     return rows["item"].map(known).fillna("") if known else None
 
@@ -412,5 +435,5 @@ def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
 
 
 def _counted(counts: pd.Series) -> str:
-    shown = [f"{name} {count:,} rows" for name, count in counts.head(8).items()]
+    shown = [f"{cut(name)} {count:,} rows" for name, count in counts.head(8).items()]
     return ", ".join([*shown, "..."][: len(counts) + (len(counts) > 8)])
