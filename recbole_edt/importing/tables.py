@@ -295,25 +295,26 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         rows["rating"] = pd.to_numeric(point_decimals(text), errors="coerce").astype(float)
         lost = text[rows["rating"].isna() & (text != "")]
         if options.min_rating is not None and rows["rating"].isna().all():
+            given = cut(frame[columns["rating"]].iloc[0])
             raise DataError(
                 f"{table.name}: no row has a readable rating in {columns['rating']} (such as "
-                f"'{frame[columns['rating']].iloc[0]}'): --rating=COLUMN names one of numbers, or "
-                "leave out --min_rating"
+                f"'{given}'): --rating=COLUMN names one of numbers, or leave out --min_rating"
             )
         if len(lost):
-            unrated = f"; {len(lost):,} ratings are no numbers (such as '{lost.iloc[0]}')"
+            unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
     rows["source"] = table.domain or table.source
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():
         if missing.sum() > options.max_malformed * len(rows):
             column = columns.get("date", columns[role]) if role == "time" else columns[role]
             given = frame.loc[missing.to_numpy(), column]
-            hint = _hint(given, unit) if role == "time" else ""
+            hint = _hint(given, unit, options.time_format) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
+            way_out = f"--max_malformed={share} leaves such rows out"
+            way_out = way_out if share < 1 else f"--{role}=COLUMN names another column"
             raise DataError(
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
-                f"in {column} (such as '{given.iloc[0]}'){hint}; "
-                f"--max_malformed={share} leaves such rows out"
+                f"in {column} (such as '{cut(given.iloc[0])}'){hint}; {way_out}"
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
@@ -334,7 +335,7 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     if day is None:
         raise DataError(
             f"{table.name}: {column} holds times of day without a date (such as "
-            f"'{values.iloc[0]}'): --time=COLUMN names the dates"
+            f"'{cut(values.iloc[0])}'): --time=COLUMN names the dates"
         )
     table.columns["date"] = day
     days, unit = read_times(table.frame[day], options.time_format)
@@ -342,9 +343,12 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     return days + clock.fillna(0), unit
 
 
-def _hint(unread: pd.Series, unit: str) -> str:
-    if pd.to_numeric(unread, errors="coerce").notna().iloc[0]:
-        return f": beside {unit}, numbers before 1990 or after 2100 are no times"
+def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
+    if pd.to_numeric(unread[:1].astype(str), errors="coerce").notna().all():
+        other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
+        return f": beside {unit}, {other}before 1990 or after 2100 are no times"
+    if read_times(unread[:1], form)[0].notna().all():
+        return f": beside {unit}, those before 1990 or after 2100 are no times"
     return f"; dates of another form need --time_format, {format_hint(unread)}"
 
 

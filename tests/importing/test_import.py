@@ -204,6 +204,55 @@ def test_times_without_a_zone_beside_exact_ones_are_told(one, other, naive, caps
     assert tables()[0]["timestamp"].nunique() == 1
 
 
+@pytest.mark.parametrize(
+    ("known", "unknown"),
+    [
+        ("2021-03-0{}", "9999-12-31"),
+        ("2021-03-0{}", "0001-01-01"),
+        ("2021-03-0{} 00:00:00", "1970-01-01 00:00:00"),
+        ("2021-03-0{}T00:00:00.5Z", "2199-01-01T00:00:00Z"),
+        ("2021030{}", "00000000"),
+        ("2021030{}", "20211301"),
+        ("2021030{}", "0"),
+        ("2021030{}0000", "999912312359"),
+        ("2021030{}000000", "00000000000000"),
+        ("4425{}.25", "0"),
+    ],
+)
+def test_a_date_that_stands_for_an_unknown_one_is_unreadable(known, unknown, capsys):
+    dates = [unknown, *(known.format(n) for n in range(1, 10))]
+    rows = [f"u,{'ab'[n % 2]}{n},{date}\n" for n, date in enumerate(dates)]
+    rows_file(text="".join(["user,item,date\n", *rows]))
+    Path("items.csv").write_text(
+        "id,domain\n" + "".join(f"{'ab'[n % 2]}{n},{n % 2}d\n" for n in range(10))
+    )
+    given = ["rows.csv", "items.csv", MINE, "--embed=False"]
+    assert cli.execute("import", given) == 2
+    told = capsys.readouterr().err
+    assert f"1 of 10 rows have no readable time in date (such as '{unknown}'): beside dates" in told
+    assert told.endswith(
+        "1990 or after 2100 are no times; --max_malformed=0.1 leaves such rows out\n"
+    )
+    import_files([*given, "--max_malformed=0.1"])
+    inter = tables()[0]
+    assert inter["item_id"].tolist() == [f"{'ab'[n % 2]}{n}" for n in range(1, 10)]
+    days = inter["timestamp"].astype(float) // 86_400
+    assert (days.diff()[1:] == 1).all() and days[0] in (18_687, 18_682)
+
+
+def test_unknown_dates_of_dataframes_are_unreadable_and_old_ones_stay():
+    frame = pd.DataFrame({"user": "u", "item": range(20), "domain": ["x", "y"] * 10})
+    for end, rows in (("9999-12-31", 19), ("2021-01-20", 20), ("1950-01-01", 19)):
+        days = [f"2021-01-{n:02}" for n in range(1, 20)] + [end]
+        for column in (np.array(days, "datetime64[D]").tolist(), np.array(days, "datetime64[s]")):
+            made = recbole_edt.import_frames(
+                frame.assign(date=column), dataset="mine", embed=False, max_malformed=0.05
+            )
+            assert made["rows"] == rows
+    old = [f"1951-01-{n:02}" for n in range(1, 21)]
+    assert recbole_edt.import_frames(frame.assign(date=old), dataset="mine")["rows"] == 20
+
+
 def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first():
     for file in "xy":
         rows = [f"u{u},{file}{n},2021-01-01\n" for u in range(200) for n in (2, 0, 1)]
