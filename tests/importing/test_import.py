@@ -334,6 +334,13 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", "sep=;\n" + lines_of(";")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
         ("rows.csv", lines_of().encode("utf-16")),
+        ("rows.csv", lines_of().encode("utf-16-le")),
+        ("rows.csv", lines_of().replace("Oak", "Дуб").encode("utf-16-be")),
+        ("rows.csv", lines_of("^")),
+        ("rows.csv", lines_of("\x01")),
+        ("rows.csv", lines_of("\x1f", "\r\n", header="user id,item,time,title")),
+        ("rows.dat", lines_of("~").partition("\n")[2]),
+        ("rows.csv", "sep=~\n" + lines_of("~").replace("Oak", '"Oak ~"')),
         ("rows.csv", gzip.compress(lines_of().encode(), mtime=0)),
         ("rows.csv.gz", lines_of()),
         ("rows.txt", lines_of(" ")),
@@ -342,6 +349,11 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.json", json.dumps({"data": OBJECTS, "pages": 1})),
         ("rows.json", json.dumps({"data": OBJECTS}, indent=1)),
         ("rows.json", "\n".join(json.dumps(row, indent=1) for row in OBJECTS)),
+        *(("rows.json", pd.DataFrame(OBJECTS, [7, 0, 3]).to_json(orient=orient, indent=indent))
+          for orient in ("columns", "index", "split", "table") for indent in (0, 1)),
+        ("rows.json", json.dumps(pd.DataFrame(OBJECTS).to_dict("list"))),
+        ("rows.json", pd.DataFrame(OBJECTS, [*"xyz"]).to_json()),
+        ("rows.json", pd.DataFrame(OBJECTS, [*"xyz"]).to_json(orient="index")),
         ("rows.jsonl", ",\n".join(map(json.dumps, OBJECTS))),
         ("rows.jsonl.gz", "\n".join(map(str, OBJECTS))),  # Python literals, not packed
         ("rows.jsonl", "\n".join(json.dumps(row | {"time": {"$date": {"$numberLong": row["time"]}}})
