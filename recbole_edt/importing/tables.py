@@ -119,6 +119,11 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     ConfigError, DataError
         If a column is not found, too many values cannot be read, or there are not two domains.
     """
+    for domain in filter(None, (table.domain for table in tables)):
+        if "\t" in domain or domain.splitlines() != [domain]:
+            raise ConfigError(
+                f"the name of a domain has a tab or a line break: {cut(repr(domain))}"
+            )
     interactions, items = _recognise(tables, options)
     if options.time is None and len(interactions) > 1:
         raise ConfigError("--time=none needs all rows of users in one file, in their order")
@@ -170,8 +175,12 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
     needed += ["rating"] * (options.min_rating is not None)
     for table in tables:
         named = [name for name in table.frame.index.names if name is not None]
-        frame = table.frame.reset_index(drop=not named)  # rows are found by their place below
+        # rows are found by their place below
+        frame = table.frame.reset_index(drop=not named, allow_duplicates=True)
         frame.columns = [str(column) for column in frame.columns]
+        if frame.columns.has_duplicates:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise DataError(f"{table.name} has several columns '{cut(twice)}'")
         table.frame = unfold(frame, options)
         columns = list(table.frame.columns)
         names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
