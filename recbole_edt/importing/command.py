@@ -92,12 +92,21 @@ def import_frames(
     tables = [
         Table(f"{what} {domain or ''}".strip(), what, domain, frame.copy(deep=False))
         for what, given in (("interactions", interactions), ("items", items))
-        if given is not None
-        for domain, frame in (given.items() if isinstance(given, Mapping) else [(None, given)])
+        for domain, frame in _by_domain(given)
     ]
+    rows = [table for table in tables if table.source == "interactions"]
+    empty = [table.name for table in rows if not len(table.frame)]
+    if len(rows) - len(empty) < min(2, max(1, len(rows))):
+        raise DataError(f"{(*empty, 'interactions')[0]} has no rows")
     made = build(collect(tables, options), options)
     _write(made, options)
     return made.statistics
+
+
+def _by_domain(given: Any) -> list[tuple[str | None, pd.DataFrame]]:
+    if not isinstance(given, Mapping):
+        return [] if given is None else [(None, given)]
+    return [(None if key is None else str(key), frame) for key, frame in given.items()]
 
 
 def _check_target(options: ImportSettings) -> None:

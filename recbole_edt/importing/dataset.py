@@ -14,7 +14,15 @@ from recbole_edt.augment.encoders import Encoder
 from recbole_edt.augment.items import count_without_text, described_columns, item_text
 from recbole_edt.errors import DataError
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import Collected, Table, as_text, find_column, point_decimals
+from recbole_edt.importing.tables import (
+    Collected,
+    Table,
+    as_ids,
+    as_text,
+    cut,
+    find_column,
+    point_decimals,
+)
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.prices import read_price
@@ -63,7 +71,7 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     of_both = [table for table in collected.items if table.domain is None]
     if len(shared) and len({table.source for table in of_both}) > 1:
         raise DataError(
-            f"item '{shared.iloc[0]}' is in both domains: say which domain {of_both[0].name} "
+            f"item '{cut(shared.iloc[0])}' is in both domains: say which domain {of_both[0].name} "
             f"describes, DOMAIN={of_both[0].name}"
         )
     item, item_types = _item_table(items, collected, options)
@@ -73,10 +81,11 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     if len(shared):
         item["item_id"] = item["domain"] + ":" + item["item_id"]
         inter["item_id"] = rows["domain"] + ":" + rows["item"]
+        one = cut(shared.iloc[0])
         notes.append(
-            f"{len(shared):,} items have the same id in both domains (such as '{shared.iloc[0]}'): "
+            f"{len(shared):,} items have the same id in both domains (such as '{one}'): "
             "they are taken for different ones, and every id begins with its domain "
-            f"('{items['domain'].iloc[0]}:{shared.iloc[0]}')"
+            f"('{items['domain'].iloc[0]}:{one}')"
         )
     described = described_columns(item_types, options.text_columns, "the items")
     notes.append(_told(collected, options, item_types, described))
@@ -208,7 +217,7 @@ def _with_unsold(sold: pd.DataFrame, tables: Sequence[Table]) -> tuple[pd.DataFr
     domain_of = sold.drop_duplicates("item").set_index("item")["domain"]
     parts, lost = [sold], set()
     for table in tables:
-        ids = as_text(table.frame[table.columns["item"]])
+        ids = as_ids(table.frame[table.columns["item"]])
         ids = ids[~ids.duplicated() & (ids != "")]
         there = ids.map(domain_of)
         domain = pd.Series(table.domain, ids.index, dtype=object)
@@ -256,7 +265,7 @@ def _item_table(
             if len(lost):
                 collected.notes.append(
                     f"prices that are no amount above 0: {len(lost):,} of {given:,} (such as "
-                    f"'{lost.iloc[0]}')"
+                    f"'{cut(lost.iloc[0])}')"
                 )
         elif column != "title" and numbers.notna().sum() == given:
             out[column], types[column] = numbers.astype(float), "float"
@@ -270,7 +279,7 @@ def _attributes(
 ) -> Iterator[tuple[str | None, pd.DataFrame]]:
     """Domain and text by item: of the tables of items, then of the rows where they are alike."""
     for table in (*collected.items, *collected.interactions):
-        ids = as_text(table.frame[table.columns["item"]])
+        ids = as_ids(table.frame[table.columns["item"]])
         keys = {column for role, column in table.columns.items() if role != "title"}
         columns = [column for column in table.frame if column not in keys]
         frame = table.frame[~ids.duplicated()]

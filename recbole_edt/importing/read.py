@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
-from recbole_edt.importing.tables import Table, find_column
+from recbole_edt.importing.tables import Table, cut, find_column
 from recbole_edt.prepare.records import Malformed, parse_metadata
 
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
@@ -133,8 +133,12 @@ def _text(path: Path, options: ImportCommand) -> str:
             except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
                 raise DataError(f"{path} is a damaged {path.suffix} file: {error}") from error
             break
-    marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
-    return content.decode(next(marked, options.encoding))
+    marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
+    if "encoding" not in options.model_fields_set:
+        for first, name in enumerate(("utf-16-be", "utf-16-le")):
+            half = content[first:1000:2]  # that is 0 in all letters from a to z
+            marked += [name] * (half.count(0) * 2 > len(half))
+    return content.decode(next(iter(marked), options.encoding))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -151,7 +155,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     """Read objects of JSON, in any lists, lines and white space, or a Python literal on each line.
 
-    A single object is taken for what holds a list of objects, if one does.
+    A single object is taken for what holds a list of objects, if one does, or a table.
     """
     text, records, end = _text(path, options), [], 0
     while found := _VALUE.search(text, end):
@@ -170,10 +174,43 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     if not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path} holds other JSON than objects: an object for each row is needed")
     if len(records) == 1:
+        if (frame := _from_columns(path, records[0], options)) is not None:
+            return frame
         lists = [one for one in records[0].values() if isinstance(one, list) and len(one)]
         lists = [one for one in lists if all(isinstance(record, dict) for record in one)]
         records = lists[0] if len(lists) == 1 else records
     return pd.DataFrame(records, dtype=object)
+
+
+def _from_columns(
+    path: Path, record: dict[str, Any], options: ImportCommand
+) -> pd.DataFrame | None:
+    """Make a table of an object as pandas writes a whole one; None if it is none.
+
+    Such are lists or objects of the values of each column, an object for each row by its number or
+    name, and lists of rows beside one of the columns (split).
+    """
+    known = (*options.user, *options.item, "id")
+    columns, rows, values = record.get("columns"), record.get("data"), [*record.values()]
+    try:
+        if _all(str, columns) and _all(list, rows):
+            return pd.DataFrame(rows, columns=columns, dtype=object)
+        if _all(list, values) and not any(_all(dict, value) for value in values):
+            return pd.DataFrame(record, dtype=object)
+    except ValueError as error:
+        raise DataError(f"{path} has columns or rows of different lengths") from error
+    if not _all(dict, values):
+        return None
+    alike = all(value.keys() == values[0].keys() for value in values)
+    if alike and ("0" in values[0] or find_column(record, known) is not None):
+        return pd.DataFrame(record, dtype=object)
+    if "0" in record or find_column(values[0], known) is not None:
+        return pd.DataFrame(values, dtype=object)
+    return None
+
+
+def _all(kind: type, values: object) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
 
 
 def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
@@ -186,11 +223,16 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
         text, header = text.replace("::", "\t"), header.replace("::", "\t")
     atomic = any(name != _without_type(name) for name in header.split("\t"))
     separator = "\t" if atomic else separator or max("\t,;|", key=header.count)
-    separator = separator if separator in header else " "
+    separator = separator if separator in header else _rare_separator(text, header, options)
     names = next(csv.reader([header], delimiter=separator, **_QUOTED), [])
     known = (*options.user, *options.item, "id")
     if headless := bool(options.columns) and find_column(names, known) is None:
         names = list(options.columns or ())
+    elif len(names) == 1 and find_column(names, known) is None:
+        raise DataError(
+            f"{path} has a single column, '{cut(header)}', which is not known: if it holds more, "
+            "write the sign between them into a first line such as sep=^"
+        )
     may_quote = '"' in text and not atomic
     way, width = _quoting(path, text, separator, len(names), may_quote, options.max_malformed)
     extra = separator * (width - len(names))  # rows end with it, and the header does not
@@ -208,6 +250,21 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     elif way is _LITERAL and '"' in text:
         frame = frame.rename(columns=_unquoted).map(_unquoted, na_action="ignore")
     return frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]  # an index written by pandas
+
+
+def _rare_separator(text: str, header: str, options: ImportCommand) -> str:
+    """Find a sign, such as ^, that makes known columns of the header and as many of every line.
+
+    Otherwise it is the space, which lines may also have in other numbers.
+    """
+    known = (*options.user, *options.item, "id")
+    for sign in dict.fromkeys(" " + "".join(re.findall(r"[^\w .\"'-]", header))):
+        names = header.split(sign)
+        fits = len(names) == len(options.columns or ()) or find_column(names, known) is not None
+        lines = (line for line in io.StringIO(text, newline="") if not line.isspace())
+        if fits and {line.count(sign) + 1 for line in lines} == {len(names)} != {1}:
+            return sign
+    return " "
 
 
 def _quoting(

@@ -22,6 +22,8 @@ from recbole_edt.importing.times import (
 )
 from recbole_edt.settings import nearest
 
+# how databases and pandas write that there is no value
+_NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
 
@@ -69,6 +71,26 @@ def as_text(values: pd.Series) -> pd.Series:
     return pd.Series(np.array([*texts, ""], dtype=object)[codes], index=values.index)
 
 
+def as_ids(values: pd.Series) -> pd.Series:
+    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole."""
+    text = as_values(values)
+    found = pd.Series(text.unique(), dtype=object)
+    floats = (found.str.fullmatch(r"\d+\.0") | (found == "")).all()
+    return text.str.removesuffix(".0") if floats else text
+
+
+def as_values(values: pd.Series) -> pd.Series:
+    """Names as text, of users, items or domains: those that stand for no value are empty."""
+    text = as_text(values)
+    return text.mask(text.isin(_NO_VALUE), "")
+
+
+def cut(value: object) -> str:
+    """A value as messages quote it: on one line, and cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def flat(value: object) -> object:
     """Lists as ``a | b``, mappings as ``key: value; ...``; anything else as it is."""
     if isinstance(value, np.ndarray):
@@ -97,6 +119,11 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     ConfigError, DataError
         If a column is not found, too many values cannot be read, or there are not two domains.
     """
+    for domain in filter(None, (table.domain for table in tables)):
+        if "\t" in domain or domain.splitlines() != [domain]:
+            raise ConfigError(
+                f"the name of a domain has a tab or a line break: {cut(repr(domain))}"
+            )
     interactions, items = _recognise(tables, options)
     if options.time is None and len(interactions) > 1:
         raise ConfigError("--time=none needs all rows of users in one file, in their order")
@@ -148,8 +175,12 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
     needed += ["rating"] * (options.min_rating is not None)
     for table in tables:
         named = [name for name in table.frame.index.names if name is not None]
-        frame = table.frame.reset_index(drop=not named)  # rows are found by their place below
+        # rows are found by their place below
+        frame = table.frame.reset_index(drop=not named, allow_duplicates=True)
         frame.columns = [str(column) for column in frame.columns]
+        if frame.columns.has_duplicates:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise DataError(f"{table.name} has several columns '{cut(twice)}'")
         table.frame = unfold(frame, options)
         columns = list(table.frame.columns)
         names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
@@ -230,7 +261,7 @@ def _unknown(
     for table, missing in lacking:
         own = _names(table.frame)
         names += own
-        shown = ", ".join(own)
+        shown = ", ".join(map(cut, own))
         shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
         told.append(
             f"{table.name} has no column that is known for the {', the '.join(missing)} (it has: "
@@ -262,7 +293,7 @@ def _described(table: Table) -> str:
 def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str]:
     """Rows of one table that are complete, a line that describes it, and what its times are."""
     frame, columns = table.frame, table.columns
-    rows = pd.DataFrame({role: as_text(frame[columns[role]]) for role in ("user", "item")})
+    rows = pd.DataFrame({role: as_ids(frame[columns[role]]) for role in ("user", "item")})
     unit = "rows in their order"
     rows["time"] = np.arange(len(frame), dtype=np.float64)
     if "time" in columns:
@@ -273,25 +304,26 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         rows["rating"] = pd.to_numeric(point_decimals(text), errors="coerce").astype(float)
         lost = text[rows["rating"].isna() & (text != "")]
         if options.min_rating is not None and rows["rating"].isna().all():
+            given = cut(frame[columns["rating"]].iloc[0])
             raise DataError(
                 f"{table.name}: no row has a readable rating in {columns['rating']} (such as "
-                f"'{frame[columns['rating']].iloc[0]}'): --rating=COLUMN names one of numbers, or "
-                "leave out --min_rating"
+                f"'{given}'): --rating=COLUMN names one of numbers, or leave out --min_rating"
             )
         if len(lost):
-            unrated = f"; {len(lost):,} ratings are no numbers (such as '{lost.iloc[0]}')"
+            unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
     rows["source"] = table.domain or table.source
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():
         if missing.sum() > options.max_malformed * len(rows):
             column = columns.get("date", columns[role]) if role == "time" else columns[role]
             given = frame.loc[missing.to_numpy(), column]
-            hint = _hint(given, unit) if role == "time" else ""
+            hint = _hint(given, unit, options.time_format) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
+            way_out = f"--max_malformed={share} leaves such rows out"
+            way_out = way_out if share < 1 else f"--{role}=COLUMN names another column"
             raise DataError(
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
-                f"in {column} (such as '{given.iloc[0]}'){hint}; "
-                f"--max_malformed={share} leaves such rows out"
+                f"in {column} (such as '{cut(given.iloc[0])}'){hint}; {way_out}"
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
@@ -312,7 +344,7 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     if day is None:
         raise DataError(
             f"{table.name}: {column} holds times of day without a date (such as "
-            f"'{values.iloc[0]}'): --time=COLUMN names the dates"
+            f"'{cut(values.iloc[0])}'): --time=COLUMN names the dates"
         )
     table.columns["date"] = day
     days, unit = read_times(table.frame[day], options.time_format)
@@ -320,9 +352,12 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     return days + clock.fillna(0), unit
 
 
-def _hint(unread: pd.Series, unit: str) -> str:
-    if pd.to_numeric(unread, errors="coerce").notna().iloc[0]:
-        return f": beside {unit}, numbers before 1990 or after 2100 are no times"
+def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
+    if pd.to_numeric(unread[:1].astype(str), errors="coerce").notna().all():
+        other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
+        return f": beside {unit}, {other}before 1990 or after 2100 are no times"
+    if read_times(unread[:1], form)[0].notna().all():
+        return f": beside {unit}, those before 1990 or after 2100 are no times"
     return f"; dates of another form need --time_format, {format_hint(unread)}"
 
 
@@ -377,12 +412,13 @@ def _column_values(
     """Values of a column of rows, or of items, for every row; None if there is none."""
     columns = [(table, find_column(table.frame.columns, (name,))) for table in interactions]
     if all(column and column not in table.columns.values() for table, column in columns):
-        parts = [as_text(table.frame[column]) for table, column in columns]
+        parts = [as_values(table.frame[column]) for table, column in columns]
         return pd.Series(pd.concat(parts).to_numpy()[rows["at"]], index=rows.index)
     known: dict[str, str] = {}
     for table in items:
         if column := find_column(table.frame.columns, (name,)):
-            ids, values = as_text(table.frame[table.columns["item"]]), as_text(table.frame[column])
+            ids = as_ids(table.frame[table.columns["item"]])
+            values = as_values(table.frame[column])
             known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
     return rows["item"].map(known).fillna("") if known else None
 
@@ -412,5 +448,5 @@ def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
 
 
 def _counted(counts: pd.Series) -> str:
-    shown = [f"{name} {count:,} rows" for name, count in counts.head(8).items()]
+    shown = [f"{cut(name)} {count:,} rows" for name, count in counts.head(8).items()]
     return ", ".join([*shown, "..."][: len(counts) + (len(counts) > 8)])

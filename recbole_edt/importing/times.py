@@ -14,7 +14,7 @@ from recbole_edt.errors import ConfigError
 # from these Unix times on (the year 5138 in seconds), the unit is the next finer one
 _FROM, _PER_SECOND = (1e11, 1e14, 1e17), (1.0, 1e3, 1e6, 1e9)
 _NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
-_SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: other numbers are no Unix times
+_SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: others stand for unknown times, as 0 does
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _EXCEL = (20_000, 80_000)  # days since the end of 1899: 1954 to 2119
 
@@ -30,9 +30,9 @@ _FORMS = [  # that pandas does not guess
 def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
     """Unix seconds of numbers or dates, NaN where unreadable, and what they were.
 
-    The unit of a number is told by its size. Numbers that are no Unix times between 1990 and 2100
-    in any unit, such as 0 for an unknown time, are unreadable; if more than 90% are none, all stay
-    as they are and only order the rows.
+    The unit of a number is told by its size. Times that do not lie between 1990 and 2100, such as
+    0 or 9999-12-31 for an unknown one, are unreadable; if more than 90% do not, all stay as they
+    are, and numbers only order the rows.
     """
     text = values.astype(str).str.strip()
     if form is None and not pd.api.types.is_datetime64_any_dtype(values):
@@ -49,18 +49,20 @@ def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
         raise ConfigError(f"time_format '{form}': {error}") from error
     zoned = (text.str.contains(_ZONE) | ("%z" in (form or "").lower()))[dates.notna()]
     unit = NAIVE if not zoned.any() else "dates with a zone" if zoned.all() else SOME
-    return _seconds(dates), unit
+    return _likely(_seconds(dates)), unit
 
 
 def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, str]:
-    digits = written.iloc[0] if written.str.fullmatch(r"(?:19|20)\d*").all() else ""
-    if written.str.len().nunique() == 1 and (form := _DIGITS.get(len(digits))):
-        dates = pd.to_datetime(written, format=form, errors="coerce", utc=True)
-        if dates.notna().all():
-            return _seconds(dates).reindex(numbers.index), NAIVE
-    if numbers.dropna().between(*_EXCEL).all() and (numbers % 1 > 0).any():
-        dates = pd.to_datetime(numbers, unit="D", origin="1899-12-30", utc=True)
-        return _seconds(dates.dt.round("s")), NAIVE
+    digits = written[written.str.fullmatch(r"(?:19|20)\d*")].str.len()
+    most = digits[digits == digits.mode().max()]
+    if len(most) * 2 > len(written) and (form := _DIGITS.get(most.iloc[0])):
+        dates = pd.to_datetime(written[most.index], format=form, errors="coerce", utc=True)
+        if dates.count() * 2 > len(written):
+            return _likely(_seconds(dates).reindex(numbers.index)), NAIVE
+    days = numbers[numbers.between(*_EXCEL)]
+    if len(days) >= 0.9 * len(written) and (days % 1 > 0).any():
+        dates = pd.to_datetime(days, unit="D", origin="1899-12-30", utc=True)
+        return _likely(_seconds(dates.dt.round("s")).reindex(numbers.index)), NAIVE
     unit = np.digitize(numbers, _FROM)
     seconds = numbers / np.array(_PER_SECOND)[unit]
     real = seconds.between(*_SPAN)
@@ -70,7 +72,14 @@ def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, st
 
 
 def _seconds(dates: pd.Series) -> pd.Series:
-    return (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    # in nanoseconds, pandas' own unit, the year 9999 overflows
+    return (dates - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(seconds=1).as_unit("s")
+
+
+def _likely(seconds: pd.Series) -> pd.Series:
+    """Leave out dates that stand for unknown ones."""
+    real = seconds.between(*_SPAN)
+    return seconds if real.sum() * 10 < seconds.count() else seconds.where(real)
 
 
 def time_of_day(values: pd.Series) -> pd.Series | None:

@@ -204,6 +204,55 @@ def test_times_without_a_zone_beside_exact_ones_are_told(one, other, naive, caps
     assert tables()[0]["timestamp"].nunique() == 1
 
 
+@pytest.mark.parametrize(
+    ("known", "unknown"),
+    [
+        ("2021-03-0{}", "9999-12-31"),
+        ("2021-03-0{}", "0001-01-01"),
+        ("2021-03-0{} 00:00:00", "1970-01-01 00:00:00"),
+        ("2021-03-0{}T00:00:00.5Z", "2199-01-01T00:00:00Z"),
+        ("2021030{}", "00000000"),
+        ("2021030{}", "20211301"),
+        ("2021030{}", "0"),
+        ("2021030{}0000", "999912312359"),
+        ("2021030{}000000", "00000000000000"),
+        ("4425{}.25", "0"),
+    ],
+)
+def test_a_date_that_stands_for_an_unknown_one_is_unreadable(known, unknown, capsys):
+    dates = [unknown, *(known.format(n) for n in range(1, 10))]
+    rows = [f"u,{'ab'[n % 2]}{n},{date}\n" for n, date in enumerate(dates)]
+    rows_file(text="".join(["user,item,date\n", *rows]))
+    Path("items.csv").write_text(
+        "id,domain\n" + "".join(f"{'ab'[n % 2]}{n},{n % 2}d\n" for n in range(10))
+    )
+    given = ["rows.csv", "items.csv", MINE, "--embed=False"]
+    assert cli.execute("import", given) == 2
+    told = capsys.readouterr().err
+    assert f"1 of 10 rows have no readable time in date (such as '{unknown}'): beside dates" in told
+    assert told.endswith(
+        "1990 or after 2100 are no times; --max_malformed=0.1 leaves such rows out\n"
+    )
+    import_files([*given, "--max_malformed=0.1"])
+    inter = tables()[0]
+    assert inter["item_id"].tolist() == [f"{'ab'[n % 2]}{n}" for n in range(1, 10)]
+    days = inter["timestamp"].astype(float) // 86_400
+    assert (days.diff()[1:] == 1).all() and days[0] in (18_687, 18_682)
+
+
+def test_unknown_dates_of_dataframes_are_unreadable_and_old_ones_stay():
+    frame = pd.DataFrame({"user": "u", "item": range(20), "domain": ["x", "y"] * 10})
+    for end, rows in (("9999-12-31", 19), ("2021-01-20", 20), ("1950-01-01", 19)):
+        days = [f"2021-01-{n:02}" for n in range(1, 20)] + [end]
+        for column in (np.array(days, "datetime64[D]").tolist(), np.array(days, "datetime64[s]")):
+            made = recbole_edt.import_frames(
+                frame.assign(date=column), dataset="mine", embed=False, max_malformed=0.05
+            )
+            assert made["rows"] == rows
+    old = [f"1951-01-{n:02}" for n in range(1, 21)]
+    assert recbole_edt.import_frames(frame.assign(date=old), dataset="mine")["rows"] == 20
+
+
 def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first():
     for file in "xy":
         rows = [f"u{u},{file}{n},2021-01-01\n" for u in range(200) for n in (2, 0, 1)]
@@ -247,6 +296,60 @@ def test_a_domain_of_several_files_and_rows_and_titles_that_lack_are_counted(cap
         assert ("written: dataset/mine, in place of the earlier import\n" in out) == place
 
 
+@pytest.mark.parametrize("word", ["", r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>"])
+@pytest.mark.parametrize("role", ["user", "item", "domain"])
+def test_a_word_for_no_value_is_no_id_and_no_domain_but_may_be_a_title(role, word, capsys):
+    rows = [{"user": f"u{n % 5}", "item": f"{'ab'[n % 2]}{n // 2}", "time": n, "title": "NULL",
+             "domain": "xy"[n % 2]} for n in range(20)]  # fmt: skip
+    rows[6][role] = word
+    pd.DataFrame(rows).to_csv("rows.csv", index=False)
+    import_files(["rows.csv", MINE, "--max_malformed=0.1", "--embed=False", "--title=title"])
+    out = capsys.readouterr().out
+    assert ("; 1 incomplete rows are left out" in out) == (role != "domain")
+    assert ("20 complete" in out, "19 of both domains" in out) == (False, role == "domain")
+    inter, item = tables()
+    assert len(inter) == 19 and set(item["domain"]) == {"x", "y"}
+    assert not {word} & {*inter["user_id"], *item["item_id"]}
+
+
+def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
+    rows = pd.DataFrame(
+        {"user": [7, 7, 8, 8, None], "item": [12, 30, 12, 31, 12], "time": range(5)}
+    )
+    rows.astype({"item": float}).to_csv("floats.csv", index=False)
+    rows[:4].astype(int).to_json("whole.json", orient="records")
+    Path("names.csv").write_text("id,title\n12,1.0\n30,2.0\n31,3.0\n")
+    Path("mixed.csv").write_text("user,item,time\n7,1.0,1\n7,1.5,2\n")
+    files = ["x=floats.csv", "y=whole.json", "x=names.csv", "y=mixed.csv"]
+    import_files([*files, MINE, "--max_malformed=0.2", "--embed=False"])
+    inter, item = tables()
+    assert set(inter["user_id"]) == {"7", "8"}
+    assert {"x:12", "x:30", "y:12", "y:1.0", "y:1.5"} <= set(item["item_id"])
+    assert item.set_index("item_id")["title"]["x:12"] == "1.0"  # a title stays as it is
+
+
+@pytest.mark.parametrize("way", ["mapping of numbers", "name", "columns", "index", "rows", "none"])
+def test_dataframes_that_lack_or_repeat_something(way):
+    frame = pd.DataFrame({"user": ["u"] * 6, "item": range(6), "time": range(10**9, 10**9 + 6)})
+    if way == "mapping of numbers":
+        given = {1: frame[:3], np.int64(2): frame[3:]}
+        recbole_edt.import_frames(given, {1: frame[["item"]]}, dataset="mine", embed=False)
+        assert set(tables()[1]["domain"]) == {"1", "2"}
+        return
+    given, words = {
+        "name": ({"a\tb": frame, "c": frame}, r"domain has a tab or a line break: 'a\\tb'"),
+        "columns": (pd.concat([frame, frame[["time"]]], axis=1), "has several columns 'time'"),
+        "index": (frame.set_index("item", drop=False), "has several columns 'item'"),
+        "rows": ({"a": frame, "b": frame[:0]}, "^interactions b has no rows"),
+        "none": ({}, "^interactions has no rows"),
+    }[way]
+    with pytest.raises((ConfigError, DataError), match=words):
+        recbole_edt.import_frames(given, dataset="mine")
+    if way == "rows":  # those of further domains may have none
+        recbole_edt.import_frames(given | {"c": frame}, dataset="mine", embed=False)
+        assert len(tables()[0]) == 12
+
+
 def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
     Path("parts").mkdir()
     for part, line in enumerate(("u\ta1\t5\t10\nu\tb1\t4\t10", "v\tb1\t4\t7")):
@@ -285,6 +388,13 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", "sep=;\n" + lines_of(";")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
         ("rows.csv", lines_of().encode("utf-16")),
+        ("rows.csv", lines_of().encode("utf-16-le")),
+        ("rows.csv", lines_of().replace("Oak", "Дуб").encode("utf-16-be")),
+        ("rows.csv", lines_of("^")),
+        ("rows.csv", lines_of("\x01")),
+        ("rows.csv", lines_of("\x1f", "\r\n", header="user id,item,time,title")),
+        ("rows.dat", lines_of("~").partition("\n")[2]),
+        ("rows.csv", "sep=~\n" + lines_of("~").replace("Oak", '"Oak ~"')),
         ("rows.csv", gzip.compress(lines_of().encode(), mtime=0)),
         ("rows.csv.gz", lines_of()),
         ("rows.txt", lines_of(" ")),
@@ -293,6 +403,11 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.json", json.dumps({"data": OBJECTS, "pages": 1})),
         ("rows.json", json.dumps({"data": OBJECTS}, indent=1)),
         ("rows.json", "\n".join(json.dumps(row, indent=1) for row in OBJECTS)),
+        *(("rows.json", pd.DataFrame(OBJECTS, [7, 0, 3]).to_json(orient=orient, indent=indent))
+          for orient in ("columns", "index", "split", "table") for indent in (0, 1)),
+        ("rows.json", json.dumps(pd.DataFrame(OBJECTS).to_dict("list"))),
+        ("rows.json", pd.DataFrame(OBJECTS, [*"xyz"]).to_json()),
+        ("rows.json", pd.DataFrame(OBJECTS, [*"xyz"]).to_json(orient="index")),
         ("rows.jsonl", ",\n".join(map(json.dumps, OBJECTS))),
         ("rows.jsonl.gz", "\n".join(map(str, OBJECTS))),  # Python literals, not packed
         ("rows.jsonl", "\n".join(json.dumps(row | {"time": {"$date": {"$numberLong": row["time"]}}})
@@ -502,6 +617,14 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "items.csv", MINE, "--lsa_items=items/x.item"], "no column domain:token"),
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
+        (["soon.csv", MINE], "%Y and %H:%M for day, month, year and time; --time=COLUMN names ano"),
+        (["x=rows.csv", "y=none.csv", MINE], "(such as 'NULL'); --user=COLUMN names another col"),
+        (["caret.csv", MINE], "column, 'Kunde^Ware', which is not known: if it holds more, write"),
+        (["kunde.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
+        (["ware.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
+        (["uneven.json", MINE], "uneven.json has columns or rows of different lengths"),
+        (["long.jsonl", MINE], f"(such as '{'x' * 80}...'); dates of another form"),
+        (["a\tb=rows.csv", "y=rows.csv", MINE], "domain has a tab or a line break: 'a\\tb'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, capsys):
@@ -533,6 +656,13 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
     Path("iso.csv").write_text("user,item,date,stars\nu,b1,2014-05-13,good\n")
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
+    Path("soon.csv").write_text("user,item,time\nu,b1,soon\n")
+    Path("none.csv").write_text("user,item,time\nNULL,b1,1\n,b2,2\n")
+    Path("caret.csv").write_text("Kunde^Ware\n1^2\n1^a b c\n")
+    Path("kunde.json").write_text('{"Kunde": {"0": 1, "1": 1}, "Ware": {"0": 2, "1": 3}}')
+    Path("ware.json").write_text('{"0": {"Kunde": 1, "Ware": 2}, "1": {"Kunde": 1, "Ware": 2}}')
+    Path("uneven.json").write_text('{"user": [1, 2], "item": [2]}')
+    Path("long.jsonl").write_text(json.dumps({"user": 1, "item": 2, "time": "x" * 9000}))
     before = sorted(Path().rglob("*"))
     assert cli.execute("import", arguments) == 2
     out, err = capsys.readouterr()
