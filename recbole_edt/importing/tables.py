@@ -357,7 +357,7 @@ def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
         other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
     if read_times(unread[:1], form)[0].notna().all():
-        return f": beside {unit}, those before 1990 or after 2100 are no times"
+        return f": beside {unit}, those up to 1970-01-02 or after 2100 stand for unknown times"
     return f"; dates of another form need --time_format, {format_hint(unread)}"
 
 

@@ -14,7 +14,8 @@ from recbole_edt.errors import ConfigError
 # from these Unix times on (the year 5138 in seconds), the unit is the next finer one
 _FROM, _PER_SECOND = (1e11, 1e14, 1e17), (1.0, 1e3, 1e6, 1e9)
 _NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
-_SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: others stand for unknown times, as 0 does
+_SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: other numbers are no Unix times
+_DATES = (172_800, 4_102_444_800)  # dates before, up to that of 0, or after stand for unknown ones
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _EXCEL = (20_000, 80_000)  # days since the end of 1899: 1954 to 2119
 
@@ -30,9 +31,10 @@ _FORMS = [  # that pandas does not guess
 def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
     """Unix seconds of numbers or dates, NaN where unreadable, and what they were.
 
-    The unit of a number is told by its size. Times that do not lie between 1990 and 2100, such as
-    0 or 9999-12-31 for an unknown one, are unreadable; if more than 90% do not, all stay as they
-    are, and numbers only order the rows.
+    The unit of a number is told by its size. Numbers that are no Unix times between 1990 and 2100
+    in any unit, such as 0 for an unknown time, are unreadable, and so are dates up to 1970-01-02 or
+    after 2100, such as 9999-12-31. If more than 90% are, all stay as they are, and numbers only
+    order the rows.
     """
     text = values.astype(str).str.strip()
     if form is None and not pd.api.types.is_datetime64_any_dtype(values):
@@ -78,7 +80,7 @@ def _seconds(dates: pd.Series) -> pd.Series:
 
 def _likely(seconds: pd.Series) -> pd.Series:
     """Leave out dates that stand for unknown ones."""
-    real = seconds.between(*_SPAN)
+    real = seconds.between(*_DATES)
     return seconds if real.sum() * 10 < seconds.count() else seconds.where(real)
 
 
