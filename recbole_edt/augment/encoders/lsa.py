@@ -19,15 +19,34 @@ from recbole_edt.io.atomic import check_unchanged
 from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
-_APART = 1e-3
+_SMALL = 2048  # texts or terms of which all axes are computed
 
 
 def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the longest ``dim`` axes of texts [texts, terms]: lengths and axes [dim, terms]."""
+    """Return the longest axes of texts [texts, terms]: lengths, and axes [>= dim, terms].
+
+    Where some have one length, all of that length are among them if the matrix is small.
+    """
     svd = TruncatedSVD(dim, algorithm="arpack", random_state=2026)
     with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
         svd.fit(weights)
-    return svd.singular_values_, svd.components_
+    found = svd.singular_values_, svd.components_
+    least = min(weights.shape)
+    if least > _SMALL or (dim + 1 < least and len(_alike(found[0])) == dim):
+        return found
+    by_text = least == weights.shape[0]
+    products = (weights @ weights.T if by_text else weights.T @ weights).toarray()
+    squares, vectors = np.linalg.eigh(products)
+    lengths, vectors = np.sqrt(squares[::-1].clip(min=0.0)), vectors[:, ::-1]
+    if by_text:
+        vectors = weights.T @ vectors / np.maximum(lengths, lengths[0] * _ALIKE)
+    return lengths, vectors.T
+
+
+def _alike(lengths: np.ndarray) -> list[np.ndarray]:
+    """Places of lengths, longest first, in groups of equal ones."""
+    apart = lengths[1:] < lengths[:-1] * (1 - _ALIKE)
+    return np.split(np.arange(len(lengths)), np.flatnonzero(apart) + 1)
 
 
 @register_encoder("lsa")
@@ -37,8 +56,8 @@ class LsaEncoder(Encoder):
     The SVD is ARPACK's: it iterates to machine precision from a start vector that is fixed, so
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
     The largest entry of each component is positive, because signs are arbitrary. Where components
-    have the same length, as in small catalogues, any rotation of them is as good: terms then weigh
-    up to 0.1% more than others, each its own share, which leaves one.
+    have the same length, as in small catalogues, any rotation of them is as good: one is chosen by
+    fixed directions.
 
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
@@ -89,12 +108,12 @@ class LsaEncoder(Encoder):
         if dim < 1:  # a single text or term: all texts point the same way
             return np.ones((1, weights.shape[1]))
         lengths, axes = _leading_axes(weights, dim)
-        if dim < self.dim or not (lengths[1:] < lengths[:-1] * (1 - _ALIKE)).all():
-            # axes of one length are arbitrary: terms that weigh unequally tell them apart
-            share = np.arange(weights.shape[1]) * 0.618033988749895 % 1.0
-            apart = weights @ scipy.sparse.diags_array(1 + _APART * share)
-            lengths, axes = _leading_axes(apart, dim)
-            axes[lengths < lengths[0] * _ALIKE] = 0.0  # there are fewer than dim
+        axes[lengths < lengths[0] * _ALIKE] = 0.0  # there are fewer
+        for group in _alike(lengths):
+            if 1 < len(group) and group[0] < dim:  # the rotation that meets fixed directions first
+                fixed = np.random.default_rng(2026).standard_normal((axes.shape[1], len(group)))
+                axes[group] = np.linalg.qr(axes[group] @ fixed)[0].T @ axes[group]
+        axes = axes[:dim]
         sizes = np.abs(axes)
         peaks = (sizes > sizes.max(axis=1, keepdims=True) * (1 - _ALIKE)).argmax(axis=1)
         return axes * np.sign(np.take_along_axis(axes, peaks[:, None], axis=1))
