@@ -347,7 +347,6 @@ def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):
 def test_tuning_scripts_import_ray_where_it_is_missing_and_nobody_else_does(monkeypatch):
     script = """
 from recbole.trainer import HyperTuning
-from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import objective_function
 import ray
 from ray import tune
