@@ -110,7 +110,8 @@ class EvaluationMixin(TrainerBehind):
         return out
 
     def _warn_of_nan(self, *scores: torch.Tensor) -> None:
-        if not self._has_warned and any(bool(part.isnan().any()) for part in scores):
+        # the maximum of NaN and numbers is NaN, and takes a tenth of the time of looking for it
+        if not self._has_warned and any(bool(part.max().isnan()) for part in scores):
             self._has_warned = True
             self.logger.warning(
                 f"scores of {type(self.model).__name__} are not numbers (NaN) and count against "
