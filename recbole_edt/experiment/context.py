@@ -24,7 +24,6 @@ from recbole_edt.experiment.runs import (
 )
 from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.paths import find_data_root, properties_dir, simulated_note
-from recbole_edt.registry import find_model
 from recbole_edt.settings import Count, Name, NonNegative, Settings
 
 FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"
@@ -124,8 +123,8 @@ class RunsSettings(ResultsSettings, extra="allow"):
 
         That is inserted rows, profiles or vectors of text.
         """
-        reads = getattr(find_model(model), "reads_augmentation", False)
         config = configure(model, self.dataset, keys)
+        reads = getattr(config.model_class, "reads_augmentation", False)
         return bool(config["augmentation"] or (reads and config["item_embedding"] != "id"))
 
     def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:

@@ -96,7 +96,8 @@ def import_frames(
     ]
     rows = [table for table in tables if table.source == "interactions"]
     empty = [table.name for table in rows if not len(table.frame)]
-    if len(rows) - len(empty) < min(2, max(1, len(rows))):
+    needed = 2 if len(rows) > 1 else 1  # domains, or both of them in one table
+    if len(rows) - len(empty) < needed:
         raise DataError(f"{(*empty, 'interactions')[0]} has no rows")
     made = build(collect(tables, options), options)
     _write(made, options)

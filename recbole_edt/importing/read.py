@@ -11,7 +11,7 @@ import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,6 @@ def _from_columns(
     Such are lists or objects of the values of each column, an object for each row by its number or
     name, and lists of rows beside one of the columns (split).
     """
-    known = (*options.user, *options.item, "id")
     columns, rows, values = record.get("columns"), record.get("data"), [*record.values()]
     try:
         if _all(str, columns) and _all(list, rows):
@@ -202,15 +201,20 @@ def _from_columns(
     if not _all(dict, values):
         return None
     alike = all(value.keys() == values[0].keys() for value in values)
-    if alike and ("0" in values[0] or find_column(record, known) is not None):
+    if alike and ("0" in values[0] or _names_a_key(record, options)):
         return pd.DataFrame(record, dtype=object)
-    if "0" in record or find_column(values[0], known) is not None:
+    if "0" in record or _names_a_key(values[0], options):
         return pd.DataFrame(values, dtype=object)
     return None
 
 
 def _all(kind: type, values: object) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
+
+
+def _names_a_key(names: Iterable[str], options: ImportCommand) -> bool:
+    """Whether names of columns have one of users or items."""
+    return find_column(names, (*options.user, *options.item, "id")) is not None
 
 
 def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
@@ -225,10 +229,9 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     separator = "\t" if atomic else separator or max("\t,;|", key=header.count)
     separator = separator if separator in header else _rare_separator(text, header, options)
     names = next(csv.reader([header], delimiter=separator, **_QUOTED), [])
-    known = (*options.user, *options.item, "id")
-    if headless := bool(options.columns) and find_column(names, known) is None:
+    if headless := bool(options.columns) and not _names_a_key(names, options):
         names = list(options.columns or ())
-    elif len(names) == 1 and find_column(names, known) is None:
+    elif len(names) == 1 and not _names_a_key(names, options):
         raise DataError(
             f"{path} has a single column, '{cut(header)}', which is not known: if it holds more, "
             "write the sign between them into a first line such as sep=^"
@@ -257,10 +260,9 @@ def _rare_separator(text: str, header: str, options: ImportCommand) -> str:
 
     Otherwise it is the space, which lines may also have in other numbers.
     """
-    known = (*options.user, *options.item, "id")
     for sign in dict.fromkeys(" " + "".join(re.findall(r"[^\w .\"'-]", header))):
         names = header.split(sign)
-        fits = len(names) == len(options.columns or ()) or find_column(names, known) is not None
+        fits = len(names) == len(options.columns or ()) or _names_a_key(names, options)
         lines = (line for line in io.StringIO(text, newline="") if not line.isspace())
         if fits and {line.count(sign) + 1 for line in lines} == {len(names)} != {1}:
             return sign

@@ -85,10 +85,10 @@ def as_values(values: pd.Series) -> pd.Series:
     return text.mask(text.isin(_NO_VALUE), "")
 
 
-def cut(value: object) -> str:
+def cut(value: object, most: int = 80) -> str:
     """A value as messages quote it: on one line, and cut where it is long."""
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def flat(value: object) -> object:
@@ -261,8 +261,7 @@ def _unknown(
     for table, missing in lacking:
         own = _names(table.frame)
         names += own
-        shown = ", ".join(map(cut, own))
-        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+        shown = cut(", ".join(map(cut, own)), 200)
         told.append(
             f"{table.name} has no column that is known for the {', the '.join(missing)} (it has: "
             f"{shown})"

@@ -15,7 +15,7 @@ from recbole_edt.errors import ConfigError
 _FROM, _PER_SECOND = (1e11, 1e14, 1e17), (1.0, 1e3, 1e6, 1e9)
 _NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: other numbers are no Unix times
-_DATES = (172_800, 4_102_444_800)  # dates before, up to that of 0, or after stand for unknown ones
+_DATES = (172_800, _SPAN[1])  # dates before, up to that of 0, or after stand for unknown ones
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _EXCEL = (20_000, 80_000)  # days since the end of 1899: 1954 to 2119
 

@@ -258,10 +258,9 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     reply's list counts before a list, and that before a lone element; of equal ones the last that
     needs no repair: drafts come before the answer. Elements that follow each other are a list.
     Names of fields count in any case. What is inside an object of other names counts if nothing
-    else can be read.
-    Commas before a closing bracket and line breaks within texts are accepted, then whatever
-    ``json_repair`` can read, such as single quotes and comments. Of JSON that breaks off, the
-    unfinished element is dropped.
+    else can be read. Commas before a closing bracket and line breaks within texts are accepted,
+    then whatever ``json_repair`` can read, such as single quotes and comments. Of JSON that breaks
+    off, the unfinished element is dropped.
 
     Returns
     -------
