@@ -147,15 +147,18 @@ def count_once(loss: Tensor) -> Tensor:
 
 
 class SplitLoss(torch.nn.Module):
-    """A model's loss on this process' part of a batch, for torch's data parallelism."""
+    """A model's loss on this process' part of a batch, for torch's data parallelism.
+
+    ``loss`` may be replaced by that of one epoch.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, model.calculate_loss
 
     def forward(self, interaction) -> Tensor:
         """Loss times the number of processes: torch averages gradients, a batch needs the sum."""
-        return self.model.calculate_loss(interaction) * world_size()
+        return self.loss(interaction) * world_size()
 
 
 def data_parallel(model: Any, device: torch.device) -> torch.nn.Module:

@@ -82,6 +82,15 @@ class CrossDomainModel(SequentialRecommender):
     encoder: SequenceEncoder  # of the models that use it; others have none or several
     item_domain: Tensor  # int64 [n_items]; 0 or 1, and -1 for the padding item
 
+    def __new__(cls, config=None, *_, **__):
+        """Make a model, or with ``ensemble_size`` above 1 an ensemble of models of the class."""
+        from recbole_edt.model.ensemble import ensemble_of
+
+        made: Any = cls
+        if config is not None and declared(config, "ensemble_size", 1) > 1:
+            made = ensemble_of(made)
+        return super().__new__(made)
+
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         use_fast_kernels(declared(config, "fast_kernels", "auto"))

@@ -51,6 +51,9 @@ class ModelSettings(Settings):
     )
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
     recency_half_life: HalfLife = 0.0
+    ensemble_size: Count = Field(
+        1, description="models that train side by side from different starts, and share scores"
+    )
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
     train_neg_sample_args: Annotated[

@@ -53,6 +53,7 @@ class CrossDomainMixin(EvaluationMixin):
     start_key = "start_from"  # names the checkpoint of the model to train on from
     tensorboard: SummaryWriter
     logger: Any
+    distributed_model: Any
     eval_step: int
 
     def __init__(self, config, model):
@@ -279,6 +280,7 @@ class CrossDomainMixin(EvaluationMixin):
         self.threads.choose()
         self._seed_epoch(train_data, epoch_idx)
         if self.splits_batches:
+            self.distributed_model.module.loss = self.model.loss_over(train_data)
             loss_func = self.distributed_model
         elif loss_func is None and isinstance(self.model, CrossDomainModel):
             loss_func = self.model.loss_over(train_data)

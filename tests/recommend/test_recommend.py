@@ -24,7 +24,7 @@ from recbole_edt.settings import parse_arguments, validate
 
 MODELS = {
     "LLMEDT": {},
-    "LLMEDTPretrain": {"augmented_histories": True, "history_weight": 4.0},
+    "LLMEDTPretrain": {"augmented_histories": True, "history_weight": 4.0, "ensemble_size": 2},
     "SASRec": {},
 }
 

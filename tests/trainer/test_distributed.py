@@ -81,8 +81,9 @@ PAPER = {
         ("LLMEDT", {"train_batch_size": 7, **PAPER}),
         # 20 windows: the last batch holds one, and one of the processes nothing
         ("LLMEDTPretrain", {"train_batch_size": 19, "backbone": "gru4rec"}),
+        ("LLMEDT", {"train_batch_size": 7, "ensemble_size": 2}),
     ],
-    ids=["default", "paper", "uneven"],
+    ids=["default", "paper", "uneven", "ensemble"],
 )
 def test_two_processes_learn_what_one_learns(finish, model, changes):
     (figures, one), (their_figures, two) = (

@@ -19,7 +19,7 @@ from running import arguments_of
 
 KILLS = int(os.environ.get("RECBOLE_EDT_KILLS", "4"))
 OWN = {
-    "LLMEDT": {"epochs": 3, "finetune_epochs": 2},
+    "LLMEDT": {"epochs": 3, "finetune_epochs": 2, "ensemble_size": 2},
     "LLMCDSR": {"epochs": 2, "pretrain_epochs": 2, "inner_size": 16, "augmentation": True},
     "SASRec": {"epochs": 3, "inner_size": 16},
 }
