@@ -52,7 +52,7 @@ class ModelSettings(Settings):
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
     recency_half_life: HalfLife = 0.0
     ensemble_size: Count = Field(
-        1, description="models that train side by side from different starts, and share scores"
+        1, description="models that train side by side; their scores are averaged"
     )
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
