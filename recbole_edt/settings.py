@@ -7,6 +7,7 @@ subclass adds keys. Nothing here knows what keys there are.
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import re
 import textwrap
@@ -175,6 +176,13 @@ def _words(problem: Any) -> str:
     if problem["type"] == "literal_error":
         return "one of " + context["expected"].replace("'", "").replace(" or ", ", ")
     return _WORDS.get(problem["type"], "{msg}").format(msg=problem["msg"], **context)
+
+
+def changed(config: Any, **values: Any) -> Any:
+    """Copy a configuration of RecBole with other values of some keys."""
+    out = copy.copy(config)
+    out.final_config_dict = {**config.final_config_dict, **values}
+    return out
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from recbole.evaluator import DataStruct, Evaluator, register
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError
 from recbole_edt.evaluation.ranking import Ranking
-from recbole_edt.settings import nearest
+from recbole_edt.settings import changed, nearest
 
 # What metrics are computed from, by RecBole's names (`metric_need` of a metric class).
 RANKS = frozenset({"rec.topk"})
@@ -118,14 +117,8 @@ class RankMetrics:
         self.topk = list(dict.fromkeys([*config["topk"], *cut]))
         self.needs = set[str]().union(*map(_needs, metrics))
         self.list_length = max(self.topk) if self.needs & LISTS else 0
-        exact = copy.copy(config)
-        exact.final_config_dict = {
-            **config.final_config_dict,
-            "metrics": metrics,
-            "topk": self.topk,
-            "metric_decimal_place": _EXACT,
-        }
-        self._evaluator = Evaluator(exact)
+        exact = {"metrics": metrics, "topk": self.topk, "metric_decimal_place": _EXACT}
+        self._evaluator = Evaluator(changed(config, **exact))
         # computed for `valid_metric` alone
         self._beyond = {valid, k} - {*asked, *map(str, config["topk"]), ""}
         self.names = list(self._values(**_EXAMPLE, lists=np.ones((1, max(self.topk)), int)))

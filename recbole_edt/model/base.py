@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,10 @@ class CrossDomainModel(SequentialRecommender):
 
     def begin_finetuning(self) -> None:
         """Enter stage 2 and set ``finetuning``; models of one stage do nothing."""
+
+    def scale_adapters(self, scales: Sequence[float]) -> bool:
+        """Set the share of its own sequence that each domain starts stage 2 with, if it has one."""
+        return False
 
     def loss_over(self, train_data) -> Callable[..., Tensor]:
         """Return the loss of the batches of one loader; called at the start of every epoch."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_edt.model.base import CrossDomainModel
+from recbole_edt.settings import changed
 
 _FURTHER = 10**9  # from the epochs of one member's batches to the next one's
 
@@ -44,10 +45,13 @@ class Ensemble(CrossDomainModel):
 
     def __init__(self, config, dataset) -> None:
         CrossDomainModel.__init__(self, config, dataset)  # not the parts of one model
-        alone: Any = copy.copy(config)
-        alone.final_config_dict = {**config.final_config_dict, "ensemble_size": 1}
-        n = config["ensemble_size"]
+        alone, n = changed(config, ensemble_size=1), config["ensemble_size"]
         self.members = nn.ModuleList(self.member(alone, dataset) for _ in range(n))
+
+    @property
+    def finetuning(self) -> bool:  # type: ignore[override]
+        """Whether the members are in stage 2."""
+        return self.members[0].finetuning
 
     def __reduce__(self):  # pickle does not find the class by its name
         return _empty, (self.member,), self.__dict__
@@ -80,20 +84,17 @@ class Ensemble(CrossDomainModel):
         """Enter stage 2 with every member."""
         for member in self.members:
             member.begin_finetuning()
-        self.finetuning = self.members[0].finetuning
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take the ``state_dict`` of an ensemble's stage 1 and begin fine-tuning."""
         for place, member in enumerate(self.members):
             prefix = f"members.{place}."
-            own = {name: value for name, value in state.items() if name.startswith(prefix)}
-            member.load_pretrained({name.removeprefix(prefix): own[name] for name in own})
-        self.finetuning = True
+            own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            member.load_pretrained(own)
 
     def scale_adapters(self, scales: Sequence[float]) -> bool:
         """Set the share of ``h`` of every member's adapters, where they have one."""
-        scaled = [getattr(member, "scale_adapters", lambda _: False) for member in self.members]
-        return all(scale(scales) for scale in scaled)
+        return all(member.scale_adapters(scales) for member in self.members)
 
     def train(self, mode: bool = True):
         """Switch the mode of every member."""

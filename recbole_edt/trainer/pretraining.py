@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ import torch
 
 from recbole_edt import distributed
 from recbole_edt.errors import ConfigError
+from recbole_edt.settings import changed
 from recbole_edt.trainer.trainer import CrossDomainMixin
 
 # RecBole's trainer -> the values of ``train_stage`` in their order
@@ -69,12 +69,11 @@ class PretrainingMixin(CrossDomainMixin):
 
     def _enter(self, stage: int) -> None:
         """Make the model of a stage from the parameters of the present one, as RecBole does it."""
-        config = copy.copy(self.config)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "pretrained.pth"
             torch.save({"state_dict": self.model.state_dict()}, path)
             changes = {"train_stage": self.stage_names[stage - 1], "pre_model_path": str(path)}
-            config.final_config_dict = {**self.config.final_config_dict, **changes}
+            config = changed(self.config, **changes)
             logging.disable(logging.INFO)  # RaCT's message about the file is malformed
             try:
                 self.model = type(self.model)(config, self.train_dataset).to(self.device)

@@ -45,7 +45,7 @@ class TwoStageTrainer(CrossDomainTrainer):
 
         By default that is all of it, ``SCALES[0]``, and of equal shares the first.
         """
-        scale = getattr(self.model, "scale_adapters", lambda scales: False)
+        scale = self.model.scale_adapters
         if not scale([SCALES[0]] * 2):
             return
         sign = 1 if self.valid_metric_bigger else -1
