@@ -66,7 +66,7 @@ def as_text(values: pd.Series) -> pd.Series:
     """Values as text without line breaks and tabs; missing ones are empty."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")  # ids that were floats for a missing one among them
-    codes, found = pd.factorize(values.map(flat) if values.dtype == object else values)
+    codes, found = pd.factorize(flatten(values))
     texts = [" ".join(str(value).replace("\0", " ").split()) for value in found]
     return pd.Series(np.array([*texts, ""], dtype=object)[codes], index=values.index)
 
@@ -91,8 +91,27 @@ def cut(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def flatten(values: pd.Series) -> pd.Series:
+    """Values of a column as :func:`flat` has them.
+
+    Raises
+    ------
+    DataError
+        If bytes are not UTF-8.
+    """
+    try:
+        return values.map(flat) if values.dtype == object else values
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"column {values.name} holds bytes that are not utf-8 text (such as "
+            f"{cut(error.object)}): decode them, or leave the column out"
+        ) from error
+
+
 def flat(value: object) -> object:
-    """Lists as ``a | b``, mappings as ``key: value; ...``; anything else as it is."""
+    """Lists as ``a | b``, mappings as ``key: value; ...``, bytes as text; others as they are."""
+    if isinstance(value, bytes):  # as Parquet has text that is not marked as such
+        return value.decode()
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -220,7 +239,7 @@ def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSetti
     """Say why a table without users seems to hold rows of users and no items; empty if not."""
     time = find_column(table.frame.columns, options.time or ())
     item = table.columns.get("item")
-    if time and (table.domain or (item and table.frame[item].map(flat).duplicated().any())):
+    if time and (table.domain or (item and flatten(table.frame[item]).duplicated().any())):
         return f"if {table.name} is a table of items, leave out its column {time}"
     wanted = options.domains is None or table.domain in options.domains
     if table.domain and wanted and domains - {None} and table.domain not in domains:
@@ -332,8 +351,7 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
 def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     """Unix seconds; those of a column of times of day are added to the days of another column."""
     column, known = table.columns["time"], table.frame.columns
-    values = table.frame[column]
-    values = values.map(flat) if values.dtype == object else values
+    values = flatten(table.frame[column])
     day = find_column([name for name in known if name != column], _DATES)
     # 1900 need not be seven o'clock
     may_be = day and "time" not in options.model_fields_set
@@ -346,7 +364,7 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
             f"'{cut(values.iloc[0])}'): --time=COLUMN names the dates"
         )
     table.columns["date"] = day
-    days, unit = read_times(table.frame[day], options.time_format)
+    days, unit = read_times(flatten(table.frame[day]), options.time_format)
     days = days * 86_400 if unit == ORDER else days // 86_400 * 86_400
     return days + clock.fillna(0), unit
 

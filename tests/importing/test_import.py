@@ -336,6 +336,21 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     assert item.set_index("item_id")["title"]["x:12"] == "1.0"  # a title stays as it is
 
 
+def test_bytes_of_dataframes_are_text():
+    rows = [("u", "a", "2021-01-01", "Größe"), ("u", "b", "2021-01-02", "Fig")]
+    frame = pd.DataFrame(rows, columns=["user", "item", "time", "title"]).map(str.encode)
+    frame["tags"] = [[b"x", "y"], [b"z"]]
+    frame["domain"] = [b"one", b"two"]
+    recbole_edt.import_frames(frame, frame[["item", "title", "tags"]], dataset="mine")
+    inter, item = tables()
+    assert inter["user_id"].tolist() == ["u", "u"] and inter["timestamp"][0] == "1609459200"
+    expected = [["a", "one", "Größe", "x | y"], ["b", "two", "Fig", "z"]]
+    assert item.iloc[:, :4].to_numpy().tolist() == expected
+    frame["title"] = "Größe".encode("latin-1")
+    with pytest.raises(DataError, match=r"column title holds bytes that are not utf-8 .*: decode"):
+        recbole_edt.import_frames(frame, dataset="mine")
+
+
 @pytest.mark.parametrize("way", ["mapping of numbers", "name", "columns", "index", "rows", "none"])
 def test_dataframes_that_lack_or_repeat_something(way):
     frame = pd.DataFrame({"user": ["u"] * 6, "item": range(6), "time": range(10**9, 10**9 + 6)})
