@@ -24,6 +24,7 @@ from recbole_edt.settings import nearest
 
 # how databases and pandas write that there is no value
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
+_ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
 
@@ -72,9 +73,21 @@ def as_text(values: pd.Series) -> pd.Series:
 
 
 def as_ids(values: pd.Series) -> pd.Series:
-    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole."""
+    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole.
+
+    Raises
+    ------
+    DataError
+        If a spreadsheet has rounded some to numbers such as 7.65612E+16.
+    """
     text = as_values(values)
     found = pd.Series(text.unique(), dtype=object)
+    rounded = found[found.str.fullmatch(_ROUNDED)]
+    if len(rounded):
+        raise DataError(
+            f"column {values.name} holds rounded numbers in place of ids (such as "
+            f"'{rounded.iloc[0]}'), as spreadsheets write long ones: export the column as text"
+        )
     floats = (found.str.fullmatch(r"\d+\.0") | (found == "")).all()
     return text.str.removesuffix(".0") if floats else text
 
@@ -345,7 +358,15 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
-    return rows[~bad], f"{_described(table)} ({unit}){left_out}{unrated}", unit
+    alike = rows[rows.duplicated(["user", "time"], keep=False) & ~bad]
+    tied = ""
+    if len(alike) * 2 > len(rows):
+        given = cut(frame[columns["time"]].iloc[alike.index[0]])
+        tied = (
+            f"; {len(alike):,} rows have the same time (such as '{given}') as others of their "
+            "user, and stay in the order of the file: are the times rounded?"
+        )
+    return rows[~bad], f"{_described(table)} ({unit}){left_out}{unrated}{tied}", unit
 
 
 def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:

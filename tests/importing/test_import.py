@@ -278,6 +278,22 @@ def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first()
         assert 70 < items.str.contains(f"{file}1$").sum() < 130
 
 
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (["1.60E+12"] * 4, "; 4 rows have the same time (such as '1.60E+12') as others of their"),
+        (["2021-01-01", "2021-01-01", "2021-01-01", "2021-01-02"], "; 3 rows have the same time"),
+        (["1600000000", "1600000000", "1600000001", "1600000002"], ""),
+    ],
+)
+def test_rounded_times_are_told(times, told, capsys):
+    rows = [f"u,{'ab'[n % 2]}{n // 2 + 1},{time}\n" for n, time in enumerate(times)]
+    rows_file(text="".join(["user,item,time\n", *rows]))
+    import_files(["rows.csv", domains_file(), MINE, "--embed=False"])
+    out = capsys.readouterr().out
+    assert told in out and ("the same time" in out) == bool(told)
+
+
 def test_decimal_commas_are_read_and_unreadable_numbers_are_counted(capsys):
     rows = ["u;a1;1;4,5;1.299,90", "u;b1;2;3,0;19,90", "v;a1;3;good;1.299,90", "v;b1;4;5;19,90"]
     rows_file(
@@ -647,6 +663,8 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["ware.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
         (["uneven.json", MINE], "uneven.json has columns or rows of different lengths"),
         (["long.jsonl", MINE], f"(such as '{'x' * 80}...'); dates of another form"),
+        (["excel.csv", MINE], "user holds rounded numbers in place of ids (such as '7.65612E+16')"),
+        (["rows.csv", "excel-items.csv", MINE], "'1E+10'), as spreadsheets write long ones: ex"),
         (["a\tb=rows.csv", "y=rows.csv", MINE], "domain has a tab or a line break: 'a\\tb'"),
     ],
 )  # fmt: skip
@@ -686,6 +704,8 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ware.json").write_text('{"0": {"Kunde": 1, "Ware": 2}, "1": {"Kunde": 1, "Ware": 2}}')
     Path("uneven.json").write_text('{"user": [1, 2], "item": [2]}')
     Path("long.jsonl").write_text(json.dumps({"user": 1, "item": 2, "time": "x" * 9000}))
+    Path("excel.csv").write_text("user,item,time\n7.65612E+16,a1,1\n7,b1,2\n")
+    Path("excel-items.csv").write_text("id,domain\na1,x\n1E+10,y\n")
     before = sorted(Path().rglob("*"))
     assert cli.execute("import", arguments) == 2
     out, err = capsys.readouterr()
