@@ -325,10 +325,11 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
     """Rows of one table that are complete, a line that describes it, and what its times are."""
     frame, columns = table.frame, table.columns
     rows = pd.DataFrame({role: as_ids(frame[columns[role]]) for role in ("user", "item")})
-    unit = "rows in their order"
+    unit, form = "rows in their order", options.time_format
     rows["time"] = np.arange(len(frame), dtype=np.float64)
     if "time" in columns:
-        rows["time"], unit = _times(table, options)
+        rows["time"], unit, form = _times(table, options)
+    other = "" if form == options.time_format else f", not of the form {options.time_format}"
     rows["rating"], unrated = np.nan, ""
     if "rating" in columns:
         text = as_text(frame[columns["rating"]])
@@ -348,7 +349,7 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         if missing.sum() > options.max_malformed * len(rows):
             column = columns.get("date", columns[role]) if role == "time" else columns[role]
             given = frame.loc[missing.to_numpy(), column]
-            hint = _hint(given, unit, options.time_format) if role == "time" else ""
+            hint = _hint(given, unit, form) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
             way_out = f"--max_malformed={share} leaves such rows out"
             way_out = way_out if share < 1 else f"--{role}=COLUMN names another column"
@@ -366,11 +367,14 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
             f"; {len(alike):,} rows have the same time (such as '{given}') as others of their "
             "user, and stay in the order of the file: are the times rounded?"
         )
-    return rows[~bad], f"{_described(table)} ({unit}){left_out}{unrated}{tied}", unit
+    return rows[~bad], f"{_described(table)} ({unit}{other}){left_out}{unrated}{tied}", unit
 
 
-def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
-    """Unix seconds; those of a column of times of day are added to the days of another column."""
+def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str, str | None]:
+    """Unix seconds, what they were, and the ``time_format`` that the table has.
+
+    Those of a column of times of day are added to the days of another column.
+    """
     column, known = table.columns["time"], table.frame.columns
     values = flatten(table.frame[column])
     day = find_column([name for name in known if name != column], _DATES)
@@ -378,16 +382,26 @@ def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
     may_be = day and "time" not in options.model_fields_set
     may_be = may_be or values.astype(str).str.contains(":").any()
     if not may_be or (clock := time_of_day(values)) is None:
-        return read_times(values, options.time_format)
+        return _read_in_form(values, options.time_format)
     if day is None:
         raise DataError(
             f"{table.name}: {column} holds times of day without a date (such as "
             f"'{cut(values.iloc[0])}'): --time=COLUMN names the dates"
         )
     table.columns["date"] = day
-    days, unit = read_times(flatten(table.frame[day]), options.time_format)
+    days, unit, form = _read_in_form(flatten(table.frame[day]), options.time_format)
     days = days * 86_400 if unit == ORDER else days // 86_400 * 86_400
-    return days + clock.fillna(0), unit
+    return days + clock.fillna(0), unit, form
+
+
+def _read_in_form(values: pd.Series, form: str | None) -> tuple[pd.Series, str, str | None]:
+    """Read times as :func:`read_times`; those of which hardly any has the form, without one."""
+    times, unit = read_times(values, form)
+    if form and times.count() * 10 < len(times):  # another file has it
+        others, of_others = read_times(values, None)
+        if of_others != ORDER and others.count() * 10 > 9 * len(others):
+            return others, of_others, None
+    return times, unit, form
 
 
 def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
@@ -396,7 +410,8 @@ def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
     if read_times(unread[:1], form)[0].notna().all():
         return f": beside {unit}, those up to 1970-01-02 or after 2100 stand for unknown times"
-    return f"; dates of another form need --time_format, {format_hint(unread)}"
+    others = f"; if other files need {form}, write these as 2020-12-31 12:00" if form else ""
+    return f"; dates of another form need --time_format, {format_hint(unread)}{others}"
 
 
 # -- domains --------------------------------------------------------------------------------------

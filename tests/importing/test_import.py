@@ -238,6 +238,16 @@ def test_a_date_that_stands_for_an_unknown_one_is_unreadable(known, unknown, cap
     assert (days.diff()[1:] == 1).all() and days[0] in (18_687, 18_682)
 
 
+@pytest.mark.parametrize("time", ["1620864000", "1620864000000", "20210513", "2021-05-13"])
+def test_a_time_format_is_for_the_files_that_have_it(time, capsys):
+    for file, date in {"x.csv": "13.05.2021", "y.csv": time}.items():
+        rows_file(file, f"user,item,date\nu,{file[0]}1,{date}\n")
+    import_files(["x=x.csv", "y=y.csv", MINE, "--embed=False", "--time_format=%d.%m.%Y"])
+    assert tables()[0]["timestamp"].tolist() == ["1620864000"] * 2
+    out = capsys.readouterr().out
+    assert out.count(", not of the form %d.%m.%Y)") == 1 and "time = date (dates)\n" in out
+
+
 def test_dates_of_the_eighties_are_dates():
     rows = [f"u,{'ab'[n % 2]}{n},{1980 + n}-03-01\n" for n in range(20)]
     rows_file(text="".join(["user,item,date\n", *rows]))
@@ -647,6 +657,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "log.csv", MINE], "log.csv has no column that is known for the item (it has"),
         (["x=rows.csv", "y=wares.csv", MINE, "--item=item,Ware"], "; no other file has rows of y"),
         (["x=rows.csv", "y=iso.csv", MINE], "cannot be compared with those of iso.csv: name a"),
+        (["x=dates.csv", "y=us.csv", MINE, "--time_format=%d.%m.%Y"],
+         "such as '%m/%d/%Y'; if other files need %d.%m.%Y, write these as 2020-12-31 12:00; "),
+        (["x=dates.csv", "y=order.csv", MINE, "--time_format=%d.%m.%Y"], "no readable time"),
         (["iso.csv", MINE, "--time_format=%H:%M"], "time_format '%H:%M' has no year"),
         (["x=rows.csv", "y=iso.csv", MINE, "--min_rating=1"], "(such as 'good'): --rating=COLUMN"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
@@ -697,6 +710,8 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
     Path("iso.csv").write_text("user,item,date,stars\nu,b1,2014-05-13,good\n")
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
+    Path("us.csv").write_text("user,item,date\nu,b1,05/13/2014\n")
+    Path("order.csv").write_text("user,item,date\nu,b1,7\n")
     Path("soon.csv").write_text("user,item,time\nu,b1,soon\n")
     Path("none.csv").write_text("user,item,time\nNULL,b1,1\n,b2,2\n")
     Path("caret.csv").write_text("Kunde^Ware\n1^2\n1^a b c\n")
