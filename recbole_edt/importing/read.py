@@ -238,21 +238,19 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
         )
     may_quote = '"' in text and not atomic
     way, width = _quoting(path, text, separator, len(names), may_quote, options.max_malformed)
-    extra = separator * (width - len(names))  # rows end with it, and the header does not
-    text = f"{separator.join(names)}{extra}\n{text}" if headless else text
-    text = text if headless else f"{header}{extra}{text[len(header) :]}"
     form: dict[str, Any] = {"sep": separator, "index_col": False, **way}
+    form |= {"names": range(width), "header": None if headless else 0}
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **form)
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty") from error
     except pd.errors.ParserError as error:
         raise DataError(f"{path}: {_first_line(error)}") from error
-    if atomic:
-        frame.columns = [_without_type(column) for column in frame.columns]
-    elif way is _LITERAL and '"' in text:
-        frame = frame.rename(columns=_unquoted).map(_unquoted, na_action="ignore")
-    return frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]  # an index written by pandas
+    names = [name.strip() for name in names] + [""] * (width - len(names))  # rows may end with it
+    if not atomic and way is _LITERAL and '"' in text:
+        frame = frame.map(_unquoted, na_action="ignore")
+    frame.columns = pd.Index([_without_type(name) if atomic else name for name in names])
+    return frame.loc[:, ~frame.columns.str.fullmatch(r"(Unnamed: \d+)?")]  # an index by pandas
 
 
 def _rare_separator(text: str, header: str, options: ImportCommand) -> str:

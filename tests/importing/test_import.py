@@ -433,6 +433,7 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", lines_of().replace("u,a1", '"u",a1').replace("Oak", '"Oak')),
         ("rows.csv", lines_of().replace("Oak", '"Oak 5\\", brown"')),
         ("rows.csv", lines_of(", ").replace("Oak", '"Oak, brown"')),
+        ("rows.csv", lines_of(", ")),
         ("rows.csv", lines_of().replace("Oak", '"Oak\nbrown, red, dark\nwood"')),
         ("rows.csv", "sep=;\n" + lines_of(";")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
@@ -676,6 +677,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["ware.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
         (["uneven.json", MINE], "uneven.json has columns or rows of different lengths"),
         (["long.jsonl", MINE], f"(such as '{'x' * 80}...'); dates of another form"),
+        (["twice.csv", MINE], "twice.csv has several columns 'item': leave all but one out"),
         (["excel.csv", MINE], "user holds rounded numbers in place of ids (such as '7.65612E+16')"),
         (["rows.csv", "excel-items.csv", MINE], "'1E+10'), as spreadsheets write long ones: ex"),
         (["a\tb=rows.csv", "y=rows.csv", MINE], "domain has a tab or a line break: 'a\\tb'"),
@@ -719,6 +721,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ware.json").write_text('{"0": {"Kunde": 1, "Ware": 2}, "1": {"Kunde": 1, "Ware": 2}}')
     Path("uneven.json").write_text('{"user": [1, 2], "item": [2]}')
     Path("long.jsonl").write_text(json.dumps({"user": 1, "item": 2, "time": "x" * 9000}))
+    Path("twice.csv").write_text("user,item, item,time\nu,a1,Oak,1\nu,b1,Fig,2\n")
     Path("excel.csv").write_text("user,item,time\n7.65612E+16,a1,1\n7,b1,2\n")
     Path("excel-items.csv").write_text("id,domain\na1,x\n1E+10,y\n")
     before = sorted(Path().rglob("*"))
