@@ -28,6 +28,7 @@ _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 _SUFFIXES = {".gz", ".bz2", ".xz"}
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
+_NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # zip, which .xlsx is, and .xls
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # how quotation marks are meant: in the words of pandas and of the csv module
 _LITERAL: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
@@ -114,7 +115,8 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
     except UnicodeError as error:
         other = "latin-1" if "1252" in options.encoding else "cp1252"
         raise DataError(
-            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other}"
+            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other} "
+            "(gb18030 for Chinese, cp932 for Japanese)"
         ) from error
     except LookupError as error:
         raise ConfigError(f"encoding '{options.encoding}' is not known") from error
@@ -133,6 +135,10 @@ def _text(path: Path, options: ImportCommand) -> str:
             except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
                 raise DataError(f"{path} is a damaged {path.suffix} file: {error}") from error
             break
+    if content.startswith(_NO_TEXT):
+        raise DataError(
+            f"{path} is a spreadsheet or a zip archive: save the sheet as CSV, or unpack it"
+        )
     marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
     if "encoding" not in options.model_fields_set:
         for first, name in enumerate(("utf-16-be", "utf-16-le")):

@@ -212,7 +212,7 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         frame.columns = [str(column) for column in frame.columns]
         if frame.columns.has_duplicates:
             twice = frame.columns[frame.columns.duplicated()][0]
-            raise DataError(f"{table.name} has several columns '{cut(twice)}': leave all but one out")
+            raise DataError(f"{table.name} has several columns '{cut(twice)}': keep one of them")
         table.frame = unfold(frame, options)
         columns = list(table.frame.columns)
         names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}

@@ -472,6 +472,14 @@ def test_a_file_is_read_by_what_it_holds(name, content):
     assert found == [[user, item, str(time)] for user, item, time, _ in ROWS]
 
 
+def test_spaces_around_the_names_of_columns_do_not_count():
+    rows_file()
+    Path("x.csv").write_text("id, domain, price , kind\na1, x, 2, wood\na2, x, 2, wood\n")
+    Path("y.csv").write_text("id,domain,price,kind\nb1,y,3,fruit\nb2,y,3,nut\n")
+    import_files(["rows.csv", "x.csv", "y.csv", MINE, "--embed=False"])
+    assert list(tables()[1]) == ["item_id", "domain", "kind", "price", "generated"]
+
+
 def test_parquet_without_its_reader_says_how_to_get_it(monkeypatch):
     def missing(*args, **kwargs):
         raise ImportError("no pyarrow")
@@ -631,6 +639,8 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["header.csv", MINE], "header.csv has no rows"),
         (["list.json", MINE], "list.json holds other JSON than objects"),
         (["latin.csv", MINE], "utf-8 text: name its encoding, such as --encoding=cp1252"),
+        (["latin.csv", MINE], "--encoding=cp1252 (gb18030 for Chinese, cp932 for Japanese)"),
+        (["sheet.csv", MINE], "sheet.csv is a spreadsheet or a zip archive: save the sheet as CSV"),
         (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
         (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
         (["damaged.jsonl", MINE], "damaged.jsonl: line 2 is no whole JSON object"),
@@ -677,7 +687,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["ware.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
         (["uneven.json", MINE], "uneven.json has columns or rows of different lengths"),
         (["long.jsonl", MINE], f"(such as '{'x' * 80}...'); dates of another form"),
-        (["twice.csv", MINE], "twice.csv has several columns 'item': leave all but one out"),
+        (["twice.csv", MINE], "twice.csv has several columns 'item': keep one of them"),
         (["excel.csv", MINE], "user holds rounded numbers in place of ids (such as '7.65612E+16')"),
         (["rows.csv", "excel-items.csv", MINE], "'1E+10'), as spreadsheets write long ones: ex"),
         (["a\tb=rows.csv", "y=rows.csv", MINE], "domain has a tab or a line break: 'a\\tb'"),
@@ -721,6 +731,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ware.json").write_text('{"0": {"Kunde": 1, "Ware": 2}, "1": {"Kunde": 1, "Ware": 2}}')
     Path("uneven.json").write_text('{"user": [1, 2], "item": [2]}')
     Path("long.jsonl").write_text(json.dumps({"user": 1, "item": 2, "time": "x" * 9000}))
+    Path("sheet.csv").write_bytes(b"PK\x03\x04\x14")
     Path("twice.csv").write_text("user,item, item,time\nu,a1,Oak,1\nu,b1,Fig,2\n")
     Path("excel.csv").write_text("user,item,time\n7.65612E+16,a1,1\n7,b1,2\n")
     Path("excel-items.csv").write_text("id,domain\na1,x\n1E+10,y\n")
