@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -85,14 +87,28 @@ def is_interval(value: Any) -> bool:
     return False
 
 
+def expand_home(text: str) -> str:
+    """Path of a text such as ``~/data``, which shells leave as it is after ``--key=``."""
+    return os.path.expanduser(text) if text.startswith("~/") else text
+
+
 class Settings(BaseModel):
     """Base of all settings: types are exact (``1`` is no text), unknown keys are refused.
 
     Each field has a ``description``, which is what ``--help`` shows. A rule that joins several keys
-    is a ``model_validator`` that raises ``ValueError`` with the whole sentence.
+    is a ``model_validator`` that raises ``ValueError`` with the whole sentence. Values such as
+    ``~/data`` are paths in the user's home.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_home(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        texts = {key: text for key, text in values.items() if isinstance(text, str)}
+        return {**values, **{key: expand_home(text) for key, text in texts.items()}}
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -22,6 +22,7 @@ from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
 from recbole_edt.importing.tables import Table, cut, find_column
 from recbole_edt.prepare.records import Malformed, parse_metadata
+from recbole_edt.settings import expand_home
 
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
@@ -55,10 +56,10 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
     """
     tables = []
     for argument in arguments:
-        domain, path = None, Path(argument)
+        domain, path = None, Path(expand_home(argument))
         if not path.exists() and "=" in argument:
             domain, _, name = argument.partition("=")
-            path = Path(name)
+            path = Path(expand_home(name))
         if not path.exists():
             raise ConfigError(f"{path} does not exist (files are FILE or DOMAIN=FILE)")
         for file in tqdm(_files(path), desc=f"read {path.name}", unit="file", disable=None):

@@ -566,6 +566,15 @@ def test_the_domain_is_named_or_in_a_column_or_the_name_of_a_file(column, argume
     assert len(inter) == 6 and len(item) == 4 and set(item["domain"]) == domains
 
 
+def test_files_in_the_users_home(monkeypatch, tmp_path):
+    rows_file()
+    domains_file()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    import_files(["~/rows.csv", "~/items.csv", MINE, "--embed=False", "--output_path=~/other"])
+    assert Path("other/mine/mine.inter").is_file()
+    import_files(["x=~/rows.csv", "y=~/rows.csv", MINE, "--embed=False"])
+
+
 def test_two_of_many_domains_and_only_what_is_liked():
     items = "id,category\na1,x\na2,z\nb1,y\nb2,y\n"
     Path("items.csv").write_text(items)
