@@ -14,6 +14,7 @@ from recbole_edt.config import EDTConfig, defaults
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.prepare.sample import SampleCommand
+from recbole_edt.recommend.command import RecommendSettings
 from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import nest, parse_arguments, parse_value, validate
 
@@ -262,6 +263,16 @@ def test_key_value_is_key_equals_value(line, given, words):
     assert found == words
     if not words:
         assert parse_arguments(line.split()) == given
+
+
+def test_a_key_whose_type_is_text_takes_numbers_as_text():
+    line = "--checkpoint_dir=2024_01 --domains=[2,01] --data_path='x' --result_file=none --seed=3"
+    assert parse_arguments([*line.split(), "--preset=1e5", "--state=1"], RunSettings) == {
+        "checkpoint_dir": "2024_01", "domains": ["2", "01"], "data_path": "x", "result_file": None,
+        "seed": 3, "preset": "1e5", "state": 1,
+    }  # fmt: skip
+    given = parse_arguments(["--domain=1", "--user=1"], RecommendSettings, as_text=["user"])
+    assert given == {"domain": "1", "user": "1"}
 
 
 @pytest.mark.parametrize(
