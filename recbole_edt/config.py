@@ -330,7 +330,9 @@ def _choose_features(final: dict[str, Any], given: Mapping[str, Any], dataset: s
     wanted = []
     for key in keys:
         if key not in given:
-            final[key] = usual if key == "item_attribute" else [usual]
+            final[key] = usual
+        if key == "selected_features" and isinstance(final[key], str):
+            final[key] = [final[key]]
         names = [final[key]] if isinstance(final[key], str) else final[key]
         for name in names if isinstance(names, (list, tuple)) else ():
             if name not in columns:

@@ -133,15 +133,15 @@ def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
     results["checkpoint"] = trainer.saved_model_file if saved else None
     if distributed.rank():
         return results
+    if config["ranks_file"]:
+        write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
+    if config["result_file"]:  # after the ranks: with it a run is finished
+        write_json(config["result_file"], results)
     if note := simulated_note(data.dataset_path):
         print(note, end="\n\n")
     for mode, part in results["protocols"].items():
         text = table(part["test"], f"{model} test, {mode}", config["metric_decimal_place"])
         print(text, end="\n\n", flush=True)
-    if config["ranks_file"]:
-        write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
-    if config["result_file"]:  # last: with it a run is finished
-        write_json(config["result_file"], results)
     if saved:
         Path(checkpoint.run_file(config, "stage1")).unlink(missing_ok=True)
         if Path(trainer.last_file).exists():

@@ -116,6 +116,12 @@ def test_what_a_user_has_may_be_recommended_again(ours, trained, data_path) -> N
     assert pd.read_csv("again.csv")["item_id"].tolist() == every["item_id"].tolist()
 
 
+@pytest.mark.parametrize("name", ["all.csv.gz", "all.tsv"])
+def test_a_name_that_promises_another_format_is_refused(trained, data_path, name) -> None:
+    with pytest.raises(ConfigError, match="is not written"):
+        command(trained, data_path, user="all", output=name)
+
+
 @pytest.mark.parametrize(("user", "history"), [("u3", None), (None, ["art1", "bike2", "art3"])])
 def test_excluded_items_leave_no_gap(ours, trained, data_path, user, history, capsys) -> None:
     every = ours.recommend(user, k=10**12, history=history)  # as many as there are

@@ -190,6 +190,7 @@ def test_models_of_features_read_a_column_of_the_data(
 ):
     place = write_dataset(tmp_path, small_shop)
     assert config_for(place, "SASRecF")["selected_features"] == ["domain"]
+    assert config_for(place, "FDSA", selected_features="domain")["selected_features"] == ["domain"]
     path = tmp_path / "tiny" / "tiny.item"
     header, *lines = path.read_text().splitlines()
     lines = [f"{line}\tkind {number % 3}" for number, line in enumerate(lines)]
