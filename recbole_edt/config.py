@@ -147,6 +147,8 @@ class EDTConfig(Config):
         overrides, files = nest(config_dict or {}), config_file_list or []
         if isinstance(files, (str, os.PathLike)):
             files = [files]
+        if overrides.get("config_files"):
+            raise ConfigError("config_files: in Python, config_file_list names files of settings")
         found = find_model(model)
         with as_config_error("configuration"):
             super().__init__(found, dataset, files, overrides)

@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
@@ -248,6 +249,11 @@ def parse_arguments(
         is_text = key in as_text or key == "dataset"
         out[key] = (value if is_text else parse_value(value)) if equals else True
     return out
+
+
+def split_paths(given: str) -> list[str]:
+    """Split paths at spaces; a single one may hold some."""
+    return [given] if Path(given).is_file() else given.split()
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
