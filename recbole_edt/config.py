@@ -44,7 +44,9 @@ _WITHOUT_DEFAULT = {
 _OF_THE_MODEL = {"MODEL_TYPE", "MODEL_INPUT_TYPE"}  # its class says them
 
 # keys that are read when an epoch ends, or a run
-_READ_LATER = {*_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit"} - _OF_PROCESSES
+_READ_LATER = {
+    *_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit", "weight_average"
+} - _OF_PROCESSES  # fmt: skip
 
 
 def lay_properties(config: Config) -> None:
