@@ -352,7 +352,7 @@ class CrossDomainModel(SequentialRecommender):
         return torch.einsum("bd,bnd->bn", own, self.item_vectors()[candidates])
 
     def _with_domain_fields(self, interaction):
-        if domain_fields(0)[0] in interaction.columns:
+        if domain_fields(0)[0] in interaction:
             return interaction
         sequence, added = interaction[self.ITEM_SEQ], {}
         for domain in range(self.n_domains):
