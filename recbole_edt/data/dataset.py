@@ -86,6 +86,7 @@ class CrossDomainDataset(SequentialDataset):
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
     _without_profile: frozenset[str] = frozenset()  # users
     left_out: frozenset[str] = frozenset()
+    _dropped: pd.DataFrame | None = None  # users and items of the raw rows that filters dropped
 
     def __init__(self, config, known: Known | None = None):
         self.known = known
@@ -248,6 +249,7 @@ class CrossDomainDataset(SequentialDataset):
             & ~rows[user].isin(moved)
             & rows[item].isin(self.item_feat[item])
         )
+        self._dropped = rows.loc[~inserted & ~rows.index.isin(self.inter_feat.index), [user, item]]
         self.inter_feat = rows.loc[self.inter_feat.index.union(rows.index[inserted & stays])]
         self._without_profile = frozenset(moved)
         if self._only_filtered:
@@ -530,6 +532,19 @@ class CrossDomainDataset(SequentialDataset):
         raw = ~self.sequences.augmented[rows]
         counts = np.bincount(owners[raw], minlength=len(users))
         return sequences.row_offsets(counts), self.sequences.items[rows[raw]]
+
+    def dropped_items(self) -> tuple[np.ndarray, np.ndarray]:
+        """Items of the raw rows that filters dropped: offsets [n_users + 1], items [total]."""
+        if self._dropped is None:
+            return np.zeros(self.user_num + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        users, items = (
+            pd.Index(self.field2id_token[field]).get_indexer(self._dropped[field].astype(object))
+            for field in (self.uid_field, self.iid_field)
+        )
+        there = (users > 0) & (items > 0)
+        users, items = users[there], items[there]
+        counts = np.bincount(users, minlength=self.user_num)
+        return sequences.row_offsets(counts), items[np.argsort(users, kind="stable")]
 
     def sampled_candidates(self, phase: str, mode: str) -> np.ndarray | None:
         """Candidates of the "valid" or "test" targets: int32 [n_eval, N], None for mode ``full``.

@@ -65,7 +65,7 @@ class Recommender:
 
     :meth:`load` makes it from a checkpoint. Ids are those of the atomic files, numbers the places
     in the model's tables. Candidates are the raw items of a domain that are not among the raw rows
-    of a history.
+    of a history, nor among those of its user that filters dropped.
 
     Attributes
     ----------
@@ -96,6 +96,8 @@ class Recommender:
         self._column = np.full(data.item_num, -1)  # of each item among the candidates of its domain
         for pool in self.pools:
             self._column[pool] = np.arange(len(pool))
+        # rows that filters dropped are in no history, but what users have is not recommended
+        self._dropped = data.dropped_items() if until == "all" else None
         self._vectors = vectors_of(model)
         self._items: list[Tensor] = []  # vectors of each domain's candidates
         if self._vectors is not None:
@@ -382,6 +384,10 @@ class Recommender:
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
         raw = ~asked.rows.augmented[rows]
         owners, items = owners[raw], asked.rows.items[rows[raw]]
+        if self._dropped is not None:
+            offsets, dropped = self._dropped
+            of, places = expand_ranges(offsets[asked.users], offsets[asked.users + 1])
+            owners, items = np.append(owners, of), np.append(items, dropped[places])
         for domain, scores in zip(domains, out, strict=True):
             mine = (self.data.item_domain[items] == domain) & (self._column[items] >= 0)
             scores[owners[mine], self._column[items[mine]]] = -torch.inf
