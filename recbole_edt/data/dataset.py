@@ -86,6 +86,7 @@ class CrossDomainDataset(SequentialDataset):
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
     _without_profile: frozenset[str] = frozenset()  # users
     left_out: frozenset[str] = frozenset()
+    filters: str = ""  # keys of those that filter rows
     _dropped: pd.DataFrame | None = None  # users and items of the raw rows that filters dropped
 
     def __init__(self, config, known: Known | None = None):
@@ -231,6 +232,7 @@ class CrossDomainDataset(SequentialDataset):
         if not used:
             return
         filters, user, item = " and ".join(used), self.uid_field, self.iid_field
+        self.filters = filters
         rows, items = self.inter_feat, self.item_feat
         inserted = atomic.flag_column(rows, "augmented", f"{self.dataset_name}.inter")
         generated = atomic.flag_column(items, "generated", f"{self.dataset_name}.item")
@@ -291,6 +293,13 @@ class CrossDomainDataset(SequentialDataset):
                 takes = "an interval such as [3,5)" if is_number else "a list of names"
                 raise ConfigError(f"val_interval: '{field}' takes {takes}, not {kept!r}")
         super()._filter_by_field_value()
+
+    def _get_illegal_ids_by_inter_num(self, field, feat, inter_num, inter_interval=None):
+        """Users or items whose number of rows is filtered out; items that a model knows stay."""
+        illegal = super()._get_illegal_ids_by_inter_num(field, feat, inter_num, inter_interval)
+        if self.known is None or field != self.iid_field:
+            return illegal
+        return illegal.difference(self.known.items.tolist())
 
     def _filter_inter_by_user_or_item(self):
         """Drop the rows of items and users that are gone, and with True of users never listed.
@@ -364,6 +373,10 @@ class CrossDomainDataset(SequentialDataset):
 
     def _path(self, suffix: str) -> Path:
         return Path(self.dataset_path) / f"{self.dataset_name}.{suffix}"
+
+    def item_ids(self) -> list[str]:
+        """Ids of all lines of ``.item``, whatever filters drop."""
+        return self._file_ids[FeatureSource.ITEM].tolist()
 
     def item_titles(self) -> dict[str, str]:
         """Titles of the items by token; empty if ``.item`` has no titles."""

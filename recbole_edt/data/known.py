@@ -90,6 +90,13 @@ class Known:
         lacking = items["domain"].astype(object).reindex(self.items).to_numpy() != domains
         if (lacking & ~self.generated).any():
             lost = self.items[lacking & ~self.generated]
+            filtered = lost[np.isin(lost, dataset.item_ids()) & ~np.isin(lost, items.index)]
+            if len(filtered):
+                raise CheckpointError(
+                    f"checkpoint {self.path} was trained on {len(self.items):,} items, of which "
+                    f"{dataset.filters} drops {len(filtered):,} of {name}, such as "
+                    f"{shown(filtered)}: give them values that it keeps, or train again"
+                )
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on {len(self.items):,} items, of which {name} "
                 f"lacks {len(lost):,}, such as {shown(lost)}: keep their lines and domains in "

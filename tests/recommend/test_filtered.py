@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from recbole_edt.errors import CheckpointError
 from recbole_edt.recommend.recommender import Recommender
 
 
@@ -33,3 +34,37 @@ def test_what_a_filter_dropped_is_not_recommended(growing, train, tmp_path, mode
         if len(ours.history(user)) > 2:  # those are candidates of the evaluation
             assert dropped <= {*of_test.recommend(user, k=99)["item_id"]}
     assert n_dropped > 9
+
+
+def test_items_of_the_training_stay_whatever_their_number_of_rows_is_later(
+    growing, train, tmp_path
+) -> None:
+    path = train("LLMEDT", tmp_path / "run", growing.early, item_inter_num_interval="[3,inf)")
+    known = {*Recommender.load(path, use_gpu=False).recommend(k=99)["item_id"]}
+    assert known < {item for item, *_ in growing.shop.items}
+    recent = [row for row in growing.shop.rows if row[3] >= 3]
+    later = growing.write(tmp_path / "later", recent, growing.shop.items)
+    assert known <= {
+        *Recommender.load(path, data_path=later, use_gpu=False).recommend(k=99)["item_id"]
+    }
+
+
+def test_an_item_that_a_filter_drops_is_told_by_the_filter(growing, train, tmp_path) -> None:
+    keys = {"val_interval": {"price": "[0,5]"}, "load_col": {"item": ["price"]}}
+
+    def write(name, price_of_art1):
+        folder = growing.write(tmp_path / name, growing.shop.rows, growing.shop.items)
+        path = folder / "tiny/tiny.item"
+        head, *lines = path.read_text().splitlines()
+        priced = [
+            f"{line}\t{price_of_art1 if line.startswith('art1' + chr(9)) else 1}" for line in lines
+        ]
+        path.write_text("\n".join([f"{head}\tprice:float", *priced]) + "\n")
+        return folder
+
+    path = train("SASRec", tmp_path / "run", write("cheap", 1), **keys)
+    with pytest.raises(
+        CheckpointError,
+        match="44 items, of which val_interval drops 1 of tiny, such as 'art1': give",
+    ):
+        Recommender.load(path, data_path=write("dear", 9), use_gpu=False)
