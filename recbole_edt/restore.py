@@ -11,6 +11,7 @@ from recbole.data import data_preparation
 from recbole.utils import init_seed
 
 from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.known import Known
 from recbole_edt.data.saved import create_dataset
 from recbole_edt.errors import ConfigError, as_config_error
@@ -46,20 +47,51 @@ def load_run(
         If its settings or the data are invalid.
     """
     content = checkpoint.load(path)
-    config = _config(content, dataset or content["settings"]["dataset"], changes or {})
+    config = _config(content, dataset, changes)
+    data = _data(config, content, path)
+    with as_config_error(f"dataset {config['dataset']}"):
+        loaders = data_preparation(config, data)
+    return config, _model(config, content, data, loaders[0]._dataset, path), data, *loaders
+
+
+def load_served(
+    path: str | Path, dataset: str | None = None, changes: Mapping[str, Any] | None = None
+) -> tuple:
+    """:func:`load_run` without loaders: ``config, model, dataset``.
+
+    All users are there, those too who had too few rows, or too many, to be trained on.
+    """
+    content = checkpoint.load(path)
+    config = _config(content, dataset, changes)
+    config["user_inter_num_interval"] = None
+    data = _data(config, content, path)
+    with as_config_error(f"dataset {config['dataset']}"):
+        train, *_ = data.build()
+    return config, _model(config, content, data, train, path), data
+
+
+def _data(config: EDTConfig, content: Mapping[str, Any], path: str | Path) -> CrossDomainDataset:
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"dataset {config['dataset']}"):
-        data = create_dataset(config, Known(content["known"], str(path)))
-        loaders = data_preparation(config, data)
-    model = config.model_class(config, loaders[0]._dataset).to(config["device"])
+        return create_dataset(config, Known(content["known"], str(path)))
+
+
+def _model(
+    config: EDTConfig, content: dict[str, Any], data: CrossDomainDataset, train, path: str | Path
+) -> Any:
+    """Model of a checkpoint; ``train`` is the view of the training rows of its data."""
+    model = config.model_class(config, train).to(config["device"])
     if isinstance(model, CrossDomainModel) and content["stage"] == 2 and not model.finetuning:
         model.begin_finetuning()
     checkpoint.load_state(model, growth.fitted(model, content, data, path), path)
-    return config, model, data, *loaders
+    return model
 
 
-def _config(content: Mapping[str, Any], dataset: str, changes: Mapping[str, Any]) -> EDTConfig:
+def _config(
+    content: Mapping[str, Any], dataset: str | None, changes: Mapping[str, Any] | None
+) -> EDTConfig:
     """Configuration of the run that wrote a checkpoint."""
+    dataset, changes = dataset or content["settings"]["dataset"], changes or {}
     folder = content.get("data_path")
     place = {"data_path": folder} if folder and Path(folder, dataset).is_dir() else {}
     for key, value in content["settings"].items():

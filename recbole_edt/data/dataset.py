@@ -546,6 +546,10 @@ class CrossDomainDataset(SequentialDataset):
         counts = np.bincount(owners[raw], minlength=len(users))
         return sequences.row_offsets(counts), self.sequences.items[rows[raw]]
 
+    def was_dropped(self, field: str, token: str) -> bool:
+        """Whether filters dropped a row of a user or an item."""
+        return self._dropped is not None and bool((self._dropped[field] == token).any())
+
     def dropped_items(self) -> tuple[np.ndarray, np.ndarray]:
         """Items of the raw rows that filters dropped: offsets [n_users + 1], items [total]."""
         if self._dropped is None:

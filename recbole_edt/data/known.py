@@ -94,8 +94,8 @@ class Known:
             if len(filtered):
                 raise CheckpointError(
                     f"checkpoint {self.path} was trained on {len(self.items):,} items, of which "
-                    f"{dataset.filters} drops {len(filtered):,} of {name}, such as "
-                    f"{shown(filtered)}: give them values that it keeps, or train again"
+                    f"{len(filtered):,} are dropped from {name} by {dataset.filters}, such as "
+                    f"{shown(filtered)}: give them values that are kept, or train again"
                 )
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on {len(self.items):,} items, of which {name} "

@@ -27,7 +27,7 @@ from recbole_edt.evaluation.scores import all_scores
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.io.files import atomic_write, check_writable, write_array, write_text
 from recbole_edt.model.kernels import product
-from recbole_edt.restore import load_run
+from recbole_edt.restore import load_served
 from recbole_edt.settings import Count, check_value, nearest
 from recbole_edt.trainer.checkpoint import PARTS
 
@@ -144,7 +144,7 @@ class Recommender:
         changes = {"show_progress": False, **settings}
         if data_path is not None:
             changes["data_path"] = str(data_path)
-        config, model, data, *_ = load_run(checkpoint, dataset, changes)
+        config, model, data = load_served(checkpoint, dataset, changes)
         result, _, part = Path(checkpoint).stem.rpartition(".")
         if part in PARTS:
             data.notes.append(
@@ -315,6 +315,8 @@ class Recommender:
             name, *others = unknown
             if name in self.data.left_out:
                 raise DataError(f"{what} '{name}' is new, and {self._knows('items')}")
+            if self.data.was_dropped(field, name):
+                raise DataError(f"{self.data.filters}: no row of {what} '{name}' is left")
             hint = nearest(name, known[1:50_000].tolist())
             more = f" ({len(others):,} further unknown: {shown(others)})" if others else ""
             raise DataError(f"there is no {what} '{name}'{hint}{more}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_edt.errors import CheckpointError
+from recbole_edt.errors import CheckpointError, DataError
 from recbole_edt.recommend.recommender import Recommender
 
 
@@ -65,6 +65,34 @@ def test_an_item_that_a_filter_drops_is_told_by_the_filter(growing, train, tmp_p
     path = train("SASRec", tmp_path / "run", write("cheap", 1), **keys)
     with pytest.raises(
         CheckpointError,
-        match="44 items, of which val_interval drops 1 of tiny, such as 'art1': give",
+        match="44 items, of which 1 are dropped from tiny by val_interval, such as 'art1'",
     ):
         Recommender.load(path, data_path=write("dear", 9), use_gpu=False)
+
+
+@pytest.mark.parametrize("model", ["LLMEDT", "BPR"])
+def test_users_are_served_whatever_their_number_of_rows_is(growing, train, tmp_path, model) -> None:
+    path = train(model, tmp_path / "run", growing.early, user_inter_num_interval="[6,inf)")
+    lengths = {user: len(items) for user, items in growing.shop.raw_sequences().items()}
+    few = {user for user, n in lengths.items() if n < 6}
+    ours = Recommender.load(path, data_path=growing.grown, use_gpu=False)
+    found = {*ours.recommend(k=1)["user_id"]}
+    if model == "BPR":  # it has vectors of the users of its training
+        assert found == {*lengths} - few
+        with pytest.raises(DataError, match="user 'v1' is new, and BPR knows the users of its tr"):
+            ours.recommend("v1")
+        return
+    assert found == {*lengths, *growing.new_users} and few
+    assert len(ours.history("v1")) == 2
+
+
+def test_a_user_of_whom_a_filter_keeps_nothing_is_told_by_the_filter(
+    growing, train, tmp_path
+) -> None:
+    data = add_ratings(growing.write(tmp_path / "data", growing.shop.rows, growing.shop.items))
+    path = train("SASRec", tmp_path / "run", data, val_interval={"rating": "[3,inf)"})
+    with (data / "tiny/tiny.inter").open("a") as file:
+        file.write("critic\tart1\t1\t1\t1\n")
+    ours = Recommender.load(path, use_gpu=False)
+    with pytest.raises(DataError, match="val_interval: no row of user 'critic' is left"):
+        ours.recommend("critic")
