@@ -333,7 +333,7 @@ class CrossDomainDataset(SequentialDataset):
             self.user_num,
         )
         self.split = sequences.leave_one_out(self.sequences)
-        if not len(self.split.users):
+        if not len(self.split.users) and not (self.known is not None and self.known.serves):
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
         self.train_sequences = self.split.training(self.sequences)
 

@@ -96,3 +96,19 @@ def test_a_user_of_whom_a_filter_keeps_nothing_is_told_by_the_filter(
     ours = Recommender.load(path, use_gpu=False)
     with pytest.raises(DataError, match="val_interval: no row of user 'critic' is left"):
         ours.recommend("critic")
+
+
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])
+def test_data_in_which_nobody_can_be_evaluated_are_served(growing, train, tmp_path, model) -> None:
+    path = train(model, tmp_path / "run", growing.early)
+    rows = [("n1", "art1", 1, 1), ("n1", "bike2", 2, 2), ("n2", "art1", 1, 1)]
+    for place, some in enumerate((rows, rows[2:])):  # with a row to train on, and without
+        later = growing.write(tmp_path / f"later{place}", some, growing.shop.items)
+        ours = Recommender.load(path, data_path=later, use_gpu=False)
+        user, history = ("n1", ["art1", "bike2"]) if not place else ("n2", ["art1"])
+        whole, of_user = ours.recommend(history=history, k=3), ours.recommend(user, k=3)
+        assert whole["item_id"].tolist() == of_user["item_id"].tolist()
+    ended = Recommender.load(path, data_path=later, use_gpu=False, until="test")
+    assert ended.recommend().empty
+    with pytest.raises(DataError, match="user 'n2' has no history that ends there"):
+        ended.recommend("n2")
