@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ def _config(
         if key in changes and key not in _FREE and checkpoint.plain(changes[key]) != value:
             raise ConfigError(f"{key} is {value} in the checkpoint, and cannot be {changes[key]}")
     config = EDTConfig(content["model"], dataset, None, {**place, **changes})
+    if folder and not place and "data_path" not in changes:
+        getLogger().warning(
+            f"{Path(folder, dataset)} is not there any more: {config['data_path']} is read in its "
+            "place (--data_path names another folder)"
+        )
     for key, value in content["settings"].items():
         if key not in ("model", "dataset", *changes):
             known = config[key]

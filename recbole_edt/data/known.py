@@ -100,7 +100,8 @@ class Known:
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on {len(self.items):,} items, of which {name} "
                 f"lacks {len(lost):,}, such as {shown(lost)}: keep their lines and domains in "
-                f"{name}.item (import the earlier .item, too, with --keep_unsold), or train again"
+                f"{dataset._path('item')} (import the earlier .item, too, with --keep_unsold), "
+                "name another folder (--data_path), or train again"
             )
         shows_inserted = self.augmented and dataset.config["augmented_histories"]
         vectors = dataset._path("item_emb.npy")
