@@ -20,6 +20,7 @@ from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.trainer import checkpoint, growth
 
 _FREE = {"eval_batch_size", "show_progress"}  # keys that change no result
+_OF_PRETRAINING = {"train_stage", "train_method", "pre_model_path"}
 
 
 def load_run(
@@ -104,8 +105,10 @@ def _config(
             f"{Path(folder, dataset)} is not there any more: {config['data_path']} is read in its "
             "place (--data_path names another folder)"
         )
+    # a model that began with another's parameters has its own now
+    begun = _OF_PRETRAINING if content["settings"].get("pre_model_path") else ()
     for key, value in content["settings"].items():
-        if key not in ("model", "dataset", *changes):
+        if key not in ("model", "dataset", *begun, *changes):
             known = config[key]
             # an enumeration is saved as text: `InputType.PAIRWISE`
             config[key] = type(known)[value.split(".")[1]] if isinstance(known, Enum) else value
