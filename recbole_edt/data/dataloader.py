@@ -18,7 +18,7 @@ from recbole_edt.data.negatives import NegativeSampler
 from recbole_edt.data.recency import recency_weights
 from recbole_edt.data.sequences import domain_rows
 from recbole_edt.distributed import rank, world_size
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import DataError
 from recbole_edt.log import by_domain
 
 # Fields of a training batch.
@@ -64,8 +64,6 @@ class SequenceLoader(AbstractDataLoader):
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
         self.logger = getLogger()
         self.sample_size = len(dataset.windows())
-        if not self.sample_size:
-            raise ConfigError("no user has two training rows: there is nothing to train on")
         super().__init__(config, dataset, sampler, shuffle=shuffle)
         self.epoch = 0
         self.update_config(config)

@@ -94,6 +94,10 @@ class CrossDomainDataset(SequentialDataset):
         self.tables_read: set[str] = set()  # its views share it
         super().__init__(config)
 
+    @property
+    def _serves(self) -> bool:
+        return self.known is not None and self.known.serves
+
     def _load_data(self, token, dataset_path):
         atomic.check_files(dataset_path, token)
         self._file_ids: dict[FeatureSource, np.ndarray] = {}
@@ -333,7 +337,7 @@ class CrossDomainDataset(SequentialDataset):
             self.user_num,
         )
         self.split = sequences.leave_one_out(self.sequences)
-        if not len(self.split.users) and not (self.known is not None and self.known.serves):
+        if not len(self.split.users) and not self._serves:
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
         self.train_sequences = self.split.training(self.sequences)
 
@@ -432,6 +436,11 @@ class CrossDomainDataset(SequentialDataset):
         rows = self.train_sequences
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
+            if not len(prefixes) and not self._serves:
+                raise DataError(
+                    "no user has two training rows, beside the two that are held out: there is "
+                    "nothing to train on"
+                )
             view = self._view(rows, prefixes, self._target_fields)
         else:
             times = rows.timestamps.astype(np.float32)

@@ -21,7 +21,7 @@ from recbole_edt.data.dataloader import (
     domain_sequence_fields,
 )
 from recbole_edt.data.recency import recency_weights
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import DataError
 from recbole_edt.model.losses import softmax_loss
 
 
@@ -157,10 +157,13 @@ def test_one_negative_per_target(make_train, seed):
             assert not set(drawn) & set(train.items[rows_of(train, user)].tolist())
 
 
-def test_data_without_two_training_rows_of_a_user(write_dataset, load, tmp_path):
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec", "GRU4Rec"])
+def test_data_without_two_training_rows_of_a_user(write_dataset, load, tmp_path, model):
     rows = [("u", item, 0, at) for at, item in enumerate("abc")]
-    dataset = load(write_dataset(tmp_path, rows=rows, items=[*zip("abc", "xyx", strict=True)]))
-    with pytest.raises(ConfigError, match="no user has two training rows"):
+    dataset = load(
+        write_dataset(tmp_path, rows=rows, items=[*zip("abc", "xyx", strict=True)]), model
+    )
+    with pytest.raises(DataError, match="no user has two training rows"):
         data_preparation(dataset.config, dataset)
 
 
