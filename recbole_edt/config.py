@@ -41,6 +41,9 @@ _WITHOUT_DEFAULT = {
     "pooling_mode", "single_spec",
 }  # fmt: skip
 
+# stages of RecBole's models that are trained in several runs
+_FROM_A_FILE = ("critic_pretrain", "finetune", "after_pretrain")
+
 _OF_THE_MODEL = {"MODEL_TYPE", "MODEL_INPUT_TYPE"}  # its class says them
 
 # keys that are read when an epoch ends, or a run
@@ -290,6 +293,12 @@ def final_settings(config: Config) -> dict[str, Any]:
     repeatable = config.internal_config_dict["repeatable"]
     if final["repeatable"] != repeatable:
         raise ConfigError(f"repeatable must be {repeatable} for {config.model} (fixed by its kind)")
+    stage, before = final.get("train_stage", final.get("train_method")), final.get("pre_model_path")
+    if before is not None and stage in _FROM_A_FILE and not Path(before).is_file():
+        raise ConfigError(
+            f"{config.model} begins '{stage}' from a checkpoint of the stage before, and "
+            f"pre_model_path '{before}' is no file: name it (--pre_model_path=FILE)"
+        )
     _choose_features(final, given, config.dataset)
     if isinstance(final["report_modes"], str):
         final["report_modes"] = [final["report_modes"]]

@@ -157,6 +157,7 @@ _WORDS = {
     "finite_number": "a number",
     "bool_type": "True or False",
     "string_type": "text",
+    "string_unicode": "text in UTF-8 (set the terminal and LC_ALL to UTF-8)",
     "string_too_short": "text that is not empty",
     "list_type": "a list",
     "too_short": "a list that is not empty",

@@ -130,17 +130,21 @@ def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop
 
 
 def test_checkpoint_is_loaded_where_its_data_have_moved_and_refused_beside_others(
-    tmp_path, data_path, write_dataset, make_shop
+    tmp_path, data_path, write_dataset, make_shop, caplog
 ):
     given = shutil.copytree(data_path, tmp_path / "given")
     run = recbole_edt.run_recbole_edt("SASRec", "tiny", None, settings("SASRec", given))
     path = Path(run["checkpoint"])
+    caplog.set_level("WARNING")
     given.rename(tmp_path / "dataset")  # where the plugin looks by itself
     assert load_data_and_model(path)[0]["data_path"] == str(tmp_path / "dataset" / "tiny")
+    (told,) = [r.message for r in caplog.records if "not there any more" in r.message]
+    assert f"{given / 'tiny'} is not" in told and f"{tmp_path / 'dataset' / 'tiny'} is re" in told
     shutil.rmtree("dataset")
     write_dataset(tmp_path / "dataset", make_shop(seed=1, n_items=(20, 22)))
     with pytest.raises(
-        CheckpointError, match=r"trained on \d+ items, of which tiny lacks \d+, such as"
+        CheckpointError,
+        match=r"trained on \d+ items, of which tiny lacks .*dataset/tiny/tiny.item .*--data_p",
     ):
         load_data_and_model(path)
     path.write_bytes(path.read_bytes()[:1000])

@@ -337,6 +337,11 @@ def test_an_arrow_of_experiment_case_begins_at_the_reason(trained, data_path) ->
         ({"output": "o.xlsx"}, ConfigError, "--output takes csv, json or parquet"),
         ({"user": None}, ConfigError, "say --user"),
         ({"user": "u1,,u2"}, ConfigError, "user must be text that is not empty"),
+        (
+            {"user": "J\udcfcrgen"},
+            ConfigError,
+            r"user must be text in UTF-8 \(set the terminal and",
+        ),
         ({"user": "[u1"}, ConfigError, "user must be ids such as u1,u2"),
         ({"user": "all", "output": "."}, ConfigError, "output . is a folder"),
         ({"export": __file__}, ConfigError, "export .* cannot be written"),
