@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import recbole_edt
 from recbole_edt.errors import ConfigError, EDTError
@@ -35,6 +36,8 @@ def execute(name: str, arguments: Sequence[str]) -> int:
     """
     # whether a launcher such as torchrun started this process as one of several
     is_one_of_several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
+    if isinstance(sys.stdout, TextIOWrapper):  # it may be of an encoding that lacks some letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if name not in COMMANDS:
             from recbole_edt.settings import nearest

@@ -49,10 +49,15 @@ _WITHOUT_DEFAULT = {
     "pooling_mode", "single_spec",
 }  # fmt: skip
 
+# stages of RecBole's models that are trained in several runs
+_FROM_A_FILE = ("critic_pretrain", "finetune", "after_pretrain")
+
 _OF_THE_MODEL = {"MODEL_TYPE", "MODEL_INPUT_TYPE"}  # its class says them
 
 # keys that are read when an epoch ends, or a run
-_READ_LATER = {*_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit"} - _OF_PROCESSES
+_READ_LATER = {
+    *_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit", "weight_average"
+} - _OF_PROCESSES  # fmt: skip
 
 
 def lay_properties(config: Config) -> None:
@@ -155,6 +160,8 @@ class EDTConfig(Config):
         overrides, files = nest(config_dict or {}), config_file_list or []
         if isinstance(files, (str, os.PathLike)):
             files = [files]
+        if overrides.get("config_files"):
+            raise ConfigError("config_files: in Python, config_file_list names files of settings")
         found = find_model(model)
         with as_config_error("configuration"):
             super().__init__(found, dataset, files, overrides)
@@ -296,6 +303,12 @@ def final_settings(config: Config) -> dict[str, Any]:
     repeatable = config.internal_config_dict["repeatable"]
     if final["repeatable"] != repeatable:
         raise ConfigError(f"repeatable must be {repeatable} for {config.model} (fixed by its kind)")
+    stage, before = final.get("train_stage", final.get("train_method")), final.get("pre_model_path")
+    if before is not None and stage in _FROM_A_FILE and not Path(before).is_file():
+        raise ConfigError(
+            f"{config.model} begins '{stage}' from a checkpoint of the stage before, and "
+            f"pre_model_path '{before}' is no file: name it (--pre_model_path=FILE)"
+        )
     _choose_features(final, given, config.dataset)
     if isinstance(final["report_modes"], str):
         final["report_modes"] = [final["report_modes"]]
@@ -340,7 +353,9 @@ def _choose_features(final: dict[str, Any], given: Mapping[str, Any], dataset: s
     wanted = []
     for key in keys:
         if key not in given:
-            final[key] = usual if key == "item_attribute" else [usual]
+            final[key] = usual
+        if key == "selected_features" and isinstance(final[key], str):
+            final[key] = [final[key]]
         names = [final[key]] if isinstance(final[key], str) else final[key]
         for name in names if isinstance(names, (list, tuple)) else ():
             if name not in columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 from recbole.utils import init_logger
 
 from recbole_edt.distributed import rank
+from recbole_edt.errors import ConfigError
 
 FILE_ONLY = {"file_only": True}  # `extra=` of messages for the log file only
 _ours: list[logging.Handler] = []
@@ -61,6 +63,13 @@ def open_log(config) -> None:
     others, root.handlers = root.handlers, []
     try:
         init_logger(config)
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES):
+            raise ConfigError(
+                f"there is no place for log/ and log_tensorboard/ ({error}): start the run in a "
+                "folder that can be written"
+            ) from error
+        raise
     finally:
         _ours[:] = root.handlers
         root.handlers = _ours + others  # RecBole names the curves after the first log file

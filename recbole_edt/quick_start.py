@@ -28,14 +28,15 @@ from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, close_log, open_log
 from recbole_edt.registry import is_users_own
 from recbole_edt.run_settings import RunArguments, RunSettings
-from recbole_edt.settings import parse_arguments, validate
+from recbole_edt.settings import parse_arguments, split_paths, validate
 from recbole_edt.trainer import checkpoint, trainer_class
 
 
 def run(arguments: Sequence[str]) -> None:
     """Train and test one model from command-line arguments."""
     given = validate(RunArguments, parse_arguments(arguments, RunSettings))
-    run_recbole_edt(given.model, given.dataset, given.config_files.split(), given.model_extra)
+    files = split_paths(given.config_files)
+    run_recbole_edt(given.model, given.dataset, files, given.model_extra)
 
 
 def run_recbole_edt(
@@ -133,15 +134,15 @@ def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
     results["checkpoint"] = trainer.saved_model_file if saved else None
     if distributed.rank():
         return results
+    if config["ranks_file"]:
+        write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
+    if config["result_file"]:  # after the ranks: with it a run is finished
+        write_json(config["result_file"], results)
     if note := simulated_note(data.dataset_path):
         print(note, end="\n\n")
     for mode, part in results["protocols"].items():
         text = table(part["test"], f"{model} test, {mode}", config["metric_decimal_place"])
         print(text, end="\n\n", flush=True)
-    if config["ranks_file"]:
-        write_ranks(config["ranks_file"], {**describe_targets(data), **ranks})
-    if config["result_file"]:  # last: with it a run is finished
-        write_json(config["result_file"], results)
     if saved:
         Path(checkpoint.run_file(config, "stage1")).unlink(missing_ok=True)
         if Path(trainer.last_file).exists():

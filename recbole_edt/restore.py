@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recbole.data import data_preparation
 from recbole.utils import init_seed
 
 from recbole_edt.config import EDTConfig
+from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.data.known import Known
 from recbole_edt.data.saved import create_dataset
 from recbole_edt.errors import ConfigError, as_config_error
@@ -18,6 +20,7 @@ from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.trainer import checkpoint, growth
 
 _FREE = {"eval_batch_size", "show_progress"}  # keys that change no result
+_OF_PRETRAINING = {"train_stage", "train_method", "pre_model_path"}
 
 
 def load_run(
@@ -46,28 +49,66 @@ def load_run(
         If its settings or the data are invalid.
     """
     content = checkpoint.load(path)
-    config = _config(content, dataset or content["settings"]["dataset"], changes or {})
+    config = _config(content, dataset, changes)
+    data = _data(config, content, path)
+    with as_config_error(f"dataset {config['dataset']}"):
+        loaders = data_preparation(config, data)
+    return config, _model(config, content, data, loaders[0]._dataset, path), data, *loaders
+
+
+def load_served(
+    path: str | Path, dataset: str | None = None, changes: Mapping[str, Any] | None = None
+) -> tuple:
+    """:func:`load_run` without loaders: ``config, model, dataset``.
+
+    All users are there, those too who had too few rows, or too many, to be trained on.
+    """
+    content = checkpoint.load(path)
+    config = _config(content, dataset, changes)
+    config["user_inter_num_interval"] = None
+    data = _data(config, content, path)
+    with as_config_error(f"dataset {config['dataset']}"):
+        train, *_ = data.build()
+    return config, _model(config, content, data, train, path), data
+
+
+def _data(config: EDTConfig, content: Mapping[str, Any], path: str | Path) -> CrossDomainDataset:
     init_seed(config["seed"], config["reproducibility"])
     with as_config_error(f"dataset {config['dataset']}"):
-        data = create_dataset(config, Known(content["known"], str(path)))
-        loaders = data_preparation(config, data)
-    model = config.model_class(config, loaders[0]._dataset).to(config["device"])
+        return create_dataset(config, Known(content["known"], str(path)))
+
+
+def _model(
+    config: EDTConfig, content: dict[str, Any], data: CrossDomainDataset, train, path: str | Path
+) -> Any:
+    """Model of a checkpoint; ``train`` is the view of the training rows of its data."""
+    model = config.model_class(config, train).to(config["device"])
     if isinstance(model, CrossDomainModel) and content["stage"] == 2 and not model.finetuning:
         model.begin_finetuning()
     checkpoint.load_state(model, growth.fitted(model, content, data, path), path)
-    return config, model, data, *loaders
+    return model
 
 
-def _config(content: Mapping[str, Any], dataset: str, changes: Mapping[str, Any]) -> EDTConfig:
+def _config(
+    content: Mapping[str, Any], dataset: str | None, changes: Mapping[str, Any] | None
+) -> EDTConfig:
     """Configuration of the run that wrote a checkpoint."""
+    dataset, changes = dataset or content["settings"]["dataset"], changes or {}
     folder = content.get("data_path")
     place = {"data_path": folder} if folder and Path(folder, dataset).is_dir() else {}
     for key, value in content["settings"].items():
         if key in changes and key not in _FREE and checkpoint.plain(changes[key]) != value:
             raise ConfigError(f"{key} is {value} in the checkpoint, and cannot be {changes[key]}")
     config = EDTConfig(content["model"], dataset, None, {**place, **changes})
+    if folder and not place and "data_path" not in changes:
+        getLogger().warning(
+            f"{Path(folder, dataset)} is not there any more: {config['data_path']} is read in its "
+            "place (--data_path names another folder)"
+        )
+    # a model that began with another's parameters has its own now
+    begun = _OF_PRETRAINING if content["settings"].get("pre_model_path") else ()
     for key, value in content["settings"].items():
-        if key not in ("model", "dataset", *changes):
+        if key not in ("model", "dataset", *begun, *changes):
             known = config[key]
             # an enumeration is saved as text: `InputType.PAIRWISE`
             config[key] = type(known)[value.split(".")[1]] if isinstance(known, Enum) else value

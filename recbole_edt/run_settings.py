@@ -63,7 +63,7 @@ Modes = Annotated[Any, must_be("full, uni100 or uni999 (uniN)", _are_modes)]
 ReportModes = Annotated[
     Any,
     must_be(
-        "uni100 or uni999 (uniN), full, or none",
+        "uni100 or uni999 (uniN), full, or [] for none",
         lambda modes: modes is None or modes == [] or _are_modes(modes),
     ),
 ]
@@ -186,7 +186,7 @@ class RunSettings(Settings):
     repeatable: bool = True  # fixed by the kind of the model
 
     # Training
-    seed: Amount = Field(42, description="draws weights, batches and negatives")
+    seed: Amount = Field(42, le=2**32 - 1, description="draws weights, batches and negatives")
     epochs: Count = Field(
         200, description="epochs at most; of both stages, unless those of the second are given"
     )
@@ -243,6 +243,11 @@ class RunArguments(Settings):
                     f"{key} starts no processes here: torchrun --nproc_per_node={extra[key]} "
                     "run_recbole_edt.py --model=... does"
                 )
+        if "local_rank" in extra:
+            raise ValueError(
+                "torchrun numbers the processes, by the environment: torchrun --nproc_per_node=2 "
+                "run_recbole_edt.py --model=... in place of torch.distributed.launch"
+            )
         return self
 
 

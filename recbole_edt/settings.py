@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -173,6 +174,7 @@ _WORDS = {
     "finite_number": "a number",
     "bool_type": "True or False",
     "string_type": "text",
+    "string_unicode": "text in UTF-8 (set the terminal and LC_ALL to UTF-8)",
     "string_too_short": "text that is not empty",
     "list_type": "a list",
     "too_short": "a list that is not empty",
@@ -182,7 +184,7 @@ _WORDS = {
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than": "below {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "less_than_equal": "at most {le:.10g}",
     "value_error": "{error}",
 }
 
@@ -289,6 +291,11 @@ def parse_arguments(
         else:
             out[key] = _parse_as(fields[key].annotation if key in fields else Any, value)
     return out
+
+
+def split_paths(given: str) -> list[str]:
+    """Split paths at spaces; a single one may hold some."""
+    return [given] if Path(given).is_file() else given.split()
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

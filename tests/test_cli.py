@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import signal
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,13 @@ def test_a_reader_that_stops_ends_a_command_quietly(python):
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+def test_a_terminal_that_lacks_a_letter_gets_its_number(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding="cp1252"))
+    monkeypatch.setattr("recbole_edt.prepare.sample.sample", lambda _: print("\u66f8"))
+    assert cli.execute("sample", []) == 0
+    assert sys.stdout.buffer.getvalue().split() == [b"\\u66f8"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -211,6 +220,8 @@ def test_a_reader_that_stops_ends_a_command_quietly(python):
         (["--model=LLMEDT", "--dataset=nowhere"], "there is no dataset 'nowhere'"),
         (["--model=LLMEDT", "--dataset=tiny", "--device=cuda"], "a GPU is asked for"),
         (["--model=LLMEDT", "--dataset=tiny", "--use_gpu"], "a GPU is asked for"),
+        (["--model=LLMEDT", "--dataset=tiny", "--local-rank=0"], "in place of torch.distributed"),
+        (["--model=LLMEDT", "--dataset=tiny", "--seed=4294967296"], "must be at most 4294967295"),
     ],
 )
 def test_bad_names(refused, arguments, words):
@@ -227,6 +238,15 @@ def test_bad_names(refused, arguments, words):
 )  # fmt: skip
 def test_bad_values(data_path, refused, setting):
     refused(*f"--{setting}".split(), *SMALL, f"--data_path={data_path}")
+
+
+def test_a_folder_without_room_for_logs_is_named(data_path, capfd, monkeypatch):
+    def init_logger(_):
+        raise OSError(errno.EROFS, "Read-only file system", "./log")
+
+    monkeypatch.setattr("recbole_edt.log.init_logger", init_logger)
+    assert cli.execute("run", ["--model=LLMEDT", *SMALL, f"--data_path={data_path}"]) == 2
+    assert "start the run in a folder that can be written" in capfd.readouterr().err
 
 
 def test_places_that_cannot_be_written_show_before_the_training(data_path, refused, monkeypatch):

@@ -16,7 +16,7 @@ from recbole_edt.io.paths import find_data_root, properties_dir
 from recbole_edt.prepare.sample import SampleCommand
 from recbole_edt.recommend.command import RecommendSettings
 from recbole_edt.run_settings import RunSettings
-from recbole_edt.settings import nest, parse_arguments, parse_value, validate
+from recbole_edt.settings import nest, parse_arguments, parse_value, split_paths, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -293,3 +293,15 @@ def test_dotted_keys_are_nested_unless_set_as_a_whole_and_in_part():
     for flat in ({"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a": {"b": 1}, "a.b": 2}):
         with pytest.raises(ConfigError, match=r"cannot both be set|is set twice"):
             nest(flat)
+
+
+def test_one_file_of_settings_may_have_a_space_in_its_name(tmp_path):
+    path = tmp_path / "my settings.yaml"
+    path.write_text("epochs: 1")
+    assert split_paths(str(path)) == [str(path)]
+    assert split_paths("a.yaml b.yaml") == ["a.yaml", "b.yaml"]
+
+
+def test_files_of_settings_have_an_argument_of_their_own():
+    with pytest.raises(ConfigError, match="config_file_list names files"):
+        EDTConfig("SASRec", "tiny", config_dict={"config_files": "a.yaml"})

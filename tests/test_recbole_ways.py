@@ -17,6 +17,7 @@ import running
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation, load_split_dataloaders
+from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import Trainer
@@ -75,6 +76,31 @@ def test_loaded_model_gives_the_results_of_its_run(loaded):
     trainer.fit(train, valid, verbose=False, saved=False)  # the loader of its own kind trains on
 
 
+def test_weights_that_are_loaded_by_hand_score_as_their_run_did(loaded):
+    results, (config, _, _, train, _, test) = loaded
+    content = torch.load(results["checkpoint"])
+    model = get_model(config["model"])(config, train.dataset)
+    model.load_state_dict(content["state_dict"])
+    model.load_other_parameter(content.get("other_parameter"))
+    trainer = trainer_class(type(model))(config, model)
+    trainer.evaluate(test, load_best_model=False)
+    assert trainer.reports["test"] == results["test"]
+
+
+@pytest.mark.parametrize("name", ["LLMEDT", "LLM4CDSR", "C2DSR"])
+def test_a_history_by_itself_scores_as_the_one_of_a_dataset(name, data_path):
+    config = Config(name, "tiny", config_dict=nest(settings(name, data_path)))
+    data = create_dataset(config)
+    _, _, test = data_preparation(config, data)
+    model = get_model(name)(config, data).eval()
+    model.begin_finetuning()
+    (batch, _), *_ = test
+    with torch.no_grad():
+        whole = model.full_sort_predict(batch)
+        alone = {key: batch[key] for key in (model.ITEM_SEQ, model.ITEM_SEQ_LEN)}
+        assert torch.allclose(model.full_sort_predict(Interaction(alone)), whole, atol=1e-5)
+
+
 def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop):
     _, (config, model, data, _, _, test) = loaded
     users = [user for user, items in shop.raw_sequences().items() if len(items) >= 3][:5][::-1]
@@ -104,17 +130,21 @@ def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop
 
 
 def test_checkpoint_is_loaded_where_its_data_have_moved_and_refused_beside_others(
-    tmp_path, data_path, write_dataset, make_shop
+    tmp_path, data_path, write_dataset, make_shop, caplog
 ):
     given = shutil.copytree(data_path, tmp_path / "given")
     run = recbole_edt.run_recbole_edt("SASRec", "tiny", None, settings("SASRec", given))
     path = Path(run["checkpoint"])
+    caplog.set_level("WARNING")
     given.rename(tmp_path / "dataset")  # where the plugin looks by itself
     assert load_data_and_model(path)[0]["data_path"] == str(tmp_path / "dataset" / "tiny")
+    (told,) = [r.message for r in caplog.records if "not there any more" in r.message]
+    assert f"{given / 'tiny'} is not" in told and f"{tmp_path / 'dataset' / 'tiny'} is re" in told
     shutil.rmtree("dataset")
     write_dataset(tmp_path / "dataset", make_shop(seed=1, n_items=(20, 22)))
     with pytest.raises(
-        CheckpointError, match=r"trained on \d+ items, of which tiny lacks \d+, such as"
+        CheckpointError,
+        match=r"trained on \d+ items, of which tiny lacks .*dataset/tiny/tiny.item .*--data_p",
     ):
         load_data_and_model(path)
     path.write_bytes(path.read_bytes()[:1000])

@@ -77,7 +77,7 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
             return words
     name = TYPES.get(origin or annotation, "mapping")
     ranges = [
-        f"{sign}{getattr(limit, bound):g}"
+        f"{sign}{getattr(limit, bound):.10g}"
         for limit in limits
         for bound, sign in BOUNDS.items()
         if isinstance(getattr(limit, bound, None), (int, float))

@@ -18,7 +18,7 @@ from recbole_edt.data.negatives import NegativeSampler
 from recbole_edt.data.recency import recency_weights
 from recbole_edt.data.sequences import domain_rows
 from recbole_edt.distributed import rank, world_size
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import DataError
 from recbole_edt.log import by_domain
 
 # Fields of a training batch.
@@ -64,8 +64,6 @@ class SequenceLoader(AbstractDataLoader):
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=True):
         self.logger = getLogger()
         self.sample_size = len(dataset.windows())
-        if not self.sample_size:
-            raise ConfigError("no user has two training rows: there is nothing to train on")
         super().__init__(config, dataset, sampler, shuffle=shuffle)
         self.epoch = 0
         self.update_config(config)
@@ -91,6 +89,13 @@ class SequenceLoader(AbstractDataLoader):
         of_domain = (domain_rows(rows, dataset.item_domain, d) for d in range(len(dataset.domains)))
         self.by_domain = [tensors(own.index, own.items, own.augmented) for own in of_domain]
         self.negatives = NegativeSampler(self.item_domain, offsets, self.items)
+        if config["loss"] == "bpr" and (found := self.negatives.exhausted()):
+            user, domain = dataset.id2token(dataset.uid_field, found[0]), dataset.domains[found[1]]
+            raise DataError(
+                f"user '{user}' has all items of {domain} in the training rows, so that there is "
+                "no negative for loss: bpr: leave this user out (--user_inter_num_interval), or "
+                "train with --loss=softmax"
+            )
         self.__dict__.pop("weights", None)
 
     @cached_property

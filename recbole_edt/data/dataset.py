@@ -86,11 +86,17 @@ class CrossDomainDataset(SequentialDataset):
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
     _without_profile: frozenset[str] = frozenset()  # users
     left_out: frozenset[str] = frozenset()
+    filters: str = ""  # keys of those that filter rows
+    _dropped: pd.DataFrame | None = None  # users and items of the raw rows that filters dropped
 
     def __init__(self, config, known: Known | None = None):
         self.known = known
         self.tables_read: set[str] = set()  # its views share it
         super().__init__(config)
+
+    @property
+    def _serves(self) -> bool:
+        return self.known is not None and self.known.serves
 
     def _load_data(self, token, dataset_path):
         atomic.check_files(dataset_path, token)
@@ -230,6 +236,7 @@ class CrossDomainDataset(SequentialDataset):
         if not used:
             return
         filters, user, item = " and ".join(used), self.uid_field, self.iid_field
+        self.filters = filters
         rows, items = self.inter_feat, self.item_feat
         inserted = atomic.flag_column(rows, "augmented", f"{self.dataset_name}.inter")
         generated = atomic.flag_column(items, "generated", f"{self.dataset_name}.item")
@@ -248,6 +255,7 @@ class CrossDomainDataset(SequentialDataset):
             & ~rows[user].isin(moved)
             & rows[item].isin(self.item_feat[item])
         )
+        self._dropped = rows.loc[~inserted & ~rows.index.isin(self.inter_feat.index), [user, item]]
         self.inter_feat = rows.loc[self.inter_feat.index.union(rows.index[inserted & stays])]
         self._without_profile = frozenset(moved)
         if self._only_filtered:
@@ -290,6 +298,13 @@ class CrossDomainDataset(SequentialDataset):
                 raise ConfigError(f"val_interval: '{field}' takes {takes}, not {kept!r}")
         super()._filter_by_field_value()
 
+    def _get_illegal_ids_by_inter_num(self, field, feat, inter_num, inter_interval=None):
+        """Users or items whose number of rows is filtered out; items that a model knows stay."""
+        illegal = super()._get_illegal_ids_by_inter_num(field, feat, inter_num, inter_interval)
+        if self.known is None or field != self.iid_field:
+            return illegal
+        return illegal.difference(self.known.items.tolist())
+
     def _filter_inter_by_user_or_item(self):
         """Drop the rows of items and users that are gone, and with True of users never listed.
 
@@ -322,7 +337,7 @@ class CrossDomainDataset(SequentialDataset):
             self.user_num,
         )
         self.split = sequences.leave_one_out(self.sequences)
-        if not len(self.split.users):
+        if not len(self.split.users) and not self._serves:
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
         self.train_sequences = self.split.training(self.sequences)
 
@@ -362,6 +377,10 @@ class CrossDomainDataset(SequentialDataset):
 
     def _path(self, suffix: str) -> Path:
         return Path(self.dataset_path) / f"{self.dataset_name}.{suffix}"
+
+    def item_ids(self) -> list[str]:
+        """Ids of all lines of ``.item``, whatever filters drop."""
+        return self._file_ids[FeatureSource.ITEM].tolist()
 
     def item_titles(self) -> dict[str, str]:
         """Titles of the items by token; empty if ``.item`` has no titles."""
@@ -417,6 +436,11 @@ class CrossDomainDataset(SequentialDataset):
         rows = self.train_sequences
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
+            if not len(prefixes) and not self._serves:
+                raise DataError(
+                    "no user has two training rows, beside the two that are held out: there is "
+                    "nothing to train on"
+                )
             view = self._view(rows, prefixes, self._target_fields)
         else:
             times = rows.timestamps.astype(np.float32)
@@ -530,6 +554,23 @@ class CrossDomainDataset(SequentialDataset):
         raw = ~self.sequences.augmented[rows]
         counts = np.bincount(owners[raw], minlength=len(users))
         return sequences.row_offsets(counts), self.sequences.items[rows[raw]]
+
+    def was_dropped(self, field: str, token: str) -> bool:
+        """Whether filters dropped a row of a user or an item."""
+        return self._dropped is not None and bool((self._dropped[field] == token).any())
+
+    def dropped_items(self) -> tuple[np.ndarray, np.ndarray]:
+        """Items of the raw rows that filters dropped: offsets [n_users + 1], items [total]."""
+        if self._dropped is None:
+            return np.zeros(self.user_num + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        users, items = (
+            pd.Index(self.field2id_token[field]).get_indexer(self._dropped[field].astype(object))
+            for field in (self.uid_field, self.iid_field)
+        )
+        there = (users > 0) & (items > 0)
+        users, items = users[there], items[there]
+        counts = np.bincount(users, minlength=self.user_num)
+        return sequences.row_offsets(counts), items[np.argsort(users, kind="stable")]
 
     def sampled_candidates(self, phase: str, mode: str) -> np.ndarray | None:
         """Candidates of the "valid" or "test" targets: int32 [n_eval, N], None for mode ``full``.

@@ -90,10 +90,18 @@ class Known:
         lacking = items["domain"].astype(object).reindex(self.items).to_numpy() != domains
         if (lacking & ~self.generated).any():
             lost = self.items[lacking & ~self.generated]
+            filtered = lost[np.isin(lost, dataset.item_ids()) & ~np.isin(lost, items.index)]
+            if len(filtered):
+                raise CheckpointError(
+                    f"checkpoint {self.path} was trained on {len(self.items):,} items, of which "
+                    f"{len(filtered):,} are dropped from {name} by {dataset.filters}, such as "
+                    f"{shown(filtered)}: give them values that are kept, or train again"
+                )
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on {len(self.items):,} items, of which {name} "
                 f"lacks {len(lost):,}, such as {shown(lost)}: keep their lines and domains in "
-                f"{name}.item (import the earlier .item, too, with --keep_unsold), or train again"
+                f"{dataset._path('item')} (import the earlier .item, too, with --keep_unsold), "
+                "name another folder (--data_path), or train again"
             )
         shows_inserted = self.augmented and dataset.config["augmented_histories"]
         vectors = dataset._path("item_emb.npy")

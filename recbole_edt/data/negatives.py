@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_edt.errors import DataError
-
 _LARGE_POOL = 16  # times the sample: such a pool is sampled, a smaller one is permuted
 
 
@@ -43,14 +41,19 @@ class NegativeSampler:
         rows = user_offsets.diff()
         users = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
         self.keys = torch.unique(users * self.n_items + user_items)  # sorted
+
+    def exhausted(self) -> tuple[int, int] | None:
+        """Return a user who has all items of a domain, and the domain; None without such a user.
+
+        No negative can be drawn for this user. Of shared ones all are masked, so that the loss of
+        the user's targets in this domain is zero.
+        """
         users, items = self.keys // self.n_items, self.keys % self.n_items
         for domain, size in enumerate(self.size.tolist()):
-            seen = torch.bincount(users[item_domain[items] == domain])
+            seen = torch.bincount(users[self.item_domain[items] == domain])
             if len(seen) and size <= int(seen.max()):
-                raise DataError(
-                    f"domain {domain} has {size} items and a user who has them all: no negative "
-                    "can be drawn"
-                )
+                return int(seen.argmax()), domain
+        return None
 
     def _seen(self, users: Tensor, items: Tensor) -> Tensor:
         keys = users * self.n_items + items

@@ -24,7 +24,7 @@ from recbole_edt.experiment.runs import (
 )
 from recbole_edt.experiment.variants import Variants
 from recbole_edt.io.paths import find_data_root, properties_dir, simulated_note
-from recbole_edt.settings import Count, Name, NonNegative, Settings
+from recbole_edt.settings import Count, Name, NonNegative, Settings, split_paths
 
 FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"
 """Last line of the help of commands that train."""
@@ -103,7 +103,7 @@ class RunsSettings(ResultsSettings, extra="allow"):
         from recbole_edt.config import NESTED, read_files  # these load RecBole
 
         of_files: dict[str, Any] = {}
-        for key, value in read_files(self.config_files.split()).items():
+        for key, value in read_files(split_paths(self.config_files)).items():
             parts = value if key in NESTED and isinstance(value, dict) else {}
             of_files |= {f"{key}.{part}": v for part, v in parts.items()} or {key: value}
         return {**of_files, **given}

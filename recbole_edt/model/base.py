@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -276,6 +278,15 @@ class CrossDomainModel(SequentialRecommender):
         self._item_vectors = None
         return super().load_state_dict(state_dict, *args, **kwargs)
 
+    def load_other_parameter(self, para):
+        """Take what a checkpoint holds beside the parameters: the stage, the history term."""
+        para = dict(para or {})
+        if para.pop("finetuning", False) and not self.finetuning:
+            weights = copy.deepcopy(self.state_dict())  # loaded before; stage 2 has its own start
+            self.begin_finetuning()
+            self.load_state_dict(weights)
+        super().load_other_parameter(para)
+
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, d]; computed once per evaluation."""
         if self._item_vectors is not None and not torch.is_grad_enabled():
@@ -318,7 +329,12 @@ class CrossDomainModel(SequentialRecommender):
         return out
 
     def full_sort_predict(self, interaction) -> Tensor:
-        """Scores of all items, [B, n_items]."""
+        """Scores of all items, [B, n_items].
+
+        The fields of the domains' sub-sequences may be missing: they are then the items of each
+        domain in the mixed sequence.
+        """
+        interaction = self._with_domain_fields(interaction)
         vectors = self.item_vectors()
         first, second = self.user_vectors(interaction)
         scores = first @ vectors.T
@@ -329,10 +345,23 @@ class CrossDomainModel(SequentialRecommender):
 
     def candidate_scores(self, interaction, candidates: Tensor) -> Tensor:
         """Scores [B, n] of candidates int64 [B, n], which are of one domain in each row."""
+        interaction = self._with_domain_fields(interaction)
         users = torch.stack(self.user_vectors(interaction))  # [domains, B, d]
         rows = torch.arange(len(candidates), device=candidates.device)
         own = users[self.item_domain[candidates[:, 0]].clamp(min=0), rows]
         return torch.einsum("bd,bnd->bn", own, self.item_vectors()[candidates])
+
+    def _with_domain_fields(self, interaction):
+        if domain_fields(0)[0] in interaction:
+            return interaction
+        sequence, added = interaction[self.ITEM_SEQ], {}
+        for domain in range(self.n_domains):
+            own = self.item_domain[sequence] == domain
+            first = (~own).to(torch.uint8).argsort(dim=1, stable=True)  # own items, oldest first
+            list_field, length_field = domain_fields(domain)
+            added[list_field] = (sequence * own).gather(1, first)
+            added[length_field] = own.sum(1)
+        return Interaction({**interaction.interaction, **added})
 
     def predict(self, interaction) -> Tensor:
         """Scores of one item per row, [B]."""

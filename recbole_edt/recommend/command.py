@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BeforeValidator, model_validator
 from tqdm import tqdm
 
-from recbole_edt.errors import DependencyError
+from recbole_edt.errors import ConfigError, DependencyError
 from recbole_edt.io.files import atomic_write, check_writable, write_text
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.settings import (
@@ -52,6 +52,9 @@ def _ids_or_file(value: Any) -> list[str]:
 
 
 Ids = Annotated[list[Name], BeforeValidator(_ids)]
+
+
+_NOT_WRITTEN = {"tsv", "xlsx", "xls", "gz", "bz2", "zip", "xz", "zst", "feather", "html"}
 
 
 class RecommendSettings(Settings, use_attribute_docstrings=True):
@@ -139,6 +142,8 @@ def recommend(arguments: Sequence[str]) -> None:
     if settings.export is not None:
         check_writable("export", Path(settings.export, "users.txt"))
     suffix = Path(settings.output or "").suffix.removeprefix(".").replace("jsonl", "json")
+    if suffix in _NOT_WRITTEN and not settings.format:
+        raise ConfigError(f"output: .{suffix} is not written: .csv, .json or .parquet, or --format")
     format = settings.format or (suffix if suffix in ("json", "parquet") else "csv")
     if format == "parquet" and find_spec("pyarrow") is None:
         raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")

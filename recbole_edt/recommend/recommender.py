@@ -27,7 +27,7 @@ from recbole_edt.evaluation.scores import all_scores
 from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.io.files import atomic_write, check_writable, write_array, write_text
 from recbole_edt.model.kernels import product
-from recbole_edt.restore import load_run
+from recbole_edt.restore import load_served
 from recbole_edt.settings import Count, check_value, nearest
 from recbole_edt.trainer.checkpoint import PARTS
 
@@ -65,7 +65,7 @@ class Recommender:
 
     :meth:`load` makes it from a checkpoint. Ids are those of the atomic files, numbers the places
     in the model's tables. Candidates are the raw items of a domain that are not among the raw rows
-    of a history.
+    of a history, nor among those of its user that filters dropped.
 
     Attributes
     ----------
@@ -96,6 +96,8 @@ class Recommender:
         self._column = np.full(data.item_num, -1)  # of each item among the candidates of its domain
         for pool in self.pools:
             self._column[pool] = np.arange(len(pool))
+        # rows that filters dropped are in no history, but what users have is not recommended
+        self._dropped = data.dropped_items() if until == "all" else None
         self._vectors = vectors_of(model)
         self._items: list[Tensor] = []  # vectors of each domain's candidates
         if self._vectors is not None:
@@ -142,7 +144,7 @@ class Recommender:
         changes = {"show_progress": False, **settings}
         if data_path is not None:
             changes["data_path"] = str(data_path)
-        config, model, data, *_ = load_run(checkpoint, dataset, changes)
+        config, model, data = load_served(checkpoint, dataset, changes)
         result, _, part = Path(checkpoint).stem.rpartition(".")
         if part in PARTS:
             data.notes.append(
@@ -313,6 +315,8 @@ class Recommender:
             name, *others = unknown
             if name in self.data.left_out:
                 raise DataError(f"{what} '{name}' is new, and {self._knows('items')}")
+            if self.data.was_dropped(field, name):
+                raise DataError(f"{self.data.filters}: no row of {what} '{name}' is left")
             hint = nearest(name, known[1:50_000].tolist())
             more = f" ({len(others):,} further unknown: {shown(others)})" if others else ""
             raise DataError(f"there is no {what} '{name}'{hint}{more}")
@@ -382,6 +386,10 @@ class Recommender:
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
         raw = ~asked.rows.augmented[rows]
         owners, items = owners[raw], asked.rows.items[rows[raw]]
+        if self._dropped is not None:
+            offsets, dropped = self._dropped
+            of, places = expand_ranges(offsets[asked.users], offsets[asked.users + 1])
+            owners, items = np.append(owners, of), np.append(items, dropped[places])
         for domain, scores in zip(domains, out, strict=True):
             mine = (self.data.item_domain[items] == domain) & (self._column[items] >= 0)
             scores[owners[mine], self._column[items[mine]]] = -torch.inf

@@ -145,6 +145,12 @@ def other_state(model: Any) -> dict[str, Any]:
     return counters | named
 
 
+def for_recbole(model: Any) -> dict[str, Any]:
+    """Return what ``load_other_parameter``, as RecBole's users call it, takes beside that state."""
+    names = ("finetuning", "history_weights")
+    return {name: getattr(model, name) for name in names if hasattr(model, name)}
+
+
 def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
     """Give a model the state of a checkpoint; CheckpointError if it does not fit."""
     try:

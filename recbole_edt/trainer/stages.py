@@ -17,6 +17,7 @@ class TwoStageTrainer(CrossDomainTrainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        self._built = self.optimizer
         if self.stage == 1:
             self._set_epochs(model.stages[0][0])
 
@@ -70,8 +71,14 @@ class TwoStageTrainer(CrossDomainTrainer):
     def _prepare_stage_2(self) -> None:
         epochs, learning_rate = self.model.stages[1]
         self._set_epochs(epochs)
+        if self.optimizer is not self._built:
+            self.logger.warning(
+                "stage 2 makes its own optimizer (learner, finetune_learning_rate): the one that "
+                "was set on the trainer serves stage 1; a method _build_optimizer serves both"
+            )
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = self._build_optimizer(
+        self.average = None
+        self.optimizer = self._built = self._build_optimizer(
             params=trained, learning_rate=self.config[learning_rate]
         )
         self._share_gradients()

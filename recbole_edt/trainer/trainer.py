@@ -6,6 +6,7 @@ import glob
 import os
 import random
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
@@ -51,7 +52,11 @@ class CrossDomainMixin(EvaluationMixin):
 
     stage = 1
     start_key = "start_from"  # names the checkpoint of the model to train on from
+    average: AveragedWeights | None = None
+    _followed: tuple[torch.optim.Optimizer, ...] = ()
+    _hooks: Sequence[Any] = ()
     tensorboard: SummaryWriter
+    optimizer: Any
     logger: Any
     distributed_model: Any
     eval_step: int
@@ -160,7 +165,8 @@ class CrossDomainMixin(EvaluationMixin):
         self.model.history_weights = weights
         if saved and not distributed.rank():
             content = checkpoint.load(self.saved_model_file)
-            self._write(self.saved_model_file, {**content, "history_weights": weights})
+            content["history_weights"] = content["other_parameter"]["history_weights"] = weights
+            self._write(self.saved_model_file, content)
         self.logger.info(f"weight of the history term: {by_domain(weights, domains)}")
 
     def _begin(self, dataset, saved: bool) -> None:
@@ -169,8 +175,7 @@ class CrossDomainMixin(EvaluationMixin):
         if path := self.config["start_from"]:
             growth.adopt(self.model, path, dataset)
             self.model.history_weights = None  # validation chooses them anew
-            if self.average:
-                self.average.load(None)
+            self.average = None
             self.logger.info(f"Starting from {path}")
         resumed = saved and self.config["resume"] and self._resume(dataset)
         # `resume_checkpoint` may have been called before
@@ -268,6 +273,7 @@ class CrossDomainMixin(EvaluationMixin):
     def _begin_stage(self, stage: int) -> None:
         """Start counting epochs, and the curves of a further stage, anew."""
         self.stage = stage
+        self.average = None
         self.start_epoch = self.cur_step = 0
         self.timing = dict(_NEW_TIMING)
         self.tensorboard.close()  # its steps are epochs
@@ -279,6 +285,7 @@ class CrossDomainMixin(EvaluationMixin):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         self.threads.choose()
         self._seed_epoch(train_data, epoch_idx)
+        self._follow_optimizers()
         if self.splits_batches:
             self.distributed_model.module.loss = self.model.loss_over(train_data)
             loss_func = self.distributed_model
@@ -324,16 +331,7 @@ class CrossDomainMixin(EvaluationMixin):
 
     def _build_optimizer(self, **kwargs):
         optimizer = super()._build_optimizer(**kwargs)
-        if self.device.type == "cpu":
-            optimizer = fused(optimizer)
-        if isinstance(self.model, CrossDomainModel):
-            self._choose_sparse_updates(optimizer)
-        self.average: AveragedWeights | None = None
-        if self.config["weight_average"]:
-            trained = (p for group in optimizer.param_groups for p in group["params"])
-            self.average = AveragedWeights(trained, self.config["weight_average"])
-            optimizer.register_step_post_hook(self.average.update)
-        return optimizer
+        return fused(optimizer) if self.device.type == "cpu" else optimizer
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimizers by the attributes that hold them; RecBole's RecVAE has two."""
@@ -341,15 +339,44 @@ class CrossDomainMixin(EvaluationMixin):
         names = {id(one): name for name, one in found.items()}  # the last of several
         return {name: found[name] for name in names.values()}
 
-    def _choose_sparse_updates(self, optimizer) -> None:
-        """Update only the touched rows of sparse tables by plain Adam; else make them dense."""
-        tables = [module for module in self.model.modules() if getattr(module, "sparse", False)]
-        plain = type(optimizer) is torch.optim.Adam and distributed.world_size() == 1
-        if not plain or self.weight_decay or self.clip_grad_norm:
-            for table in tables:
-                table.sparse = False
-        elif tables:
-            optimizer.register_step_pre_hook(update_touched_rows)
+    def _follow_optimizers(self) -> None:
+        """Act at the steps of the present optimizers, which may be a user's own.
+
+        Weights are averaged after each step. Plain Adam updates only the touched rows of sparse
+        tables; for any other optimizer they become dense.
+        """
+        self._start_average()
+        optimizers = tuple(self._optimizers().values())
+        if optimizers == self._followed:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        hooks = [one.register_step_post_hook(self._update_average) for one in optimizers]
+        plain = all(
+            type(one) is torch.optim.Adam and not one.defaults["weight_decay"] for one in optimizers
+        )
+        if self.clip_grad_norm or not plain:
+            self._make_tables_dense()
+        elif self._sparse_tables():
+            hooks += [one.register_step_pre_hook(update_touched_rows) for one in optimizers]
+        self._followed, self._hooks = optimizers, hooks
+
+    def _start_average(self) -> None:
+        if self.average is None and self.config["weight_average"]:
+            self.average = AveragedWeights(self.model.parameters(), self.config["weight_average"])
+
+    def _update_average(self, *_) -> None:
+        if self.average:
+            self.average.update()
+
+    def _sparse_tables(self) -> list[Any]:
+        if not isinstance(self.model, CrossDomainModel):
+            return []
+        return [module for module in self.model.modules() if getattr(module, "sparse", False)]
+
+    def _make_tables_dense(self) -> None:
+        for table in self._sparse_tables():
+            table.sparse = False
 
     def _share_gradients(self) -> None:
         """Let processes share the gradients of the parameters that are trainable now."""
@@ -357,6 +384,7 @@ class CrossDomainMixin(EvaluationMixin):
         self.splits_batches = plugin and distributed.world_size() > 1
         if self.splits_batches:
             check_processes(self.model)
+            self._make_tables_dense()
             self.distributed_model = None  # removes the hooks of the old one first
             self.distributed_model = distributed.data_parallel(self.model, self.device)
 
@@ -400,7 +428,8 @@ class CrossDomainMixin(EvaluationMixin):
             "timing": dict(self.timing),
             "stages": checkpoint.plain(self.stages),
             "state_dict": self.model.state_dict(),
-            "other_state": checkpoint.other_state(self.model),
+            "other_state": (other := checkpoint.other_state(self.model)),
+            "other_parameter": other | checkpoint.for_recbole(self.model),
             "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 
@@ -423,6 +452,7 @@ class CrossDomainMixin(EvaluationMixin):
         checkpoint.load_state(self.model, content, resume_file)
         for name, state in content["optimizer"].items():
             getattr(self, name).load_state_dict(state)
+        self._start_average()
         if self.average:
             self.average.load(content.get("average"))
         self.start_epoch = content["epoch"] + 1

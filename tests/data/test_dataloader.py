@@ -13,6 +13,7 @@ from recbole.data import data_preparation
 from recbole_edt.data.dataloader import (
     AUGMENTED,
     NEGATIVES,
+    SEEN,
     SEQUENCE,
     TARGET_WEIGHTS,
     EvaluationLoader,
@@ -20,7 +21,8 @@ from recbole_edt.data.dataloader import (
     domain_sequence_fields,
 )
 from recbole_edt.data.recency import recency_weights
-from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.errors import DataError
+from recbole_edt.model.losses import softmax_loss
 
 
 @pytest.fixture(scope="module")
@@ -155,20 +157,35 @@ def test_one_negative_per_target(make_train, seed):
             assert not set(drawn) & set(train.items[rows_of(train, user)].tolist())
 
 
-@pytest.mark.parametrize(
-    ("items", "domains", "error", "message"),
-    [
-        ("abc", "xyx", ConfigError, "no user has two training rows"),
-        ("abcde", "xyxyy", DataError, "no negative can be drawn"),  # a user owns all of x
-    ],
-)
-def test_data_that_cannot_be_trained_on(
-    write_dataset, load, tmp_path, items, domains, error, message
-):
-    rows = [("u", item, 0, at) for at, item in enumerate(items)]
-    dataset = load(write_dataset(tmp_path, rows=rows, items=list(zip(items, domains, strict=True))))
-    with pytest.raises(error, match=message):
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec", "GRU4Rec"])
+def test_data_without_two_training_rows_of_a_user(write_dataset, load, tmp_path, model):
+    rows = [("u", item, 0, at) for at, item in enumerate("abc")]
+    dataset = load(
+        write_dataset(tmp_path, rows=rows, items=[*zip("abc", "xyx", strict=True)]), model
+    )
+    with pytest.raises(DataError, match="no user has two training rows"):
         data_preparation(dataset.config, dataset)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"), [("LLMEDT", "bpr"), ("C2DSR", "bpr"), ("LLMEDT", "softmax")]
+)
+def test_a_user_who_has_all_of_a_domain(write_dataset, load, tmp_path, model, loss):
+    rows = [("guest", item, 0, at) for at, item in enumerate("abcde")]
+    items = [*zip("abcde", "xyxyy", strict=True)]
+    dataset = load(write_dataset(tmp_path, rows=rows, items=items), model, loss=loss)
+    if loss == "bpr":
+        with pytest.raises(DataError, match=r"user 'guest' has all items of x in .*--loss=softmax"):
+            data_preparation(dataset.config, dataset)
+        return
+    (batch,) = data_preparation(dataset.config, dataset)[0]
+    mask = batch[f"{SEEN}_0"]
+    assert mask.all()
+    states, positives, negatives = (torch.randn(n, 4, requires_grad=True) for n in (2, 2, 2))
+    value = softmax_loss(states, positives, negatives, mask, torch.zeros(2, dtype=torch.int64))
+    value.backward()
+    assert value == 0  # nothing to rank the positive against
+    assert not any(part.grad.any() for part in (states, positives, negatives))
 
 
 @pytest.mark.parametrize("model", ["LLMEDT", "SASRec"])

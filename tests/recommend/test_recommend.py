@@ -116,6 +116,12 @@ def test_what_a_user_has_may_be_recommended_again(ours, trained, data_path) -> N
     assert pd.read_csv("again.csv")["item_id"].tolist() == every["item_id"].tolist()
 
 
+@pytest.mark.parametrize("name", ["all.csv.gz", "all.tsv"])
+def test_a_name_that_promises_another_format_is_refused(trained, data_path, name) -> None:
+    with pytest.raises(ConfigError, match="is not written"):
+        command(trained, data_path, user="all", output=name)
+
+
 @pytest.mark.parametrize(("user", "history"), [("u3", None), (None, ["art1", "bike2", "art3"])])
 def test_excluded_items_leave_no_gap(ours, trained, data_path, user, history, capsys) -> None:
     every = ours.recommend(user, k=10**12, history=history)  # as many as there are
@@ -331,6 +337,11 @@ def test_an_arrow_of_experiment_case_begins_at_the_reason(trained, data_path) ->
         ({"output": "o.xlsx"}, ConfigError, "--output takes csv, json or parquet"),
         ({"user": None}, ConfigError, "say --user"),
         ({"user": "u1,,u2"}, ConfigError, "user must be text that is not empty"),
+        (
+            {"user": "J\udcfcrgen"},
+            ConfigError,
+            r"user must be text in UTF-8 \(set the terminal and",
+        ),
         ({"user": "[u1"}, ConfigError, "user must be ids such as u1,u2"),
         ({"user": "all", "output": "."}, ConfigError, "output . is a folder"),
         ({"export": __file__}, ConfigError, "export .* cannot be written"),

@@ -60,5 +60,5 @@ def test_what_lazy_updates_would_leave_out_makes_a_table_dense(run, changes):
     trainer = run("LLMEDTPretrain", item_embedding="both", **changes).trainer
     table = trainer.model.item_embedding.table
     table.sparse = True
-    trainer._build_optimizer()
+    trainer._follow_optimizers()
     assert not table.sparse

@@ -28,3 +28,35 @@ def test_best_checkpoint_holds_averages_and_the_last_one_both(run) -> None:
         for name, value in zip(names, last["average"]["values"], strict=True)
     )
     assert any(not torch.equal(best[name], last["state_dict"][name]) for name in names)
+
+
+def test_steps_of_an_optimizer_of_ones_own_are_averaged(run) -> None:
+    now = run("LLMEDTPretrain", epochs=2, weight_average=0.9)
+    start = {name: value.clone() for name, value in now.trainer.model.named_parameters()}
+    now.trainer.optimizer = torch.optim.SGD(now.trainer.model.parameters(), lr=1.0)
+    trained = now.fit().trainer
+    assert trained.average.steps == 2 * len(now.train)
+    best = checkpoint.load(trained.saved_model_file)["state_dict"]
+    assert any(not torch.equal(best[name], value) for name, value in start.items())
+
+
+def test_a_method_that_builds_another_optimizer_serves_both_stages(run, caplog) -> None:
+    def built(params=None, learning_rate=0.1):
+        params = now.trainer.model.parameters() if params is None else params
+        return torch.optim.SGD(params, lr=learning_rate)
+
+    now = run(weight_average=0.9)
+    now.trainer._build_optimizer = built
+    now.trainer.optimizer = built()
+    with caplog.at_level("WARNING"):
+        now.fit()
+    assert type(now.trainer.optimizer) is torch.optim.SGD
+    assert now.trainer.average.steps == 2 * len(now.train)  # of stage 2
+    assert "the one that was set on the trainer serves stage 1" in caplog.text
+
+
+def test_the_averages_of_a_model_with_two_optimizers_are_of_all_its_parameters(run) -> None:
+    trained = run("RecVAE", epochs=1, weight_average=0.9).fit().trainer
+    assert len(trained._optimizers()) == 2
+    averaged = {parameter.data_ptr() for parameter in trained.average.parameters}
+    assert averaged == {p.data_ptr() for p in trained.model.parameters() if p.requires_grad}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from recbole.data import create_dataset, data_preparation
@@ -11,6 +13,7 @@ from recbole.utils import init_seed
 from recbole_edt.config import EDTConfig
 from recbole_edt.errors import ConfigError, DependencyError
 from recbole_edt.quick_start import run_recbole_edt
+from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.registry import find_model
 
 COUNTED = ["Pop", "Random", "ItemKNN", "EASE"]
@@ -182,6 +185,26 @@ def test_models_that_are_pretrained_go_through_all_stages(model, epochs, run, sa
     same_result(resumed.result(), whole.result())
 
 
+@pytest.mark.parametrize(
+    ("model", "first", "stage", "keys"),
+    [("S3Rec", "S3Rec", {"train_stage": "finetune"}, {"pretrain_epochs": 1, "save_step": 1}),
+     ("ConvNCF", "BPR", {"train_method": "after_pretrain"}, {})],
+)  # fmt: skip
+def test_a_stage_by_itself_needs_the_file_of_the_stage_before_to_be_trained_and_not_to_be_served(
+    model, first, stage, keys, small, tmp_path
+):
+    with pytest.raises(ConfigError, match=r"pre_model_path '' is no file: name it \(--pre_model_"):
+        run_recbole_edt(model, "tiny", None, small(model, **stage))
+    keys = keys | ({"embedding_size": 64} if first == "BPR" else {})
+    before = Path(run_recbole_edt(first, "tiny", None, small(first, **keys))["checkpoint"])
+    before = before.rename(tmp_path / "before.pth")
+    begun = small(model, pre_model_path=str(before), **stage, **keys)
+    path = run_recbole_edt(model, "tiny", None, begun)["checkpoint"]
+    there = Recommender.load(path, use_gpu=False).recommend("u1")
+    before.unlink()
+    assert Recommender.load(path, use_gpu=False).recommend("u1").equals(there)
+
+
 # --- features, loaders, refusals ------------------------------------------------------------------
 
 
@@ -190,6 +213,7 @@ def test_models_of_features_read_a_column_of_the_data(
 ):
     place = write_dataset(tmp_path, small_shop)
     assert config_for(place, "SASRecF")["selected_features"] == ["domain"]
+    assert config_for(place, "FDSA", selected_features="domain")["selected_features"] == ["domain"]
     path = tmp_path / "tiny" / "tiny.item"
     header, *lines = path.read_text().splitlines()
     lines = [f"{line}\tkind {number % 3}" for number, line in enumerate(lines)]

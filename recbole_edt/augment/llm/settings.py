@@ -51,6 +51,10 @@ class Endpoint(Settings):
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("base_url must be an http or https address")
+        try:
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError("base_url must have a port of at most 65535, or none") from error
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
                 "base_url must hold no key or password: name a variable in key_env instead"

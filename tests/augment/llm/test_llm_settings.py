@@ -24,6 +24,7 @@ def test_a_profile_names_both_endpoints(profile):
         ("vllm", {"retrys": 1}, "unknown key 'retrys', did you mean 'retries'"),
         ("vllm", {"chat.prices.promt": 1}, "unknown key 'chat.prices.promt', .* 'prompt'"),
         ("vllm", {"chat.base_url": "localhost"}, "base_url must be an http"),
+        ("vllm", {"chat.base_url": "http://localhost:80000/v1"}, "a port of at most 65535"),
         ("vllm", {"chat": 3}, "chat must be a mapping, not '3'"),
     ],
 )
