@@ -27,7 +27,15 @@ from recbole_edt.registry import (
     properties_of,
 )
 from recbole_edt.run_settings import RunSettings
-from recbole_edt.settings import Amount, NonNegative, check_value, nearest, nest, validate
+from recbole_edt.settings import (
+    Amount,
+    NonNegative,
+    check_value,
+    expand_home,
+    nearest,
+    nest,
+    validate,
+)
 
 # of several processes, which RecBole's own command starts
 _OF_PROCESSES = {"nproc", "world_size", "ip", "port", "offset", "local_rank"}
@@ -249,7 +257,9 @@ def read_files(files: Sequence[str]) -> dict[str, Any]:
     loader = Config._build_yaml_loader(None)
     for file in files:
         try:
-            content = yaml.load(Path(file).read_text(encoding="utf-8"), loader)
+            content = yaml.load(
+                Path(expand_home(os.fspath(file))).read_text(encoding="utf-8"), loader
+            )
         except OSError as error:
             raise ConfigError(f"configuration file {file} cannot be read") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -312,12 +322,12 @@ def final_settings(config: Config) -> dict[str, Any]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """Paths as text, numbers of numpy as Python's, and tuples as lists.
+    """Paths as text, ``~`` in full, numbers of numpy as Python's, and tuples as lists.
 
     Intervals such as (5, 10) become text: a list would be a closed one.
     """
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    if isinstance(value, (str, os.PathLike)):
+        return expand_home(os.fspath(value))
     if isinstance(value, np.generic):
         return value.item()
     if key == "val_interval" and isinstance(value, dict):

@@ -27,14 +27,14 @@ from recbole_edt.io.lock import run_lock
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.log import FILE_ONLY, close_log, open_log
 from recbole_edt.registry import is_users_own
-from recbole_edt.run_settings import RunArguments
+from recbole_edt.run_settings import RunArguments, RunSettings
 from recbole_edt.settings import parse_arguments, split_paths, validate
 from recbole_edt.trainer import checkpoint, trainer_class
 
 
 def run(arguments: Sequence[str]) -> None:
     """Train and test one model from command-line arguments."""
-    given = validate(RunArguments, parse_arguments(arguments))
+    given = validate(RunArguments, parse_arguments(arguments, RunSettings))
     files = split_paths(given.config_files)
     run_recbole_edt(given.model, given.dataset, files, given.model_extra)
 

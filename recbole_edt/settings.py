@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +26,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -86,14 +89,28 @@ def is_interval(value: Any) -> bool:
     return False
 
 
+def expand_home(text: str) -> str:
+    """Path of a text such as ``~/data``, which shells leave as it is after ``--key=``."""
+    return os.path.expanduser(text) if text.startswith("~/") else text
+
+
 class Settings(BaseModel):
     """Base of all settings: types are exact (``1`` is no text), unknown keys are refused.
 
     Each field has a ``description``, which is what ``--help`` shows. A rule that joins several keys
-    is a ``model_validator`` that raises ``ValueError`` with the whole sentence.
+    is a ``model_validator`` that raises ``ValueError`` with the whole sentence. Values such as
+    ``~/data`` are paths in the user's home.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_home(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        texts = {key: text for key, text in values.items() if isinstance(text, str)}
+        return {**values, **{key: expand_home(text) for key, text in texts.items()}}
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -210,6 +227,27 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def _parse_as(kind: Any, text: str) -> Any:
+    """Read a command-line value of a type: where that is text, or a list of texts, 1 is text."""
+    value, kinds = parse_value(text), set(_kinds(kind))
+    if value is None and NoneType in kinds:
+        return None
+    listed = re.fullmatch(r"\[\s*([\w@.]+(?:\s*,\s*[\w@.]+)*)\s*\]", text)
+    if listed and kinds - {NoneType} == {list[str]}:
+        return re.split(r"\s*,\s*", listed[1])
+    return text if kinds - {NoneType} == {str} and not isinstance(value, str) else value
+
+
+def _kinds(kind: Any) -> list[Any]:
+    """Types of a union, without what annotations say about them."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _kinds(args[0])
+    if origin in (Union, UnionType):
+        return [one for arg in args for one in _kinds(arg)]
+    return [list[_kinds(args[0])[0]]] if origin is list else [kind]  # type: ignore[misc]
+
+
 def parse_arguments(
     arguments: Sequence[str],
     settings: type[BaseModel] | None = None,
@@ -223,7 +261,8 @@ def parse_arguments(
     arguments : sequence of str
         A command line without the name of the command.
     settings : type, optional
-        Says which keys are flags: they take no other word for a value than true or false.
+        Says which keys are flags, which take no other word for a value than true or false, and
+        which are text, also if it looks like a number.
     words : list, optional
         Receives the arguments that belong to no key; without it they are refused.
     as_text : sequence of str
@@ -247,8 +286,10 @@ def parse_arguments(
                 equals, value = "=", rest.pop(0)
         if key in out:
             raise ConfigError(f"--{key} is given twice")
-        is_text = key in as_text or key == "dataset"
-        out[key] = (value if is_text else parse_value(value)) if equals else True
+        if key in as_text or key == "dataset" or not equals:
+            out[key] = value if equals else True
+        else:
+            out[key] = _parse_as(fields[key].annotation if key in fields else Any, value)
     return out
 
 

@@ -13,8 +13,10 @@ from recbole_edt import registry
 from recbole_edt.config import EDTConfig, defaults
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.paths import find_data_root, properties_dir
+from recbole_edt.prepare.sample import SampleCommand
+from recbole_edt.recommend.command import RecommendSettings
 from recbole_edt.run_settings import RunSettings
-from recbole_edt.settings import nest, parse_arguments, parse_value, split_paths
+from recbole_edt.settings import nest, parse_arguments, parse_value, split_paths, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,6 +118,17 @@ def test_paths_numbers_of_numpy_and_one_file_are_taken(tmp_path):
         found = EDTConfig("LLMEDT", "tiny", files, given)
         assert (found["seed"], found["learning_rate"], found["dropout"]) == (3, 0.5, 0.25)
         assert found["data_path"] == str(tmp_path / "tiny") and type(found["seed"]) is int
+
+
+def test_a_path_may_begin_with_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("result_file: ~/r.json")
+    keys = {"checkpoint_dir": "~/saved", "data_path": Path("~/data")}
+    config = EDTConfig("LLMEDT", "cloth_sport", [Path("~/own.yaml")], keys)
+    found = [config[key] for key in ("checkpoint_dir", "data_path", "result_file")]
+    assert found == [f"{tmp_path}/saved", f"{tmp_path}/data/cloth_sport", f"{tmp_path}/r.json"]
+    given = validate(SampleCommand, parse_arguments(["--output_path=~/data"]))
+    assert given.output_path == f"{tmp_path}/data"
 
 
 def test_dataset_folder_comes_before_the_bundled_one():
@@ -250,6 +263,16 @@ def test_key_value_is_key_equals_value(line, given, words):
     assert found == words
     if not words:
         assert parse_arguments(line.split()) == given
+
+
+def test_a_key_whose_type_is_text_takes_numbers_as_text():
+    line = "--checkpoint_dir=2024_01 --domains=[2,01] --data_path='x' --result_file=none --seed=3"
+    assert parse_arguments([*line.split(), "--preset=1e5", "--state=1"], RunSettings) == {
+        "checkpoint_dir": "2024_01", "domains": ["2", "01"], "data_path": "x", "result_file": None,
+        "seed": 3, "preset": "1e5", "state": 1,
+    }  # fmt: skip
+    given = parse_arguments(["--domain=1", "--user=1"], RecommendSettings, as_text=["user"])
+    assert given == {"domain": "1", "user": "1"}
 
 
 @pytest.mark.parametrize(

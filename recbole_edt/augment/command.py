@@ -44,7 +44,7 @@ def augment(arguments: Sequence[str]) -> int:
     EDTError
         If arguments, configuration or data are invalid, or an endpoint cannot serve the run.
     """
-    given = validate(AugmentCommand, nest(parse_arguments(arguments)))
+    given = validate(AugmentCommand, nest(parse_arguments(arguments, AugmentCommand)))
     source = Path(given.data_path or find_data_root(given.dataset))
     pipeline = Pipeline(given.dataset, source, Path(given.output_path), given)
     if given.dry_run:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from recbole_edt.data.sequences import Sequences
+from recbole_edt.io.times import PER_SECOND, SPAN, unix_unit
 
 _DAY_S = 86_400.0
 _OLD_SHARE = 0.1  # weight of the oldest rows, as a share of the newest row's
@@ -25,7 +26,7 @@ def recency_weights(
     Parameters
     ----------
     rows : Sequences
-        Training rows, with timestamps in seconds.
+        Training rows, with timestamps in seconds, or Unix times of one finer unit.
     item_domain : np.ndarray
         int64 [n_items]; domain of each item, -1 for the padding item.
     half_life : float or "auto"
@@ -40,7 +41,8 @@ def recency_weights(
         Days, or 0, for each domain.
     """
     weights, found = np.ones(len(rows.items)), []
-    age = (rows.timestamps.max(initial=-np.inf) - rows.timestamps) / _DAY_S
+    per_day = _DAY_S * _per_second(rows.timestamps)
+    age = (rows.timestamps.max(initial=-np.inf) - rows.timestamps) / per_day
     for domain in range(item_domain.max(initial=-1) + 1):
         inside = item_domain[rows.items] == domain
         days = 0.0
@@ -50,6 +52,13 @@ def recency_weights(
             weights[inside] = _decayed(age[inside], days)
         found.append(days)
     return weights.astype(np.float32), found
+
+
+def _per_second(times: np.ndarray) -> float:
+    """How many units of the times are a second; the median tells, one if it is no Unix time."""
+    median = np.median(times) if len(times) else 0.0
+    per_second = PER_SECOND[unix_unit(median)]
+    return per_second if SPAN[0] <= median / per_second <= SPAN[1] else 1.0
 
 
 def _decayed(age: np.ndarray, half_life: float) -> np.ndarray:

@@ -144,7 +144,7 @@ def compare(arguments: Sequence[str]) -> None:
         If arguments, configuration or data are invalid, or a run failed; the table shows the
         others.
     """
-    comparison = validate(Comparison, parse_arguments(arguments))
+    comparison = validate(Comparison, parse_arguments(arguments, Comparison))
     comparison.check()
     check_writable("output_path", comparison.folder / "compare.md")
     with run_lock(comparison.folder):

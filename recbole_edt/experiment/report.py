@@ -33,7 +33,7 @@ def report(arguments: Sequence[str]) -> None:
     EDTError
         If arguments are invalid or there is no page.
     """
-    settings = validate(ResultsSettings, parse_arguments(arguments))
+    settings = validate(ResultsSettings, parse_arguments(arguments, ResultsSettings))
     print(f"written: {write_report(settings.folder, settings.dataset)}")
 
 

@@ -197,7 +197,7 @@ def search(arguments: Sequence[str]) -> None:
     EDTError
         If arguments, configuration or data are invalid.
     """
-    one = validate(Search, parse_arguments(arguments))
+    one = validate(Search, parse_arguments(arguments, Search))
     one.check()
     folder = one.folder / "search"
     name = short_name(one.model)

@@ -22,12 +22,14 @@ from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
 from recbole_edt.importing.tables import Table, cut, find_column
 from recbole_edt.prepare.records import Malformed, parse_metadata
+from recbole_edt.settings import expand_home
 
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 _SUFFIXES = {".gz", ".bz2", ".xz"}
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
+_NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # zip, which .xlsx is, and .xls
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # how quotation marks are meant: in the words of pandas and of the csv module
 _LITERAL: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
@@ -54,10 +56,10 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
     """
     tables = []
     for argument in arguments:
-        domain, path = None, Path(argument)
+        domain, path = None, Path(expand_home(argument))
         if not path.exists() and "=" in argument:
             domain, _, name = argument.partition("=")
-            path = Path(name)
+            path = Path(expand_home(name))
         if not path.exists():
             raise ConfigError(f"{path} does not exist (files are FILE or DOMAIN=FILE)")
         for file in tqdm(_files(path), desc=f"read {path.name}", unit="file", disable=None):
@@ -114,7 +116,8 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
     except UnicodeError as error:
         other = "latin-1" if "1252" in options.encoding else "cp1252"
         raise DataError(
-            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other}"
+            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other} "
+            "(gb18030 for Chinese, cp932 for Japanese)"
         ) from error
     except LookupError as error:
         raise ConfigError(f"encoding '{options.encoding}' is not known") from error
@@ -133,6 +136,10 @@ def _text(path: Path, options: ImportCommand) -> str:
             except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
                 raise DataError(f"{path} is a damaged {path.suffix} file: {error}") from error
             break
+    if content.startswith(_NO_TEXT):
+        raise DataError(
+            f"{path} is a spreadsheet or a zip archive: save the sheet as CSV, or unpack it"
+        )
     marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
     if "encoding" not in options.model_fields_set:
         for first, name in enumerate(("utf-16-be", "utf-16-le")):
@@ -238,21 +245,19 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
         )
     may_quote = '"' in text and not atomic
     way, width = _quoting(path, text, separator, len(names), may_quote, options.max_malformed)
-    extra = separator * (width - len(names))  # rows end with it, and the header does not
-    text = f"{separator.join(names)}{extra}\n{text}" if headless else text
-    text = text if headless else f"{header}{extra}{text[len(header) :]}"
     form: dict[str, Any] = {"sep": separator, "index_col": False, **way}
+    form |= {"names": range(width), "header": None if headless else 0}
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **form)
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty") from error
     except pd.errors.ParserError as error:
         raise DataError(f"{path}: {_first_line(error)}") from error
-    if atomic:
-        frame.columns = [_without_type(column) for column in frame.columns]
-    elif way is _LITERAL and '"' in text:
-        frame = frame.rename(columns=_unquoted).map(_unquoted, na_action="ignore")
-    return frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]  # an index written by pandas
+    names = [name.strip() for name in names] + [""] * (width - len(names))  # rows may end with it
+    if not atomic and way is _LITERAL and '"' in text:
+        frame = frame.map(_unquoted, na_action="ignore")
+    frame.columns = pd.Index([_without_type(name) if atomic else name for name in names])
+    return frame.loc[:, ~frame.columns.str.fullmatch(r"(Unnamed: \d+)?")]  # an index by pandas
 
 
 def _rare_separator(text: str, header: str, options: ImportCommand) -> str:

@@ -38,7 +38,7 @@ class _Tables(Settings, use_attribute_docstrings=True):
     """column of the time: Unix seconds, milliseconds or finer, or ISO dates; none: rows stand in
     their order"""
     time_format: Name | None = None
-    """how other dates are written, such as %d/%m/%Y"""
+    """how other dates are written, such as %d/%m/%Y; files without such are read as by default"""
     rating: Names = ("rating", "ratings", "score", "stars", "overall")
     """column of the rating, which need not exist"""
     min_rating: float | None = None

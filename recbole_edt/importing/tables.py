@@ -24,6 +24,7 @@ from recbole_edt.settings import nearest
 
 # how databases and pandas write that there is no value
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
+_ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
 
@@ -66,15 +67,27 @@ def as_text(values: pd.Series) -> pd.Series:
     """Values as text without line breaks and tabs; missing ones are empty."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")  # ids that were floats for a missing one among them
-    codes, found = pd.factorize(values.map(flat) if values.dtype == object else values)
+    codes, found = pd.factorize(flatten(values))
     texts = [" ".join(str(value).replace("\0", " ").split()) for value in found]
     return pd.Series(np.array([*texts, ""], dtype=object)[codes], index=values.index)
 
 
 def as_ids(values: pd.Series) -> pd.Series:
-    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole."""
+    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole.
+
+    Raises
+    ------
+    DataError
+        If a spreadsheet has rounded some to numbers such as 7.65612E+16.
+    """
     text = as_values(values)
     found = pd.Series(text.unique(), dtype=object)
+    rounded = found[found.str.fullmatch(_ROUNDED)]
+    if len(rounded):
+        raise DataError(
+            f"column {values.name} holds rounded numbers in place of ids (such as "
+            f"'{rounded.iloc[0]}'), as spreadsheets write long ones: export the column as text"
+        )
     floats = (found.str.fullmatch(r"\d+\.0") | (found == "")).all()
     return text.str.removesuffix(".0") if floats else text
 
@@ -91,8 +104,27 @@ def cut(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def flatten(values: pd.Series) -> pd.Series:
+    """Values of a column as :func:`flat` has them.
+
+    Raises
+    ------
+    DataError
+        If bytes are not UTF-8.
+    """
+    try:
+        return values.map(flat) if values.dtype == object else values
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"column {values.name} holds bytes that are not utf-8 text (such as "
+            f"{cut(error.object)}): decode them, or leave the column out"
+        ) from error
+
+
 def flat(value: object) -> object:
-    """Lists as ``a | b``, mappings as ``key: value; ...``; anything else as it is."""
+    """Lists as ``a | b``, mappings as ``key: value; ...``, bytes as text; others as they are."""
+    if isinstance(value, bytes):  # as Parquet has text that is not marked as such
+        return value.decode()
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -180,7 +212,7 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         frame.columns = [str(column) for column in frame.columns]
         if frame.columns.has_duplicates:
             twice = frame.columns[frame.columns.duplicated()][0]
-            raise DataError(f"{table.name} has several columns '{cut(twice)}'")
+            raise DataError(f"{table.name} has several columns '{cut(twice)}': keep one of them")
         table.frame = unfold(frame, options)
         columns = list(table.frame.columns)
         names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
@@ -220,7 +252,7 @@ def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSetti
     """Say why a table without users seems to hold rows of users and no items; empty if not."""
     time = find_column(table.frame.columns, options.time or ())
     item = table.columns.get("item")
-    if time and (table.domain or (item and table.frame[item].map(flat).duplicated().any())):
+    if time and (table.domain or (item and flatten(table.frame[item]).duplicated().any())):
         return f"if {table.name} is a table of items, leave out its column {time}"
     wanted = options.domains is None or table.domain in options.domains
     if table.domain and wanted and domains - {None} and table.domain not in domains:
@@ -293,10 +325,11 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
     """Rows of one table that are complete, a line that describes it, and what its times are."""
     frame, columns = table.frame, table.columns
     rows = pd.DataFrame({role: as_ids(frame[columns[role]]) for role in ("user", "item")})
-    unit = "rows in their order"
+    unit, form = "rows in their order", options.time_format
     rows["time"] = np.arange(len(frame), dtype=np.float64)
     if "time" in columns:
-        rows["time"], unit = _times(table, options)
+        rows["time"], unit, form = _times(table, options)
+    other = "" if form == options.time_format else f", not of the form {options.time_format}"
     rows["rating"], unrated = np.nan, ""
     if "rating" in columns:
         text = as_text(frame[columns["rating"]])
@@ -316,7 +349,7 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         if missing.sum() > options.max_malformed * len(rows):
             column = columns.get("date", columns[role]) if role == "time" else columns[role]
             given = frame.loc[missing.to_numpy(), column]
-            hint = _hint(given, unit, options.time_format) if role == "time" else ""
+            hint = _hint(given, unit, form) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
             way_out = f"--max_malformed={share} leaves such rows out"
             way_out = way_out if share < 1 else f"--{role}=COLUMN names another column"
@@ -326,29 +359,49 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
             )
     bad = np.logical_or.reduce([missing.to_numpy() for missing in unread.values()])
     left_out = f"; {bad.sum():,} incomplete rows are left out" if bad.any() else ""
-    return rows[~bad], f"{_described(table)} ({unit}){left_out}{unrated}", unit
+    alike = rows[rows.duplicated(["user", "time"], keep=False) & ~bad]
+    tied = ""
+    if len(alike) * 2 > len(rows):
+        given = cut(frame[columns["time"]].iloc[alike.index[0]])
+        tied = (
+            f"; {len(alike):,} rows have the same time (such as '{given}') as others of their "
+            "user, and stay in the order of the file: are the times rounded?"
+        )
+    return rows[~bad], f"{_described(table)} ({unit}{other}){left_out}{unrated}{tied}", unit
 
 
-def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str]:
-    """Unix seconds; those of a column of times of day are added to the days of another column."""
+def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str, str | None]:
+    """Unix seconds, what they were, and the ``time_format`` that the table has.
+
+    Those of a column of times of day are added to the days of another column.
+    """
     column, known = table.columns["time"], table.frame.columns
-    values = table.frame[column]
-    values = values.map(flat) if values.dtype == object else values
+    values = flatten(table.frame[column])
     day = find_column([name for name in known if name != column], _DATES)
     # 1900 need not be seven o'clock
     may_be = day and "time" not in options.model_fields_set
     may_be = may_be or values.astype(str).str.contains(":").any()
     if not may_be or (clock := time_of_day(values)) is None:
-        return read_times(values, options.time_format)
+        return _read_in_form(values, options.time_format)
     if day is None:
         raise DataError(
             f"{table.name}: {column} holds times of day without a date (such as "
             f"'{cut(values.iloc[0])}'): --time=COLUMN names the dates"
         )
     table.columns["date"] = day
-    days, unit = read_times(table.frame[day], options.time_format)
+    days, unit, form = _read_in_form(flatten(table.frame[day]), options.time_format)
     days = days * 86_400 if unit == ORDER else days // 86_400 * 86_400
-    return days + clock.fillna(0), unit
+    return days + clock.fillna(0), unit, form
+
+
+def _read_in_form(values: pd.Series, form: str | None) -> tuple[pd.Series, str, str | None]:
+    """Read times as :func:`read_times`; those of which hardly any has the form, without one."""
+    times, unit = read_times(values, form)
+    if form and times.count() * 10 < len(times):  # another file has it
+        others, of_others = read_times(values, None)
+        if of_others != ORDER and others.count() * 10 > 9 * len(others):
+            return others, of_others, None
+    return times, unit, form
 
 
 def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
@@ -357,7 +410,8 @@ def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
     if read_times(unread[:1], form)[0].notna().all():
         return f": beside {unit}, those up to 1970-01-02 or after 2100 stand for unknown times"
-    return f"; dates of another form need --time_format, {format_hint(unread)}"
+    others = f"; if other files need {form}, write these as 2020-12-31 12:00" if form else ""
+    return f"; dates of another form need --time_format, {format_hint(unread)}{others}"
 
 
 # -- domains --------------------------------------------------------------------------------------

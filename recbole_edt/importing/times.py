@@ -10,12 +10,9 @@ import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.times import PER_SECOND, SPAN, UNITS, unix_unit
 
-# from these Unix times on (the year 5138 in seconds), the unit is the next finer one
-_FROM, _PER_SECOND = (1e11, 1e14, 1e17), (1.0, 1e3, 1e6, 1e9)
-_NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
-_SPAN = (631_152_000, 4_102_444_800)  # 1990 to 2100: other numbers are no Unix times
-_DATES = (172_800, _SPAN[1])  # dates before, up to that of 0, or after stand for unknown ones
+_DATES = (172_800, SPAN[1])  # dates before, up to that of 0, or after stand for unknown ones
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _EXCEL = (20_000, 80_000)  # days since the end of 1899: 1954 to 2119
 
@@ -65,12 +62,12 @@ def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, st
     if len(days) >= 0.9 * len(written) and (days % 1 > 0).any():
         dates = pd.to_datetime(days, unit="D", origin="1899-12-30", utc=True)
         return _likely(_seconds(dates.dt.round("s")).reindex(numbers.index)), NAIVE
-    unit = np.digitize(numbers, _FROM)
-    seconds = numbers / np.array(_PER_SECOND)[unit]
-    real = seconds.between(*_SPAN)
+    unit = unix_unit(numbers)
+    seconds = numbers / PER_SECOND[unit]
+    real = seconds.between(*SPAN)
     if real.sum() * 10 < len(written):
         return numbers, ORDER
-    return seconds.where(real), " and ".join(_NAMES[one] for one in np.unique(unit[real]))
+    return seconds.where(real), " and ".join(UNITS[one] for one in np.unique(unit[real]))
 
 
 def _seconds(dates: pd.Series) -> pd.Series:

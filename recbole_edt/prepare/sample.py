@@ -38,7 +38,7 @@ def sample(arguments: Sequence[str]) -> None:
     ConfigError
         If arguments are invalid, or there is something already.
     """
-    settings = validate(SampleCommand, parse_arguments(arguments))
+    settings = validate(SampleCommand, parse_arguments(arguments, SampleCommand))
     target = Path(settings.output_path) / NAME
     if target.exists():
         raise ConfigError(f"{target} is there already: move it away, or say --output_path=FOLDER")

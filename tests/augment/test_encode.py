@@ -1,5 +1,7 @@
 """Item text and the embedded LSA encoder."""
 
+import re
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from recbole_edt.augment.encoders import CachedEncoder, Encoder
 from recbole_edt.augment.encoders.endpoint import EndpointEncoder
 from recbole_edt.augment.encoders.file import FileEncoder
-from recbole_edt.augment.encoders.lsa import LsaEncoder
+from recbole_edt.augment.encoders.lsa import LsaEncoder, words_of
 from recbole_edt.augment.items import item_text, read_items
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
@@ -123,6 +125,28 @@ def test_components_of_one_length_are_the_same_in_any_order_of_texts(texts: list
     assert np.allclose(lsa(128).encode(texts)[order], shuffled, atol=1e-5)
     if len(texts) < 128:
         assert len(np.unique(shuffled.round(4), axis=0)) == len(set(texts))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.text(st.characters(codec="latin-1") | st.sampled_from("aаЯγ한ب\u200d—™❤\ufe0f9_ ")))
+@example("iphone13 4k-tv don't größe ❤️love it™️")
+def test_words_of_spaced_scripts_are_runs_of_letters(text: str) -> None:
+    assert words_of(text) == re.findall(r"\b[^\W\d_]{2,}\b", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("红色女士 鞋", "红色 色女 女士 鞋"),
+        ("棉质t恤 ab手机 13寸", "棉质 恤 ab 手机 寸"),
+        ("ワンピース・夏", "ワン ンピ ピー ース 夏"),
+        ("สีแดง", "สี ีแ แด ดง"),
+        ("महिला जूते x", "महिला जूते"),
+        (unicodedata.normalize("NFD", "küche schlafsäcke é"), "küche schlafsäcke"),
+    ],
+)
+def test_words_of_other_scripts(text: str, words: str) -> None:
+    assert words_of(text) == words.split()
 
 
 def test_corpus_without_words_is_an_error() -> None:

@@ -47,6 +47,25 @@ def test_weights_halve_with_age_and_have_mean_one_in_each_domain() -> None:
     assert np.allclose(recency_weights(wrong_clock, DOMAIN_OF, 10.0)[0], [0.25, 0.25, 2.5])
 
 
+@pytest.mark.parametrize("half_life", ["auto", 60.0])
+@pytest.mark.parametrize("per_second", [1e3, 1e6, 1e9])
+def test_unix_times_of_finer_units_weigh_as_seconds_do(per_second, half_life) -> None:
+    rows = rows_of(shop(365, np.random.default_rng(0)))
+    seconds, finer = (
+        Sequences(rows.offsets, rows.items, rows.augmented, (rows.timestamps + 1.4e9) * unit)
+        for unit in (1.0, per_second)
+    )
+    expected, days = recency_weights(seconds, DOMAIN_OF, half_life)
+    weights, found = recency_weights(finer, DOMAIN_OF, half_life)
+    assert found == days and days[0] > 0 and np.allclose(weights, expected)
+
+
+def test_numbers_that_are_no_unix_times_count_as_seconds() -> None:
+    rows = rows_of([[(1, 2.0e8, False), (2, 2.0e8 + 10, False)]])  # 1.7e13: the year 2517 in ms
+    weights, _ = recency_weights(rows, DOMAIN_OF, 10.0)
+    assert np.allclose(weights, [0.55 / 0.775, 1.0 / 0.775])
+
+
 @pytest.mark.parametrize("half_life", ["auto", 0.0, 1.0])
 @pytest.mark.parametrize("times", [[5.0], [7.0] * 3, [1.0, 2.0, 50.0, 3.0]])
 def test_rows_of_one_day_weigh_exactly_one(times, half_life) -> None:

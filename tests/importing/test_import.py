@@ -238,6 +238,16 @@ def test_a_date_that_stands_for_an_unknown_one_is_unreadable(known, unknown, cap
     assert (days.diff()[1:] == 1).all() and days[0] in (18_687, 18_682)
 
 
+@pytest.mark.parametrize("time", ["1620864000", "1620864000000", "20210513", "2021-05-13"])
+def test_a_time_format_is_for_the_files_that_have_it(time, capsys):
+    for file, date in {"x.csv": "13.05.2021", "y.csv": time}.items():
+        rows_file(file, f"user,item,date\nu,{file[0]}1,{date}\n")
+    import_files(["x=x.csv", "y=y.csv", MINE, "--embed=False", "--time_format=%d.%m.%Y"])
+    assert tables()[0]["timestamp"].tolist() == ["1620864000"] * 2
+    out = capsys.readouterr().out
+    assert out.count(", not of the form %d.%m.%Y)") == 1 and "time = date (dates)\n" in out
+
+
 def test_dates_of_the_eighties_are_dates():
     rows = [f"u,{'ab'[n % 2]}{n},{1980 + n}-03-01\n" for n in range(20)]
     rows_file(text="".join(["user,item,date\n", *rows]))
@@ -276,6 +286,22 @@ def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first()
         own = items.str.findall(rf"{file}\d").str.join("")
         assert (own == f"{file}2{file}0{file}1").all()
         assert 70 < items.str.contains(f"{file}1$").sum() < 130
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (["1.60E+12"] * 4, "; 4 rows have the same time (such as '1.60E+12') as others of their"),
+        (["2021-01-01", "2021-01-01", "2021-01-01", "2021-01-02"], "; 3 rows have the same time"),
+        (["1600000000", "1600000000", "1600000001", "1600000002"], ""),
+    ],
+)
+def test_rounded_times_are_told(times, told, capsys):
+    rows = [f"u,{'ab'[n % 2]}{n // 2 + 1},{time}\n" for n, time in enumerate(times)]
+    rows_file(text="".join(["user,item,time\n", *rows]))
+    import_files(["rows.csv", domains_file(), MINE, "--embed=False"])
+    out = capsys.readouterr().out
+    assert told in out and ("the same time" in out) == bool(told)
 
 
 def test_decimal_commas_are_read_and_unreadable_numbers_are_counted(capsys):
@@ -336,6 +362,21 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     assert item.set_index("item_id")["title"]["x:12"] == "1.0"  # a title stays as it is
 
 
+def test_bytes_of_dataframes_are_text():
+    rows = [("u", "a", "2021-01-01", "Größe"), ("u", "b", "2021-01-02", "Fig")]
+    frame = pd.DataFrame(rows, columns=["user", "item", "time", "title"]).map(str.encode)
+    frame["tags"] = [[b"x", "y"], [b"z"]]
+    frame["domain"] = [b"one", b"two"]
+    recbole_edt.import_frames(frame, frame[["item", "title", "tags"]], dataset="mine")
+    inter, item = tables()
+    assert inter["user_id"].tolist() == ["u", "u"] and inter["timestamp"][0] == "1609459200"
+    expected = [["a", "one", "Größe", "x | y"], ["b", "two", "Fig", "z"]]
+    assert item.iloc[:, :4].to_numpy().tolist() == expected
+    frame["title"] = "Größe".encode("latin-1")
+    with pytest.raises(DataError, match=r"column title holds bytes that are not utf-8 .*: decode"):
+        recbole_edt.import_frames(frame, dataset="mine")
+
+
 @pytest.mark.parametrize("way", ["mapping of numbers", "name", "columns", "index", "rows", "none"])
 def test_dataframes_that_lack_or_repeat_something(way):
     frame = pd.DataFrame({"user": ["u"] * 6, "item": range(6), "time": range(10**9, 10**9 + 6)})
@@ -392,6 +433,7 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", lines_of().replace("u,a1", '"u",a1').replace("Oak", '"Oak')),
         ("rows.csv", lines_of().replace("Oak", '"Oak 5\\", brown"')),
         ("rows.csv", lines_of(", ").replace("Oak", '"Oak, brown"')),
+        ("rows.csv", lines_of(", ")),
         ("rows.csv", lines_of().replace("Oak", '"Oak\nbrown, red, dark\nwood"')),
         ("rows.csv", "sep=;\n" + lines_of(";")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
@@ -428,6 +470,14 @@ def test_a_file_is_read_by_what_it_holds(name, content):
     import_files([name, domains_file(), MINE, "--embed=False", "--title=title", *columns])
     found = tables()[0][["user_id", "item_id", "timestamp"]].to_numpy().tolist()
     assert found == [[user, item, str(time)] for user, item, time, _ in ROWS]
+
+
+def test_spaces_around_the_names_of_columns_do_not_count():
+    rows_file()
+    Path("x.csv").write_text("id, domain, price , kind\na1, x, 2, wood\na2, x, 2, wood\n")
+    Path("y.csv").write_text("id,domain,price,kind\nb1,y,3,fruit\nb2,y,3,nut\n")
+    import_files(["rows.csv", "x.csv", "y.csv", MINE, "--embed=False"])
+    assert list(tables()[1]) == ["item_id", "domain", "kind", "price", "generated"]
 
 
 def test_parquet_without_its_reader_says_how_to_get_it(monkeypatch):
@@ -516,6 +566,15 @@ def test_the_domain_is_named_or_in_a_column_or_the_name_of_a_file(column, argume
     assert len(inter) == 6 and len(item) == 4 and set(item["domain"]) == domains
 
 
+def test_files_in_the_users_home(monkeypatch, tmp_path):
+    rows_file()
+    domains_file()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    import_files(["~/rows.csv", "~/items.csv", MINE, "--embed=False", "--output_path=~/other"])
+    assert Path("other/mine/mine.inter").is_file()
+    import_files(["x=~/rows.csv", "y=~/rows.csv", MINE, "--embed=False"])
+
+
 def test_two_of_many_domains_and_only_what_is_liked():
     items = "id,category\na1,x\na2,z\nb1,y\nb2,y\n"
     Path("items.csv").write_text(items)
@@ -589,6 +648,8 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["header.csv", MINE], "header.csv has no rows"),
         (["list.json", MINE], "list.json holds other JSON than objects"),
         (["latin.csv", MINE], "utf-8 text: name its encoding, such as --encoding=cp1252"),
+        (["latin.csv", MINE], "--encoding=cp1252 (gb18030 for Chinese, cp932 for Japanese)"),
+        (["sheet.csv", MINE], "sheet.csv is a spreadsheet or a zip archive: save the sheet as CSV"),
         (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
         (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
         (["damaged.jsonl", MINE], "damaged.jsonl: line 2 is no whole JSON object"),
@@ -616,6 +677,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "log.csv", MINE], "log.csv has no column that is known for the item (it has"),
         (["x=rows.csv", "y=wares.csv", MINE, "--item=item,Ware"], "; no other file has rows of y"),
         (["x=rows.csv", "y=iso.csv", MINE], "cannot be compared with those of iso.csv: name a"),
+        (["x=dates.csv", "y=us.csv", MINE, "--time_format=%d.%m.%Y"],
+         "such as '%m/%d/%Y'; if other files need %d.%m.%Y, write these as 2020-12-31 12:00; "),
+        (["x=dates.csv", "y=order.csv", MINE, "--time_format=%d.%m.%Y"], "no readable time"),
         (["iso.csv", MINE, "--time_format=%H:%M"], "time_format '%H:%M' has no year"),
         (["x=rows.csv", "y=iso.csv", MINE, "--min_rating=1"], "(such as 'good'): --rating=COLUMN"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
@@ -632,6 +696,9 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["ware.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
         (["uneven.json", MINE], "uneven.json has columns or rows of different lengths"),
         (["long.jsonl", MINE], f"(such as '{'x' * 80}...'); dates of another form"),
+        (["twice.csv", MINE], "twice.csv has several columns 'item': keep one of them"),
+        (["excel.csv", MINE], "user holds rounded numbers in place of ids (such as '7.65612E+16')"),
+        (["rows.csv", "excel-items.csv", MINE], "'1E+10'), as spreadsheets write long ones: ex"),
         (["a\tb=rows.csv", "y=rows.csv", MINE], "domain has a tab or a line break: 'a\\tb'"),
     ],
 )  # fmt: skip
@@ -664,6 +731,8 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("deals.jsonl").write_text('{"buyer": {"id": 1, "town": "x"}, "n": 2}')
     Path("iso.csv").write_text("user,item,date,stars\nu,b1,2014-05-13,good\n")
     Path("dates.csv").write_text("user,item,date\nu,a1,13.05.2014\n")
+    Path("us.csv").write_text("user,item,date\nu,b1,05/13/2014\n")
+    Path("order.csv").write_text("user,item,date\nu,b1,7\n")
     Path("soon.csv").write_text("user,item,time\nu,b1,soon\n")
     Path("none.csv").write_text("user,item,time\nNULL,b1,1\n,b2,2\n")
     Path("caret.csv").write_text("Kunde^Ware\n1^2\n1^a b c\n")
@@ -671,6 +740,10 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ware.json").write_text('{"0": {"Kunde": 1, "Ware": 2}, "1": {"Kunde": 1, "Ware": 2}}')
     Path("uneven.json").write_text('{"user": [1, 2], "item": [2]}')
     Path("long.jsonl").write_text(json.dumps({"user": 1, "item": 2, "time": "x" * 9000}))
+    Path("sheet.csv").write_bytes(b"PK\x03\x04\x14")
+    Path("twice.csv").write_text("user,item, item,time\nu,a1,Oak,1\nu,b1,Fig,2\n")
+    Path("excel.csv").write_text("user,item,time\n7.65612E+16,a1,1\n7,b1,2\n")
+    Path("excel-items.csv").write_text("id,domain\na1,x\n1E+10,y\n")
     before = sorted(Path().rglob("*"))
     assert cli.execute("import", arguments) == 2
     out, err = capsys.readouterr()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +22,33 @@ from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _SMALL = 2048  # texts or terms of which all axes are computed
+
+# marks that belong to the letter before, such as vowel signs; variation selectors do not
+_SIGNS = "".join(
+    chr(code) for code in range(0x300, 0xFE00) if unicodedata.category(chr(code)) in ("Mn", "Mc")
+)
+# figures, such as a price, are no words
+_WORD = re.compile(rf"\b[^\W\d_]+(?:[{_SIGNS}]+[^\W\d_]*)*(?![\w{_SIGNS}])")
+# letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana and Han
+_UNSPACED = re.compile(
+    "([\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecf\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
+    "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003fffd]+)"
+)
+
+
+def words_of(text: str) -> list[str]:
+    """Words of at least two letters; of scripts without spaces, pairs of neighbouring characters.
+
+    Those are single ones where one stands alone.
+    """
+    words = []
+    for place, part in enumerate(_UNSPACED.split(unicodedata.normalize("NFC", text))):
+        if place % 2:  # what the pattern found
+            words += [part[at : at + 2] for at in range(max(len(part) - 1, 1))]
+        else:
+            words += [word for word in _WORD.findall(part) if len(word) > 1]
+    return words
 
 
 def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +80,7 @@ def _alike(lengths: np.ndarray) -> list[np.ndarray]:
 
 @register_encoder("lsa")
 class LsaEncoder(Encoder):
-    """TF-IDF of words and word pairs, then truncated SVD.
+    """TF-IDF of words, as :func:`words_of` has them, and word pairs, then truncated SVD.
 
     The SVD is ARPACK's: it iterates to machine precision from a start vector that is fixed, so
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
@@ -66,7 +95,7 @@ class LsaEncoder(Encoder):
     """
 
     dim: ClassVar[int] = 128
-    identity = f"lsa {dim} scipy {scipy.__version__}"
+    identity = f"lsa {dim} NFC scipy {scipy.__version__}"
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
         super().__init__(settings, about, client)
@@ -95,7 +124,8 @@ class LsaEncoder(Encoder):
             ngram_range=(1, 2),
             sublinear_tf=True,
             stop_words="english",
-            token_pattern=r"(?u)\b[^\W\d_]{2,}\b",  # figures, such as a price, are no words
+            tokenizer=words_of,
+            token_pattern=None,
         )
         try:
             weights = self._vectorizer.fit_transform(self.corpus or texts)  # [texts, terms]
