@@ -109,8 +109,7 @@ class Settings(BaseModel):
     def _at_home(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        texts = {key: text for key, text in values.items() if isinstance(text, str)}
-        return {**values, **{key: expand_home(text) for key, text in texts.items()}}
+        return {k: expand_home(v) if isinstance(v, str) else v for k, v in values.items()}
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -232,10 +231,13 @@ def _parse_as(kind: Any, text: str) -> Any:
     value, kinds = parse_value(text), set(_kinds(kind))
     if value is None and NoneType in kinds:
         return None
+    kinds.discard(NoneType)
+    if kinds == {str}:
+        return value if isinstance(value, str) else text
     listed = re.fullmatch(r"\[\s*([\w@.]+(?:\s*,\s*[\w@.]+)*)\s*\]", text)
-    if listed and kinds - {NoneType} == {list[str]}:
+    if listed and kinds == {list[str]}:
         return re.split(r"\s*,\s*", listed[1])
-    return text if kinds - {NoneType} == {str} and not isinstance(value, str) else value
+    return value
 
 
 def _kinds(kind: Any) -> list[Any]:

@@ -95,7 +95,8 @@ class CrossDomainDataset(SequentialDataset):
         super().__init__(config)
 
     @property
-    def _serves(self) -> bool:
+    def serves(self) -> bool:
+        """Whether a trained model is asked about these data, and none is trained on them."""
         return self.known is not None and self.known.serves
 
     def _load_data(self, token, dataset_path):
@@ -337,7 +338,7 @@ class CrossDomainDataset(SequentialDataset):
             self.user_num,
         )
         self.split = sequences.leave_one_out(self.sequences)
-        if not len(self.split.users) and not self._serves:
+        if not len(self.split.users) and not self.serves:
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
         self.train_sequences = self.split.training(self.sequences)
 
@@ -436,7 +437,7 @@ class CrossDomainDataset(SequentialDataset):
         rows = self.train_sequences
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
-            if not len(prefixes) and not self._serves:
+            if not len(prefixes) and not self.serves:
                 raise DataError(
                     "no user has two training rows, beside the two that are held out: there is "
                     "nothing to train on"

@@ -64,11 +64,11 @@ class HistoryTerm:
         weights, vectors = getattr(model, "history_weights", None) or [], vectors_of(model)
         if vectors is None or not any(weights):
             return None
-        pools, trained, known = dataset.candidate_pools(), dataset.known, None
-        if trained is not None and trained.serves:  # new items leave the other scores as they are
+        pools, known = dataset.candidate_pools(), None
+        if dataset.serves:  # new items leave the other scores as they are
             raw = np.concatenate(pools)
             names = dataset.id2token(dataset.iid_field, raw).astype(str)
-            known = raw[np.isin(names, trained.items)]
+            known = raw[np.isin(names, dataset.known.items)]
         return cls(vectors.item_vectors().float(), pools, weights, known)
 
     def among(self, histories: Tensor, domain: int | None = None) -> Tensor:

@@ -77,7 +77,6 @@ class TwoStageTrainer(CrossDomainTrainer):
                 "was set on the trainer serves stage 1; a method _build_optimizer serves both"
             )
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.average = None
         self.optimizer = self._built = self._build_optimizer(
             params=trained, learning_rate=self.config[learning_rate]
         )
@@ -112,5 +111,6 @@ class FinetuneTrainer(TwoStageTrainer):
 
     def _begin(self, dataset, saved):
         self._load_pretrained(self.config, self.model, dataset)
+        self.average = None
         self._prepare_stage_2()
         super()._begin(dataset, saved)
