@@ -16,7 +16,8 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from email.utils import formatdate, parsedate_to_datetime
 from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -413,7 +414,12 @@ def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
         body: Any = error.response.text
     except Exception:  # its body was not read; the type depends on the library's version
         body = error.body
-    retry_after = error.response.headers.get("retry-after", "")
+    headers = error.response.headers
+    retry_after = headers.get("retry-after", "")
+    with suppress(TypeError, ValueError):  # a date, by the server's clock if it says what that is
+        now = parsedate_to_datetime(headers.get("date") or formatdate(usegmt=True))
+        until = parsedate_to_datetime(retry_after)
+        retry_after = str(max((until - now).total_seconds(), 0.0))
     return Refusal(server_words(body), error.status_code, str(error.code or ""), retry_after)
 
 
