@@ -28,7 +28,7 @@ from recbole_edt.evaluation.vectors import vectors_of
 from recbole_edt.io.files import atomic_write, check_writable, write_array, write_text
 from recbole_edt.model.kernels import product
 from recbole_edt.restore import load_served
-from recbole_edt.settings import Count, check_value, nearest
+from recbole_edt.settings import Count, check_value, expand_home, nearest
 from recbole_edt.trainer.checkpoint import PARTS
 
 Until = Literal["all", "test", "valid"]
@@ -497,8 +497,9 @@ class Recommender:
         """
         if self._vectors is None:
             raise ConfigError(f"{self.config['model']} has no vectors to export")
-        check_writable("export", Path(folder, "users.txt"))
-        data, folder, asked = self.data, Path(folder), self.histories
+        folder = Path(expand_home(str(folder)))
+        check_writable("export", folder / "users.txt")
+        data, asked = self.data, self.histories
         names = [quote(name, safe=" ,&()") for name in self.domains]
         pools = zip(names, self.pools, strict=True)
         texts = {f"items_{name}": data.id2token(data.iid_field, pool) for name, pool in pools}

@@ -15,6 +15,7 @@ import torch
 
 from recbole_edt.errors import CheckpointError
 from recbole_edt.io.files import atomic_write, file_sha256
+from recbole_edt.settings import expand_home
 
 FORMAT = "recbole-edt/2"
 PARTS = ("stage1", "best", "last")  # files of a training that has not ended
@@ -118,6 +119,7 @@ def is_foreign(path: str | Path) -> bool:
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint, or raise CheckpointError; nothing in it is executed."""
+    path = expand_home(str(path))
     if not Path(path).is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:

@@ -211,8 +211,12 @@ def test_parquet_without_pyarrow(trained, data_path) -> None:
         command(trained, data_path, user="all", output="all.parquet")
 
 
-def test_exported_vectors_give_the_scores(trained, data_path, ours) -> None:
+def test_exported_vectors_give_the_scores(trained, data_path, ours, monkeypatch) -> None:
     command(trained, data_path, export="vectors")
+    monkeypatch.setenv("HOME", str(trained[1].parent))
+    other = Recommender.load(f"~/{trained[1].name}", data_path=data_path)
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert Path("vectors/users.txt").samefile(other.export("~/vectors")[2])
     folder = Path("vectors")
     users = (folder / "users.txt").read_text().splitlines()
     assert users == ours.data.id2token("user_id", ours.histories.users).tolist()
