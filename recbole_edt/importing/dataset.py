@@ -87,6 +87,11 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
             "they are taken for different ones, and every id begins with its domain "
             f"('{items['domain'].iloc[0]}:{one}')"
         )
+        notes += [
+            f"{table.name} describes items of both domains: DOMAIN={table.name} if it is of one"
+            for table in of_both
+            if as_ids(table.frame[table.columns["item"]]).isin(shared).any()
+        ]
     described = described_columns(item_types, options.text_columns, "the items")
     notes.append(_told(collected, options, item_types, described))
     texts = item[["domain", *described]].astype(object).fillna("")

@@ -237,7 +237,12 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     separator = separator if separator in header else _rare_separator(text, header, options)
     names = next(csv.reader([header], delimiter=separator, **_QUOTED), [])
     if headless := bool(options.columns) and not _names_a_key(names, options):
-        names = list(options.columns or ())
+        given, names = names, list(options.columns or ())
+        if len(given) < len(names) or any(map(str.strip, given[len(names) :])):
+            raise DataError(
+                f"{path} has {len(given)} columns in its first line, and --columns names "
+                f"{len(names)}: give a file of other columns a first line with their names"
+            )
     elif len(names) == 1 and not _names_a_key(names, options):
         raise DataError(
             f"{path} has a single column, '{cut(header)}', which is not known: if it holds more, "

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float
 
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.importing.settings import ImportSettings
@@ -25,6 +26,7 @@ from recbole_edt.settings import nearest
 # how databases and pandas write that there is no value
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
 _ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
+_ROLES = ("user", "item", "time", "rating", "title", "domain")
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
 
@@ -73,13 +75,15 @@ def as_text(values: pd.Series) -> pd.Series:
 
 
 def as_ids(values: pd.Series) -> pd.Series:
-    """Ids as text: words for no value are empty, and those that all are like 12.0 become whole.
+    """Ids as text: words for no value are empty, and 12.0 is 12 if a float, or if all are alike.
 
     Raises
     ------
     DataError
         If a spreadsheet has rounded some to numbers such as 7.65612E+16.
     """
+    if values.dtype == object:  # floats among texts, as pandas reads long files
+        values = values.map(lambda one: str(one).removesuffix(".0") if is_float(one) else one)
     text = as_values(values)
     found = pd.Series(text.unique(), dtype=object)
     rounded = found[found.str.fullmatch(_ROUNDED)]
@@ -105,20 +109,11 @@ def cut(value: object, most: int = 80) -> str:
 
 
 def flatten(values: pd.Series) -> pd.Series:
-    """Values of a column as :func:`flat` has them.
-
-    Raises
-    ------
-    DataError
-        If bytes are not UTF-8.
-    """
+    """Values of a column as :func:`flat` has them; none if some hold bytes that are not UTF-8."""
     try:
         return values.map(flat) if values.dtype == object else values
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"column {values.name} holds bytes that are not utf-8 text (such as "
-            f"{cut(error.object)}): decode them, or leave the column out"
-        ) from error
+    except UnicodeDecodeError:  # pictures, or text of another encoding
+        return pd.Series(None, values.index, dtype=object, name=values.name)
 
 
 def flat(value: object) -> object:
@@ -127,6 +122,8 @@ def flat(value: object) -> object:
         return value.decode()
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
     if isinstance(value, (list, tuple)):
         return " | ".join(str(flat(one)) for one in value if one not in (None, ""))
     if isinstance(value, dict):
@@ -209,12 +206,19 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         named = [name for name in table.frame.index.names if name is not None]
         # rows are found by their place below
         frame = table.frame.reset_index(drop=not named, allow_duplicates=True)
-        frame.columns = [str(column) for column in frame.columns]
-        if frame.columns.has_duplicates:
-            twice = frame.columns[frame.columns.duplicated()][0]
-            raise DataError(f"{table.name} has several columns '{cut(twice)}': keep one of them")
+        given = pd.Series(list(map(str, frame.columns)), dtype=object)
+        again = given.groupby(given).cumcount()
+        # as pandas names them
+        frame.columns = [f"{name}.{n}" if n else name for name, n in zip(given, again, strict=True)]
         table.frame = unfold(frame, options)
         columns = list(table.frame.columns)
+        for role in _ROLES:
+            if (column := find_column(columns, getattr(options, role) or ())) is not None:
+                if column in set(given[again > 0]):
+                    raise DataError(
+                        f"{table.name} has several columns '{cut(column)}': keep one of them"
+                    )
+                _check_decoded(table.frame[column])
         names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
         if find_column(columns, options.user) is None:
             names = {"item": (*options.item, "id"), "title": options.title}
@@ -248,6 +252,14 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
     return interactions, items
 
 
+def _check_decoded(values: pd.Series) -> None:
+    if len(some := values.dropna()) and flatten(values).isna().all():
+        raise DataError(
+            f"column {values.name} holds bytes that are not utf-8 text (such as "
+            f"{cut(some.iloc[0])}): decode them, or leave the column out"
+        )
+
+
 def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSettings) -> str:
     """Say why a table without users seems to hold rows of users and no items; empty if not."""
     time = find_column(table.frame.columns, options.time or ())
@@ -266,8 +278,7 @@ def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
     ``--user=buyer.id`` takes ``id`` of the objects in the column ``buyer``, which is replaced by
     ``buyer.id`` and a column of each of its other keys.
     """
-    roles = [getattr(options, role) or () for role in ("user", "item", "time", "rating", "title")]
-    named = [name for names in (*roles, options.domain) for name in names]
+    named = [name for role in _ROLES for name in getattr(options, role) or ()]
     for column in frame.columns:
         if column not in named and any(name.startswith(f"{column}.") for name in named):
             objects = [value if isinstance(value, dict) else {} for value in frame[column]]

@@ -360,6 +360,9 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     assert set(inter["user_id"]) == {"7", "8"}
     assert {"x:12", "x:30", "y:12", "y:1.0", "y:1.5"} <= set(item["item_id"])
     assert item.set_index("item_id")["title"]["x:12"] == "1.0"  # a title stays as it is
+    rows["user"] = [7.0, "7", 8, "u8", None]  # as pandas reads a long file
+    recbole_edt.import_frames({"x": rows[:2], "y": rows[2:4]}, dataset="mine", embed=False)
+    assert set(tables()[0]["user_id"]) == {"7", "8", "u8"}
 
 
 def test_bytes_of_dataframes_are_text():
@@ -372,9 +375,23 @@ def test_bytes_of_dataframes_are_text():
     assert inter["user_id"].tolist() == ["u", "u"] and inter["timestamp"][0] == "1609459200"
     expected = [["a", "one", "Größe", "x | y"], ["b", "two", "Fig", "z"]]
     assert item.iloc[:, :4].to_numpy().tolist() == expected
+    frame["tags"] = [{"a", "b"}, {"c"}]
+    frame["image"] = [{"bytes": b"\x89PNG", "path": "x.png"}, None]  # which nothing needs
+    items = frame[["item", "title", "tags", "image"]]
+    made = recbole_edt.import_frames(frame, items, dataset="mine")
+    assert tables()[1]["tags"].tolist() == ["a | b", "c"]
+    assert made["prepared"]["notes"][-1].endswith("not one value per item): image")
     frame["title"] = "Größe".encode("latin-1")
     with pytest.raises(DataError, match=r"column title holds bytes that are not utf-8 .*: decode"):
         recbole_edt.import_frames(frame, dataset="mine")
+
+
+def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
+    names = pd.DataFrame([["a1", "Oak", "hard", "brown"]], columns=["id", "title", "note", "note"])
+    rows = pd.read_csv(rows_file()).assign(domain=lambda rows: rows["item"].str[0])
+    recbole_edt.import_frames(rows, names, dataset="mine", embed=False)
+    item = tables()[1].set_index("item_id").loc["a1"]
+    assert item[["note", "note.1"]].tolist() == ["hard", "brown"]
 
 
 @pytest.mark.parametrize("way", ["mapping of numbers", "name", "columns", "index", "rows", "none"])
@@ -575,6 +592,16 @@ def test_files_in_the_users_home(monkeypatch, tmp_path):
     import_files(["x=~/rows.csv", "y=~/rows.csv", MINE, "--embed=False"])
 
 
+def test_a_table_that_describes_ids_of_both_domains_is_named(capsys):
+    for shop in ("x", "y"):
+        rows_file(f"{shop}.csv")
+    for given, told in (("items.csv", True), ("x=items.csv", False)):
+        import_files(["x=x.csv", "y=y.csv", domains_file() and given, MINE, "--embed=False"])
+        said = "items.csv describes items of both domains: DOMAIN=items.csv if it is of one"
+        assert (said in capsys.readouterr().out) == told
+        assert (tables()[1].set_index("item_id")["title"]["y:a1"] == "Oak") == told
+
+
 def test_two_of_many_domains_and_only_what_is_liked():
     items = "id,category\na1,x\na2,z\nb1,y\nb2,y\n"
     Path("items.csv").write_text(items)
@@ -656,7 +683,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["ragged.csv", MINE], "ragged.csv: line 3 has 4 fields instead of 3: a value that"),
         (["quotes.csv", MINE], "quotes.csv: line 4: a quotation mark opens a value and does not"),
         (["hiding.csv", MINE], "hiding.csv: line 2: a quotation mark opens a value and does"),
-        (["log.csv", MINE, "--columns=a,b,c"], "has 2 columns, separated by ',', instead of 3"),
+        (["log.csv", MINE, "--columns=a,b,c"], "has 2 columns in its first line, and --c"),
         (["odd.csv", "wares.csv", MINE], "; wares.csv has no column that is known for the user,"),
         (["odd.csv", "wares.csv", MINE], "): name them by --user=COLUMN,COLUMN --item=COLUMN,C"),
         (["gaps.csv", MINE], "user in user (such as ''); --max_malformed=0.34 leaves"),
