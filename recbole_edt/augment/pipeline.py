@@ -25,8 +25,9 @@ from recbole_edt.augment.output import Augmented, write
 from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_groups
 from recbole_edt.augment.profilers import PROFILERS, Described
 from recbole_edt.augment.settings import AugmentSettings
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.atomic import check_distinct
+from recbole_edt.io.files import LARGEST
 from recbole_edt.io.lock import run_lock
 
 ANSWERS = "llm.sqlite"  # paid ones, in the folder of the cache
@@ -132,6 +133,11 @@ class Pipeline:
                 encoder = CachedEncoder(encoder, cache)
             described = histories.described(histories.items)
             vectors = encoder.encode([item_text(row) for row in described.to_dict("records")])
+            if not (np.abs(vectors) <= LARGEST).all():
+                raise DataError(
+                    f"{self.name}.item, encoder {settings.encoder}: the vectors hold values beyond "
+                    f"{LARGEST:,}, the largest that is stored: divide all of them by one number"
+                )
             vectors = vectors.astype(np.float16).astype(np.float32)  # as stored, for every stage
             if cache is not None:
                 self._check(described, vectors, encoder)

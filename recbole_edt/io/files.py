@@ -44,6 +44,9 @@ ITEM_COLUMNS = {
 LSA_TEXTS = "lsa.txt"
 """Suffix of the texts, a line each, that the space of a data set's vectors was fitted to."""
 
+LARGEST = 65_504
+"""Largest number of float16, which vectors are stored as."""
+
 LITERALLY: dict[str, Any] = {
     "sep": "\t", "index_col": False, "quoting": csv.QUOTE_NONE, "keep_default_na": False,
     "encoding": "utf-8-sig",

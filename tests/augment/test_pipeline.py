@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -111,6 +112,16 @@ def test_items_that_text_does_not_tell_apart_are_refused_and_untold_ones_named(
             shop_with(tmp_path / "bare", raw, lambda items: bare(items).iloc[:, :2]), tmp_path / "2"
         )
     assert not (tmp_path / "2" / NAME).exists()
+
+
+def test_vectors_that_cannot_be_stored_are_refused(raw: Path, tmp_path: Path) -> None:
+    raw = shutil.copytree(raw, tmp_path / "raw")
+    n = len(read_table(raw / NAME / f"{NAME}.item"))
+    vectors = np.random.default_rng(1).normal(0, 1e5, (n, 8)).astype(np.float32)
+    np.save(raw / NAME / f"{NAME}.item_emb.npy", vectors)
+    settings = AugmentSettings(encoder="file", profiler="none")
+    with pytest.raises(DataError, match="encoder file: the vectors hold values beyond 65,504"):
+        Pipeline(NAME, raw, tmp_path / "out", settings).run()
 
 
 # The whole way

@@ -17,6 +17,7 @@ from recbole_edt.augment.llm.reading import well_formed
 from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, stated_excess, stated_limit
 from recbole_edt.augment.llm.settings import EmbeddingEndpoint
 from recbole_edt.augment.llm.transport import CallFailed, Run
+from recbole_edt.io.files import LARGEST
 
 _SHORTEST = 16  # characters that every model takes
 
@@ -151,8 +152,8 @@ def read_vectors(payload: dict[str, Any], n: int, size: int | None) -> np.ndarra
         raise Refusal("the response does not hold one vector for each text", NO_ANSWER)
     if size is not None and rows.shape[1] != size:
         raise Refusal(f"the vectors have {rows.shape[1]} dimensions, not {size}", NO_ANSWER)
-    if not np.isfinite(rows).all():
-        raise Refusal("the vectors hold values that are not numbers", NO_ANSWER)
+    if not (np.abs(rows) <= LARGEST).all():
+        raise Refusal(f"the vectors hold values that are not numbers up to {LARGEST:,}", NO_ANSWER)
     return rows
 
 

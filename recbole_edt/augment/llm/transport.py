@@ -348,7 +348,7 @@ class Run:
                 f"{end.place} does not answer {why}: start the {end.kind} server there, or name "
                 f"another address: --{end.kind}.base_url=..."
             ) from None
-        except (openai.OpenAIError, ValueError):
+        except (openai.OpenAIError, ValueError, RecursionError):
             return []
 
     def _wait(self, refusal: Refusal, attempt: int) -> float:
@@ -430,7 +430,7 @@ def _payload(text: str) -> dict[str, Any]:
         return _joined(text)
     try:
         payload = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = server_words(text)[:100]
         raise Refusal(f"the response is not JSON{said and ': '}{said}", NO_ANSWER) from None
     if not isinstance(payload, dict):

@@ -161,6 +161,7 @@ def test_a_refusal_shows_the_words_of_the_server_and_is_not_repeated(
     ("page", "said"),
     [
         ("<html><p>Welcome</p></html>", "not JSON: Welcome"), ("[1]", "no JSON object"),
+        ("[" * 100_000, "not JSON"),
         ('{"status": "ok"}', "has no list 'choices'"), ('{"base_resp": {"status_msg": "x"}}', "x"),
     ],
 )  # fmt: skip
@@ -398,3 +399,14 @@ def test_vectors_are_read_as_they_come(llm_servers, llm_client, embed_as):
     made, failures = llm_client(llm_servers(embed_as=embed_as)).embed(texts, "encode")
     assert not failures
     np.testing.assert_allclose(made, [embedding(text) for text in texts], atol=1e-6)
+
+
+def test_vectors_that_cannot_be_stored_are_no_answer(llm_servers, llm_client):
+    def embed_as(body):
+        data = [{"embedding": [1.0, 7e4 if "big" in text else 2.0]} for text in body["input"]]
+        return 200, {"data": data}
+
+    client = llm_client(llm_servers(embed_as=embed_as), retries=0)
+    made, failures = client.embed(["a shoe", "a big shoe"], "encode")
+    assert made.tolist() == [[1, 2], [0, 0]]
+    assert failures == {1: "the vectors hold values that are not numbers up to 65,504"}
