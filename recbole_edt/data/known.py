@@ -97,11 +97,14 @@ class Known:
                     f"{len(filtered):,} are dropped from {name} by {dataset.filters}, such as "
                     f"{shown(filtered)}: give them values that are kept, or train again"
                 )
+            other = f"{domains[lacking & ~self.generated][0]}:{lost[0]}"
+            why = "import puts domains before all ids once one is in both"
+            renamed = f" ('{other}' is there: {why})" if other in items.index else ""
             raise CheckpointError(
                 f"checkpoint {self.path} was trained on {len(self.items):,} items, of which {name} "
-                f"lacks {len(lost):,}, such as {shown(lost)}: keep their lines and domains in "
-                f"{dataset._path('item')} (import the earlier .item, too, with --keep_unsold), "
-                "name another folder (--data_path), or train again"
+                f"lacks {len(lost):,}, such as {shown(lost)}{renamed}: keep their lines and "
+                f"domains in {dataset._path('item')} (import the earlier .item, too, with "
+                "--keep_unsold), name another folder (--data_path), or train again"
             )
         shows_inserted = self.augmented and dataset.config["augmented_histories"]
         vectors = dataset._path("item_emb.npy")

@@ -22,6 +22,7 @@ from recbole_edt.importing.tables import (
     cut,
     find_column,
     point_decimals,
+    said_domain,
 )
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import INTER_COLUMNS
@@ -69,11 +70,18 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     items = _listed(rows, collected, options)
     shared = items.loc[items["item"].duplicated(), "item"]  # ids that both domains have
     of_both = [table for table in collected.items if table.domain is None]
-    if len(shared) and len({table.source for table in of_both}) > 1:
-        raise DataError(
-            f"item '{cut(shared.iloc[0])}' is in both domains: say which domain {of_both[0].name} "
-            f"describes, DOMAIN={of_both[0].name}"
-        )
+    several = len({table.source for table in of_both}) > 1
+    for table in of_both:
+        said = said_domain(table, rows["domain"].unique(), options)
+        if (said[as_ids(table.frame[table.columns["item"]]).isin(shared)] == "").any():
+            if several:
+                raise DataError(
+                    f"item '{cut(shared.iloc[0])}' is in both domains: say which domain "
+                    f"{table.name} describes, DOMAIN={table.name}"
+                )
+            notes.append(
+                f"{table.name} describes items of both domains: DOMAIN={table.name} if it is of one"
+            )
     item, item_types = _item_table(items, collected, options)
     if options.keep_unsold:
         item["unsold"], item_types["unsold"] = np.where(items["sold"], "0", "1"), "token"
@@ -87,11 +95,6 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
             "they are taken for different ones, and every id begins with its domain "
             f"('{items['domain'].iloc[0]}:{one}')"
         )
-        notes += [
-            f"{table.name} describes items of both domains: DOMAIN={table.name} if it is of one"
-            for table in of_both
-            if as_ids(table.frame[table.columns["item"]]).isin(shared).any()
-        ]
     described = described_columns(item_types, options.text_columns, "the items")
     notes.append(_told(collected, options, item_types, described))
     texts = item[["domain", *described]].astype(object).fillna("")
@@ -191,7 +194,7 @@ def _listed(rows: pd.DataFrame, collected: Collected, options: ImportSettings) -
     The columns are ``domain``, ``item`` and, bool, ``sold``.
     """
     sold = rows[["domain", "item"]].drop_duplicates()
-    items, lost = _with_unsold(sold, collected.items)
+    items, lost = _with_unsold(sold, collected.items, options)
     items["sold"] = items.index < len(sold)
     if unsold := (~items["sold"]).sum() + (0 if options.keep_unsold else lost):
         what = "kept" if options.keep_unsold else "left out (--keep_unsold keeps them)"
@@ -206,7 +209,9 @@ def _listed(rows: pd.DataFrame, collected: Collected, options: ImportSettings) -
     return items.sort_values(["domain", "item"])
 
 
-def _with_unsold(sold: pd.DataFrame, tables: Sequence[Table]) -> tuple[pd.DataFrame, int]:
+def _with_unsold(
+    sold: pd.DataFrame, tables: Sequence[Table], options: ImportSettings
+) -> tuple[pd.DataFrame, int]:
     """Append to ``sold``, items by domain, those of the tables that have no rows.
 
     A table is of one domain, or has it in the column that names the domain of its sold items.
@@ -223,9 +228,10 @@ def _with_unsold(sold: pd.DataFrame, tables: Sequence[Table]) -> tuple[pd.DataFr
     parts, lost = [sold], set()
     for table in tables:
         ids = as_ids(table.frame[table.columns["item"]])
-        ids = ids[~ids.duplicated() & (ids != "")]
-        there = ids.map(domain_of)
-        domain = pd.Series(table.domain, ids.index, dtype=object)
+        said = said_domain(table, names.values(), options)
+        ids = ids[~(said + "\t" + ids).duplicated() & (ids != "")]
+        there = ids.map(domain_of).mask(ids.duplicated(keep=False))  # of both domains
+        domain = said.replace("", table.domain)
         if table.domain is None:
             ids, there = ids[there.isna()], there.dropna()
             for column in table.frame:
@@ -245,7 +251,7 @@ def _item_table(
     items: pd.DataFrame, collected: Collected, options: ImportSettings
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Lines of ``.item`` for rows that name each item once, and the types of the columns."""
-    parts, known = [], list(_attributes(collected, options))
+    parts, known = [], list(_attributes(items, collected, options))
     for domain, own in items.groupby("domain"):
         part = pd.DataFrame(index=pd.Index(own["item"], name="item_id"))
         for owner, found in known:
@@ -280,19 +286,25 @@ def _item_table(
 
 
 def _attributes(
-    collected: Collected, options: ImportSettings
+    items: pd.DataFrame, collected: Collected, options: ImportSettings
 ) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """Domain and text by item: of the tables of items, then of the rows where they are alike."""
+    """Domain and text by item: of the tables of items, then of the rows where they are alike.
+
+    The domain is that of the table, or what it says of ids that both domains have, or None.
+    """
+    shared = items.loc[items["item"].duplicated(), "item"]
     for table in (*collected.items, *collected.interactions):
         ids = as_ids(table.frame[table.columns["item"]])
         keys = {column for role, column in table.columns.items() if role != "title"}
         columns = [column for column in table.frame if column not in keys]
-        frame = table.frame[~ids.duplicated()]
+        said = said_domain(table, items["domain"].unique(), options).where(ids.isin(shared), "")
+        of_item = said + "\t" + ids
+        frame = table.frame[~of_item.duplicated()]
         if "user" in table.columns:
             frame = table.frame  # any row may have what others lack
             named = options.title if "title" in options.model_fields_set else ()
             title = find_column(columns, named)
-            columns = [c for c in columns if c == title or _is_of_items(table.frame[c], ids)]
+            columns = [c for c in columns if c == title or _is_of_items(table.frame[c], of_item)]
         title = find_column(columns, options.title)
         names = {column: "title" if column == title else _plain(column) for column in columns}
         texts = {
@@ -301,7 +313,11 @@ def _attributes(
             if name not in _RESERVED
         }
         found = pd.DataFrame(texts, index=frame.index, dtype=object)
-        yield table.domain, found.groupby(ids[frame.index].to_numpy(), sort=False).first()
+        for domain, own in found.groupby(said[frame.index], sort=False):
+            yield (
+                table.domain or domain or None,
+                own.groupby(ids[own.index].to_numpy(), sort=False).first(),
+            )
 
 
 def _plain(column: str) -> str:

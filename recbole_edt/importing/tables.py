@@ -187,10 +187,23 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     rows["domain"], note = _domains(rows, interactions, items, options)
     notes.append(note)
     names = _two_domains(rows["domain"], options)
+    for table in items:
+        _take_off_domains(table, names, set(rows["item"]), options)
     of_both = rows[rows["domain"].isin(names)].reset_index(drop=True)
     if len(of_both) < len(rows):
         steps["of both domains"] = len(of_both)
     return Collected(of_both, interactions, items, steps, notes)
+
+
+def _take_off_domains(
+    table: Table, names: Iterable[str], known: set[str], options: ImportSettings
+) -> None:
+    """Write ids of an earlier import, such as ``books:7``, as the rows have them: ``7``."""
+    column = table.columns["item"]
+    ids, said = as_ids(table.frame[column]), said_domain(table, names, options)
+    bare = [one.removeprefix(f"{of}:") for one, of in zip(ids, said, strict=True)]
+    if known.isdisjoint(ids) and not known.isdisjoint(bare):
+        table.frame[column] = pd.Series(bare, ids.index, dtype=object)
 
 
 # -- columns --------------------------------------------------------------------------------------
@@ -468,6 +481,17 @@ def _domains(
         f"the domains are unknown: {seen or 'no column names two'}: {hint}, A=FILE B=FILE names "
         "that of each file"
     )
+
+
+def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> pd.Series:
+    """Domain, of ``names``, that a column of a table says of each row; empty where none does."""
+    known = {name.casefold(): name for name in names}
+    columns = [find_column(table.frame.columns, (name,)) for name in options.domain]
+    for column in filter(None, [] if table.domain else columns):
+        said = as_values(table.frame[column]).str.casefold().map(known).fillna("")
+        if (said != "").any():
+            return said
+    return pd.Series("", table.frame.index, dtype=object)
 
 
 def _column_values(

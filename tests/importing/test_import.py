@@ -595,11 +595,35 @@ def test_files_in_the_users_home(monkeypatch, tmp_path):
 def test_a_table_that_describes_ids_of_both_domains_is_named(capsys):
     for shop in ("x", "y"):
         rows_file(f"{shop}.csv")
+    Path("items.csv").write_text("id,name\na1,Oak\n")
     for given, told in (("items.csv", True), ("x=items.csv", False)):
-        import_files(["x=x.csv", "y=y.csv", domains_file() and given, MINE, "--embed=False"])
+        import_files(["x=x.csv", "y=y.csv", given, MINE, "--embed=False"])
         said = "items.csv describes items of both domains: DOMAIN=items.csv if it is of one"
         assert (said in capsys.readouterr().out) == told
         assert (tables()[1].set_index("item_id")["title"]["y:a1"] == "Oak") == told
+
+
+def test_ids_that_both_domains_have_are_described_apart():
+    """By a column of the rows, one of a table, and an earlier ``.item``, whose ids are longer."""
+    lines = [f"u,{n},{n},{shop},{shop} {n}" for shop in ("x", "y") for n in (1, 2, 1)]
+    Path("rows.csv").write_text("\n".join(["user,item,time,domain,title", *lines]))
+    expected = {f"{shop}:{n}": f"{shop} {n}" for shop in ("x", "y") for n in (1, 2)}
+    import_files(["rows.csv", MINE, "--repeated=all", "--embed=False"])
+    assert dict(tables()[1][["item_id", "title"]].to_numpy()) == expected
+    bare = [line.rsplit(",", 1)[0] for line in lines]
+    Path("bare.csv").write_text("\n".join(["user,item,time,domain", *bare[:4]]))
+    for shop, rows in (("x", bare[:3]), ("y", bare[3:4])):
+        Path(f"{shop}.csv").write_text("\n".join(["user,item,time,domain", *rows]))
+    names = [f"{n},{shop},{shop} {n}" for shop in ("x", "y") for n in (1, 2)]
+    Path("names.csv").write_text("\n".join(["id,domain,title", *names]))
+    Path("old").mkdir()
+    Path("dataset/mine/mine.item").rename("old/mine.item")
+    for rows in (["bare.csv"], ["x=x.csv", "y=y.csv"]):
+        for table in ("names.csv", "old/mine.item"):
+            import_files([*rows, table, MINE, "--keep_unsold", "--embed=False", "--output_path=o"])
+            item = read_table(Path("o/mine/mine.item"))
+            assert dict(item[["item_id", "title"]].to_numpy()) == expected
+            assert item.loc[item["unsold"] == "1", "item_id"].tolist() == ["y:2"]
 
 
 def test_two_of_many_domains_and_only_what_is_liked():
@@ -699,7 +723,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", MINE, "--domain=price"], "column price has 4 values"),
         (["x=rows.csv", MINE], "there are 1 domains (x 6 rows)"),
         (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
-        (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=items.csv"),
+        (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=dates.jsonl"),
         (["x=rows.csv", "new.csv", MINE, "--user=user"], "=user,COLUMN; if new.csv is a table"),
         (["rows.csv", "log.csv", MINE], "log.csv has no column that is known for the item (it has"),
         (["x=rows.csv", "y=wares.csv", MINE, "--item=item,Ware"], "; no other file has rows of y"),

@@ -180,6 +180,16 @@ def test_what_does_not_fit_is_told_by_its_reason(
         Recommender.load(of_text, data_path=other, use_gpu=False)
 
 
+def test_ids_that_import_put_domains_before_are_told(of_text, growing, tmp_path) -> None:
+    ids = {item: f"{domain}:{item}" for item, domain, *_ in growing.shop.items}
+    rows = [(user, ids[item], *rest) for user, item, *rest in growing.shop.rows]
+    items = [(ids[item], domain) for item, domain, *_ in growing.shop.items]
+    text = {ids[item]: growing.text[item] for item in ids}
+    other = growing.write(tmp_path / "other", rows, items, text)
+    with pytest.raises(CheckpointError, match=r" \('(\w+:\w+1)' is there: import puts domains be"):
+        Recommender.load(of_text, data_path=other, use_gpu=False)
+
+
 def test_data_without_vectors_of_the_items(of_text, growing, write_dataset, tmp_path) -> None:
     raw = write_dataset(tmp_path / "raw", rows=growing.shop.rows, items=growing.shop.items)
     with pytest.raises(CheckpointError, match=r"tiny.item_emb.npy is missing: name the folder"):
