@@ -106,6 +106,23 @@ def test_augment_leaves_the_older_data_and_goes_on(commands, data_path, disk, tm
     assert commands.run(tmp_path, [*run, "--seed=3"]).code == 0
 
 
+def test_vectors_are_exported_whole_or_not_at_all(commands, run, disk, tmp_path):
+    run = [arg for arg in run if not arg.startswith("--hidden_size=")] + ["--hidden_size=512"]
+    assert commands.run(tmp_path, run).code == 0
+    made = json.loads((tmp_path / "r.json").read_text())["checkpoint"]
+    export = ["recommend", f"--checkpoint={made}", f"--export={disk}/vectors"]
+    for pages in (2, *range(16, 50)):  # from 16 on for all but some of the vectors of the users
+        ballast = fill(disk, pages * os.sysconf("SC_PAGE_SIZE"))
+        done = commands.run(tmp_path, export)
+        ballast.unlink()
+        assert not list(disk.rglob("*.tmp"))
+        if done.code == 0:
+            break
+        one_line(done, FULL)
+        assert not list(disk.rglob("*.npy"))
+    assert len(list(disk.rglob("*.npy"))) == 4 and pages > 16
+
+
 # --- files that must not grow further: the same where no small disk can be made -------------------
 
 

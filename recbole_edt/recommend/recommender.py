@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import ModelType
 from torch import Tensor
@@ -512,13 +512,12 @@ class Recommender:
             for path, vectors in zip(items, self._items, strict=True):
                 write_array(path, np.ascontiguousarray(vectors.cpu().numpy()))
             shape = (len(asked.users), self._items[0].shape[1])
-            files = [open_memmap(path, "w+", np.float32, shape) for path in users]
-            start = 0
+            about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            files = [stack.enter_context(path.open("wb")) for path in users]
+            for file in files:  # written, not mapped: a full disk is an error, and no crash
+                write_array_header_1_0(file, about)
             for part in self._parts(asked):
                 by_domain = self._vectors.user_vectors(self._interaction(part))
                 for file, batch in zip(files, by_domain, strict=True):
-                    file[start : start + len(batch)] = batch.float().cpu().numpy()
-                start += len(part.users)
-            for file in files:
-                file.flush()
+                    file.write(batch.float().cpu().numpy().astype("<f4").tobytes())
         return [*(folder / f"{name}.txt" for name in texts), *paths]
