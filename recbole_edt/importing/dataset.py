@@ -24,7 +24,7 @@ from recbole_edt.importing.tables import (
     point_decimals,
     said_domain,
 )
-from recbole_edt.io.atomic import check_distinct
+from recbole_edt.io.atomic import check_distinct, check_frames
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.prices import read_price
 from recbole_edt.io.statistics import dataset_statistics
@@ -95,6 +95,7 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
             "they are taken for different ones, and every id begins with its domain "
             f"('{items['domain'].iloc[0]}:{one}')"
         )
+    check_frames(inter, item, options.dataset)  # as every run will
     described = described_columns(item_types, options.text_columns, "the items")
     notes.append(_told(collected, options, item_types, described))
     texts = item[["domain", *described]].astype(object).fillna("")

@@ -747,6 +747,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["ware.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
         (["uneven.json", MINE], "uneven.json has columns or rows of different lengths"),
         (["long.jsonl", MINE], f"(such as '{'x' * 80}...'); dates of another form"),
+        (["x=rows.csv", "y=url.csv", MINE], "item_id has 1,200 characters, more than 1,000"),
         (["twice.csv", MINE], "twice.csv has several columns 'item': keep one of them"),
         (["excel.csv", MINE], "user holds rounded numbers in place of ids (such as '7.65612E+16')"),
         (["rows.csv", "excel-items.csv", MINE], "'1E+10'), as spreadsheets write long ones: ex"),
@@ -791,6 +792,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("ware.json").write_text('{"0": {"Kunde": 1, "Ware": 2}, "1": {"Kunde": 1, "Ware": 2}}')
     Path("uneven.json").write_text('{"user": [1, 2], "item": [2]}')
     Path("long.jsonl").write_text(json.dumps({"user": 1, "item": 2, "time": "x" * 9000}))
+    Path("url.csv").write_text(f"user,item,time\nu,{'h' * 1200},1\n")
     Path("sheet.csv").write_bytes(b"PK\x03\x04\x14")
     Path("twice.csv").write_text("user,item, item,time\nu,a1,Oak,1\nu,b1,Fig,2\n")
     Path("excel.csv").write_text("user,item,time\n7.65612E+16,a1,1\n7,b1,2\n")
