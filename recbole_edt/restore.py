@@ -102,7 +102,7 @@ def _config(
     config = EDTConfig(content["model"], dataset, None, {**place, **changes})
     if folder and not place and "data_path" not in changes:
         getLogger().warning(
-            f"{Path(folder, dataset)} is not there any more: {config['data_path']} is read in its "
+            f"{Path(folder, dataset)} is not there: {config['data_path']} is read in its "
             "place (--data_path names another folder)"
         )
     # a model that began with another's parameters has its own now

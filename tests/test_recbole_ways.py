@@ -138,7 +138,7 @@ def test_checkpoint_is_loaded_where_its_data_have_moved_and_refused_beside_other
     caplog.set_level("WARNING")
     given.rename(tmp_path / "dataset")  # where the plugin looks by itself
     assert load_data_and_model(path)[0]["data_path"] == str(tmp_path / "dataset" / "tiny")
-    (told,) = [r.message for r in caplog.records if "not there any more" in r.message]
+    (told,) = [r.message for r in caplog.records if "is not there: " in r.message]
     assert f"{given / 'tiny'} is not" in told and f"{tmp_path / 'dataset' / 'tiny'} is re" in told
     shutil.rmtree("dataset")
     write_dataset(tmp_path / "dataset", make_shop(seed=1, n_items=(20, 22)))

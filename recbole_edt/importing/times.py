@@ -33,6 +33,8 @@ def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
     after 2100, such as 9999-12-31. If more than 90% are, all stay as they are, and numbers only
     order the rows.
     """
+    if isinstance(values.dtype, pd.PeriodDtype):
+        values = values.dt.start_time
     text = values.astype(str).str.strip()
     if form is None and not pd.api.types.is_datetime64_any_dtype(values):
         numbers = pd.to_numeric(values, errors="coerce").astype(float)

@@ -269,6 +269,9 @@ def test_unknown_dates_of_dataframes_are_unreadable_and_old_ones_stay():
             assert made["rows"] == rows
     old = [f"1951-01-{n:02}" for n in range(1, 21)]
     assert recbole_edt.import_frames(frame.assign(date=old), dataset="mine")["rows"] == 20
+    months = pd.period_range("2021-01", periods=20, freq="M")
+    recbole_edt.import_frames(frame.assign(date=months), dataset="mine")
+    assert tables()[0]["timestamp"].iloc[:2].tolist() == ["1609459200", "1612137600"]
 
 
 def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first():
