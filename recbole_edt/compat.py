@@ -419,12 +419,8 @@ def _new_trainer(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
     model: Any = type(kwargs.get("model", args[1] if len(args) > 1 else None))
     if is_plugin_model(model) and not issubclass(cls, CrossDomainMixin):
-        needed = trainer_class(model)
-        cls = (
-            needed
-            if issubclass(needed, cls)
-            else type(cls.__name__, (cls, needed), {"__module__": cls.__module__})
-        )
+        needed: Any = trainer_class(model)
+        cls = needed if issubclass(needed, cls) else needed.below(cls)
     return object.__new__(cls)
 
 

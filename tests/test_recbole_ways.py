@@ -21,7 +21,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import get_model
+from recbole.utils import calculate_valid_score, get_model, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 import recbole_edt
@@ -284,6 +284,38 @@ def test_a_trainer_of_ones_own_trains_a_model_of_the_plugin(name, data_path, tmp
     again = trainer_class(type(model))(config, model)
     assert again.evaluate(test, load_best_model=False) == result
     assert type(Trainer(config, model)) is trainer_class(type(model))
+
+
+def test_an_epoch_and_a_validation_of_ones_own_give_what_the_plugins_give(data_path):
+    class Mine(Trainer):
+        """As RecBole's guide to own trainers has it: nothing calls `super()`."""
+
+        def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+            self.model.train()
+            total = 0.0
+            for batch in train_data:
+                self.optimizer.zero_grad()
+                loss = self.model.calculate_loss(batch.to(self.device))
+                loss.backward()
+                self.optimizer.step()
+                total += loss.item()
+            return total
+
+        def _valid_epoch(self, valid_data, show_progress=False):
+            result = self.evaluate(valid_data, load_best_model=False)
+            return calculate_valid_score(result, self.valid_metric), result
+
+    given = settings("C2DSR", data_path, epochs=3, train_batch_size=16)
+    config = Config("C2DSR", "tiny", config_dict=nest(given))
+    found = []
+    for made in (Mine, Trainer):
+        train, valid, test = data_preparation(config, create_dataset(config))
+        init_seed(config["seed"], True)
+        trainer = made(config, get_model("C2DSR")(config, train.dataset))
+        trainer.fit(train, valid, verbose=False, show_progress=False)
+        found.append((trainer.best_valid_result, trainer.evaluate(test), trainer.timing["epochs"]))
+        assert trainer.average and min(trainer.timing.values()) > 0
+    assert found[0] == found[1] and found[0][2] == 3
 
 
 def test_scores_that_are_not_numbers_are_told_of_once(data_path, caplog):

@@ -48,7 +48,8 @@ def n_shared_negatives(config) -> int:
 class SequenceLoader(AbstractDataLoader):
     """Yields users' whole training sequences: every position is supervised in one pass.
 
-    The order of an epoch depends on (seed, epoch) alone. Fields of a batch:
+    The order of an epoch depends on (seed, epoch) alone; iterations are epochs, one after another,
+    unless :meth:`set_epoch` says which. Fields of a batch:
 
     - ``user_id`` and ``window`` [B]; ``last`` [B], True where the window ends the user's sequence;
     - ``sequence`` [B, L + 1]: columns ``:-1`` are inputs, ``1:`` targets;
@@ -129,6 +130,7 @@ class SequenceLoader(AbstractDataLoader):
             order = torch.randperm(self.sample_size, generator=generator, device=self.device)
         for rows in order.split(self.step):
             yield self.collate(rows, generator, slice(rank(), None, world_size()))
+        self.epoch += 1  # for loops of one's own: trainers choose it
 
     def collate(
         self, batch: Tensor, generator: torch.Generator, part: slice = slice(None)

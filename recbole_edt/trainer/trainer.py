@@ -6,8 +6,8 @@ import glob
 import os
 import random
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,6 +74,7 @@ class CrossDomainMixin(EvaluationMixin):
         if self.device.type == "cuda":
             torch.set_autocast_dtype("cuda", torch.bfloat16)
         self.timing: dict[str, float] = dict(_NEW_TIMING)
+        self._running: set[str] = set()  # of what is timed
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
         self.known: dict[str, Any] | None = None
@@ -282,24 +283,70 @@ class CrossDomainMixin(EvaluationMixin):
 
     # -- one epoch ------------------------------------------------------------------------------
 
+    @classmethod
+    def below(cls, own: Any) -> type:
+        """Class of a user's own trainer over this one, which is what ``super()`` calls.
+
+        Its epochs and validations are prepared and timed as any, without a ``super()`` too.
+        """
+
+        class Own(own, cls):  # type: ignore[misc, valid-type]
+            def _train_epoch(self, train_data, epoch_idx, *args, **kwargs):
+                with self._epoch(train_data, epoch_idx):
+                    return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
+
+            def _valid_epoch(self, *args, **kwargs):
+                with self._validation():
+                    return super()._valid_epoch(*args, **kwargs)
+
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(Own, name, getattr(own, name))
+        return Own
+
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        self.threads.choose()
-        self._seed_epoch(train_data, epoch_idx)
-        self._follow_optimizers()
-        if self.splits_batches:
-            self.distributed_model.module.loss = self.model.loss_over(train_data)
-            loss_func = self.distributed_model
-        elif loss_func is None and isinstance(self.model, CrossDomainModel):
-            loss_func = self.model.loss_over(train_data)
-        start = perf_counter()
-        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        if distributed.world_size() > 1:
-            parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
-            mean = distributed.all_reduce_sum(parts) / distributed.world_size()
-            loss = tuple(mean.tolist()) if isinstance(loss, tuple) else mean.item()
-        self.timing["train_s"] += perf_counter() - start
-        self.timing["epochs"] += 1
+        with self._epoch(train_data, epoch_idx):
+            if self.splits_batches:
+                self.distributed_model.module.loss = self.model.loss_over(train_data)
+                loss_func = self.distributed_model
+            elif loss_func is None and isinstance(self.model, CrossDomainModel):
+                loss_func = self.model.loss_over(train_data)
+            loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+            if distributed.world_size() > 1:
+                parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
+                mean = distributed.all_reduce_sum(parts) / distributed.world_size()
+                loss = tuple(mean.tolist()) if isinstance(loss, tuple) else mean.item()
         return loss
+
+    @contextmanager
+    def _epoch(self, train_data, epoch_idx: int) -> Iterator[None]:
+        """Prepare and time the training of an epoch; within one, do nothing."""
+        with self._timed("train_s") as begins:
+            if begins:
+                self.threads.choose()
+                self._seed_epoch(train_data, epoch_idx)
+                self._follow_optimizers()
+                self.timing["epochs"] += 1
+            yield
+
+    @contextmanager
+    def _validation(self) -> Iterator[None]:
+        """Validate with averaged weights, and time it; within a validation, do nothing."""
+        with self._timed("valid_s") as begins, self._averaged() if begins else nullcontext():
+            yield
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[bool]:
+        """Time a part of an epoch; yields whether it begins, or is called within itself."""
+        if part in self._running:
+            yield False
+            return
+        self._running.add(part)
+        start = perf_counter()
+        try:
+            yield True
+        finally:
+            self._running.remove(part)
+        self.timing[part] += perf_counter() - start
 
     def _seed_epoch(self, train_data, epoch_idx: int) -> None:
         # dropout differs between processes
@@ -321,11 +368,8 @@ class CrossDomainMixin(EvaluationMixin):
             )
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        start = perf_counter()
-        with self._averaged():
-            out = super()._valid_epoch(valid_data, show_progress)
-        self.timing["valid_s"] += perf_counter() - start
-        return out
+        with self._validation():
+            return super()._valid_epoch(valid_data, show_progress)
 
     # -- optimizer and gradients ----------------------------------------------------------------
 
