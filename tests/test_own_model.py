@@ -152,6 +152,21 @@ def test_a_sequential_class_reads_the_domains_of_rows_before_the_target(data_pat
                 assert set(data.item_domain[items[items > 0]]) <= {domain}
 
 
+def test_what_a_transform_adds_is_there_for_predictions_too(module, data_path):
+    text = """
+from recbole.model.sequential_recommender import STAMP
+
+class Mine(STAMP):
+    def full_sort_predict(self, interaction):
+        ends = interaction["Inverse_item_id_list"][:, -1]
+        return super().full_sort_predict(interaction) * (ends > 0)[:, None]
+"""
+    Path("Mine.yaml").write_text("transform: inverse_itemseq\n")
+    results = run_recbole_edt(f"{module(text)}:Mine", "tiny", None, settings(data_path))
+    served = Recommender.load(results["checkpoint"], use_gpu=False)
+    assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
 def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(
     data_path, monkeypatch
 ):

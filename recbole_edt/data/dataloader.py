@@ -246,4 +246,4 @@ class EvaluationLoader(AbstractDataLoader):
     def collate_fn(self, index):
         """Return the rows at these places of the length order: ``(interaction, rows)``."""
         rows = self.order[np.asarray(index)]
-        return self._dataset[rows], rows
+        return self._dataset.transformed(self._dataset[rows]), rows

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
 from recbole.sampler import SeqSampler
 from recbole.utils.enum_type import FeatureSource, FeatureType, ModelType
 
@@ -517,6 +518,15 @@ class CrossDomainDataset(SequentialDataset):
             fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(own.augmented, starts, ends, width)
             fields[length_field] = ends - starts
         return fields
+
+    def transformed(self, batch: Interaction) -> Interaction:
+        """A batch for predictions, with what ``transform`` adds for a class of a user's own.
+
+        RecBole's own models read such fields in training alone.
+        """
+        if not is_users_own(self.config.model_class):
+            return batch
+        return construct_transform(self.config)(self, batch)
 
     def _mixed_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
         width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
