@@ -125,6 +125,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged archive can raise anything
         what = "is damaged or is no checkpoint"
         if is_foreign(path):
