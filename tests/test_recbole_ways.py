@@ -406,6 +406,20 @@ def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
+def test_packages_that_are_imported_anew_are_patched_anew(python):
+    code = """
+        import sys
+        import recbole_edt, recbole.trainer
+        for name in [*sys.modules]:
+            if name.startswith("recbole"):
+                del sys.modules[name]  # as what reloads changed code does
+        import recbole_edt, recbole.trainer
+        print(recbole.trainer.LLMEDTTrainer.__name__)
+    """
+    done = python("-c", dedent(code))
+    assert done.stdout == "TwoStageTrainer\n", done.stderr
+
+
 def test_tuning_scripts_import_ray_where_it_is_missing_and_nobody_else_does(monkeypatch):
     script = """
 from recbole.trainer import HyperTuning
