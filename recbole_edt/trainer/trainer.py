@@ -474,6 +474,7 @@ class CrossDomainMixin(EvaluationMixin):
             "state_dict": self.model.state_dict(),
             "other_state": (other := checkpoint.other_state(self.model)),
             "other_parameter": other | checkpoint.for_recbole(self.model),
+            "arrays": checkpoint.arrays(self.model),
             "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 
