@@ -318,6 +318,26 @@ def test_an_epoch_and_a_validation_of_ones_own_give_what_the_plugins_give(data_p
     assert found[0] == found[1] and found[0][2] == 3
 
 
+@pytest.mark.parametrize("mode", ["full", "uni5"])
+def test_a_trainer_evaluates_the_users_of_each_loader_that_it_is_given(data_path, mode):
+    given = settings(
+        "SASRec", data_path, topk=[2], valid_metric="Hit@2", **{"eval_args.mode": mode}
+    )
+    long = {**given, "user_inter_num_interval": "[7,inf)"}
+    configs = [EDTConfig("SASRec", "tiny", None, keys) for keys in (given, long)]
+    loaders = [data_preparation(config, create_dataset(config)) for config in configs]
+    model = get_model("SASRec")(configs[0], loaders[0][0].dataset)
+    trainer = trainer_class(SASRec)(configs[0], model)
+    found = [trainer.evaluate(test, load_best_model=False) for *_, test in loaders]
+    assert len({len(test.dataset) for *_, test in loaders}) == 2
+    for (*_, test), result in zip(loaders, found, strict=True):
+        alone = trainer_class(SASRec)(configs[0], model)
+        assert alone.evaluate(test, load_best_model=False) == result
+    ranking = trainer.rankings["test", mode]
+    trainer.evaluate(loaders[1][2], load_best_model=False)
+    assert trainer.rankings["test", mode] is ranking  # kept for the next evaluation of a loader
+
+
 def test_scores_that_are_not_numbers_are_told_of_once(data_path, caplog):
     class Broken(SASRec):
         def full_sort_predict(self, interaction):

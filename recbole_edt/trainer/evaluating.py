@@ -76,13 +76,15 @@ class EvaluationMixin(TrainerBehind):
         return result
 
     def _ranking(self, eval_data, mode: str | None) -> Ranking:
-        phase = eval_data.phase
+        """Targets and candidates of a loader, which may be of other users than the last one."""
+        phase, data = eval_data.phase, eval_data._dataset
         mode = mode or self.config["eval_args"]["mode"][phase]
-        if (phase, mode) not in self.rankings:
-            length = RankMetrics(self.config, mode).list_length
-            ranking = Ranking(eval_data._dataset, phase, mode, self.device, length)
-            self.rankings[phase, mode] = ranking
-        return self.rankings[phase, mode]
+        length = RankMetrics(self.config, mode).list_length
+        found = self.rankings.get((phase, mode))
+        if found is None or found.split is not data.split or found.list_length != length:
+            found = Ranking(data, phase, mode, self.device, length)
+            self.rankings[phase, mode] = found
+        return found
 
     @torch.no_grad()
     def ranked(
