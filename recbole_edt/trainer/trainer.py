@@ -53,6 +53,7 @@ class CrossDomainMixin(EvaluationMixin):
     stage = 1
     start_key = "start_from"  # names the checkpoint of the model to train on from
     average: AveragedWeights | None = None
+    keeps_checkpoint = True  # the last training; False: fit(saved=False)
     _followed: tuple[torch.optim.Optimizer, ...] = ()
     _hooks: Sequence[Any] = ()
     tensorboard: SummaryWriter
@@ -139,6 +140,7 @@ class CrossDomainMixin(EvaluationMixin):
         """
         if not self.config["eval_step"]:  # as RecBole has it
             valid_data = None
+        self.keeps_checkpoint = saved
         self.final_file = self.saved_model_file  # which a user may have set
         self._begin(train_data._dataset, saved)
         self.saved_model_file = self.best_file
@@ -518,6 +520,11 @@ class CrossDomainMixin(EvaluationMixin):
     def load_best(self, model_file=None) -> None:
         """Load the best epoch of the current stage, or a checkpoint of any stage."""
         distributed.barrier()  # the first process may still be writing it
+        if not model_file and not self.keeps_checkpoint:  # there may be one of an earlier run
+            raise CheckpointError(
+                "the training kept no checkpoint (saved=False): evaluate the model as it is by "
+                "load_best_model=False"
+            )
         path = model_file or self.saved_model_file
         content = checkpoint.load(path, self.device)
         self._match_stage(content)

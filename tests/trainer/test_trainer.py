@@ -105,6 +105,10 @@ def test_without_saving_the_last_epoch_is_what_remains(run):
     done = run().fit(saved=False)
     assert {stage: part["epochs"] for stage, part in done.trainer.stages.items()} == {1: 3, 2: 2}
     assert not list(Path("saved").iterdir())
+    run(epochs=1).fit()  # a checkpoint of the same name, which is another training's
+    with pytest.raises(CheckpointError, match="kept no checkpoint"):
+        done.trainer.evaluate(done.test)
+    assert done.trainer.evaluate(done.test, load_best_model=False)
 
 
 def test_loss_that_is_no_number_is_one_clear_error(run):
