@@ -213,7 +213,7 @@ class EvaluationLoader(AbstractDataLoader):
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=False):
         self.logger = getLogger()
-        self.phase = sampler.phase if sampler is not None else "test"
+        self.phase = dataset.phase
         self.sample_size = len(dataset)
         super().__init__(config, dataset, sampler, shuffle=False)
         self._init_batch_size_and_step()

@@ -88,6 +88,7 @@ class CrossDomainDataset(SequentialDataset):
     _without_profile: frozenset[str] = frozenset()  # users
     left_out: frozenset[str] = frozenset()
     filters: str = ""  # keys of those that filter rows
+    phase = "test"  # whose targets a view that is evaluated has
     _dropped: pd.DataFrame | None = None  # users and items of the raw rows that filters dropped
 
     def __init__(self, config, known: Known | None = None):
@@ -432,7 +433,9 @@ class CrossDomainDataset(SequentialDataset):
         """Views of the validation and of the test targets."""
         rows, held_out = self.evaluation_rows()
         windows = [self._last_rows(rows, self.split.users, targets) for targets in held_out]
-        return [self._view(rows, part, self._target_fields) for part in windows]
+        valid, test = (self._view(rows, part, self._target_fields) for part in windows)
+        valid.phase = "valid"
+        return [valid, test]
 
     def _training_view(self) -> CrossDomainDataset:
         rows = self.train_sequences

@@ -201,6 +201,7 @@ def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, mode
         strict=True,
     ):
         assert isinstance(loader, EvaluationLoader) and loader.phase == phase
+        assert EvaluationLoader(dataset.config, loader.dataset).phase == phase
         seen, lengths = [], []
         for interaction, rows in loader:
             assert interaction["user_id"].tolist() == dataset.split.users[rows].tolist()
