@@ -151,7 +151,8 @@ class EvaluationMixin(TrainerBehind):
         model, features, score_few = self.model, self.item_tensor, None
         if ranking.candidates is not None:
             few = _SPARSE * ranking.candidates.shape[1] < len(features)
-            score_few = getattr(model, "candidate_scores", None) if few else None
+            if few and has_vectors(type(model)):
+                score_few = getattr(model, "candidate_scores", None)
             if not scores_all(type(model)):
                 score_few = partial(pair_scores, model, features=features)
         if score_few is not None:

@@ -102,7 +102,10 @@ class CrossDomainMixin(EvaluationMixin):
         """
         check_processes(model)
         if config["history_weight"] and not has_vectors(type(model)):
-            raise ConfigError(f"{config['model']} has no item vectors for history_weight")
+            raise ConfigError(
+                f"{config['model']} has no item vectors for history_weight, or a full_sort_predict "
+                "of its own: --history_weight=0"
+            )
         for key in ("resume", "time_limit"):
             if config[key] and not config["eval_step"]:
                 raise ConfigError(f"{key} acts at validations: eval_step has to be 1 or more")
