@@ -10,6 +10,7 @@ import pytest
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
+from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer
 from running import SMALL
 
@@ -202,6 +203,22 @@ class Mine(STAMP):
     results = run_recbole_edt(f"{module(text)}:Mine", "tiny", None, settings(data_path))
     served = Recommender.load(results["checkpoint"], use_gpu=False)
     assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
+def test_a_trainer_that_a_subclass_of_the_plugin_names_goes_through_both_stages(data_path):
+    stages = []
+
+    class Noting(Trainer):
+        def _train_epoch(self, *args, **kwargs):
+            stages.append(self.stage)
+            return super()._train_epoch(*args, **kwargs)
+
+    mine = type("Mine", (LLMEDT,), {"__module__": __name__, "trainer": Noting})
+    keys = {"item_embedding": "id", "history_weight": 0.0}
+    results = run_recbole_edt(mine, "tiny", None, settings(data_path, **keys))
+    assert stages == [1, 2] and list(results["stages"]) == ["1", "2"]
+    further = type("Further", (mine,), {"__module__": __name__})
+    assert trainer_class(further).__mro__[1:] == trainer_class(mine).__mro__[1:]
 
 
 def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(

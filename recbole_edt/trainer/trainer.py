@@ -561,16 +561,24 @@ def trainer_class(model: type) -> type:
     """Trainer of a model class: its attribute ``trainer``, a class or ``module:Class``.
 
     Without one it is the trainer that RecBole has for the model or a base of it. A trainer that is
-    not the plugin's is put under the plugin's protocol.
+    not the plugin's is put under the plugin's protocol, and one of a plugin's model over the
+    trainer that the model needs.
     """
-    named = getattr(model, "trainer", None)
-    base: Any = resolve_name(named) if isinstance(named, str) else named
+    named = [_resolved(vars(one).get("trainer")) for one in model.__mro__]
+    base: Any = next(filter(None, named), None)
     base = base or get_trainer(model.type, builtin_name(model))  # type: ignore[attr-defined]
     if issubclass(base, CrossDomainMixin):
         return base
+    for needed in filter(None, named):
+        if issubclass(needed, CrossDomainMixin):
+            return needed.below(base)
     if base is Trainer:
         return CrossDomainTrainer
     from recbole_edt.trainer.pretraining import STAGES, PretrainingMixin
 
     mixin = PretrainingMixin if base.__name__ in STAGES else CrossDomainMixin
     return type(f"CrossDomain{base.__name__}", (mixin, base), {})
+
+
+def _resolved(named: Any) -> Any:
+    return resolve_name(named) if isinstance(named, str) else named
