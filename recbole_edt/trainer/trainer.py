@@ -576,7 +576,8 @@ def trainer_class(model: type) -> type:
         return CrossDomainTrainer
     from recbole_edt.trainer.pretraining import STAGES, PretrainingMixin
 
-    mixin = PretrainingMixin if base.__name__ in STAGES else CrossDomainMixin
+    goes_by_stages = any(one.__name__ in STAGES for one in base.__mro__)
+    mixin = PretrainingMixin if goes_by_stages else CrossDomainMixin
     return type(f"CrossDomain{base.__name__}", (mixin, base), {})
 
 
