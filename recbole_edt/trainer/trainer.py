@@ -325,30 +325,31 @@ class CrossDomainMixin(EvaluationMixin):
     @contextmanager
     def _epoch(self, train_data, epoch_idx: int) -> Iterator[None]:
         """Prepare and time the training of an epoch; within one, do nothing."""
-        with self._timed("train_s") as begins:
-            if begins:
-                self.threads.choose()
-                self._seed_epoch(train_data, epoch_idx)
-                self._follow_optimizers()
-                self.timing["epochs"] += 1
+        if "train_s" not in self._running:
+            self.threads.choose()
+            self._seed_epoch(train_data, epoch_idx)
+            self._follow_optimizers()
+            self.timing["epochs"] += 1
+        with self._timed("train_s"):
             yield
 
     @contextmanager
     def _validation(self) -> Iterator[None]:
         """Validate with averaged weights, and time it; within a validation, do nothing."""
-        with self._timed("valid_s") as begins, self._averaged() if begins else nullcontext():
+        weights = nullcontext() if "valid_s" in self._running else self._averaged()
+        with self._timed("valid_s"), weights:
             yield
 
     @contextmanager
-    def _timed(self, part: str) -> Iterator[bool]:
-        """Time a part of an epoch; yields whether it begins, or is called within itself."""
+    def _timed(self, part: str) -> Iterator[None]:
+        """Time a part of an epoch, unless within it."""
         if part in self._running:
-            yield False
+            yield
             return
         self._running.add(part)
         start = perf_counter()
         try:
-            yield True
+            yield
         finally:
             self._running.remove(part)
         self.timing[part] += perf_counter() - start
