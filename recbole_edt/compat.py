@@ -59,7 +59,8 @@ class _PatchingFinder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname not in _PATCHES:
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
+        # not one of this package imported before either: each would ask the other for ever
+        others = (one for one in sys.meta_path if type(one).__name__ != type(self).__name__)
         found: Any = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None and spec.loader is not None), None)
         if spec is None and fullname == "recbole":
@@ -419,12 +420,8 @@ def _new_trainer(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
     model: Any = type(kwargs.get("model", args[1] if len(args) > 1 else None))
     if is_plugin_model(model) and not issubclass(cls, CrossDomainMixin):
-        needed = trainer_class(model)
-        cls = (
-            needed
-            if issubclass(needed, cls)
-            else type(cls.__name__, (cls, needed), {"__module__": cls.__module__})
-        )
+        needed: Any = trainer_class(model)
+        cls = needed if issubclass(needed, cls) else needed.below(cls)
     return object.__new__(cls)
 
 

@@ -30,6 +30,7 @@ from recbole_edt.run_settings import RunSettings
 from recbole_edt.settings import (
     Amount,
     NonNegative,
+    Share,
     check_value,
     expand_home,
     nearest,
@@ -51,6 +52,9 @@ _WITHOUT_DEFAULT = {
 
 # stages of RecBole's models that are trained in several runs
 _FROM_A_FILE = ("critic_pretrain", "finetune", "after_pretrain")
+
+# values of `transform` -> the share of a sequence that each needs
+_SHARES = {"mask_itemseq": "mask_ratio", "crop_itemseq": "eta", "reorder_itemseq": "beta"}
 
 _OF_THE_MODEL = {"MODEL_TYPE", "MODEL_INPUT_TYPE"}  # its class says them
 
@@ -274,6 +278,7 @@ def known_keys(config: Config) -> set[str]:
     """Keys that a run of a configuration's model declares."""
     return (set(config.internal_config_dict) - _OF_THE_MODEL).union(
         _WITHOUT_DEFAULT,
+        filter(None, [_SHARES.get(str(config.external_config_dict.get("transform")))]),
         *(settings.model_fields for settings in _settings_of(config.model_class)),
         *config.parameters.values(),
     )
@@ -309,6 +314,8 @@ def final_settings(config: Config) -> dict[str, Any]:
             f"{config.model} begins '{stage}' from a checkpoint of the stage before, and "
             f"pre_model_path '{before}' is no file: name it (--pre_model_path=FILE)"
         )
+    if share := _SHARES.get(str(final["transform"])):
+        check_value(Share, f"{share} (of transform: {final['transform']})", final.get(share))
     _choose_features(final, given, config.dataset)
     if isinstance(final["report_modes"], str):
         final["report_modes"] = [final["report_modes"]]

@@ -202,6 +202,19 @@ def test_right_value_is_taken(key, value):
     config(**{key: value})
 
 
+@pytest.mark.parametrize(
+    ("transform", "share"),
+    [("mask_itemseq", "mask_ratio"), ("crop_itemseq", "eta"), ("reorder_itemseq", "beta")],
+)
+def test_a_transform_that_needs_a_share_names_it_and_takes_it(transform, share):
+    assert config("SASRec", transform=transform, **{share: 0.5})[share] == 0.5
+    for given in ({}, {share: "half"}):
+        with pytest.raises(ConfigError, match=rf"{share} \(of transform: {transform}\) must be"):
+            config("SASRec", transform=transform, **given)
+    with pytest.raises(ConfigError, match=f"unknown key '{share}'"):
+        config("SASRec", **{share: 0.5})
+
+
 def test_overall_file_and_run_settings_agree():
     written = yaml.safe_load((properties_dir() / "overall.yaml").read_text())
     declared = RunSettings().model_dump()

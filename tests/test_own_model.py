@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model
+from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer
 from running import SMALL
 
@@ -135,6 +138,41 @@ def test_checkpoints_are_served_by_the_class_that_wrote_them(module, data_path):
     assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
 
 
+def test_what_other_parameter_names_is_kept_and_served(module, data_path):
+    text = """
+import numpy as np
+import torch
+from recbole.model.general_recommender import BPR
+
+class Mine(BPR):
+    other_parameter_name = ["counts", "pairs", "seen", "steps"]
+    pairs = seen = None
+    steps = ()
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.counts = np.zeros(self.n_items)
+
+    def calculate_loss(self, interaction):
+        np.add.at(self.counts, interaction[self.ITEM_ID].numpy(), 1)
+        self.pairs = np.outer(self.counts, self.counts)
+        self.seen, self.steps = {"rows": len(interaction)}, (*self.steps, 1)
+        return super().calculate_loss(interaction)
+
+    def full_sort_predict(self, interaction):
+        return torch.from_numpy(self.pairs[1]).repeat(len(interaction))
+"""
+    given = settings(data_path, epochs=2, valid_metric="mrr")
+    results = run_recbole_edt(f"{module(text)}:Mine", "tiny", None, given)
+    served = Recommender.load(results["checkpoint"], use_gpu=False).model
+    assert served.counts.sum() and (served.pairs == np.outer(served.counts, served.counts)).all()
+    assert len(served.steps) >= 1 and served.seen["rows"] > 0
+    config, model, _, _, _, test = load_data_and_model(results["checkpoint"])
+    trainer = trainer_class(type(model))(config, model)
+    trainer.evaluate(test, load_best_model=False)
+    assert trainer.reports["test"] == results["test"]
+
+
 def test_a_sequential_class_reads_the_domains_of_rows_before_the_target(data_path):
     from recbole.model.sequential_recommender import GRU4Rec
 
@@ -150,6 +188,37 @@ def test_a_sequential_class_reads_the_domains_of_rows_before_the_target(data_pat
                 items = batch[f"item_id_list_{domain}"]
                 assert ((items > 0).sum(1) == batch[f"item_length_{domain}"]).all()
                 assert set(data.item_domain[items[items > 0]]) <= {domain}
+
+
+def test_what_a_transform_adds_is_there_for_predictions_too(module, data_path):
+    text = """
+from recbole.model.sequential_recommender import STAMP
+
+class Mine(STAMP):
+    def full_sort_predict(self, interaction):
+        ends = interaction["Inverse_item_id_list"][:, -1]
+        return super().full_sort_predict(interaction) * (ends > 0)[:, None]
+"""
+    Path("Mine.yaml").write_text("transform: inverse_itemseq\n")
+    results = run_recbole_edt(f"{module(text)}:Mine", "tiny", None, settings(data_path))
+    served = Recommender.load(results["checkpoint"], use_gpu=False)
+    assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
+def test_a_trainer_that_a_subclass_of_the_plugin_names_goes_through_both_stages(data_path):
+    stages = []
+
+    class Noting(Trainer):
+        def _train_epoch(self, *args, **kwargs):
+            stages.append(self.stage)
+            return super()._train_epoch(*args, **kwargs)
+
+    mine = type("Mine", (LLMEDT,), {"__module__": __name__, "trainer": Noting})
+    keys = {"item_embedding": "id", "history_weight": 0.0}
+    results = run_recbole_edt(mine, "tiny", None, settings(data_path, **keys))
+    assert stages == [1, 2] and list(results["stages"]) == ["1", "2"]
+    further = type("Further", (mine,), {"__module__": __name__})
+    assert trainer_class(further).__mro__[1:] == trainer_class(mine).__mro__[1:]
 
 
 def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(

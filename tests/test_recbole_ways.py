@@ -21,7 +21,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import get_model
+from recbole.utils import calculate_valid_score, get_model, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 import recbole_edt
@@ -286,6 +286,58 @@ def test_a_trainer_of_ones_own_trains_a_model_of_the_plugin(name, data_path, tmp
     assert type(Trainer(config, model)) is trainer_class(type(model))
 
 
+def test_an_epoch_and_a_validation_of_ones_own_give_what_the_plugins_give(data_path):
+    class Mine(Trainer):
+        """As RecBole's guide to own trainers has it: nothing calls `super()`."""
+
+        def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+            self.model.train()
+            total = 0.0
+            for batch in train_data:
+                self.optimizer.zero_grad()
+                loss = self.model.calculate_loss(batch.to(self.device))
+                loss.backward()
+                self.optimizer.step()
+                total += loss.item()
+            return total
+
+        def _valid_epoch(self, valid_data, show_progress=False):
+            result = self.evaluate(valid_data, load_best_model=False)
+            return calculate_valid_score(result, self.valid_metric), result
+
+    given = settings("C2DSR", data_path, epochs=3, train_batch_size=16)
+    config = Config("C2DSR", "tiny", config_dict=nest(given))
+    found = []
+    for made in (Mine, Trainer):
+        train, valid, test = data_preparation(config, create_dataset(config))
+        init_seed(config["seed"], True)
+        trainer = made(config, get_model("C2DSR")(config, train.dataset))
+        trainer.fit(train, valid, verbose=False, show_progress=False)
+        found.append((trainer.best_valid_result, trainer.evaluate(test), trainer.timing["epochs"]))
+        assert trainer.average and min(trainer.timing.values()) > 0
+    assert found[0] == found[1] and found[0][2] == 3
+
+
+@pytest.mark.parametrize("mode", ["full", "uni5"])
+def test_a_trainer_evaluates_the_users_of_each_loader_that_it_is_given(data_path, mode):
+    given = settings(
+        "SASRec", data_path, topk=[2], valid_metric="Hit@2", **{"eval_args.mode": mode}
+    )
+    long = {**given, "user_inter_num_interval": "[7,inf)"}
+    configs = [EDTConfig("SASRec", "tiny", None, keys) for keys in (given, long)]
+    loaders = [data_preparation(config, create_dataset(config)) for config in configs]
+    model = get_model("SASRec")(configs[0], loaders[0][0].dataset)
+    trainer = trainer_class(SASRec)(configs[0], model)
+    found = [trainer.evaluate(test, load_best_model=False) for *_, test in loaders]
+    assert len({len(test.dataset) for *_, test in loaders}) == 2
+    for (*_, test), result in zip(loaders, found, strict=True):
+        alone = trainer_class(SASRec)(configs[0], model)
+        assert alone.evaluate(test, load_best_model=False) == result
+    ranking = trainer.rankings["test", mode]
+    trainer.evaluate(loaders[1][2], load_best_model=False)
+    assert trainer.rankings["test", mode] is ranking  # kept for the next evaluation of a loader
+
+
 def test_scores_that_are_not_numbers_are_told_of_once(data_path, caplog):
     class Broken(SASRec):
         def full_sort_predict(self, interaction):
@@ -374,6 +426,20 @@ def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
+def test_packages_that_are_imported_anew_are_patched_anew(python):
+    code = """
+        import sys
+        import recbole_edt, recbole.trainer
+        for name in [*sys.modules]:
+            if name.startswith("recbole"):
+                del sys.modules[name]  # as what reloads changed code does
+        import recbole_edt, recbole.trainer
+        print(recbole.trainer.LLMEDTTrainer.__name__)
+    """
+    done = python("-c", dedent(code))
+    assert done.stdout == "TwoStageTrainer\n", done.stderr
+
+
 def test_tuning_scripts_import_ray_where_it_is_missing_and_nobody_else_does(monkeypatch):
     script = """
 from recbole.trainer import HyperTuning

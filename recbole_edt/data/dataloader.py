@@ -48,7 +48,8 @@ def n_shared_negatives(config) -> int:
 class SequenceLoader(AbstractDataLoader):
     """Yields users' whole training sequences: every position is supervised in one pass.
 
-    The order of an epoch depends on (seed, epoch) alone. Fields of a batch:
+    The order of an epoch depends on (seed, epoch) alone; iterations are epochs, one after another,
+    unless :meth:`set_epoch` says which. Fields of a batch:
 
     - ``user_id`` and ``window`` [B]; ``last`` [B], True where the window ends the user's sequence;
     - ``sequence`` [B, L + 1]: columns ``:-1`` are inputs, ``1:`` targets;
@@ -129,6 +130,7 @@ class SequenceLoader(AbstractDataLoader):
             order = torch.randperm(self.sample_size, generator=generator, device=self.device)
         for rows in order.split(self.step):
             yield self.collate(rows, generator, slice(rank(), None, world_size()))
+        self.epoch += 1  # for loops of one's own: trainers choose it
 
     def collate(
         self, batch: Tensor, generator: torch.Generator, part: slice = slice(None)
@@ -211,7 +213,7 @@ class EvaluationLoader(AbstractDataLoader):
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=False):
         self.logger = getLogger()
-        self.phase = sampler.phase if sampler is not None else "test"
+        self.phase = dataset.phase
         self.sample_size = len(dataset)
         super().__init__(config, dataset, sampler, shuffle=False)
         self._init_batch_size_and_step()
@@ -244,4 +246,4 @@ class EvaluationLoader(AbstractDataLoader):
     def collate_fn(self, index):
         """Return the rows at these places of the length order: ``(interaction, rows)``."""
         rows = self.order[np.asarray(index)]
-        return self._dataset[rows], rows
+        return self._dataset.transformed(self._dataset[rows]), rows

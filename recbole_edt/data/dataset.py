@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
 from recbole.sampler import SeqSampler
 from recbole.utils.enum_type import FeatureSource, FeatureType, ModelType
 
@@ -87,6 +88,7 @@ class CrossDomainDataset(SequentialDataset):
     _without_profile: frozenset[str] = frozenset()  # users
     left_out: frozenset[str] = frozenset()
     filters: str = ""  # keys of those that filter rows
+    phase = "test"  # whose targets a view that is evaluated has
     _dropped: pd.DataFrame | None = None  # users and items of the raw rows that filters dropped
 
     def __init__(self, config, known: Known | None = None):
@@ -431,7 +433,9 @@ class CrossDomainDataset(SequentialDataset):
         """Views of the validation and of the test targets."""
         rows, held_out = self.evaluation_rows()
         windows = [self._last_rows(rows, self.split.users, targets) for targets in held_out]
-        return [self._view(rows, part, self._target_fields) for part in windows]
+        valid, test = (self._view(rows, part, self._target_fields) for part in windows)
+        valid.phase = "valid"
+        return [valid, test]
 
     def _training_view(self) -> CrossDomainDataset:
         rows = self.train_sequences
@@ -517,6 +521,15 @@ class CrossDomainDataset(SequentialDataset):
             fields[f"{AUGMENTED_LIST}_{domain}"] = gather_padded(own.augmented, starts, ends, width)
             fields[length_field] = ends - starts
         return fields
+
+    def transformed(self, batch: Interaction) -> Interaction:
+        """A batch for predictions, with what ``transform`` adds for a class of a user's own.
+
+        RecBole's own models read such fields in training alone.
+        """
+        if not is_users_own(self.config.model_class):
+            return batch
+        return construct_transform(self.config)(self, batch)
 
     def _mixed_fields(self, rows: Sequences, windows: Windows) -> dict[str, np.ndarray]:
         width, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]

@@ -114,6 +114,8 @@ def _read(config, key: str, default: Path, dataset_of: Callable[[Any], Any]) -> 
     try:
         content = pickle.loads(path.read_bytes())
         reason = _unlike(config, dataset_of(content))
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         raise ConfigError(f"{path} is damaged, or of another version: remove it") from error
     if reason and config[key]:

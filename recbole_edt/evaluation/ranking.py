@@ -59,6 +59,8 @@ class Ranking:
     ----------
     target_domains, n_candidates : np.ndarray
         int64 [n_eval]; domain of each target, and its number of candidates, itself included.
+    split : LeaveOneOut
+        Of the dataset.
 
     Raises
     ------
@@ -76,7 +78,7 @@ class Ranking:
     ) -> None:
         rows = dataset.split.valid_rows if phase == "valid" else dataset.split.test_rows
         self.mode, self.phase, self.domains = mode, phase, dataset.domains
-        self.list_length = list_length
+        self.split, self.list_length = dataset.split, list_length
         self.targets = torch.from_numpy(dataset.sequences.items[rows]).to(device)
         self.target_domains = dataset.item_domain[dataset.sequences.items[rows]]
         candidates = dataset.sampled_candidates(phase, mode)

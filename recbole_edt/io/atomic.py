@@ -267,6 +267,8 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy guesses at a header that it warns about
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged header can raise anything
         raise DataError(f"{path} is damaged or is no .npy file") from error
     if not isinstance(matrix, np.memmap) or matrix.ndim != 2 or matrix.dtype.kind != "f":

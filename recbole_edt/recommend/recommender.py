@@ -408,7 +408,7 @@ class Recommender:
         fields = data.history_fields(asked.rows, asked.owners, asked.stops)
         fields[data.uid_field] = asked.users
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
-        return Interaction(tensors).to(self.device)
+        return data.transformed(Interaction(tensors)).to(self.device)
 
     def rows(self, asked: Histories) -> pd.DataFrame:
         """Rows of one history that the model sees, oldest first; see :meth:`explain`."""

@@ -7,14 +7,17 @@ import json
 import zipfile
 from functools import lru_cache
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
 import torch
 
 from recbole_edt.errors import CheckpointError
 from recbole_edt.io.files import atomic_write, file_sha256
+from recbole_edt.registry import is_users_own
 from recbole_edt.settings import expand_home
 
 FORMAT = "recbole-edt/2"
@@ -127,6 +130,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged archive can raise anything
         what = "is damaged or is no checkpoint"
         if is_foreign(path):
@@ -143,8 +148,30 @@ def other_state(model: Any) -> dict[str, Any]:
     Modules and matrices that it makes of the data are left out: a new model has them.
     """
     counters = {k: v for k, v in vars(model).items() if type(v) in (int, float)}
-    named = {k: v for k, v in model.other_parameter().items() if v is None or torch.is_tensor(v)}
-    return counters | named
+    return counters | named_state(model)
+
+
+def named_state(model: Any) -> dict[str, Any]:
+    """Return what a model's ``other_parameter`` names; arrays of a user's own class as tensors."""
+    named = model.other_parameter()
+    if not is_users_own(type(model)):
+        return {k: v for k, v in named.items() if v is None or torch.is_tensor(v)}
+    tensors = {name: torch.from_numpy(named[name]) for name in arrays(model)}
+    return {k: v for k, v in (named | tensors).items() if _is_plain(v)}
+
+
+def arrays(model: Any) -> list[str]:
+    """Names of the ``other_parameter`` that are arrays of numbers."""
+    named = model.other_parameter().items()
+    return [k for k, v in named if type(v) is np.ndarray and v.dtype.kind in "biuf"]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a checkpoint may hold a value."""
+    if type(value) in (dict, list, tuple):
+        parts = chain(*value.items()) if isinstance(value, dict) else value
+        return all(map(_is_plain, parts))
+    return torch.is_tensor(value) or type(value) in (type(None), bool, int, float, str)
 
 
 def for_recbole(model: Any) -> dict[str, Any]:
@@ -160,7 +187,9 @@ def load_state(model: Any, content: dict[str, Any], path: str | Path) -> None:
     except RuntimeError as error:
         reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
         raise CheckpointError(f"checkpoint {path} does not fit this model: {reason}") from error
-    model.load_other_parameter(content.get("other_state"))
+    other = content.get("other_state") or {}
+    as_arrays = {k: other[k].cpu().numpy() for k in content.get("arrays", ()) if k in other}
+    model.load_other_parameter(other | as_arrays)
     model.history_weights = content.get("history_weights")
 
 

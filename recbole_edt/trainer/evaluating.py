@@ -31,6 +31,9 @@ _SCORES = 2**27  # scores of all items at a time: half a GiB, and as much again 
 class EvaluationMixin(TrainerBehind):
     """Evaluates any of RecBole's trainers: model -> scores -> ranks and lists -> metrics.
 
+    Scores are float32 whatever a model trains in, as in RecBole: in half precision many would be
+    ties, which count against the target.
+
     ``reports`` holds the last ``{"overall": {...}, "domains": {name: {...}}}`` of each phase,
     ``last_ranks`` its ranks, int64 [n_eval].
     """
@@ -73,13 +76,15 @@ class EvaluationMixin(TrainerBehind):
         return result
 
     def _ranking(self, eval_data, mode: str | None) -> Ranking:
-        phase = eval_data.phase
+        """Targets and candidates of a loader, which may be of other users than the last one."""
+        phase, data = eval_data.phase, eval_data._dataset
         mode = mode or self.config["eval_args"]["mode"][phase]
-        if (phase, mode) not in self.rankings:
-            length = RankMetrics(self.config, mode).list_length
-            ranking = Ranking(eval_data._dataset, phase, mode, self.device, length)
-            self.rankings[phase, mode] = ranking
-        return self.rankings[phase, mode]
+        length = RankMetrics(self.config, mode).list_length
+        found = self.rankings.get((phase, mode))
+        if found is None or found.split is not data.split or found.list_length != length:
+            found = Ranking(data, phase, mode, self.device, length)
+            self.rankings[phase, mode] = found
+        return found
 
     @torch.no_grad()
     def ranked(
@@ -103,8 +108,7 @@ class EvaluationMixin(TrainerBehind):
         if self.item_tensor is None:  # features of items
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
         for interaction, rows in batches:
-            with self._autocast():
-                out[rows] = self._ranked_batch(interaction.to(self.device), rows, ranking, term)
+            out[rows] = self._ranked_batch(interaction.to(self.device), rows, ranking, term)
         if distributed.world_size() > 1:  # rows of other processes are zero
             out = distributed.all_reduce_sum(torch.from_numpy(out).to(self.device)).cpu().numpy()
         return out
@@ -118,28 +122,21 @@ class EvaluationMixin(TrainerBehind):
                 "the target: a lower learning_rate, or its predictions, may be what is wrong"
             )
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, enabled=self.enable_amp)
-
     def _encoded(self, batches, ranking: Ranking) -> tuple[torch.Tensor, ...]:
-        """Vectors of users [n_eval, d] and items [n_items, d], histories int64 [n_eval, L].
-
-        Vectors are float32 even in half precision.
-        """
+        """Vectors of users [n_eval, d] and items [n_items, d], histories int64 [n_eval, L]."""
         vectors: Any = vectors_of(self.model)
         domains = torch.from_numpy(ranking.target_domains)
         shape = len(domains), self.config["MAX_ITEM_LIST_LENGTH"]
         histories = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        with self._autocast():
-            items = vectors.item_vectors().float()
-            users = items.new_zeros(len(domains), items.shape[1])
-            for interaction, rows in batches:
-                interaction, at = interaction.to(self.device), torch.from_numpy(rows)
-                seen = interaction[self.model.ITEM_SEQ]
-                histories[at.to(self.device), : seen.shape[1]] = seen
-                for domain, own in enumerate(vectors.user_vectors(interaction)):
-                    chosen = domains[at] == domain
-                    users[at[chosen].to(self.device)] = own[chosen.to(self.device)].float()
+        items = vectors.item_vectors().float()
+        users = items.new_zeros(len(domains), items.shape[1])
+        for interaction, rows in batches:
+            interaction, at = interaction.to(self.device), torch.from_numpy(rows)
+            seen = interaction[self.model.ITEM_SEQ]
+            histories[at.to(self.device), : seen.shape[1]] = seen
+            for domain, own in enumerate(vectors.user_vectors(interaction)):
+                chosen = domains[at] == domain
+                users[at[chosen].to(self.device)] = own[chosen.to(self.device)].float()
         # rows of other processes are zero
         return distributed.all_reduce_sum(users), items, distributed.all_reduce_sum(histories)
 
@@ -154,7 +151,8 @@ class EvaluationMixin(TrainerBehind):
         model, features, score_few = self.model, self.item_tensor, None
         if ranking.candidates is not None:
             few = _SPARSE * ranking.candidates.shape[1] < len(features)
-            score_few = getattr(model, "candidate_scores", None) if few else None
+            if few and has_vectors(type(model)):
+                score_few = getattr(model, "candidate_scores", None)
             if not scores_all(type(model)):
                 score_few = partial(pair_scores, model, features=features)
         if score_few is not None:

@@ -103,11 +103,11 @@ def fitted(model: Any, content: dict[str, Any], dataset, path: str | Path) -> di
             nearest = nearest_known(dataset, n_items[0]) if nearest is None else nearest
             new[n_items[0] :] = _means(old, nearest.to(old.device))
     other = {}
-    for name, now in model.other_parameter().items():
+    for name, now in checkpoint.named_state(model).items():
         value = content["other_state"].get(name)
         if torch.is_tensor(value) and torch.is_tensor(now):
             value = _grown(value, now.to(value.device), sizes)
-        elif torch.is_tensor(value) and value.ndim == 2:
+        elif torch.is_tensor(value) and value.ndim == 2 and name not in content.get("arrays", ()):
             continue  # vectors of users or items, which are computed again
         if value is not None:
             other[name] = value

@@ -6,8 +6,8 @@ import glob
 import os
 import random
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +53,7 @@ class CrossDomainMixin(EvaluationMixin):
     stage = 1
     start_key = "start_from"  # names the checkpoint of the model to train on from
     average: AveragedWeights | None = None
+    keeps_checkpoint = True  # the last training; False: fit(saved=False)
     _followed: tuple[torch.optim.Optimizer, ...] = ()
     _hooks: Sequence[Any] = ()
     tensorboard: SummaryWriter
@@ -74,6 +75,7 @@ class CrossDomainMixin(EvaluationMixin):
         if self.device.type == "cuda":
             torch.set_autocast_dtype("cuda", torch.bfloat16)
         self.timing: dict[str, float] = dict(_NEW_TIMING)
+        self._running: set[str] = set()  # of what is timed
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
         self.known: dict[str, Any] | None = None
@@ -100,7 +102,10 @@ class CrossDomainMixin(EvaluationMixin):
         """
         check_processes(model)
         if config["history_weight"] and not has_vectors(type(model)):
-            raise ConfigError(f"{config['model']} has no item vectors for history_weight")
+            raise ConfigError(
+                f"{config['model']} has no item vectors for history_weight, or a full_sort_predict "
+                "of its own: --history_weight=0"
+            )
         for key in ("resume", "time_limit"):
             if config[key] and not config["eval_step"]:
                 raise ConfigError(f"{key} acts at validations: eval_step has to be 1 or more")
@@ -138,6 +143,7 @@ class CrossDomainMixin(EvaluationMixin):
         """
         if not self.config["eval_step"]:  # as RecBole has it
             valid_data = None
+        self.keeps_checkpoint = saved
         self.final_file = self.saved_model_file  # which a user may have set
         self._begin(train_data._dataset, saved)
         self.saved_model_file = self.best_file
@@ -282,24 +288,71 @@ class CrossDomainMixin(EvaluationMixin):
 
     # -- one epoch ------------------------------------------------------------------------------
 
+    @classmethod
+    def below(cls, own: Any) -> type:
+        """Class of a user's own trainer over this one, which is what ``super()`` calls.
+
+        Its epochs and validations are prepared and timed as any, without a ``super()`` too.
+        """
+
+        class Own(own, cls):  # type: ignore[misc, valid-type]
+            def _train_epoch(self, train_data, epoch_idx, *args, **kwargs):
+                with self._epoch(train_data, epoch_idx):
+                    return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
+
+            def _valid_epoch(self, *args, **kwargs):
+                with self._validation():
+                    return super()._valid_epoch(*args, **kwargs)
+
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(Own, name, getattr(own, name))
+        return Own
+
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        self.threads.choose()
-        self._seed_epoch(train_data, epoch_idx)
-        self._follow_optimizers()
-        if self.splits_batches:
-            self.distributed_model.module.loss = self.model.loss_over(train_data)
-            loss_func = self.distributed_model
-        elif loss_func is None and isinstance(self.model, CrossDomainModel):
-            loss_func = self.model.loss_over(train_data)
-        start = perf_counter()
-        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        if distributed.world_size() > 1:
-            parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
-            mean = distributed.all_reduce_sum(parts) / distributed.world_size()
-            loss = tuple(mean.tolist()) if isinstance(loss, tuple) else mean.item()
-        self.timing["train_s"] += perf_counter() - start
-        self.timing["epochs"] += 1
+        with self._epoch(train_data, epoch_idx):
+            if self.splits_batches:
+                self.distributed_model.module.loss = self.model.loss_over(train_data)
+                loss_func = self.distributed_model
+            elif loss_func is None and isinstance(self.model, CrossDomainModel):
+                loss_func = self.model.loss_over(train_data)
+            loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+            if distributed.world_size() > 1:
+                parts = torch.tensor(loss, dtype=torch.float64, device=self.device)
+                mean = distributed.all_reduce_sum(parts) / distributed.world_size()
+                loss = tuple(mean.tolist()) if isinstance(loss, tuple) else mean.item()
         return loss
+
+    @contextmanager
+    def _epoch(self, train_data, epoch_idx: int) -> Iterator[None]:
+        """Prepare and time the training of an epoch; within one, do nothing."""
+        if "train_s" not in self._running:
+            self.threads.choose()
+            self._seed_epoch(train_data, epoch_idx)
+            self._follow_optimizers()
+            self.timing["epochs"] += 1
+        with self._timed("train_s"):
+            yield
+
+    @contextmanager
+    def _validation(self) -> Iterator[None]:
+        """Validate with averaged weights, and time it; within a validation, do nothing."""
+        weights = nullcontext() if "valid_s" in self._running else self._averaged()
+        with self._timed("valid_s"), weights:
+            yield
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Time a part of an epoch, unless within it."""
+        if part in self._running:
+            yield
+            return
+        self._running.add(part)
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._running.remove(part)
+        self.timing[part] += perf_counter() - start
 
     def _seed_epoch(self, train_data, epoch_idx: int) -> None:
         # dropout differs between processes
@@ -321,11 +374,8 @@ class CrossDomainMixin(EvaluationMixin):
             )
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        start = perf_counter()
-        with self._averaged():
-            out = super()._valid_epoch(valid_data, show_progress)
-        self.timing["valid_s"] += perf_counter() - start
-        return out
+        with self._validation():
+            return super()._valid_epoch(valid_data, show_progress)
 
     # -- optimizer and gradients ----------------------------------------------------------------
 
@@ -430,6 +480,7 @@ class CrossDomainMixin(EvaluationMixin):
             "state_dict": self.model.state_dict(),
             "other_state": (other := checkpoint.other_state(self.model)),
             "other_parameter": other | checkpoint.for_recbole(self.model),
+            "arrays": checkpoint.arrays(self.model),
             "optimizer": {k: one.state_dict() for k, one in self._optimizers().items()},
         }
 
@@ -473,6 +524,11 @@ class CrossDomainMixin(EvaluationMixin):
     def load_best(self, model_file=None) -> None:
         """Load the best epoch of the current stage, or a checkpoint of any stage."""
         distributed.barrier()  # the first process may still be writing it
+        if not model_file and not self.keeps_checkpoint:  # there may be one of an earlier run
+            raise CheckpointError(
+                "the training kept no checkpoint (saved=False): evaluate the model as it is by "
+                "load_best_model=False"
+            )
         path = model_file or self.saved_model_file
         content = checkpoint.load(path, self.device)
         self._match_stage(content)
@@ -506,16 +562,25 @@ def trainer_class(model: type) -> type:
     """Trainer of a model class: its attribute ``trainer``, a class or ``module:Class``.
 
     Without one it is the trainer that RecBole has for the model or a base of it. A trainer that is
-    not the plugin's is put under the plugin's protocol.
+    not the plugin's is put under the plugin's protocol, and one of a plugin's model over the
+    trainer that the model needs.
     """
-    named = getattr(model, "trainer", None)
-    base: Any = resolve_name(named) if isinstance(named, str) else named
+    named = [_resolved(vars(one).get("trainer")) for one in model.__mro__]
+    base: Any = next(filter(None, named), None)
     base = base or get_trainer(model.type, builtin_name(model))  # type: ignore[attr-defined]
     if issubclass(base, CrossDomainMixin):
         return base
+    for needed in filter(None, named):
+        if issubclass(needed, CrossDomainMixin):
+            return needed.below(base)
     if base is Trainer:
         return CrossDomainTrainer
     from recbole_edt.trainer.pretraining import STAGES, PretrainingMixin
 
-    mixin = PretrainingMixin if base.__name__ in STAGES else CrossDomainMixin
+    goes_by_stages = any(one.__name__ in STAGES for one in base.__mro__)
+    mixin = PretrainingMixin if goes_by_stages else CrossDomainMixin
     return type(f"CrossDomain{base.__name__}", (mixin, base), {})
+
+
+def _resolved(named: Any) -> Any:
+    return resolve_name(named) if isinstance(named, str) else named

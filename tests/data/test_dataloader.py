@@ -144,6 +144,8 @@ def test_an_epoch_depends_on_the_seed_and_its_number_alone(make_train, loss):
     assert dump(other, 7) == first
     assert dump(one, 7) == first
     assert dump(one, 8) != first
+    assert dump(other, 7) == first
+    assert dump(other, other.epoch) == dump(one, 8)  # a loop of one's own goes on with the next
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -199,6 +201,7 @@ def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, mode
         strict=True,
     ):
         assert isinstance(loader, EvaluationLoader) and loader.phase == phase
+        assert EvaluationLoader(dataset.config, loader.dataset).phase == phase
         seen, lengths = [], []
         for interaction, rows in loader:
             assert interaction["user_id"].tolist() == dataset.split.users[rows].tolist()

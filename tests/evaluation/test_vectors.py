@@ -113,8 +113,9 @@ def test_sasrec_is_ranked_the_same_where_attention_is_padded(evaluated, monkeypa
     assert it.trainer.ranked(it.test).tolist() == from_scores(it)[1].tolist()
 
 
-def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None:
-    it = evaluated("SASRec")
+@pytest.mark.parametrize("name", ["SASRec", "C2DSR"])
+def test_what_derives_from_a_model_is_scored_by_its_own_method(evaluated, name) -> None:
+    it = evaluated(name)
 
     class Constant(type(it.model)):
         def full_sort_predict(self, interaction):
@@ -122,4 +123,5 @@ def test_what_derives_from_sasrec_is_scored_by_its_own_method(evaluated) -> None
 
     it.model.__class__ = Constant
     assert vectors_of(it.model) is None
-    assert it.trainer.ranked(it.test).min() > 1  # everything ties with the target
+    for mode in ("full", "uni1"):
+        assert it.trainer.ranked(it.test, mode).min() > 1  # everything ties with the target

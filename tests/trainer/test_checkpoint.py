@@ -5,12 +5,15 @@ from __future__ import annotations
 import pickle
 import random
 import zipfile
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_edt.errors import CheckpointError
+from recbole_edt.io.atomic import load_embeddings
 from recbole_edt.trainer import checkpoint
 
 CONTENT = {
@@ -82,6 +85,19 @@ def test_foreign_files(tmp_path):
         checkpoint.load(files[0])
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         checkpoint.load(tmp_path)
+
+
+def test_files_that_may_not_be_read_are_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "file"
+    path.write_bytes(b"anything")
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    monkeypatch.setattr(np, "load", refuse)
+    for read in (checkpoint.load, partial(load_embeddings, n_rows=1, what="item")):
+        with pytest.raises(PermissionError):
+            read(path)
 
 
 class Touch:

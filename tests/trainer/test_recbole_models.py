@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import TrainDataLoader, UserDataLoader
+from recbole.trainer import S3RecTrainer
 from recbole.utils import init_seed
 
 from recbole_edt.config import EDTConfig
@@ -183,6 +184,12 @@ def test_models_that_are_pretrained_go_through_all_stages(model, epochs, run, sa
     assert seen == [1, 1, 1, 2]
     resumed = run(model, checkpoint_dir="half", resume=True, **keys).fit()
     same_result(resumed.result(), whole.result())
+
+
+def test_a_trainer_that_extends_recboles_for_stages_goes_through_them(small):
+    mine = type("Mine", (find_model("S3Rec"),), {"trainer": type("Own", (S3RecTrainer,), {})})
+    results = run_recbole_edt(mine, "tiny", None, small("S3Rec", epochs=1, pretrain_epochs=1))
+    assert list(results["stages"]) == ["1", "2"]
 
 
 @pytest.mark.parametrize(

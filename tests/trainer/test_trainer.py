@@ -105,6 +105,10 @@ def test_without_saving_the_last_epoch_is_what_remains(run):
     done = run().fit(saved=False)
     assert {stage: part["epochs"] for stage, part in done.trainer.stages.items()} == {1: 3, 2: 2}
     assert not list(Path("saved").iterdir())
+    run(epochs=1).fit()  # a checkpoint of the same name, which is another training's
+    with pytest.raises(CheckpointError, match="kept no checkpoint"):
+        done.trainer.evaluate(done.test)
+    assert done.trainer.evaluate(done.test, load_best_model=False)
 
 
 def test_loss_that_is_no_number_is_one_clear_error(run):
@@ -137,10 +141,13 @@ def test_a_seed_decides_every_bit(run, same_result, model):
     assert any(not torch.equal(value, other[1][name]) for name, value in first[1].items())
 
 
-@pytest.mark.parametrize(("model", "mode"), [("LLMEDT", "full"), ("SASRec", "uni5")])
-def test_half_precision_trains_and_evaluates(run, model, mode):
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [("LLMEDT", {"history_weight": 4.0}), ("LLMEDT", {"eval_args.mode": "full"}), ("SASRec", {})],
+)
+def test_half_precision_trains_and_scores_are_ranked_in_full_precision(run, model, keys):
     seen = set()
-    now = run(model, enable_amp=True, **{"eval_args.mode": mode})
+    now = run(model, enable_amp=True, **keys)
     loss = now.trainer.model.calculate_loss
 
     def spy(batch):
@@ -150,8 +157,9 @@ def test_half_precision_trains_and_evaluates(run, model, mode):
     now.trainer.model.calculate_loss = spy
     metrics, parameters = now.fit().result()
     assert seen == {torch.bfloat16}
-    assert 0 < metrics["test"]["mrr"] <= 1
     assert all(value.dtype != torch.bfloat16 for value in parameters.values())
+    plain, _ = run(model, **keys).result(now.trainer.saved_model_file)
+    assert (plain["valid"], plain["test"]) == (metrics["valid"], metrics["test"])
 
 
 # --- killed and resumed ---------------------------------------------------------------------------
