@@ -425,7 +425,6 @@ def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):
     assert result.stdout.split() == ["[0.5]", "0.6309"], result.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
 def test_packages_that_are_imported_anew_are_patched_anew(python):
     code = """
         import sys
@@ -440,6 +439,7 @@ def test_packages_that_are_imported_anew_are_patched_anew(python):
     assert done.stdout == "TwoStageTrainer\n", done.stderr
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the real ray is installed")
 def test_tuning_scripts_import_ray_where_it_is_missing_and_nobody_else_does(monkeypatch):
     script = """
 from recbole.trainer import HyperTuning
