@@ -325,27 +325,28 @@ class CrossDomainMixin(EvaluationMixin):
     @contextmanager
     def _epoch(self, train_data, epoch_idx: int) -> Iterator[None]:
         """Prepare and time the training of an epoch; within one, do nothing."""
-        if "train_s" not in self._running:
-            self.threads.choose()
-            self._seed_epoch(train_data, epoch_idx)
-            self._follow_optimizers()
-            self.timing["epochs"] += 1
+        if "train_s" in self._running:
+            yield
+            return
+        self.threads.choose()
+        self._seed_epoch(train_data, epoch_idx)
+        self._follow_optimizers()
+        self.timing["epochs"] += 1
         with self._timed("train_s"):
             yield
 
     @contextmanager
     def _validation(self) -> Iterator[None]:
         """Validate with averaged weights, and time it; within a validation, do nothing."""
-        weights = nullcontext() if "valid_s" in self._running else self._averaged()
-        with self._timed("valid_s"), weights:
+        if "valid_s" in self._running:
+            yield
+            return
+        with self._timed("valid_s"), self._averaged():
             yield
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
-        """Time a part of an epoch, unless within it."""
-        if part in self._running:
-            yield
-            return
+        """Time a part of an epoch."""
         self._running.add(part)
         start = perf_counter()
         try:
