@@ -71,7 +71,7 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     shared = items.loc[items["item"].duplicated(), "item"]  # ids that both domains have
     of_both = [table for table in collected.items if table.domain is None]
     several = len({table.source for table in of_both}) > 1
-    for table in of_both:
+    for table in of_both if len(shared) else ():
         said = said_domain(table, rows["domain"].unique(), options)
         if (said[as_ids(table.frame[table.columns["item"]]).isin(shared)] == "").any():
             if several:
@@ -300,12 +300,13 @@ def _attributes(
         columns = [column for column in table.frame if column not in keys]
         said = said_domain(table, items["domain"].unique(), options).where(ids.isin(shared), "")
         of_item = said + "\t" + ids
-        frame = table.frame[~of_item.duplicated()]
         if "user" in table.columns:
             frame = table.frame  # any row may have what others lack
             named = options.title if "title" in options.model_fields_set else ()
             title = find_column(columns, named)
             columns = [c for c in columns if c == title or _is_of_items(table.frame[c], of_item)]
+        else:
+            frame = table.frame[~of_item.duplicated()]
         title = find_column(columns, options.title)
         names = {column: "title" if column == title else _plain(column) for column in columns}
         texts = {

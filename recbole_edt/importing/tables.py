@@ -111,9 +111,13 @@ def cut(value: object, most: int = 80) -> str:
 def flatten(values: pd.Series) -> pd.Series:
     """Values of a column as :func:`flat` has them; none if some hold bytes that are not UTF-8."""
     try:
-        return values.map(flat) if values.dtype == object else values
+        return _flattened(values)
     except UnicodeDecodeError:  # pictures, or text of another encoding
         return pd.Series(None, values.index, dtype=object, name=values.name)
+
+
+def _flattened(values: pd.Series) -> pd.Series:
+    return values.map(flat) if values.dtype == object else values
 
 
 def flat(value: object) -> object:
@@ -187,8 +191,9 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     rows["domain"], note = _domains(rows, interactions, items, options)
     notes.append(note)
     names = _two_domains(rows["domain"], options)
+    known = set(rows["item"])
     for table in items:
-        _take_off_domains(table, names, set(rows["item"]), options)
+        _take_off_domains(table, names, known, options)
     of_both = rows[rows["domain"].isin(names)].reset_index(drop=True)
     if len(of_both) < len(rows):
         steps["of both domains"] = len(of_both)
@@ -224,10 +229,10 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         # as pandas names them
         frame.columns = [f"{name}.{n}" if n else name for name, n in zip(given, again, strict=True)]
         table.frame = unfold(frame, options)
-        columns = list(table.frame.columns)
+        columns, repeated = list(table.frame.columns), set(given[again > 0])
         for role in _ROLES:
             if (column := find_column(columns, getattr(options, role) or ())) is not None:
-                if column in set(given[again > 0]):
+                if column in repeated:
                     raise DataError(
                         f"{table.name} has several columns '{cut(column)}': keep one of them"
                     )
@@ -266,11 +271,13 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
 
 
 def _check_decoded(values: pd.Series) -> None:
-    if len(some := values.dropna()) and flatten(values).isna().all():
+    try:
+        _flattened(values)
+    except UnicodeDecodeError as error:
         raise DataError(
             f"column {values.name} holds bytes that are not utf-8 text (such as "
-            f"{cut(some.iloc[0])}): decode them, or leave the column out"
-        )
+            f"{cut(error.object)}): decode them, or leave the column out"
+        ) from error
 
 
 def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSettings) -> str:
