@@ -16,6 +16,7 @@ from recbole_edt.errors import ConfigError
 
 FILE_ONLY = {"file_only": True}  # `extra=` of messages for the log file only
 _ours: list[logging.Handler] = []
+_resting: list[logging.Handler] = []  # of an earlier run of RecBole's own pipeline
 
 
 def quiet(logger: logging.Logger) -> Any:
@@ -47,13 +48,16 @@ def close_log() -> None:
         logging.getLogger().removeHandler(handler)
         handler.close()
     _ours.clear()
+    logging.getLogger().handlers += _resting
+    _resting.clear()
 
 
 def open_log(config) -> None:
     """Send messages to a log file of this run; only the first of several processes has one.
 
     RecBole's ``init_logger`` adds handlers only if there are none, so that later runs of a process
-    would write into the log file and the tensorboard folder of the first.
+    would write into the log file and the tensorboard folder of the first. Those that it has added
+    rest until this log ends.
     """
     if rank():
         logging.getLogger().setLevel(logging.ERROR)
@@ -72,6 +76,9 @@ def open_log(config) -> None:
         raise
     finally:
         _ours[:] = root.handlers
+        formats = [handler.formatter._fmt for handler in _ours if handler.formatter]
+        _resting[:] = [h for h in others if h.formatter and h.formatter._fmt in formats]
+        others = [handler for handler in others if handler not in _resting]
         root.handlers = _ours + others  # RecBole names the curves after the first log file
     threading.excepthook = _tell_once
     for handler in _ours:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import calculate_valid_score, get_model, init_seed
+from recbole.utils import calculate_valid_score, get_model, init_logger, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 import recbole_edt
@@ -30,6 +31,7 @@ from recbole_edt.data import saved as saved_data
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import CheckpointError, ConfigError, DataError, DependencyError
 from recbole_edt.evaluation.history import HistoryTerm
+from recbole_edt.log import close_log, open_log
 from recbole_edt.settings import nest
 from recbole_edt.trainer import trainer_class
 
@@ -50,6 +52,24 @@ def settings(model, data_path, **changes) -> dict:
     own = {"history_weight": 4.0} if model == "LLMEDT" else {}
     keys = {"data_path": str(data_path), "eval_args.mode": "full", **own, **changes}
     return running.small(model, **keys)
+
+
+def test_handlers_of_an_earlier_run_of_recbole_rest_while_a_run_logs(
+    data_path, config_for, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    root, config = logging.getLogger(), config_for(data_path, "SASRec")
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    init_logger(config)
+    recboles, mine = list(root.handlers), logging.NullHandler()
+    root.addHandler(mine)
+    open_log(config)
+    assert len(root.handlers) == 3 and mine in root.handlers and recboles[0] not in root.handlers
+    close_log()
+    assert sorted(root.handlers, key=id) == sorted([*recboles, mine], key=id)
+    for handler in recboles:
+        handler.close()
 
 
 # --- a checkpoint as RecBole loads it -------------------------------------------------------------
