@@ -17,6 +17,8 @@ from recbole_edt.errors import ConfigError
 _PASSING = re.compile(
     r"created|modified|updated|permission|ctx|context|max_model_len|status|state|loaded"
 )
+# Of a refusal: what a server or the template of a model says that takes no system message
+_SYSTEM = re.compile(r"\broles?\b|(?:system|developer) (?:message|instruction|prompt)")
 _NAMES = 3  # that a server may have in a run; with more it is a router
 _SHOWN = 12  # names of models that a message lists
 
@@ -91,7 +93,7 @@ class Dialect(BaseModel):
     def adapt(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
         """Change what a refusal is about; false if there is nothing left to change."""
         said = refusal.said.lower()
-        names_form = re.search(r"response_format|json|schema|grammar|system (role|message)", said)
+        names_form = re.search(r"response_format|json|schema|grammar", said) or _SYSTEM.search(said)
         if refusal.is_too_large or refusal.status not in (400, 404, 405, 415, 422, 500, 501):
             return False
         if refusal.status not in (400, 415, 422) and not names_form:
@@ -100,9 +102,9 @@ class Dialect(BaseModel):
             self.max_tokens_key = "max_completion_tokens"
         elif "temperature" in body and "temperature" in said:
             self.temperature = False
-        elif "messages" in body and self.system and re.search(r"system (role|message)", said):
+        elif "messages" in body and self.system and _SYSTEM.search(said):
             self.system = False
-        elif "messages" in body and not body.get("stream") and re.search(r"\bstream\b", said):
+        elif "messages" in body and not body.get("stream") and re.search(r"\bstream", said):
             self.stream = True
         elif body.get("encoding_format") and re.search(r"encoding.?format|base64", said):
             self.encoding_format = "float" if self.encoding_format == "base64" else ""

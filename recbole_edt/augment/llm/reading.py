@@ -44,6 +44,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _BRACKET = re.compile(r"[\[{]")
+_OBJECT = re.compile(r"\s*\{.*\}\s*", re.DOTALL)
 _TOKEN = re.compile(
     r'(?P<text>"(?:[^"\\]|\\.)*(?P<end>"?))|(?P<extra>,(?=\s*[\]}]))|[\[\]{},]|[^"\[\]{},]+',
     re.DOTALL,
@@ -198,7 +199,8 @@ def read_message(payload: Mapping[str, Any]) -> Said:
 
     Content may be text, a list of parts, or missing where the answer is the arguments of a tool's
     call. Thoughts stand in a field or parts of their own, or between marks, of which one may be
-    missing.
+    missing. An object of JSON that stands alone in their field is an answer: servers put it there
+    when the model does not think.
     """
     choices = payload.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -207,12 +209,15 @@ def read_message(payload: Mapping[str, Any]) -> Said:
     message = message if isinstance(message, Mapping) else {}
     content, refusal = _joined_parts(message.get("content")), message.get("refusal")
     content = content if content.strip() else _arguments(message)
-    thoughts = any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+    fields = (message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+    thoughts = next(filter(None, fields), "")
+    if not content and isinstance(thoughts, str) and _OBJECT.fullmatch(thoughts):
+        content, thoughts = thoughts, ""
     text = _without_thoughts(content)
     finish = choice.get("finish_reason")
     return Said(
         well_formed(text).strip(),
-        thoughts or len(text) < len(content),
+        bool(thoughts) or len(text) < len(content),
         refusal if isinstance(refusal, str) else "",
         finish if isinstance(finish, str) else None,
     )

@@ -73,6 +73,12 @@ class Endpoint(Settings):
         parts = urlsplit(self.base_url)
         return f"{parts.scheme}://{parts.netloc}"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        host = urlsplit(self.base_url).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
     def key(self) -> str:
         """The key from the environment; empty for an endpoint that needs none."""
         if not self.key_env:

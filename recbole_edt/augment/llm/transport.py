@@ -123,12 +123,20 @@ class Run:
         for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
             logger = logging.getLogger(name)  # they log every call, with the address
             logger.setLevel(max(logger.level, logging.WARNING))
-        self.client = openai.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=endpoint.base_url,
-            max_retries=0,
-            timeout=endpoint.timeout_s,
-        )
+        try:
+            self.client = openai.AsyncOpenAI(
+                api_key=self._key or "none",
+                base_url=endpoint.base_url,
+                max_retries=0,
+                timeout=endpoint.timeout_s,
+                # a proxy does not reach servers on this machine
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not endpoint.is_local),
+            )
+        except (ImportError, OSError, ValueError) as error:
+            raise ConfigError(
+                "the proxy or certificates that the environment names (ALL_PROXY, HTTPS_PROXY, "
+                f"SSL_CERT_FILE, ...) cannot be used: {' '.join(str(error).split())}"
+            ) from error
 
     async def work_through(
         self, jobs: Iterable[T], do: Callable[[T], Awaitable[CallFailed | None]]

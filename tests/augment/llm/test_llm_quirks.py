@@ -37,6 +37,7 @@ def events(good):
 ANSWERED = {
     "tags": lambda good: completion(f"<thinking>{drafted(good)}</thinking>{good}"),
     "a field of thoughts": lambda good: completion(good, reasoning_content=drafted(good)),
+    "an answer in a field of thoughts": lambda good: completion(None, reasoning_content=good),
     "parts": lambda good: completion(
         [{"type": "thinking", "thinking": [{"type": "text", "text": drafted(good)}]},
          {"type": "text", "text": good[:9]}, {"type": "text", "text": good[9:]}]
@@ -127,7 +128,7 @@ def test_what_is_missing_is_asked_for_once(llm_servers, llm_client, first, more,
 
 # -- refusals -------------------------------------------------------------------------------------
 
-WORDS = "roles must alternate"
+WORDS = "turns must alternate"
 BODIES = [
     {"error": {"message": WORDS, "code": "x"}}, {"error": WORDS, "error_type": "Validation"},
     {"detail": WORDS}, {"detail": [{"loc": ["body", "m"], "msg": WORDS}]}, {"message": WORDS},
@@ -181,6 +182,11 @@ def test_answers_that_are_never_of_use_end_the_run(llm_servers, llm_client, monk
     assert len(server.log) == 10
 
 
+def without_system(said, code):
+    """Refuse messages of the system."""
+    return lambda body, good: completion(good) if len(body["messages"]) == 1 else (code, said)
+
+
 def refuse(field, said, value=None, code=400):
     """Refuse bodies that have a field (with that value)."""
 
@@ -198,10 +204,12 @@ def refuse(field, said, value=None, code=400):
         (refuse("response_format", "failed to parse grammar", "json_schema", 500), 2),
         (refuse("max_tokens", "Unsupported parameter: use 'max_completion_tokens' instead."), 2),
         (refuse("temperature", "'temperature' does not support 0.0 with this model"), 2),
-        (lambda body, good: events(good) if body.get("stream") else
-         (400, "This model only support stream mode"), 2),
-        (lambda body, good: completion(good) if len(body["messages"]) == 1 else
-         (500, "System role not supported"), 2),
+        *((lambda body, good, said=said: events(good) if body.get("stream") else (400, said), 2)
+          for said in ("This model only support stream mode", "not for non-streaming calls")),
+        (without_system("System role not supported", 500), 2),
+        (without_system("Conversation roles must alternate user/assistant/...", 500), 2),
+        (without_system("Developer instruction is not enabled for models/gemma", 400), 2),
+        (without_system("'messages[0].role' does not support 'system' with this model", 400), 2),
     ],
 )  # fmt: skip
 def test_a_form_that_is_refused_is_left_once_for_all(llm_servers, llm_client, chat_as, forms):
@@ -293,6 +301,17 @@ def test_vectors_of_a_router_are_kept(llm_servers, llm_client, caplog):
         with llm_client(server, **{"embedding.batch_size": 1, "concurrency": 1}) as client:
             assert client.embed(texts[:n], "encode")[0].any(axis=1).all()
     assert len(server.log) == 9 + 2 and caplog.text.count("embedding models in turn") == 1
+
+
+def test_a_server_on_this_machine_is_asked_without_the_proxy(llm_servers, llm_client, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    assert run(llm_client, llm_servers(), 1) == 0
+
+
+def test_a_proxy_that_cannot_be_used_is_told(llm_servers, llm_client, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"the proxy or certificates .* Unknown scheme"):
+        llm_client(llm_servers(), **{"chat.base_url": "https://example.org/v1"}).check(["chat"])
 
 
 @pytest.mark.parametrize(
