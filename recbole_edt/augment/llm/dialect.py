@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, PrivateAttr
 
-from recbole_edt.augment.llm.refusals import Refusal
+from recbole_edt.augment.llm.refusals import FORM, Refusal
 from recbole_edt.augment.llm.settings import Endpoint
 from recbole_edt.errors import ConfigError
 
@@ -93,7 +93,7 @@ class Dialect(BaseModel):
     def adapt(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
         """Change what a refusal is about; false if there is nothing left to change."""
         said = refusal.said.lower()
-        names_form = re.search(r"response_format|json|schema|grammar", said) or _SYSTEM.search(said)
+        names_form = FORM.search(said) or "json" in said or _SYSTEM.search(said)
         if refusal.is_too_large or refusal.status not in (400, 404, 405, 415, 422, 500, 501):
             return False
         if refusal.status not in (400, 415, 422) and not names_form:

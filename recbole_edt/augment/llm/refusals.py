@@ -23,8 +23,11 @@ _TOO_LARGE = re.compile(
 _SURELY_TOO_LARGE = re.compile(
     r"context (?:size|length|window)|too (?:large|long)|batch.?size", re.I
 )
-
-
+FORM = re.compile(r"response_format|schema|grammar", re.I)
+"""Of a refusal that is about the form of the answer."""
+_WAIT = re.compile(
+    r'(?:retryDelay"\s*:\s*"|(?:retry|try again) (?:in|after) )(\d+(?:\.\d+)?) ?s', re.IGNORECASE
+)
 NO_ANSWER = 200
 """Status of a response that was to be an answer and holds nothing of use."""
 
@@ -43,10 +46,10 @@ class Refusal(Exception):
         """Whether it is about the size of a prompt, a text or a batch."""
         if self.status == 413:
             return True
-        if self.status is None:
+        if self.status in (None, 429) or FORM.search(self.said):
             return False
         pattern = _SURELY_TOO_LARGE if self.status >= 500 else _TOO_LARGE
-        return self.status != 429 and bool(pattern.search(self.said))
+        return bool(pattern.search(self.said))
 
 
 def server_words(body: Any) -> str:
@@ -87,6 +90,12 @@ def stated_limit(said: str, n: int) -> int | None:
     """Read the last number below ``n`` in a refusal: mostly the largest size that is taken."""
     numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{1,7}(?![\w])", said)]
     return next((number for number in reversed(numbers) if 0 < number < n), None)
+
+
+def stated_wait(body: str) -> str:
+    """Read the seconds to wait from the body of an error, as Gemini and Azure have them."""
+    found = _WAIT.search(body)
+    return found[1] if found else ""
 
 
 def stated_excess(said: str) -> float:

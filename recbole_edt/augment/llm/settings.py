@@ -77,7 +77,7 @@ class Endpoint(Settings):
     def is_local(self) -> bool:
         """Whether it is on this machine."""
         host = urlsplit(self.base_url).hostname or ""
-        return host in ("localhost", "::1") or host.startswith("127.")
+        return host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")
 
     def key(self) -> str:
         """The key from the environment; empty for an endpoint that needs none."""

@@ -26,7 +26,13 @@ import openai
 
 from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.dialect import Dialect, read_list
-from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, refusal_within, server_words
+from recbole_edt.augment.llm.refusals import (
+    NO_ANSWER,
+    Refusal,
+    refusal_within,
+    server_words,
+    stated_wait,
+)
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings
 from recbole_edt.errors import ConfigError, EDTError
 
@@ -423,7 +429,7 @@ def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
     except Exception:  # its body was not read; the type depends on the library's version
         body = error.body
     headers = error.response.headers
-    retry_after = headers.get("retry-after", "")
+    retry_after = headers.get("retry-after") or stated_wait(str(body))
     with suppress(TypeError, ValueError):  # a date, by the server's clock if it says what that is
         now = parsedate_to_datetime(headers.get("date") or formatdate(usegmt=True))
         until = parsedate_to_datetime(retry_after)

@@ -72,6 +72,19 @@ def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
             client.chat([profile(2)], "profile")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "quota", "details": [{"@type": "RetryInfo", "retryDelay": "3600.5s"}]},
+        {"message": "Please retry after 3600 seconds."}, {"message": "Please retry in 3600.7s."},
+    ],
+)  # fmt: skip
+def test_a_wait_that_the_body_of_an_error_asks_for_counts(llm_servers, llm_client, error):
+    server = llm_servers(chat_as=lambda *_: (429, {"error": error}))
+    with pytest.raises(EndpointError, match=r"asks to wait 360\d s"):
+        llm_client(server).chat([profile(1)], "profile")
+
+
 def test_equal_requests_are_asked_once(llm_server, llm_client):
     answers = llm_client(llm_server).chat([profile(1), profile(2), profile(1)], "profile")
     assert len(llm_server.log) == 2

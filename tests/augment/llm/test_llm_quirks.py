@@ -202,6 +202,8 @@ def refuse(field, said, value=None, code=400):
     [
         (refuse("response_format", "'response_format.type' must be 'text'"), 3),
         (refuse("response_format", "failed to parse grammar", "json_schema", 500), 2),
+        (refuse("response_format", "Invalid schema: In context=('properties', 'items'), 'minItems' "
+                "is not permitted.", "json_schema"), 2),
         (refuse("max_tokens", "Unsupported parameter: use 'max_completion_tokens' instead."), 2),
         (refuse("temperature", "'temperature' does not support 0.0 with this model"), 2),
         *((lambda body, good, said=said: events(good) if body.get("stream") else (400, said), 2)
