@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from pydantic import BeforeValidator
 
 from recbole_edt.augment.histories import Histories, read_histories
@@ -23,6 +22,7 @@ from recbole_edt.experiment.runs import (
     refuse_unknown,
 )
 from recbole_edt.experiment.variants import Variants
+from recbole_edt.io.files import read_yaml
 from recbole_edt.io.paths import find_data_root, properties_dir, simulated_note
 from recbole_edt.settings import Count, Name, NonNegative, Settings, split_paths
 
@@ -33,8 +33,7 @@ FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that k
 @cache
 def read_properties(name: str) -> dict[str, Any]:
     """Read ``properties/experiment/<name>.yaml``."""
-    path = properties_dir() / "experiment" / f"{name}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(properties_dir() / "experiment" / f"{name}.yaml")
 
 
 def grid(name: str) -> Any:

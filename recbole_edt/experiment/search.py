@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -18,7 +17,7 @@ from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
 from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.runs import Run, check_failures, configure, execute, refuse_unknown
 from recbole_edt.experiment.tables import Table, to_markdown
-from recbole_edt.io.files import check_writable
+from recbole_edt.io.files import check_writable, read_yaml
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import short_name
 from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, validate
@@ -31,7 +30,7 @@ def _read_space(given: Any) -> dict[str, Any]:
     """Read a space, from a YAML file if it names one; refuse keys that have no distribution."""
     try:
         if isinstance(given, str):
-            given = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
+            given = read_yaml(given)
         if not given or not all(_distribution(values) for values in given.values()):
             raise ValueError("an empty space")
     except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 try:
     import fcntl
@@ -52,6 +54,20 @@ LITERALLY: dict[str, Any] = {
     "encoding": "utf-8-sig",
 }  # fmt: skip
 """How pandas reads an atomic file: quotation marks and names such as "NA" mean nothing."""
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Takes 1e-3 for a number, as RecBole's loader does; YAML 1.1 wants 1.0e-3."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"+-0123456789"]
+)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file."""
+    return yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader)
 
 
 @contextmanager

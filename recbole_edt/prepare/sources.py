@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.files import read_yaml
 from recbole_edt.io.paths import properties_dir
 from recbole_edt.prepare.records import read_lines
 from recbole_edt.prepare.settings import PrepareCommand
@@ -30,8 +29,7 @@ class DomainSource:
 
 @cache
 def _properties() -> dict[str, Any]:
-    path = properties_dir() / "prepare" / "amazon.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(properties_dir() / "prepare" / "amazon.yaml")
 
 
 def pair_names() -> list[str]:

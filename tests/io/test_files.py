@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from recbole_edt.errors import DataError
-from recbole_edt.io.files import atomic_write, read_table, write_array, write_table
+from recbole_edt.io.files import atomic_write, read_table, read_yaml, write_array, write_table
 from recbole_edt.io.lock import run_lock
 
 
@@ -39,6 +39,13 @@ def test_arrays_are_written_as_numpy_writes_them(tmp_path: Path, array):
     write_array(tmp_path / "mine.npy", array)
     np.save(tmp_path / "numpy.npy", array)
     assert (tmp_path / "mine.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+def test_numbers_such_as_1e_3_are_numbers_in_yaml(tmp_path: Path):
+    path = tmp_path / "space.yaml"
+    path.write_text("a: [1e-3, -2E5, 1.5e3, 1.0e+2, 7]\nb: {low: 1e-4}\nmodel: e5-1e3\n")
+    read = {"a": [0.001, -200_000.0, 1500.0, 100.0, 7], "b": {"low": 0.0001}, "model": "e5-1e3"}
+    assert read_yaml(path) == read
 
 
 def test_tables_are_read_as_they_were_written(tmp_path: Path):

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from recbole_edt import settings
 from recbole_edt.errors import ConfigError
-from recbole_edt.io.files import value_sha256
+from recbole_edt.io.files import read_yaml, value_sha256
 from recbole_edt.io.paths import properties_dir
 from recbole_edt.settings import Amount, Count, Name, NonNegative, Positive, Settings, Share
 
@@ -171,7 +171,7 @@ def _read(profile: str) -> dict[str, Any]:
             f"(profiles: {', '.join(known)})"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"the LLM profile {path} cannot be read as YAML") from error
     if not isinstance(values, dict):
