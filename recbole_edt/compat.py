@@ -296,6 +296,28 @@ def _patch_utilities(module: Any) -> Iterator[None]:
         return original({name: f"{value:.4f}" for name, value in metrics.items()})
 
 
+@_patches("recbole.utils.wandblogger")
+def _patch_wandb(module: Any) -> Iterator[None]:
+    """Give each training a run of its own, of the first process alone.
+
+    RecBole goes on with the run of the training before. One that the user began is kept.
+    """
+    yield
+    module.opened = None
+
+    @_wraps(module.WandbLogger, "setup")
+    def setup(original: Callable, self: Any) -> None:
+        from recbole_edt.distributed import rank
+
+        self.log_wandb = self.log_wandb and not rank()
+        run: Any = getattr(sys.modules.get("wandb"), "run", None)
+        if self.log_wandb and run is not None and run is module.opened:
+            run = run.finish()
+        original(self)
+        if self.log_wandb and run is None:
+            module.opened = self._wandb.run
+
+
 @_patches("recbole.trainer.hyper_tuning")
 def _patch_hyper_tuning(module: Any) -> Iterator[None]:
     """Search exhaustively with any hyperopt: from 0.2.6 on it asks for ``integers``."""

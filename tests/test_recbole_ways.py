@@ -7,10 +7,12 @@ import logging
 import os
 import shutil
 import sys
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,13 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import calculate_valid_score, get_model, init_logger, init_seed
+from recbole.utils import (
+    WandbLogger,
+    calculate_valid_score,
+    get_model,
+    init_logger,
+    init_seed,
+)
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 import recbole_edt
@@ -415,19 +423,44 @@ def test_wandb_that_is_missing_is_said_before_anything_is_written(data_path):
     assert os.listdir() == []
 
 
-def test_wandb_hears_of_training_validation_and_test(data_path, monkeypatch):
-    logged, summary = [], {}
-    wandb = ModuleType("wandb")
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in for wandb, with the runs that were begun."""
+    wandb: Any = ModuleType("wandb")
+
+    def init(**_):
+        ended = partial(setattr, wandb, "run", None)
+        wandb.run = SimpleNamespace(logged=[], summary={}, finish=ended)
+        wandb.runs.append(wandb.run)
+
     vars(wandb).update(
-        __spec__=ModuleSpec("wandb", None), run=None, define_metric=lambda *_, **__: None,
-        log=lambda metrics, commit: logged.append(metrics),
-        init=lambda **_: setattr(wandb, "run", SimpleNamespace(summary=summary)),
+        __spec__=ModuleSpec("wandb", None), run=None, runs=[], init=init,
+        define_metric=lambda *_, **__: None,
+        log=lambda parts, commit: wandb.run.logged.extend(parts),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    changes = settings("SASRec", data_path, log_wandb=True, report_modes=["uni5"])
-    results = recbole_edt.run_recbole_edt("SASRec", "tiny", None, changes)
-    assert {"train/train_loss", "valid/ndcg@3"} <= {key for part in logged for key in part}
-    assert summary["eval/ndcg@3"] == results["test"]["overall"]["ndcg@3"]
+    monkeypatch.setattr("recbole.utils.wandblogger.opened", None)
+    return wandb
+
+
+def test_wandb_has_a_run_of_each_training_with_its_stages_validation_and_test(data_path, wandb):
+    for name in ("SASRec", "LLMEDT"):
+        changes = settings(name, data_path, log_wandb=True, report_modes=["uni5"])
+        results = recbole_edt.run_recbole_edt(name, "tiny", None, changes)
+        assert wandb.run.summary["eval/ndcg@3"] == results["test"]["overall"]["ndcg@3"]
+    stage_1 = {"train/train_loss", "valid/ndcg@3"}
+    assert len(wandb.runs) == 2 and stage_1 <= {*wandb.runs[0].logged} & {*wandb.runs[1].logged}
+    assert {f"stage2/{key}" for key in stage_1} <= {*wandb.runs[1].logged} - {*wandb.runs[0].logged}
+    wandb.init()  # the user's own
+    for _ in range(2):
+        recbole_edt.run_recbole_edt("LLMEDT", "tiny", None, changes | {"epochs": 1})
+    assert len(wandb.runs) == 3 and stage_1 <= {*wandb.run.logged}
+
+
+def test_wandb_has_one_run_of_several_processes(wandb, monkeypatch):
+    monkeypatch.setattr("recbole_edt.distributed.rank", lambda: 1)
+    assert not WandbLogger(SimpleNamespace(log_wandb=True)).log_wandb
+    assert not wandb.runs
 
 
 def test_recboles_classes_work_where_no_configuration_is_made(python, tmp_path):

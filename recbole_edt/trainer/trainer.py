@@ -285,6 +285,10 @@ class CrossDomainMixin(EvaluationMixin):
         self.tensorboard.close()  # its steps are epochs
         folder = self.tensorboard.log_dir.partition("/stage")[0]
         self.tensorboard = SummaryWriter(f"{folder}/stage{stage}")
+        logger: Any = self.wandblogger
+        logger.log_metrics = lambda metrics, head: type(logger).log_metrics(
+            logger, metrics, f"stage{stage}/{head}"
+        )
 
     # -- one epoch ------------------------------------------------------------------------------
 
