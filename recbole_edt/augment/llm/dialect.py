@@ -106,7 +106,7 @@ class Dialect(BaseModel):
             self.system = False
         elif "messages" in body and not body.get("stream") and re.search(r"\bstream", said):
             self.stream = True
-        elif body.get("encoding_format") and re.search(r"encoding.?format|base64", said):
+        elif body.get("encoding_format"):
             self.encoding_format = "float" if self.encoding_format == "base64" else ""
         elif "response_format" in body:
             is_first = self.response_format == "json_schema"

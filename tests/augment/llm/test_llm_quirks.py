@@ -411,8 +411,8 @@ def test_a_text_that_is_too_long_is_cut_and_named(llm_servers, llm_client, caplo
         lambda body: vectors(body["input"]),
         lambda body: None if body["encoding_format"] == "float" else (400, "only 'float' is taken"
                                                                       " as encoding_format"),
-        lambda body: vectors(body["input"]) if "encoding_format" not in body else
-        (400, 'Unknown name "encoding_format"'),
+        *(lambda body, said=said: vectors(body["input"]) if "encoding_format" not in body else
+          (400, said) for said in ('Unknown name "encoding_format"', "PROXY_READ_ERROR")),
     ],
 )  # fmt: skip
 def test_vectors_are_read_as_they_come(llm_servers, llm_client, embed_as):
