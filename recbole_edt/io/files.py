@@ -85,7 +85,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         _remove_abandoned(path)
         with temporary.open("xb") as lock:  # tells other processes that it is being written
             if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                with suppress(OSError):  # a file system without locks, such as Lustre
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             yield temporary
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())

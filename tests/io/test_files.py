@@ -1,5 +1,6 @@
 """Atomic writes, arrays, tables and the lock of a run."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ import pandas as pd
 import pytest
 
 from recbole_edt.errors import DataError
-from recbole_edt.io.files import atomic_write, read_table, read_yaml, write_array, write_table
+from recbole_edt.io.files import (
+    atomic_write,
+    read_table,
+    read_yaml,
+    write_array,
+    write_table,
+    write_text,
+)
 from recbole_edt.io.lock import run_lock
 
 
@@ -60,6 +68,18 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path):
     }  # fmt: skip
     with pytest.raises(DataError, match="missing or empty"):
         read_table(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_systems_without_locks_are_written_to(tmp_path: Path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for text in "ab":
+        with run_lock(tmp_path):
+            write_text(tmp_path / "d.inter", text)
+        assert (tmp_path / "d.inter").read_text() == text
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path: Path):
