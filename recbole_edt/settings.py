@@ -11,6 +11,7 @@ import copy
 import difflib
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -293,6 +294,14 @@ def parse_arguments(
         else:
             out[key] = _parse_as(fields[key].annotation if key in fields else Any, value)
     return out
+
+
+def shell(*words: str) -> str:
+    """Write words as a shell takes them, in double quotes if they hold single ones."""
+    return " ".join(
+        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+        for word in words
+    )
 
 
 def split_paths(given: str) -> list[str]:

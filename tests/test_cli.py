@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from io import BytesIO, TextIOWrapper
@@ -180,16 +181,16 @@ def test_simulated_data_are_called_so(data_path, capsys):
 
 
 def test_the_bundled_data_are_written_once(capsys):
-    assert cli.execute("sample", ["--output_path=here"]) == 0
+    assert cli.execute("sample", ["--output_path=over here"]) == 0
     first, written, following = capsys.readouterr().out.splitlines()
     assert first.startswith("simulated data")
-    assert written == f"written: {Path('here/cloth_sport')}"
-    command = following.removeprefix("next: recbole-edt run ").split()
+    assert written == f"written: {Path('over here/cloth_sport')}"
+    command = shlex.split(following.removeprefix("next: recbole-edt run "))
     assert cli.execute("run", [*command, "--epochs=1", "--time_limit=0.1", "--state=ERROR"]) == 0
     capsys.readouterr()
-    assert cli.execute("sample", ["--output_path=here"]) == 2
+    assert cli.execute("sample", ["--output_path=over here"]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert [path.name for path in Path("here").iterdir()] == ["cloth_sport"]
+    assert [path.name for path in Path("over here").iterdir()] == ["cloth_sport"]
 
 
 def test_a_reader_that_stops_ends_a_command_quietly(python):

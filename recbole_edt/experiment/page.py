@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import recbole_edt
 from recbole_edt.experiment.tables import Table, escape_markdown, to_markdown, write_tables
 from recbole_edt.io.files import write_text
+from recbole_edt.settings import shell
 
 
 @dataclass
@@ -80,18 +80,13 @@ class Page:
         self.text.append(escape_markdown(told))
 
 
-def _quoted(word: str) -> str:
-    """Quote an argument for a shell, by double quotes if it holds single ones."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
-
-
 def made_by(command: str, arguments: Sequence[str], seeds: Sequence[int]) -> str:
     """Say when, by which version, command and seeds, and on which machine a page was made."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name(0)}"
-    told = " ".join(map(_quoted, ["recbole-edt", command, *arguments]))
+    told = shell("recbole-edt", command, *arguments)
     return (
         f"Made on {date.today()} by RecBole-EDT {recbole_edt.__version__}: `{told}`. "
         f"Seeds {', '.join(map(str, seeds))}; {machine}."

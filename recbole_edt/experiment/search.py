@@ -20,7 +20,7 @@ from recbole_edt.experiment.tables import Table, to_markdown
 from recbole_edt.io.files import check_writable, read_yaml
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import short_name
-from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, validate
+from recbole_edt.settings import Amount, Count, Name, help_text, parse_arguments, shell, validate
 
 Trial = tuple[dict[str, Any], float | None]
 """Settings, and their validation metric; None if the run failed."""
@@ -211,4 +211,4 @@ def search(arguments: Sequence[str]) -> None:
     if one.note:
         print(one.note, end="\n\n")
     print(to_markdown(table))
-    print("best: " + " ".join(f"--{key}={value}" for key, value in tried[0][0].items()))
+    print("best: " + shell(*(f"--{key}={value}" for key, value in tried[0][0].items())))

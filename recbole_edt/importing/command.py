@@ -18,7 +18,7 @@ from recbole_edt.io.datasets import command_line, read_statistics, taken, write_
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.io.statistics import statistics_lines
-from recbole_edt.settings import help_text, parse_arguments, validate
+from recbole_edt.settings import help_text, parse_arguments, shell, validate
 
 HELP = help_text(
     "recbole-edt import FILE... --dataset=NAME [--key=value ...]",
@@ -142,5 +142,5 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
     augment = command_line("augment", options.dataset, options.output_path)
     # the earlier data lie in `augmented`
     folder = "augmented" if options.lsa_items is None else f"{options.output_path}_augmented"
-    or_augment = [f"  or: {augment} --output_path={folder}"] if vectors else []
+    or_augment = [f"  or: {augment} {shell(f'--output_path={folder}')}"] if vectors else []
     return [*lines, f"next: {run}", *or_augment]

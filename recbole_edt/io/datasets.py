@@ -14,6 +14,7 @@ import pandas as pd
 
 from recbole_edt.errors import DataError
 from recbole_edt.io import files
+from recbole_edt.settings import shell
 
 Tables = Mapping[str, tuple[pd.DataFrame, Mapping[str, str]]]
 """Suffix of an atomic file -> its rows, and the types of its columns."""
@@ -103,5 +104,5 @@ def write_dataset(
 
 def command_line(command: str, dataset: str, folder: str) -> str:
     """Write a command that works on a data set, for a user to type next."""
-    place = "" if folder == "dataset" else f" --data_path={folder}"
-    return f"recbole-edt {command} --dataset={dataset}{place}"
+    place = [] if folder == "dataset" else [f"--data_path={folder}"]
+    return shell(*f"recbole-edt {command}".split(), f"--dataset={dataset}", *place)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.datasets import command_line
 from recbole_edt.io.paths import bundled_data
 from recbole_edt.settings import Name, Settings, help_text, parse_arguments, validate
 
@@ -47,6 +48,7 @@ def sample(arguments: Sequence[str]) -> None:
         whole = shutil.copytree(bundled_data() / NAME, Path(scratch) / NAME)
         whole.rename(target)
     print((target / "SIMULATED").read_text(encoding="utf-8").strip())
-    place = "" if settings.output_path == "dataset_atomic" else f" --data_path={target.parent}"
+    # the default one is looked up
+    folder = "dataset" if settings.output_path == "dataset_atomic" else str(target.parent)
     print(f"written: {target}")
-    print(f"next: recbole-edt run --model=LLMEDT --dataset={NAME}{place}")
+    print(f"next: {command_line('run --model=LLMEDT', NAME, folder)}")
