@@ -456,7 +456,7 @@ def _joined(text: str) -> dict[str, Any]:
     """Join the events of a streamed completion to one that came at once."""
     message: dict[str, str] = {}
     out: dict[str, Any] = {"choices": [{"message": message, "finish_reason": None}]}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         said = line.removeprefix("data:").strip()
         if not line.startswith("data:") or said == "[DONE]":
             continue

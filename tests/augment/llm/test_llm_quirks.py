@@ -29,8 +29,9 @@ def drafted(good):
 
 
 def events(good):
-    parts = [{"reasoning_content": drafted(good)}, {"content": good[:9]}, {"content": good[9:]}]
-    lines = [json.dumps({"choices": [{"delta": part}]}) for part in parts]
+    thoughts = f"{drafted(good)}\u2028"  # a line's end within a text
+    parts = [{"reasoning_content": thoughts}, {"content": good[:9]}, {"content": good[9:]}]
+    lines = [json.dumps({"choices": [{"delta": part}]}, ensure_ascii=False) for part in parts]
     return 200, "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"])
 
 
