@@ -399,6 +399,8 @@ vars(_checkpoint_pickle).update(
 def load_checkpoint(path: Any, map_location: Any = None) -> Any:
     """Read a checkpoint that a RecBole trainer wrote; parameters as for ``torch.load``.
 
+    Where there is no GPU, what was saved of one is on the CPU, and its configuration names that.
+
     Raises
     ------
     CheckpointError
@@ -406,10 +408,15 @@ def load_checkpoint(path: Any, map_location: Any = None) -> Any:
     """
     import torch
 
+    if not (on_gpu := torch.cuda.is_available()):
+        map_location = "cpu"
     # By the name that is never replaced: `torch.load` may be this function, see below.
-    return torch.serialization.load(
+    content = torch.serialization.load(
         path, map_location, weights_only=False, pickle_module=_checkpoint_pickle
     )
+    if not on_gpu and isinstance(content, dict) and "config" in content:
+        content["config"]["device"] = torch.device("cpu")
+    return content
 
 
 @_patches(

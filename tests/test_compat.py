@@ -135,6 +135,28 @@ def test_saved_run_is_loaded_in_a_fresh_process(run_patched, run_recbole_outside
     assert second.stdout.split("\n")[-2] == "SASRec True", second.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_of_a_gpu_is_loaded_where_there_is_none(run_patched, run_recbole_outside):
+    cwd, _ = run_recbole_outside
+    second = run_patched(
+        """
+        patch_recbole()
+        from pathlib import Path
+        from recbole.quick_start import load_data_and_model
+        from recbole_edt.compat import load_checkpoint
+        import torch
+        content = load_checkpoint(min(Path("saved").glob("SASRec*.pth")))
+        content["config"]["device"] = torch.device("cuda")
+        torch.serialization.location_tag = lambda storage: "cuda:0"
+        torch.save(content, "gpu.pth", pickle_protocol=4)
+        config, model, *_ = load_data_and_model("gpu.pth")
+        print(config["device"], next(model.parameters()).device)
+        """,
+        cwd,
+    )
+    assert second.stdout.split("\n")[-2] == "cpu cpu", second.stderr
+
+
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec"])
 def test_stock_model_trains_and_its_checkpoint_gives_the_same_result(config_of, model):
     trainer, test = trained(config_of(model))
