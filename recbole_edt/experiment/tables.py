@@ -114,9 +114,11 @@ class Table:
         """
         told = []
         for column in (self.columns_of(part)[-1] for part in self.parts()):
-            rows = [f"{r} ({self.shown(self.means().at[r, column])})" for r in self.order(column)]
+            means = self.means()[column][self.order(column)[:2]]
+            rows = [f"{row} ({self.shown(mean)})" for row, mean in means.items()]
             if self.ranked and len(rows) > 1:
-                told.append(f"{column}: {rows[0]} before {rows[1]}")
+                between = " before " if means.nunique() > 1 else " and "
+                told.append(f"{column}: {between.join(rows)}")
         return f"Best in {'; '.join(told)}." if told else ""
 
 
@@ -174,11 +176,11 @@ def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
     rows = [*table.cells, *(["improvement"] if any(leads.values()) else [])]
     texts = pd.DataFrame(marks.missing, index=rows, columns=list(table.columns))
     for column, lead in leads.items():
-        order = table.order(column)
-        for rank, row in enumerate(order):
+        better = means[column].dropna().rank(method="min", ascending=column in table.smaller) - 1
+        for row, rank in better.items():
             text = table.shown(means.at[row, column])
-            if table.ranked and rank < min(len(order) - 1, 2):  # neither the last nor the only one
-                text = (marks.best, marks.second)[rank].format(text)
+            if table.ranked and rank < min(better.max(), 2):  # neither the last nor the only one
+                text = (marks.best, marks.second)[int(rank)].format(text)
             if row == table.ours and lead and lead.p_value < LEVEL:
                 text += marks.star
             if not math.isnan(deviation := deviations.at[row, column]):

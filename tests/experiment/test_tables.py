@@ -64,6 +64,16 @@ def test_where_smaller_is_better_the_smallest_leads(table) -> None:
     assert lead.p_value == pytest.approx(welch(np.array([0.1, 0.11]), np.array([0.09, 0.07])))
 
 
+def test_rows_that_are_alike_stand_out_alike() -> None:
+    table = Table("shop_a, test", ["H", "N"])
+    for row, n in (("one", 0.5), ("two", 0.5), ("three", 0.4)):
+        table.add(row, "H", [0.2])
+        table.add(row, "N", [n])
+    text = to_markdown(table)
+    assert text.count("**0.5000**") == 2 and "<u>" not in text and "**0.2000**" not in text
+    assert table.best() == "Best in N: one (0.5000) and two (0.5000)."
+
+
 def test_markdown(table) -> None:
     text = re.sub(" +", " ", to_markdown(table))
     assert [line for line in text.splitlines() if line and ":--" not in line] == [
