@@ -535,9 +535,11 @@ def _two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
             )
     names = sorted(options.domains or counts.index)
     if (n := len(set(names))) != 2:
+        lower = "" if options.min_rating is None else ", or lower --min_rating"
+        is_chosen = n > 2 or options.domains
+        hint = "--domains=A,B chooses two" if is_chosen else f"add another, DOMAIN=FILE{lower}"
         raise DataError(
-            f"there are {n} domains ({_counted(counts)}), and exactly two are needed: "
-            "--domains=A,B chooses two"
+            f"there are {n} domains ({_counted(counts)}), and exactly two are needed: {hint}"
         )
     return names
 
