@@ -374,6 +374,13 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
             )
         if len(lost):
             unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
+    # RecBole's column of rows that were shown, and of those that were taken
+    label = find_column(set(frame.columns) - set(columns.values()), ("label",))
+    if label and (shown := (pd.to_numeric(as_text(frame[label]), errors="coerce") == 0).sum()):
+        unrated += (
+            f"; {shown:,} rows have {label} 0 and count like the others (--rating={label} "
+            "--min_rating=1 leaves them out)"
+        )
     rows["source"] = table.domain or table.source
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():

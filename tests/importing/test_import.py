@@ -643,6 +643,18 @@ def test_two_of_many_domains_and_only_what_is_liked():
     assert steps == {"read": 6, "rated 3 or more": 4, "filtered": 4}
 
 
+def test_rows_that_were_shown_and_not_taken_are_told(capsys):
+    rows = "u,a1,1,1\nu,b1,2,0\nu,b2,3,1\nv,a2,4,0.0\nv,a1,5,1\n"
+    rows_file(text=f"user,item,time,label\n{rows}")
+    import_files(["rows.csv", domains_file(), MINE])
+    assert "2 rows have label 0 and count like the others (--rating=label --min_rating=1" in (
+        capsys.readouterr().out
+    )
+    import_files(["rows.csv", "items.csv", MINE, "--rating=label", "--min_rating=1"])
+    assert "have label 0" not in capsys.readouterr().out
+    assert tables()[0]["item_id"].tolist() == ["a1", "b2", "a1"]
+
+
 def test_repeated_rows_ties_and_rows_without_times():
     rows_file(text="user,item,time\nu,b1,5\nu,a1,5\nu,b1,5\nu,b2,1\nu,b1,9\n")
     expected = {
