@@ -17,6 +17,7 @@ from recbole_edt.data.gathered import LazyInteraction
 from recbole_edt.data.negatives import NegativeSampler
 from recbole_edt.data.recency import recency_weights
 from recbole_edt.data.sequences import domain_rows
+from recbole_edt.data.similar import similar_items
 from recbole_edt.distributed import rank, world_size
 from recbole_edt.errors import DataError
 from recbole_edt.log import by_domain
@@ -24,10 +25,12 @@ from recbole_edt.log import by_domain
 # Fields of a training batch.
 SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
 SEEN = "seen"  # seen_<domain>: shared negatives of a domain that the user of a row has; [B, n]
+TARGETS = "targets"  # with label smoothing: items that the loss takes for the targets; [B, L]
 TARGET_WEIGHTS = "target_weights"  # weights of the targets in the loss, if they differ; [B, L]
 NEGATIVES = "negatives"  # one per target [B, L], or negatives_<domain>: a domain's shared ones [n]
 LAST = "last"  # whether the window ends its user's sequence, bool [B]
 WINDOW = "window"  # which of the loader's windows each row is, int64 [B]
+N_SIMILAR = 5  # items of similar text, one of which may take a target's place in the loss
 WHOLE_DOMAIN = 2**40  # negatives: more than any domain has items
 AUGMENTED = "augmented"  # items that preprocessing inserted, bool [B, L + 1]; also _<domain>
 
@@ -55,6 +58,8 @@ class SequenceLoader(AbstractDataLoader):
     - ``sequence`` [B, L + 1]: columns ``:-1`` are inputs, ``1:`` targets;
     - negatives of the targets' own domains, as the configured ``loss`` needs them;
     - ``target_weights`` [B, L], with a ``recency_half_life``;
+    - ``targets`` [B, L], with ``label_smoothing``: the targets, that share of which is replaced by
+      items of similar text;
     - made on first use: ``augmented`` [B, L + 1]; per domain ``sequence_<d>`` [B, L_d], the
       domain's own sub-sequence up to the last target, ``augmented_<d>`` [B, L_d], and
       ``place_<d>`` [B, L], the place of each target of that domain in it.
@@ -97,7 +102,9 @@ class SequenceLoader(AbstractDataLoader):
                 "no negative for loss: bpr: leave this user out (--user_inter_num_interval), or "
                 "train with --loss=softmax"
             )
-        self.__dict__.pop("weights", None)
+        self.smoothing = config["label_smoothing"] if "label_smoothing" in config else 0.0
+        for name in ("weights", "similar"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -110,6 +117,12 @@ class SequenceLoader(AbstractDataLoader):
             found = by_domain(days, dataset.domains)
             self.logger.info(f"the weight of a training target halves in days: {found}")
         return torch.from_numpy(weights).to(self.device)
+
+    @cached_property
+    def similar(self) -> Tensor:
+        """Items of similar text, int64 [n_items, N_SIMILAR]."""
+        dataset = self._dataset
+        return similar_items(dataset.item_table(), dataset.item_domain, N_SIMILAR, self.device)
 
     def _init_batch_size_and_step(self):
         self.step = int(self.config["train_batch_size"])
@@ -135,7 +148,7 @@ class SequenceLoader(AbstractDataLoader):
     def collate(
         self, batch: Tensor, generator: torch.Generator, part: slice = slice(None)
     ) -> Interaction:
-        """Make the rows ``part`` of a batch of windows [B]; negatives do not depend on ``part``."""
+        """Make the rows ``part`` of a batch of windows [B]; draws do not depend on ``part``."""
         rows = batch[part]
         if not len(rows):
             return self._padding(batch[:1], generator)
@@ -149,6 +162,8 @@ class SequenceLoader(AbstractDataLoader):
         if self.weights is not None:
             weights = self._gather(self.weights, self.starts[rows], self.stops[rows] + 1)
             fields[TARGET_WEIGHTS] = weights[:, 1:]
+        if self.smoothing:
+            fields[TARGETS] = self._smoothed(batch, generator)[part, : sequence.shape[1] - 1]
         if self.n_shared:
             for domain, shared in enumerate(self.negatives.shared(self.n_shared, generator)):
                 fields[f"{NEGATIVES}_{domain}"] = shared  # [n]
@@ -160,6 +175,13 @@ class SequenceLoader(AbstractDataLoader):
             negatives = torch.zeros_like(targets).masked_scatter_(real, drawn)
             fields[NEGATIVES] = negatives[part, : sequence.shape[1] - 1]  # [B, L]
         return LazyInteraction(fields, lambda: self._late_fields(rows, sequence[:, 1:]))
+
+    def _smoothed(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Targets [B, L] of windows [B], a share of them replaced by similar items."""
+        targets = self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
+        draw = torch.rand((2, *targets.shape), generator=generator, device=self.device)
+        similar = self.similar[targets, (draw[1] * N_SIMILAR).long()]
+        return torch.where(draw[0] < self.smoothing, similar, targets)
 
     def _padding(self, row: Tensor, generator: torch.Generator) -> Interaction:
         """Make a row of padding, for a process without a row in a small batch."""

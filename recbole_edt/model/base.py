@@ -21,6 +21,7 @@ from recbole_edt.data.dataloader import (
     SEEN,
     SEQUENCE,
     TARGET_WEIGHTS,
+    TARGETS,
     domain_sequence_fields,
 )
 from recbole_edt.data.dataset import domain_fields
@@ -98,6 +99,7 @@ class CrossDomainModel(SequentialRecommender):
         use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
         self.weighs_targets = bool(config["recency_half_life"])
+        self.smooths_labels = bool(declared(config, "label_smoothing", 0.0))
         self._negative_per_target = self.loss_name == "bpr" and not self.negatives_in_loss
         self.n_domains = len(dataset.domains)
         add_constants(self, item_domain=dataset.item_domain)
@@ -138,6 +140,8 @@ class CrossDomainModel(SequentialRecommender):
         wanted = [batch[SEQUENCE]]
         if by_domain:
             wanted += [batch[domain_sequence_fields(d)[0]] for d in range(self.n_domains)]
+        if self.smooths_labels:
+            wanted.append(batch[TARGETS])
         if self._negative_per_target:
             wanted.append(batch[NEGATIVES])
         else:
@@ -183,7 +187,8 @@ class CrossDomainModel(SequentialRecommender):
         by_domain = [places[domain_of == domain] for domain in domains]
         at = [(place // following.shape[1], place % following.shape[1]) for place in by_domain]
         # one lookup for all domains, and one gradient of all vectors
-        items = [following[place] for place in at]
+        labels = batch[TARGETS] if self.smooths_labels else following
+        items = [labels[place] for place in at]
         if self._negative_per_target:
             items += [batch[NEGATIVES][place] for place in at]
             seen_masks = [None for _ in domains]

@@ -87,6 +87,9 @@ class LLMEDTSettings(ModelSettings):
     inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
     dropout: Probability = Field(0.3, description="dropout in the backbone")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
+    label_smoothing: Probability = Field(
+        0.0, description="share of the targets replaced, in the loss, by items of similar text"
+    )
     recency_half_life: HalfLife = "auto"
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")

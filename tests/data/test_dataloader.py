@@ -16,6 +16,7 @@ from recbole_edt.data.dataloader import (
     SEEN,
     SEQUENCE,
     TARGET_WEIGHTS,
+    TARGETS,
     EvaluationLoader,
     SequenceLoader,
     domain_sequence_fields,
@@ -26,15 +27,16 @@ from recbole_edt.model.losses import softmax_loss
 
 
 @pytest.fixture(scope="module")
-def make_train(make_shop, augmented_shop, write_dataset, load):
+def make_train(make_shop, augmented_shop, write_embedded, load):
     """Make a training loader over a random shop with inserted rows."""
 
     def make(seed=0, shop=None, **overrides) -> SequenceLoader:
         shop = shop or augmented_shop(make_shop(seed, n_users=25, lengths=(1, 14)), seed)
         with tempfile.TemporaryDirectory() as folder:
-            dataset = load(write_dataset(Path(folder), shop), **overrides)
-        train = data_preparation(dataset.config, dataset)[0]
-        assert isinstance(train, SequenceLoader)
+            dataset = load(write_embedded(Path(folder), shop), **overrides)
+            train = data_preparation(dataset.config, dataset)[0]
+            assert isinstance(train, SequenceLoader)
+            assert len(train.similar) == dataset.item_num  # before the folder is gone
         return train
 
     return make
@@ -95,6 +97,22 @@ def test_each_target_has_the_weight_of_its_own_time(make_train, options):
             assert torch.equal(fields[TARGET_WEIGHTS][at, :n], of_user[-n:])
             assert not fields[TARGET_WEIGHTS][at, n:].any()
     assert TARGET_WEIGHTS not in next(iter(make_train(**options, recency_half_life=0)))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_label_smoothing_replaces_a_share_of_the_targets_by_similar_items(make_train, share):
+    train, plain = (make_train(3, label_smoothing=x) for x in (share, 0.0))
+    replaced, n = 0, 0
+    for _ in range(20):
+        for fields, expected in zip(train, plain, strict=True):
+            targets, labels = fields[SEQUENCE][:, 1:], fields[TARGETS]
+            assert torch.equal(fields[SEQUENCE], expected[SEQUENCE])
+            other = labels != targets
+            assert (train.similar[targets[other]] == labels[other][:, None]).any(1).all()
+            assert torch.equal(labels > 0, targets > 0)
+            replaced, n = replaced + int(other.sum()), n + int((targets > 0).sum())
+    assert TARGETS not in expected.columns
+    assert replaced / n == pytest.approx(share, abs=0.02)
 
 
 @settings(max_examples=20)
@@ -221,7 +239,9 @@ def generator() -> torch.Generator:
     ("model", "loss"), [("LLMEDT", "softmax"), ("LLMEDT", "bpr"), ("C2DSR", "bpr")]
 )
 def test_parts_of_a_batch_are_the_rows_of_the_whole(make_train, model, loss):
-    train = make_train(5, model=model, MAX_ITEM_LIST_LENGTH=6, loss=loss, n_negatives=9)
+    smoothing = {"label_smoothing": 0.5} if model == "LLMEDT" else {}
+    keys = {"model": model, "loss": loss, "n_negatives": 9, **smoothing}
+    train = make_train(5, MAX_ITEM_LIST_LENGTH=6, **keys)
     rows = torch.arange(11)
     whole = train.collate(rows, generator())
     for number in (0, 1):

@@ -19,6 +19,7 @@ from slow_reference import (
     evaluation_batch,
     hardest_term,
     item_vector,
+    items_of,
     masked_targets,
     prefixes,
     run_alone,
@@ -120,6 +121,26 @@ def test_weights_of_targets_are_factors_of_their_terms(finetune, loss) -> None:
     batch["target_weights"] = torch.ones(targets.shape)
     plain = make(finetune=finetune, loss=loss)
     assert loss_of(model, batch) == pytest.approx(loss_of(plain, training_batch()), rel=1e-6)
+
+
+@LOSSES
+@pytest.mark.parametrize("finetune", [False, True])
+def test_smoothed_labels_take_the_place_of_targets_in_the_loss_alone(finetune, loss) -> None:
+    model = make(finetune=finetune, loss=loss, label_smoothing=0.1)
+    labels = torch.zeros(N_ITEMS, dtype=torch.int64)
+    for own in map(items_of, (0, 1)):
+        labels[own] = torch.tensor(own).roll(1)
+    terms = []
+    for user, history, target in prefixes():
+        state, domain = user_vector(model, history), domain_of(target)
+        if finetune:
+            if not any(domain_of(item) == domain for item in history):
+                continue
+            state = summed_vector(model, history, domain)
+        terms.append(TERMS[loss](state, model, int(labels[target]), SEQUENCES[user]))
+    batch = training_batch()
+    batch["targets"] = labels[batch["sequence"][:, 1:]]
+    assert loss_of(model, batch) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 @LOSSES
