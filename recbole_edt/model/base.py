@@ -99,7 +99,7 @@ class CrossDomainModel(SequentialRecommender):
         use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
         self.weighs_targets = bool(config["recency_half_life"])
-        self.smooths_labels = bool(declared(config, "label_smoothing", 0.0))
+        self.label_smoothing = declared(config, "label_smoothing", 0.0)
         self._negative_per_target = self.loss_name == "bpr" and not self.negatives_in_loss
         self.n_domains = len(dataset.domains)
         add_constants(self, item_domain=dataset.item_domain)
@@ -122,6 +122,11 @@ class CrossDomainModel(SequentialRecommender):
     def loss_over(self, train_data) -> Callable[..., Tensor]:
         """Return the loss of the batches of one loader; called at the start of every epoch."""
         return self.calculate_loss
+
+    @property
+    def smooths_labels(self) -> bool:
+        """Whether the loss takes other items for some targets; stage 2 does not."""
+        return bool(self.label_smoothing) and not self.finetuning
 
     # -- losses -----------------------------------------------------------------------------------
 

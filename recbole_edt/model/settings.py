@@ -88,7 +88,7 @@ class LLMEDTSettings(ModelSettings):
     dropout: Probability = Field(0.3, description="dropout in the backbone")
     weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
     label_smoothing: Probability = Field(
-        0.0, description="share of the targets replaced, in the loss, by items of similar text"
+        0.0, description="share of the targets that similar items replace in the loss of stage 1"
     )
     recency_half_life: HalfLife = "auto"
     stopping_step: StoppingStep = 3
