@@ -197,6 +197,12 @@ def _words(problem: Any) -> str:
     return _WORDS.get(problem["type"], "{msg}").format(msg=problem["msg"], **context)
 
 
+def declared(config: Any, key: str, default: Any) -> Any:
+    """Value of a key that only some models declare; for the others a default."""
+    value = config[key] if key in config else None
+    return default if value is None else value
+
+
 def changed(config: Any, **values: Any) -> Any:
     """Copy a configuration of RecBole with other values of some keys."""
     out = copy.copy(config)

@@ -21,6 +21,7 @@ from recbole_edt.data.similar import similar_items
 from recbole_edt.distributed import rank, world_size
 from recbole_edt.errors import DataError
 from recbole_edt.log import by_domain
+from recbole_edt.settings import declared
 
 # Fields of a training batch.
 SEQUENCE = "sequence"  # items of a window and, last, its final target; [B, L + 1], 0 = padding
@@ -102,7 +103,7 @@ class SequenceLoader(AbstractDataLoader):
                 "no negative for loss: bpr: leave this user out (--user_inter_num_interval), or "
                 "train with --loss=softmax"
             )
-        self.smoothing = config["label_smoothing"] if "label_smoothing" in config else 0.0
+        self.smoothing = declared(config, "label_smoothing", 0.0)
         for name in ("weights", "similar"):
             self.__dict__.pop(name, None)
 
@@ -169,16 +170,20 @@ class SequenceLoader(AbstractDataLoader):
                 fields[f"{NEGATIVES}_{domain}"] = shared  # [n]
                 fields[f"{SEEN}_{domain}"] = self.negatives.seen_mask(self.users[rows], shared)
         else:
-            targets = self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
+            targets = self._targets(batch)
             users, real = self.users[batch, None].expand_as(targets), targets > 0
             drawn = self.negatives.per_position(users[real], targets[real], generator)
             negatives = torch.zeros_like(targets).masked_scatter_(real, drawn)
             fields[NEGATIVES] = negatives[part, : sequence.shape[1] - 1]  # [B, L]
         return LazyInteraction(fields, lambda: self._late_fields(rows, sequence[:, 1:]))
 
+    def _targets(self, batch: Tensor) -> Tensor:
+        """Targets [B, L] of windows [B]."""
+        return self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
+
     def _smoothed(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Targets [B, L] of windows [B], a share of them replaced by similar items."""
-        targets = self._gather(self.items, self.starts[batch] + 1, self.stops[batch] + 1)
+        targets = self._targets(batch)
         draw = torch.rand((2, *targets.shape), generator=generator, device=self.device)
         similar = self.similar[targets, (draw[1] * N_SIMILAR).long()]
         return torch.where(draw[0] < self.smoothing, similar, targets)

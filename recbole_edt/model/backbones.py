@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recbole_edt.errors import ConfigError
 from recbole_edt.model.kernels import Linear, add_dropout, dropout, look_up, tiled_attention
 from recbole_edt.model.packing import Packing
-from recbole_edt.model.settings import declared
+from recbole_edt.settings import declared
 
 
 def multi_head_attention(

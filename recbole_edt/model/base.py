@@ -31,8 +31,9 @@ from recbole_edt.model.encoder import SequenceEncoder
 from recbole_edt.model.kernels import take_rows_each, use_fast_kernels
 from recbole_edt.model.lookup import ItemLookup, Lookup
 from recbole_edt.model.losses import bpr_loss, softmax_loss
-from recbole_edt.model.settings import ModelSettings, declared
+from recbole_edt.model.settings import ModelSettings
 from recbole_edt.model.text import MappedText, add_text, frozen_text, text_rows
+from recbole_edt.settings import declared
 
 StatesAt = Callable[..., Iterable[Tensor]]
 """Maps places of the flattened batch, int64 [n] per domain, to the states there, [n, d] each."""
@@ -99,7 +100,7 @@ class CrossDomainModel(SequentialRecommender):
         use_fast_kernels(declared(config, "fast_kernels", "auto"))
         self.loss_name = config["loss"]
         self.weighs_targets = bool(config["recency_half_life"])
-        self.label_smoothing = declared(config, "label_smoothing", 0.0)
+        self._smooths_labels = bool(declared(config, "label_smoothing", 0.0))
         self._negative_per_target = self.loss_name == "bpr" and not self.negatives_in_loss
         self.n_domains = len(dataset.domains)
         add_constants(self, item_domain=dataset.item_domain)
@@ -126,7 +127,7 @@ class CrossDomainModel(SequentialRecommender):
     @property
     def smooths_labels(self) -> bool:
         """Whether the loss takes other items for some targets; stage 2 does not."""
-        return bool(self.label_smoothing) and not self.finetuning
+        return self._smooths_labels and not self.finetuning
 
     # -- losses -----------------------------------------------------------------------------------
 

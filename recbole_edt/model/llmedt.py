@@ -19,8 +19,9 @@ from recbole_edt.model.item_embedding import make_item_embedding
 from recbole_edt.model.kernels import look_up
 from recbole_edt.model.losses import alignment_loss, bpr_loss, sample_hard_negatives, softmax_loss
 from recbole_edt.model.packing import PackedStates
-from recbole_edt.model.settings import LLMEDTSettings, declared
+from recbole_edt.model.settings import LLMEDTSettings
 from recbole_edt.model.stages import Finetuning
+from recbole_edt.settings import declared
 
 NEGATIVE_TEMPERATURE = 0.4  # of the negatives of ``loss: bpr``: the smaller, the harder
 

@@ -17,13 +17,6 @@ from recbole_edt.settings import (
     must_be,
 )
 
-
-def declared(config: Any, key: str, default: Any) -> Any:
-    """Value of a key that only some models declare; for the others a default."""
-    value = config[key] if key in config else None
-    return default if value is None else value
-
-
 StoppingStep = Annotated[
     Amount, Field(description="stop after more than this many validations in a row below the best")
 ]
