@@ -19,6 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -220,8 +221,22 @@ def nearest(word: str, known: Iterable[str]) -> str:
 # -- command lines ------------------------------------------------------------------------------
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """Takes 1e-3 for a number, as RecBole's loader does; YAML 1.1 wants 1.0e-3."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"+-0123456789"]
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML, of which JSON is a part."""
+    return yaml.load(text, _YamlLoader)
+
+
 def parse_value(text: str) -> Any:
-    """Read a command-line value: a Python literal, true/false/none, [names], or plain text."""
+    """Read a command-line value: Python, true/false/none, [names], {JSON or YAML}, text."""
     words = {"true": True, "false": False, "none": None, "null": None, "~": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -230,6 +245,9 @@ def parse_value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if text.startswith("{"):
+            with suppress(yaml.YAMLError, RecursionError):
+                return parse_yaml(text)
         return text
 
 

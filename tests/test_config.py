@@ -245,6 +245,8 @@ def test_property_files_and_settings_of_a_model_agree(model):
         ("3", 3), ("1e-4", 1e-4), ("true", True), ("none", None), ("['full']", ["full"]),
         ("[Hit, NDCG@5]", ["Hit", "NDCG@5"]), ("[5,inf)", "[5,inf)"), ("[5,inf]", "[5,inf]"),
         ("5,10", (5, 10)), ("cloth", "cloth"), ("", ""), ("__import__('os')", "__import__('os')"),
+        ('{"low": 1e-3, "log": true}', {"low": 0.001, "log": True}), ("{", "{"),
+        ("{valid: full}", {"valid": "full"}),
     ],
 )  # fmt: skip
 def test_values_are_literals_or_text(text, value):

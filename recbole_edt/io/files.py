@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 try:
     import fcntl
@@ -27,6 +25,7 @@ except ImportError:  # no such locks on this system: files of killed runs stay
     fcntl = None  # type: ignore[assignment]
 
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.settings import parse_yaml
 
 INTER_COLUMNS = {"user_id": "token", "item_id": "token", "timestamp": "float", "position": "float"}
 """Columns of ``.inter`` and their types; augmentation adds ``augmented``."""
@@ -56,18 +55,9 @@ LITERALLY: dict[str, Any] = {
 """How pandas reads an atomic file: quotation marks and names such as "NA" mean nothing."""
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """Takes 1e-3 for a number, as RecBole's loader does; YAML 1.1 wants 1.0e-3."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"+-0123456789"]
-)
-
-
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML file."""
-    return yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader)
+    return parse_yaml(Path(path).read_text(encoding="utf-8"))
 
 
 @contextmanager
