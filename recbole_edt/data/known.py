@@ -27,6 +27,14 @@ def sketch(table) -> np.ndarray:
     return np.concatenate([rows @ directions for _, rows in table.blocks()])
 
 
+def training_rows(dataset) -> torch.Tensor:
+    """Hash of each user's name, and the number of their raw training rows: int64 [2, n_users]."""
+    rows, names = dataset.train_sequences, dataset.field2id_token[dataset.uid_field]
+    counts = np.bincount(rows.users[~rows.augmented], minlength=rows.n_users)
+    hashes = pd.util.hash_array(np.asarray(names, dtype=object)).view(np.int64)
+    return torch.from_numpy(np.stack([hashes, counts])[:, 1:])
+
+
 class Known:
     """Items and users of a model's training data, in the order of its parameters.
 
@@ -63,7 +71,7 @@ class Known:
             "users": "\n".join(tokens[dataset.uid_field][1:]) if users else None,
             "text": torch.from_numpy(sketch(dataset.item_table())[1:]) if has_text else None,
             "augmented": bool(dataset.train_sequences.augmented.any()),
-            "rows": int((~dataset.train_sequences.augmented).sum()),
+            "training_rows": training_rows(dataset),
         }
 
     def arrange(self, dataset) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_edt.data.known import Known, shown
+from recbole_edt.data.known import Known, shown, training_rows
 from recbole_edt.errors import CheckpointError
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.text import ItemPairs, frozen_text, start_components
@@ -50,14 +51,33 @@ def adopt(model: nn.Module, path: str | Path, dataset) -> None:
 def to_train_on(
     model: nn.Module, content: dict[str, Any], dataset, path: str | Path
 ) -> dict[str, Any]:
-    """:func:`fitted` for a model to train on from, whose data must not have become fewer."""
-    before, now = content["known"]["rows"], int((~dataset.train_sequences.augmented).sum())
-    if before > now:
+    """:func:`fitted` for a model to train on from, which must not have seen what is held out now.
+
+    A user of two rows is trained on both; once they have three, the second is held out for
+    validation. Such rows are named.
+
+    Raises
+    ------
+    CheckpointError
+        If other users have fewer training rows than then, or the data do not fit.
+    """
+    fitting = fitted(model, content, dataset, path)
+    if (then := content["known"].get("training_rows")) is None:
+        raise CheckpointError(f"checkpoint {path} is of an earlier version: train again")
+    names, counts = training_rows(dataset).numpy()
+    before = pd.Series(*then.cpu().numpy()[::-1]).reindex(names, fill_value=0).to_numpy()
+    fewer, tokens = before > counts, dataset.field2id_token[dataset.uid_field][1:]
+    if len(lost := tokens[fewer & (before > 2)]):
         raise CheckpointError(
-            f"checkpoint {path} was trained on {before:,} rows, and {dataset.dataset_name} has "
-            f"{now:,} to train on: it may have seen what is held out now; train again"
+            f"checkpoint {path} was trained on rows that {dataset.dataset_name} holds out now, of "
+            f"{len(lost):,} users, such as {shown(lost)}: train again"
         )
-    return fitted(model, content, dataset, path)
+    if fewer.any():
+        dataset.notes.append(
+            f"validation rows that the model of {path} was trained on, of users who had two rows "
+            f"then: {fewer.sum():,}, such as of {shown(tokens[fewer])}"
+        )
+    return fitting
 
 
 @torch.no_grad()

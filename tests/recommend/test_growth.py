@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from running import Run, small
 
 from recbole_edt import cli, import_frames
 from recbole_edt.data.dataset import CrossDomainDataset
@@ -428,6 +429,31 @@ def test_what_cannot_be_started_from(
     with pytest.raises(error, match=message):
         train(model, tmp_path / "run", growing.grown, **{"start_from": str(of_text), **keys})
     assert not (tmp_path / "run").exists()  # told before anything is written
+
+
+def test_held_out_rows_that_the_earlier_model_was_trained_on_are_found(
+    growing, train, tmp_path
+) -> None:
+    """As many rows as before do not hide them; only users of two rows may have some, and are named.
+
+    A user's training rows are all but the last two, or both of two.
+    """
+    rows = [*growing.shop.rows, ("two", "art1", 0, 0), ("two", "bike1", 0, 1)]
+
+    def write(name, rows):
+        return growing.write(tmp_path / name, rows, growing.shop.items)
+
+    early = train("LLMEDT", tmp_path / "run", write("early", rows))
+    last = max(growing.shop.rows, key=lambda row: row[3])  # of a user of nine rows
+    rows.append(("two", "art2", 0, 2))
+    other = [*(row for row in rows if row != last), *((f"v{i}", "art1", 0, 0) for i in range(9))]
+    start = {"start_from": str(early)}
+    with pytest.raises(CheckpointError, match=f"holds out now, of 1 users, such as '{last[0]}': t"):
+        train("LLMEDT", tmp_path / "other", write("fewer", other), **start)
+    keys = {"eval_args.mode": "full", "MAX_ITEM_LIST_LENGTH": 6, **start}
+    run = Run("LLMEDT", small("LLMEDT", data_path=str(write("grown", rows)), **keys))
+    growth.adopt(run.model, early, run.data)
+    assert "of users who had two rows then: 1, such as of 'two'" in run.data.notes[-1]
 
 
 def test_the_nearest_by_text_stand_in_for_a_new_item() -> None:
