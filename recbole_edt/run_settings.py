@@ -121,7 +121,7 @@ class RunSettings(Settings):
     """Keys of every run: those of ``properties/overall.yaml``, and RecBole's with a range."""
 
     # Data
-    data_path: Name = Field("dataset/", description="folder that holds the dataset's folder")
+    data_path: Name = Field("dataset/", description="folder that holds DATASET/")
     load_col: Columns = {
         "inter": ["user_id", "item_id", "timestamp", "position", "augmented"],
         "item": ["item_id", "domain", "generated"],

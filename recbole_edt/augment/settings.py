@@ -37,7 +37,7 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """How a data set is augmented."""
 
     domains: list[Name] | None = None
-    """names of domains A, B (alphabetical)"""
+    """names of domains A and B (default: alphabetical)"""
     text_columns: Names | None = None
     """columns of .item that make the text of an item (default: non-numeric ones, and the one named
     price)"""
@@ -122,9 +122,9 @@ class _Paths(Settings, use_attribute_docstrings=True):
     dataset: Name
     """name of the data set"""
     data_path: Name | None = None
-    """folder that holds its folder; dataset/, then dataset_atomic/ by default"""
+    """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
     output_path: Name
-    """folder that receives the augmented one; train with --data_path set to it"""
+    """folder that receives the augmented DATASET/; train with --data_path set to it"""
     dry_run: bool = False
     """estimate the cost of each stage without calls"""
 

@@ -37,11 +37,11 @@ class _RawFiles(Settings, use_attribute_docstrings=True):
     categories: Names | None = None
     """any two categories by Amazon's names, such as Books,Movies_and_TV, instead of PAIR"""
     dataset: FolderName | None = None
-    """name of the data set; by default PAIR, or the names of the categories in lower case"""
+    """name of the data set (default: PAIR, or the names of the categories in lower case)"""
     edition: int = 2014
     """2014, 2018 or 2023"""
     core: Literal[5, 0] | None = None
-    """files of reviews: those of the 5-core, or all (0); by default 5, or what --source holds"""
+    """files of reviews: those of the 5-core, or all (0) (default: 5, or what --source holds)"""
     source: Name | None = None
     """folder of raw files (gzipped or plain) to read instead of downloading them"""
     base_url: Name | None = None
