@@ -108,7 +108,11 @@ def test_without_recbole_help_works_and_a_run_is_one_line(python):
         (["run", "--help"], 0, "--eval_args.mode"),
         (["run", "--model=LLMEDT", "--help"], 0, "--hidden_size"),
         (["run", "--model=LLMED", "--help"], 2, "did you mean 'LLMEDT'"),
-        (["run", "--model=SASRec", "--help"], 2, "the keys of SASRec are in the documentation of RecBole"),
+        (
+            ["run", "--model=SASRec", "--help"],
+            2,
+            "the keys of SASRec are in the documentation of RecBole",
+        ),
         (["--version"], 0, "recbole-edt "),
         (["runn"], 2, "unknown command 'runn', did you mean 'run'?"),
     ],

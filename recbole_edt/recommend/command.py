@@ -246,7 +246,7 @@ def show(told: Explained) -> None:
         mark = "  (inserted)" if row.inserted else ""
         print(f"  [{row.number:>2}] {row.domain:<12} {row.item_id:<12} {row.title}{mark}")
     for domain, of_domain in told.found.groupby("domain", sort=False):
-        print(f"\nrecommended from {domain} (<- rows of the history that raise the score)")
+        print(f"\nrecommended from {domain} (with the rows of the history that raise the score)")
         for row in of_domain.itertuples():
             carriers = ", ".join(f"[{number}] {fall:+.2f}" for number, fall in row.carriers)
             if carriers and len(seen) == 1:
