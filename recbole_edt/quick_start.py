@@ -146,7 +146,7 @@ def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
     if saved:
         Path(checkpoint.run_file(config, "stage1")).unlink(missing_ok=True)
         if Path(trainer.last_file).exists():
-            print(f"only --resume needs {trainer.last_file}: delete it if the run is final")
+            print(f"for --resume only, delete it if the run is final: {trainer.last_file}")
         print(f"checkpoint: {trainer.saved_model_file}")
     return results
 

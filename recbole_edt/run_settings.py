@@ -86,13 +86,16 @@ class EvalSettings(Settings):
     split: Annotated[Any, fixed({"LS": "valid_and_test"}, _PROTOCOL)] = {"LS": "valid_and_test"}
     order: Annotated[Any, fixed("TO", _PROTOCOL)] = "TO"
     group_by: Annotated[Any, fixed("user", _PROTOCOL)] = "user"
-    mode: Modes = Field(default="full", description="candidates: full, uni100 or uni999 (uniN)")
+    mode: Modes = Field(
+        default="full",
+        description="candidates: all items of the domain (full) or N sampled ones (uniN)",
+    )
 
 
 class ClippingSettings(Settings):
     """``clip_grad_norm``, as torch takes it."""
 
-    max_norm: Positive = Field(description="largest norm of all gradients together")
+    max_norm: Positive = Field(description="maximum norm of all gradients together")
     norm_type: float | Literal["inf"] = Field(
         2.0, description="order of the norm, as in torch: 2, inf, ..."
     )
@@ -106,43 +109,43 @@ class NegativeSettings(Settings):
     """``train_neg_sample_args`` of RecBole's models."""
 
     distribution: Literal["uniform", "popularity", "none"] = Field(
-        "uniform", description="what negatives are drawn by"
+        "uniform", description="distribution of negatives"
     )
-    sample_num: Count | Literal["none"] = Field(1, description="negatives of each target")
-    alpha: float | Literal["none"] = Field(1.0, description="power of the popularity")
-    dynamic: bool = Field(False, description="draw the ones with the highest scores")
-    candidate_num: Amount = Field(
-        0, description="if dynamic: candidates of which the best-scored one is taken"
-    )
+    sample_num: Count | Literal["none"] = Field(1, description="negatives per target")
+    alpha: float | Literal["none"] = Field(1.0, description="exponent of the popularity")
+    dynamic: bool = Field(False, description="take the negatives with the highest scores")
+    candidate_num: Amount = Field(0, description="if dynamic: candidates for each negative")
 
 
 class RunSettings(Settings):
     """Keys of every run: those of ``properties/overall.yaml``, and RecBole's with a range."""
 
     # Data
-    data_path: Name = Field("dataset/", description="folder that holds the dataset's folder")
+    data_path: Name = Field("dataset/", description="folder that holds DATASET/")
     load_col: Columns = {
         "inter": ["user_id", "item_id", "timestamp", "position", "augmented"],
         "item": ["item_id", "domain", "generated"],
         "user": ["user_id"],
     }
-    domains: Pair | None = Field(None, description="names of domain A and B; else alphabetical")
+    domains: Pair | None = Field(
+        None, description="names of domains A and B (default: alphabetical)"
+    )
     augmentation: bool = Field(False, description="train on inserted rows too")
     augmented_histories: bool = Field(True, description="inserted rows in histories at evaluation")
     MAX_ITEM_LIST_LENGTH: Count = Field(50, description="longest sequence")
 
     # Raw rows, before the split; as in RecBole
     rm_dup_inter: Literal["first", "last"] | None = Field(
-        None, description="of a user's rows of one item keep the first or last"
+        None, description="keep the first or last of a user's rows of an item"
     )
     val_interval: dict[str, Any] | None = Field(
-        None, description="column -> interval of numbers or list of names that are kept"
+        None, description="column -> interval of numbers, or list of names, to keep"
     )
     filter_inter_by_user_or_item: bool | None = Field(
         None, description="True: drop the rows of users that .user does not list"
     )
-    user_inter_num_interval: Interval = Field("[0,inf)", description="rows of a user")
-    item_inter_num_interval: Interval = Field("[0,inf)", description="rows of an item")
+    user_inter_num_interval: Interval = Field("[0,inf)", description="keep users with so many rows")
+    item_inter_num_interval: Interval = Field("[0,inf)", description="keep items with so many rows")
 
     # Columns; as in RecBole
     unload_col: Columns = None
@@ -170,57 +173,71 @@ class RunSettings(Settings):
 
     # Evaluation
     eval_args: EvalSettings = Field(default_factory=EvalSettings)
-    report_modes: ReportModes = Field(["uni100"], description="further modes of the test")
-    candidate_seed: Amount = Field(42, description="draws the candidates, for all models alike")
+    report_modes: ReportModes = Field(["uni100"], description="further modes to test under")
+    candidate_seed: Amount = Field(
+        42, description="seed of sampled candidates, for all models alike"
+    )
     metrics: Metrics = Field(["Hit", "NDCG"], description="RecBole's metrics; mrr is always added")
-    topk: Counts = Field([10], description="lengths of the lists that metrics look at")
-    valid_metric: Name = Field("NDCG@10", description="decides which epoch is the best")
+    topk: Counts = Field([10], description="k of the metrics: lengths of the ranked lists")
+    valid_metric: Name = Field(
+        "NDCG@10", description="validation metric that chooses the best epoch"
+    )
     tail_ratio: Positive | None = Field(
         None,
-        description="TailPercentage: share of items in the tail; above 1: their most rows",
+        description="TailPercentage: share of items in the tail; above 1: most rows of a tail item",
     )
     history_weight: Literal["auto"] | NonNegative = Field(
-        0.0, description="weight of the history term in scores; auto: chosen on validation"
+        0.0,
+        description="weight of the history term in scores; auto (LLMEDT): chosen on validation",
     )
     eval_batch_size: Count = 1024
     repeatable: bool = True  # fixed by the kind of the model
 
     # Training
-    seed: Amount = Field(42, le=2**32 - 1, description="draws weights, batches and negatives")
+    seed: Amount = Field(
+        42, le=2**32 - 1, description="seed of initial weights, batches and negatives"
+    )
     epochs: Count = Field(
-        200, description="epochs at most; of both stages, unless those of the second are given"
+        200, description="maximum number of epochs, also of stage 2 if its own are not given"
     )
     stopping_step: StoppingStep = 10
-    eval_step: Amount = Field(1, description="epochs from one validation to the next; 0: none")
+    eval_step: Amount = Field(1, description="validate after every so many epochs; 0: never")
     train_batch_size: Count = Field(512, description="sequences of a batch")
     learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop"] = "adam"
     learning_rate: Positive = Field(0.001, description="learning rate")
     weight_decay: NonNegative = 0.0
-    weight_average: Probability = Field(0.0, description="decay of averaged weights; 0 = none")
+    weight_average: Probability = Field(
+        0.0, description="decay of the moving average of weights; 0: none"
+    )
     clip_grad_norm: ClippingSettings | None = None
     train_neg_sample_args: NegativeSettings | None = None
     reproducibility: bool = True
     time_limit: Positive | None = Field(
         None,
-        description="seconds after which a stage ends, looked at after each validation",
+        description="maximum training time of a stage in seconds, checked after each validation",
     )
     resume: bool = Field(False, description="continue the same run after its last validated epoch")
     start_from: Name | None = Field(
-        None, description="checkpoint of this model to train on from, on data that may have grown"
+        None,
+        description="checkpoint of the same model to train on from, on data that may have grown",
     )
-    pretrained_path: Name | None = Field(None, description="stage 1's model, for LLMEDTFinetune")
-    preset: Name | None = Field(None, description="a configuration of the model, such as paper")
+    pretrained_path: Name | None = Field(
+        None, description="checkpoint of stage 1, for LLMEDTFinetune"
+    )
+    preset: Name | None = Field(
+        None, description="a configuration of the model: paper; for LLMEDT also best"
+    )
 
     # Files and machine
-    checkpoint_dir: Name = Field("saved", description="where checkpoints are written")
-    result_file: Name | None = Field(None, description="where to write the results (JSON)")
-    ranks_file: Name | None = Field(None, description="where to write every target's rank (.npz)")
-    state: Level = Field("INFO", description="least level of messages that are logged")
+    checkpoint_dir: Name = Field("saved", description="folder of checkpoints")
+    result_file: Name | None = Field(None, description="file for the results (JSON)")
+    ranks_file: Name | None = Field(None, description="file for the rank of every target (.npz)")
+    state: Level = Field("INFO", description="lowest level of logged messages")
     use_gpu: bool = Field(True, description="use a GPU where there is one")
     gpu_id: Gpus = "0"
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: a GPU or an error")
-    threads: Count | None = Field(None, description="compute threads; by default the idle cores")
-    fast_kernels: Literal["auto", "off"] = Field("auto", description="off: plain torch alone")
+    threads: Count | None = Field(None, description="compute threads (default: the idle cores)")
+    fast_kernels: Literal["auto", "off"] = Field("auto", description="off: plain torch only")
     worker: Amount = 0
     process_timeout: Count = Field(1800, description="seconds to wait for another process")
 
@@ -255,13 +272,15 @@ def help_of_run(arguments: Sequence[str] = ()) -> str:
     """Help of ``run``; with ``--model=NAME`` among the arguments, of that model's keys."""
     given = [argument for argument in arguments if argument not in ("--help", "-h")]
     name = parse_arguments(given).get("model")
-    usage = "run_recbole_edt.py --model=MODEL --dataset=DATASET [--key=value ...]"
+    usage = "recbole-edt run --model=MODEL --dataset=DATASET [--key=value ...]"
     if isinstance(name, str):
         from recbole_edt.registry import find_model
 
         model: Any = find_model(name)
         if not hasattr(model, "settings"):
-            raise ConfigError(f"the keys of {name} are in RecBole's documentation, or its author's")
+            raise ConfigError(
+                f"the keys of {name} are in the documentation of RecBole or of its author"
+            )
         about = f"Keys of {name}, besides those of every run (run --help)."
         return help_text(usage.replace("MODEL", name, 1), about, model.settings)
     about = (

@@ -373,7 +373,8 @@ def _help_lines(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, tuple):
             default = ", ".join(map(str, default))
-        shown = "" if nested or field.is_required() or default is None else f" (default: {default})"
+        empty = nested or field.is_required() or default in (None, "")
+        shown = "" if empty else f" (default: {default})"
         first, *rest = textwrap.wrap(f"{field.description}{shown}", 70)
         key = f"  --{prefix}{name}"
         yield f"{key:<26}{first}" if len(key) < 26 else f"{key}\n{'':<26}{first}"

@@ -48,13 +48,14 @@ HEAD = """\
 
 <!-- Written by `python -m tools.keys` from the settings and property files. -->
 
-`--key=value` on the command line, `config_dict={"key": value}` in Python, or `key: value` in a
-file of `--config_files`. Values of the command line win over those of files, and those over
-defaults. An unknown key is refused with the nearest known one. An empty default means that the key
-is not set. "paper" is the value of `--preset=paper`, also of keys that the paper does not print
-(such as item_dropout; the comments of `properties/model/*-paper.yaml` say which); without
-backticks it is what the paper prints, and the preset leaves the default. A data set has defaults
-of its own in `properties/dataset/`: `MAX_ITEM_LIST_LENGTH` is 20 for any called `cloth_sport`.
+Keys are the configuration parameters of RecBole and of the plugin: `--key=value` on the command
+line, `config_dict={"key": value}` in Python, or `key: value` in a file of `--config_files`. The
+command line wins over files, and files over defaults. An unknown key is refused with the nearest
+known one. An empty default means that the key is not set. The column "paper" has the value of
+`--preset=paper`, also of keys that the paper does not print (such as item_dropout; the comments of
+`properties/model/*-paper.yaml` say which). Without backticks it is what the paper prints, and the
+preset leaves the default. A data set has defaults of its own in `properties/dataset/`:
+`MAX_ITEM_LIST_LENGTH` is 20 for any data set called `cloth_sport`.
 """
 
 

@@ -18,14 +18,14 @@ from recbole_edt.settings import help_text, nest, parse_arguments, validate
 
 HELP = help_text(
     "recbole-edt augment --dataset=D --output_path=OUT [--key=value ...]",
-    "Insert items that an LLM, or retrieval, proposes for users, and write a profile of every "
-    "user: raw atomic files in, augmented atomic files out. Sees the training rows only.",
+    "Augment raw atomic files: insert items that retrieval or an LLM proposes for users, and write "
+    "a profile of every user. Reads the training rows only.",
     AugmentCommand,
 )
 
 _ESTIMATE = """\
-  An estimate: a token is four bytes, an answer is as long as its prompt asks for, and each
-  generated item is taken for a new one. Calls that fail and are made again come on top."""
+  An estimate: it assumes four bytes per token, answers of the requested length and only new
+  generated items. Calls that fail and are repeated come on top."""
 
 
 _TOO_MANY = 0.1  # share of users who failed from which the exit code is 1

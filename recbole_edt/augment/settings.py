@@ -37,16 +37,16 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     """How a data set is augmented."""
 
     domains: list[Name] | None = None
-    """names of domains A, B (alphabetical)"""
+    """names of domains A and B (default: alphabetical)"""
     text_columns: Names | None = None
-    """columns of .item that are the text of an item; by default those that are no numbers,
-    and the one named price"""
+    """columns of .item that make the text of an item (default: non-numeric ones, and the one named
+    price)"""
     encoder: _Encoder = "lsa"
-    """provider of text vectors: lsa (no network), file (<D>.item_emb.npy beside the raw data),
+    """provider of text embeddings: lsa (no network), file (<D>.item_emb.npy beside the raw data),
     openai (an endpoint), sentence-transformers"""
     lsa_items: Name | None = None
-    """an earlier .item file of data that have grown: lsa encodes in its space, where its items keep
-    their vectors; by default in the space of the data, which import --lsa_items has chosen"""
+    """for data that have grown: an earlier .item file, in whose space lsa encodes, so that its
+    items keep their embeddings (default: the space that import --lsa_items has chosen)"""
     sentence_model: Name = "all-MiniLM-L6-v2"
     """model of --encoder=sentence-transformers"""
     generator: _Generator = "retrieval"
@@ -59,9 +59,9 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     filter: Annotated[Literal["similarity", "none"], _OrNone] = "similarity"
     """similarity (eqs. 5, 6) or none (w/o Filtering)"""
     k: Count = 10
-    """most items kept per user and direction; table 12: 5, 10, 15"""
+    """maximum number of items kept per user and direction; table 12: 5, 10, 15"""
     tau: float | None = Field(None, allow_inf_nan=False)
-    """least similarity to the target domain; paper: 0.90, for API embeddings"""
+    """minimum similarity to the target domain; paper: 0.90, for API embeddings"""
     tau_quantile: Share | None = 0.2
     """tau as a quantile of all similarities, for encoders of another scale"""
     insert: Literal["anchor", "end", "random"] = "anchor"
@@ -74,9 +74,9 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     items of, by an amount that grows with r), scarce (the domain that the user has fewer items of,
     and for every user the one that all users have fewer items of); paper: both"""
     min_ratio: Share = 0.5
-    """least imbalance r of a user who is augmented; paper: 0"""
+    """minimum imbalance r of augmented users; paper: 0"""
     min_history: Amount = 1
-    """least training rows in a domain of a user who gets items of it; paper: 0"""
+    """minimum training rows that a user needs in a domain to get items of it; paper: 0"""
     profiler: _Profiler = "extractive"
     """provider of profiles (3.4): extractive (no network), openai (the paper), none"""
     profile: Literal["sra", "naive"] = "sra"
@@ -84,16 +84,16 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     profile_calls: Literal["domain", "cluster"] = "domain"
     """calls for the summaries of sra: one per user and domain, or one per cluster (the paper)"""
     llm: Name = "deepseek"
-    """where models are asked: deepseek, openai, ollama, vllm, llamacpp, lmstudio, or a YAML file"""
+    """endpoints of models: deepseek, openai, ollama, vllm, llamacpp, lmstudio, or a YAML file"""
     chat: dict[str, Any] = {}
     """any key of the chat endpoint, such as --chat.model=NAME, --chat.base_url=ADDRESS"""
     embedding: dict[str, Any] = {}
     """any key of the embedding endpoint, such as --embedding.batch_size=10"""
     batch: bool = False
-    """ask the chat endpoint through the provider's batch API: mostly half the price, within a day;
-    the same command finds its batches again"""
+    """use the provider's batch API: mostly half the price, within a day; the same command finds its
+    batches again"""
     max_cost: NonNegative | None = None
-    """dollars after which a run stops"""
+    """maximum cost of a run in dollars"""
     seed: int = 2026
     """seed of K-means and of random insertion"""
 
@@ -122,9 +122,9 @@ class _Paths(Settings, use_attribute_docstrings=True):
     dataset: Name
     """name of the data set"""
     data_path: Name | None = None
-    """folder that holds its folder; dataset/, then dataset_atomic/ by default"""
+    """folder that holds DATASET/ (default: dataset/, then dataset_atomic/)"""
     output_path: Name
-    """folder that receives the augmented one; train with --data_path set to it"""
+    """folder that receives the augmented DATASET/; train with --data_path set to it"""
     dry_run: bool = False
     """estimate the cost of each stage without calls"""
 

@@ -116,7 +116,7 @@ class SequenceLoader(AbstractDataLoader):
         weights, days = recency_weights(dataset.train_sequences, dataset.item_domain, half_life)
         if any(days):
             found = by_domain(days, dataset.domains)
-            self.logger.info(f"the weight of a training target halves in days: {found}")
+            self.logger.info(f"half-life of the weight of training targets, in days: {found}")
         return torch.from_numpy(weights).to(self.device)
 
     @cached_property

@@ -24,13 +24,13 @@ class Comparison(RunsSettings):
     """Settings of ``recbole-edt compare``, and what it does."""
 
     models: Name = "all"
-    """names with commas between, package.module:Class for one of your own; all: the nine baselines
+    """names separated by commas, package.module:Class for one of your own; all: the nine baselines
     of the paper, LLMEDT, and SASRec*, GRU4Rec*, BERT4Rec*, which train on all positions at once"""
     seeds: Seeds = (42, 44, 46)
-    """seeds of training"""
+    """training seeds"""
     budget: NonNegative = 600
-    """seconds of training for each run of RecBole's models, whose sequential ones train on every
-    prefix by itself, and of classes of your own that are written for RecBole; 0: no limit"""
+    """training time in seconds of each run of RecBole's models (sequential ones train on every
+    prefix) and of your own classes that are written for RecBole; 0: no limit"""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:

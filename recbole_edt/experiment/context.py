@@ -78,9 +78,9 @@ class RunsSettings(ResultsSettings, extra="allow"):
     jobs: Count | None = None
     """trainings at a time (default: one per core, one on a GPU)"""
     report_modes: Any = None
-    """further protocols to test under (default: uni100, where there are items enough)"""
+    """further modes to test under (default: uni100, if there are enough items)"""
     config_files: str = ""
-    """files of further keys, spaces between; those of the command line win"""
+    """YAML files of further keys, separated by spaces; keys of the command line win"""
 
     @cached_property
     def source(self) -> Path:

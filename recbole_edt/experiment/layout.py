@@ -73,7 +73,7 @@ def protocol_tables(results: Results, title: str, ours: str | None = None) -> li
 
 _ADDITIONS = {
     "history_weight": ("the history term", "every model with item vectors"),
-    "recency_half_life": ("weights of targets by their age", "every model of the plugin"),
+    "recency_half_life": ("weights of training targets by their age", "every model of the plugin"),
 }
 """What others than LLMEDT may have, too: its name, and which models can have it."""
 
@@ -86,8 +86,8 @@ def describe_additions(results: Results) -> list[str]:
                 if any(one["params"].get(key, 0) != 0 for one in found)]  # fmt: skip
         if len(rows) not in (0, len(results)):
             told = escape_markdown(", ".join(rows))
-            notes.append(f"With {name}: {told}, and no other row. `--{key}=auto` is for "
-                         f"{models}, `--{key}=0` for none.")  # fmt: skip
+            notes.append(f"With {name}: only {told}. `--{key}=auto` gives it to "
+                         f"{models}, `--{key}=0` to none.")  # fmt: skip
     return notes
 
 
@@ -100,7 +100,7 @@ def describe_runs(results: Results) -> list[str]:
     params = [one["params"] for found in results.values() for one in found]
     deciding = {(of["valid_metric"], of["eval_args"]["mode"]["valid"]) for of in params}
     told = " or ".join(f"{metric} ({mode})" for metric, mode in sorted(deciding))
-    notes.append(f"The best epoch is that of the best {told} of validation.")
+    notes.append(f"The best epoch is chosen by {told} on validation.")
     limits, cut = set(), []
     for row, found in results.items():
         row = escape_markdown(row)
@@ -132,10 +132,10 @@ def costs_table(dataset: str, results: Results) -> Table:
         "ms / 1,000 users": lambda one: 1e6 * one["timing"]["test_s"] / one["test"]["overall"]["n"],
     }
     table = Table(f"{dataset}, costs", list(measures), digits=None, ranked=False)
-    table.notes.append("Trained: of a model of two stages, in the second; epochs and time are "
-                       "those of both.")  # fmt: skip
-    table.notes.append("Inference: scoring the test users of the first protocol. Times of runs "
-                       "that shared the machine: compare them with care.")  # fmt: skip
+    table.notes.append("Trained: of two stages, the parameters of the second; epochs and time "
+                       "are those of both.")  # fmt: skip
+    table.notes.append("Inference: scoring the test users of the first protocol. Times are "
+                       "hardly comparable if runs shared the machine.")  # fmt: skip
     for row, found in results.items():
         for column, measure in measures.items():
             table.add(row, column, [measure(one) for one in found])

@@ -19,7 +19,7 @@ class _Tables(Settings, use_attribute_docstrings=True):
     dataset: FolderName
     """name of the data set"""
     output_path: Name = "dataset"
-    """receives the data set's folder"""
+    """folder that receives the data set's folder"""
     user: Names = (
         "user_id", "uid", "reviewerID", "customer_id", "member_id", "visitor_id", "buyer_id",
         "account_id", "profile_id", "user", "customer", "member",
@@ -35,14 +35,14 @@ class _Tables(Settings, use_attribute_docstrings=True):
         "timestamp", "time", "unixReviewTime", "datetime", "date", "created_at", "event_time", "ts",
         "review_time", "review_date", "order_date", "purchase_date",
     )  # fmt: skip
-    """column of the time: Unix seconds, milliseconds or finer, or ISO dates; none: rows stand in
-    their order"""
+    """column of the time: Unix seconds, milliseconds or finer, or ISO dates; none: the rows are in
+    order"""
     time_format: Name | None = None
-    """how other dates are written, such as %d/%m/%Y; files without such are read as by default"""
+    """format of other dates, such as %d/%m/%Y; files without such dates are read as by default"""
     rating: Names = ("rating", "ratings", "score", "stars", "overall")
-    """column of the rating, which need not exist"""
+    """column of the rating, optional"""
     min_rating: float | None = None
-    """rows of a lower rating are left out"""
+    """leave out rows with a lower rating"""
     title: Names = (
         "title", "name", "item_name", "item_title", "product_name", "product_title", "movie_title",
         "book_title", "item", "product",
@@ -51,34 +51,34 @@ class _Tables(Settings, use_attribute_docstrings=True):
     domain: Names = (
         "domain", "category", "main_category", "product_category", "department", "vertical",
     )  # fmt: skip
-    """column of the domain, of rows or of items, where no DOMAIN=FILE names it"""
+    """column of the domain, of rows or of items, if no DOMAIN=FILE names it"""
     domains: Names | None = None
     """the two domains to keep of many"""
     keep_unsold: bool = False
-    """whether items of the tables stay that have no rows, or none after the filters: recommend
-    ranks them by their text, training and evaluation leave them out"""
+    """keep items of the tables that have no rows, or none after the filters: recommend ranks them
+    by their text, training and evaluation leave them out"""
     text_columns: Names | None = None
-    """columns that make the text of an item; by default those that are no numbers, and
-    the one named price"""
+    """columns that make the text of an item (default: non-numeric ones, and the one named
+    price)"""
     text_length: Count = 1000
-    """longest text in one column of an item, in characters"""
+    """maximum length of the text in one column of an item, in characters"""
     embed: bool = True
-    """whether to write vectors of the items' text (latent semantic analysis), which models need
-    that are not trained by --item_embedding=id"""
+    """write embeddings of the items' text (latent semantic analysis); models need them except with
+    --item_embedding=id"""
     lsa_items: Name | None = None
-    """an earlier .item file of data that have grown: its items keep their vectors, also in augment
-    and in later imports that name the new file"""
+    """for data that have grown: an earlier .item file, whose items keep their embeddings, also in
+    augment and in later imports that name the new file"""
 
 
 class ImportSettings(FilterSettings, _Tables, use_attribute_docstrings=True):
     """How tables become a data set."""
 
     repeated: Literal["first", "exact", "all"] = "exact"
-    """rows of one user and item: keep the first, all but those of the same time (exact), or all"""
+    """of rows with the same user and item keep the first, one for each time (exact), or all"""
     min_item_rows: Count = 1
-    """k-core: least rows of an item"""
+    """k-core: minimum rows of an item"""
     min_user_rows: Count = 1
-    """k-core: least rows of a user, over both domains"""
+    """k-core: minimum rows of a user, over both domains"""
 
     @property
     def target(self) -> Path:

@@ -18,15 +18,16 @@ from recbole_edt.settings import (
 )
 
 StoppingStep = Annotated[
-    Amount, Field(description="stop after more than this many validations in a row below the best")
+    Amount,
+    Field(description="stop after more than this many validations in a row below the best"),
 ]
 
 
 HalfLife = Annotated[
     Literal["auto"] | NonNegative,
     Field(
-        description="days in which a training target's weight halves; 0: all weigh the same; "
-        "auto: for each domain as its training rows tell"
+        description="half-life of a training target's weight, in days; 0: equal weights; "
+        "auto: chosen for each domain from its training rows"
     ),
 ]
 
@@ -45,7 +46,7 @@ class ModelSettings(Settings):
     n_negatives: Count = Field(2048, description="shared negatives per domain of a batch")
     recency_half_life: HalfLife = 0.0
     ensemble_size: Count = Field(
-        1, description="models that train side by side; their scores are averaged"
+        1, description="number of models that train side by side; their scores are averaged"
     )
 
     # RecBole's, for its loaders; `Config` writes "none" for no negatives
@@ -79,16 +80,19 @@ class LLMEDTSettings(ModelSettings):
     backbone: str = Field("sasrec", description="sasrec, gru4rec, bert4rec or a registered one")
     inner_size: Count | None = Field(None, description="size of feed-forward layers; empty: 2 d")
     dropout: Probability = Field(0.3, description="dropout in the backbone")
-    weight_average: Probability = Field(0.98, description="decay of the weights' average; 0: none")
+    weight_average: Probability = Field(
+        0.98, description="decay of the moving average of weights; 0: none"
+    )
     label_smoothing: Probability = Field(
-        0.0, description="share of the targets that similar items replace in the loss of stage 1"
+        0.0,
+        description="share of targets that are replaced by similar items in the loss of stage 1",
     )
     recency_half_life: HalfLife = "auto"
     stopping_step: StoppingStep = 3
     learning_rate: Positive = Field(0.0005, description="learning rate of stage 1; paper: 0.001")
     train_batch_size: Count = Field(256, description="sequences per batch; paper: 512")
     pretrain_sequences: Literal["mixed", "all"] = Field(
-        "all", description="sequences of stage 1: mixed (paper), or all: of the domains too"
+        "all", description="sequences of stage 1: mixed (paper), or all: also those of each domain"
     )
     align_weight: NonNegative = Field(0.05, description="alpha of eq. 14; paper: 0.1 to 1.0")
     align_temperature: Positive = Field(0.5, description="tau of eq. 13")
@@ -102,5 +106,5 @@ class LLMEDTSettings(ModelSettings):
     finetune_learning_rate: Positive = Field(0.0001, description="learning rate of stage 2")
     finetune_epochs: Amount = Field(
         20,
-        description="epochs of stage 2, at most; no more than --epochs where that alone is given",
+        description="maximum number of epochs of stage 2; at most --epochs if only that is given",
     )

@@ -15,7 +15,7 @@ from recbole_edt.settings import help_text, parse_arguments, validate
 HELP = help_text(
     "recbole-edt prepare PAIR [--key=value ...]",
     "Make the atomic files of two domains from the public Amazon reviews and metadata. PAIR is "
-    f"one of {', '.join(pair_names())}, or --categories names any two. What is there already is "
+    f"one of {', '.join(pair_names())}, or --categories names any two. Existing files are "
     "not fetched or made again.",
     PrepareCommand,
     "The filters of ABXI are --users=both --min_rows_per_domain=3 --max_rows=50.\n",

@@ -14,20 +14,20 @@ class FilterSettings(Settings, use_attribute_docstrings=True):
     """Which rows stay."""
 
     repeated: Literal["first", "exact", "all"] = "first"
-    """rows of one user and item: keep the first, all but those of the same time (exact), or all"""
+    """of rows with the same user and item keep the first, one for each time (exact), or all"""
     min_item_rows: Count = 5
-    """k-core: least rows of an item"""
+    """k-core: minimum rows of an item"""
     min_user_rows: Count = 5
-    """k-core: least rows of a user, over both domains"""
+    """k-core: minimum rows of a user, over both domains"""
     min_rows_per_domain: Amount = 0
-    """least rows of a user in each domain that they have rows in"""
+    """minimum rows of a user in each domain that they have rows in"""
     users: Literal["all", "both"] = "all"
     """all users, or those with rows in both domains"""
     max_rows: Amount = 0
-    """keep a user's last rows only, 0 = all rows"""
+    """keep only so many of a user's last rows; 0: all"""
     max_malformed: Probability = 0.01
-    """share of unreadable or incomplete rows of a file above which it is refused; up to it they are
-    left out"""
+    """maximum share of unreadable or incomplete rows, which are left out; a file with more is
+    refused"""
 
 
 class _RawFiles(Settings, use_attribute_docstrings=True):
@@ -37,22 +37,22 @@ class _RawFiles(Settings, use_attribute_docstrings=True):
     categories: Names | None = None
     """any two categories by Amazon's names, such as Books,Movies_and_TV, instead of PAIR"""
     dataset: FolderName | None = None
-    """name of the data set; by default PAIR, or the names of the categories in lower case"""
+    """name of the data set (default: PAIR, or the names of the categories in lower case)"""
     edition: int = 2014
     """2014, 2018 or 2023"""
     core: Literal[5, 0] | None = None
-    """files of reviews: those of the 5-core, or all (0); by default 5, or what --source holds"""
+    """files of reviews: those of the 5-core, or all (0) (default: 5, or what --source holds)"""
     source: Name | None = None
     """folder of raw files (gzipped or plain) to read instead of downloading them"""
     base_url: Name | None = None
     """mirror to download from"""
     output_path: Name = "dataset"
-    """receives the data set's folder and, in .downloads/, the raw files"""
+    """folder that receives the data set's folder and, in .downloads/, the raw files"""
     cross_listed: Literal["listed", "reviewed"] = "listed"
-    """items of both domains leave both: listed, if the reviews or the metadata of both domains
-    hold them; reviewed, if the reviews do"""
+    """drop items that are in the reviews or metadata of both domains (listed), or in the reviews of
+    both (reviewed)"""
     description_length: Amount = 500
-    """longest description of an item, in characters"""
+    """maximum length of a description, in characters"""
 
 
 class PrepareCommand(FilterSettings, _RawFiles):

@@ -67,37 +67,37 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     data_path: Name | None = None
     """folder that holds DATASET/ (default: the one of the run)"""
     user: Ids | None = None
-    """ids of users, such as u1,u2, or all, with --output; without --output their histories and
-    recommendations are shown, and the rows of the history that carried each item"""
+    """ids of users, such as u1,u2, or all (with --output); without --output their histories and
+    recommendations are printed, with the rows of the history that explain each item"""
     history: Ids | None = None
-    """in place of users: ids of the items of one history, oldest first, such as i7,i3"""
+    """instead of users: item ids of one history, oldest first, such as i7,i3"""
     topk: Count = 10
     """items per domain"""
     domain: Name | None = None
     """items of one domain (default: both, each topk)"""
     repeat: bool = False
-    """whether items of the history are recommended, too: what is bought again"""
+    """also recommend items of the history, for what is bought again"""
     exclude: Annotated[list[Name], BeforeValidator(_ids_or_file)] = []
-    """ids of items that are not recommended, such as i7,i3, or @FILE with an id in each line, of
-    which unknown ones are named and left out"""
+    """ids of items to leave out, such as i7,i3, or @FILE with an id in each line; unknown ids of a
+    file are named and ignored"""
     until: Literal["all", "test", "valid"] = "all"
-    """where histories end: all, or before the target of the test or validation: test, valid"""
+    """end of the histories: after all rows, or before the test or validation target"""
     output: Name | None = None
     """file for the recommendations: user, domain, rank, item, title, score"""
     format: Literal["csv", "json", "parquet"] | None = None
     """format of --output, json with an object per line (default: by its name, else csv)"""
     html: Name | None = None
-    """file for a page that shows histories, recommendations and the rows that carried them"""
+    """file for a page of histories, recommendations and the rows that explain them"""
     explain: bool = False
-    """whether --output has a column because: the item of the history that carries most of the
-    recommended one, or nothing where no single one does; takes longer"""
+    """add the column because to --output: the item of the history that explains most of the
+    recommendation, or nothing if no single one does; takes longer"""
     export: Name | None = None
     """folder that receives each domain's item and user vectors (.npy) and ids, for a
     nearest-neighbour index"""
     eval_batch_size: Count | None = None
     """users at a time (default: 1024)"""
     use_gpu: bool | None = None
-    """False: the CPU"""
+    """False: use the CPU"""
     gpu_id: Any = None
     """which GPU, as in RecBole"""
     threads: Count | None = None
@@ -246,7 +246,7 @@ def show(told: Explained) -> None:
         mark = "  (inserted)" if row.inserted else ""
         print(f"  [{row.number:>2}] {row.domain:<12} {row.item_id:<12} {row.title}{mark}")
     for domain, of_domain in told.found.groupby("domain", sort=False):
-        print(f"\nrecommended from {domain} (carried by the rows of the history)")
+        print(f"\nrecommended from {domain} (with the rows of the history that raise the score)")
         for row in of_domain.itertuples():
             carriers = ", ".join(f"[{number}] {fall:+.2f}" for number, fall in row.carriers)
             if carriers and len(seen) == 1:

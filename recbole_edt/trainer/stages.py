@@ -60,7 +60,7 @@ class TwoStageTrainer(CrossDomainTrainer):
         scale(chosen)
         told = by_domain(chosen, valid_data._dataset.domains)
         self.logger.info(
-            f"stage 2 starts from the best weight of each domain's own sequence: {told}"
+            f"stage 2 starts with the weight of the domain term that validates best: {told}"
         )
 
     def _enter_stage_2(self) -> None:

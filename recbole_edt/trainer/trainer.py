@@ -253,12 +253,12 @@ class CrossDomainMixin(EvaluationMixin):
         best = epoch - self.cur_step * self.eval_step
         place = f"epoch {best}" if best >= 0 else "before the first epoch"
         stage = f"stage {self.stage}, " if len(getattr(self.model, "stages", ())) > 1 else ""
-        seconds = " + ".join(f"{self.timing[p] - before[p]:.1f}" for p in ("train_s", "valid_s"))
+        train, valid = (f"{self.timing[p] - before[p]:.1f} s" for p in ("train_s", "valid_s"))
         patience = self.stopping_step + 1 - self.cur_step
         return (
-            f"{stage}epoch {epoch} (of {self.epochs}): loss {loss:.4g}, "
-            f"{self.valid_metric} {score:.4f}, best {self.best_valid_score:.4f} ({place}), "
-            f"{seconds} s; {patience} more without a better one end it"
+            f"{stage}epoch {epoch} (of {self.epochs}): loss {loss:.4g} ({train}), validation "
+            f"{self.valid_metric} {score:.4f} ({valid}), best {self.best_valid_score:.4f} "
+            f"({place}); early stop after {patience} more below the best"
         )
 
     def _reason_to_stop(self) -> str | None:
@@ -269,7 +269,7 @@ class CrossDomainMixin(EvaluationMixin):
         this method, which therefore always decides first.
         """
         if self.cur_step > self.stopping_step:
-            return f"{self.cur_step} times no better {self.valid_metric} (stopping_step)"
+            return f"{self.cur_step} validations below the best {self.valid_metric} (stopping_step)"
         limit = self.config["time_limit"]
         if limit is not None:
             if distributed.broadcast_flag(self.timing["train_s"] >= limit, self.device):

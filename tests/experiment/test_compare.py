@@ -71,10 +71,10 @@ def test_table_holds_the_means_of_the_runs(finished) -> None:
     leads = [f"{title}: lead of LLMEDT" for title in titles[:2]]
     assert frame["table"].unique().tolist() == [*titles[:2], *leads, titles[2]]
     text = (finished / "compare.md").read_text()
-    for addition in ("the history term", "weights of targets by their age"):
-        told = f"With {addition}: LLMEDT, and no other row."
+    for addition in ("the history term", "weights of training targets by their age"):
+        told = f"With {addition}: only LLMEDT."
         assert text.count(told) == 2  # a table each
-    assert text.count("The best epoch is that of the best NDCG@3 (uni5) of validation.") == 1
+    assert text.count("The best epoch is chosen by NDCG@3 (uni5) on validation.") == 1
     assert "\"--metrics=['Hit', 'NDCG', 'GiniIndex']\"" in text
     lists = frame[frame["column"] == "art GiniIndex@3"]  # of all candidates alone; less is better
     assert set(lists["table"]) == {"tiny, test, full"} and len(lists) == 2
