@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from recbole_edt.errors import ConfigError
+from recbole_edt.io.files import read_yaml
+from recbole_edt.io.paths import properties_dir
 from recbole_edt.model.settings import StoppingStep
 from recbole_edt.settings import (
     Amount,
@@ -268,21 +272,35 @@ class RunArguments(Settings):
         return self
 
 
+def _help_of_model(name: str, usage: str) -> str:
+    """Help from a model's settings; from its property files if it has none, as RecBole's models."""
+    from recbole_edt.registry import find_model, properties_of
+
+    model: Any = find_model(name)
+    ours = properties_dir() / "model" / f"{properties_of(model)[0]}.yaml"
+    about = f"Keys of {name}, besides those of every run (run --help)."
+    if hasattr(model, "settings"):
+        written = read_yaml(ours) if ours.is_file() else {}
+        others = [f"--{k}={written[k]}" for k in written if k not in model.settings.model_fields]
+        after = f"Its defaults of keys of every run: {' '.join(others)}\n" if others else ""
+        return help_text(usage, about, model.settings, after)
+    recbole: Any = find_spec("recbole")
+    theirs = Path(recbole.origin).parent / "properties" / "model" / f"{name}.yaml"
+    texts = [file.read_text("utf-8").strip() for file in (theirs, ours) if file.is_file()]
+    if not texts:
+        raise ConfigError(f"{name} declares no keys: see the documentation of its author")
+    return "\n\n".join(
+        [f"usage: {usage}", f"{about} From property files; later ones win.", *texts, ""]
+    )
+
+
 def help_of_run(arguments: Sequence[str] = ()) -> str:
     """Help of ``run``; with ``--model=NAME`` among the arguments, of that model's keys."""
     given = [argument for argument in arguments if argument not in ("--help", "-h")]
     name = parse_arguments(given).get("model")
     usage = "recbole-edt run --model=MODEL --dataset=DATASET [--key=value ...]"
     if isinstance(name, str):
-        from recbole_edt.registry import find_model
-
-        model: Any = find_model(name)
-        if not hasattr(model, "settings"):
-            raise ConfigError(
-                f"the keys of {name} are in the documentation of RecBole or of its author"
-            )
-        about = f"Keys of {name}, besides those of every run (run --help)."
-        return help_text(usage.replace("MODEL", name, 1), about, model.settings)
+        return _help_of_model(name, usage.replace("MODEL", name, 1))
     about = (
         "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin, a "
         "sequential or general one of RecBole, or package.module:Class, one of your own; DATASET a "
