@@ -202,8 +202,8 @@ class EDTConfig(Config):
         known = self.known_keys()
         for key in sorted(set(self.external_config_dict) - known - self._read):
             raise ConfigError(
-                f"{self.model} does not read the key '{key}'{nearest(key, known)} (a model "
-                "reads its keys when it is made, or declares them in its `settings`)"
+                f"{self.model} does not read the key '{key}'{nearest(key, known | self._read)} (a "
+                "model reads its keys when it is made, or declares them in its `settings`)"
             )
 
     def known_keys(self) -> set[str]:

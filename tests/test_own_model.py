@@ -102,10 +102,11 @@ def test_keys_are_those_that_the_class_reads(module, data_path):
     mine = find_model(f"{module()}:Mine")
     results = run_recbole_edt(mine, "tiny", None, settings(data_path, weight=0.25))
     assert (results["params"]["weight"], results["params"]["embedding_size"]) == (0.25, 64)
-    with pytest.raises(
-        ConfigError, match="Mine does not read the key 'learning_rat', did you mean"
-    ):
-        run_recbole_edt(mine, "tiny", None, settings(data_path, learning_rat=0.1))
+    for wrong, right in (("learning_rat", "learning_rate"), ("weigt", "weight")):
+        with pytest.raises(
+            ConfigError, match=f"Mine does not read the key '{wrong}', did you mean '{right}'"
+        ):
+            run_recbole_edt(mine, "tiny", None, settings(data_path, **{wrong: 1}))
     Path("Mine.yaml").write_text("weight: 3\n")
     config = EDTConfig(mine, "tiny", None, settings(data_path))
     assert config["weight"] == 3
