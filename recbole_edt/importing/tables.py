@@ -96,6 +96,10 @@ def as_ids(values: pd.Series) -> pd.Series:
     return text.str.removesuffix(".0") if floats else text
 
 
+def _bare(values: pd.Series) -> pd.Series:
+    return as_values(values).str.removesuffix(".0")
+
+
 def as_values(values: pd.Series) -> pd.Series:
     """Names as text, of users, items or domains: those that stand for no value are empty."""
     text = as_text(values)
@@ -194,6 +198,12 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     known = set(rows["item"])
     for table in items:
         _take_off_domains(table, names, known, options)
+        if known.isdisjoint(ids := as_ids(table.frame[column := table.columns["item"]])):
+            notes.append(
+                f"{table.name} describes no item of the rows: its {column} has ids such as "
+                f"'{cut(ids.iloc[0])}', the rows '{cut(rows['item'].iloc[0])}'; --item=COLUMN,"
+                "COLUMN names the columns of all files"
+            )
     of_both = rows[rows["domain"].isin(names)].reset_index(drop=True)
     if len(of_both) < len(rows):
         steps["of both domains"] = len(of_both)
@@ -237,14 +247,17 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
                         f"{table.name} has several columns '{cut(column)}': keep one of them"
                     )
                 _check_decoded(table.frame[column])
-        names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
-        if find_column(columns, options.user) is None:
-            names = {"item": (*options.item, "id"), "title": options.title}
-        for role in names:
-            found = find_column(columns, names[role])
-            if found is not None and found not in table.columns.values():
-                table.columns[role] = found
-        (interactions if "user" in table.columns else items).append(table)
+        if (user := _user_column(columns, options)) is None:
+            items.append(table)
+            continue
+        interactions.append(table)
+        table.columns["user"] = user
+        for role in ("item", "time", "rating"):
+            _set_column(table, role, find_column(columns, getattr(options, role) or ()))
+    for table in items:
+        columns = list(table.frame.columns)
+        _set_column(table, "item", _joining_column(table, interactions, options))
+        _set_column(table, "title", find_column(columns, options.title))
     domains = {table.domain for table in interactions}
     takes = {id(table): _taken_for_rows(table, domains, options) for table in items}
     largest = max(items, key=lambda table: len(table.frame)) if items else None
@@ -268,6 +281,33 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
             near = nearest(names[0], known)
             raise DataError(f"no file has a column '{names[0]}' of the {role}{near}")
     return interactions, items
+
+
+def _set_column(table: Table, role: str, column: str | None) -> None:
+    if column is not None and column not in table.columns.values():
+        table.columns[role] = column
+
+
+def _user_column(columns: Sequence[str], options: ImportSettings) -> str | None:
+    """Find the column of the user, which a key may name for something else: --item=uid."""
+    if "user" not in options.model_fields_set:
+        others = options.model_fields_set.intersection(_ROLES)
+        taken = {find_column(columns, getattr(options, role) or ()) for role in others}
+        columns = [column for column in columns if column not in taken]
+    return find_column(columns, options.user)
+
+
+def _joining_column(
+    table: Table, interactions: Sequence[Table], options: ImportSettings
+) -> str | None:
+    """Find the column of a table of items that holds most ids of the rows; else the first."""
+    columns = (find_column(table.frame, (name,)) for name in (*options.item, "id"))
+    found = list(dict.fromkeys(filter(None, columns)))
+    if len(found) < 2:
+        return next(iter(found), None)
+    rows = (one.frame[one.columns["item"]] for one in interactions if "item" in one.columns)
+    known = {one for ids in rows for one in _bare(ids).unique()} - {""}
+    return max(found, key=lambda column: _bare(table.frame[column]).isin(known).sum())
 
 
 def _check_decoded(values: pd.Series) -> None:

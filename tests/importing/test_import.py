@@ -536,6 +536,28 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
     ]
 
 
+@pytest.mark.parametrize(
+    ("header", "arguments"),
+    [
+        ("asin,product,id,domain", []),  # no asin is known; the product is a title
+        ("isbn,name,uid,domain", ["--item=item,uid"]),  # elsewhere uid is a user
+    ],
+)
+def test_a_table_of_items_is_joined_by_the_column_that_has_their_ids(header, arguments, capsys):
+    lines = [",Oak,a1,x", "9,Elm,a2,x", "9,Fig,b1,y", ",Hip,b2,y"]
+    Path("items.csv").write_text("\n".join([header, *lines]))
+    import_files([rows_file(), "items.csv", MINE, *arguments])
+    assert tables()[1]["title"].tolist() == ["Oak", "Elm", "Fig", "Hip"]
+    for domain in ("x", "y"):
+        Path(f"{domain}.csv").write_text("user,item,time\nu,0108,1\nu,0208,2\n")
+    Path("items.csv").write_text("id,name\n108,Oak\n")
+    assert "describes no item" not in capsys.readouterr().out
+    import_files(["x=x.csv", "y=y.csv", "items.csv", MINE, "--embed=False"])
+    assert "items.csv describes no item of the rows: its id has ids such as '108', the rows '01" in (
+        capsys.readouterr().out
+    )
+
+
 def test_items_without_rows_are_left_out_or_kept_where_a_table_says_their_domain(capsys):
     rows_file()
     Path("all.csv").write_text(
