@@ -254,6 +254,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         table.columns["user"] = user
         for role in ("item", "time", "rating"):
             _set_column(table, role, find_column(columns, getattr(options, role) or ()))
+        if (item := table.columns.get("item")) and table.frame[item].dtype == object:
+            table.frame = _explode(table.frame, item)  # baskets: lists of ids
     for table in items:
         columns = list(table.frame.columns)
         _set_column(table, "item", _joining_column(table, interactions, options))
@@ -336,22 +338,31 @@ def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
     """Give the values of nested objects columns of their own where an option names one.
 
     ``--user=buyer.id`` takes ``id`` of the objects in the column ``buyer``, which is replaced by
-    ``buyer.id`` and a column of each of its other keys.
+    ``buyer.id`` and a column of each of its other keys. A row whose column holds a list of objects,
+    such as the lines of an order, becomes one of each.
     """
     named = [name for role in _ROLES for name in getattr(options, role) or ()]
     for column in frame.columns:
         if column not in named and any(name.startswith(f"{column}.") for name in named):
+            frame = _explode(frame, column)
             objects = [value if isinstance(value, dict) else {} for value in frame[column]]
             parts = pd.DataFrame(objects, frame.index, dtype=object).add_prefix(f"{column}.")
             return unfold(frame.drop(columns=column).join(parts), options)
     return frame
 
 
+def _explode(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Make a row of each value of the lists in a column."""
+    values = frame[column].map(lambda one: [one] if isinstance(one, dict) else one)
+    return frame.assign(**{column: values}).explode(column, ignore_index=True)
+
+
 def _names(frame: pd.DataFrame) -> list[str]:
     """Names of the columns, of those that hold objects with the keys of the first."""
     out = []
     for column in frame.columns:
-        objects = (value for value in frame[column] if isinstance(value, dict))
+        values = _explode(frame[[column]].head(1000), column)[column]
+        objects = (value for value in values if isinstance(value, dict))
         out += [f"{column}.{key}" for key in next(objects, {})] or [column]
     return out
 
