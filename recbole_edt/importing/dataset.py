@@ -132,7 +132,7 @@ def _filtered(collected: Collected, options: ImportSettings) -> pd.DataFrame:
     once = drop_repeated(pd.DataFrame(codes, index=rows.index), options)
     if len(once) < len(rows):
         steps["without repeated ones"] = len(once)
-    rows = rows.loc[apply_filters(once, options).index]
+    rows = rows.loc[apply_filters(once, options, sorted(rows["domain"].unique())).index]
     steps["filtered"] = len(rows)
     return rows
 

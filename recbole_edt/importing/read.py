@@ -27,6 +27,7 @@ from recbole_edt.settings import expand_home
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
+_OTHERS = "unpack archives, and give import_frames what pandas reads (docs/data.md)"
 _SUFFIXES = {".gz", ".bz2", ".xz"}
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
 _NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # zip, which .xlsx is, and .xls
@@ -76,7 +77,7 @@ def _files(path: Path) -> list[Path]:
     files = [file for file in sorted(path.iterdir()) if _kind(file) and file.name[0] not in "._"]
     atomic = [file for file in files if _kind(file) in (".inter", ".item")]
     if not files:
-        raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}")
+        raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}; {_OTHERS}")
     if atomic and not any(_kind(file) == ".inter" for file in atomic):
         raise DataError(f"{path} holds items, but no .inter with rows of users")
     return atomic or files
@@ -105,7 +106,7 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
     """Read one file; values of delimited text are text."""
     kind = _kind(path)
     if not kind:
-        raise ConfigError(f"{path} is of no kind that can be read: {_kinds()}")
+        raise ConfigError(f"{path} is of no kind that can be read: {_kinds()}; {_OTHERS}")
     try:
         if kind in _PARQUET:
             frame = _read_parquet(path)

@@ -32,8 +32,9 @@ class _Tables(Settings, use_attribute_docstrings=True):
     )  # fmt: skip
     """column of the item; in tables of items also id"""
     time: Names | None = (
-        "timestamp", "time", "unixReviewTime", "datetime", "date", "created_at", "event_time", "ts",
-        "review_time", "review_date", "order_date", "purchase_date",
+        "timestamp", "time", "unixReviewTime", "datetime", "event_timestamp", "time_ms", "date",
+        "created_at", "event_time", "ts", "review_time", "review_date", "order_date",
+        "purchase_date",
     )  # fmt: skip
     """column of the time: Unix seconds, milliseconds or finer, or ISO dates; none: rows stand in
     their order"""

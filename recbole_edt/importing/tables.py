@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,11 @@ from recbole_edt.settings import nearest
 
 # how databases and pandas write that there is no value
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
+_NO_ID = ("NA", "N/A", "n/a", "#N/A", "(not set)")  # NA may be a domain: North America
 _ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
+_GUEST = 0.05, 20  # share of all rows, and times the mean, above which a user may be many
+_FEW = 100  # values of a column that may be one of domains
+_SIGNS = r"[|,;:>/.\[\]]"  # between the parts of lists and paths of categories
 _ROLES = ("user", "item", "time", "rating", "title", "domain")
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
@@ -84,7 +88,7 @@ def as_ids(values: pd.Series) -> pd.Series:
     """
     if values.dtype == object:  # floats among texts, as pandas reads long files
         values = values.map(lambda one: str(one).removesuffix(".0") if is_float(one) else one)
-    text = as_values(values)
+    text = as_values(values).replace(dict.fromkeys(_NO_ID, ""))
     found = pd.Series(text.unique(), dtype=object)
     rounded = found[found.str.fullmatch(_ROUNDED)]
     if len(rounded):
@@ -186,6 +190,12 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
             f"ones, such as those of {exact[-1]}: write local times with their zone (+01:00)"
         )
     rows = pd.concat(parts, ignore_index=True)
+    users = rows["user"].value_counts()
+    if len(users) and users.iloc[0] > max(_GUEST[0] * len(rows), _GUEST[1] * users.mean()):
+        notes.append(
+            f"user '{cut(users.index[0])}' has {users.iloc[0]:,} of {len(rows):,} rows: if that "
+            "stands for unknown ones, such as guests, take its rows out of the files"
+        )
     steps = {"read": read}
     if len(rows) < read:
         steps["complete"] = len(rows)
@@ -261,7 +271,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         _set_column(table, "item", _joining_column(table, interactions, options))
         _set_column(table, "title", find_column(columns, options.title))
     domains = {table.domain for table in interactions}
-    takes = {id(table): _taken_for_rows(table, domains, options) for table in items}
+    times = {table.columns["time"] for table in interactions if "time" in table.columns}
+    takes = {id(table): _taken_for_rows(table, domains, times, options) for table in items}
     largest = max(items, key=lambda table: len(table.frame)) if items else None
     # by columns: files of the same ones are named once
     lacking: dict[tuple[str, ...], tuple[Table, list[str]]] = {}
@@ -275,7 +286,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         if missing:
             lacking.setdefault(tuple(known), (table, missing))
     if lacking:
-        why = filter(None, (takes.get(id(table)) for table, _ in lacking.values()))
+        why = [takes.get(id(table)) or _apart(table, tables) for table, _ in lacking.values()]
+        why = filter(None, why)
         raise DataError("; ".join([_unknown([*lacking.values()], options, tables), *why]))
     known = [column for table in tables for column in table.frame.columns]
     for role in {"title", "rating"} & options.model_fields_set:
@@ -322,12 +334,29 @@ def _check_decoded(values: pd.Series) -> None:
         ) from error
 
 
-def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSettings) -> str:
+def _apart(table: Table, tables: Sequence[Table]) -> str:
+    """Name a column that joins a table without items to another; or what else it may be."""
+    if "item" in table.columns:
+        return ""
+    own = set(table.frame) - {table.columns.get("user")}
+    for other in tables:
+        if other is not table and (shared := sorted(own.intersection(other.frame))):
+            return f"if {shared[0]} joins it to {other.name}, join the two first (docs/data.md)"
+    others = any({"user", "item"} <= other.columns.keys() for other in tables)
+    return f"if {table.name} describes users, leave it out" if others else ""
+
+
+def _taken_for_rows(
+    table: Table, domains: set[str | None], times: set[str], options: ImportSettings
+) -> str:
     """Say why a table without users seems to hold rows of users and no items; empty if not."""
     time = find_column(table.frame.columns, options.time or ())
     item = table.columns.get("item")
     if time and (table.domain or (item and flatten(table.frame[item]).duplicated().any())):
-        return f"if {table.name} is a table of items, leave out its column {time}"
+        way_out = f"leave out its column {time}"
+        if times and time not in times:
+            way_out = f"say --time={','.join(sorted(times))}, as the rows have it"
+        return f"if {table.name} is a table of items, {way_out}"
     wanted = options.domains is None or table.domain in options.domains
     if table.domain and wanted and domains - {None} and table.domain not in domains:
         return f"no other file has rows of {table.domain}"
@@ -425,11 +454,11 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
             )
         if len(lost):
             unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
-    # RecBole's column of rows that were shown, and of those that were taken
-    label = find_column(set(frame.columns) - set(columns.values()), ("label",))
-    if label and (shown := (pd.to_numeric(as_text(frame[label]), errors="coerce") == 0).sum()):
+    # RecBole's column of rows that were shown, and of those that were taken; goods sent back
+    label = find_column(set(frame.columns) - set(columns.values()), ("label", "quantity", "qty"))
+    if label and (none := (pd.to_numeric(as_text(frame[label]), errors="coerce") <= 0).sum()):
         unrated += (
-            f"; {shown:,} rows have {label} 0 and count like the others (--rating={label} "
+            f"; {none:,} rows have {label} 0 or less and count like the others (--rating={label} "
             "--min_rating=1 leaves them out)"
         )
     rows["source"] = table.domain or table.source
@@ -494,6 +523,9 @@ def _read_in_form(values: pd.Series, form: str | None) -> tuple[pd.Series, str, 
 
 
 def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
+    unread = unread[as_values(unread) != ""]
+    if unread.empty:
+        return ""
     if pd.to_numeric(unread[:1].astype(str), errors="coerce").notna().all():
         other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
@@ -519,19 +551,25 @@ def _domains(
         raise ConfigError(f"name the domain of {other.name}, too: DOMAIN={other.name}")
     if named:
         return rows["source"], "domains: as named"
-    seen = ""
+    seen, many = "", False
     for name in options.domain:
         found = _column_values(name, rows, interactions, items)
         if found is None:
             continue
-        found = _same_case(found)
+        found, note = _of_lists(_same_case(found), options.domains or ())
         counts = found[found != ""].value_counts()
-        if len(counts) == 2 or set(options.domains or ()) & set(counts.index):
+        if counts.empty:
+            one = cut(rows["item"].iloc[0])
+            seen = seen or f"column {name} says nothing of the items of the rows (such as '{one}')"
+            continue
+        chosen = "domain" in options.model_fields_set and options.domains
+        if len(counts) == 2 or chosen or set(options.domains or ()) & set(counts.index):
             for table in (*interactions, *items):
                 if column := find_column(table.frame.columns, (name,)):
                     table.columns["domain"] = column
-            return found, f"domains: column {name} ({_counted(counts)})"
+            return found, f"domains: column {name} ({_counted(counts)}){note}"
         seen = seen or f"column {name} has {len(counts)} values ({_counted(counts)})"
+        many = many or len(counts) > 2
     if len(rows["source"].unique()) == 2 and "domain" not in options.model_fields_set:
         sources = {table.source for table in interactions}
         for table in (*interactions, *items):  # items of the same folder, or of a file of both
@@ -541,7 +579,12 @@ def _domains(
         known = {column for table in (*interactions, *items) for column in table.frame.columns}
         name = options.domain[0]
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
-    hint = "--domains=A,B chooses two" if seen else "--domain=COLUMN names a column that holds it"
+    known = {column: table.frame[column] for table in (*items, *interactions)
+             for column in table.frame if column not in table.columns.values()}  # fmt: skip
+    few = [column for column, values in known.items() if 1 < flatten(values).nunique() <= _FEW]
+    such = f" (such as {cut(', '.join(few), 200)})" if few else ""
+    hint = f"--domain=COLUMN names a column that holds it{such}"
+    hint = "--domains=A,B chooses two" if many else hint
     raise DataError(
         f"the domains are unknown: {seen or 'no column names two'}: {hint}, A=FILE B=FILE names "
         "that of each file"
@@ -553,7 +596,7 @@ def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> 
     known = {name.casefold(): name for name in names}
     columns = [find_column(table.frame.columns, (name,)) for name in options.domain]
     for column in filter(None, [] if table.domain else columns):
-        said = as_values(table.frame[column]).str.casefold().map(known).fillna("")
+        said = _first_of(as_values(table.frame[column]).str.casefold(), known)
         if (said != "").any():
             return said
     return pd.Series("", table.frame.index, dtype=object)
@@ -574,6 +617,28 @@ def _column_values(
             values = as_values(table.frame[column])
             known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
     return rows["item"].map(known).fillna("") if known else None
+
+
+def _of_lists(domains: pd.Series, names: Sequence[str]) -> tuple[pd.Series, str]:
+    """Put one of the two names in place of lists that hold it, and say so."""
+    for sign in (_SIGNS, r"\s"):
+        named = _first_of(domains, {name: name for name in names}, sign)
+        lists = domains[(named != "") & (named != domains)]
+        if len(lists) and set(names) <= set(named):
+            note = f"; lists, such as '{cut(lists.iloc[0])}', are of the one that they name first"
+            return named.where(named != "", domains), note
+    return domains, ""
+
+
+def _first_of(values: pd.Series, names: Mapping[str, str], sign: str = _SIGNS) -> pd.Series:
+    """What some names stand for: of each value, or its first part that is one; empty if none is."""
+
+    def first(value: str) -> str:
+        parts = (part.strip(" '\"") for part in (value, *re.split(sign, value)))
+        return next((names[part] for part in parts if part in names), "")
+
+    codes, found = pd.factorize(values)
+    return pd.Series(np.array([*map(first, found), ""], dtype=object)[codes], index=values.index)
 
 
 def _same_case(domains: pd.Series) -> pd.Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 from pathlib import Path
 
 import numpy as np
@@ -386,6 +387,25 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     assert set(tables()[0]["user_id"]) == {"7", "8", "u8"}
 
 
+def test_the_lines_of_pandas_that_the_docs_have():
+    page = Path(__file__).resolve().parents[2] / "docs/data.md"
+    (block,) = re.findall(r"```python\n(# join.py\n.*?)```", page.read_text("utf-8"), re.S)
+    files = {
+        "orders": "order_id,user_id,order_number\n1,u,2\n2,u,1\n",
+        "lines": "order_id,product_id,event\n1,7,buy\n1,9,view\n2,8,cart\n",
+        "products": "product_id,department,name\n7,x,Oak\n8,y,Fig\n9,x,Elm\n",
+        "shown": "user,time,impressions\nu,2020-01-02,N7-1 N8-0\nu,2020-01-01,N9-0 N8-1\n",
+        "properties": "item,property,value\nN7,section,x\nN8,section,x\nN8,section,y\n",
+    }
+    for name, text in files.items():
+        Path(f"{name}.csv").write_text(text)
+    exec(block, {})
+    for name, ids in (("shop", ["8", "7"]), ("news", ["N8", "N7"])):
+        inter, item = tables(name)
+        assert inter["item_id"].tolist() == ids
+        assert item["domain"].tolist() == ["x", "y"]
+
+
 def test_bytes_of_dataframes_are_text():
     rows = [("u", "a", "2021-01-01", "Größe"), ("u", "b", "2021-01-02", "Fig")]
     frame = pd.DataFrame(rows, columns=["user", "item", "time", "title"]).map(str.encode)
@@ -682,16 +702,52 @@ def test_two_of_many_domains_and_only_what_is_liked():
     assert steps == {"read": 6, "rated 3 or more": 4, "filtered": 4}
 
 
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        (["x|z", "['z', 'y', 'x']", "x > z", "y"], True),
+        (["x z", "z y x", "x", "y"], True),
+        (["x", "y", "x", "y"], False),
+    ],
+)
+def test_of_lists_the_domain_that_they_name_first_counts(lists, told, capsys):
+    ids = ("a1", "a2", "b1", "b2", "c1", "c2")
+    lists = [*lists, lists[0], "z"]  # of items without rows
+    lines = [f'{item},"{of}"' for item, of in zip(ids, lists, strict=True)]
+    Path("items.csv").write_text("\n".join(["id,kind", *lines]))
+    chosen = [MINE, "--domain=kind", "--domains=x,y", "--embed=False"]
+    import_files([rows_file(), "items.csv", *chosen])
+    item = tables()[1].set_index("item_id")["domain"]
+    assert item.to_dict() == {"a1": "x", "a2": "y", "b1": "x", "b2": "y"}
+    assert ("lists, such as 'x" in capsys.readouterr().out) == told
+
+
 def test_rows_that_were_shown_and_not_taken_are_told(capsys):
     rows = "u,a1,1,1\nu,b1,2,0\nu,b2,3,1\nv,a2,4,0.0\nv,a1,5,1\n"
     rows_file(text=f"user,item,time,label\n{rows}")
     import_files(["rows.csv", domains_file(), MINE])
-    assert "2 rows have label 0 and count like the others (--rating=label --min_rating=1" in (
-        capsys.readouterr().out
+    assert (
+        "2 rows have label 0 or less and count like the others (--rating=label --min_rating=1"
+        in (capsys.readouterr().out)
     )
     import_files(["rows.csv", "items.csv", MINE, "--rating=label", "--min_rating=1"])
     assert "have label 0" not in capsys.readouterr().out
     assert tables()[0]["item_id"].tolist() == ["a1", "b2", "a1"]
+    sold = "u,a1,1,6\nu,b1,2,-1\n"
+    import_files([rows_file(text=f"user,item,time,Quantity\n{sold}"), "items.csv", MINE])
+    assert "1 rows have Quantity 0 or less and count like the others" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("guest", ["0", "-1", "guest"])
+def test_a_user_that_may_be_many_is_told(guest, capsys):
+    rows = [f"{user},{letter}1,{n}" for user in range(100, 150) for n, letter in enumerate("ab")]
+    rows_file(text="\n".join(["user,item,time", *rows]))
+    import_files(["rows.csv", domains_file(), MINE])
+    assert "such as guests" not in capsys.readouterr().out
+    rows += [f"{guest},{letter}2,{n}" for n in range(50) for letter in "ab"]
+    rows_file(text="\n".join(["user,item,time", *rows]))
+    import_files(["rows.csv", domains_file(), MINE])
+    assert f"user '{guest}' has 100 of 200 rows: if that stands" in capsys.readouterr().out
 
 
 def test_repeated_rows_ties_and_rows_without_times():
@@ -796,6 +852,15 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
         (["soon.csv", MINE], "%Y and %H:%M for day, month, year and time; --time=COLUMN names ano"),
+        (["late.csv", MINE], "no readable time in time (such as ''); --max_malformed=0.34 leaves"),
+        (["rows.csv", "z.csv", MINE], "domain says nothing of the items of the rows (such as 'a1'"),
+        (["rows.csv", MINE], "names a column that holds it (such as price), A=FILE B=FILE"),
+        (["rows.csv", "items.csv", MINE, "--domain=kind", "--domains=p,q"], "the domain 'p' (th"),
+        (["rare.csv", "items.csv", MINE, "--min_item_rows=2"], "leave only domain x of 3 rows"),
+        (["orders.csv", "lines.csv", MINE], "if order joins it to lines.csv, join the two first"),
+        (["orders.csv", "rows.csv", MINE], "if orders.csv describes users, leave it out"),
+        (["x=rows.csv", "y=rows.csv", "x=meta.csv", MINE], "of items, say --time=time, as the row"),
+        (["book.xlsx", MINE], "unpack archives, and give import_frames what pandas reads"),
         (["x=rows.csv", "y=none.csv", MINE], "(such as 'NULL'); --user=COLUMN names another col"),
         (["caret.csv", MINE], "column, 'Kunde^Ware', which is not known: if it holds more, write"),
         (["kunde.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
@@ -831,6 +896,13 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     )
     Path("hiding.tsv").write_text('user\titem\ttime\nu\ta\t"1\nv\tb\nw\tc\t2"\n')
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
+    Path("late.csv").write_text("user,item,time\nu,a1,1\nu,b1,\nv,b1,3\n")
+    Path("rare.csv").write_text("user,item,time\nu,a1,1\nv,a1,2\nu,b1,3\n")
+    Path("z.csv").write_text("id,domain\nz1,x\n")
+    Path("orders.csv").write_text("customer,order\nu,1\n")
+    Path("lines.csv").write_text("order,item\n1,a1\n")
+    Path("meta.csv").write_text("item,name,date\na1,Oak,\n")
+    Path("book.xlsx").touch()
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
     Path("log.csv").write_text("date,pages\n1,2\n1,3\n")
     Path("new.csv").write_text("kunde,item,time\nu,b1,1\nu,b1,2\n")
