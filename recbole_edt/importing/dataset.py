@@ -34,7 +34,8 @@ from recbole_edt.prepare.records import clean, shorten
 _RESERVED = {"item_id", "domain", "generated", "unsold"}
 _ALIKE = 0.95  # share of items with one value in all their rows that makes a column one of items
 _COMPARED = 100_000  # rows that are looked at for it, at most
-_LINKS = 0.5  # share of links above which a column is no text
+_LINKS = 0.5  # share of links or vectors above which a column is no text
+_VECTOR = r"(?=.*\d\.\d.*\d\.\d)[\s\d.,|;()\[\]eE+-]+"  # of decimal numbers
 
 
 @dataclass
@@ -178,7 +179,7 @@ def _told(
     parts = {
         "text": [f"title ({', '.join(titles)})" if name == "title" else name for name in described],
         "kept, but no text": [name for name in types if name not in (*_RESERVED, *described)],
-        "left out (empty, links, or not one value per item)": [
+        "left out (empty, links, vectors, or not one value per item)": [
             name for name in others if name not in types
         ],
     }
@@ -268,8 +269,9 @@ def _item_table(
         )
         given = int((values != "").sum())
         numbers = pd.to_numeric(values.where(values != ""), errors="coerce")
-        if not given or values.str.contains("https?://").sum() > _LINKS * given:
-            continue  # nothing, or links
+        others = values.str.contains("https?://") | values.str.fullmatch(_VECTOR)
+        if not given or others.sum() > _LINKS * given:
+            continue  # nothing, or links, or vectors
         if column == "price":
             prices = point_decimals(values).map(read_price)
             out[column], types[column] = prices.astype(float), "float"

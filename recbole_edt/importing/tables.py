@@ -125,7 +125,8 @@ def flatten(values: pd.Series) -> pd.Series:
 
 
 def _flattened(values: pd.Series) -> pd.Series:
-    return values.map(flat) if values.dtype == object else values
+    nested = isinstance(values.dtype, pd.ArrowDtype) and values.dtype.kind == "O"
+    return values.astype(object).map(flat) if nested or values.dtype == object else values
 
 
 def flat(value: object) -> object:

@@ -139,8 +139,8 @@ def test_what_becomes_of_each_column_is_told(capsys):
     keys = ["--user=Kunde,user", "--item=SKU,item", "--time=Tag,time", "--title=Name"]
     import_files(["tree=trees.csv", f"other={rows_file()}", MINE, *keys, "--preview"])
     assert (
-        "columns of items: text: title (Name); kept, but no text: Jahr; left out (empty, links, or "
-        "not one value per item): Bild, Region, price\n"
+        "columns of items: text: title (Name); kept, but no text: Jahr; left out (empty, links, "
+        "vectors, or not one value per item): Bild, Region, price\n"
     ) in capsys.readouterr().out
 
 
@@ -427,6 +427,28 @@ def test_bytes_of_dataframes_are_text():
         recbole_edt.import_frames(frame, dataset="mine")
 
 
+def test_frames_of_other_libraries_are_made_ones_of_pandas():
+    class Other:
+        def to_pandas(self):
+            return pd.DataFrame(columns, index=[3, 3])
+
+    columns = {"user": ["u", "u"], "item": ["a", "b"], "time": [1, 2], "domain": ["x", "y"]}
+    made = recbole_edt.import_frames(Other(), dataset="mine", embed=False)
+    assert made["rows"] == 2
+    for wrong in ([Other()], columns, "rows.csv", pd.Series([1])):
+        with pytest.raises(DataError, match="must be one DataFrame of pandas, not "):
+            recbole_edt.import_frames(wrong, dataset="mine")
+
+
+def test_lists_of_arrow_are_text():
+    arrow = pytest.importorskip("pyarrow")
+    rows = {"user": ["u", "u"], "item": ["a", "b"], "time": [1, 2], "domain": ["x", "y"]}
+    table = arrow.table(rows | {"tags": [["p", "q"], ["r"]]})
+    frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    recbole_edt.import_frames(frame, frame.drop(columns="user"), dataset="mine", embed=False)
+    assert tables()[1]["tags"].tolist() == ["p | q", "r"]
+
+
 def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
     names = pd.DataFrame([["a1", "Oak", "hard", "brown"]], columns=["id", "title", "note", "note"])
     rows = pd.read_csv(rows_file()).assign(domain=lambda rows: rows["item"].str[0])
@@ -556,7 +578,8 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
         {"id": "a1", "title": "1984", "price": "$1,200.50", "year": 1949, "details": {"Ink": "red"},
          "tags": ["x", ["y"]], "url": "https://x/1", "images": [{"large": "http://x/2"}],
          "body html": "<p>It&#39;s&nbsp;long " + "word " * 9 + "</p>", "domain": "x"},
-        {"id": "b1", "title": "", "price": None, "year": 2001.5, "domain": "y", "empty": ""},
+        {"id": "b1", "title": "", "price": None, "year": 2001.5, "domain": "y", "empty": "",
+         "vector": [0.5, -1e-7, 12.25]},
         {"id": "b1", "title": "a second line of b1", "domain": "y"},
         {"id": "c1", "title": "never bought", "domain": "y"},
     ]  # fmt: skip
