@@ -88,7 +88,7 @@ def as_ids(values: pd.Series) -> pd.Series:
     """
     if values.dtype == object:  # floats among texts, as pandas reads long files
         values = values.map(lambda one: str(one).removesuffix(".0") if is_float(one) else one)
-    text = as_values(values).replace(dict.fromkeys(_NO_ID, ""))
+    text = as_values(values, _NO_VALUE + _NO_ID)
     found = pd.Series(text.unique(), dtype=object)
     rounded = found[found.str.fullmatch(_ROUNDED)]
     if len(rounded):
@@ -104,10 +104,10 @@ def _bare(values: pd.Series) -> pd.Series:
     return as_values(values).str.removesuffix(".0")
 
 
-def as_values(values: pd.Series) -> pd.Series:
+def as_values(values: pd.Series, none: tuple[str, ...] = _NO_VALUE) -> pd.Series:
     """Names as text, of users, items or domains: those that stand for no value are empty."""
     text = as_text(values)
-    return text.mask(text.isin(_NO_VALUE), "")
+    return text.mask(text.isin(none), "")
 
 
 def cut(value: object, most: int = 80) -> str:
@@ -267,6 +267,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
             _set_column(table, role, find_column(columns, getattr(options, role) or ()))
         if (item := table.columns.get("item")) and table.frame[item].dtype == object:
             table.frame = _explode(table.frame, item)  # baskets: lists of ids
+        for role in ("user", "item"):
+            _check_no_objects(table, role)
     for table in items:
         columns = list(table.frame.columns)
         _set_column(table, "item", _joining_column(table, interactions, options))
@@ -283,7 +285,12 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         roles = needed if rows else [] if has_item else ["item"]
         if not interactions and (table is largest or not has_item):
             roles = needed  # which file holds the rows is not known
-        missing = [role for role in roles if find_column(known, getattr(options, role)) is None]
+        others = [role for role in roles if role not in table.columns]
+        missing = [
+            role
+            for role in others  # a column of the user that a key names for something else is none
+            if role == "user" or find_column(known, getattr(options, role)) is None
+        ]
         if missing:
             lacking.setdefault(tuple(known), (table, missing))
     if lacking:
@@ -323,6 +330,16 @@ def _joining_column(
     rows = (one.frame[one.columns["item"]] for one in interactions if "item" in one.columns)
     known = {one for ids in rows for one in _bare(ids).unique()} - {""}
     return max(found, key=lambda column: _bare(table.frame[column]).isin(known).sum())
+
+
+def _check_no_objects(table: Table, role: str) -> None:
+    """Refuse ids that are objects: what they say of a user changes from row to row."""
+    if (column := table.columns.get(role)) is None:
+        return
+    names = _names(table.frame[[column]])
+    if names[0] != column and not names[0].startswith(f"{column}.$"):  # as MongoDB has ids
+        keys = cut(" or ".join(f"--{role}={name}" for name in names), 200)
+        raise DataError(f"{table.name}: {column} holds objects: name a value of them, {keys}")
 
 
 def _check_decoded(values: pd.Series) -> None:

@@ -108,6 +108,10 @@ def test_the_lines_of_an_order_and_the_ids_of_a_basket_are_rows(capsys):
     Path("orders.json").write_text(json.dumps([*orders, {"customer_id": 6, "lines": [{}]}]))
     assert cli.execute("import", ["orders.json", MINE]) == 2
     assert "(it has: customer_id, time, lines.sku, lines.shop): name" in capsys.readouterr().err
+    assert cli.execute("import", ["orders.json", MINE, "--item=lines"]) == 2
+    assert "lines holds objects: name a value of them, --item=lines.sku or --item=lines.shop" in (
+        capsys.readouterr().err
+    )
     named = ["--item=lines.sku", "--domain=lines.shop", "--max_malformed=0.4"]
     import_files(["orders.json", MINE, *named, "--embed=False"])
     assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
@@ -875,6 +879,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
         (["soon.csv", MINE], "%Y and %H:%M for day, month, year and time; --time=COLUMN names ano"),
+        (["rows.csv", MINE, "--time=user"], "known for the user (it has: user, item, time"),
         (["late.csv", MINE], "no readable time in time (such as ''); --max_malformed=0.34 leaves"),
         (["rows.csv", "z.csv", MINE], "domain says nothing of the items of the rows (such as 'a1'"),
         (["rows.csv", MINE], "names a column that holds it (such as price), A=FILE B=FILE"),
