@@ -520,6 +520,8 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", lines_of(", ")),
         ("rows.csv", lines_of().replace("Oak", '"Oak\nbrown, red, dark\nwood"')),
         ("rows.csv", "sep=;\n" + lines_of(";")),
+        ("rows.csv", "# Sales, of 2023\n\n" + lines_of()),
+        ("rows.csv", "Sales;;;\r\n" + lines_of(";", "\r\n")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
         ("rows.csv", lines_of().encode("utf-16")),
         ("rows.csv", lines_of().encode("utf-16-le")),
@@ -837,6 +839,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["list.json", MINE], "list.json holds other JSON than objects"),
         (["latin.csv", MINE], "utf-8 text: name its encoding, such as --encoding=cp1252"),
         (["latin.csv", MINE], "--encoding=cp1252 (gb18030 for Chinese, cp932 for Japanese)"),
+        (["pointer.csv", MINE], "pointer.csv is a pointer to a file: `git lfs pull` fetches it"),
         (["sheet.csv", MINE], "sheet.csv is a spreadsheet or a zip archive: save the sheet as CSV"),
         (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
         (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
@@ -924,6 +927,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     )
     Path("hiding.tsv").write_text('user\titem\ttime\nu\ta\t"1\nv\tb\nw\tc\t2"\n')
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
+    Path("pointer.csv").write_text("version https://git-lfs.github.com/spec/v1\nsize 12345\n")
     Path("late.csv").write_text("user,item,time\nu,a1,1\nu,b1,\nv,b1,3\n")
     Path("rare.csv").write_text("user,item,time\nu,a1,1\nv,a1,2\nu,b1,3\n")
     Path("z.csv").write_text("id,domain\nz1,x\n")
