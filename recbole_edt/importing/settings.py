@@ -30,7 +30,7 @@ class _Tables(Settings, use_attribute_docstrings=True):
         "business_id", "movie_id", "book_id", "game_id", "track_id", "video_id", "news_id", "item",
         "product",
     )  # fmt: skip
-    """column of the item; in tables of items also id, and of several the one with ids of the rows"""
+    """column of the item; in tables of items also id, and of several the one that the rows have"""
     time: Names | None = (
         "timestamp", "time", "unixReviewTime", "datetime", "event_timestamp", "time_ms", "date",
         "created_at", "event_time", "ts", "review_time", "review_date", "order_date",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from recbole_edt.importing.times import (
     read_times,
     time_of_day,
 )
+from recbole_edt.prepare.records import Malformed, parse_metadata
 from recbole_edt.settings import nearest
 
 # how databases and pandas write that there is no value
@@ -29,7 +31,7 @@ _NO_ID = ("NA", "N/A", "n/a", "#N/A", "(not set)")  # NA may be a domain: North 
 _ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
 _GUEST = 0.05, 20  # share of all rows, and times the mean, above which a user may be many
 _FEW = 100  # values of a column that may be one of domains
-_SIGNS = r"[|,;:>/.\[\]]"  # between the parts of lists and paths of categories
+_SIGNS = r"[|,;:>/.\[\]{}]"  # between the parts of lists and paths of categories
 _ROLES = ("user", "item", "time", "rating", "title", "domain")
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
@@ -265,7 +267,7 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         table.columns["user"] = user
         for role in ("item", "time", "rating"):
             _set_column(table, role, find_column(columns, getattr(options, role) or ()))
-        if (item := table.columns.get("item")) and table.frame[item].dtype == object:
+        if (item := table.columns.get("item")) and _may_be_nested(table.frame[item]):
             table.frame = _explode(table.frame, item)  # baskets: lists of ids
         for role in ("user", "item"):
             _check_no_objects(table, role)
@@ -295,7 +297,7 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
             lacking.setdefault(tuple(known), (table, missing))
     if lacking:
         why = [takes.get(id(table)) or _apart(table, tables) for table, _ in lacking.values()]
-        why = filter(None, why)
+        why = dict.fromkeys(filter(None, why))
         raise DataError("; ".join([_unknown([*lacking.values()], options, tables), *why]))
     known = [column for table in tables for column in table.frame.columns]
     for role in {"title", "rating"} & options.model_fields_set:
@@ -358,8 +360,14 @@ def _apart(table: Table, tables: Sequence[Table]) -> str:
         return ""
     own = set(table.frame) - {table.columns.get("user")}
     for other in tables:
-        if other is not table and (shared := sorted(own.intersection(other.frame))):
+        shared = sorted(
+            own.intersection(other.frame), key=lambda name: not _plain(name).endswith("id")
+        )
+        if other is table or not shared:
+            continue
+        if "item" in other.columns:
             return f"if {shared[0]} joins it to {other.name}, join the two first (docs/data.md)"
+        return f"is {shared[0]}, which several files have, the item (--item={shared[0]})?"
     others = any({"user", "item"} <= other.columns.keys() for other in tables)
     return f"if {table.name} describes users, leave it out" if others else ""
 
@@ -398,10 +406,22 @@ def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
     return frame
 
 
+def _may_be_nested(values: pd.Series) -> bool:
+    text = isinstance(values.dtype, pd.StringDtype)
+    return bool(values.str.startswith("[").any()) if text else values.dtype == object
+
+
 def _explode(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Make a row of each value of the lists in a column."""
-    values = frame[column].map(lambda one: [one] if isinstance(one, dict) else one)
-    return frame.assign(**{column: values}).explode(column, ignore_index=True)
+    return frame.assign(**{column: frame[column].map(_nested)}).explode(column, ignore_index=True)
+
+
+def _nested(value: object) -> object:
+    """A list or, in a list of its own, an object; either may be text of JSON or Python."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        with suppress(Malformed):
+            value = parse_metadata(f'{{"": {value}}}'.encode())[""]
+    return [value] if isinstance(value, dict) else value
 
 
 def _names(frame: pd.DataFrame) -> list[str]:

@@ -115,6 +115,9 @@ def test_the_lines_of_an_order_and_the_ids_of_a_basket_are_rows(capsys):
     named = ["--item=lines.sku", "--domain=lines.shop", "--max_malformed=0.4"]
     import_files(["orders.json", MINE, *named, "--embed=False"])
     assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
+    pd.read_json("orders.json").to_csv("orders.csv", index=False)  # lists as text
+    import_files(["orders.csv", MINE, *named, "--embed=False"])
+    assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
     basket = pd.DataFrame({"user": ["u", "v"], "item": [["a1", "b1"], ["a2"]], "time": [1, 2]})
     items = pd.DataFrame({"item": ["a1", "b1", "a2"], "domain": ["x", "y", "x"]})
     recbole_edt.import_frames(basket, items, dataset="mine", embed=False)
@@ -736,19 +739,19 @@ def test_two_of_many_domains_and_only_what_is_liked():
     [
         (["x|z", "['z', 'y', 'x']", "x > z", "y"], True),
         (["x z", "z y x", "x", "y"], True),
+        (["x", "{'id': 1, 'name': 'y'}", "x", "y"], True),
         (["x", "y", "x", "y"], False),
     ],
 )
 def test_of_lists_the_domain_that_they_name_first_counts(lists, told, capsys):
     ids = ("a1", "a2", "b1", "b2", "c1", "c2")
     lists = [*lists, lists[0], "z"]  # of items without rows
-    lines = [f'{item},"{of}"' for item, of in zip(ids, lists, strict=True)]
-    Path("items.csv").write_text("\n".join(["id,kind", *lines]))
+    pd.DataFrame({"id": ids, "kind": lists}).to_csv("items.csv", index=False)
     chosen = [MINE, "--domain=kind", "--domains=x,y", "--embed=False"]
     import_files([rows_file(), "items.csv", *chosen])
     item = tables()[1].set_index("item_id")["domain"]
     assert item.to_dict() == {"a1": "x", "a2": "y", "b1": "x", "b2": "y"}
-    assert ("lists, such as 'x" in capsys.readouterr().out) == told
+    assert ("; lists, such as '" in capsys.readouterr().out) == told
 
 
 def test_rows_that_were_shown_and_not_taken_are_told(capsys):
@@ -889,6 +892,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "items.csv", MINE, "--domain=kind", "--domains=p,q"], "the domain 'p' (th"),
         (["rare.csv", "items.csv", MINE, "--min_item_rows=2"], "leave only domain x of 3 rows"),
         (["orders.csv", "lines.csv", MINE], "if order joins it to lines.csv, join the two first"),
+        (["visits.csv", "places.csv", MINE], "is place_id, which several files have, the item"),
         (["orders.csv", "rows.csv", MINE], "if orders.csv describes users, leave it out"),
         (["x=rows.csv", "y=rows.csv", "x=meta.csv", MINE], "of items, say --time=time, as the row"),
         (["book.xlsx", MINE], "unpack archives, and give import_frames what pandas reads"),
@@ -928,6 +932,8 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("hiding.tsv").write_text('user\titem\ttime\nu\ta\t"1\nv\tb\nw\tc\t2"\n')
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
     Path("pointer.csv").write_text("version https://git-lfs.github.com/spec/v1\nsize 12345\n")
+    Path("visits.csv").write_text("user,a,place_id,time\nu,b,p1,1\n")
+    Path("places.csv").write_text("a,place_id\nb,p1\n")
     Path("late.csv").write_text("user,item,time\nu,a1,1\nu,b1,\nv,b1,3\n")
     Path("rare.csv").write_text("user,item,time\nu,a1,1\nv,a1,2\nu,b1,3\n")
     Path("z.csv").write_text("id,domain\nz1,x\n")
