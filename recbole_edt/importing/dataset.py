@@ -19,6 +19,7 @@ from recbole_edt.importing.tables import (
     Table,
     as_ids,
     as_text,
+    as_values,
     cut,
     find_column,
     point_decimals,
@@ -239,12 +240,15 @@ def _with_unsold(
             for column in table.frame:
                 text = as_text(table.frame[column]).str.casefold()
                 if (text[there.index].map(names) == there).mean() >= _ALIKE:
-                    domain = text.map(names)
+                    domain = text.map(names).fillna(said)
                     break
         part = pd.DataFrame({"domain": domain[ids.index], "item": ids})
         known = part["domain"].isin(names.values())
         parts.append(part[known])
-        lost.update(part["item"][~known])
+        no_domain = part["item"][~known]
+        if (column := table.columns.get("domain")) is not None:  # others are of a third domain
+            no_domain = no_domain[as_values(table.frame[column])[no_domain.index] == ""]
+        lost.update(no_domain)
     items = pd.concat(parts, ignore_index=True).drop_duplicates()
     return items, len(lost.difference(items["item"]))
 

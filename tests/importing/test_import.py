@@ -720,13 +720,14 @@ def test_ids_that_both_domains_have_are_described_apart():
             assert item.loc[item["unsold"] == "1", "item_id"].tolist() == ["y:2"]
 
 
-def test_two_of_many_domains_and_only_what_is_liked():
-    items = "id,category\na1,x\na2,z\nb1,y\nb2,y\n"
+def test_two_of_many_domains_and_only_what_is_liked(capsys):
+    items = "id,category\na1,x\na2,z\nb1,y\nb2,y\nc1,z\nc2,\nc3,x|z\n"
     Path("items.csv").write_text(items)
     rows_file()
     import_files(
         ["rows.csv", "items.csv", MINE, "--domains=x,y", "--min_rating=3", "--embed=False"]
     )
+    assert "items of the tables without rows: 2, left" in capsys.readouterr().out  # c2 and c3
     inter, item = tables()
     assert inter["item_id"].tolist() == ["a1", "b1", "b2", "a1"]
     assert set(item["domain"]) == {"x", "y"}
