@@ -29,6 +29,7 @@ from recbole_edt.settings import nearest
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
 _NO_ID = ("NA", "N/A", "n/a", "#N/A", "(not set)")  # NA may be a domain: North America
 _ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
+_KINDS = ("event", "event_type", "event_name", "behavior", "behaviour", "action", "action_type")
 _GUEST = 0.05, 20  # share of all rows, and times the mean, above which a user may be many
 _FEW = 100  # values of a column that may be one of domains
 _SIGNS = r"[|,;:>/.\[\]{}]"  # between the parts of lists and paths of categories
@@ -493,12 +494,16 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         if len(lost):
             unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
     # RecBole's column of rows that were shown, and of those that were taken; goods sent back
-    label = find_column(set(frame.columns) - set(columns.values()), ("label", "quantity", "qty"))
+    others = set(frame.columns) - set(columns.values())
+    label = find_column(others, ("label", "clicked", "is_click", "quantity", "qty"))
     if label and (none := (pd.to_numeric(as_text(frame[label]), errors="coerce") <= 0).sum()):
         unrated += (
             f"; {none:,} rows have {label} 0 or less and count like the others (--rating={label} "
             "--min_rating=1 leaves them out)"
         )
+    kinds = as_values(frame[kind]).value_counts() if (kind := find_column(others, _KINDS)) else ()
+    if len(kinds) > 1:
+        unrated += f"; rows of every {kind} count alike ({_counted(kinds)})"
     rows["source"] = table.domain or table.source
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():
@@ -521,7 +526,7 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         given = cut(frame[columns["time"]].iloc[alike.index[0]])
         tied = (
             f"; {len(alike):,} rows have the same time (such as '{given}') as others of their "
-            "user, and stay in the order of the file: are the times rounded?"
+            "user, and stay in the order of the file: are the times rounded, or of whole orders?"
         )
     return rows[~bad], f"{_described(table)} ({unit}{other}){left_out}{unrated}{tied}", unit
 

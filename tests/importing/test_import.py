@@ -769,6 +769,11 @@ def test_rows_that_were_shown_and_not_taken_are_told(capsys):
     sold = "u,a1,1,6\nu,b1,2,-1\n"
     import_files([rows_file(text=f"user,item,time,Quantity\n{sold}"), "items.csv", MINE])
     assert "1 rows have Quantity 0 or less and count like the others" in capsys.readouterr().out
+    seen = "u,a1,1,view\nu,b1,2,view\nu,b2,3,buy\n"
+    import_files([rows_file(text=f"user,item,time,event_type\n{seen}"), "items.csv", MINE])
+    assert "; rows of every event_type count alike (view 2 rows, buy 1 rows)" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("guest", ["0", "-1", "guest"])
