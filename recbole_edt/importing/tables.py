@@ -298,8 +298,8 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
             lacking.setdefault(tuple(known), (table, missing))
     if lacking:
         why = [takes.get(id(table)) or _apart(table, tables) for table, _ in lacking.values()]
-        why = dict.fromkeys(filter(None, why))
-        raise DataError("; ".join([_unknown([*lacking.values()], options, tables), *why]))
+        unknown = _unknown([*lacking.values()], options, tables)
+        raise DataError("; ".join([unknown, *dict.fromkeys(filter(None, why))]))
     known = [column for table in tables for column in table.frame.columns]
     for role in {"title", "rating"} & options.model_fields_set:
         if find_column(known, names := getattr(options, role)) is None:
@@ -622,10 +622,10 @@ def _domains(
         known = {column for table in (*interactions, *items) for column in table.frame.columns}
         name = options.domain[0]
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
-    known = {column: table.frame[column] for table in (*items, *interactions)
-             for column in table.frame if column not in table.columns.values()}  # fmt: skip
-    few = [column for column, values in known.items() if 1 < flatten(values).nunique() <= _FEW]
-    such = f" (such as {cut(', '.join(few), 200)})" if few else ""
+    few = {column for table in (*items, *interactions)
+           for column in table.frame.columns.difference([*table.columns.values()], sort=False)
+           if 1 < flatten(table.frame[column]).nunique() <= _FEW}  # fmt: skip
+    such = f" (such as {cut(', '.join(sorted(few)), 200)})" if few else ""
     hint = f"--domain=COLUMN names a column that holds it{such}"
     hint = "--domains=A,B chooses two" if many else hint
     raise DataError(
