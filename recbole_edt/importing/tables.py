@@ -622,10 +622,10 @@ def _domains(
         known = {column for table in (*interactions, *items) for column in table.frame.columns}
         name = options.domain[0]
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
-    few = {column for table in (*items, *interactions)
-           for column in table.frame.columns.difference([*table.columns.values()], sort=False)
-           if 1 < flatten(table.frame[column]).nunique() <= _FEW}  # fmt: skip
-    such = f" (such as {cut(', '.join(sorted(few)), 200)})" if few else ""
+    few = {column: flatten(table.frame[column]).nunique() for table in (*items, *interactions)
+           for column in table.frame if column not in table.columns.values()}  # fmt: skip
+    few = {column: n for column, n in few.items() if 1 < n <= _FEW}
+    such = f" (such as {cut(', '.join(sorted(few, key=lambda one: few[one])), 200)})" if few else ""
     hint = f"--domain=COLUMN names a column that holds it{such}"
     hint = "--domains=A,B chooses two" if many else hint
     raise DataError(
