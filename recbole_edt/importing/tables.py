@@ -30,7 +30,7 @@ _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
 _NO_ID = ("NA", "N/A", "n/a", "#N/A", "(not set)")  # NA may be a domain: North America
 _ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
 _KINDS = ("event", "event_type", "event_name", "behavior", "behaviour", "action", "action_type")
-_GUEST = 0.05, 20  # share of all rows, and times the mean, above which a user may be many
+_GUEST = 0.05, 10  # share of all rows, and times the mean, above which a user may be many
 _FEW = 100  # values of a column that may be one of domains
 _SIGNS = r"[|,;:>/.\[\]{}]"  # between the parts of lists and paths of categories
 _ROLES = ("user", "item", "time", "rating", "title", "domain")
@@ -206,6 +206,8 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     if options.min_rating is not None:
         rows = rows[rows["rating"] >= options.min_rating].copy()
         steps[f"rated {options.min_rating:g} or more"] = len(rows)
+        if rows.empty:
+            raise DataError(f"no row is rated {options.min_rating:g} or more: lower --min_rating")
     rows["domain"], note = _domains(rows, interactions, items, options)
     notes.append(note)
     names = _two_domains(rows["domain"], options)
@@ -613,7 +615,10 @@ def _domains(
             return found, f"domains: column {name} ({_counted(counts)}){note}"
         seen = seen or f"column {name} has {len(counts)} values ({_counted(counts)})"
         many = many or len(counts) > 2
-    if len(rows["source"].unique()) == 2 and "domain" not in options.model_fields_set:
+    by_file = [set(own) for _, own in rows["item"].groupby(rows["source"])]
+    # files of mostly the same items beside a column of domains: days, say
+    days = seen and 2 * len(set.intersection(*by_file)) > min(map(len, by_file))
+    if len(by_file) == 2 and "domain" not in options.model_fields_set and not days:
         sources = {table.source for table in interactions}
         for table in (*interactions, *items):  # items of the same folder, or of a file of both
             table.domain = table.source if table.source in sources else None

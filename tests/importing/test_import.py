@@ -677,6 +677,19 @@ def test_the_domain_is_named_or_in_a_column_or_the_name_of_a_file(column, argume
     assert len(inter) == 6 and len(item) == 4 and set(item["domain"]) == domains
 
 
+def test_files_of_two_days_are_no_domains(capsys):
+    for day in ("monday", "today"):
+        rows_file(f"{day}.csv")
+    Path("items.csv").write_text("id,category\na1,x\na2,x\nb1,y\nb2,z\n")
+    files = ["monday.csv", "today.csv", "items.csv", MINE, "--embed=False"]
+    assert cli.execute("import", files) == 2
+    assert "category has 3 values (x 6 rows, z 4 rows, y 2 rows): --domains=A,B chooses two, A" in (
+        capsys.readouterr().err
+    )
+    import_files([*files, "--domains=x,z"])
+    assert set(tables()[1]["item_id"]) == {"a1", "a2", "b2"}
+
+
 def test_files_in_the_users_home(monkeypatch, tmp_path):
     rows_file()
     domains_file()
@@ -871,7 +884,8 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", MINE, "--domain=prise"], "column 'prise' of the domain, did you mean"),
         (["rows.csv", MINE, "--domain=price"], "column price has 4 values"),
         (["x=rows.csv", MINE], "1 domains (x 6 rows), and exactly two are needed: add another, DO"),
-        (["x=rows.csv", "y=rows.csv", MINE, "--min_rating=9"], "FILE, or lower --min_rating"),
+        (["rows.csv", "items.csv", MINE, "--min_rating=9"], "rated 9 or more: lower --min_rating"),
+        (["x=rows.csv", "y=rare.csv", MINE, "--min_rating=1"], "FILE, or lower --min_rating"),
         (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
         (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=dates.jsonl"),
         (["x=rows.csv", "new.csv", MINE, "--user=user"], "=user,COLUMN; if new.csv is a table"),
@@ -941,7 +955,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("visits.csv").write_text("user,a,place_id,time\nu,b,p1,1\n")
     Path("places.csv").write_text("a,place_id\nb,p1\n")
     Path("late.csv").write_text("user,item,time\nu,a1,1\nu,b1,\nv,b1,3\n")
-    Path("rare.csv").write_text("user,item,time\nu,a1,1\nv,a1,2\nu,b1,3\n")
+    Path("rare.csv").write_text("user,item,time,stars\nu,a1,1,0\nv,a1,2,0\nu,b1,3,0\n")
     Path("z.csv").write_text("id,domain\nz1,x\n")
     Path("orders.csv").write_text("customer,order\nu,1\n")
     Path("lines.csv").write_text("order,item\n1,a1\n")
