@@ -194,8 +194,10 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
             f"ones, such as those of {exact[-1]}: write local times with their zone (+01:00)"
         )
     rows = pd.concat(parts, ignore_index=True)
+    if rows.empty:
+        raise DataError(f"no row of {interactions[0].name} has a user, an item and a time")
     users = rows["user"].value_counts()
-    if len(users) and users.iloc[0] > max(_GUEST[0] * len(rows), _GUEST[1] * users.mean()):
+    if users.iloc[0] > max(_GUEST[0] * len(rows), _GUEST[1] * users.mean()):
         notes.append(
             f"user '{cut(users.index[0])}' has {users.iloc[0]:,} of {len(rows):,} rows: if that "
             "stands for unknown ones, such as guests, take its rows out of the files"

@@ -906,6 +906,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
         (["soon.csv", MINE], "%Y and %H:%M for day, month, year and time; --time=COLUMN names ano"),
         (["rows.csv", MINE, "--time=user"], "known for the user (it has: user, item, time"),
+        (["torn.csv", MINE, "--max_malformed=0.9"], "no row of torn.csv has a user, an item and"),
         (["late.csv", MINE], "no readable time in time (such as ''); --max_malformed=0.34 leaves"),
         (["rows.csv", "z.csv", MINE], "domain says nothing of the items of the rows (such as 'a1'"),
         (["rows.csv", MINE], "names a column that holds it (such as price), A=FILE B=FILE"),
@@ -954,6 +955,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     Path("pointer.csv").write_text("version https://git-lfs.github.com/spec/v1\nsize 12345\n")
     Path("visits.csv").write_text("user,a,place_id,time\nu,b,p1,1\n")
     Path("places.csv").write_text("a,place_id\nb,p1\n")
+    Path("torn.csv").write_text("user,item,time\n,a1,1\nu,,2\n")
     Path("late.csv").write_text("user,item,time\nu,a1,1\nu,b1,\nv,b1,3\n")
     Path("rare.csv").write_text("user,item,time,stars\nu,a1,1,0\nv,a1,2,0\nu,b1,3,0\n")
     Path("z.csv").write_text("id,domain\nz1,x\n")
