@@ -407,7 +407,8 @@ def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
             frame = _explode(frame, column)
             objects = [value if isinstance(value, dict) else {} for value in frame[column]]
             parts = pd.DataFrame(objects, frame.index, dtype=object).add_prefix(f"{column}.")
-            return unfold(frame.drop(columns=column).join(parts), options)
+            new = parts.columns.difference(frame.columns, sort=False)
+            return unfold(frame.drop(columns=column).join(parts[new]), options)
     return frame
 
 

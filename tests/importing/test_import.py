@@ -118,6 +118,10 @@ def test_the_lines_of_an_order_and_the_ids_of_a_basket_are_rows(capsys):
     pd.read_json("orders.json").to_csv("orders.csv", index=False)  # lists as text
     import_files(["orders.csv", MINE, *named, "--embed=False"])
     assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
+    rows = pd.DataFrame({"user": ["u", "v"], "x": [{"y": 1, "z": "a"}] * 2, "x.y": [3, 4]})
+    rows = rows.assign(time=[1, 2], domain=["p", "q"])
+    recbole_edt.import_frames(rows, dataset="mine", item=["x.y"], title=["x.z"], embed=False)
+    assert tables()[1][["item_id", "title"]].to_numpy().tolist() == [["3", "a"], ["4", "a"]]
     basket = pd.DataFrame({"user": ["u", "v"], "item": [["a1", "b1"], ["a2"]], "time": [1, 2]})
     items = pd.DataFrame({"item": ["a1", "b1", "a2"], "domain": ["x", "y", "x"]})
     recbole_edt.import_frames(basket, items, dataset="mine", embed=False)
