@@ -143,7 +143,8 @@ def _message(error: ValidationError, model: type[BaseModel], where: str) -> str:
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     key, owner = _locate(model, problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{where}{key}'{nearest(str(problem['loc'][-1]), owner.model_fields)}"
+        near = nearest(str(problem["loc"][-1]), owner.model_fields) or " (--help lists the keys)"
+        return f"unknown key '{where}{key}'{near}"
     if problem["type"] == "missing":
         return f"--{where}{key} is missing"
     if not key and problem["type"] == "value_error":

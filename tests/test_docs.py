@@ -54,6 +54,7 @@ NOT_RUN = {
         ["# service", "# faiss_recipe", "# hnswlib_recipe"],
         "tests/recommend/test_serving.py runs the service and the recipes",
     ),
+    "# join": "tests/importing/test_import.py runs it",
 }
 """Beginnings of blocks that are not run here, and the reason."""
 

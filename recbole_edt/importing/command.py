@@ -70,6 +70,7 @@ def import_frames(
     Parameters
     ----------
     interactions : DataFrame, or mapping of str to DataFrame
+        Of pandas, or what has a method ``to_pandas`` (Polars, PyArrow, Hugging Face's datasets).
         Rows of users: a column each for the user, the item and the time, and one for the domain
         unless a mapping gives a frame per domain.
     items : DataFrame, or mapping of str to DataFrame, optional
@@ -90,7 +91,7 @@ def import_frames(
     options = validate(ImportSettings, settings)
     _check_target(options)
     tables = [
-        Table(f"{what} {domain or ''}".strip(), what, domain, frame.copy(deep=False))
+        Table(name := f"{what} {domain or ''}".strip(), what, domain, _as_pandas(frame, name))
         for what, given in (("interactions", interactions), ("items", items))
         for domain, frame in _by_domain(given)
     ]
@@ -108,6 +109,16 @@ def _by_domain(given: Any) -> list[tuple[str | None, pd.DataFrame]]:
     if not isinstance(given, Mapping):
         return [] if given is None else [(None, given)]
     return [(None if key is None else str(key), frame) for key, frame in given.items()]
+
+
+def _as_pandas(frame: Any, name: str) -> pd.DataFrame:
+    frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(
+            f"{name} must be one DataFrame of pandas, not {type(frame).__name__}: pd.DataFrame or "
+            "pd.concat makes one"
+        )
+    return frame.copy(deep=False)
 
 
 def _check_target(options: ImportSettings) -> None:

@@ -19,6 +19,7 @@ from recbole_edt.importing.tables import (
     Table,
     as_ids,
     as_text,
+    as_values,
     cut,
     find_column,
     point_decimals,
@@ -34,7 +35,8 @@ from recbole_edt.prepare.records import clean, shorten
 _RESERVED = {"item_id", "domain", "generated", "unsold"}
 _ALIKE = 0.95  # share of items with one value in all their rows that makes a column one of items
 _COMPARED = 100_000  # rows that are looked at for it, at most
-_LINKS = 0.5  # share of links above which a column is no text
+_LINKS = 0.5  # share of links or vectors above which a column is no text
+_VECTOR = r"(?=.*\d\.\d.*\d\.\d)[\s\d.,|;()\[\]eE+-]+"  # of decimal numbers
 
 
 @dataclass
@@ -132,7 +134,7 @@ def _filtered(collected: Collected, options: ImportSettings) -> pd.DataFrame:
     once = drop_repeated(pd.DataFrame(codes, index=rows.index), options)
     if len(once) < len(rows):
         steps["without repeated ones"] = len(once)
-    rows = rows.loc[apply_filters(once, options).index]
+    rows = rows.loc[apply_filters(once, options, sorted(rows["domain"].unique())).index]
     steps["filtered"] = len(rows)
     return rows
 
@@ -178,7 +180,7 @@ def _told(
     parts = {
         "text": [f"title ({', '.join(titles)})" if name == "title" else name for name in described],
         "kept, but no text": [name for name in types if name not in (*_RESERVED, *described)],
-        "left out (empty, links, or not one value per item)": [
+        "left out (empty, links, vectors, or not one value per item)": [
             name for name in others if name not in types
         ],
     }
@@ -238,12 +240,15 @@ def _with_unsold(
             for column in table.frame:
                 text = as_text(table.frame[column]).str.casefold()
                 if (text[there.index].map(names) == there).mean() >= _ALIKE:
-                    domain = text.map(names)
+                    domain = text.map(names).fillna(said)
                     break
         part = pd.DataFrame({"domain": domain[ids.index], "item": ids})
         known = part["domain"].isin(names.values())
         parts.append(part[known])
-        lost.update(part["item"][~known])
+        no_domain = part["item"][~known]
+        if (column := table.columns.get("domain")) is not None:  # others are of a third domain
+            no_domain = no_domain[as_values(table.frame[column])[no_domain.index] == ""]
+        lost.update(no_domain)
     items = pd.concat(parts, ignore_index=True).drop_duplicates()
     return items, len(lost.difference(items["item"]))
 
@@ -268,8 +273,9 @@ def _item_table(
         )
         given = int((values != "").sum())
         numbers = pd.to_numeric(values.where(values != ""), errors="coerce")
-        if not given or values.str.contains("https?://").sum() > _LINKS * given:
-            continue  # nothing, or links
+        others = values.str.contains("https?://") | values.str.fullmatch(_VECTOR)
+        if not given or others.sum() > _LINKS * given:
+            continue  # nothing, or links, or vectors
         if column == "price":
             prices = point_decimals(values).map(read_price)
             out[column], types[column] = prices.astype(float), "float"

@@ -27,9 +27,16 @@ from recbole_edt.settings import expand_home
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
+_OTHERS = "unpack archives, and give import_frames what pandas reads (docs/data.md)"
 _SUFFIXES = {".gz", ".bz2", ".xz"}
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
-_NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # zip, which .xlsx is, and .xls
+_SHEET = "spreadsheet or a zip archive: save the sheet as CSV, or unpack it"
+_NO_TABLE = {  # by the first bytes
+    b"PK\x03\x04": _SHEET,  # zip, which .xlsx is
+    b"\xd0\xcf\x11\xe0": _SHEET,  # .xls
+    b"version https://git-lfs": "pointer to a file: `git lfs pull` fetches it",
+    b"<!DOCTYPE": "web page: download the file anew",
+}
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # how quotation marks are meant: in the words of pandas and of the csv module
 _LITERAL: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
@@ -76,7 +83,7 @@ def _files(path: Path) -> list[Path]:
     files = [file for file in sorted(path.iterdir()) if _kind(file) and file.name[0] not in "._"]
     atomic = [file for file in files if _kind(file) in (".inter", ".item")]
     if not files:
-        raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}")
+        raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}; {_OTHERS}")
     if atomic and not any(_kind(file) == ".inter" for file in atomic):
         raise DataError(f"{path} holds items, but no .inter with rows of users")
     return atomic or files
@@ -105,7 +112,7 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
     """Read one file; values of delimited text are text."""
     kind = _kind(path)
     if not kind:
-        raise ConfigError(f"{path} is of no kind that can be read: {_kinds()}")
+        raise ConfigError(f"{path} is of no kind that can be read: {_kinds()}; {_OTHERS}")
     try:
         if kind in _PARQUET:
             frame = _read_parquet(path)
@@ -136,10 +143,9 @@ def _text(path: Path, options: ImportCommand) -> str:
             except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
                 raise DataError(f"{path} is a damaged {path.suffix} file: {error}") from error
             break
-    if content.startswith(_NO_TEXT):
-        raise DataError(
-            f"{path} is a spreadsheet or a zip archive: save the sheet as CSV, or unpack it"
-        )
+    for magic, what in _NO_TABLE.items():
+        if content.startswith(magic):
+            raise DataError(f"{path} is a {what}")
     marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
     if "encoding" not in options.model_fields_set:
         for first, name in enumerate(("utf-16-be", "utf-16-le")):
@@ -229,6 +235,7 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     text, separator = _text(path, options).lstrip("\r\n"), ""
     if named := re.match(r"sep=(.)\r?\n", text):  # as Excel writes
         separator, text = named[1], text[named.end() :]
+    text = text[_header_at(text, options) :]
     header, *_ = re.split("[\r\n]", text, maxsplit=1)
     if header.count("::") > 1 and "\t" not in text:  # as MovieLens has it
         text, header = text.replace("::", "\t"), header.replace("::", "\t")
@@ -263,6 +270,18 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
         frame = frame.map(_unquoted, na_action="ignore")
     frame.columns = pd.Index([_without_type(name) if atomic else name for name in names])
     return frame.loc[:, ~frame.columns.str.fullmatch(r"(Unnamed: \d+)?")]  # an index by pandas
+
+
+def _header_at(text: str, options: ImportCommand) -> int:
+    """Where the names of the columns stand: a report may have its title in lines above."""
+    roles = (options.user, options.item, options.time or (), options.title)
+    start = 0
+    for line in io.StringIO(text[:10_000], newline=""):
+        names = [name.strip(' "\r\n') for name in re.split(r"[\t,;|]", line)]
+        if len({find_column(names, role) for role in roles} - {None}) > 1:
+            return start
+        start += len(line)
+    return 0
 
 
 def _rare_separator(text: str, header: str, options: ImportCommand) -> str:

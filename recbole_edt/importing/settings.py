@@ -30,10 +30,11 @@ class _Tables(Settings, use_attribute_docstrings=True):
         "business_id", "movie_id", "book_id", "game_id", "track_id", "video_id", "news_id", "item",
         "product",
     )  # fmt: skip
-    """column of the item; in tables of items also id"""
+    """column of the item; in tables of items also id, and of several the one that the rows have"""
     time: Names | None = (
-        "timestamp", "time", "unixReviewTime", "datetime", "date", "created_at", "event_time", "ts",
-        "review_time", "review_date", "order_date", "purchase_date",
+        "timestamp", "time", "unixReviewTime", "datetime", "event_timestamp", "time_ms", "date",
+        "created_at", "event_time", "ts", "review_time", "review_date", "order_date",
+        "purchase_date",
     )  # fmt: skip
     """column of the time: Unix seconds, milliseconds or finer, or ISO dates; none: the rows are in
     order"""
@@ -53,7 +54,7 @@ class _Tables(Settings, use_attribute_docstrings=True):
     )  # fmt: skip
     """column of the domain, of rows or of items, if no DOMAIN=FILE names it"""
     domains: Names | None = None
-    """the two domains to keep of many"""
+    """the two domains to keep of many; a list or path of some, such as A|B, is of the first"""
     keep_unsold: bool = False
     """keep items of the tables that have no rows, or none after the filters: recommend ranks them
     by their text, training and evaluation leave them out"""

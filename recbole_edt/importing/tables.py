@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,11 +22,17 @@ from recbole_edt.importing.times import (
     read_times,
     time_of_day,
 )
+from recbole_edt.prepare.records import Malformed, parse_metadata
 from recbole_edt.settings import nearest
 
 # how databases and pandas write that there is no value
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
+_NO_ID = ("NA", "N/A", "n/a", "#N/A", "(not set)")  # NA may be a domain: North America
 _ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"  # long numbers as spreadsheets show them
+_KINDS = ("event", "event_type", "event_name", "behavior", "behaviour", "action", "action_type")
+_GUEST = 0.05, 10  # share of all rows, and times the mean, above which a user may be many
+_FEW = 100  # values of a column that may be one of domains
+_SIGNS = r"[|,;:>/.\[\]{}]"  # between the parts of lists and paths of categories
 _ROLES = ("user", "item", "time", "rating", "title", "domain")
 # beside a column of times of day
 _DATES = ("date", "day", "event_date", "order_date", "purchase_date", "review_date")
@@ -84,7 +91,7 @@ def as_ids(values: pd.Series) -> pd.Series:
     """
     if values.dtype == object:  # floats among texts, as pandas reads long files
         values = values.map(lambda one: str(one).removesuffix(".0") if is_float(one) else one)
-    text = as_values(values)
+    text = as_values(values, _NO_VALUE + _NO_ID)
     found = pd.Series(text.unique(), dtype=object)
     rounded = found[found.str.fullmatch(_ROUNDED)]
     if len(rounded):
@@ -96,10 +103,14 @@ def as_ids(values: pd.Series) -> pd.Series:
     return text.str.removesuffix(".0") if floats else text
 
 
-def as_values(values: pd.Series) -> pd.Series:
+def _bare(values: pd.Series) -> pd.Series:
+    return as_values(values).str.removesuffix(".0")
+
+
+def as_values(values: pd.Series, none: tuple[str, ...] = _NO_VALUE) -> pd.Series:
     """Names as text, of users, items or domains: those that stand for no value are empty."""
     text = as_text(values)
-    return text.mask(text.isin(_NO_VALUE), "")
+    return text.mask(text.isin(none), "")
 
 
 def cut(value: object, most: int = 80) -> str:
@@ -117,7 +128,8 @@ def flatten(values: pd.Series) -> pd.Series:
 
 
 def _flattened(values: pd.Series) -> pd.Series:
-    return values.map(flat) if values.dtype == object else values
+    nested = isinstance(values.dtype, pd.ArrowDtype) and values.dtype.kind == "O"
+    return values.astype(object).map(flat) if nested or values.dtype == object else values
 
 
 def flat(value: object) -> object:
@@ -182,18 +194,34 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
             f"ones, such as those of {exact[-1]}: write local times with their zone (+01:00)"
         )
     rows = pd.concat(parts, ignore_index=True)
+    if rows.empty:
+        raise DataError(f"no row of {interactions[0].name} has a user, an item and a time")
+    users = rows["user"].value_counts()
+    if users.iloc[0] > max(_GUEST[0] * len(rows), _GUEST[1] * users.mean()):
+        notes.append(
+            f"user '{cut(users.index[0])}' has {users.iloc[0]:,} of {len(rows):,} rows: if that "
+            "stands for unknown ones, such as guests, take its rows out of the files"
+        )
     steps = {"read": read}
     if len(rows) < read:
         steps["complete"] = len(rows)
     if options.min_rating is not None:
         rows = rows[rows["rating"] >= options.min_rating].copy()
         steps[f"rated {options.min_rating:g} or more"] = len(rows)
+        if rows.empty:
+            raise DataError(f"no row is rated {options.min_rating:g} or more: lower --min_rating")
     rows["domain"], note = _domains(rows, interactions, items, options)
     notes.append(note)
     names = _two_domains(rows["domain"], options)
     known = set(rows["item"])
     for table in items:
         _take_off_domains(table, names, known, options)
+        if known.isdisjoint(ids := as_ids(table.frame[column := table.columns["item"]])):
+            notes.append(
+                f"{table.name} describes no item of the rows: its {column} has ids such as "
+                f"'{cut(ids.iloc[0])}', the rows '{cut(rows['item'].iloc[0])}'; --item=COLUMN,"
+                "COLUMN names the columns of all files"
+            )
     of_both = rows[rows["domain"].isin(names)].reset_index(drop=True)
     if len(of_both) < len(rows):
         steps["of both domains"] = len(of_both)
@@ -237,16 +265,24 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
                         f"{table.name} has several columns '{cut(column)}': keep one of them"
                     )
                 _check_decoded(table.frame[column])
-        names = {role: getattr(options, role) or () for role in ("user", "item", "time", "rating")}
-        if find_column(columns, options.user) is None:
-            names = {"item": (*options.item, "id"), "title": options.title}
-        for role in names:
-            found = find_column(columns, names[role])
-            if found is not None and found not in table.columns.values():
-                table.columns[role] = found
-        (interactions if "user" in table.columns else items).append(table)
+        if (user := _user_column(columns, options)) is None:
+            items.append(table)
+            continue
+        interactions.append(table)
+        table.columns["user"] = user
+        for role in ("item", "time", "rating"):
+            _set_column(table, role, find_column(columns, getattr(options, role) or ()))
+        if (item := table.columns.get("item")) and _may_be_nested(table.frame[item]):
+            table.frame = _explode(table.frame, item)  # baskets: lists of ids
+        for role in ("user", "item"):
+            _check_no_objects(table, role)
+    for table in items:
+        columns = list(table.frame.columns)
+        _set_column(table, "item", _joining_column(table, interactions, options))
+        _set_column(table, "title", find_column(columns, options.title))
     domains = {table.domain for table in interactions}
-    takes = {id(table): _taken_for_rows(table, domains, options) for table in items}
+    times = {table.columns["time"] for table in interactions if "time" in table.columns}
+    takes = {id(table): _taken_for_rows(table, domains, times, options) for table in items}
     largest = max(items, key=lambda table: len(table.frame)) if items else None
     # by columns: files of the same ones are named once
     lacking: dict[tuple[str, ...], tuple[Table, list[str]]] = {}
@@ -256,18 +292,61 @@ def _recognise(tables: Sequence[Table], options: ImportSettings) -> tuple[list[T
         roles = needed if rows else [] if has_item else ["item"]
         if not interactions and (table is largest or not has_item):
             roles = needed  # which file holds the rows is not known
-        missing = [role for role in roles if find_column(known, getattr(options, role)) is None]
+        others = [role for role in roles if role not in table.columns]
+        missing = [
+            role
+            for role in others  # a column of the user that a key names for something else is none
+            if role == "user" or find_column(known, getattr(options, role)) is None
+        ]
         if missing:
             lacking.setdefault(tuple(known), (table, missing))
     if lacking:
-        why = filter(None, (takes.get(id(table)) for table, _ in lacking.values()))
-        raise DataError("; ".join([_unknown([*lacking.values()], options, tables), *why]))
+        why = [takes.get(id(table)) or _apart(table, tables) for table, _ in lacking.values()]
+        unknown = _unknown([*lacking.values()], options, tables)
+        raise DataError("; ".join([unknown, *dict.fromkeys(filter(None, why))]))
     known = [column for table in tables for column in table.frame.columns]
     for role in {"title", "rating"} & options.model_fields_set:
         if find_column(known, names := getattr(options, role)) is None:
             near = nearest(names[0], known)
             raise DataError(f"no file has a column '{names[0]}' of the {role}{near}")
     return interactions, items
+
+
+def _set_column(table: Table, role: str, column: str | None) -> None:
+    if column is not None and column not in table.columns.values():
+        table.columns[role] = column
+
+
+def _user_column(columns: Sequence[str], options: ImportSettings) -> str | None:
+    """Find the column of the user, which a key may name for something else: --item=uid."""
+    if "user" not in options.model_fields_set:
+        others = options.model_fields_set.intersection(_ROLES)
+        taken = {find_column(columns, getattr(options, role) or ()) for role in others}
+        columns = [column for column in columns if column not in taken]
+    return find_column(columns, options.user)
+
+
+def _joining_column(
+    table: Table, interactions: Sequence[Table], options: ImportSettings
+) -> str | None:
+    """Find the column of a table of items that holds most ids of the rows; else the first."""
+    columns = (find_column(table.frame, (name,)) for name in (*options.item, "id"))
+    found = list(dict.fromkeys(filter(None, columns)))
+    if len(found) < 2:
+        return next(iter(found), None)
+    rows = (one.frame[one.columns["item"]] for one in interactions if "item" in one.columns)
+    known = {one for ids in rows for one in _bare(ids).unique()} - {""}
+    return max(found, key=lambda column: _bare(table.frame[column]).isin(known).sum())
+
+
+def _check_no_objects(table: Table, role: str) -> None:
+    """Refuse ids that are objects: what they say of a user changes from row to row."""
+    if (column := table.columns.get(role)) is None:
+        return
+    names = _names(table.frame[[column]])
+    if names[0] != column and not names[0].startswith(f"{column}.$"):  # as MongoDB has ids
+        keys = cut(" or ".join(f"--{role}={name}" for name in names), 200)
+        raise DataError(f"{table.name}: {column} holds objects: name a value of them, {keys}")
 
 
 def _check_decoded(values: pd.Series) -> None:
@@ -280,12 +359,35 @@ def _check_decoded(values: pd.Series) -> None:
         ) from error
 
 
-def _taken_for_rows(table: Table, domains: set[str | None], options: ImportSettings) -> str:
+def _apart(table: Table, tables: Sequence[Table]) -> str:
+    """Name a column that joins a table without items to another; or what else it may be."""
+    if "item" in table.columns:
+        return ""
+    own = set(table.frame) - {table.columns.get("user")}
+    for other in tables:
+        shared = sorted(
+            own.intersection(other.frame), key=lambda name: not _plain(name).endswith("id")
+        )
+        if other is table or not shared:
+            continue
+        if "item" in other.columns:
+            return f"if {shared[0]} joins it to {other.name}, join the two first (docs/data.md)"
+        return f"is {shared[0]}, which several files have, the item (--item={shared[0]})?"
+    others = any({"user", "item"} <= other.columns.keys() for other in tables)
+    return f"if {table.name} describes users, leave it out" if others else ""
+
+
+def _taken_for_rows(
+    table: Table, domains: set[str | None], times: set[str], options: ImportSettings
+) -> str:
     """Say why a table without users seems to hold rows of users and no items; empty if not."""
     time = find_column(table.frame.columns, options.time or ())
     item = table.columns.get("item")
     if time and (table.domain or (item and flatten(table.frame[item]).duplicated().any())):
-        return f"if {table.name} is a table of items, leave out its column {time}"
+        way_out = f"leave out its column {time}"
+        if times and time not in times:
+            way_out = f"say --time={','.join(sorted(times))}, as the rows have it"
+        return f"if {table.name} is a table of items, {way_out}"
     wanted = options.domains is None or table.domain in options.domains
     if table.domain and wanted and domains - {None} and table.domain not in domains:
         return f"no other file has rows of {table.domain}"
@@ -296,22 +398,44 @@ def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
     """Give the values of nested objects columns of their own where an option names one.
 
     ``--user=buyer.id`` takes ``id`` of the objects in the column ``buyer``, which is replaced by
-    ``buyer.id`` and a column of each of its other keys.
+    ``buyer.id`` and a column of each of its other keys. A row whose column holds a list of objects,
+    such as the lines of an order, becomes one of each.
     """
     named = [name for role in _ROLES for name in getattr(options, role) or ()]
     for column in frame.columns:
         if column not in named and any(name.startswith(f"{column}.") for name in named):
+            frame = _explode(frame, column)
             objects = [value if isinstance(value, dict) else {} for value in frame[column]]
             parts = pd.DataFrame(objects, frame.index, dtype=object).add_prefix(f"{column}.")
-            return unfold(frame.drop(columns=column).join(parts), options)
+            new = parts.columns.difference(frame.columns, sort=False)
+            return unfold(frame.drop(columns=column).join(parts[new]), options)
     return frame
+
+
+def _may_be_nested(values: pd.Series) -> bool:
+    text = isinstance(values.dtype, pd.StringDtype)
+    return bool(values.str.startswith("[").any()) if text else values.dtype == object
+
+
+def _explode(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Make a row of each value of the lists in a column."""
+    return frame.assign(**{column: frame[column].map(_nested)}).explode(column, ignore_index=True)
+
+
+def _nested(value: object) -> object:
+    """A list or, in a list of its own, an object; either may be text of JSON or Python."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        with suppress(Malformed):
+            value = parse_metadata(f'{{"": {value}}}'.encode())[""]
+    return [value] if isinstance(value, dict) else value
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
     """Names of the columns, of those that hold objects with the keys of the first."""
     out = []
     for column in frame.columns:
-        objects = (value for value in frame[column] if isinstance(value, dict))
+        values = _explode(frame[[column]].head(1000), column)[column]
+        objects = (value for value in values if isinstance(value, dict))
         out += [f"{column}.{key}" for key in next(objects, {})] or [column]
     return out
 
@@ -374,13 +498,17 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
             )
         if len(lost):
             unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
-    # RecBole's column of rows that were shown, and of those that were taken
-    label = find_column(set(frame.columns) - set(columns.values()), ("label",))
-    if label and (shown := (pd.to_numeric(as_text(frame[label]), errors="coerce") == 0).sum()):
+    # RecBole's column of rows that were shown, and of those that were taken; goods sent back
+    others = set(frame.columns) - set(columns.values())
+    label = find_column(others, ("label", "clicked", "is_click", "quantity", "qty"))
+    if label and (none := (pd.to_numeric(as_text(frame[label]), errors="coerce") <= 0).sum()):
         unrated += (
-            f"; {shown:,} rows have {label} 0 and count like the others (--rating={label} "
+            f"; {none:,} rows have {label} 0 or less and count like the others (--rating={label} "
             "--min_rating=1 leaves them out)"
         )
+    kinds = as_values(frame[kind]).value_counts() if (kind := find_column(others, _KINDS)) else ()
+    if len(kinds) > 1:
+        unrated += f"; rows of every {kind} count alike ({_counted(kinds)})"
     rows["source"] = table.domain or table.source
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():
@@ -403,7 +531,7 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         given = cut(frame[columns["time"]].iloc[alike.index[0]])
         tied = (
             f"; {len(alike):,} rows have the same time (such as '{given}') as others of their "
-            "user, and stay in the order of the file: are the times rounded?"
+            "user, and stay in the order of the file: are the times rounded, or of whole orders?"
         )
     return rows[~bad], f"{_described(table)} ({unit}{other}){left_out}{unrated}{tied}", unit
 
@@ -443,6 +571,9 @@ def _read_in_form(values: pd.Series, form: str | None) -> tuple[pd.Series, str, 
 
 
 def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
+    unread = unread[as_values(unread) != ""]
+    if unread.empty:
+        return ""
     if pd.to_numeric(unread[:1].astype(str), errors="coerce").notna().all():
         other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
@@ -468,20 +599,29 @@ def _domains(
         raise ConfigError(f"name the domain of {other.name}, too: DOMAIN={other.name}")
     if named:
         return rows["source"], "domains: as named"
-    seen = ""
+    seen, many = "", False
     for name in options.domain:
         found = _column_values(name, rows, interactions, items)
         if found is None:
             continue
-        found = _same_case(found)
+        found, note = _of_lists(_same_case(found), options.domains or ())
         counts = found[found != ""].value_counts()
-        if len(counts) == 2 or set(options.domains or ()) & set(counts.index):
+        if counts.empty:
+            one = cut(rows["item"].iloc[0])
+            seen = seen or f"column {name} says nothing of the items of the rows (such as '{one}')"
+            continue
+        chosen = "domain" in options.model_fields_set and options.domains
+        if len(counts) == 2 or chosen or set(options.domains or ()) & set(counts.index):
             for table in (*interactions, *items):
                 if column := find_column(table.frame.columns, (name,)):
                     table.columns["domain"] = column
-            return found, f"domains: column {name} ({_counted(counts)})"
+            return found, f"domains: column {name} ({_counted(counts)}){note}"
         seen = seen or f"column {name} has {len(counts)} values ({_counted(counts)})"
-    if len(rows["source"].unique()) == 2 and "domain" not in options.model_fields_set:
+        many = many or len(counts) > 2
+    by_file = [set(own) for _, own in rows["item"].groupby(rows["source"])]
+    # files of mostly the same items beside a column of domains: days, say
+    days = seen and 2 * len(set.intersection(*by_file)) > min(map(len, by_file))
+    if len(by_file) == 2 and "domain" not in options.model_fields_set and not days:
         sources = {table.source for table in interactions}
         for table in (*interactions, *items):  # items of the same folder, or of a file of both
             table.domain = table.source if table.source in sources else None
@@ -490,7 +630,12 @@ def _domains(
         known = {column for table in (*interactions, *items) for column in table.frame.columns}
         name = options.domain[0]
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
-    hint = "--domains=A,B chooses two" if seen else "--domain=COLUMN names a column that holds it"
+    few = {column: flatten(table.frame[column]).nunique() for table in (*items, *interactions)
+           for column in table.frame if column not in table.columns.values()}  # fmt: skip
+    few = {column: n for column, n in few.items() if 1 < n <= _FEW}
+    such = f" (such as {cut(', '.join(sorted(few, key=lambda one: few[one])), 200)})" if few else ""
+    hint = f"--domain=COLUMN names a column that holds it{such}"
+    hint = "--domains=A,B chooses two" if many else hint
     raise DataError(
         f"the domains are unknown: {seen or 'no column names two'}: {hint}, A=FILE B=FILE names "
         "that of each file"
@@ -502,7 +647,7 @@ def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> 
     known = {name.casefold(): name for name in names}
     columns = [find_column(table.frame.columns, (name,)) for name in options.domain]
     for column in filter(None, [] if table.domain else columns):
-        said = as_values(table.frame[column]).str.casefold().map(known).fillna("")
+        said = _first_of(as_values(table.frame[column]).str.casefold(), known)
         if (said != "").any():
             return said
     return pd.Series("", table.frame.index, dtype=object)
@@ -523,6 +668,28 @@ def _column_values(
             values = as_values(table.frame[column])
             known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
     return rows["item"].map(known).fillna("") if known else None
+
+
+def _of_lists(domains: pd.Series, names: Sequence[str]) -> tuple[pd.Series, str]:
+    """Put one of the two names in place of lists that hold it, and say so."""
+    for sign in (_SIGNS, r"\s"):
+        named = _first_of(domains, {name: name for name in names}, sign)
+        lists = domains[(named != "") & (named != domains)]
+        if len(lists) and set(names) <= set(named):
+            note = f"; lists, such as '{cut(lists.iloc[0])}', are of the one that they name first"
+            return named.where(named != "", domains), note
+    return domains, ""
+
+
+def _first_of(values: pd.Series, names: Mapping[str, str], sign: str = _SIGNS) -> pd.Series:
+    """What some names stand for: of each value, or its first part that is one; empty if none is."""
+
+    def first(value: str) -> str:
+        parts = (part.strip(" '\"") for part in (value, *re.split(sign, value)))
+        return next((names[part] for part in parts if part in names), "")
+
+    codes, found = pd.factorize(values)
+    return pd.Series(np.array([*map(first, found), ""], dtype=object)[codes], index=values.index)
 
 
 def _same_case(domains: pd.Series) -> pd.Series:

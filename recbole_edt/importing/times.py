@@ -22,7 +22,7 @@ _ZONE = re.compile(r"[T:]\d\d.*(?:Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$")
 _CLOCK = r"^([01]?\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d(?:\.\d+)?))?\s*(?:([AaPp])\.?[Mm]\.?)?$"
 _FORMS = [  # that pandas does not guess
     f"{day} %I:%M{second} %p" for day in ("%d/%m/%Y", "%m/%d/%Y") for second in ("", ":%S")
-] + ["%a %b %d %H:%M:%S %z %Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y"]
+] + ["%a %b %d %H:%M:%S %z %Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%Y年%m月%d日"]
 
 
 def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:

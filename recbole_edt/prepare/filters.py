@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -23,7 +25,9 @@ def drop_repeated(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
     return rows.drop_duplicates(["user", "item"] + ["time"] * (options.repeated == "exact"))
 
 
-def apply_filters(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
+def apply_filters(
+    rows: pd.DataFrame, options: FilterSettings, names: Sequence[str] = "AB"
+) -> pd.DataFrame:
     """Apply all filters to ordered rows.
 
     Repeated rows are dropped first, then items and users with too few rows until nothing changes.
@@ -40,7 +44,7 @@ def apply_filters(rows: pd.DataFrame, options: FilterSettings) -> pd.DataFrame:
     if options.max_rows:
         rows = _core(rows.groupby("user").tail(options.max_rows), options)
     if rows["domain"].nunique() < 2:
-        left = f"only domain {'AB'[rows['domain'].iloc[0]]}" if len(rows) else "nothing"
+        left = f"only domain {names[rows['domain'].iloc[0]]}" if len(rows) else "nothing"
         most = {key: unfiltered[key].value_counts().max() for key in ("user", "item")}
         raise DataError(
             f"the filters leave {left} of {len(unfiltered):,} rows, where a user has at most "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,35 @@ def test_nested_objects_names_of_each_file_and_cells_that_are_empty(capsys):
     assert "2 rows" not in capsys.readouterr().out
 
 
+def test_the_lines_of_an_order_and_the_ids_of_a_basket_are_rows(capsys):
+    lines = [[("a1", "x"), ("b1", "y")], [("b1", "y")], []]
+    orders = [
+        {"customer_id": 5, "time": n, "lines": [{"sku": sku, "shop": of} for sku, of in one]}
+        for n, one in enumerate(lines)
+    ]
+    Path("orders.json").write_text(json.dumps([*orders, {"customer_id": 6, "lines": [{}]}]))
+    assert cli.execute("import", ["orders.json", MINE]) == 2
+    assert "(it has: customer_id, time, lines.sku, lines.shop): name" in capsys.readouterr().err
+    assert cli.execute("import", ["orders.json", MINE, "--item=lines"]) == 2
+    assert "lines holds objects: name a value of them, --item=lines.sku or --item=lines.shop" in (
+        capsys.readouterr().err
+    )
+    named = ["--item=lines.sku", "--domain=lines.shop", "--max_malformed=0.4"]
+    import_files(["orders.json", MINE, *named, "--embed=False"])
+    assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
+    pd.read_json("orders.json").to_csv("orders.csv", index=False)  # lists as text
+    import_files(["orders.csv", MINE, *named, "--embed=False"])
+    assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
+    rows = pd.DataFrame({"user": ["u", "v"], "x": [{"y": 1, "z": "a"}] * 2, "x.y": [3, 4]})
+    rows = rows.assign(time=[1, 2], domain=["p", "q"])
+    recbole_edt.import_frames(rows, dataset="mine", item=["x.y"], title=["x.z"], embed=False)
+    assert tables()[1][["item_id", "title"]].to_numpy().tolist() == [["3", "a"], ["4", "a"]]
+    basket = pd.DataFrame({"user": ["u", "v"], "item": [["a1", "b1"], ["a2"]], "time": [1, 2]})
+    items = pd.DataFrame({"item": ["a1", "b1", "a2"], "domain": ["x", "y", "x"]})
+    recbole_edt.import_frames(basket, items, dataset="mine", embed=False)
+    assert tables()[0].iloc[:, :2].to_numpy().tolist() == [["u", "a1"], ["u", "b1"], ["v", "a2"]]
+
+
 @pytest.mark.parametrize(
     ("stranger", "told"),
     [
@@ -120,8 +150,8 @@ def test_what_becomes_of_each_column_is_told(capsys):
     keys = ["--user=Kunde,user", "--item=SKU,item", "--time=Tag,time", "--title=Name"]
     import_files(["tree=trees.csv", f"other={rows_file()}", MINE, *keys, "--preview"])
     assert (
-        "columns of items: text: title (Name); kept, but no text: Jahr; left out (empty, links, or "
-        "not one value per item): Bild, Region, price\n"
+        "columns of items: text: title (Name); kept, but no text: Jahr; left out (empty, links, "
+        "vectors, or not one value per item): Bild, Region, price\n"
     ) in capsys.readouterr().out
 
 
@@ -368,6 +398,25 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     assert set(tables()[0]["user_id"]) == {"7", "8", "u8"}
 
 
+def test_the_lines_of_pandas_that_the_docs_have():
+    page = Path(__file__).resolve().parents[2] / "docs/data.md"
+    (block,) = re.findall(r"```python\n(# join.py\n.*?)```", page.read_text("utf-8"), re.S)
+    files = {
+        "orders": "order_id,user_id,order_number\n1,u,2\n2,u,1\n",
+        "lines": "order_id,product_id,event\n1,7,buy\n1,9,view\n2,8,cart\n",
+        "products": "product_id,department,name\n7,x,Oak\n8,y,Fig\n9,x,Elm\n",
+        "shown": "user,time,impressions\nu,2020-01-02,N7-1 N8-0\nu,2020-01-01,N9-0 N8-1\n",
+        "properties": "item,property,value\nN7,section,x\nN8,section,x\nN8,section,y\n",
+    }
+    for name, text in files.items():
+        Path(f"{name}.csv").write_text(text)
+    exec(block, {})
+    for name, ids in (("shop", ["8", "7"]), ("news", ["N8", "N7"])):
+        inter, item = tables(name)
+        assert inter["item_id"].tolist() == ids
+        assert item["domain"].tolist() == ["x", "y"]
+
+
 def test_bytes_of_dataframes_are_text():
     rows = [("u", "a", "2021-01-01", "Größe"), ("u", "b", "2021-01-02", "Fig")]
     frame = pd.DataFrame(rows, columns=["user", "item", "time", "title"]).map(str.encode)
@@ -387,6 +436,28 @@ def test_bytes_of_dataframes_are_text():
     frame["title"] = "Größe".encode("latin-1")
     with pytest.raises(DataError, match=r"column title holds bytes that are not utf-8 .*: decode"):
         recbole_edt.import_frames(frame, dataset="mine")
+
+
+def test_frames_of_other_libraries_are_made_ones_of_pandas():
+    class Other:
+        def to_pandas(self):
+            return pd.DataFrame(columns, index=[3, 3])
+
+    columns = {"user": ["u", "u"], "item": ["a", "b"], "time": [1, 2], "domain": ["x", "y"]}
+    made = recbole_edt.import_frames(Other(), dataset="mine", embed=False)
+    assert made["rows"] == 2
+    for wrong in ([Other()], columns, "rows.csv", pd.Series([1])):
+        with pytest.raises(DataError, match="must be one DataFrame of pandas, not "):
+            recbole_edt.import_frames(wrong, dataset="mine")
+
+
+def test_lists_of_arrow_are_text():
+    arrow = pytest.importorskip("pyarrow")
+    rows = {"user": ["u", "u"], "item": ["a", "b"], "time": [1, 2], "domain": ["x", "y"]}
+    table = arrow.table(rows | {"tags": [["p", "q"], ["r"]]})
+    frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    recbole_edt.import_frames(frame, frame.drop(columns="user"), dataset="mine", embed=False)
+    assert tables()[1]["tags"].tolist() == ["p | q", "r"]
 
 
 def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
@@ -456,6 +527,8 @@ def lines_of(separator: str = ",", end: str = "\n", header: str = "user,item,tim
         ("rows.csv", lines_of(", ")),
         ("rows.csv", lines_of().replace("Oak", '"Oak\nbrown, red, dark\nwood"')),
         ("rows.csv", "sep=;\n" + lines_of(";")),
+        ("rows.csv", "# Sales, of 2023\n\n" + lines_of()),
+        ("rows.csv", "Sales;;;\r\n" + lines_of(";", "\r\n")),
         ("rows.csv", lines_of(end=",\n").replace("title,", "title")),
         ("rows.csv", lines_of().encode("utf-16")),
         ("rows.csv", lines_of().encode("utf-16-le")),
@@ -518,7 +591,8 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
         {"id": "a1", "title": "1984", "price": "$1,200.50", "year": 1949, "details": {"Ink": "red"},
          "tags": ["x", ["y"]], "url": "https://x/1", "images": [{"large": "http://x/2"}],
          "body html": "<p>It&#39;s&nbsp;long " + "word " * 9 + "</p>", "domain": "x"},
-        {"id": "b1", "title": "", "price": None, "year": 2001.5, "domain": "y", "empty": ""},
+        {"id": "b1", "title": "", "price": None, "year": 2001.5, "domain": "y", "empty": "",
+         "vector": [0.5, -1e-7, 12.25]},
         {"id": "b1", "title": "a second line of b1", "domain": "y"},
         {"id": "c1", "title": "never bought", "domain": "y"},
     ]  # fmt: skip
@@ -534,6 +608,27 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
         ["a1", "x", "1984", "It's long word word", "Ink: red", "1200.50", "x | y", "1949.00", "0"],
         ["b1", "y", "", "", "", "", "", "2001.50", "0"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("header", "arguments"),
+    [
+        ("asin,product,id,domain", []),  # no asin is known; the product is a title
+        ("isbn,name,uid,domain", ["--item=item,uid"]),  # elsewhere uid is a user
+    ],
+)
+def test_a_table_of_items_is_joined_by_the_column_that_has_their_ids(header, arguments, capsys):
+    lines = [",Oak,a1,x", "9,Elm,a2,x", "9,Fig,b1,y", ",Hip,b2,y"]
+    Path("items.csv").write_text("\n".join([header, *lines]))
+    import_files([rows_file(), "items.csv", MINE, *arguments])
+    assert tables()[1]["title"].tolist() == ["Oak", "Elm", "Fig", "Hip"]
+    for domain in ("x", "y"):
+        Path(f"{domain}.csv").write_text("user,item,time\nu,0108,1\nu,0208,2\n")
+    Path("items.csv").write_text("id,name\n108,Oak\n")
+    assert "describes no item" not in capsys.readouterr().out
+    import_files(["x=x.csv", "y=y.csv", "items.csv", MINE, "--embed=False"])
+    out = capsys.readouterr().out
+    assert "items.csv describes no item of the rows: its id has ids such as '108', the rows" in out
 
 
 def test_items_without_rows_are_left_out_or_kept_where_a_table_says_their_domain(capsys):
@@ -586,6 +681,19 @@ def test_the_domain_is_named_or_in_a_column_or_the_name_of_a_file(column, argume
     assert len(inter) == 6 and len(item) == 4 and set(item["domain"]) == domains
 
 
+def test_files_of_two_days_are_no_domains(capsys):
+    for day in ("monday", "today"):
+        rows_file(f"{day}.csv")
+    Path("items.csv").write_text("id,category\na1,x\na2,x\nb1,y\nb2,z\n")
+    files = ["monday.csv", "today.csv", "items.csv", MINE, "--embed=False"]
+    assert cli.execute("import", files) == 2
+    assert "category has 3 values (x 6 rows, z 4 rows, y 2 rows): --domains=A,B chooses two, A" in (
+        capsys.readouterr().err
+    )
+    import_files([*files, "--domains=x,z"])
+    assert set(tables()[1]["item_id"]) == {"a1", "a2", "b2"}
+
+
 def test_files_in_the_users_home(monkeypatch, tmp_path):
     rows_file()
     domains_file()
@@ -629,13 +737,14 @@ def test_ids_that_both_domains_have_are_described_apart():
             assert item.loc[item["unsold"] == "1", "item_id"].tolist() == ["y:2"]
 
 
-def test_two_of_many_domains_and_only_what_is_liked():
-    items = "id,category\na1,x\na2,z\nb1,y\nb2,y\n"
+def test_two_of_many_domains_and_only_what_is_liked(capsys):
+    items = "id,category\na1,x\na2,z\nb1,y\nb2,y\nc1,z\nc2,\nc3,x|z\n"
     Path("items.csv").write_text(items)
     rows_file()
     import_files(
         ["rows.csv", "items.csv", MINE, "--domains=x,y", "--min_rating=3", "--embed=False"]
     )
+    assert "items of the tables without rows: 2, left" in capsys.readouterr().out  # c2 and c3
     inter, item = tables()
     assert inter["item_id"].tolist() == ["a1", "b1", "b2", "a1"]
     assert set(item["domain"]) == {"x", "y"}
@@ -643,16 +752,57 @@ def test_two_of_many_domains_and_only_what_is_liked():
     assert steps == {"read": 6, "rated 3 or more": 4, "filtered": 4}
 
 
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        (["x|z", "['z', 'y', 'x']", "x > z", "y"], True),
+        (["x z", "z y x", "x", "y"], True),
+        (["x", "{'id': 1, 'name': 'y'}", "x", "y"], True),
+        (["x", "y", "x", "y"], False),
+    ],
+)
+def test_of_lists_the_domain_that_they_name_first_counts(lists, told, capsys):
+    ids = ("a1", "a2", "b1", "b2", "c1", "c2")
+    lists = [*lists, lists[0], "z"]  # of items without rows
+    pd.DataFrame({"id": ids, "kind": lists}).to_csv("items.csv", index=False)
+    chosen = [MINE, "--domain=kind", "--domains=x,y", "--embed=False"]
+    import_files([rows_file(), "items.csv", *chosen])
+    item = tables()[1].set_index("item_id")["domain"]
+    assert item.to_dict() == {"a1": "x", "a2": "y", "b1": "x", "b2": "y"}
+    assert ("; lists, such as '" in capsys.readouterr().out) == told
+
+
 def test_rows_that_were_shown_and_not_taken_are_told(capsys):
     rows = "u,a1,1,1\nu,b1,2,0\nu,b2,3,1\nv,a2,4,0.0\nv,a1,5,1\n"
     rows_file(text=f"user,item,time,label\n{rows}")
     import_files(["rows.csv", domains_file(), MINE])
-    assert "2 rows have label 0 and count like the others (--rating=label --min_rating=1" in (
-        capsys.readouterr().out
+    assert (
+        "2 rows have label 0 or less and count like the others (--rating=label --min_rating=1"
+        in (capsys.readouterr().out)
     )
     import_files(["rows.csv", "items.csv", MINE, "--rating=label", "--min_rating=1"])
     assert "have label 0" not in capsys.readouterr().out
     assert tables()[0]["item_id"].tolist() == ["a1", "b2", "a1"]
+    sold = "u,a1,1,6\nu,b1,2,-1\n"
+    import_files([rows_file(text=f"user,item,time,Quantity\n{sold}"), "items.csv", MINE])
+    assert "1 rows have Quantity 0 or less and count like the others" in capsys.readouterr().out
+    seen = "u,a1,1,view\nu,b1,2,view\nu,b2,3,buy\n"
+    import_files([rows_file(text=f"user,item,time,event_type\n{seen}"), "items.csv", MINE])
+    assert "; rows of every event_type count alike (view 2 rows, buy 1 rows)" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("guest", ["0", "-1", "guest"])
+def test_a_user_that_may_be_many_is_told(guest, capsys):
+    rows = [f"{user},{letter}1,{n}" for user in range(100, 150) for n, letter in enumerate("ab")]
+    rows_file(text="\n".join(["user,item,time", *rows]))
+    import_files(["rows.csv", domains_file(), MINE])
+    assert "such as guests" not in capsys.readouterr().out
+    rows += [f"{guest},{letter}2,{n}" for n in range(50) for letter in "ab"]
+    rows_file(text="\n".join(["user,item,time", *rows]))
+    import_files(["rows.csv", domains_file(), MINE])
+    assert f"user '{guest}' has 100 of 200 rows: if that stands" in capsys.readouterr().out
 
 
 def test_repeated_rows_ties_and_rows_without_times():
@@ -715,6 +865,7 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["list.json", MINE], "list.json holds other JSON than objects"),
         (["latin.csv", MINE], "utf-8 text: name its encoding, such as --encoding=cp1252"),
         (["latin.csv", MINE], "--encoding=cp1252 (gb18030 for Chinese, cp932 for Japanese)"),
+        (["pointer.csv", MINE], "pointer.csv is a pointer to a file: `git lfs pull` fetches it"),
         (["sheet.csv", MINE], "sheet.csv is a spreadsheet or a zip archive: save the sheet as CSV"),
         (["rows.csv", MINE, "--encoding=klingon"], "encoding 'klingon' is not known"),
         (["damaged.csv.gz", MINE], "damaged.csv.gz is a damaged .gz file"),
@@ -737,7 +888,8 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", MINE, "--domain=prise"], "column 'prise' of the domain, did you mean"),
         (["rows.csv", MINE, "--domain=price"], "column price has 4 values"),
         (["x=rows.csv", MINE], "1 domains (x 6 rows), and exactly two are needed: add another, DO"),
-        (["x=rows.csv", "y=rows.csv", MINE, "--min_rating=9"], "FILE, or lower --min_rating"),
+        (["rows.csv", "items.csv", MINE, "--min_rating=9"], "rated 9 or more: lower --min_rating"),
+        (["x=rows.csv", "y=rare.csv", MINE, "--min_rating=1"], "FILE, or lower --min_rating"),
         (["x=rows.csv", "rows.csv", MINE], "name the domain of rows.csv, too"),
         (["x=rows.csv", "y=rows.csv", "items.csv", "dates.jsonl", MINE], "DOMAIN=dates.jsonl"),
         (["x=rows.csv", "new.csv", MINE, "--user=user"], "=user,COLUMN; if new.csv is a table"),
@@ -757,6 +909,18 @@ def test_an_earlier_import_is_replaced_and_nothing_else(monkeypatch):
         (["rows.csv", "rows.csv", MINE, "--time=none"], "--time=none needs all rows"),
         (["rows.csv", "items.csv", MINE, "--text_columns=nme"], "no column 'nme'"),
         (["soon.csv", MINE], "%Y and %H:%M for day, month, year and time; --time=COLUMN names ano"),
+        (["rows.csv", MINE, "--time=user"], "known for the user (it has: user, item, time"),
+        (["torn.csv", MINE, "--max_malformed=0.9"], "no row of torn.csv has a user, an item and"),
+        (["late.csv", MINE], "no readable time in time (such as ''); --max_malformed=0.34 leaves"),
+        (["rows.csv", "z.csv", MINE], "domain says nothing of the items of the rows (such as 'a1'"),
+        (["rows.csv", MINE], "names a column that holds it (such as price), A=FILE B=FILE"),
+        (["rows.csv", "items.csv", MINE, "--domain=kind", "--domains=p,q"], "the domain 'p' (th"),
+        (["rare.csv", "items.csv", MINE, "--min_item_rows=2"], "leave only domain x of 3 rows"),
+        (["orders.csv", "lines.csv", MINE], "if order joins it to lines.csv, join the two first"),
+        (["visits.csv", "places.csv", MINE], "is place_id, which several files have, the item"),
+        (["orders.csv", "rows.csv", MINE], "if orders.csv describes users, leave it out"),
+        (["x=rows.csv", "y=rows.csv", "x=meta.csv", MINE], "of items, say --time=time, as the row"),
+        (["book.xlsx", MINE], "unpack archives, and give import_frames what pandas reads"),
         (["x=rows.csv", "y=none.csv", MINE], "(such as 'NULL'); --user=COLUMN names another col"),
         (["caret.csv", MINE], "column, 'Kunde^Ware', which is not known: if it holds more, write"),
         (["kunde.json", MINE], "(it has: Kunde, Ware): name it by --user=COLUMN --item=COLUMN"),
@@ -792,6 +956,17 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     )
     Path("hiding.tsv").write_text('user\titem\ttime\nu\ta\t"1\nv\tb\nw\tc\t2"\n')
     Path("gaps.csv").write_text("user,item,time\nu,a1,1\n,a1,2\nu,b1,3\n")
+    Path("pointer.csv").write_text("version https://git-lfs.github.com/spec/v1\nsize 12345\n")
+    Path("visits.csv").write_text("user,a,place_id,time\nu,b,p1,1\n")
+    Path("places.csv").write_text("a,place_id\nb,p1\n")
+    Path("torn.csv").write_text("user,item,time\n,a1,1\nu,,2\n")
+    Path("late.csv").write_text("user,item,time\nu,a1,1\nu,b1,\nv,b1,3\n")
+    Path("rare.csv").write_text("user,item,time,stars\nu,a1,1,0\nv,a1,2,0\nu,b1,3,0\n")
+    Path("z.csv").write_text("id,domain\nz1,x\n")
+    Path("orders.csv").write_text("customer,order\nu,1\n")
+    Path("lines.csv").write_text("order,item\n1,a1\n")
+    Path("meta.csv").write_text("item,name,date\na1,Oak,\n")
+    Path("book.xlsx").touch()
     Path("odd.csv").write_text("Kunde,Ware\n1,2\n")
     Path("log.csv").write_text("date,pages\n1,2\n1,3\n")
     Path("new.csv").write_text("kunde,item,time\nu,b1,1\nu,b1,2\n")
