@@ -221,6 +221,19 @@ def test_a_trainer_that_a_subclass_of_the_plugin_names_goes_through_both_stages(
     assert trainer_class(further).__mro__[1:] == trainer_class(mine).__mro__[1:]
 
 
+def test_a_trainer_may_validate_in_its_own_way_and_the_run_reports_as_any(data_path):
+    class Own(Trainer):
+        def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+            assert len([batch for batch, *_ in eval_data]) == len(eval_data)
+            return {"ndcg@3": float(self.stage)}  # the best epoch is the first one of stage 2
+
+    mine = type("Mine", (LLMEDT,), {"__module__": __name__, "trainer": Own})
+    keys = settings(data_path, item_embedding="id", history_weight=0.0)
+    results = run_recbole_edt(mine, "tiny", None, keys)
+    assert results["stages"]["2"]["valid"] == {"ndcg@3": 2.0}
+    assert results["test"]["overall"]["n"] > 0
+
+
 def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(
     data_path, monkeypatch
 ):
