@@ -695,7 +695,9 @@ def _patch_loaders(module: Any) -> Iterator[None]:
             if not isinstance(config, EDTConfig):  # RecBole takes any key
                 known = known_keys(config)
                 for key in sorted(config.external_config_dict.keys() - known):
-                    getLogger().warning(f"nothing uses the key '{key}'{nearest(key, known)}")
+                    getLogger().warning(
+                        f"only code of your own can use the key '{key}'{nearest(key, known)}"
+                    )
             trainer: Any = trainer_class(config.model_class)
             return saved.create_dataset(config, trainer.known_at_start(config))
         items = Path(config["data_path"], f"{config['dataset']}.item")

@@ -80,8 +80,8 @@ def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog)
     caplog.set_level("WARNING")  # whatever an earlier run set
     create_dataset(stock_config("LLMEDT", data_path, drop_out=0.1, **{"eval_args.mode": "full"}))
     assert caplog.messages == [
-        "nothing uses the key 'drop_out', did you mean 'dropout'?",
-        "nothing uses the key 'eval_args.mode', did you mean 'eval_args'?",
+        "only code of your own can use the key 'drop_out', did you mean 'dropout'?",
+        "only code of your own can use the key 'eval_args.mode', did you mean 'eval_args'?",
     ]
 
 
