@@ -711,6 +711,14 @@ def _patch_loaders(module: Any) -> Iterator[None]:
     @_wraps(module, "create_samplers")
     def create_samplers(original: Callable, config: Any, dataset: Any, built: Any) -> Any:
         if _is_ours(config):  # what a user has for negatives: training rows alone
+            from recbole_edt.data.dataset import CrossDomainDataset
+
+            if not isinstance(dataset, CrossDomainDataset):
+                raise ConfigError(
+                    f"{config['model']} does not read a {type(dataset).__name__}: make the dataset "
+                    "with create_dataset, or of a subclass of recbole_edt.data.dataset."
+                    "CrossDomainDataset"
+                )
             dataset, built = built[0], [built[0]] * len(built)
         return original(config, dataset, built)
 

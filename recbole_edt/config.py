@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import yaml
 from pydantic import Field
 from recbole.config import Config
@@ -174,10 +175,7 @@ class EDTConfig(Config):
         return read_files(file_list)
 
     def _merge_external_config_dict(self):
-        self.external_config_dict = {
-            key: _plain(key, value)
-            for key, value in _merge(self.file_config_dict, self.variable_config_dict).items()
-        }
+        self.external_config_dict = _merge(self.file_config_dict, self.variable_config_dict)
 
     def _load_cmd_line(self):
         return {}
@@ -297,6 +295,7 @@ def final_settings(config: Config) -> dict[str, Any]:
         If a value is of a wrong type, out of range, or has no meaning for the model.
     """
     given = config.external_config_dict
+    given |= {key: _plain(key, value) for key, value in given.items()}
     final = _merge(config.internal_config_dict, given)
     declared: set[str] = set()
     for settings in _settings_of(config.model_class):
@@ -333,14 +332,14 @@ def _plain(key: str, value: Any) -> Any:
 
     Intervals such as (5, 10) become text: a list would be a closed one.
     """
+    if isinstance(value, dict):
+        return {name: _plain(key, part) for name, part in value.items()}
     if isinstance(value, (str, os.PathLike)):
         return expand_home(os.fspath(value))
     if isinstance(value, np.generic):
         return value.item()
-    if key == "val_interval" and isinstance(value, dict):
-        return {
-            name: str(ends) if isinstance(ends, tuple) else ends for name, ends in value.items()
-        }
+    if isinstance(value, torch.device):
+        return str(value)
     if isinstance(value, tuple) and key != "gpu_id":
         return str(value) if key.endswith("_interval") else list(value)
     return value

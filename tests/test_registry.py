@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recbole.config import Config
@@ -74,6 +75,20 @@ def test_recbole_finds_model_trainer_dataset_and_property_files(model, data_path
 def test_recboles_config_checks_the_settings_of_a_model(data_path):
     with pytest.raises(ConfigError, match="item_embedding must be one of text, id, both"):
         stock_config("LLMEDT", data_path, item_embedding="nonsense")
+
+
+def test_recboles_config_takes_values_as_python_has_them(data_path):
+    given = {"train_batch_size": np.int64(8), "topk": (3, 5), "device": torch.device("cpu")}
+    columns = {"load_col": {"inter": ("user_id", "item_id", "timestamp")}}
+    config = stock_config("LLMEDT", Path(data_path), **given, **columns)
+    assert create_dataset(config).user_num > 1
+    assert (config["train_batch_size"], config["topk"]) == (8, [3, 5])
+
+
+def test_a_dataset_of_another_kind_is_refused(data_path):
+    config = stock_config("LLMEDT", data_path)
+    with pytest.raises(ConfigError, match="not read a SequentialDataset: make the dataset with"):
+        data_preparation(config, SequentialDataset(config))
 
 
 def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog):
