@@ -236,8 +236,12 @@ class EDTConfig(Config):
 
     def _set_default_parameters(self):
         if not hasattr(self.model_class, "input_type"):  # then its loss_type says it
-            loss = self.final_config_dict.get("loss_type", "CE")
-            check_value(Literal["CE", "BPR"], "loss_type", loss)
+            if "loss_type" not in self.final_config_dict:
+                raise ConfigError(
+                    f"{self.model} says neither by an input_type nor by its keys whether it trains "
+                    "on negatives: give loss_type, CE for none or BPR (--loss_type=CE)"
+                )
+            check_value(Literal["CE", "BPR"], "loss_type", self["loss_type"])
         super()._set_default_parameters()
         bigger = self.final_config_dict["valid_metric_bigger"]
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:

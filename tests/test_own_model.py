@@ -138,6 +138,33 @@ def test_checkpoints_are_served_by_the_class_that_wrote_them(module, data_path):
     assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
 
 
+def test_a_class_may_leave_it_to_a_key_whether_it_trains_on_negatives(module, data_path):
+    """As most published models do, which are edited copies of RecBole's SASRec."""
+    text = """
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
+
+class Mine(SequentialRecommender):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.items = nn.Embedding(self.n_items, 8)
+
+    def full_sort_predict(self, interaction):
+        return self.items(interaction[self.ITEM_SEQ]).mean(1) @ self.items.weight.T
+
+    def calculate_loss(self, interaction):
+        assert self.NEG_ITEM_ID not in interaction
+        scores = self.full_sort_predict(interaction)
+        return nn.functional.cross_entropy(scores, interaction[self.POS_ITEM_ID])
+"""
+    given = settings(data_path)
+    with pytest.raises(ConfigError, match="give loss_type, CE for none or BPR"):
+        run_recbole_edt(f"{module(text)}:Mine", "tiny", None, given)
+    results = run_recbole_edt("mymodels:Mine", "tiny", None, {**given, "loss_type": "CE"})
+    served = Recommender.load(results["checkpoint"], use_gpu=False)
+    assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
 def test_what_other_parameter_names_is_kept_and_served(module, data_path):
     text = """
 import numpy as np
