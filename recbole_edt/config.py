@@ -334,10 +334,12 @@ def final_settings(config: Config) -> dict[str, Any]:
 def _plain(key: str, value: Any) -> Any:
     """Paths as text, ``~`` in full, numbers of numpy as Python's, and tuples as lists.
 
-    Intervals such as (5, 10) become text: a list would be a closed one.
+    Intervals such as (5, 10) become text: a list would be a closed one. ``None`` is a text in YAML.
     """
     if isinstance(value, dict):
         return {name: _plain(key, part) for name, part in value.items()}
+    if isinstance(value, str) and value == "None":
+        return None
     if isinstance(value, (str, os.PathLike)):
         return expand_home(os.fspath(value))
     if isinstance(value, np.generic):
