@@ -141,6 +141,22 @@ def defaults(model: Any) -> dict[str, Any]:
     }
 
 
+class _Final(dict):
+    """Settings that note which keys are read: RecBole's ``Config`` has no ``get`` of its own."""
+
+    def __init__(self, settings: Mapping[str, Any], read: set[str]) -> None:
+        super().__init__(settings)
+        self._read = read
+
+    def __getitem__(self, key):
+        self._read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self._read.add(key)
+        return super().get(key, default)
+
+
 class EDTConfig(Config):
     """RecBole's configuration for a run of this plugin, for its own models and the built-in ones.
 
@@ -170,6 +186,7 @@ class EDTConfig(Config):
         found = find_model(model)
         with as_config_error("configuration"):
             super().__init__(found, dataset, files, overrides)
+        self.final_config_dict = _Final(self.final_config_dict, self._read)
 
     def _load_config_files(self, file_list):
         return read_files(file_list)
@@ -217,6 +234,9 @@ class EDTConfig(Config):
         return [
             key for key in self.external_config_dict if key not in self._read | later | _READ_LATER
         ]
+
+    def __getstate__(self):
+        return {**vars(self), "final_config_dict": dict(self.final_config_dict)}
 
     def __getitem__(self, item):
         self._read.add(item)

@@ -113,6 +113,16 @@ def test_keys_are_those_that_the_class_reads(module, data_path):
         EDTConfig(mine, "tiny", None, settings(data_path, weight="much"))
 
 
+def test_keys_may_be_read_from_the_final_settings_too(module, data_path):
+    """RecBole's `Config` has no `get`: many classes ask the dictionary behind it."""
+    read = 'config["weight"] is None else config["weight"]'
+    text = MODULE.replace(read, 'config.final_config_dict.get("weight") is None else 2.0')
+    name = f"{module(text)}:Mine"
+    assert run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
+    with pytest.raises(ConfigError, match="does not read the key 'wait'"):
+        run_recbole_edt(name, "tiny", None, settings(data_path, wait=1))
+
+
 def test_keys_of_a_comparison_go_to_the_model_that_declares_them(module):
     name = f"{module()}:Mine"
     given = {"weight": 1, "k": 5, "epochs": 2}
@@ -163,6 +173,28 @@ class Mine(SequentialRecommender):
     results = run_recbole_edt("mymodels:Mine", "tiny", None, {**given, "loss_type": "CE"})
     served = Recommender.load(results["checkpoint"], use_gpu=False)
     assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [("raise NotImplementedError", None), ("return every[:, 1:]", "26 scores .* the 27 item ids")],
+)
+def test_scores_are_one_for_each_item_or_of_single_pairs(module, data_path, scores, message):
+    text = f"""
+from recbole.model.general_recommender import BPR
+
+class Mine(BPR):
+    def full_sort_predict(self, interaction):
+        every = super().full_sort_predict(interaction).view(len(interaction), -1)
+        {scores}
+"""
+    name = f"{module(text)}:Mine"
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            run_recbole_edt(name, "tiny", None, settings(data_path))
+    else:  # by `predict`, as RecBole does
+        results = [run_recbole_edt(m, "tiny", None, settings(data_path)) for m in (name, "BPR")]
+        assert results[0]["test"] == results[1]["test"]
 
 
 def test_what_other_parameter_names_is_kept_and_served(module, data_path):
