@@ -14,7 +14,7 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     It cannot for complex parameters.
     """
     parameters = (one for group in optimizer.param_groups for one in group["params"])
-    if type(optimizer) is not torch.optim.Adam or any(map(torch.is_complex, parameters)):
+    if type(optimizer) is not torch.optim.Adam or any(one.dtype.is_complex for one in parameters):
         return optimizer
     groups = [{**group, "fused": True} for group in optimizer.param_groups]
     try:
