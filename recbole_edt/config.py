@@ -170,6 +170,8 @@ class EDTConfig(Config):
         If a name, a key, a value or a file is invalid.
     """
 
+    final_config_dict: dict[str, Any]
+
     def __init__(
         self,
         model: str | type,
