@@ -122,6 +122,9 @@ class Some:
     def __iter__(self):
         return islice(iter(self.loader), len(self))
 
+    def batches(self):
+        return islice(self.loader.batches(), len(self))
+
 
 def measured(arguments: argparse.Namespace) -> None:
     """Read, build, train and evaluate one data set, phase by phase."""

@@ -695,7 +695,9 @@ def _patch_loaders(module: Any) -> Iterator[None]:
             if not isinstance(config, EDTConfig):  # RecBole takes any key
                 known = known_keys(config)
                 for key in sorted(config.external_config_dict.keys() - known):
-                    getLogger().warning(f"nothing uses the key '{key}'{nearest(key, known)}")
+                    getLogger().warning(
+                        f"only code of your own can use the key '{key}'{nearest(key, known)}"
+                    )
             trainer: Any = trainer_class(config.model_class)
             return saved.create_dataset(config, trainer.known_at_start(config))
         items = Path(config["data_path"], f"{config['dataset']}.item")
@@ -709,6 +711,14 @@ def _patch_loaders(module: Any) -> Iterator[None]:
     @_wraps(module, "create_samplers")
     def create_samplers(original: Callable, config: Any, dataset: Any, built: Any) -> Any:
         if _is_ours(config):  # what a user has for negatives: training rows alone
+            from recbole_edt.data.dataset import CrossDomainDataset
+
+            if not isinstance(dataset, CrossDomainDataset):
+                raise ConfigError(
+                    f"{config['model']} does not read a {type(dataset).__name__}: make the dataset "
+                    "with create_dataset, or of a subclass of recbole_edt.data.dataset."
+                    "CrossDomainDataset"
+                )
             dataset, built = built[0], [built[0]] * len(built)
         return original(config, dataset, built)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import yaml
 from pydantic import Field
 from recbole.config import Config
@@ -140,6 +141,22 @@ def defaults(model: Any) -> dict[str, Any]:
     }
 
 
+class _Final(dict):
+    """Settings that note which keys are read: RecBole's ``Config`` has no ``get`` of its own."""
+
+    def __init__(self, settings: Mapping[str, Any], read: set[str]) -> None:
+        super().__init__(settings)
+        self._read = read
+
+    def __getitem__(self, key):
+        self._read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self._read.add(key)
+        return super().get(key, default)
+
+
 class EDTConfig(Config):
     """RecBole's configuration for a run of this plugin, for its own models and the built-in ones.
 
@@ -152,6 +169,8 @@ class EDTConfig(Config):
     ConfigError
         If a name, a key, a value or a file is invalid.
     """
+
+    final_config_dict: dict[str, Any]
 
     def __init__(
         self,
@@ -169,15 +188,13 @@ class EDTConfig(Config):
         found = find_model(model)
         with as_config_error("configuration"):
             super().__init__(found, dataset, files, overrides)
+        self.final_config_dict = _Final(self.final_config_dict, self._read)
 
     def _load_config_files(self, file_list):
         return read_files(file_list)
 
     def _merge_external_config_dict(self):
-        self.external_config_dict = {
-            key: _plain(key, value)
-            for key, value in _merge(self.file_config_dict, self.variable_config_dict).items()
-        }
+        self.external_config_dict = _merge(self.file_config_dict, self.variable_config_dict)
 
     def _load_cmd_line(self):
         return {}
@@ -220,6 +237,9 @@ class EDTConfig(Config):
             key for key in self.external_config_dict if key not in self._read | later | _READ_LATER
         ]
 
+    def __getstate__(self):
+        return {**vars(self), "final_config_dict": dict(self.final_config_dict)}
+
     def __getitem__(self, item):
         self._read.add(item)
         return super().__getitem__(item)
@@ -238,8 +258,12 @@ class EDTConfig(Config):
 
     def _set_default_parameters(self):
         if not hasattr(self.model_class, "input_type"):  # then its loss_type says it
-            loss = self.final_config_dict.get("loss_type", "CE")
-            check_value(Literal["CE", "BPR"], "loss_type", loss)
+            if "loss_type" not in self.final_config_dict:
+                raise ConfigError(
+                    f"{self.model} says neither by an input_type nor by its keys whether it trains "
+                    "on negatives: give loss_type, CE for none or BPR (--loss_type=CE)"
+                )
+            check_value(Literal["CE", "BPR"], "loss_type", self["loss_type"])
         super()._set_default_parameters()
         bigger = self.final_config_dict["valid_metric_bigger"]
         if self.external_config_dict.get("valid_metric_bigger", bigger) != bigger:
@@ -297,6 +321,7 @@ def final_settings(config: Config) -> dict[str, Any]:
         If a value is of a wrong type, out of range, or has no meaning for the model.
     """
     given = config.external_config_dict
+    given |= {key: _plain(key, value) for key, value in given.items()}
     final = _merge(config.internal_config_dict, given)
     declared: set[str] = set()
     for settings in _settings_of(config.model_class):
@@ -331,16 +356,18 @@ def final_settings(config: Config) -> dict[str, Any]:
 def _plain(key: str, value: Any) -> Any:
     """Paths as text, ``~`` in full, numbers of numpy as Python's, and tuples as lists.
 
-    Intervals such as (5, 10) become text: a list would be a closed one.
+    Intervals such as (5, 10) become text: a list would be a closed one. ``None`` is a text in YAML.
     """
+    if isinstance(value, dict):
+        return {name: _plain(key, part) for name, part in value.items()}
+    if isinstance(value, str) and value == "None":
+        return None
     if isinstance(value, (str, os.PathLike)):
         return expand_home(os.fspath(value))
     if isinstance(value, np.generic):
         return value.item()
-    if key == "val_interval" and isinstance(value, dict):
-        return {
-            name: str(ends) if isinstance(ends, tuple) else ends for name, ends in value.items()
-        }
+    if isinstance(value, torch.device):
+        return str(value)
     if isinstance(value, tuple) and key != "gpu_id":
         return str(value) if key.endswith("_interval") else list(value)
     return value

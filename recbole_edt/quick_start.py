@@ -30,6 +30,7 @@ from recbole_edt.registry import is_users_own
 from recbole_edt.run_settings import RunArguments, RunSettings
 from recbole_edt.settings import parse_arguments, split_paths, validate
 from recbole_edt.trainer import checkpoint, trainer_class
+from recbole_edt.trainer.evaluating import EvaluationMixin
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -207,7 +208,8 @@ def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict
     for mode in modes:
         for phase, loader in (("valid", valid_data), ("test", test_data)):
             start = perf_counter()
-            trainer.evaluate(loader, load_best_model=False, mode=mode)
+            # a user's own `evaluate` may validate; what is reported is ranked by the protocol
+            EvaluationMixin.evaluate(trainer, loader, load_best_model=False, mode=mode)
             seconds[phase, mode] = perf_counter() - start
             protocols[mode][phase] = trainer.reports[phase]
             ranks[f"{phase}_{mode}"] = trainer.last_ranks[phase].astype(np.int32)

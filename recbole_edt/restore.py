@@ -99,7 +99,9 @@ def _config(
     for key, value in content["settings"].items():
         if key in changes and key not in _FREE and checkpoint.plain(changes[key]) != value:
             raise ConfigError(f"{key} is {value} in the checkpoint, and cannot be {changes[key]}")
-    config = EDTConfig(content["model"], dataset, None, {**place, **changes})
+    # what RecBole asks of a class without an input_type
+    loss = {key: value for key, value in content["settings"].items() if key == "loss_type"}
+    config = EDTConfig(content["model"], dataset, None, {**loss, **place, **changes})
     if folder and not place and "data_path" not in changes:
         getLogger().warning(
             f"{Path(folder, dataset)} is not there: {config['data_path']} is read in its "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import lookup
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,7 +171,7 @@ class RunSettings(Settings):
     TIME_FIELD: Annotated[str, fixed("timestamp", _CONTRACT)] = "timestamp"
     field_separator: Annotated[str, must_be("a tab", lambda value: value == "\t")] = "\t"
     encoding: Annotated[
-        Any, must_be("utf-8", lambda name: name is None or name.lower() == "utf-8")
+        Any, must_be("utf-8", lambda name: name is None or lookup(name).name == "utf-8")
     ] = None
     threshold: Annotated[Any, fixed(None, "all rows are positive; val_interval drops rows")] = None
     benchmark_filename: Annotated[Any, fixed(None, _PROTOCOL)] = None

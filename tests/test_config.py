@@ -120,6 +120,14 @@ def test_paths_numbers_of_numpy_and_one_file_are_taken(tmp_path):
         assert found["data_path"] == str(tmp_path / "tiny") and type(found["seed"]) is int
 
 
+def test_none_in_a_file_is_none_as_on_the_command_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("clip_grad_norm: None\ntrain_neg_sample_args: None")
+    found = EDTConfig("LLMEDT", "tiny", file)
+    assert found["clip_grad_norm"] is None
+    assert found["train_neg_sample_args"]["distribution"] == "none"
+
+
 def test_a_path_may_begin_with_the_users_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.yaml").write_text("result_file: ~/r.json")

@@ -98,7 +98,7 @@ def batches(config):
     loaders = data_preparation(config, CrossDomainDataset(config))
     first = next(iter(loaders[0]))
     fields = {name: values.tolist() for name, values in first.interaction.items()}
-    evaluated = [len(rows) for _, rows in loaders[1]]
+    evaluated = [len(rows) for _, rows in loaders[1].batches()]
     return str((len(loaders[0]), fields, evaluated, loaders[0].num_workers))
 
 

@@ -114,6 +114,16 @@ def test_keys_are_those_that_the_class_reads(module, data_path):
         EDTConfig(mine, "tiny", None, settings(data_path, weight="much"))
 
 
+def test_keys_may_be_read_from_the_final_settings_too(module, data_path):
+    """RecBole's `Config` has no `get`: many classes ask the dictionary behind it."""
+    read = 'config["weight"] is None else config["weight"]'
+    text = MODULE.replace(read, 'config.final_config_dict.get("weight") is None else 2.0')
+    name = f"{module(text)}:Mine"
+    assert run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
+    with pytest.raises(ConfigError, match="does not read the key 'wait'"):
+        run_recbole_edt(name, "tiny", None, settings(data_path, wait=1))
+
+
 def test_keys_of_a_comparison_go_to_the_model_that_declares_them(module):
     name = f"{module()}:Mine"
     given = {"weight": 1, "k": 5, "epochs": 2}
@@ -137,6 +147,55 @@ def test_checkpoints_are_served_by_the_class_that_wrote_them(module, data_path):
     assert type(served.model) is find_model(name)
     assert served.model.weight == 0.25
     assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
+def test_a_class_may_leave_it_to_a_key_whether_it_trains_on_negatives(module, data_path):
+    """As most published models do, which are edited copies of RecBole's SASRec."""
+    text = """
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
+
+class Mine(SequentialRecommender):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.items = nn.Embedding(self.n_items, 8)
+
+    def full_sort_predict(self, interaction):
+        return self.items(interaction[self.ITEM_SEQ]).mean(1) @ self.items.weight.T
+
+    def calculate_loss(self, interaction):
+        assert self.NEG_ITEM_ID not in interaction
+        scores = self.full_sort_predict(interaction)
+        return nn.functional.cross_entropy(scores, interaction[self.POS_ITEM_ID])
+"""
+    given = settings(data_path)
+    with pytest.raises(ConfigError, match="give loss_type, CE for none or BPR"):
+        run_recbole_edt(f"{module(text)}:Mine", "tiny", None, given)
+    results = run_recbole_edt("mymodels:Mine", "tiny", None, {**given, "loss_type": "CE"})
+    served = Recommender.load(results["checkpoint"], use_gpu=False)
+    assert len(served.recommend("u0", k=3, domain=served.domains[0])) == 3
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [("raise NotImplementedError", None), ("return every[:, 1:]", "26 scores .* the 27 item ids")],
+)
+def test_scores_are_one_for_each_item_or_of_single_pairs(module, data_path, scores, message):
+    text = f"""
+from recbole.model.general_recommender import BPR
+
+class Mine(BPR):
+    def full_sort_predict(self, interaction):
+        every = super().full_sort_predict(interaction).view(len(interaction), -1)
+        {scores}
+"""
+    name = f"{module(text)}:Mine"
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            run_recbole_edt(name, "tiny", None, settings(data_path))
+    else:  # by `predict`, as RecBole does
+        results = [run_recbole_edt(m, "tiny", None, settings(data_path)) for m in (name, "BPR")]
+        assert results[0]["test"] == results[1]["test"]
 
 
 def test_what_other_parameter_names_is_kept_and_served(module, data_path):
@@ -220,6 +279,19 @@ def test_a_trainer_that_a_subclass_of_the_plugin_names_goes_through_both_stages(
     assert stages == [1, 2] and list(results["stages"]) == ["1", "2"]
     further = type("Further", (mine,), {"__module__": __name__})
     assert trainer_class(further).__mro__[1:] == trainer_class(mine).__mro__[1:]
+
+
+def test_a_trainer_may_validate_in_its_own_way_and_the_run_reports_as_any(data_path):
+    class Own(Trainer):
+        def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+            assert len([batch for batch, *_ in eval_data]) == len(eval_data)
+            return {"ndcg@3": float(self.stage)}  # the best epoch is the first one of stage 2
+
+    mine = type("Mine", (LLMEDT,), {"__module__": __name__, "trainer": Own})
+    keys = settings(data_path, item_embedding="id", history_weight=0.0)
+    results = run_recbole_edt(mine, "tiny", None, keys)
+    assert results["stages"]["2"]["valid"] == {"ndcg@3": 2.0}
+    assert results["test"]["overall"]["n"] > 0
 
 
 def test_recboles_own_look_ups_find_what_belongs_to_a_subclass_of_the_plugin(

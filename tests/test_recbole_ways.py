@@ -122,7 +122,7 @@ def test_a_history_by_itself_scores_as_the_one_of_a_dataset(name, data_path):
     _, _, test = data_preparation(config, data)
     model = get_model(name)(config, data).eval()
     model.begin_finetuning()
-    (batch, _), *_ = test
+    (batch, *_), *_ = test
     with torch.no_grad():
         whole = model.full_sort_predict(batch)
         alone = {key: batch[key] for key in (model.ITEM_SEQ, model.ITEM_SEQ_LEN)}
@@ -230,7 +230,7 @@ def test_loaders_from_a_file_follow_the_configuration_that_loads_them(data_path)
     train, valid, test = load_split_dataloaders(second)
     batch = next(iter(train))
     assert len(batch) == 5 and len(batch["negatives_0"]) == 3
-    assert len(next(iter(valid))[1]) == len(next(iter(test))[1]) == 7
+    assert len(next(iter(valid))[0]) == len(next(iter(test))[0]) == 7
     fresh = data_preparation(EDTConfig("LLMEDT", "tiny", None, {
         **settings("LLMEDT", data_path, **changes), "checkpoint_dir": "none",
     }), create_dataset(second))  # fmt: skip

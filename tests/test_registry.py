@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recbole.config import Config
@@ -76,12 +77,26 @@ def test_recboles_config_checks_the_settings_of_a_model(data_path):
         stock_config("LLMEDT", data_path, item_embedding="nonsense")
 
 
+def test_recboles_config_takes_values_as_python_has_them(data_path):
+    given = {"train_batch_size": np.int64(8), "topk": (3, 5), "device": torch.device("cpu")}
+    columns = {"load_col": {"inter": ("user_id", "item_id", "timestamp")}}
+    config = stock_config("LLMEDT", Path(data_path), **given, **columns)
+    assert create_dataset(config).user_num > 1
+    assert (config["train_batch_size"], config["topk"]) == (8, [3, 5])
+
+
+def test_a_dataset_of_another_kind_is_refused(data_path):
+    config = stock_config("LLMEDT", data_path)
+    with pytest.raises(ConfigError, match="not read a SequentialDataset: make the dataset with"):
+        data_preparation(config, SequentialDataset(config))
+
+
 def test_what_recboles_config_takes_and_nothing_uses_is_named(data_path, caplog):
     caplog.set_level("WARNING")  # whatever an earlier run set
     create_dataset(stock_config("LLMEDT", data_path, drop_out=0.1, **{"eval_args.mode": "full"}))
     assert caplog.messages == [
-        "nothing uses the key 'drop_out', did you mean 'dropout'?",
-        "nothing uses the key 'eval_args.mode', did you mean 'eval_args'?",
+        "only code of your own can use the key 'drop_out', did you mean 'dropout'?",
+        "only code of your own can use the key 'eval_args.mode', did you mean 'eval_args'?",
     ]
 
 

@@ -9,6 +9,7 @@ from logging import getLogger
 import numpy as np
 import torch
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.dataloader.general_dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
@@ -231,18 +232,17 @@ class SequenceLoader(AbstractDataLoader):
         }
 
 
-class EvaluationLoader(AbstractDataLoader):
-    """Yields evaluation rows with their indices into ``dataset.split.users``.
+class EvaluationLoader(FullSortEvalDataLoader):
+    """Yields evaluation rows as RecBole's loader of full rankings does, for loops of a user's own.
 
-    Rows of similar length share a batch; each batch is ``(interaction, rows)``. Several processes
-    take turns at the batches.
+    Rows of similar length share a batch. Several processes take turns at the batches.
     """
 
     def __init__(self, config, dataset: CrossDomainDataset, sampler=None, shuffle=False):
         self.logger = getLogger()
         self.phase = dataset.phase
         self.sample_size = len(dataset)
-        super().__init__(config, dataset, sampler, shuffle=False)
+        AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
         self._init_batch_size_and_step()
         lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()
         self.order = np.argsort(lengths, kind="stable")
@@ -255,22 +255,39 @@ class EvaluationLoader(AbstractDataLoader):
         """Return the number of batches of the first process, which has most."""
         return -(-self.sample_size // (world_size() * self.step))
 
-    def __iter__(self):
+    def batches(self) -> Iterator[tuple[Interaction, np.ndarray]]:
+        """Yield the rows with their indices into ``dataset.split.users``."""
         for start in range(rank() * self.step, self.sample_size, world_size() * self.step):
-            yield self.collate_fn(range(start, min(start + self.step, self.sample_size)))
+            rows = self.order[start : start + self.step]
+            yield self._dataset.transformed(self._dataset[rows]), rows
+
+    def __iter__(self):
+        mode = self.config["eval_args"]["mode"][self.phase]
+        if mode != "full":
+            self.logger.warning(
+                f"batches of the {self.phase} loader hold no candidates of eval_args.mode {mode}: "
+                "trainer.evaluate of the plugin ranks them"
+            )
+        for interaction, rows in self.batches():
+            places, seen = torch.arange(len(rows)), None
+            if not self.is_sequential:
+                offsets, items = self._histories(rows)
+                lengths = torch.from_numpy(np.diff(offsets))
+                seen = places.repeat_interleave(lengths), torch.from_numpy(items)
+            yield interaction, seen, places, interaction[self._dataset.iid_field]
+
+    def _histories(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Raw items of users before their targets, as :meth:`CrossDomainDataset.raw_history`."""
+        data, split = self._dataset, self._dataset.split
+        targets = split.valid_rows if self.phase == "valid" else split.test_rows
+        return data.raw_history(split.users[rows], targets[rows])
 
     @property
     def uid2history_item(self) -> np.ndarray:
         """Raw items of each user before their target, as RecBole's case study asks: [n_users]."""
-        data, split = self._dataset, self._dataset.split
-        targets = split.valid_rows if self.phase == "valid" else split.test_rows
-        offsets, items = data.raw_history(split.users, targets)
-        histories = np.full(data.user_num, None, dtype=object)
-        for user, history in zip(split.users, np.split(items, offsets[1:-1]), strict=True):
+        offsets, items = self._histories(slice(None))
+        histories = np.full(self._dataset.user_num, None, dtype=object)
+        parts = np.split(items, offsets[1:-1])
+        for user, history in zip(self._dataset.split.users, parts, strict=True):
             histories[user] = torch.from_numpy(history)
         return histories
-
-    def collate_fn(self, index):
-        """Return the rows at these places of the length order: ``(interaction, rows)``."""
-        rows = self.order[np.asarray(index)]
-        return self._dataset.transformed(self._dataset[rows]), rows

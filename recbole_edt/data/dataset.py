@@ -419,6 +419,10 @@ class CrossDomainDataset(SequentialDataset):
 
     # -- what RecBole's loaders iterate over ----------------------------------------------------
 
+    def __getitem__(self, index, join=True):
+        """Rows with the columns of their users and items; a column alone by its name."""
+        return super().__getitem__(index, join and not isinstance(index, str))
+
     def build(self):
         """Views with another ``inter_feat``: training rows, validation and test targets.
 

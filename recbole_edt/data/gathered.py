@@ -72,7 +72,8 @@ class GatheredRows(LazyInteraction):
         """Return a column by its name, or the rows of an index as an ``Interaction``."""
         if isinstance(index, str) or self._complete:
             return super().__getitem__(index)
-        rows = np.arange(self.length)[index if isinstance(index, slice) else np.asarray(index)]
+        by_parts = isinstance(index, (slice, tuple))  # a tuple is what `nonzero` of numpy returns
+        rows = np.arange(self.length)[index if by_parts else np.asarray(index)]
         at = np.atleast_1d(rows)
         taken = {name: values[torch.from_numpy(at)] for name, values in self._ready.items()}
         taken |= self._gathered(at)

@@ -9,6 +9,8 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
+from recbole_edt.errors import ConfigError
+
 _PAIRS = 2**13  # pairs of a user and an item that are scored at a time
 
 
@@ -23,10 +25,16 @@ def all_scores(model: Any, rows: Interaction, features: Interaction, term: Any =
     ``features`` are those of :func:`pair_scores`; ``term`` is the model's history term, if any.
     """
     items = torch.arange(len(features), device=rows[model.USER_ID].device)
-    if scores_all(type(model)):
-        scores = model.full_sort_predict(rows).view(len(rows), -1)[:, : len(items)]
-    else:
+    try:
+        scores = model.full_sort_predict(rows).view(len(rows), -1)
+    except NotImplementedError:  # as RecBole takes it, also from a class of a user's own
         scores = pair_scores(model, rows, items.expand(len(rows), -1), features)
+    if scores.shape[1] < len(items):
+        raise ConfigError(
+            f"full_sort_predict of {type(model).__name__} gives {scores.shape[1]} scores for a "
+            f"user, not one for each of the {len(items)} item ids, of which 0 is padding"
+        )
+    scores = scores[:, : len(items)]
     if term:
         scores = scores + term.among(rows[model.ITEM_SEQ])
     return scores.float()

@@ -9,8 +9,12 @@ from torch import Tensor
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let Adam pass over each parameter once per step instead of a dozen times, where torch can."""
-    if type(optimizer) is not torch.optim.Adam:
+    """Let Adam pass over each parameter once per step instead of a dozen times, where torch can.
+
+    It cannot for complex parameters.
+    """
+    parameters = (one for group in optimizer.param_groups for one in group["params"])
+    if type(optimizer) is not torch.optim.Adam or any(one.dtype.is_complex for one in parameters):
         return optimizer
     groups = [{**group, "fused": True} for group in optimizer.param_groups]
     try:

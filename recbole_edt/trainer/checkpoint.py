@@ -43,8 +43,8 @@ def plain(value: Any) -> Any:
 
 def settings(config) -> dict[str, Any]:
     """Return the settings that decide a run's result, without places and display."""
-    final = config.final_config_dict
-    return {key: plain(final[key]) for key in sorted(final) if key not in _NOT_SETTINGS}
+    final = sorted(config.final_config_dict.items())
+    return {key: plain(value) for key, value in final if key not in _NOT_SETTINGS}
 
 
 def digest(value: Any) -> str:

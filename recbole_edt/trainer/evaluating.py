@@ -97,7 +97,13 @@ class EvaluationMixin(TrainerBehind):
         self.model.eval()
         ranking = self._ranking(eval_data, mode)
         label = set_color("Evaluate   ", "pink")
-        batches = tqdm(eval_data, ncols=100, desc=label, disable=not show_progress)
+        batches = tqdm(
+            eval_data.batches(),
+            total=len(eval_data),
+            ncols=100,
+            desc=label,
+            disable=not show_progress,
+        )
         term = HistoryTerm.of(self.model, eval_data._dataset)
         if ranking.candidates is None and has_vectors(type(self.model)):
             users, items, histories = self._encoded(batches, ranking)
@@ -145,7 +151,7 @@ class EvaluationMixin(TrainerBehind):
         """Weights of the history term that validation likes best, per domain (mode ``full``)."""
         self.model.eval()
         ranking = self._ranking(valid_data, "full")
-        return calibrate(ranking, *self._encoded(valid_data, ranking))
+        return calibrate(ranking, *self._encoded(valid_data.batches(), ranking))
 
     def _ranked_batch(self, interaction, rows: np.ndarray, ranking: Ranking, term) -> np.ndarray:
         model, features, score_few = self.model, self.item_tensor, None

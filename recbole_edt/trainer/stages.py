@@ -76,10 +76,16 @@ class TwoStageTrainer(CrossDomainTrainer):
                 "stage 2 makes its own optimizer (learner, finetune_learning_rate): the one that "
                 "was set on the trainer serves stage 1; a method _build_optimizer serves both"
             )
-        trained = [p for p in self.model.parameters() if p.requires_grad]
+        before, trained = self.optimizer, [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self._built = self._build_optimizer(
             params=trained, learning_rate=self.config[learning_rate]
         )
+        left = [key for key, one in vars(self).items() if getattr(one, "optimizer", 0) is before]
+        if left:
+            self.logger.warning(
+                f"stage 2 makes its own optimizer, which {' and '.join(left)} of the trainer does "
+                "not follow: make schedulers in a method _build_optimizer, which serves both stages"
+            )
         self._share_gradients()
 
     def _match_stage(self, content):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recbole.data import data_preparation
+from recbole.data import FullSortEvalDataLoader, data_preparation
 
 from recbole_edt.data.dataloader import (
     AUGMENTED,
@@ -221,7 +221,7 @@ def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, mode
         assert isinstance(loader, EvaluationLoader) and loader.phase == phase
         assert EvaluationLoader(dataset.config, loader.dataset).phase == phase
         seen, lengths = [], []
-        for interaction, rows in loader:
+        for interaction, rows in loader.batches():
             assert interaction["user_id"].tolist() == dataset.split.users[rows].tolist()
             items = dataset.sequences.items[targets[rows]]
             assert interaction["item_id"].tolist() == items.tolist()
@@ -229,6 +229,25 @@ def test_evaluation_covers_every_target_once(write_dataset, load, tmp_path, mode
             lengths += interaction["item_length"].tolist()
         assert sorted(seen) == list(range(len(dataset.split.users)))
         assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("model", ["LLMEDT", "SASRec", "BPR"])
+@pytest.mark.parametrize("mode", ["full", "uni2"])
+def test_loops_over_evaluation_loaders_get_what_recboles_give(
+    write_dataset, load, tmp_path, model, mode, caplog
+):
+    dataset = load(write_dataset(tmp_path), model, **{"eval_args.mode": mode})
+    test = data_preparation(dataset.config, dataset)[2]
+    assert isinstance(test, FullSortEvalDataLoader)  # what copies of RecBole's `evaluate` ask
+    ((interaction, history, places, targets),) = test
+    assert places.tolist() == list(range(len(interaction)))
+    assert targets.tolist() == interaction["item_id"].tolist()
+    assert (history is None) == (model != "BPR")
+    for place, user in enumerate(interaction["user_id"].tolist() if history else []):
+        last = dataset.split.test_rows[dataset.split.users == user][0]
+        seen = dataset.sequences.items[dataset.sequences.offsets[user] : last]
+        assert history[1][history[0] == place].tolist() == seen.tolist()
+    assert ("no candidates of eval_args.mode uni2" in caplog.text) == (mode == "uni2")
 
 
 def generator() -> torch.Generator:

@@ -213,6 +213,13 @@ def test_views_are_what_the_sequences_say(shop, raw, load, width):
         assert sorted(view_rows(dataset, view)) == sorted(expected[phase])
 
 
+def test_a_column_is_taken_by_its_name_and_rows_with_what_their_items_have(raw, load):
+    test = load(raw).build()[2]
+    users = test["user_id"]
+    assert users.tolist() == test.inter_feat["user_id"].tolist()
+    assert "domain" in test[np.isin(users.numpy(), users[:2])]
+
+
 @pytest.mark.parametrize("width", [3, 50])
 def test_evaluation_rows_carry_all_sequences_and_mark_what_was_inserted(
     more, augmented, load, width

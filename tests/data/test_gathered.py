@@ -32,9 +32,12 @@ def plain():
 
 @pytest.mark.parametrize(
     "index",
-    [3, slice(2, 9, 3), [4, 0, 4], np.array([9, 1]), torch.tensor([7]), torch.arange(10) > 6],
+    [
+        3, slice(2, 9, 3), [4, 0, 4], np.array([9, 1]), torch.tensor([7]), torch.arange(10) > 6,
+        (ITEM > 20).nonzero(),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_any_index_gives_what_a_plain_interaction_gives(rows, plain, index):
     found, expected = rows[index], plain[index]
     assert list(found) == list(expected)

@@ -88,7 +88,7 @@ def test_no_held_out_row_is_ever_in_a_training_batch(
 def test_inputs_of_a_target_end_right_before_it(shop, augmented, load, model):
     dataset = load(augmented, model, augmentation=True, eval_batch_size=7)
     for place, loader in zip((-2, -1), data_preparation(dataset.config, dataset)[1:], strict=True):
-        for interaction, rows in loader:
+        for interaction, rows in loader.batches():
             users = dataset.id2token("user_id", dataset.split.users[rows])
             for at, user in enumerate(users):
                 raw = shop.raw_sequences()[user]

@@ -75,7 +75,7 @@ def from_scores(run: Run):
     run.model.eval()
     ranking = Ranking(run.test._dataset, "test", "full", CPU)
     scores = torch.empty(len(ranking.targets), len(ranking.place))
-    for interaction, rows in run.test:
+    for interaction, rows in run.test.batches():
         scores[torch.from_numpy(rows)] = run.model.full_sort_predict(interaction)
     return scores, ranking.ranked(scores, np.arange(len(scores))).numpy()
 
@@ -98,7 +98,7 @@ def test_products_of_sasrecs_vectors_are_its_own_scores(
     vectors = vectors_of(it.model)
     assert isinstance(vectors, SASRecVectors)
     lengths = set()
-    for interaction, rows in it.test:
+    for interaction, rows in it.test.batches():
         for users in vectors.user_vectors(interaction):
             products = users @ vectors.item_vectors().T
             torch.testing.assert_close(products, expected[rows], rtol=1e-4, atol=1e-4)

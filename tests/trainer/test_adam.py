@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_edt.trainer.adam import update_touched_rows
+from recbole_edt.trainer.adam import fused, update_touched_rows
 
 BATCHES = [[0, 1, 1], [2, 3], [1, 5], [0, 2]]
 
@@ -33,6 +33,14 @@ def test_touched_rows_take_the_steps_of_torchs_sparse_adam():
     assert torch.allclose(ours, theirs, atol=1e-6)
     moved = (ours != trained(lazy_adam, []).weight).any(1)
     assert moved.tolist() == [True, True, True, True, False, True]
+
+
+def test_complex_parameters_are_trained_as_torch_trains_them():
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    optimizer = fused(torch.optim.Adam([weight], lr=0.1))
+    (weight - 2j).abs().square().sum().backward()
+    optimizer.step()
+    assert torch.allclose(weight.detach(), torch.full_like(weight, 0.9 + 0.1j))
 
 
 def lazy(run, **changes):

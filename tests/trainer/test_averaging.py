@@ -55,6 +55,25 @@ def test_a_method_that_builds_another_optimizer_serves_both_stages(run, caplog) 
     assert "the one that was set on the trainer serves stage 1" in caplog.text
 
 
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_scheduler_that_does_not_follow_to_stage_2_is_told_of(run, caplog, follows) -> None:
+    trainer = (now := run(epochs=1, finetune_epochs=1)).trainer
+    make = trainer._build_optimizer
+
+    def built(**kwargs):
+        optimizer = make(**kwargs)
+        trainer.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        return optimizer
+
+    trainer.optimizer = built()
+    if follows:
+        trainer._build_optimizer = built
+    with caplog.at_level("WARNING"):
+        now.fit()
+    assert (trainer.scheduler.optimizer is trainer.optimizer) == follows
+    assert ("which scheduler of the trainer does not follow" in caplog.text) != follows
+
+
 def test_the_averages_of_a_model_with_two_optimizers_are_of_all_its_parameters(run) -> None:
     trained = run("RecVAE", epochs=1, weight_average=0.9).fit().trainer
     assert len(trained._optimizers()) == 2
