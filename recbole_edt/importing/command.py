@@ -10,10 +10,11 @@ import pandas as pd
 
 from recbole_edt.augment.encoders import ENCODERS
 from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.importing.collect import collect
 from recbole_edt.importing.dataset import Imported, build
 from recbole_edt.importing.read import read_tables
 from recbole_edt.importing.settings import ImportCommand, ImportSettings
-from recbole_edt.importing.tables import Table, collect
+from recbole_edt.importing.tables import Table
 from recbole_edt.io.datasets import command_line, read_statistics, taken, write_dataset
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock

@@ -13,9 +13,10 @@ import pandas as pd
 from recbole_edt.augment.encoders import Encoder
 from recbole_edt.augment.items import count_without_text, described_columns, item_text
 from recbole_edt.errors import DataError
+from recbole_edt.importing.collect import Collected
+from recbole_edt.importing.domains import said_domain
 from recbole_edt.importing.settings import ImportSettings
 from recbole_edt.importing.tables import (
-    Collected,
     Table,
     as_ids,
     as_text,
@@ -23,7 +24,6 @@ from recbole_edt.importing.tables import (
     cut,
     find_column,
     point_decimals,
-    said_domain,
 )
 from recbole_edt.io.atomic import check_distinct, check_frames
 from recbole_edt.io.files import INTER_COLUMNS

@@ -1,0 +1,156 @@
+"""A domain for every row: as the user named it, from a column, or from the files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from recbole_edt.errors import ConfigError, DataError
+from recbole_edt.importing.settings import ImportSettings
+from recbole_edt.importing.tables import Table, as_ids, as_values, cut, find_column, flatten
+from recbole_edt.settings import nearest
+
+_FEW = 100  # values of a column that may be one of domains
+_SIGNS = r"[|,;:>/.\[\]{}]"  # between the parts of lists and paths of categories
+
+
+def find_domains(
+    rows: pd.DataFrame,
+    interactions: Sequence[Table],
+    items: Sequence[Table],
+    options: ImportSettings,
+) -> tuple[pd.Series, str]:
+    """Domain of every row, and where it comes from: the user, a column, or the files."""
+    named = [table for table in interactions if table.domain]
+    if named and len(named) < len(interactions):
+        other = next(table for table in interactions if not table.domain)
+        raise ConfigError(f"name the domain of {other.name}, too: DOMAIN={other.name}")
+    if named:
+        return rows["source"], "domains: as named"
+    seen, many = "", False
+    for name in options.domain:
+        found = _column_values(name, rows, interactions, items)
+        if found is None:
+            continue
+        found, note = _of_lists(_same_case(found), options.domains or ())
+        counts = found[found != ""].value_counts()
+        if counts.empty:
+            one = cut(rows["item"].iloc[0])
+            seen = seen or f"column {name} says nothing of the items of the rows (such as '{one}')"
+            continue
+        chosen = "domain" in options.model_fields_set and options.domains
+        if len(counts) == 2 or chosen or set(options.domains or ()) & set(counts.index):
+            for table in (*interactions, *items):
+                if column := find_column(table.frame.columns, (name,)):
+                    table.columns["domain"] = column
+            return found, f"domains: column {name} ({counted(counts)}){note}"
+        seen = seen or f"column {name} has {len(counts)} values ({counted(counts)})"
+        many = many or len(counts) > 2
+    by_file = [set(own) for _, own in rows["item"].groupby(rows["source"])]
+    # files of mostly the same items beside a column of domains: days, say
+    days = seen and 2 * len(set.intersection(*by_file)) > min(map(len, by_file))
+    if len(by_file) == 2 and "domain" not in options.model_fields_set and not days:
+        sources = {table.source for table in interactions}
+        for table in (*interactions, *items):  # items of the same folder, or of a file of both
+            table.domain = table.source if table.source in sources else None
+        return rows["source"], "domains: by the names of the files"
+    if "domain" in options.model_fields_set and not seen:
+        known = {column for table in (*interactions, *items) for column in table.frame.columns}
+        name = options.domain[0]
+        raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
+    few = {column: flatten(table.frame[column]).nunique() for table in (*items, *interactions)
+           for column in table.frame if column not in table.columns.values()}  # fmt: skip
+    few = {column: n for column, n in few.items() if 1 < n <= _FEW}
+    such = f" (such as {cut(', '.join(sorted(few, key=lambda one: few[one])), 200)})" if few else ""
+    hint = f"--domain=COLUMN names a column that holds it{such}"
+    hint = "--domains=A,B chooses two" if many else hint
+    raise DataError(
+        f"the domains are unknown: {seen or 'no column names two'}: {hint}, A=FILE B=FILE names "
+        "that of each file"
+    )
+
+
+def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> pd.Series:
+    """Domain, of ``names``, that a column of a table says of each row; empty where none does."""
+    known = {name.casefold(): name for name in names}
+    columns = [find_column(table.frame.columns, (name,)) for name in options.domain]
+    for column in filter(None, [] if table.domain else columns):
+        said = _first_of(as_values(table.frame[column]).str.casefold(), known)
+        if (said != "").any():
+            return said
+    return pd.Series("", table.frame.index, dtype=object)
+
+
+def _column_values(
+    name: str, rows: pd.DataFrame, interactions: Sequence[Table], items: Sequence[Table]
+) -> pd.Series | None:
+    """Values of a column of rows, or of items, for every row; None if there is none."""
+    columns = [(table, find_column(table.frame.columns, (name,))) for table in interactions]
+    if all(column and column not in table.columns.values() for table, column in columns):
+        parts = [as_values(table.frame[column]) for table, column in columns]
+        return pd.Series(pd.concat(parts).to_numpy()[rows["at"]], index=rows.index)
+    known: dict[str, str] = {}
+    for table in items:
+        if column := find_column(table.frame.columns, (name,)):
+            ids = as_ids(table.frame[table.columns["item"]])
+            values = as_values(table.frame[column])
+            known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
+    return rows["item"].map(known).fillna("") if known else None
+
+
+def _of_lists(domains: pd.Series, names: Sequence[str]) -> tuple[pd.Series, str]:
+    """Put one of the two names in place of lists that hold it, and say so."""
+    for sign in (_SIGNS, r"\s"):
+        named = _first_of(domains, {name: name for name in names}, sign)
+        lists = domains[(named != "") & (named != domains)]
+        if len(lists) and set(names) <= set(named):
+            note = f"; lists, such as '{cut(lists.iloc[0])}', are of the one that they name first"
+            return named.where(named != "", domains), note
+    return domains, ""
+
+
+def _first_of(values: pd.Series, names: Mapping[str, str], sign: str = _SIGNS) -> pd.Series:
+    """What some names stand for: of each value, or its first part that is one; empty if none is."""
+
+    def first(value: str) -> str:
+        parts = (part.strip(" '\"") for part in (value, *re.split(sign, value)))
+        return next((names[part] for part in parts if part in names), "")
+
+    codes, found = pd.factorize(values)
+    return pd.Series(np.array([*map(first, found), ""], dtype=object)[codes], index=values.index)
+
+
+def _same_case(domains: pd.Series) -> pd.Series:
+    """Write names that differ in case alone as the most frequent of them."""
+    names = domains.value_counts().index
+    common = {name.casefold(): name for name in reversed(names)}
+    return domains.map({name: common[name.casefold()] for name in names})
+
+
+def two_domains(domains: pd.Series, options: ImportSettings) -> list[str]:
+    """Names of the two domains of the rows, sorted; an error if there are others than two."""
+    counts = domains[domains != ""].value_counts()
+    for name in options.domains or ():
+        if name not in counts:
+            raise ConfigError(
+                f"no row is of the domain '{name}'{nearest(name, counts.index)} "
+                f"(there are {counted(counts)})"
+            )
+    names = sorted(options.domains or counts.index)
+    if (n := len(set(names))) != 2:
+        lower = "" if options.min_rating is None else ", or lower --min_rating"
+        is_chosen = n > 2 or options.domains
+        hint = "--domains=A,B chooses two" if is_chosen else f"add another, DOMAIN=FILE{lower}"
+        raise DataError(
+            f"there are {n} domains ({counted(counts)}), and exactly two are needed: {hint}"
+        )
+    return names
+
+
+def counted(counts: pd.Series) -> str:
+    """Name values and how many rows have them, for messages."""
+    shown = [f"{cut(name)} {count:,} rows" for name, count in counts.head(8).items()]
+    return ", ".join([*shown, "..."][: len(counts) + (len(counts) > 8)])
