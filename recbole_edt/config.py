@@ -321,8 +321,9 @@ def final_settings(config: Config) -> dict[str, Any]:
         If a value is of a wrong type, out of range, or has no meaning for the model.
     """
     given = config.external_config_dict
-    given |= {key: _plain(key, value) for key, value in given.items()}
-    final = _merge(config.internal_config_dict, given)
+    internal = config.internal_config_dict
+    given |= {key: _plain(key, value, internal.get(key)) for key, value in given.items()}
+    final = _merge(internal, given)
     declared: set[str] = set()
     for settings in _settings_of(config.model_class):
         declared |= set(settings.model_fields)
@@ -353,14 +354,15 @@ def final_settings(config: Config) -> dict[str, Any]:
     return final
 
 
-def _plain(key: str, value: Any) -> Any:
+def _plain(key: str, value: Any, default: Any = None) -> Any:
     """Paths as text, ``~`` in full, numbers of numpy as Python's, and tuples as lists.
 
-    Intervals such as (5, 10) become text: a list would be a closed one. ``None`` is a text in YAML.
+    Intervals such as (5, 10) become text: a list would be a closed one. The text "None", as YAML
+    reads it, becomes None, but where it may be meant: the ``default`` is a text.
     """
     if isinstance(value, dict):
         return {name: _plain(key, part) for name, part in value.items()}
-    if isinstance(value, str) and value == "None":
+    if isinstance(value, str) and value == "None" and not isinstance(default, str):
         return None
     if isinstance(value, (str, os.PathLike)):
         return expand_home(os.fspath(value))

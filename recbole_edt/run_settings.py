@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from codecs import lookup
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -286,8 +287,11 @@ def _help_of_model(name: str, usage: str) -> str:
         after = f"Its defaults of keys of every run: {' '.join(others)}\n" if others else ""
         return help_text(usage, about, model.settings, after)
     recbole: Any = find_spec("recbole")
-    theirs = Path(recbole.origin).parent / "properties" / "model" / f"{name}.yaml"
-    texts = [file.read_text("utf-8").strip() for file in (theirs, ours) if file.is_file()]
+    folder = Path(recbole.origin).parent / "properties" / "model"
+    bases = [file for base in model.__mro__ if (file := folder / f"{base.__name__}.yaml").is_file()]
+    own = Path(sys.modules[model.__module__].__file__ or "").with_name(f"{model.__name__}.yaml")
+    files = [*bases[:1], *(file for file in (ours, own) if file.is_file() and file not in bases)]
+    texts = [file.read_text("utf-8").strip() for file in files]
     if not texts:
         raise ConfigError(f"{name} declares no keys: see the documentation of its author")
     return "\n\n".join(

@@ -245,9 +245,10 @@ def parse_value(text: str) -> Any:
         return re.split(r"\s*,\s*", names[1])
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        if text.startswith("{"):
-            with suppress(yaml.YAMLError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        if text.startswith("{") and ":" in text:
+            # values such as 2020-13-45 raise what their types do
+            with suppress(yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):
                 return parse_yaml(text)
         return text
 

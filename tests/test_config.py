@@ -254,12 +254,19 @@ def test_property_files_and_settings_of_a_model_agree(model):
         ("[Hit, NDCG@5]", ["Hit", "NDCG@5"]), ("[5,inf)", "[5,inf)"), ("[5,inf]", "[5,inf]"),
         ("5,10", (5, 10)), ("cloth", "cloth"), ("", ""), ("__import__('os')", "__import__('os')"),
         ('{"low": 1e-3, "log": true}', {"low": 0.001, "log": True}), ("{", "{"),
-        ("{valid: full}", {"valid": "full"}),
+        ("{valid: full}", {"valid": "full"}), ("{title}", "{title}"), ("{[1]: 2}", "{[1]: 2}"),
+        ("{day: 2020-13-45}", "{day: 2020-13-45}"),
     ],
 )  # fmt: skip
 def test_values_are_literals_or_text(text, value):
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
+
+
+def test_none_stays_text_where_a_model_of_recbole_has_it_as_text():
+    given = {"fredom_type": "None", "clip_grad_norm": "None"}
+    made = config("FEARec", **given)
+    assert [made[key] for key in given] == ["None", None]
 
 
 @pytest.mark.parametrize(

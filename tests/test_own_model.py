@@ -23,6 +23,7 @@ from recbole_edt.model.llmedt import LLMEDT
 from recbole_edt.quick_start import run_recbole_edt
 from recbole_edt.recommend.recommender import Recommender
 from recbole_edt.registry import find_model
+from recbole_edt.run_settings import help_of_run
 from recbole_edt.settings import nest
 from recbole_edt.trainer import CrossDomainMixin, trainer_class
 
@@ -122,6 +123,14 @@ def test_keys_may_be_read_from_the_final_settings_too(module, data_path):
     assert run_recbole_edt(name, "tiny", None, settings(data_path, weight=0.25))
     with pytest.raises(ConfigError, match="does not read the key 'wait'"):
         run_recbole_edt(name, "tiny", None, settings(data_path, wait=1))
+
+
+def test_help_shows_the_property_files_of_a_class_and_of_its_base(module):
+    name = f"{module()}:Mine"
+    Path("Mine.yaml").write_text("weight: 3  # of the loss\n")
+    text = help_of_run([f"--model={name}", "--help"])
+    assert "embedding_size: 64" in text  # BPR's, of RecBole
+    assert text.rstrip().endswith("weight: 3  # of the loss")
 
 
 def test_keys_of_a_comparison_go_to_the_model_that_declares_them(module):

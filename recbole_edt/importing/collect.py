@@ -119,7 +119,8 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     known = set(rows["item"])
     for table in items:
         _take_off_domains(table, names, known, options)
-        if known.isdisjoint(ids := as_ids(table.frame[column := table.columns["item"]])):
+        ids = as_ids(table.frame[column := table.columns["item"]])
+        if len(ids) and known.isdisjoint(ids):
             notes.append(
                 f"{table.name} describes no item of the rows: its {column} has ids such as "
                 f"'{cut(ids.iloc[0])}', the rows '{cut(rows['item'].iloc[0])}'; --item=COLUMN,"
@@ -223,7 +224,7 @@ def _set_column(table: Table, role: str, column: str | None) -> None:
 def _user_column(columns: Sequence[str], options: ImportSettings) -> str | None:
     """Find the column of the user, which a key may name for something else: --item=uid."""
     if "user" not in options.model_fields_set:
-        others = options.model_fields_set.intersection(ROLES)
+        others = options.model_fields_set.intersection(("item", "time", "rating"))
         taken = {find_column(columns, getattr(options, role) or ()) for role in others}
         columns = [column for column in columns if column not in taken]
     return find_column(columns, options.user)
@@ -239,7 +240,7 @@ def _joining_column(
         return next(iter(found), None)
     rows = (one.frame[one.columns["item"]] for one in interactions if "item" in one.columns)
     known = {one for ids in rows for one in _bare(ids).unique()} - {""}
-    return max(found, key=lambda column: _bare(table.frame[column]).isin(known).sum())
+    return max(found, key=lambda column: len(known.intersection(_bare(table.frame[column]))))
 
 
 def _check_no_objects(table: Table, role: str) -> None:
@@ -269,7 +270,8 @@ def _apart(table: Table, tables: Sequence[Table]) -> str:
     own = set(table.frame) - {table.columns.get("user")}
     for other in tables:
         shared = sorted(
-            own.intersection(other.frame), key=lambda name: not plain_name(name).endswith("id")
+            own.intersection(other.frame),
+            key=lambda name: (not plain_name(name).endswith("id"), name),
         )
         if other is table or not shared:
             continue
@@ -366,7 +368,7 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
         if len(lost):
             unrated = f"; {len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"
     # RecBole's column of rows that were shown, and of those that were taken; goods sent back
-    others = set(frame.columns) - set(columns.values())
+    others = [column for column in frame.columns if column not in columns.values()]
     label = find_column(others, ("label", "clicked", "is_click", "quantity", "qty"))
     if label and (none := (pd.to_numeric(as_text(frame[label]), errors="coerce") <= 0).sum()):
         unrated += (

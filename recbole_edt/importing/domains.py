@@ -30,7 +30,7 @@ def find_domains(
         raise ConfigError(f"name the domain of {other.name}, too: DOMAIN={other.name}")
     if named:
         return rows["source"], "domains: as named"
-    seen, many = "", False
+    seen, many, values = "", False, None
     for name in options.domain:
         found = _column_values(name, rows, interactions, items)
         if found is None:
@@ -48,11 +48,10 @@ def find_domains(
                     table.columns["domain"] = column
             return found, f"domains: column {name} ({counted(counts)}){note}"
         seen = seen or f"column {name} has {len(counts)} values ({counted(counts)})"
+        values = found if values is None else values
         many = many or len(counts) > 2
-    by_file = [set(own) for _, own in rows["item"].groupby(rows["source"])]
-    # files of mostly the same items beside a column of domains: days, say
-    days = seen and 2 * len(set.intersection(*by_file)) > min(map(len, by_file))
-    if len(by_file) == 2 and "domain" not in options.model_fields_set and not days:
+    n_files = rows["source"].nunique()
+    if n_files == 2 and "domain" not in options.model_fields_set and not _alike(rows, values):
         sources = {table.source for table in interactions}
         for table in (*interactions, *items):  # items of the same folder, or of a file of both
             table.domain = table.source if table.source in sources else None
@@ -62,7 +61,8 @@ def find_domains(
         name = options.domain[0]
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
     few = {column: flatten(table.frame[column]).nunique() for table in (*items, *interactions)
-           for column in table.frame if column not in table.columns.values()}  # fmt: skip
+           for column in table.frame if column not in table.columns.values()
+           and find_column((column,), options.domain) is None}  # fmt: skip
     few = {column: n for column, n in few.items() if 1 < n <= _FEW}
     such = f" (such as {cut(', '.join(sorted(few, key=lambda one: few[one])), 200)})" if few else ""
     hint = f"--domain=COLUMN names a column that holds it{such}"
@@ -73,12 +73,22 @@ def find_domains(
     )
 
 
+def _alike(rows: pd.DataFrame, values: pd.Series | None) -> bool:
+    """Whether two files have mostly the same items, by their domains' column: of two days, say."""
+    if values is None:
+        return False
+    pairs = pd.Series(list(zip(rows["item"], values, strict=True)), rows.index)
+    one, other = (set(own) for _, own in pairs.groupby(rows["source"]))
+    return 2 * len(one & other) > min(len(one), len(other))
+
+
 def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> pd.Series:
     """Domain, of ``names``, that a column of a table says of each row; empty where none does."""
     known = {name.casefold(): name for name in names}
     columns = [find_column(table.frame.columns, (name,)) for name in options.domain]
     for column in filter(None, [] if table.domain else columns):
-        said = _first_of(as_values(table.frame[column]).str.casefold(), known)
+        values = as_values(table.frame[column]).str.casefold()
+        said = _first_of(values, known) if options.domains else values.map(known).fillna("")
         if (said != "").any():
             return said
     return pd.Series("", table.frame.index, dtype=object)
@@ -103,8 +113,11 @@ def _column_values(
 
 def _of_lists(domains: pd.Series, names: Sequence[str]) -> tuple[pd.Series, str]:
     """Put one of the two names in place of lists that hold it, and say so."""
-    for sign in (_SIGNS, r"\s"):
+    alone = set(domains)
+    for sign in (_SIGNS, r"\s") if names else ():
         named = _first_of(domains, {name: name for name in names}, sign)
+        if sign != _SIGNS:  # a name of several words is no list
+            named = named.where([alone.issuperset(value.split()) for value in domains], "")
         lists = domains[(named != "") & (named != domains)]
         if len(lists) and set(names) <= set(named):
             note = f"; lists, such as '{cut(lists.iloc[0])}', are of the one that they name first"

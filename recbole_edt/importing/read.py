@@ -274,12 +274,16 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
 
 def _header_at(text: str, options: ImportCommand) -> int:
     """Where the names of the columns stand: a report may have its title in lines above."""
-    roles = (options.user, options.item, options.time or (), options.title)
-    start = 0
+    roles = (options.user, (*options.item, "id"), options.time or (), options.title)
+    first, start = re.split("[\t\r\n]", text, maxsplit=1)[0], 0
+    if options.columns or _without_type(first) != first:
+        return 0
     for line in io.StringIO(text[:10_000], newline=""):
         names = [name.strip(' "\r\n') for name in re.split(r"[\t,;|]", line)]
         if len({find_column(names, role) for role in roles} - {None}) > 1:
             return start
+        if len(list(filter(None, names))) > 2:  # a table of names that are not known
+            return 0
         start += len(line)
     return 0
 

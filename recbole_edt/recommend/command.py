@@ -81,7 +81,7 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     """ids of items to leave out, such as i7,i3, or @FILE with an id in each line; unknown ids of a
     file are named and ignored"""
     until: Literal["all", "test", "valid"] = "all"
-    """end of the histories: after all rows, or before the test or validation target"""
+    """end of the histories: all rows, or before the target of test or of valid"""
     output: Name | None = None
     """file for the recommendations: user, domain, rank, item, title, score"""
     format: Literal["csv", "json", "parquet"] | None = None

@@ -54,7 +54,7 @@ def to_train_on(
     """:func:`fitted` for a model to train on from, which must not have seen what is held out now.
 
     A user of two rows is trained on both; once they have three, the second is held out for
-    validation. Such rows are named.
+    validation. Users who had two training rows, and have one now, are named.
 
     Raises
     ------
@@ -74,8 +74,9 @@ def to_train_on(
         )
     if fewer.any():
         dataset.notes.append(
-            f"validation rows that the model of {path} was trained on, of users who had two rows "
-            f"then: {fewer.sum():,}, such as of {shown(tokens[fewer])}"
+            f"validation rows that the model of {path} was trained on, of users who had two "
+            f"training rows then and have one now: {fewer.sum():,}, such as of "
+            f"{shown(tokens[fewer])}"
         )
     return fitting
 

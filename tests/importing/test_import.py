@@ -756,7 +756,7 @@ def test_two_of_many_domains_and_only_what_is_liked(capsys):
     ("lists", "told"),
     [
         (["x|z", "['z', 'y', 'x']", "x > z", "y"], True),
-        (["x z", "z y x", "x", "y"], True),
+        (["x y", "y x", "x", "y"], True),
         (["x", "{'id': 1, 'name': 'y'}", "x", "y"], True),
         (["x", "y", "x", "y"], False),
     ],
@@ -994,3 +994,53 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(arguments, words, ca
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
     assert words in err
     assert sorted(Path().rglob("*")) == before
+
+
+def test_ids_of_groups_do_not_join_a_table_whose_own_ids_are_there(capsys):
+    others = "".join(f"x{n},a1,Old {n},x\n" for n in range(9))  # of the group a1
+    Path("items.csv").write_text(
+        f"item_id,asin,title,domain\na1,a1,Oak,x\na2,a1,Elm,x\nb1,b1,Fig,y\nb2,b1,Hip,y\n{others}"
+    )
+    import_files([rows_file(), "items.csv", MINE, "--embed=False"])
+    assert tables()[1]["title"].tolist() == ["Oak", "Elm", "Fig", "Hip"]
+    nothing = pd.DataFrame({"item_id": [], "title": []})
+    rows = pd.read_csv("rows.csv").assign(domain=lambda row: row["item"].str[0])
+    assert recbole_edt.import_frames(rows, nothing, dataset="mine", embed=False)["rows"] == 6
+
+
+def test_a_row_is_no_header_whatever_its_text_says(capsys):
+    Path("items.csv").write_text(
+        'code,wood,description\nq,x,"Tags, name, date"\nr,y,"Tags, name, user, date"\n'
+    )
+    assert cli.execute("import", [rows_file(), "items.csv", MINE]) == 2
+    assert "(it has: code, wood, description)" in capsys.readouterr().err
+    Path("items.csv").write_text('id,domain,notes\na1,x,"Tags, name, item"\na2,x,\nb1,y,\nb2,y,\n')
+    import_files(["rows.csv", "items.csv", MINE, "--embed=False"])
+    assert tables()[1]["item_id"].tolist() == ["a1", "a2", "b1", "b2"]
+    lines = [f"u,{letter}{n},{n},{letter} {n},{letter}" for n in range(4) for letter in "ab"]
+    Path("bare.csv").write_text("\n".join([*lines, "u,b9,9,Title; Date,b"]))
+    columns = "--columns=user,item,time,title,domain"
+    import_files(["bare.csv", MINE, columns, "--embed=False"])
+    assert len(tables()[0]) == 9
+
+
+def test_a_name_of_several_words_is_no_list_of_domains():
+    kinds = ["Home", "Home Improvement", "Kitchen", "All Kitchen"]
+    pd.DataFrame({"id": ["a1", "a2", "b1", "b2"], "kind": kinds}).to_csv("items.csv", index=False)
+    chosen = ["--domain=kind", "--domains=Home,Kitchen", "--embed=False"]
+    import_files([rows_file(), "items.csv", MINE, *chosen])
+    assert tables()[1]["item_id"].tolist() == ["a1", "b1"]
+
+
+def test_files_that_number_their_own_items_are_domains():
+    for domain, kinds in (("books", "xyz"), ("films", "pqr")):
+        rows = [f"u{user},{n},{user},{kinds[n % 3]}" for user in range(3) for n in range(5)]
+        Path(f"{domain}.csv").write_text("\n".join(["user,item,time,category", *rows]))
+    import_files(["books.csv", "films.csv", MINE, "--embed=False"])
+    assert set(tables()[1]["domain"]) == {"books", "films"}
+
+
+def test_a_key_of_a_title_leaves_the_user_where_they_are():
+    rows = "member,item,time,domain\nMay,a,1,x\nMay,b,2,y\n"
+    import_files([rows_file(text=rows), MINE, "--title=member", "--embed=False"])
+    assert set(tables()[0]["user_id"]) == {"May"}

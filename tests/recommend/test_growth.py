@@ -453,7 +453,9 @@ def test_held_out_rows_that_the_earlier_model_was_trained_on_are_found(
     keys = {"eval_args.mode": "full", "MAX_ITEM_LIST_LENGTH": 6, **start}
     run = Run("LLMEDT", small("LLMEDT", data_path=str(write("grown", rows)), **keys))
     growth.adopt(run.model, early, run.data)
-    assert "of users who had two rows then: 1, such as of 'two'" in run.data.notes[-1]
+    assert (
+        "who had two training rows then and have one now: 1, such as of 'two'" in run.data.notes[-1]
+    )
 
 
 def test_the_nearest_by_text_stand_in_for_a_new_item() -> None:
