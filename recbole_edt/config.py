@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +23,7 @@ from recbole_edt.registry import (
     code_of,
     find_model,
     is_users_own,
+    own_property_file,
     preset_file,
     properties_of,
 )
@@ -94,9 +94,8 @@ def lay_properties(config: Config) -> None:
     internal.update(inherited)
     lay(root / "model" / f"{name}.yaml")
     internal.update({k: v for k, v in own.items() if k not in inherited or inherited[k] != v})
-    home = getattr(sys.modules.get(model.__module__), "__file__", None)
-    if is_users_own(model) and home:
-        lay(Path(home).with_name(f"{model.__name__}.yaml"))
+    if beside := own_property_file(model):
+        lay(beside)
     if preset and not lay(preset_file(model, preset)):
         files = (root / "model").glob(f"{name}-*.yaml")
         known = ", ".join(sorted(file.stem.removeprefix(f"{name}-") for file in files))

@@ -237,6 +237,15 @@ def preset_file(model: type, preset: str) -> Path:
     return properties_dir() / "model" / f"{properties_of(model)[0]}-{preset}.yaml"
 
 
+def own_property_file(model: type) -> Path | None:
+    """Property file beside the module of a user's own class, if there is one."""
+    home = getattr(sys.modules.get(model.__module__), "__file__", None)
+    if not home or not is_users_own(model):
+        return None
+    file = Path(home).with_name(f"{model.__name__}.yaml")
+    return file if file.is_file() else None
+
+
 def code_of(model: type) -> str | None:
     """Reference of a user's own class and a hash of the modules that define it and its bases.
 

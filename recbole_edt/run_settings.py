@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from codecs import lookup
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -276,7 +275,7 @@ class RunArguments(Settings):
 
 def _help_of_model(name: str, usage: str) -> str:
     """Help from a model's settings; from its property files if it has none, as RecBole's models."""
-    from recbole_edt.registry import find_model, properties_of
+    from recbole_edt.registry import find_model, own_property_file, properties_of
 
     model: Any = find_model(name)
     ours = properties_dir() / "model" / f"{properties_of(model)[0]}.yaml"
@@ -289,9 +288,8 @@ def _help_of_model(name: str, usage: str) -> str:
     recbole: Any = find_spec("recbole")
     folder = Path(recbole.origin).parent / "properties" / "model"
     bases = [file for base in model.__mro__ if (file := folder / f"{base.__name__}.yaml").is_file()]
-    own = Path(sys.modules[model.__module__].__file__ or "").with_name(f"{model.__name__}.yaml")
-    files = [*bases[:1], *(file for file in (ours, own) if file.is_file() and file not in bases)]
-    texts = [file.read_text("utf-8").strip() for file in files]
+    files = [*bases[:1], *([ours] if ours.is_file() else []), own_property_file(model)]
+    texts = [file.read_text("utf-8").strip() for file in files if file]
     if not texts:
         raise ConfigError(f"{name} declares no keys: see the documentation of its author")
     return "\n\n".join(

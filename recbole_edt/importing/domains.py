@@ -113,11 +113,12 @@ def _column_values(
 
 def _of_lists(domains: pd.Series, names: Sequence[str]) -> tuple[pd.Series, str]:
     """Put one of the two names in place of lists that hold it, and say so."""
-    alone = set(domains)
     for sign in (_SIGNS, r"\s") if names else ():
         named = _first_of(domains, {name: name for name in names}, sign)
         if sign != _SIGNS:  # a name of several words is no list
-            named = named.where([alone.issuperset(value.split()) for value in domains], "")
+            alone = set(domains)
+            of_words = {value for value in alone if alone.issuperset(value.split())}
+            named = named.where(domains.isin(of_words), "")
         lists = domains[(named != "") & (named != domains)]
         if len(lists) and set(names) <= set(named):
             note = f"; lists, such as '{cut(lists.iloc[0])}', are of the one that they name first"
