@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from recbole_edt.augment.clusters import ItemSpace
-from recbole_edt.augment.encoders import ENCODERS, CachedEncoder, Encoder
+from recbole_edt.augment.encoders import CachedEncoder, Encoder, encoder_class
 from recbole_edt.augment.filter import filter_items, match
 from recbole_edt.augment.generators import GENERATORS, Generated, Task
 from recbole_edt.augment.histories import read_histories
@@ -117,7 +117,7 @@ class Pipeline:
         """Whether a stage asks an endpoint of this kind: chat, embedding."""
         settings = self.settings
         if kind == "embedding":
-            return ENCODERS[settings.encoder].uses_llm
+            return encoder_class(settings.encoder).uses_llm
         writers = (GENERATORS.get(settings.generator), PROFILERS.get(settings.profiler))
         return any(writer is not None and writer.uses_llm for writer in writers)
 
@@ -128,7 +128,7 @@ class Pipeline:
             histories = read_histories(self.raw, self.name, settings.domains, settings.text_columns)
         with self._timed("encode"):
             file = self.raw / f"{self.name}.item_emb.npy"
-            encoder = ENCODERS[settings.encoder](settings, file, client)
+            encoder = encoder_class(settings.encoder)(settings, file, client)
             if cache is not None and encoder.identity:
                 encoder = CachedEncoder(encoder, cache)
             described = histories.described(histories.items)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from recbole_edt.augment.encoders import ENCODERS
+from recbole_edt.augment.encoders import encoder_class
 from recbole_edt.augment.generators import GENERATORS
 from recbole_edt.augment.profilers import PROFILERS
 from recbole_edt.settings import Amount, Count, Name, Names, NonNegative, Settings, Share
@@ -26,9 +26,14 @@ def _one_of(*tables: Collection[str]) -> AfterValidator:
     return AfterValidator(known)
 
 
+def _encoders(name: str) -> str:
+    encoder_class(name)
+    return name
+
+
 # `none` on the command line is read as None
 _OrNone = BeforeValidator(lambda value: "none" if value is None else value)
-_Encoder = Annotated[str, _one_of(ENCODERS)]
+_Encoder = Annotated[str, AfterValidator(_encoders)]
 _Generator = Annotated[str, _OrNone, _one_of(GENERATORS, ["none"])]
 _Profiler = Annotated[str, _OrNone, _one_of(PROFILERS, ["none"])]
 
@@ -43,7 +48,7 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     price)"""
     encoder: _Encoder = "lsa"
     """provider of text embeddings: lsa (no network), file (<D>.item_emb.npy beside the raw data),
-    openai (an endpoint), sentence-transformers"""
+    openai (an endpoint), sentence-transformers; several side by side: file+lsa"""
     lsa_items: Name | None = None
     """for data that have grown: an earlier .item file, in whose space lsa encodes, so that its
     items keep their embeddings (default: the space that import --lsa_items has chosen)"""
@@ -108,7 +113,7 @@ class AugmentSettings(Settings, use_attribute_docstrings=True):
     def _keys_that_belong_together(self) -> AugmentSettings:
         if (self.tau is None) == (self.tau_quantile is None):
             raise ValueError("the filter needs either tau or tau_quantile")
-        if ENCODERS[self.encoder].items_only:
+        if encoder_class(self.encoder).items_only:
             writers = {"items": GENERATORS.get(self.generator)}
             for what, writer in (writers | {"profiles": PROFILERS.get(self.profiler)}).items():
                 if writer and writer.uses_llm:

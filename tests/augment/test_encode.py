@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from recbole_edt.augment.encoders import CachedEncoder, Encoder
+from recbole_edt.augment.encoders import CachedEncoder, Encoder, JoinedEncoder, encoder_class
 from recbole_edt.augment.encoders.endpoint import EndpointEncoder
 from recbole_edt.augment.encoders.file import FileEncoder
 from recbole_edt.augment.encoders.lsa import LsaEncoder, words_of
@@ -149,6 +149,15 @@ def test_words_of_other_scripts(text: str, words: str) -> None:
     assert words_of(text) == words.split()
 
 
+@pytest.mark.parametrize(
+    ("n_texts", "most", "n_axes"), [(700, 512, 128), (1500, 512, 150), (1500, 140, 140)]
+)
+def test_every_ten_texts_have_an_axis_within_bounds(n_texts: int, most: int, n_axes: int) -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(_word(n) for n in rng.integers(1000, size=4)) for _ in range(n_texts)]
+    assert lsa(most).encode(texts).shape == (n_texts, n_axes)
+
+
 def test_corpus_without_words_is_an_error() -> None:
     with pytest.raises(DataError, match="no word"):
         lsa(128).encode(["", "1 2"])
@@ -190,6 +199,41 @@ def test_an_endpoint_that_fails_for_some_texts_is_an_error(llm_server, llm_clien
         assert encoder.encode(["red tent", "blue boot"]).shape[0] == 2
         with pytest.raises(DataError, match="1 items could not be embedded"):
             encoder.encode(["red tent", "broken"])
+
+
+def test_joined_encoders_put_vectors_of_one_length_side_by_side(tmp_path: Path) -> None:
+    given = np.random.default_rng(0).normal(size=(len(CORPUS), 3)).astype(np.float16)
+    np.save(tmp_path / "item_emb.npy", given)
+    kind = encoder_class("file+lsa")
+    assert kind is encoder_class("file+lsa") and kind.items_only and not kind.uses_llm
+    settings = AugmentSettings(encoder="file+lsa", generator="none")
+    vectors = kind(settings, tmp_path / "item_emb.npy").encode(CORPUS)
+    words = LsaEncoder(settings).encode(CORPUS)
+    units = given / np.linalg.norm(given.astype(np.float32), axis=1, keepdims=True)
+    expected = (units @ units.T + words @ words.T) / 2
+    np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-3)
+
+
+def test_a_text_that_one_of_joined_encoders_cannot_encode_has_no_vector() -> None:
+    class Picky(Encoder):
+        def encode(self, texts):
+            return np.ones((len(texts), 2), np.float32)
+
+        def encode_more(self, texts):
+            return self.encode(texts), {at: "odd" for at, text in enumerate(texts) if "odd" in text}
+
+    encoder = JoinedEncoder(AugmentSettings())
+    encoder.parts = [lsa(4), Picky(AugmentSettings())]
+    encoder.encode(CORPUS)
+    vectors, failures = encoder.encode_more(["a red tent", "an odd tent"])
+    assert failures == {1: "odd"} and not vectors[1].any()
+    assert np.linalg.norm(vectors[0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["", "lsa+", "lsa+lsa", "lsa+glove", "glove"])
+def test_unknown_and_repeated_encoders_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"one of .*lsa.*file\+lsa"):
+        AugmentSettings(encoder=name)
 
 
 def test_a_second_run_neither_fits_nor_encodes(tmp_path: Path) -> None:

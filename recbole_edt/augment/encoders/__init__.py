@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -76,8 +77,67 @@ class CachedEncoder(Encoder):
         return made
 
 
+class JoinedEncoder(Encoder):
+    """Vectors of several encoders side by side, each of length one before.
+
+    Sentence models know what words mean, and word counts which words there are, such as brands.
+    The cosine of two texts is the mean of their cosines by each encoder.
+    """
+
+    kinds: ClassVar[tuple[type[Encoder], ...]] = ()
+
+    def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
+        super().__init__(settings, about, client)
+        self.parts = [kind(settings, about, client) for kind in self.kinds]
+        self.corpus = next((part.corpus for part in self.parts if part.corpus), None)
+        identities = [part.identity for part in self.parts]
+        self.identity = " + ".join(identities) if all(identities) else ""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode the items."""
+        return self._beside([part.encode(texts) for part in self.parts])
+
+    def encode_more(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Encode further texts; one that fails for an encoder has no vector."""
+        made = [part.encode_more(texts) for part in self.parts]
+        failures = {place: why for _, failed in made for place, why in failed.items()}
+        vectors = self._beside([vectors for vectors, _ in made])
+        vectors[list(failures)] = 0.0
+        return vectors, failures
+
+    def _beside(self, parts: list[np.ndarray]) -> np.ndarray:
+        lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in parts)
+        units = [part / np.maximum(n, 1e-12) for part, n in zip(parts, lengths, strict=True)]
+        return np.concatenate(units, axis=1).astype(np.float32) / np.float32(len(parts) ** 0.5)
+
+
 ENCODERS: dict[str, type[Encoder]] = {}
 """Name in ``encoder:`` -> class."""
+
+
+def encoder_class(name: str) -> type[Encoder]:
+    """Class of an encoder, or of several that are joined: ``file+lsa``.
+
+    Raises
+    ------
+    ValueError
+        If a name is not registered, or is there twice.
+    """
+    names = name.split("+")
+    if len({*names} & {*ENCODERS}) < len(names):
+        raise ValueError(f"one of {', '.join(ENCODERS)}, or several of them such as file+lsa")
+    kinds = tuple(ENCODERS[one] for one in names)
+    return _joined(kinds) if len(kinds) > 1 else kinds[0]
+
+
+@cache
+def _joined(kinds: tuple[type[Encoder], ...]) -> type[Encoder]:
+    uses_llm, items_only = (
+        any(getattr(kind, flag) for kind in kinds) for flag in ("uses_llm", "items_only")
+    )
+    content = {"kinds": kinds, "uses_llm": uses_llm, "items_only": items_only}
+    return type(JoinedEncoder.__name__, (JoinedEncoder,), content)
+
 
 register_encoder = registration(ENCODERS)
 """``@register_encoder("mine")`` enters a subclass of :class:`Encoder`."""

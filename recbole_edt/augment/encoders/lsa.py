@@ -20,6 +20,7 @@ from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.atomic import check_unchanged
 from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
+_LEAST_AXES, _TEXTS_PER_AXIS = 128, 10  # of small catalogues
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _SMALL = 2048  # texts or terms of which all axes are computed
 
@@ -86,7 +87,7 @@ class LsaEncoder(Encoder):
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
     The largest entry of each component is positive, because signs are arbitrary. Where components
     have the same length, as in small catalogues, any rotation of them is as good: one is chosen by
-    fixed directions.
+    fixed directions. There is one axis for every ten texts, but at least 128 and at most 512.
 
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
@@ -94,7 +95,7 @@ class LsaEncoder(Encoder):
     file beside the data to encode is the corpus.
     """
 
-    dim: ClassVar[int] = 128
+    dim: ClassVar[int] = 512  # at most
     identity = f"lsa {dim} NFC scipy {scipy.__version__}"
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
@@ -131,7 +132,8 @@ class LsaEncoder(Encoder):
             weights = self._vectorizer.fit_transform(self.corpus or texts)  # [texts, terms]
         except ValueError as error:
             raise DataError("there is no word in the texts to encode") from error
-        self._axes = self._fit(weights, min(self.dim, min(weights.shape) - 1))
+        wanted = min(self.dim, max(_LEAST_AXES, weights.shape[0] // _TEXTS_PER_AXIS))
+        self._axes = self._fit(weights, min(wanted, min(weights.shape) - 1))
         return self.encode_more(texts)[0] if self.corpus else self._project(weights)
 
     def _fit(self, weights, dim: int) -> np.ndarray:
