@@ -108,6 +108,8 @@ class Endpoints:
                     others = dialect.find(listed, endpoint)
                     if kept and (kept.model, kept.served) == (dialect.model, dialect.served):
                         return kept
+                elif kept:  # a list that is missing this time is no sign of another model
+                    dialect.model, dialect.served = kept.model, kept.served
                 await self._try(endpoint, dialect, run, others)
             if kept:
                 dialect.take_over(kept)

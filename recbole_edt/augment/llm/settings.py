@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -55,6 +56,11 @@ class Endpoint(Settings):
             _ = parts.port
         except ValueError as error:
             raise ValueError("base_url must have a port of at most 65535, or none") from error
+        if parts.hostname.replace(".", "").isdecimal():
+            try:
+                IPv4Address(parts.hostname)
+            except ValueError as error:
+                raise ValueError(f"base_url has no such host: {error}") from error
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
                 "base_url must hold no key or password: name a variable in key_env instead"

@@ -69,6 +69,8 @@ FAULTS = {
     "refusal": lambda good: completion(None, refusal="I cannot help with that."),
     "refusal  ": lambda good: completion(json.dumps({"text": "I'm sorry, I can't do that."})),
     "refusal   ": lambda good: completion("", "content_filter"),
+    "refusal    ": lambda good: completion(None, "SAFETY"),
+    "empty ": lambda good: completion("", "model_length"),
     "empty": lambda good: completion("", "length"),
     "too short": lambda good: completion(json.dumps({"text": "Shoes."})),
     "unreadable": lambda good: completion("What a fine day."),
@@ -222,6 +224,40 @@ def test_a_form_that_is_refused_is_left_once_for_all(llm_servers, llm_client, ch
     assert len(server.log) == 5 + forms - 1
 
 
+def test_one_text_that_moderation_refuses_fails_alone(llm_servers, llm_client):
+    def chat_as(body, good):
+        is_bad = "user 3 " in body["messages"][-1]["content"]
+        return (403, {"error": {"message": "your input was flagged"}}) if is_bad else None
+
+    client = llm_client(llm_servers(chat_as=chat_as))
+    answers = client.chat([profile(n) for n in range(6)], "summarise")
+    assert [answer.error for answer in answers if answer.error] == [
+        "HTTP 403: your input was flagged"
+    ]
+
+
+def test_json_that_a_server_could_not_make_is_asked_for_again(llm_servers, llm_client):
+    failing = count()
+
+    def chat_as(body, good):
+        error = {"message": "Failed to generate JSON.", "code": "json_validate_failed"}
+        return (400, {"error": error}) if next(failing) % 2 else None
+
+    client = llm_client(llm_servers(chat_as=chat_as), concurrency=1)
+    assert all(answer.value for answer in client.chat([profile(n) for n in range(4)], "summarise"))
+    assert client.costs()["summarise"]["retries"] == 3
+
+
+@pytest.mark.parametrize(
+    "said", ["Budget has been exceeded! Current cost: 14, Max budget: 10", "credit balance too low"]
+)
+def test_a_budget_that_is_used_up_ends_the_run_and_cuts_no_text(llm_servers, llm_client, said):
+    server = llm_servers(embed_as=lambda body: (400, {"error": {"message": said}}))
+    with pytest.raises(EndpointError, match=f"no credit left at .*{said[:9]}"):
+        llm_client(server).embed([f"shoe {number}" for number in range(40)], "encode")
+    assert len(server.log) == 1
+
+
 def test_a_context_that_is_too_small_ends_the_run_at_once(llm_servers, llm_client):
     said = "the request exceeds the available context size, try increasing it"
     server = llm_servers(chat_as=lambda *_: (400, {"error": {"message": said, "code": 400}}))
@@ -239,6 +275,14 @@ def test_another_model_behind_the_name_is_noticed(llm_servers, llm_client, caplo
             client.chat(requests, "summarise")
         assert len(server.log) == asked
     assert caplog.text.count("another chat model answers") == 2
+
+
+@pytest.mark.parametrize("change", [{"offer": {"pricing": {"prompt": "2e-7"}}}, {"lists": 503}])
+def test_another_offer_or_a_list_that_fails_is_no_other_model(llm_servers, llm_client, change):
+    server = llm_servers(offer={"pricing": {"prompt": "1e-7"}})
+    assert run(llm_client, server, 3) == 0
+    vars(server).update(change)
+    assert run(llm_client, server, 3) == 3 and len(server.log) == 3
 
 
 def naming(names):
