@@ -49,10 +49,7 @@ _FILTERED = re.compile("filter|safety|recitation|blocklist|prohibited|spii|sensi
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields of a message
 _BRACKET = re.compile(r"[\[{]")
 _OBJECT = re.compile(r"\s*\{.*\}\s*", re.DOTALL)
-_TOKEN = re.compile(
-    r'(?P<text>"(?:[^"\\]|\\.)*(?P<end>"?))|(?P<extra>,(?=\s*[\]}]))|[\[\]{},]|[^"\[\]{},]+',
-    re.DOTALL,
-)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?P<end>"?)|[\[\]{},]', re.DOTALL)  # a text, or what joins
 _BETWEEN = re.compile(r"(?:[\W\d_]|json[l5]?|item)*", re.IGNORECASE)  # of elements of one list
 _STARTS_TRIED = 20  # text that only looks like JSON must not cost minutes
 _DEEPEST = 64
@@ -361,34 +358,25 @@ def _repaired(text: str) -> list[Any]:
 
 
 def _completed(text: str) -> list[str]:
-    """Whole JSON texts: without commas that close a list; closed at its end; cut before that."""
-    kept: list[str] = []  # tokens, without commas before a closing bracket
+    """Close JSON that breaks off: at its end, or before the unfinished element of each bracket."""
     closers: list[str] = []  # of the open brackets
-    cuts: list[int] = []  # per open bracket the tokens before its unfinished element
+    cuts: list[int] = []  # per open bracket where its unfinished element begins
     in_text = False
     for found in _TOKEN.finditer(text):
-        token = found[0]
-        in_text = found["text"] is not None and not found["end"]
-        if found["extra"]:
-            continue
-        if token in ("]", "}"):
-            if token != closers.pop():
-                return []  # not JSON: brackets that do not match
-            cuts.pop()
-        if token == ",":
-            cuts[-1] = len(kept)
-        kept.append(token)
+        token, in_text = found[0], found["end"] == ""
         if token in ("[", "{"):
             closers.append("]" if token == "[" else "}")
-            cuts.append(len(kept))
-        if not closers or len(closers) > _DEEPEST:
+            cuts.append(found.end())
+        elif token == ",":
+            cuts[-1] = found.start()
+        elif token in ("]", "}"):
+            cuts.pop()
+            if token != closers.pop() or not closers:
+                return []  # it does not break off, but is no JSON
+        if len(closers) > _DEEPEST:
             break
-    whole, ends = "".join(kept), "".join(reversed(closers))
-    if not closers:
-        return [whole]
+    ends = "".join(reversed(closers))
     # The outermost first: no half element is kept.
-    parts = [
-        "".join(kept[:cut]) + ends[len(ends) - depth :] for depth, cut in enumerate(cuts, start=1)
-    ]
-    is_after_value = not in_text and whole.rstrip()[-1:] in ('"', "}", "]")
-    return [whole + ends, *parts] if is_after_value else parts
+    parts = [text[:place] + ends[len(ends) - depth :] for depth, place in enumerate(cuts, start=1)]
+    is_after_value = not in_text and text.rstrip()[-1:] in ('"', "}", "]")
+    return [text + ends, *parts] if is_after_value else parts
