@@ -70,7 +70,7 @@ class Dialect(BaseModel):
         """Add the names of an earlier run."""
         self.is_router, self.former = kept.is_router, kept.former
         name, self.answers_as = self.answers_as, kept.answers_as
-        if not self.is_router:
+        if name and not self.is_router:  # without a name, nothing has answered yet
             self.rename(name)
 
     def hear(self, name: Any) -> bool:

@@ -3,13 +3,14 @@
 import json
 from contextlib import nullcontext
 from itertools import chain, count, cycle
+from threading import Timer
 
 import numpy as np
 import pytest
 from llm_server import embedding
 from questions import profile, request
 
-from recbole_edt.augment.llm import transport
+from recbole_edt.augment.llm import endpoints, transport
 from recbole_edt.augment.llm.transport import EndpointError
 from recbole_edt.errors import ConfigError
 
@@ -277,12 +278,23 @@ def test_another_model_behind_the_name_is_noticed(llm_servers, llm_client, caplo
     assert caplog.text.count("another chat model answers") == 2
 
 
-@pytest.mark.parametrize("change", [{"offer": {"pricing": {"prompt": "2e-7"}}}, {"lists": 503}])
-def test_another_offer_or_a_list_that_fails_is_no_other_model(llm_servers, llm_client, change):
-    server = llm_servers(offer={"pricing": {"prompt": "1e-7"}})
+@pytest.mark.parametrize(
+    "change", [{"offer": {"pricing": "2e-7"}}, {"lists": 503}, {"refuse": (503, "overloaded")}]
+)
+def test_another_offer_or_a_server_in_trouble_is_no_other_model(llm_servers, llm_client, change):
+    server = llm_servers(offer={"pricing": "1e-7"})
     assert run(llm_client, server, 3) == 0
     vars(server).update(change)
-    assert run(llm_client, server, 3) == 3 and len(server.log) == 3
+    assert run(llm_client, server, 3) == 3
+    assert set(server.tally()["questions"].values()) == {1}
+
+
+def test_a_model_that_is_still_loaded_is_waited_for(llm_servers, llm_client, monkeypatch):
+    monkeypatch.setattr(endpoints, "LOOK_S", 0.01)
+    server = llm_servers(offer={"meta": None})
+    Timer(0.3, server.offer.clear).start()
+    assert run(llm_client, server, 2) == 0 and not server.offer
+    assert run(llm_client, server, 2) == 2
 
 
 def naming(names):
