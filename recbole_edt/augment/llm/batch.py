@@ -59,7 +59,8 @@ class Batches:
             yield part
 
     def _line(self, key: bytes) -> bytes:
-        body = self.asking.body(self.asked[key])
+        request = self.asked[key]
+        body = self.asking.body(request.messages, request.reply, request.n)
         line = {"custom_id": key.hex(), "method": "POST", "url": _PATH, "body": body}
         return f"{json.dumps(line)}\n".encode()
 

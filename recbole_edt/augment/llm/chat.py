@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from recbole_edt.augment.llm.costs import FAULT, Usage, most_tokens
@@ -176,10 +177,9 @@ class Asking:
                 return said.text
         raise mismatch
 
-    def body(self, request: ChatRequest) -> dict[str, Any]:
-        """Make the body of a question's first request, as the endpoint wants to be asked now."""
-        form = schema(request.reply, request.n)
-        return chat_body(request.messages, form, self.endpoint, self.run.dialect)
+    def body(self, messages: list[dict[str, str]], reply: type[Reply], n: int) -> dict[str, Any]:
+        """Make the body of a request, as the endpoint wants to be asked now."""
+        return chat_body(messages, schema(reply, n), self.endpoint, self.run.dialect)
 
     def check(self, said: Said, request: ChatRequest, n: int, is_first: bool = True) -> None:
         """Count what is wrong with an answer; raise a ``Mismatch`` if nothing of it can be used."""
@@ -212,10 +212,8 @@ class Asking:
                 raise Refusal("the response holds no answer", NO_ANSWER)
             return said._replace(text=run.redact(said.text))
 
-        def body() -> dict[str, Any]:
-            return chat_body(messages, schema(reply, n), self.endpoint, run.dialect)
-
         most = prices.dollars(most_tokens(asked), completion=self.endpoint.max_tokens)
+        body = partial(self.body, messages, reply, n)
         return await run.call("/chat/completions", body, most, read)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import json_repair
@@ -171,6 +172,7 @@ def well_formed(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+@cache
 def schema(reply: type[Reply], n: int = 0) -> dict[str, Any]:
     """JSON schema of a reply, with ``n`` elements, in the subset that servers understand."""
     whole = reply.model_json_schema()

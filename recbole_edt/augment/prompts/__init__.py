@@ -54,7 +54,10 @@ def item_form(example: Mapping[str, str]) -> dict[str, str]:
         Texts of an item's columns: the form of an answer is shown filled in with them. Small
         models copy whatever stands in a form; a real item is told as a copy, and asked for again.
     """
-    forms = {"price": read_price, "categories": lambda text: text.split(" | ") if text else []}
+    forms: dict[str, Any] = {
+        "price": read_price,
+        "categories": lambda text: text.split(" | ") if text else [],
+    }
     item = {column: forms.get(column, str)(text) for column, text in example.items()}
     hints = "; ".join(_HINTS[column] for column in example if column in _HINTS)
     return {
