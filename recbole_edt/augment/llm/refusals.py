@@ -15,8 +15,8 @@ _KEYS = (
 _HIDDEN = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _TOO_LARGE = re.compile(
     r"context|batch.?size|too (?:large|long|many|big)|(?:larger|longer|greater|more) than|exceed|"
-    r"max(?:imum|_)?\b.{0,40}\b(?:length|tokens|size|batch)|must (?:be|have) (?:<=|less|at most)|"
-    r"at most \d|tokens? limit",
+    r"max(?:imum|_)?\b.{0,40}\b(?:length|tokens|size|batch|inputs)|at most \d|tokens? limit|"
+    r"must (?:be|have) (?:<=|less|at most)|range of input length",
     re.IGNORECASE,
 )
 # A server's 5xx is a refusal only if it is plainly about sizes: others pass with a retry
@@ -93,7 +93,7 @@ def server_words(body: Any) -> str:
 
 def stated_limit(said: str, n: int) -> int | None:
     """Read the last number below ``n`` in a refusal: mostly the largest size that is taken."""
-    numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{1,7}(?![\w])", said)]
+    numbers = [int(word) for word in re.findall(r"(?<![\w.[])\d{1,7}(?![\w])", said)]
     return next((number for number in reversed(numbers) if 0 < number < n), None)
 
 

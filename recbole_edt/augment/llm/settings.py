@@ -60,7 +60,7 @@ class Endpoint(Settings):
             raise ValueError(f"base_url has a wrong host or port: {error}") from error
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "base_url must hold no key or password: name a variable in key_env instead"
+                "base_url must hold no key, password or '?...': name a variable in key_env instead"
             )
         return self
 
