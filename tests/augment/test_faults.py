@@ -188,6 +188,12 @@ def test_keys_of_an_endpoint_are_checked_before_anything_is_paid(
     assert llm_server.arrived == 0
 
 
+def test_a_key_of_the_command_counts_over_the_profile_even_if_it_is_the_default(
+    llm_server, command
+) -> None:
+    assert command(llm_server, "--batch=False", "--max_cost=None", batch=True, max_cost=0.001) == 0
+
+
 def test_a_profile_without_an_endpoint_that_nobody_asks_is_enough(llm_server, command) -> None:
     assert command(llm_server, "--encoder=lsa", embedding=None) == 0
     assert llm_server.log and not any(call.texts for call in llm_server.log)

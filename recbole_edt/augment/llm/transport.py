@@ -235,20 +235,10 @@ class Run:
         read: Callable[[dict[str, Any]], T],
         retries: int | None = None,
     ) -> T:
-        """Post a body, and repeat that while it may help.
+        """Post a body to a path such as ``/embeddings``, and repeat that while it may help.
 
-        Parameters
-        ----------
-        path : str
-            Such as ``/embeddings``.
-        body : callable
-            Makes the body of the request, as :attr:`dialect` has it now.
-        most_dollars : float
-            What the call can cost at most.
-        read : callable
-            Reads the response; raises a ``Refusal`` if it holds nothing of use.
-        retries : int, optional
-            Repeats; those of the settings if not given.
+        ``body`` makes the body as :attr:`dialect` has it now; ``read`` reads the response, and
+        raises a ``Refusal`` if it holds nothing of use. The call costs ``most_dollars`` at most.
 
         Raises
         ------
