@@ -251,7 +251,6 @@ class Run:
 
         async def once() -> T:
             async with self.reserve(most_dollars):
-                self._check()
                 start: Any = monotonic()
                 try:
                     payload = await asyncio.wait_for(
@@ -275,6 +274,7 @@ class Run:
         """Post a body; until the first success, in other forms while its form is refused."""
         before = dict(self.dialect)
         while True:
+            self._check()
             sent = body()
             try:
                 payload = read_payload(await self.client.post(path, cast_to=str, body=sent))
@@ -283,6 +283,8 @@ class Run:
                     return payload
             except openai.APIStatusError as error:
                 refusal = _refusal_of_status(error)
+            if body() != sent:  # another call has found another form meanwhile
+                continue
             if self._answered:
                 raise refusal
             if not self.dialect.adapt(refusal, sent):

@@ -4,6 +4,7 @@ import json
 from contextlib import nullcontext
 from itertools import chain, count, cycle
 from threading import Timer
+from time import sleep
 
 import numpy as np
 import pytest
@@ -223,6 +224,25 @@ def test_a_form_that_is_refused_is_left_once_for_all(llm_servers, llm_client, ch
     answers = llm_client(server).chat([profile(n) for n in range(5)], "summarise")
     assert all(answer.value for answer in answers)
     assert len(server.log) == 5 + forms - 1
+
+
+def test_calls_at_one_time_leave_a_form_once(llm_servers, llm_client):
+    """The first call is lost, so that many find out at the same time what is refused."""
+    forms = []
+
+    def chat_as(body, good):
+        form = body.get("response_format", {"type": "text"})["type"]
+        forms.append(form)
+        is_first = len(forms) == 1
+        sleep(0.1)
+        if is_first:
+            return 503, "busy"
+        return (400, "no such type") if form == "json_schema" else completion(good)
+
+    client = llm_client(llm_servers(chat_as=chat_as), retries=0, concurrency=8)
+    answers = client.chat([profile(n) for n in range(20)], "summarise")
+    assert sum(answer.value is None for answer in answers) == 1
+    assert set(forms) == {"json_schema", "json_object"} and forms.count("json_object") == 19
 
 
 def test_one_text_that_moderation_refuses_fails_alone(llm_servers, llm_client):
