@@ -59,6 +59,7 @@ class Pipeline:
             raise ConfigError("--output_path is --data_path: the raw data would be lost")
         self.cache = cache or cache_folder(Path(output), name)
         self.seconds: dict[str, float] = {}
+        self.max_cost: float | None = None  # of the command, else of the profile of the LLM
 
     def run(self) -> dict[str, Any]:
         """Run every stage and write the augmented data set.
@@ -114,7 +115,9 @@ class Pipeline:
         over = self.settings.model_dump(
             include=keys, exclude_unset=by_hand, exclude_defaults=not by_hand
         )
-        return kind(LLMSettings.load(self.settings.llm, over), self.cache / ANSWERS)
+        llm = LLMSettings.load(self.settings.llm, over)
+        self.max_cost = llm.max_cost
+        return kind(llm, self.cache / ANSWERS)
 
     def _endpoints(self) -> list[str]:
         """Kinds of the endpoints that stages ask."""

@@ -160,8 +160,9 @@ def test_variants_of_augmented_data_pay_for_no_answer_twice(llm_server, command,
 def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(
     llm_server, command, capsys
 ) -> None:
-    assert command(llm_server, "--dry_run", "--max-cost=0.01") == 0
-    assert "more than max_cost (0.01)" in capsys.readouterr().out
+    for keys, profile in ((["--max-cost=0.01"], {}), ([], {"max_cost": 0.01})):
+        assert command(llm_server, "--dry_run", *keys, **profile) == 0
+        assert "more than max_cost (0.01)" in capsys.readouterr().out
     assert command(llm_server, "--dry_run", "--max-cost=9") == 0
     assert "more than max_cost" not in capsys.readouterr().out
     assert command(llm_server, "--max-cost=0.01") == 2
