@@ -312,7 +312,7 @@ def test_another_offer_or_a_server_in_trouble_is_no_other_model(llm_servers, llm
 def test_a_model_that_is_still_loaded_is_waited_for(llm_servers, llm_client, monkeypatch):
     monkeypatch.setattr(endpoints, "LOOK_S", 0.01)
     server = llm_servers(offer={"meta": None})
-    Timer(0.3, server.offer.clear).start()
+    Timer(0.1, server.offer.clear).start()
     assert run(llm_client, server, 2) == 0 and not server.offer
     assert run(llm_client, server, 2) == 2
 
