@@ -40,7 +40,9 @@ _STAGGER_S = 0.002
 LOST_IN_A_ROW = 50
 """Requests lost one after the other, with no success between, that end the run."""
 REFUSED_AT_FIRST = 3
-"""Requests refused with the same words, with no success before, that end the run."""
+"""Requests that end the run if all are refused with the same words, with no success before, or if
+nothing listens any more."""
+_GONE = "nothing listens"  # code of such a refusal
 _LISTED_WITHIN_S = 10.0  # a list of models takes no computing
 # Shorter "keys" such as EMPTY or ollama are placeholders and may occur in answers.
 _SHORTEST_SECRET = 8
@@ -178,7 +180,8 @@ class Run:
     def _lose(self, failure: CallFailed) -> None:
         """Note requests lost in a row; raise after too many."""
         self._lost.append(str(failure))
-        is_alike = failure.is_final and not self._answered and len(set(self._lost)) == 1
+        is_lasting = failure.refusal.code == _GONE or (failure.is_final and not self._answered)
+        is_alike = is_lasting and len(set(self._lost)) == 1
         if len(self._lost) >= (REFUSED_AT_FIRST if is_alike else LOST_IN_A_ROW):
             raise EndpointError(
                 f"{self.endpoint.place}: {len(self._lost)} {self.endpoint.kind} requests in a "
@@ -375,7 +378,9 @@ class Run:
             return Refusal(f"no answer within {self.endpoint.timeout_s:g} s")
         if isinstance(error, openai.APIConnectionError):
             cause = " ".join(str(error.__cause__ or "").split())
-            return Refusal(f"the connection to {self.endpoint.place} failed: {cause}".rstrip(": "))
+            code = _GONE if type(error.__cause__).__name__ == "ConnectError" else ""
+            said = f"the connection to {self.endpoint.place} failed: {cause}".rstrip(": ")
+            return Refusal(said, code=code)
         return Refusal("the response is not JSON", NO_ANSWER)
 
     def describe(self, refusal: Refusal) -> str:
