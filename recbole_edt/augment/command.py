@@ -48,7 +48,7 @@ def augment(arguments: Sequence[str]) -> int:
     source = Path(given.data_path or find_data_root(given.dataset))
     pipeline = Pipeline(given.dataset, source, Path(given.output_path), given)
     if given.dry_run:
-        _print_estimate(pipeline.estimate(), given.max_cost)
+        _print_estimate(pipeline.estimate(), pipeline.max_cost)
         return 0
     report = pipeline.run()
     retrieved = given.generator == "retrieval"

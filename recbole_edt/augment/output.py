@@ -168,10 +168,7 @@ def _statistics(made: Augmented, inter: pd.DataFrame, items: pd.DataFrame) -> di
 def _similarities(made: Augmented) -> dict[str, float]:
     """Mean cosine of augmented users' mean item vectors before and after injection (table 3).
 
-    Returns
-    -------
-    dict
-        Percentage -> cosine; 1.0 if no user is augmented.
+    By percentage of the insertions; 1.0 if no user is augmented.
     """
     histories, owners = made.space.histories, made.space.histories.owners
     touched = np.unique(owners[made.insertions.anchors])
@@ -195,16 +192,11 @@ def _similarities(made: Augmented) -> dict[str, float]:
 
 
 def _closeness(made: Augmented) -> dict[str, dict[str, float]]:
-    """How close new items are to the catalogue.
+    """How close new items are to the catalogue, by domain that has some.
 
-    The filter cannot tell: its threshold may be a quantile of what was proposed.
-
-    Returns
-    -------
-    dict
-        Domain with new items -> their number ``n``; ``nearest``, the median of their cosines with
-        the nearest raw item of the domain; ``catalogue``, the cosine that nine of ten raw items
-        have with the nearest other one. Of many items some are compared.
+    ``nearest`` is the median of their cosines with the nearest raw item of the domain,
+    ``catalogue`` the cosine that nine of ten raw items have with the nearest other one. The filter
+    cannot tell: its threshold may be a quantile of what was proposed.
     """
     histories, draw = made.space.histories, np.random.default_rng(0)
     units = normalize(np.asarray(made.space.vectors, dtype=np.float64))
@@ -217,10 +209,8 @@ def _closeness(made: Augmented) -> dict[str, dict[str, float]]:
             some, places = draw.permutation(new)[:_COMPARED], draw.permutation(len(raw))[:_COMPARED]
             cosines = units[raw[places]] @ units[raw].T
             cosines[np.arange(len(places)), places] = -1.0  # itself
-            figures = (
-                np.median((units[some] @ units[raw].T).max(axis=1)),
-                np.quantile(cosines.max(axis=1), 0.1),
-            )
-            nearest, catalogue = (round(float(figure), 4) for figure in figures)
-            out[name] = {"n": len(new), "nearest": nearest, "catalogue": catalogue}
+            nearest = np.median((units[some] @ units[raw].T).max(axis=1))
+            figures = {"nearest": nearest, "catalogue": np.quantile(cosines.max(axis=1), 0.1)}
+            rounded = {key: round(float(figure), 4) for key, figure in figures.items()}
+            out[name] = {"n": len(new), **rounded}
     return out

@@ -24,7 +24,7 @@ from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
 from recbole_edt.augment.output import Augmented, write
 from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_groups
 from recbole_edt.augment.profilers import PROFILERS, Described
-from recbole_edt.augment.settings import AugmentSettings
+from recbole_edt.augment.settings import AugmentCommand, AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io.atomic import check_distinct
 from recbole_edt.io.files import LARGEST
@@ -59,6 +59,7 @@ class Pipeline:
             raise ConfigError("--output_path is --data_path: the raw data would be lost")
         self.cache = cache or cache_folder(Path(output), name)
         self.seconds: dict[str, float] = {}
+        self.max_cost: float | None = None  # of the command, else of the profile of the LLM
 
     def run(self) -> dict[str, Any]:
         """Run every stage and write the augmented data set.
@@ -76,7 +77,7 @@ class Pipeline:
         client = self._client(LLMClient)
         with client or nullcontext(), run_lock(self.cache):
             if client:  # before anything is paid
-                client.check([kind for kind in ("embedding", "chat") if self._asks(kind)])
+                client.check(self._endpoints())
             made = self._augment(self.settings, client, self.cache)
             with self._timed("write"):
                 about = {  # without addresses, which may hold a key
@@ -106,20 +107,24 @@ class Pipeline:
         return client.estimates
 
     def _client(self, kind: type[LLMClient]) -> LLMClient | None:
-        settings = self.settings
-        if not (self._asks("embedding") or self._asks("chat")):
+        if not self._endpoints():
             return None
         keys = {"chat", "embedding", "batch", "max_cost"}
-        over = settings.model_dump(include=keys, exclude_defaults=True)
-        return kind(LLMSettings.load(settings.llm, over), self.cache / ANSWERS)
+        # a command names the keys that were given; the settings of a report name all of them
+        by_hand = isinstance(self.settings, AugmentCommand)
+        over = self.settings.model_dump(
+            include=keys, exclude_unset=by_hand, exclude_defaults=not by_hand
+        )
+        llm = LLMSettings.load(self.settings.llm, over)
+        self.max_cost = llm.max_cost
+        return kind(llm, self.cache / ANSWERS)
 
-    def _asks(self, kind: str) -> bool:
-        """Whether a stage asks an endpoint of this kind: chat, embedding."""
-        settings = self.settings
-        if kind == "embedding":
-            return encoder_class(settings.encoder).uses_llm
-        writers = (GENERATORS.get(settings.generator), PROFILERS.get(settings.profiler))
-        return any(writer is not None and writer.uses_llm for writer in writers)
+    def _endpoints(self) -> list[str]:
+        """Kinds of the endpoints that stages ask."""
+        encoder = encoder_class(self.settings.encoder)
+        writers = (GENERATORS.get(self.settings.generator), PROFILERS.get(self.settings.profiler))
+        asking = {"embedding": encoder.uses_llm, "chat": any(w and w.uses_llm for w in writers)}
+        return [kind for kind in asking if asking[kind]]
 
     def _augment(
         self, settings: AugmentSettings, client: LLMClient | None, cache: Path | None = None

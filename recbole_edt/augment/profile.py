@@ -31,12 +31,12 @@ def user_groups(made: Augmented) -> list[UserGroups]:
     out = []
     for place, user in enumerate(histories.users):
         mine = items[bounds[place] : bounds[place + 1]]
-        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        sides = []
         for side in (0, 1):
             own = mine[domain[mine] == side]
             groups = [own[label[own] == one] for one in dict.fromkeys(label[own].tolist())]
-            sides[side].extend(sorted(groups, key=len, reverse=True))
-        out.append(UserGroups(str(user), sides))
+            sides.append(sorted(groups, key=len, reverse=True))
+        out.append(UserGroups(str(user), (sides[0], sides[1])))
     return out
 
 

@@ -160,8 +160,9 @@ def test_variants_of_augmented_data_pay_for_no_answer_twice(llm_server, command,
 def test_max_cost_is_compared_with_the_estimate_and_ends_the_run(
     llm_server, command, capsys
 ) -> None:
-    assert command(llm_server, "--dry_run", "--max-cost=0.01") == 0
-    assert "more than max_cost (0.01)" in capsys.readouterr().out
+    for keys, profile in ((["--max-cost=0.01"], {}), ([], {"max_cost": 0.01})):
+        assert command(llm_server, "--dry_run", *keys, **profile) == 0
+        assert "more than max_cost (0.01)" in capsys.readouterr().out
     assert command(llm_server, "--dry_run", "--max-cost=9") == 0
     assert "more than max_cost" not in capsys.readouterr().out
     assert command(llm_server, "--max-cost=0.01") == 2
@@ -186,6 +187,12 @@ def test_keys_of_an_endpoint_are_checked_before_anything_is_paid(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
     assert llm_server.arrived == 0
+
+
+def test_a_key_of_the_command_counts_over_the_profile_even_if_it_is_the_default(
+    llm_server, command
+) -> None:
+    assert command(llm_server, "--batch=False", "--max_cost=None", batch=True, max_cost=0.001) == 0
 
 
 def test_a_profile_without_an_endpoint_that_nobody_asks_is_enough(llm_server, command) -> None:

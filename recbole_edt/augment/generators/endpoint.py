@@ -28,6 +28,7 @@ class LLMGenerator(Generator):
         self.lines = ItemLines(described)
         self.columns = list(dict.fromkeys(["title", *self.lines.columns]))
         self.records = described.reindex(columns=self.columns, fill_value="").to_dict("records")
+        self.n_known = [sum(map(bool, record.values())) for record in self.records]
         self.reply = generated_items(self.columns)
 
     def generate(self, tasks: Sequence[Task]) -> Generated:
@@ -50,7 +51,7 @@ class LLMGenerator(Generator):
     def _request(self, task: Task) -> ChatRequest:
         histories, space = self.space.histories, self.space
         other = histories.rows[space.chosen(task.user, 1 - task.target)]
-        example = max(space.medoids[task.target], key=self._told)
+        example = max(space.medoids[task.target], key=self.n_known.__getitem__)
         shown = {example, *other, *space.representatives(*task), *histories.of(task.user)}
         titles = Titles(self.records[line] for line in sorted(shown))
 
@@ -70,18 +71,8 @@ class LLMGenerator(Generator):
             target_samples=self.lines.list(space.representatives(*task)),
             num=self.num,
         )
-        return ChatRequest(
-            prompt("system"),
-            text,
-            self.reply,
-            self._likely(task),
-            self.num,
-            fault_of,
-        )
-
-    def _told(self, line: int) -> int:
-        """How many attributes of an item are known."""
-        return sum(map(bool, self.records[line].values()))
+        likely = self._likely(task)
+        return ChatRequest(prompt("system"), text, self.reply, likely, self.num, fault_of)
 
     def _likely(self, task: Task) -> dict[str, Any]:
         """Make up an answer for estimates: items like the domain's medoids, under new names."""

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from logging import getLogger
+from typing import Any, Final, TypeVar
 
 from recbole_edt.augment.llm.cache import AnswerCache
 from recbole_edt.augment.llm.chat import Asking, ChatRequest
 from recbole_edt.augment.llm.costs import FAULT, Usage
+from recbole_edt.augment.llm.dialect import read_list
+from recbole_edt.augment.llm.payload import read_payload, within
 from recbole_edt.augment.llm.reading import Mismatch, read_message
-from recbole_edt.augment.llm.refusals import server_words
-from recbole_edt.augment.llm.transport import CallFailed, EndpointError
+from recbole_edt.augment.llm.refusals import Refusal, server_words
+from recbole_edt.augment.llm.transport import CallFailed, EndpointError, UnservedError
 from recbole_edt.errors import ConfigError
+
+T = TypeVar("T")
 
 _PATH: Final = "/v1/chat/completions"
 _MOST_REQUESTS, _MOST_BYTES = 50_000, 100_000_000  # of a batch; OpenAI's limits and half of it
@@ -27,26 +33,13 @@ class Batches:
 
     A file that was uploaded is in the cache before a batch is made of it, and the batch before it
     is waited for: a run that is killed finds its batches again.
-
-    Parameters
-    ----------
-    cache, stage
-        The batches under way, and the stage that they belong to.
-    asking : Asking
-        Makes the calls, and the bodies of requests; reads answers.
-    asked : mapping
-        Questions by key.
-    texts : mapping
-        Receives the answers that can be used.
-    poll_s : float
-        Seconds between two looks at a batch.
     """
 
-    cache: AnswerCache
+    cache: AnswerCache  # holds the batches under way
     stage: str
-    asking: Asking
+    asking: Asking  # makes calls and the bodies of requests; reads answers
     asked: Mapping[bytes, ChatRequest]
-    texts: MutableMapping[bytes, str]
+    texts: MutableMapping[bytes, str]  # receives the answers that can be used
     poll_s: float
 
     def jobs(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -60,19 +53,26 @@ class Batches:
                 yield part
                 part, size = [], 0
             if key not in self.texts:
-                part, size = [*part, key], size + n
+                part.append(key)
+                size += n
         if part:
             yield part
 
     def _line(self, key: bytes) -> bytes:
-        body = self.asking.body(self.asked[key])
+        request = self.asked[key]
+        body = self.asking.body(request.messages, request.reply, request.n)
         line = {"custom_id": key.hex(), "method": "POST", "url": _PATH, "body": body}
         return f"{json.dumps(line)}\n".encode()
 
     async def resume(self) -> None:
-        """Wait for the batches that an earlier run has sent."""
-        for file, batch in self.cache.batches(self.asking.endpoint.address, self.stage).items():
-            await self._finish(file, batch or await self._made_of(file))
+        """Wait for the batches that an earlier run has sent; those that are gone are forgotten."""
+        endpoint = self.asking.endpoint
+        for file, batch in self.cache.batches(endpoint.address, self.stage).items():
+            try:
+                await self._finish(file, batch or await self._made_of(file))
+            except UnservedError as error:
+                getLogger(__name__).warning("a batch is asked anew, for it is gone: %s", error)
+                self.asking.keep(file=file)
 
     async def send(self, keys: Sequence[bytes]) -> None:
         """Send one batch and wait for its answers.
@@ -90,49 +90,48 @@ class Batches:
         most = prices.dollars(tokens[0], completion=tokens[1]) * prices.batch
         async with self.asking.run.reserve(most):
             try:
-                file = await self._call(
-                    lambda: client.files.create(file=("batch.jsonl", content), purpose="batch")
+                upload = client.files.with_raw_response.create
+                made = await self._call(
+                    lambda: upload(file=("batch.jsonl", content), purpose="batch"), _named
                 )
             except ConfigError as error:
                 raise ConfigError(f"no batch API: {error} (or leave out --batch)") from None
-            self._keep(file.id, None)
-            await self._finish(file.id, await self._create(file.id))
+            file = made["id"]
+            self._keep(file, None)
+            await self._finish(file, await self._create(file))
 
     def _keep(self, file: str, batch: str | None) -> None:
         self.cache.keep_batch(file, self.asking.endpoint.address, self.stage, batch)
 
     async def _create(self, file: str) -> str:
-        create = self.asking.run.client.batches.create
+        create = self.asking.run.client.batches.with_raw_response.create
         batch = await self._call(
-            lambda: create(input_file_id=file, endpoint=_PATH, completion_window="24h")
+            lambda: create(input_file_id=file, endpoint=_PATH, completion_window="24h"), _named
         )
-        self._keep(file, batch.id)
-        return batch.id
+        self._keep(file, batch["id"])
+        return batch["id"]
 
     async def _made_of(self, file: str) -> str:
         """Find the batch of a file if it was made before a run was killed; else make it."""
-        listed = await self._call(lambda: self.asking.run.client.batches.list(limit=100))
-        found = (batch.id for batch in listed.data if batch.input_file_id == file)
-        return next(found, None) or await self._create(file)
+        batches = self.asking.run.client.batches.with_raw_response
+        listed = await self._call(lambda: batches.list(limit=100), read_payload)
+        for batch in read_list(listed):
+            if batch.get("input_file_id") == file:
+                return batch["id"]
+        return await self._create(file)
 
     async def _finish(self, file: str, name: str) -> None:
         client = self.asking.run.client
-        while (
-            batch := await self._call(lambda: client.batches.retrieve(name))
-        ).status not in _ENDED:
+        retrieve = client.batches.with_raw_response.retrieve
+        while (batch := await self._call(lambda: retrieve(name), _named))["status"] not in _ENDED:
             await asyncio.sleep(self.poll_s)
-        found: dict[bytes, dict[str, Any]] = {}
-        if batch.output_file_id:
-            output = batch.output_file_id
-            text = (await self._call(lambda: client.files.content(output))).text
-            for line in filter(None, map(_loaded, text.split("\n"))):
-                response = line.get("response") or {}
-                if response.get("status_code") == 200 and isinstance(response.get("body"), dict):
-                    found[bytes.fromhex(line["custom_id"])] = response["body"]
+        content = ""
+        if output := batch.get("output_file_id"):
+            content = await self._call(lambda: client.files.content(output), str)
+        found = dict(filter(None, map(_answered, content.split("\n"))))
         self._take(file, found)
-        if batch.status == "failed" and not found:
-            errors = batch.model_dump().get("errors") or {}
-            said = server_words(errors.get("data")) or "nothing is said"
+        if batch["status"] == "failed" and not found:
+            said = server_words(within(batch, "errors", "data")) or "nothing is said"
             raise EndpointError(f"{self.asking.endpoint.place} refuses the batch: {said}")
 
     def _take(self, file: str, responses: Mapping[bytes, dict[str, Any]]) -> None:
@@ -151,7 +150,12 @@ class Batches:
         self.texts.update(found)
         self.asking.keep(answers=found, file=file)
 
-    async def _call(self, once: Callable[[], Any]) -> Any:
+    async def _call(self, make: Callable[[], Awaitable[Any]], read: Callable[[str], T]) -> T:
+        """Make a call, and read the text of its response."""
+
+        async def once() -> T:
+            return read((await make()).text)
+
         try:
             return await self.asking.run.repeat(once)
         except CallFailed as failure:
@@ -161,10 +165,19 @@ class Batches:
             ) from None
 
 
-def _loaded(line: str) -> dict[str, Any] | None:
-    try:
+def _named(text: str) -> dict[str, Any]:
+    """Read a file or a batch, which has an id; LM Studio answers 200 on paths that it lacks."""
+    payload = read_payload(text)
+    if not payload.get("id"):
+        raise Refusal(server_words(payload) or "the response has no id", 404)
+    return payload
+
+
+def _answered(line: str) -> tuple[bytes, dict[str, Any]] | None:
+    """Read key and response of a line; None if the request failed or the line is damaged."""
+    with suppress(TypeError, ValueError):
         value = json.loads(line)
-        bytes.fromhex(value["custom_id"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return value
+        key, body = bytes.fromhex(within(value, "custom_id")), within(value, "response", "body")
+        if within(value, "response", "status_code") == 200 and isinstance(body, dict):
+            return key, body
+    return None

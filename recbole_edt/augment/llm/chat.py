@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from recbole_edt.augment.llm.costs import FAULT, Usage, most_tokens
@@ -115,22 +116,12 @@ def usable(
 
 @dataclass(frozen=True)
 class Asking:
-    """Asks the questions of one stage.
-
-    Parameters
-    ----------
-    endpoint, asks
-        Where, and how many fresh starts a question has.
-    run : Run
-        Makes the calls.
-    keep : callable
-        Stores the counts of the stage, and answers by key.
-    """
+    """Asks the questions of one stage."""
 
     endpoint: ChatEndpoint
-    asks: int
-    run: Run
-    keep: Callable[..., None]
+    asks: int  # Fresh starts of a question
+    run: Run  # Makes the calls
+    keep: Callable[..., None]  # Stores the counts of the stage, and answers by key
 
     async def answer(
         self, key: bytes, request: ChatRequest, texts: MutableMapping[bytes, str]
@@ -186,10 +177,9 @@ class Asking:
                 return said.text
         raise mismatch
 
-    def body(self, request: ChatRequest) -> dict[str, Any]:
-        """Make the body of a question's first request, as the endpoint wants to be asked now."""
-        form = schema(request.reply, request.n)
-        return chat_body(request.messages, form, self.endpoint, self.run.dialect)
+    def body(self, messages: list[dict[str, str]], reply: type[Reply], n: int) -> dict[str, Any]:
+        """Make the body of a request, as the endpoint wants to be asked now."""
+        return chat_body(messages, schema(reply, n), self.endpoint, self.run.dialect)
 
     def check(self, said: Said, request: ChatRequest, n: int, is_first: bool = True) -> None:
         """Count what is wrong with an answer; raise a ``Mismatch`` if nothing of it can be used."""
@@ -212,7 +202,6 @@ class Asking:
         """Make one completion."""
         run, prices = self.run, self.endpoint.prices
         asked = "".join(message["content"] for message in messages)
-        form = schema(reply, n)
 
         def read(payload: dict[str, Any]) -> Said:
             said = read_message(payload)
@@ -223,13 +212,9 @@ class Asking:
                 raise Refusal("the response holds no answer", NO_ANSWER)
             return said._replace(text=run.redact(said.text))
 
-        most = prices.dollars(most_tokens(asked), 0, self.endpoint.max_tokens)
-        return await run.call(
-            "/chat/completions",
-            lambda: chat_body(messages, form, self.endpoint, run.dialect),
-            most,
-            read,
-        )
+        most = prices.dollars(most_tokens(asked), completion=self.endpoint.max_tokens)
+        body = partial(self.body, messages, reply, n)
+        return await run.call("/chat/completions", body, most, read)
 
 
 def chat_body(
@@ -255,9 +240,9 @@ def chat_body(
         body["stream"] = True
     if form is not None and dialect.response_format != "text":
         body["response_format"] = {"type": dialect.response_format}
-    if form is not None and dialect.response_format == "json_schema":
-        named = {"name": "answer", "strict": True, "schema": form}
-        body["response_format"]["json_schema"] = named
+        if dialect.response_format == "json_schema":
+            named = {"name": "answer", "strict": True, "schema": form}
+            body["response_format"]["json_schema"] = named
     return body
 
 

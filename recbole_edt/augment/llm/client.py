@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
@@ -23,13 +23,7 @@ from recbole_edt.augment.llm.embedding import Embedding, text_key
 from recbole_edt.augment.llm.endpoints import Endpoints
 from recbole_edt.augment.llm.progress import Progress
 from recbole_edt.augment.llm.settings import ChatEndpoint, EmbeddingEndpoint, Endpoint, LLMSettings
-from recbole_edt.augment.llm.transport import (
-    CallFailed,
-    EndpointError,
-    ModelChanged,
-    Run,
-    in_loop,
-)
+from recbole_edt.augment.llm.transport import CallFailed, EndpointError, ModelChanged, Run, in_loop
 from recbole_edt.errors import DataError
 
 T = TypeVar("T")
@@ -108,6 +102,10 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         asked = dict(zip(keys, requests, strict=True))
         texts, answers = self._known_answers(asked, dialect)
         known = frozenset(answers)
+        missing = [key for key in asked if key not in known]
+        if missing:  # a context that is too small shows at once
+            longest = max(missing, key=lambda key: len(asked[key].user))
+            missing.insert(0, missing.pop(missing.index(longest)))
 
         async def ask(asking: Asking, key: bytes) -> CallFailed | None:
             try:
@@ -122,11 +120,6 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                     ) from None
                 return failure
             return None
-
-        missing = [key for key in asked if key not in known]
-        if missing:  # a context that is too small shows at once
-            longest = max(missing, key=lambda key: len(asked[key].user))
-            missing.insert(0, missing.pop(missing.index(longest)))
 
         def make_asking() -> Asking:
             run, keep = self._open_run(endpoint, stage), partial(self._keep, stage)
@@ -153,28 +146,27 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                 self._work(asking.run, stage, len(missing), missing, partial(ask, asking))
         finally:
             done = [answers[key] for key in keys if key in answers]
-            errors = [one.error for one in done]
-            self._count(stage, errors, sum(key in known for key in keys))
-        _tell_failed(stage, errors)
+            self._count(stage, [one.error for one in done], sum(key in known for key in keys))
+        self._tell_failed(stage, [one.error for one in done])
         return done
 
     def _known_answers(
         self, requests: Mapping[bytes, ChatRequest], dialect: Dialect
     ) -> tuple[dict[bytes, str], dict[bytes, Answer]]:
         """What the cache holds: texts, and the answers that they make up."""
-        endpoint = self.settings.endpoint("chat")
         texts: dict[bytes, str] = {}
         answers: dict[bytes, Answer] = {}
-        for keys in _stored_as(
-            dialect, requests, answers, lambda request, one: request.key(endpoint, one)
-        ):
-            held = self._cache.answers(keys)
-            steps = [progress(requests[keys[key]], key, held) for key in held]
+        endpoint = self.settings.endpoint("chat")
+        for one in dialect.known_as:
+            missing = {key: request for key, request in requests.items() if key not in answers}
+            asked = {request.key(endpoint, one): key for key, request in missing.items()}
+            held = self._cache.answers(asked)
+            steps = [progress(requests[asked[key]], key, held) for key in held]
             texts |= held | self._cache.answers(step.key for step in steps if step.key)
             for key in held:
-                step = progress(requests[keys[key]], key, texts)
+                step = progress(requests[asked[key]], key, texts)
                 if not step.key:
-                    answers[keys[key]] = Answer(step.value, cached=True)
+                    answers[asked[key]] = Answer(step.value, cached=True)
         return texts, answers
 
     # -- embeddings ---------------------------------------------------------------------------
@@ -227,7 +219,7 @@ class LLMClient(AbstractContextManager["LLMClient"]):
                     "%s: %d texts are longer than the model takes and were cut, such as %s "
                     "characters", stage, len(cut), ", ".join(islice(shown, _NAMED)),
                 )  # fmt: skip
-        _tell_failed(stage, errors)
+        self._tell_failed(stage, errors)
         self._size = next(map(len, found.values()), self._size)
         return self._rows(keys, found), {n: lost[key] for n, key in enumerate(keys) if key in lost}
 
@@ -235,10 +227,10 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         self, texts: Mapping[bytes, str], dialect: Dialect
     ) -> dict[bytes, np.ndarray]:
         endpoint, found = self.settings.endpoint("embedding"), dict[bytes, np.ndarray]()
-        for keys in _stored_as(
-            dialect, texts, found, lambda text, one: text_key(text, endpoint, one)
-        ):
-            found |= {keys[key]: vector for key, vector in self._cache.vectors(keys).items()}
+        for one in dialect.known_as:
+            missing = {key: text for key, text in texts.items() if key not in found}
+            asked = {text_key(text, endpoint, one): key for key, text in missing.items()}
+            found |= {asked[key]: vector for key, vector in self._cache.vectors(asked).items()}
         if len({len(vector) for vector in found.values()}) > 1:
             raise DataError(
                 f"the LLM cache {self._cache.path} holds vectors of several sizes under the name "
@@ -288,18 +280,21 @@ class LLMClient(AbstractContextManager["LLMClient"]):
 
     def _keep(self, stage: str, **brought: Any) -> None:
         """Store what a call brought together with the counts that are not stored yet."""
-        counts = self._unsaved[stage]
-        self._cache.store(stage, counts, **brought)
-        counts.clear()
+        self._cache.store(stage, self._unsaved[stage], **brought)
+        self._unsaved[stage].clear()
 
     def _count(self, stage: str, errors: Sequence[str | None], n_cached: int) -> None:
-        answered = errors.count(None)
+        n, answered = len(errors), errors.count(None)
         self._stages[stage].update(
-            requests=len(errors),
-            failed=len(errors) - answered,
-            answered=answered,
-            from_cache=n_cached,
+            requests=n, failed=n - answered, answered=answered, from_cache=n_cached
         )
+
+    @staticmethod
+    def _tell_failed(stage: str, errors: Sequence[str | None]) -> None:
+        if failed := [error for error in errors if error is not None]:
+            getLogger(__name__).warning(
+                "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
+            )
 
     def _open_run(self, endpoint: Endpoint, stage: str) -> Run:
         """Prepare the calls of a stage, which need an endpoint that is not away."""
@@ -337,25 +332,3 @@ class LLMClient(AbstractContextManager["LLMClient"]):
         finally:
             self.endpoints.save(run.endpoint)
             self._keep(stage)
-
-
-def _stored_as(
-    dialect: Dialect,
-    asked: Mapping[bytes, T],
-    found: Container[bytes],
-    key_of: Callable[[T, Dialect], bytes],
-) -> Iterator[dict[bytes, bytes]]:
-    """Yield, for each name of an endpoint, what is not found by then: key in the cache -> asked."""
-    for one in dialect.known_as:
-        yield {
-            key if one is dialect else key_of(value, one): key
-            for key, value in asked.items()
-            if key not in found
-        }
-
-
-def _tell_failed(stage: str, errors: Sequence[str | None]) -> None:
-    if failed := [error for error in errors if error is not None]:
-        getLogger(__name__).warning(
-            "%s: %d requests got no answer, the first: %s", stage, len(failed), failed[0]
-        )

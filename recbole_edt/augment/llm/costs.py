@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from recbole_edt.augment.llm.payload import within
 from recbole_edt.augment.llm.settings import Prices
 
 _FRAME_TOKENS = 16  # about what a vendor adds around the messages of a call
@@ -28,15 +29,14 @@ class Usage(NamedTuple):
         ``prompt_tokens_details.cached_tokens``, DeepSeek in ``prompt_cache_hit_tokens``.
         """
 
-        def tokens(source: Any, key: str, otherwise: int) -> int:
-            value = source.get(key) if isinstance(source, Mapping) else None
+        def tokens(otherwise: int, *path: str) -> int:
+            value = within(payload, "usage", *path)
             return value if isinstance(value, int) and 0 <= value < 2**32 else otherwise
 
-        usage = payload.get("usage")
-        details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
-        prompt = tokens(usage, "prompt_tokens", estimated_tokens(asked))
-        completion = tokens(usage, "completion_tokens", estimated_tokens(said) if said else 0)
-        seen = tokens(usage, "prompt_cache_hit_tokens", 0) or tokens(details, "cached_tokens", 0)
+        prompt = tokens(estimated_tokens(asked), "prompt_tokens")
+        completion = tokens(estimated_tokens(said) if said else 0, "completion_tokens")
+        by_openai = tokens(0, "prompt_tokens_details", "cached_tokens")
+        seen = tokens(0, "prompt_cache_hit_tokens") or by_openai
         cached = min(prompt, seen)
         return cls(prompt, cached, completion, prices.dollars(prompt, cached, completion))
 

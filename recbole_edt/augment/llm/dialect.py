@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, PrivateAttr
 
+from recbole_edt.augment.llm.payload import within
 from recbole_edt.augment.llm.refusals import FORM, Refusal
 from recbole_edt.augment.llm.settings import Endpoint
 from recbole_edt.errors import ConfigError
 
-# Of an entry in a list of models: what changes with the clock or the size of the context
+# Of an entry in a list of models: what changes with the clock, the context or the vendor's offer
 _PASSING = re.compile(
-    r"created|modified|updated|permission|ctx|context|max_model_len|status|state|loaded"
+    r"created|modified|updated|permission|ctx|context|max_|status|state|loaded|pric|cost|limit|"
+    r"descri|support|default|deprecat|expir|replac|top_provider|running|active|address|accelerator"
 )
 # Of a refusal: what a server or the template of a model says that takes no system message
 _SYSTEM = re.compile(r"\broles?\b|(?:system|developer) (?:message|instruction|prompt)")
@@ -68,7 +70,7 @@ class Dialect(BaseModel):
         """Add the names of an earlier run."""
         self.is_router, self.former = kept.is_router, kept.former
         name, self.answers_as = self.answers_as, kept.answers_as
-        if not self.is_router:
+        if name and not self.is_router:  # without a name, nothing has answered yet
             self.rename(name)
 
     def hear(self, name: Any) -> bool:
@@ -94,21 +96,21 @@ class Dialect(BaseModel):
         """Change what a refusal is about; false if there is nothing left to change."""
         said = refusal.said.lower()
         names_form = FORM.search(said) or "json" in said or _SYSTEM.search(said)
-        if refusal.is_too_large or refusal.status not in (400, 404, 405, 415, 422, 500, 501):
+        statuses = (400, 415, 422, *((404, 405, 500, 501) if names_form else ()))
+        if refusal.status not in statuses or refusal.is_too_large or refusal.is_unpaid:
             return False
-        if refusal.status not in (400, 415, 422) and not names_form:
-            return False
-        if "max_tokens" in body and "max_completion_tokens" in said:
+        is_chat = "messages" in body
+        if is_chat and self.max_tokens_key == "max_tokens" and "max_completion_tokens" in said:
             self.max_tokens_key = "max_completion_tokens"
-        elif "temperature" in body and "temperature" in said:
+        elif is_chat and self.temperature and "temperature" in body and "temperature" in said:
             self.temperature = False
-        elif "messages" in body and self.system and _SYSTEM.search(said):
+        elif is_chat and self.system and _SYSTEM.search(said):
             self.system = False
-        elif "messages" in body and not body.get("stream") and re.search(r"\bstream", said):
+        elif is_chat and not self.stream and re.search(r"\bstream", said):
             self.stream = True
-        elif body.get("encoding_format"):
+        elif not is_chat and self.encoding_format:
             self.encoding_format = "float" if self.encoding_format == "base64" else ""
-        elif "response_format" in body:
+        elif self.response_format != "text" and "response_format" in body:
             is_first = self.response_format == "json_schema"
             self.response_format = "json_object" if is_first else "text"
         else:
@@ -131,8 +133,8 @@ class Dialect(BaseModel):
         names = {str(entry["id"]): entry for entry in listed}
         wanted = endpoint.model or (next(iter(names)) if len(names) == 1 else "")
         same = (wanted, f"{wanted}:latest", f"models/{wanted}")  # Ollama, Gemini
-        aliases = (name for name, entry in names.items() if wanted in _aliases(entry))
-        found = next((name for name in (*same, *aliases) if name in names), None)
+        aliased = (name for name, one in names.items() if wanted in list(one.get("aliases") or ()))
+        found = next((name for name in (*same, *aliased) if name in names), None)
         shown = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         if not wanted:
             raise ConfigError(
@@ -145,11 +147,6 @@ class Dialect(BaseModel):
         return "" if found else shown
 
 
-def _aliases(entry: Mapping[str, Any]) -> Sequence[Any]:
-    aliases = entry.get("aliases")
-    return aliases if isinstance(aliases, list) else ()
-
-
 def _lasting(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -158,6 +155,5 @@ def _lasting(value: Any) -> Any:
 
 def read_list(payload: Any) -> list[dict[str, Any]]:
     """Read a list of models in the two shapes there are; empty if it is none."""
-    entries = payload.get("data") if isinstance(payload, Mapping) else payload
-    entries = entries if isinstance(entries, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and entry.get("id")]
+    entries = payload if isinstance(payload, list) else within(payload, "data")
+    return [entry for entry in entries if within(entry, "id")] if isinstance(entries, list) else []

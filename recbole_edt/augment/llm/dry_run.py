@@ -18,11 +18,6 @@ from recbole_edt.augment.llm.dialect import Dialect
 from recbole_edt.augment.llm.embedding import text_key
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings, Prices
 
-_COUNTS = (
-    "requests", "from_cache", "calls", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "dollars",
-)  # fmt: skip
-
 
 class DryRun(LLMClient):
     """A client that makes no calls, for estimates.
@@ -68,7 +63,11 @@ class DryRun(LLMClient):
         cached = _kept_by_vendor(list(missing.values()), endpoint.prices)
         dollars = endpoint.prices.dollars(prompt, cached, completion)
         dollars *= endpoint.prices.batch if self.settings.batch else 1.0
-        self._enter(stage, len(keys), n_cached, len(missing), prompt, cached, completion, dollars)
+        self._enter(
+            stage, requests=len(keys), from_cache=n_cached, calls=len(missing),
+            prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion,
+            dollars=dollars,
+        )  # fmt: skip
         return [answers[key] for key in keys]
 
     def embed(self, texts: Sequence[str], stage: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -80,9 +79,12 @@ class DryRun(LLMClient):
         known = self._known_vectors(distinct, dialect)
         missing = [t for key, t in distinct.items() if key not in known and t.strip()]
         prompt = sum(map(estimated_tokens, missing))
-        calls, n_cached = -(-len(missing) // endpoint.batch_size), sum(key in known for key in keys)
-        dollars = endpoint.prices.dollars(prompt)
-        self._enter(stage, len(keys), n_cached, calls, prompt, 0, 0, dollars)
+        self._enter(
+            stage, requests=len(keys), from_cache=sum(key in known for key in keys),
+            calls=-(-len(missing) // endpoint.batch_size),
+            prompt_tokens=prompt, cached_tokens=0, completion_tokens=0,
+            dollars=endpoint.prices.dollars(prompt),
+        )  # fmt: skip
         if known.keys() >= set(keys):
             vectors = self._rows(keys, known)
         else:
@@ -91,11 +93,10 @@ class DryRun(LLMClient):
         self._n_dimensions = vectors.shape[1]
         return vectors, {}
 
-    def _enter(self, stage: str, *counts: float) -> None:
+    def _enter(self, stage: str, **counts: float) -> None:
         is_made_up = any(earlier["calls"] for earlier in self.estimates)
-        row = dict(zip(_COUNTS, counts, strict=True))
         prompts = "estimate" if is_made_up else "exact"
-        self.estimates.append({"stage": stage, **row, "prompts": prompts})
+        self.estimates.append({"stage": stage, **counts, "prompts": prompts})
 
 
 def _kept_by_vendor(requests: Sequence[ChatRequest], prices: Prices) -> int:

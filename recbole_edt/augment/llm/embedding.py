@@ -24,28 +24,16 @@ _SHORTEST = 16  # characters that every model takes
 
 @dataclass(frozen=True)
 class Embedding:
-    """Embeds the texts of one stage.
-
-    Parameters
-    ----------
-    endpoint, run, keep
-        As for ``Asking``; ``keep`` takes vectors by key.
-    texts : mapping
-        Texts by key.
-    found, lost, cut : mapping
-        Receive by key: vectors, why a text has none, the beginning of a text that was too long.
-    size : int or None
-        Size of the vectors, if it is known.
-    """
+    """Embeds the texts of one stage."""
 
     endpoint: EmbeddingEndpoint
-    run: Run
-    keep: Callable[..., None]
-    texts: Mapping[bytes, str]
-    found: MutableMapping[bytes, np.ndarray]
-    lost: MutableMapping[bytes, str]
-    cut: MutableMapping[bytes, str]
-    size: int | None
+    run: Run  # Makes the calls
+    keep: Callable[..., None]  # Stores the counts of the stage, and vectors by key
+    texts: Mapping[bytes, str]  # By key
+    found: MutableMapping[bytes, np.ndarray]  # Receives vectors
+    lost: MutableMapping[bytes, str]  # Receives why a text has none
+    cut: MutableMapping[bytes, str]  # Receives the beginning of a text that was too long
+    size: int | None  # Of the vectors, if it is known
 
     def batches(self, missing: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Split texts into batches of the size that the endpoint takes when one is due."""
@@ -100,13 +88,13 @@ class Embedding:
 
         def read(payload: dict[str, Any]) -> None:
             run.pay(Usage.reported(payload, prices, "".join(asked), ""))
-            vectors = {}
+            size = next(map(len, self.found.values()), self.size)
             try:
-                size = next(map(len, self.found.values()), self.size)
-                rows = read_vectors(payload, len(batch), size)
-                vectors = dict(zip(batch, rows, strict=True))
-            finally:
-                self.keep(vectors=vectors)
+                vectors = dict(zip(batch, read_vectors(payload, len(batch), size), strict=True))
+            except Refusal:
+                self.keep()
+                raise
+            self.keep(vectors=vectors)
             self.found.update(vectors)
             run.succeed()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable
 from logging import getLogger
 from typing import Any
 
@@ -27,6 +27,9 @@ from recbole_edt.errors import ConfigError
 _TINY = "Reply with OK."
 _TINY_TOKENS = 16
 _RETRIES = 2
+LOOK_S = 1.0
+"""Seconds between two looks at a model that is loaded."""
+_LOOKS = 120
 
 
 class Endpoints:
@@ -104,10 +107,12 @@ class Endpoints:
         async def ask() -> Dialect:
             others = ""
             async with run.client:
-                if listed := await run.listed_models():
+                if listed := await _loaded(run):
                     others = dialect.find(listed, endpoint)
                     if kept and (kept.model, kept.served) == (dialect.model, dialect.served):
                         return kept
+                elif kept:  # a list that is missing this time is no sign of another model
+                    dialect.model, dialect.served = kept.model, kept.served
                 await self._try(endpoint, dialect, run, others)
             if kept:
                 dialect.take_over(kept)
@@ -124,15 +129,22 @@ class Endpoints:
                 f"or correct {endpoint.kind}.base_url, which mostly ends in /v1"
             )
 
+        is_chat = isinstance(endpoint, ChatEndpoint)
+        field, path = ("choices", "/chat/completions") if is_chat else ("data", "/embeddings")
+
         def read(payload: dict[str, Any]) -> None:
-            field = "choices" if isinstance(endpoint, ChatEndpoint) else "data"
             if not isinstance(payload.get(field), list):
                 raise Refusal(f"the response has no list '{field}'", NO_ANSWER)
             run.pay(Usage.reported(payload, endpoint.prices, _TINY, ""))
             name = payload.get("model")
             dialect.answers_as = name if isinstance(name, str) else ""
 
-        path, body = _tiny(endpoint, dialect)
+        def body() -> dict[str, Any]:
+            if isinstance(endpoint, EmbeddingEndpoint):
+                return embedding_body([_TINY], endpoint, dialect)
+            short: Any = endpoint.model_copy(update={"max_tokens": _TINY_TOKENS})
+            return chat_body([{"role": "user", "content": _TINY}], None, short, dialect)
+
         try:
             await run.call(path, body, 0.0, read, _RETRIES)
         except (CallFailed, UnservedError) as failure:
@@ -159,11 +171,12 @@ def _tell_of_change(endpoint: Endpoint, before: str, now: str) -> None:
     )  # fmt: skip
 
 
-def _tiny(endpoint: Endpoint, dialect: Dialect) -> tuple[str, Callable[[], dict[str, Any]]]:
-    """Request whose answer costs next to nothing."""
-    if isinstance(endpoint, ChatEndpoint):
-        chat = endpoint.model_copy(update={"max_tokens": _TINY_TOKENS})
-        messages = [{"role": "user", "content": _TINY}]
-        return "/chat/completions", lambda: chat_body(messages, None, chat, dialect)
-    assert isinstance(endpoint, EmbeddingEndpoint)
-    return "/embeddings", lambda: embedding_body([_TINY], endpoint, dialect)
+async def _loaded(run: Run) -> list[dict[str, Any]]:
+    """List models; wait while llama.cpp loads its own, which it lists without ``meta`` by then."""
+    listed = await run.listed_models()
+    for _ in range(_LOOKS):
+        if all(entry.get("meta", "") is not None for entry in listed):
+            break
+        await asyncio.sleep(LOOK_S)
+        listed = await run.listed_models()
+    return listed

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import json_repair
@@ -20,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from recbole_edt.augment.llm.payload import within
 from recbole_edt.io.prices import read_price
 
 _THINKING = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
@@ -43,12 +45,12 @@ _REFUSAL = re.compile(
     r"(?:help|assist|provide|create|generate|fulfill?|do|comply|answer|write))",
     re.IGNORECASE,
 )
+# Why a message ended, in the words of OpenAI, Gemini and Zhipu
+_FILTERED = re.compile("filter|safety|recitation|blocklist|prohibited|spii|sensitive|refus")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields of a message
 _BRACKET = re.compile(r"[\[{]")
 _OBJECT = re.compile(r"\s*\{.*\}\s*", re.DOTALL)
-_TOKEN = re.compile(
-    r'(?P<text>"(?:[^"\\]|\\.)*(?P<end>"?))|(?P<extra>,(?=\s*[\]}]))|[\[\]{},]|[^"\[\]{},]+',
-    re.DOTALL,
-)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?P<end>"?)|[\[\]{},]', re.DOTALL)  # a text, or what joins
 _BETWEEN = re.compile(r"(?:[\W\d_]|json[l5]?|item)*", re.IGNORECASE)  # of elements of one list
 _STARTS_TRIED = 20  # text that only looks like JSON must not cost minutes
 _DEEPEST = 64
@@ -67,7 +69,7 @@ class Said(NamedTuple):
     text: str  # Without thoughts
     thought: bool = False  # It wrote thoughts
     refusal: str = ""  # Its reason not to answer
-    finish: str | None = None  # Why it ended: stop, length, content_filter, ...
+    finish: str = ""  # Why it ended: stop, length, content_filter, ...
 
 
 class Mismatch(Exception):
@@ -170,6 +172,7 @@ def well_formed(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+@cache
 def schema(reply: type[Reply], n: int = 0) -> dict[str, Any]:
     """JSON schema of a reply, with ``n`` elements, in the subset that servers understand."""
     whole = reply.model_json_schema()
@@ -202,46 +205,46 @@ def read_message(payload: Mapping[str, Any]) -> Said:
     missing. An object of JSON that stands alone in their field is an answer: servers put it there
     when the model does not think.
     """
-    choices = payload.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    choice = choice if isinstance(choice, Mapping) else {}
-    message = choice.get("message")
-    message = message if isinstance(message, Mapping) else {}
-    content, refusal = _joined_parts(message.get("content")), message.get("refusal")
+    message, finish = (within(payload, "choices", 0, key) for key in ("message", "finish_reason"))
+    content, refusal = _joined_parts(within(message, "content")), within(message, "refusal")
     content = content if content.strip() else _arguments(message)
-    fields = (message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
-    thoughts = next(filter(None, fields), "")
+    thoughts = next(filter(None, (within(message, field) for field in _THOUGHTS)), "")
     if not content and isinstance(thoughts, str) and _OBJECT.fullmatch(thoughts):
         content, thoughts = thoughts, ""
     text = _without_thoughts(content)
-    finish = choice.get("finish_reason")
     return Said(
         well_formed(text).strip(),
         bool(thoughts) or len(text) < len(content),
         refusal if isinstance(refusal, str) else "",
-        finish if isinstance(finish, str) else None,
+        _finish(finish),
     )
 
 
 def _joined_parts(content: Any) -> str:
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else []
     texts = (
-        part.get("text") if isinstance(part, Mapping) else part
-        for part in parts
-        if not isinstance(part, Mapping) or part.get("type", "text") in ("text", "output_text")
+        part if isinstance(part, str) else within(part, "text")
+        for part in (content if isinstance(content, list) else ())
+        if (within(part, "type") or "text") in ("text", "output_text")
     )
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _arguments(message: Mapping[str, Any]) -> str:
+def _arguments(message: Any) -> str:
     """Arguments of the tools that a message calls, one after the other."""
-    calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    calls = within(message, "tool_calls") or [{"function": within(message, "function_call")}]
     calls = calls if isinstance(calls, list) else []
-    called = (call.get("function") for call in calls if isinstance(call, Mapping))
-    given = [one.get("arguments") for one in called if isinstance(one, Mapping)]
+    given = [within(call, "function", "arguments") for call in calls]
     return "\n".join(one if isinstance(one, str) else json.dumps(one) for one in given if one)
+
+
+def _finish(reason: Any) -> str:
+    """Why a message ended: "length", "content_filter" or another word of the server."""
+    said = str(reason or "").lower()
+    if "length" in said or said == "max_tokens":
+        return "length"
+    return "content_filter" if _FILTERED.search(said) else said
 
 
 def _without_thoughts(text: str) -> str:
@@ -357,34 +360,25 @@ def _repaired(text: str) -> list[Any]:
 
 
 def _completed(text: str) -> list[str]:
-    """Whole JSON texts: without commas that close a list; closed at its end; cut before that."""
-    kept: list[str] = []  # tokens, without commas before a closing bracket
+    """Close JSON that breaks off: at its end, or before the unfinished element of each bracket."""
     closers: list[str] = []  # of the open brackets
-    cuts: list[int] = []  # per open bracket the tokens before its unfinished element
+    cuts: list[int] = []  # per open bracket where its unfinished element begins
     in_text = False
     for found in _TOKEN.finditer(text):
-        token = found[0]
-        in_text = found["text"] is not None and not found["end"]
-        if found["extra"]:
-            continue
-        if token in ("]", "}"):
-            if token != closers.pop():
-                return []  # not JSON: brackets that do not match
-            cuts.pop()
-        if token == ",":
-            cuts[-1] = len(kept)
-        kept.append(token)
+        token, in_text = found[0], found["end"] == ""
         if token in ("[", "{"):
             closers.append("]" if token == "[" else "}")
-            cuts.append(len(kept))
-        if not closers or len(closers) > _DEEPEST:
+            cuts.append(found.end())
+        elif token == ",":
+            cuts[-1] = found.start()
+        elif token in ("]", "}"):
+            cuts.pop()
+            if token != closers.pop() or not closers:
+                return []  # it does not break off, but is no JSON
+        if len(closers) > _DEEPEST:
             break
-    whole, ends = "".join(kept), "".join(reversed(closers))
-    if not closers:
-        return [whole]
+    ends = "".join(reversed(closers))
     # The outermost first: no half element is kept.
-    parts = [
-        "".join(kept[:cut]) + ends[len(ends) - depth :] for depth, cut in enumerate(cuts, start=1)
-    ]
-    is_after_value = not in_text and whole.rstrip()[-1:] in ('"', "}", "]")
-    return [whole + ends, *parts] if is_after_value else parts
+    parts = [text[:place] + ends[len(ends) - depth :] for depth, place in enumerate(cuts, start=1)]
+    is_after_value = not in_text and text.rstrip()[-1:] in ('"', "}", "]")
+    return [text + ends, *parts] if is_after_value else parts

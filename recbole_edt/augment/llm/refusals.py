@@ -15,13 +15,18 @@ _KEYS = (
 _HIDDEN = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _TOO_LARGE = re.compile(
     r"context|batch.?size|too (?:large|long|many|big)|(?:larger|longer|greater|more) than|exceed|"
-    r"max(?:imum|_)?\b.{0,40}\b(?:length|tokens|size|batch)|must (?:be|have) (?:<=|less|at most)|"
-    r"at most \d|tokens? limit",
+    r"max(?:imum|_)?\b.{0,40}\b(?:length|tokens|size|batch|inputs)|at most \d|tokens? limit|"
+    r"must (?:be|have) (?:<=|less|at most)|range of input length",
     re.IGNORECASE,
 )
 # A server's 5xx is a refusal only if it is plainly about sizes: others pass with a retry
 _SURELY_TOO_LARGE = re.compile(
     r"context (?:size|length|window)|too (?:large|long)|batch.?size", re.I
+)
+_UNPAID = re.compile(
+    r"insufficient[_ ](?:quota|balance|credit|funds)|credit balance|all available credits|"
+    r"budget has been exceeded|exceeded ?budget|over budget|arrearage",
+    re.I,
 )
 FORM = re.compile(r"response_format|schema|grammar", re.I)
 """Of a refusal that is about the form of the answer."""
@@ -30,6 +35,7 @@ _WAIT = re.compile(
 )
 NO_ANSWER = 200
 """Status of a response that was to be an answer and holds nothing of use."""
+_PASSING = (408, 409, 424, 425, 429, 498)  # 498: Groq has no capacity
 
 
 class Refusal(Exception):
@@ -42,11 +48,23 @@ class Refusal(Exception):
         self.said, self.status, self.code, self.retry_after = said, status, code, retry_after
 
     @property
+    def is_passing(self) -> bool:
+        """Whether the same request may be answered later."""
+        if self.code == "json_validate_failed":  # Groq: the model wrote no JSON this time
+            return True
+        return self.status in (None, NO_ANSWER, *_PASSING) or self.status >= 500
+
+    @property
+    def is_unpaid(self) -> bool:
+        """Whether the account has no credit, or a gateway's budget is used up."""
+        return self.status == 402 or bool(_UNPAID.search(f"{self.code} {self.said}"))
+
+    @property
     def is_too_large(self) -> bool:
         """Whether it is about the size of a prompt, a text or a batch."""
         if self.status == 413:
             return True
-        if self.status in (None, 429) or FORM.search(self.said):
+        if self.status in (None, *_PASSING) or FORM.search(self.said):
             return False
         pattern = _SURELY_TOO_LARGE if self.status >= 500 else _TOO_LARGE
         return bool(pattern.search(self.said))
@@ -73,22 +91,9 @@ def server_words(body: Any) -> str:
     return f"{said}: {raw}" if said and raw else said
 
 
-def refusal_within(payload: Mapping[str, Any]) -> Refusal | None:
-    """Read an error that came with HTTP 200, in place of an answer or within it."""
-    choices = payload.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
-        payload = {"error": choices[0].get("error")}
-    if payload.get("data") or not (said := server_words(payload)):
-        return None
-    error = payload.get("error")
-    code = str((error if isinstance(error, Mapping) else payload).get("code"))
-    is_status = code.isdigit() and 400 <= int(code) < 600
-    return Refusal(said, int(code) if is_status else NO_ANSWER, code)
-
-
 def stated_limit(said: str, n: int) -> int | None:
     """Read the last number below ``n`` in a refusal: mostly the largest size that is taken."""
-    numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{1,7}(?![\w])", said)]
+    numbers = [int(word) for word in re.findall(r"(?<![\w.[])\d{1,7}(?![\w])", said)]
     return next((number for number in reversed(numbers) if 0 < number < n), None)
 
 

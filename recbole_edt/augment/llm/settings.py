@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -53,11 +54,13 @@ class Endpoint(Settings):
             raise ValueError("base_url must be an http or https address")
         try:
             _ = parts.port
+            if parts.hostname.replace(".", "").isdecimal():
+                IPv4Address(parts.hostname)
         except ValueError as error:
-            raise ValueError("base_url must have a port of at most 65535, or none") from error
+            raise ValueError(f"base_url has a wrong host or port: {error}") from error
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "base_url must hold no key or password: name a variable in key_env instead"
+                "base_url must hold no key, password or '?...': name a variable in key_env instead"
             )
         return self
 
@@ -159,11 +162,11 @@ class LLMSettings(Settings):
 
 def _read(profile: str) -> dict[str, Any]:
     folder = properties_dir() / "llm"
+    if "://" in profile:  # not repeated: an address may hold a key
+        raise ConfigError("an LLM profile is a name or a YAML file with base_url, no address")
     path = folder / f"{profile}.yaml"
     if not path.is_file():
         path = Path(profile)
-    if "://" in profile:  # not repeated: an address may hold a key
-        raise ConfigError("an LLM profile is a name or a YAML file with base_url, no address")
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(

@@ -1,9 +1,9 @@
 """Calls to an endpoint, repeated until they succeed, fail for good, or end the run.
 
-A request is sent in another form while the endpoint refuses its form (``send`` in
-:meth:`Run.call`), and again after a failure that may pass (:meth:`Run.repeat`). Above both,
-``chat.py`` asks again for what an answer lacks, and ``client.py`` starts a stage anew if the
-endpoint answers as another model.
+A request is sent in another form while the endpoint refuses its form (:meth:`Run._send`), and
+again after a failure that may pass (:meth:`Run.repeat`). Above both, ``chat.py`` asks again for
+what an answer lacks, and ``client.py`` starts a stage anew if the endpoint answers as another
+model.
 """
 
 from __future__ import annotations
@@ -26,13 +26,8 @@ import openai
 
 from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.dialect import Dialect, read_list
-from recbole_edt.augment.llm.refusals import (
-    NO_ANSWER,
-    Refusal,
-    refusal_within,
-    server_words,
-    stated_wait,
-)
+from recbole_edt.augment.llm.payload import read_payload, refusal_within
+from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, server_words, stated_wait
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings
 from recbole_edt.errors import ConfigError, EDTError
 
@@ -45,10 +40,10 @@ _STAGGER_S = 0.002
 LOST_IN_A_ROW = 50
 """Requests lost one after the other, with no success between, that end the run."""
 REFUSED_AT_FIRST = 3
-"""Requests refused with the same words, with no success before, that end the run."""
+"""Requests that end the run if all are refused with the same words, with no success before, or if
+nothing listens any more."""
+_GONE = "nothing listens"  # code of such a refusal
 _LISTED_WITHIN_S = 10.0  # a list of models takes no computing
-_FORMS_TRIED = 8
-_TRANSIENT = {NO_ANSWER, 408, 409, 425, 429}
 # Shorter "keys" such as EMPTY or ollama are placeholders and may occur in answers.
 _SHORTEST_SECRET = 8
 _LONG_PART = 12  # parts of the address's path from this length on may be a key; "v1" is none
@@ -96,16 +91,8 @@ class ModelChanged(Exception):
 class Run:
     """Calls of one stage to one endpoint through the ``openai`` package.
 
-    Parameters
-    ----------
-    endpoint, settings
-        Where and how to call.
-    dialect : Dialect
-        What is known of the endpoint; calls that are refused before the first success change it.
-    counts : Counter
-        Receives the stage's counts.
-    spent : float
-        Dollars paid before.
+    ``dialect`` is what is known of the endpoint: calls that are refused before the first success
+    change it. ``counts`` receives the stage's counts; ``spent`` dollars were paid before.
     """
 
     def __init__(
@@ -193,7 +180,8 @@ class Run:
     def _lose(self, failure: CallFailed) -> None:
         """Note requests lost in a row; raise after too many."""
         self._lost.append(str(failure))
-        is_alike = failure.is_final and not self._answered and len(set(self._lost)) == 1
+        is_lasting = failure.refusal.code == _GONE or (failure.is_final and not self._answered)
+        is_alike = is_lasting and len(set(self._lost)) == 1
         if len(self._lost) >= (REFUSED_AT_FIRST if is_alike else LOST_IN_A_ROW):
             raise EndpointError(
                 f"{self.endpoint.place}: {len(self._lost)} {self.endpoint.kind} requests in a "
@@ -250,57 +238,27 @@ class Run:
         read: Callable[[dict[str, Any]], T],
         retries: int | None = None,
     ) -> T:
-        """Post a body, and repeat that while it may help.
+        """Post a body to a path such as ``/embeddings``, and repeat that while it may help.
 
-        Parameters
-        ----------
-        path : str
-            Such as ``/embeddings``.
-        body : callable
-            Makes the body of the request, as :attr:`dialect` has it now.
-        most_dollars : float
-            What the call can cost at most.
-        read : callable
-            Reads the response; raises a ``Refusal`` if it holds nothing of use.
-        retries : int, optional
-            Repeats; those of the settings if not given.
+        ``body`` makes the body as :attr:`dialect` has it now; ``read`` reads the response, and
+        raises a ``Refusal`` if it holds nothing of use. The call costs ``most_dollars`` at most.
 
         Raises
         ------
-        CallFailed
-            If the endpoint refuses the request or all repeats fail.
-        EDTError
-            If the run cannot go on.
+        CallFailed, EDTError
+            If the endpoint refuses the request or all repeats fail; if the run cannot go on.
         ModelChanged
             If the first response names another model than :attr:`dialect` has, or the endpoint
             turns out to be a router.
         """
-        before = dict(self.dialect)
-
-        async def send() -> dict[str, Any]:
-            refusal: Refusal | None = None
-            for _ in range(_FORMS_TRIED):
-                sent = body()
-                try:
-                    payload = _payload(await self.client.post(path, cast_to=str, body=sent))
-                    refusal = refusal_within(payload)
-                    if refusal is None:
-                        return payload
-                except openai.APIStatusError as error:
-                    refusal = _refusal_of_status(error)
-                if self._answered or not self.dialect.adapt(refusal, sent):
-                    break
-            if not self._answered:  # it was not about the form
-                vars(self.dialect).update(before)
-            assert refusal is not None
-            raise refusal
 
         async def once() -> T:
             async with self.reserve(most_dollars):
-                self._check()
                 start: Any = monotonic()
                 try:
-                    payload = await asyncio.wait_for(send(), self.endpoint.timeout_s)
+                    payload = await asyncio.wait_for(
+                        self._send(path, body), self.endpoint.timeout_s
+                    )
                 finally:
                     self.counts["call_seconds"] += monotonic() - start
                 out, name = read(payload), payload.get("model")
@@ -315,6 +273,27 @@ class Run:
         self._answered = True
         return out
 
+    async def _send(self, path: str, body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Post a body; until the first success, in other forms while its form is refused."""
+        before = dict(self.dialect)
+        while True:
+            self._check()
+            sent = body()
+            try:
+                payload = read_payload(await self.client.post(path, cast_to=str, body=sent))
+                refusal = refusal_within(payload)
+                if refusal is None:
+                    return payload
+            except openai.APIStatusError as error:
+                refusal = _refusal_of_status(error)
+            if body() != sent:  # another call has found another form meanwhile
+                continue
+            if self._answered:
+                raise refusal
+            if not self.dialect.adapt(refusal, sent):
+                vars(self.dialect).update(before)  # it was not about the form
+                raise refusal
+
     async def repeat(self, once: Callable[[], Awaitable[T]], retries: int | None = None) -> T:
         """Make a call until it succeeds, is refused, or ``retries`` repeats have failed."""
         attempt = 0
@@ -326,9 +305,8 @@ class Run:
             except Refusal as refused:
                 refusal = refused
             self._refuse_for_good(refusal)
-            wait, status = self._wait(refusal, attempt), refusal.status
-            is_transient = status is None or status in _TRANSIENT or status >= 500
-            is_final = not is_transient or refusal.is_too_large
+            wait = self._wait(refusal, attempt)
+            is_final = not refusal.is_passing or refusal.is_too_large
             if is_final or attempt >= (self._settings.retries if retries is None else retries):
                 failure = CallFailed(self.describe(refusal), refusal, is_final)
                 if not is_final:
@@ -380,18 +358,18 @@ class Run:
     def _refuse_for_good(self, refusal: Refusal) -> None:
         """Raise when no request to this endpoint can succeed."""
         status, end, reason = refusal.status, self.endpoint, self.describe(refusal)
-        if status in (401, 403):
-            what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
-            todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
-            raise ConfigError(f"{end.place} refuses {what} ({reason}){todo}")
         if status in (404, 405, 501):
             raise UnservedError(
                 f"{end.place} knows no model '{self.dialect.model}' or has no API for "
                 f"{end.kind} requests ({reason}): correct {end.kind}.model or "
                 f"{end.kind}.base_url, which mostly ends in /v1"
             )
-        if status == 402 or refusal.code == "insufficient_quota":
+        if status != 401 and refusal.is_unpaid:
             raise EndpointError(f"there is no credit left at {end.place} ({reason})")
+        if status == 401 or (status == 403 and not self._answered):  # later: moderation of one text
+            what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
+            todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
+            raise ConfigError(f"{end.place} refuses {what} ({reason}){todo}")
 
     def _refusal(self, error: Exception) -> Refusal:
         if isinstance(error, openai.APIStatusError):
@@ -400,7 +378,9 @@ class Run:
             return Refusal(f"no answer within {self.endpoint.timeout_s:g} s")
         if isinstance(error, openai.APIConnectionError):
             cause = " ".join(str(error.__cause__ or "").split())
-            return Refusal(f"the connection to {self.endpoint.place} failed: {cause}".rstrip(": "))
+            code = _GONE if type(error.__cause__).__name__ == "ConnectError" else ""
+            said = f"the connection to {self.endpoint.place} failed: {cause}".rstrip(": ")
+            return Refusal(said, code=code)
         return Refusal("the response is not JSON", NO_ANSWER)
 
     def describe(self, refusal: Refusal) -> str:
@@ -435,39 +415,3 @@ def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
         until = parsedate_to_datetime(retry_after)
         retry_after = str(max((until - now).total_seconds(), 0.0))
     return Refusal(server_words(body), error.status_code, str(error.code or ""), retry_after)
-
-
-def _payload(text: str) -> dict[str, Any]:
-    """Read a response: JSON, or the events of a stream."""
-    text = text.lstrip("\ufeff \r\n")
-    if re.match(r"(data|event|id|retry)?:", text):
-        return _joined(text)
-    try:
-        payload = json.loads(text)
-    except (ValueError, RecursionError):
-        said = server_words(text)[:100]
-        raise Refusal(f"the response is not JSON{said and ': '}{said}", NO_ANSWER) from None
-    if not isinstance(payload, dict):
-        raise Refusal("the response is no JSON object", NO_ANSWER)
-    return payload
-
-
-def _joined(text: str) -> dict[str, Any]:
-    """Join the events of a streamed completion to one that came at once."""
-    message: dict[str, str] = {}
-    out: dict[str, Any] = {"choices": [{"message": message, "finish_reason": None}]}
-    for line in text.split("\n"):
-        said = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or said == "[DONE]":
-            continue
-        event = _payload(said)
-        if event.get("error"):
-            return event
-        out |= {key: event[key] for key in ("usage", "model") if event.get(key)}
-        for choice in event.get("choices") or ():
-            for key, part in (choice.get("delta") or {}).items():
-                if isinstance(part, str):
-                    message[key] = message.get(key, "") + part
-            if choice.get("finish_reason"):
-                out["choices"][0]["finish_reason"] = choice["finish_reason"]
-    return out

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field, create_model
 
 from recbole_edt.augment.llm.reading import Figure, Readable, Reply, Sentences, Several, Words
+from recbole_edt.io.prices import read_price
 
 _FOLDER = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")  # JSON in a template is safe: no bare word in braces
@@ -53,20 +54,16 @@ def item_form(example: Mapping[str, str]) -> dict[str, str]:
         Texts of an item's columns: the form of an answer is shown filled in with them. Small
         models copy whatever stands in a form; a real item is told as a copy, and asked for again.
     """
-    forms = {"price": _price, "categories": lambda text: text.split(" | ") if text else []}
+    forms: dict[str, Any] = {
+        "price": read_price,
+        "categories": lambda text: text.split(" | ") if text else [],
+    }
     item = {column: forms.get(column, str)(text) for column, text in example.items()}
     hints = "; ".join(_HINTS[column] for column in example if column in _HINTS)
     return {
         "form": json.dumps({"items": [item]}, ensure_ascii=False),
         "hints": f" ({hints})" if hints else "",
     }
-
-
-def _price(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 class Text(Reply):

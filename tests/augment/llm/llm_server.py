@@ -44,13 +44,15 @@ class Call:
 class BatchDesk:
     """The batch API. A batch is done at its ``polls``-th poll; ``fail`` says which requests fail.
 
-    ``refuse_making`` refuses to make batches with a status; ``rejects`` is why a batch is invalid.
+    ``refuse_making`` refuses to make batches with a status; ``rejects`` is why a batch is invalid;
+    ``forgets`` makes it know no batch any more.
     """
 
     polls: int = 2
     fail: Callable[[int], bool] = lambda n: False
     refuse_making: int = 0
     rejects: str = ""
+    forgets: bool = False
     files: dict[str, str] = field(default_factory=dict)
     made: list[dict] = field(default_factory=list)
 
@@ -71,7 +73,7 @@ class BatchDesk:
             return 200, self.made[-1]
         if name == "batches":
             return 200, {"object": "list", "data": self.made}
-        if kind != "batches":
+        if kind != "batches" or self.forgets:
             return 404, {"error": {"message": "no such path"}}
         batch = self.made[int(name.removeprefix("batch"))]
         batch["polls"] += 1
@@ -121,6 +123,8 @@ class LLMServer:
     model: str = "m"
     unlisted: int = 404
     size: int = 7  # of the model, as its list says
+    offer: dict = field(default_factory=dict)  # what else its list says
+    lists: int = 200  # status of the list
     share: float = 0.0
     kinds: Sequence[str] = KINDS
     seed: int = 0
@@ -212,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server.llm
         if self.path.endswith("/models"):
             known = {"id": server.model, "created": server.arrived, "meta": {"size": server.size}}
-            self.send(200, {"data": [known]})
+            self.send(server.lists, {"data": [known | server.offer]})
         elif json.loads(raw)["model"] != server.model and server.unlisted:
             self.send(server.unlisted, _error("not this one"))
         elif self.path.endswith("/embeddings"):

@@ -68,15 +68,34 @@ def test_a_killed_run_finds_its_batch_again(llm_servers, batching, monkeypatch, 
     assert costs["calls"] == 13
 
 
+def test_a_batch_that_is_gone_is_made_again(llm_servers, batching, monkeypatch, caplog):
+    server = llm_servers(batches=BatchDesk())
+    with batching(server) as client:
+        client._cache.keep_batch("file9", client.settings.chat.address, "profile", "batch9")
+        server.batches.forgets = True
+        keep = client._cache.store
+
+        def store(*args, file="", **brought):
+            server.batches.forgets = server.batches.forgets and file != "file9"
+            keep(*args, file=file, **brought)
+
+        monkeypatch.setattr(client._cache, "store", store)
+        assert all(answer.value for answer in client.chat(REQUESTS, "profile"))
+    assert batched(server.batches) == [12] and "a batch is asked anew" in caplog.text
+
+
 def test_a_batch_that_is_refused_says_why(llm_servers, batching):
     server = llm_servers(batches=BatchDesk(rejects="model 'm' cannot be batched"))
     with batching(server) as client, pytest.raises(EndpointError, match="cannot be batched"):
         client.chat(REQUESTS, "profile")
 
 
-def test_an_endpoint_without_the_api_is_named(llm_servers, batching):
+@pytest.mark.parametrize("status", [404, 200])  # LM Studio answers 200 on any path
+def test_an_endpoint_without_the_api_is_named(llm_servers, batching, status):
+    server = llm_servers(batches=BatchDesk())
+    server.batches.serve = lambda *_: (status, {"error": "Unexpected endpoint"})
     with (
-        batching(llm_servers()) as client,
-        pytest.raises(ConfigError, match=r"no batch API: .+leave"),
+        batching(server) as client,
+        pytest.raises(ConfigError, match=r"no batch API: .+endpoint.+leave"),
     ):
         client.chat(REQUESTS, "profile")

@@ -149,6 +149,15 @@ def test_a_server_that_dies_ends_the_run(llm_servers, llm_client, monkeypatch):
         llm_client(server, retries=1).chat(mixed(40), "generate")
 
 
+def test_a_server_that_is_gone_ends_the_run_soon(llm_servers, llm_client):
+    server = llm_servers()
+    client = llm_client(server, retries=1, concurrency=1)
+    client.check(["chat"])
+    server.stop()
+    with pytest.raises(EndpointError, match=r"3 chat requests in a row were lost.*the connection"):
+        client.chat(mixed(20), "generate")
+
+
 def test_without_a_terminal_lines_tell_how_far_a_stage_is(
     llm_servers, llm_client, monkeypatch, capsys
 ):

@@ -3,13 +3,15 @@
 import json
 from contextlib import nullcontext
 from itertools import chain, count, cycle
+from threading import Timer
+from time import sleep
 
 import numpy as np
 import pytest
 from llm_server import embedding
 from questions import profile, request
 
-from recbole_edt.augment.llm import transport
+from recbole_edt.augment.llm import endpoints, transport
 from recbole_edt.augment.llm.transport import EndpointError
 from recbole_edt.errors import ConfigError
 
@@ -69,6 +71,8 @@ FAULTS = {
     "refusal": lambda good: completion(None, refusal="I cannot help with that."),
     "refusal  ": lambda good: completion(json.dumps({"text": "I'm sorry, I can't do that."})),
     "refusal   ": lambda good: completion("", "content_filter"),
+    "refusal    ": lambda good: completion(None, "SAFETY"),
+    "empty ": lambda good: completion("", "model_length"),
     "empty": lambda good: completion("", "length"),
     "too short": lambda good: completion(json.dumps({"text": "Shoes."})),
     "unreadable": lambda good: completion("What a fine day."),
@@ -222,6 +226,59 @@ def test_a_form_that_is_refused_is_left_once_for_all(llm_servers, llm_client, ch
     assert len(server.log) == 5 + forms - 1
 
 
+def test_calls_at_one_time_leave_a_form_once(llm_servers, llm_client):
+    """The first call is lost, so that many find out at the same time what is refused."""
+    forms = []
+
+    def chat_as(body, good):
+        form = body.get("response_format", {"type": "text"})["type"]
+        forms.append(form)
+        is_first = len(forms) == 1
+        sleep(0.1)
+        if is_first:
+            return 503, "busy"
+        return (400, "no such type") if form == "json_schema" else completion(good)
+
+    client = llm_client(llm_servers(chat_as=chat_as), retries=0, concurrency=8)
+    answers = client.chat([profile(n) for n in range(20)], "summarise")
+    assert sum(answer.value is None for answer in answers) == 1
+    assert set(forms) == {"json_schema", "json_object"} and forms.count("json_object") == 19
+
+
+def test_one_text_that_moderation_refuses_fails_alone(llm_servers, llm_client):
+    def chat_as(body, good):
+        is_bad = "user 3 " in body["messages"][-1]["content"]
+        return (403, {"error": {"message": "your input was flagged"}}) if is_bad else None
+
+    client = llm_client(llm_servers(chat_as=chat_as))
+    answers = client.chat([profile(n) for n in range(6)], "summarise")
+    assert [answer.error for answer in answers if answer.error] == [
+        "HTTP 403: your input was flagged"
+    ]
+
+
+def test_json_that_a_server_could_not_make_is_asked_for_again(llm_servers, llm_client):
+    failing = count()
+
+    def chat_as(body, good):
+        error = {"message": "Failed to generate JSON.", "code": "json_validate_failed"}
+        return (400, {"error": error}) if next(failing) % 2 else None
+
+    client = llm_client(llm_servers(chat_as=chat_as), concurrency=1)
+    assert all(answer.value for answer in client.chat([profile(n) for n in range(4)], "summarise"))
+    assert client.costs()["summarise"]["retries"] == 3
+
+
+@pytest.mark.parametrize(
+    "said", ["Budget has been exceeded! Current cost: 14, Max budget: 10", "credit balance too low"]
+)
+def test_a_budget_that_is_used_up_ends_the_run_and_cuts_no_text(llm_servers, llm_client, said):
+    server = llm_servers(embed_as=lambda body: (400, {"error": {"message": said}}))
+    with pytest.raises(EndpointError, match=f"no credit left at .*{said[:9]}"):
+        llm_client(server).embed([f"shoe {number}" for number in range(40)], "encode")
+    assert len(server.log) == 1
+
+
 def test_a_context_that_is_too_small_ends_the_run_at_once(llm_servers, llm_client):
     said = "the request exceeds the available context size, try increasing it"
     server = llm_servers(chat_as=lambda *_: (400, {"error": {"message": said, "code": 400}}))
@@ -239,6 +296,25 @@ def test_another_model_behind_the_name_is_noticed(llm_servers, llm_client, caplo
             client.chat(requests, "summarise")
         assert len(server.log) == asked
     assert caplog.text.count("another chat model answers") == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"offer": {"pricing": "2e-7"}}, {"lists": 503}, {"refuse": (503, "overloaded")}]
+)
+def test_another_offer_or_a_server_in_trouble_is_no_other_model(llm_servers, llm_client, change):
+    server = llm_servers(offer={"pricing": "1e-7"})
+    assert run(llm_client, server, 3) == 0
+    vars(server).update(change)
+    assert run(llm_client, server, 3) == 3
+    assert set(server.tally()["questions"].values()) == {1}
+
+
+def test_a_model_that_is_still_loaded_is_waited_for(llm_servers, llm_client, monkeypatch):
+    monkeypatch.setattr(endpoints, "LOOK_S", 0.01)
+    server = llm_servers(offer={"meta": None})
+    Timer(0.1, server.offer.clear).start()
+    assert run(llm_client, server, 2) == 0 and not server.offer
+    assert run(llm_client, server, 2) == 2
 
 
 def naming(names):
@@ -389,6 +465,7 @@ def test_the_batch_size_that_is_taken_is_found_once(llm_servers, llm_client, n, 
         ("input (612 tokens) is too large to process. increase the physical batch size (current "
          "batch size: 512)", 500),
         ("This model's maximum context length is 8192 tokens", 400),
+        ("InternalError.Algo.InvalidParameter: Range of input length should be [1, 8192]", 400),
     ],
 )  # fmt: skip
 def test_a_text_that_is_too_long_is_cut_and_named(llm_servers, llm_client, caplog, said, code):
@@ -401,6 +478,7 @@ def test_a_text_that_is_too_long_is_cut_and_named(llm_servers, llm_client, caplo
     sent = [text for call in server.log if call.answers for text in call.texts]
     (cut,) = (text for text in sent if text.startswith("boot"))
     assert 200 < len(cut) <= 400
+    assert len(server.log) < 20  # it is looked for in halves
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,12 @@ def test_a_profile_names_both_endpoints(profile):
         ("vllm", {"retrys": 1}, "unknown key 'retrys', did you mean 'retries'"),
         ("vllm", {"chat.prices.promt": 1}, "unknown key 'chat.prices.promt', .* 'prompt'"),
         ("vllm", {"chat.base_url": "localhost"}, "base_url must be an http"),
-        ("vllm", {"chat.base_url": "http://localhost:80000/v1"}, "a port of at most 65535"),
+        (
+            "vllm",
+            {"chat.base_url": "http://localhost:80000/v1"},
+            "base_url .* port: Port out of range 0-65535",
+        ),
+        ("vllm", {"chat.base_url": "http://192.168.1.300/v1"}, "base_url .* host .*300"),
         ("vllm", {"chat": 3}, "chat must be a mapping, not '3'"),
     ],
 )
