@@ -89,7 +89,8 @@ def import_frames(
     EDTError
         If settings or data are invalid, or the data set's folder holds anything else.
     """
-    options = validate(ImportSettings, settings)
+    as_text = {key: str(one) if isinstance(one, Path) else one for key, one in settings.items()}
+    options = validate(ImportSettings, as_text)
     _check_target(options)
     tables = [
         Table(name := f"{what} {domain or ''}".strip(), what, domain, _as_pandas(frame, name))

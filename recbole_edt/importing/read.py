@@ -27,8 +27,11 @@ from recbole_edt.settings import expand_home
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
-_OTHERS = "unpack archives, and give import_frames what pandas reads (docs/data.md)"
 _SUFFIXES = {".gz", ".bz2", ".xz"}
+_KINDS = (
+    f"{', '.join(sorted(_TEXT | _JSON | _PARQUET))}, packed as {', '.join(sorted(_SUFFIXES))}; "
+    "unpack archives, and give import_frames what pandas reads (docs/data.md)"
+)
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
 _SHEET = "spreadsheet or a zip archive: save the sheet as CSV, or unpack it"
 _NO_TABLE = {  # by the first bytes
@@ -80,10 +83,11 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.iterdir()) if _kind(file) and file.name[0] not in "._"]
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and _kind(file)]
+    files = [file for file in files if file.name[0] not in "._"]
     atomic = [file for file in files if _kind(file) in (".inter", ".item")]
     if not files:
-        raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}; {_OTHERS}")
+        raise DataError(f"{path} holds no file of a kind that can be read: {_KINDS}")
     if atomic and not any(_kind(file) == ".inter" for file in atomic):
         raise DataError(f"{path} holds items, but no .inter with rows of users")
     return atomic or files
@@ -97,12 +101,6 @@ def _kind(path: Path) -> str:
     return suffixes[-1] if suffixes and suffixes[-1] in _TEXT | _JSON | _PARQUET else ""
 
 
-def _kinds() -> str:
-    return (
-        ", ".join(sorted(_TEXT | _JSON | _PARQUET)) + f", packed as {', '.join(sorted(_SUFFIXES))}"
-    )
-
-
 def _stem(path: Path) -> str:
     kind = _kind(path)
     return path.name[: path.name.lower().rindex(kind)] if kind else path.stem
@@ -112,22 +110,11 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
     """Read one file; values of delimited text are text."""
     kind = _kind(path)
     if not kind:
-        raise ConfigError(f"{path} is of no kind that can be read: {_kinds()}; {_OTHERS}")
-    try:
-        if kind in _PARQUET:
-            frame = _read_parquet(path)
-        elif kind in _JSON:
-            frame = _read_json(path, options)
-        else:
-            frame = _read_text(path, options)
-    except UnicodeError as error:
-        other = "latin-1" if "1252" in options.encoding else "cp1252"
-        raise DataError(
-            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other} "
-            "(gb18030 for Chinese, cp932 for Japanese)"
-        ) from error
-    except LookupError as error:
-        raise ConfigError(f"encoding '{options.encoding}' is not known") from error
+        raise ConfigError(f"{path} is of no kind that can be read: {_KINDS}")
+    if kind in _PARQUET:
+        frame = _read_parquet(path)
+    else:
+        frame = (_read_json if kind in _JSON else _read_text)(path, options)
     if frame.empty:
         raise DataError(f"{path} has no rows")
     return frame
@@ -147,11 +134,20 @@ def _text(path: Path, options: ImportCommand) -> str:
         if content.startswith(magic):
             raise DataError(f"{path} is a {what}")
     marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
-    if "encoding" not in options.model_fields_set:
+    if "encoding" not in options.model_fields_set:  # UTF-16 without a mark
         for first, name in enumerate(("utf-16-be", "utf-16-le")):
             half = content[first:1000:2]  # that is 0 in all letters from a to z
             marked += [name] * (half.count(0) * 2 > len(half))
-    return content.decode(next(iter(marked), options.encoding))
+    try:
+        return content.decode(next(iter(marked), options.encoding))
+    except UnicodeError as error:
+        other = "latin-1" if "1252" in options.encoding else "cp1252"
+        raise DataError(
+            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other} "
+            "(gb18030 for Chinese, cp932 for Japanese)"
+        ) from error
+    except LookupError as error:
+        raise ConfigError(f"encoding '{options.encoding}' is not known") from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -166,10 +162,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
-    """Read objects of JSON, in any lists, lines and white space, or a Python literal on each line.
-
-    A single object is taken for what holds a list of objects, if one does, or a table.
-    """
+    """Read objects of JSON in any lists and lines, or a Python literal on each line."""
     text, records, end = _text(path, options), [], 0
     while found := _VALUE.search(text, end):
         line = found[0].rstrip(" ,\r") if found[0].startswith("{") else ""
@@ -187,7 +180,11 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     if not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path} holds other JSON than objects: an object for each row is needed")
     if len(records) == 1:
-        if (frame := _from_columns(path, records[0], options)) is not None:
+        try:
+            frame = _from_columns(records[0], options)
+        except ValueError as error:
+            raise DataError(f"{path} has columns or rows of different lengths") from error
+        if frame is not None:
             return frame
         lists = [one for one in records[0].values() if isinstance(one, list) and len(one)]
         lists = [one for one in lists if all(isinstance(record, dict) for record in one)]
@@ -195,22 +192,13 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     return pd.DataFrame(records, dtype=object)
 
 
-def _from_columns(
-    path: Path, record: dict[str, Any], options: ImportCommand
-) -> pd.DataFrame | None:
-    """Make a table of an object as pandas writes a whole one; None if it is none.
-
-    Such are lists or objects of the values of each column, an object for each row by its number or
-    name, and lists of rows beside one of the columns (split).
-    """
+def _from_columns(record: dict[str, Any], options: ImportCommand) -> pd.DataFrame | None:
+    """Make a table of an object as pandas writes a whole one, in any orient; None if it is none."""
     columns, rows, values = record.get("columns"), record.get("data"), [*record.values()]
-    try:
-        if _all(str, columns) and _all(list, rows):
-            return pd.DataFrame(rows, columns=columns, dtype=object)
-        if _all(list, values) and not any(_all(dict, value) for value in values):
-            return pd.DataFrame(record, dtype=object)
-    except ValueError as error:
-        raise DataError(f"{path} has columns or rows of different lengths") from error
+    if _all(str, columns) and _all(list, rows):
+        return pd.DataFrame(rows, columns=columns, dtype=object)
+    if _all(list, values) and not any(_all(dict, value) for value in values):
+        return pd.DataFrame(record, dtype=object)
     if not _all(dict, values):
         return None
     alike = all(value.keys() == values[0].keys() for value in values)
@@ -236,6 +224,8 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     if named := re.match(r"sep=(.)\r?\n", text):  # as Excel writes
         separator, text = named[1], text[named.end() :]
     text = text[_header_at(text, options) :]
+    if not text:
+        raise DataError(f"{path} is empty")
     header, *_ = re.split("[\r\n]", text, maxsplit=1)
     if header.count("::") > 1 and "\t" not in text:  # as MovieLens has it
         text, header = text.replace("::", "\t"), header.replace("::", "\t")
@@ -261,8 +251,6 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     form |= {"names": range(width), "header": None if headless else 0}
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **form)
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path} is empty") from error
     except pd.errors.ParserError as error:
         raise DataError(f"{path}: {_first_line(error)}") from error
     names = [name.strip() for name in names] + [""] * (width - len(names))  # rows may end with it
@@ -289,10 +277,7 @@ def _header_at(text: str, options: ImportCommand) -> int:
 
 
 def _rare_separator(text: str, header: str, options: ImportCommand) -> str:
-    """Find a sign, such as ^, that makes known columns of the header and as many of every line.
-
-    Otherwise it is the space, which lines may also have in other numbers.
-    """
+    """Find a sign, such as ^, that gives known columns and equal lines; else it is the space."""
     for sign in dict.fromkeys(" " + "".join(re.findall(r"[^\w .\"'-]", header))):
         names = header.split(sign)
         fits = len(names) == len(options.columns or ()) or _names_a_key(names, options)
@@ -307,8 +292,7 @@ def _quoting(
 ) -> tuple[dict[str, Any], int]:
     """How the quotation marks of a text with n columns are meant, and fields of the longest row.
 
-    Where they are no proper ones, all are taken literally if every line has as many fields as the
-    first, or nearly every one and none has more; otherwise the line is refused.
+    They may be literal if (nearly) every line has n fields and none has more.
     """
     lines = io.StringIO(text, newline="")
     counts = Counter(line.count(separator) + 1 for line in lines if not line.isspace())
@@ -330,7 +314,7 @@ def _quoting(
 def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> tuple[int, str]:
     """Fields of the longest row, at least n, and what is wrong with a row; empty if nothing is.
 
-    If lines are ``alike``, no value goes on in another line; nor does one that would hold rows.
+    No value goes on in another line if lines are ``alike``, nor one that would hold rows.
     """
 
     def holds_rows(value: str) -> bool:

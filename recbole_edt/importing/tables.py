@@ -12,11 +12,7 @@ import pandas as pd
 from pandas.api.types import is_float
 
 from recbole_edt.errors import DataError
-from recbole_edt.importing.settings import ImportSettings
 from recbole_edt.prepare.records import Malformed, parse_metadata
-
-ROLES = ("user", "item", "time", "rating", "title", "domain")
-"""What a column may be; options of these names name it."""
 
 # how databases and pandas write that there is no value
 _NO_VALUE = (r"\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
@@ -33,6 +29,27 @@ class Table:
     domain: str | None  # as the user gave it
     frame: pd.DataFrame
     columns: dict[str, str] = field(default_factory=dict)  # what was recognised: role -> column
+    said: pd.Series = field(
+        init=False
+    )  # domain that a column says of each row; empty where none does
+
+    @property
+    def has_users(self) -> bool:
+        """Whether the table holds rows of users; else it describes items."""
+        return "user" in self.columns
+
+    def find(self, names: Sequence[str]) -> str | None:
+        """Find the first of some names among the columns; case and punctuation do not count."""
+        return find_column(self.frame.columns, names)
+
+    def ids(self) -> pd.Series:
+        """Item of each row, as text."""
+        return as_ids(self.frame[self.columns["item"]])
+
+    def attributes(self) -> list[str]:
+        """Columns that may describe an item: those of no role but the title."""
+        keys = {column for role, column in self.columns.items() if role != "title"}
+        return [column for column in self.frame if column not in keys]
 
 
 def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
@@ -48,10 +65,19 @@ def plain_name(name: object) -> str:
     return re.sub(r"[\W_]+", "", str(name).lower())
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """Number the names that were there before, as pandas does: a, a.1."""
+    given = pd.Series(list(names), dtype=object)
+    again = given.groupby(given).cumcount()
+    return [f"{name}.{n}" if n else name for name, n in zip(given, again, strict=True)]
+
+
 def as_text(values: pd.Series) -> pd.Series:
     """Values as text without line breaks and tabs; missing ones are empty."""
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")  # ids that were floats for a missing one among them
+    if pd.api.types.is_float_dtype(values):
+        known = values.dropna()
+        if ((known % 1 == 0) & (known.abs() < 2**63)).all():
+            values = values.astype("Int64")  # ids that were floats for a missing one among them
     codes, found = pd.factorize(flatten(values))
     texts = [" ".join(str(value).replace("\0", " ").split()) for value in found]
     return pd.Series(np.array([*texts, ""], dtype=object)[codes], index=values.index)
@@ -92,27 +118,33 @@ def cut(value: object, most: int = 80) -> str:
 
 
 def flatten(values: pd.Series) -> pd.Series:
-    """Values of a column as :func:`flat` has them; none if some hold bytes that are not UTF-8."""
+    """Flatten values as :func:`flatten_decoded`; none if some hold bytes that are not UTF-8."""
     try:
         return flatten_decoded(values)
-    except UnicodeDecodeError:  # pictures, or text of another encoding
+    except DataError:  # pictures, or text of another encoding
         return pd.Series(None, values.index, dtype=object, name=values.name)
 
 
 def flatten_decoded(values: pd.Series) -> pd.Series:
-    """Values of a column as :func:`flat` has them.
+    """Write lists as ``a | b``, mappings as ``key: value; ...``, and bytes as text.
 
     Raises
     ------
-    UnicodeDecodeError
+    DataError
         If some hold bytes that are not UTF-8.
     """
-    nested = isinstance(values.dtype, pd.ArrowDtype) and values.dtype.kind == "O"
-    return values.astype(object).map(flat) if nested or values.dtype == object else values
+    if not _may_be_nested(values):
+        return values
+    try:
+        return values.astype(object).map(_flat)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"column {values.name} holds bytes that are not utf-8 text (such as "
+            f"{cut(error.object)}): decode them, or leave the column out"
+        ) from error
 
 
-def flat(value: object) -> object:
-    """Lists as ``a | b``, mappings as ``key: value; ...``, bytes as text; others as they are."""
+def _flat(value: object) -> object:
     if isinstance(value, bytes):  # as Parquet has text that is not marked as such
         return value.decode()
     if isinstance(value, np.ndarray):
@@ -120,11 +152,11 @@ def flat(value: object) -> object:
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=str)
     if isinstance(value, (list, tuple)):
-        return " | ".join(str(flat(one)) for one in value if one not in (None, ""))
+        return " | ".join(str(_flat(one)) for one in value if one not in (None, ""))
     if isinstance(value, dict):
         if len(value) == 1 and (key := next(iter(value))) in ("$date", "$oid", "$numberLong"):
-            return flat(value[key])  # as MongoDB has it
-        return "; ".join(f"{key}: {flat(one)}" for key, one in value.items() if one is not None)
+            return _flat(value[key])  # as MongoDB has it
+        return "; ".join(f"{key}: {_flat(one)}" for key, one in value.items() if one is not None)
     return value
 
 
@@ -135,37 +167,23 @@ def point_decimals(text: pd.Series) -> pd.Series:
     return text.str.replace(r"\.(?=\d{3}(?!\d))", "", regex=True).str.replace(",", ".")
 
 
-def unfold(frame: pd.DataFrame, options: ImportSettings) -> pd.DataFrame:
-    """Give the values of nested objects columns of their own where an option names one.
-
-    ``--user=buyer.id`` takes ``id`` of the objects in the column ``buyer``, which is replaced by
-    ``buyer.id`` and a column of each of its other keys. A row whose column holds a list of objects,
-    such as the lines of an order, becomes one of each.
-    """
-    named = [name for role in ROLES for name in getattr(options, role) or ()]
-    for column in frame.columns:
-        if column not in named and any(name.startswith(f"{column}.") for name in named):
-            frame = explode(frame, column)
-            objects = [value if isinstance(value, dict) else {} for value in frame[column]]
-            parts = pd.DataFrame(objects, frame.index, dtype=object).add_prefix(f"{column}.")
-            new = parts.columns.difference(frame.columns, sort=False)
-            return unfold(frame.drop(columns=column).join(parts[new]), options)
+def explode(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Make a row of each value of the lists in a column, which may be text of JSON or Python."""
+    values = frame[column]
+    is_text = isinstance(values.dtype, pd.StringDtype)
+    if _may_be_nested(values) or (is_text and values.str.startswith(("[", "{")).any()):
+        values = values.astype(object).map(_nested)
+        return frame.assign(**{column: values}).explode(column, ignore_index=True)
     return frame
 
 
-def may_be_nested(values: pd.Series) -> bool:
-    """Whether a column may hold lists or objects, as they are or as text."""
-    text = isinstance(values.dtype, pd.StringDtype)
-    return bool(values.str.startswith("[").any()) if text else values.dtype == object
-
-
-def explode(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Make a row of each value of the lists in a column."""
-    return frame.assign(**{column: frame[column].map(_nested)}).explode(column, ignore_index=True)
+def _may_be_nested(values: pd.Series) -> bool:
+    nested = isinstance(values.dtype, pd.ArrowDtype) and values.dtype.kind == "O"
+    return nested or values.dtype == object
 
 
 def _nested(value: object) -> object:
-    """A list or, in a list of its own, an object; either may be text of JSON or Python."""
+    """Read a text of a list or an object; an object is a list of one."""
     if isinstance(value, str) and value.startswith(("[", "{")):
         with suppress(Malformed):
             value = parse_metadata(f'{{"": {value}}}'.encode())[""]

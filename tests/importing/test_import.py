@@ -458,6 +458,9 @@ def test_lists_of_arrow_are_text():
     frame = table.to_pandas(types_mapper=pd.ArrowDtype)
     recbole_edt.import_frames(frame, frame.drop(columns="user"), dataset="mine", embed=False)
     assert tables()[1]["tags"].tolist() == ["p | q", "r"]
+    baskets = frame.assign(item=table["tags"].to_pandas(types_mapper=pd.ArrowDtype))
+    recbole_edt.import_frames(baskets, dataset="mine", embed=False)
+    assert tables()[0]["item_id"].tolist() == ["p", "q", "r"]
 
 
 def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
@@ -466,6 +469,20 @@ def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
     recbole_edt.import_frames(rows, names, dataset="mine", embed=False)
     item = tables()[1].set_index("item_id").loc["a1"]
     assert item[["note", "note.1"]].tolist() == ["hard", "brown"]
+    names = names.set_axis(["id", "original", "title", "a b"], axis=1).assign(a_b="dark")
+    given = {"dataset": "mine", "embed": False, "output_path": Path("dataset")}
+    recbole_edt.import_frames(rows, names, title=["original"], **given)
+    item = tables()[1].set_index("item_id").loc["a1"]
+    assert item[["title", "title.1", "a_b", "a_b.1"]].tolist() == ["Oak", "hard", "brown", "dark"]
+
+
+def test_floats_beyond_whole_numbers_are_attributes_and_no_ids():
+    rows = pd.DataFrame({"user": 1, "item": [2.0, 3.0], "time": [1, 2], "domain": ["x", "y"]})
+    items = pd.DataFrame({"item": [2, 3], "seen": [1e20, 2.0]})
+    recbole_edt.import_frames(rows, items, dataset="mine", embed=False)
+    assert tables()[1]["seen"].astype(float).tolist() == [1e20, 2.0]
+    with pytest.raises(DataError, match=r"rounded numbers in place of ids \(such as '1e\+20'\)"):
+        recbole_edt.import_frames(rows.assign(item=[1e20, 3.0]), dataset="mine")
 
 
 @pytest.mark.parametrize("way", ["mapping of numbers", "name", "columns", "index", "rows", "none"])
@@ -497,6 +514,7 @@ def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
             file.write(line)
     Path("parts/_SUCCESS").touch()
     Path("parts/note.md").touch()
+    Path("parts/old.csv").mkdir()
     Path("u.item").write_bytes("id|title|domain\na1|Toyé|film\nb1|Hübsch|book\n".encode("latin-1"))
     columns, encoding = "--columns=user,item,rating,time", "--encoding=latin-1"
     import_files(["parts", "u.item", MINE, columns, encoding])
@@ -741,9 +759,10 @@ def test_two_of_many_domains_and_only_what_is_liked(capsys):
     items = "id,category\na1,x\na2,z\nb1,y\nb2,y\nc1,z\nc2,\nc3,x|z\n"
     Path("items.csv").write_text(items)
     rows_file()
-    import_files(
-        ["rows.csv", "items.csv", MINE, "--domains=x,y", "--min_rating=3", "--embed=False"]
-    )
+    chosen = [MINE, "--domains=x,y", "--embed=False"]
+    import_files(["x=rows.csv", "y=rows.csv", "z=rows.csv", "z=items.csv", *chosen])
+    assert "items of the tables without rows" not in capsys.readouterr().out
+    import_files(["rows.csv", "items.csv", *chosen, "--min_rating=3"])
     assert "items of the tables without rows: 2, left" in capsys.readouterr().out  # c2 and c3
     inter, item = tables()
     assert inter["item_id"].tolist() == ["a1", "b1", "b2", "a1"]
