@@ -18,12 +18,12 @@ from recbole_edt.importing.tables import (
     as_ids,
     as_text,
     as_values,
-    cut,
     find_column,
     flatten,
     point_decimals,
 )
 from recbole_edt.importing.times import NAIVE, ORDER, SOME, format_hint, read_times, time_of_day
+from recbole_edt.io.atomic import cut
 
 # a column of what happened, and RecBole's of what was taken of all that was shown; goods sent back
 _KINDS = ("event", "event_type", "event_name", "behavior", "behaviour", "action", "action_type")

@@ -11,7 +11,6 @@ from recbole_edt.importing.settings import ImportSettings
 from recbole_edt.importing.tables import (
     Table,
     as_values,
-    cut,
     distinct,
     explode,
     find_column,
@@ -19,6 +18,7 @@ from recbole_edt.importing.tables import (
     flatten_decoded,
     plain_name,
 )
+from recbole_edt.io.atomic import cut
 from recbole_edt.settings import nearest
 
 _ROLES = ("user", "item", "time", "rating", "title", "domain")  # each is an option of names

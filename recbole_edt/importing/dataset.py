@@ -19,12 +19,11 @@ from recbole_edt.importing.tables import (
     Table,
     as_text,
     as_values,
-    cut,
     distinct,
     find_column,
     point_decimals,
 )
-from recbole_edt.io.atomic import check_distinct, check_frames
+from recbole_edt.io.atomic import check_distinct, check_frames, cut
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.prices import read_price
 from recbole_edt.io.statistics import dataset_statistics

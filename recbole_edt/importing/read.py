@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
-from recbole_edt.importing.tables import Table, cut, find_column
+from recbole_edt.importing.tables import Table, find_column
+from recbole_edt.io.atomic import TYPES, cut
 from recbole_edt.prepare.records import Malformed, parse_metadata
 from recbole_edt.settings import expand_home
 
@@ -47,7 +48,6 @@ _QUOTED: dict[str, Any] = {"skipinitialspace": True}
 _ESCAPED: dict[str, Any] = {"skipinitialspace": True, "escapechar": "\\"}
 _VALUE = re.compile(r"[^\s,].*")  # the rest of a line, from where a value of JSON may begin
 _DECODER = json.JSONDecoder()
-_ATOMIC = {"token", "token_seq", "float", "float_seq"}
 
 
 def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]:
@@ -349,7 +349,7 @@ def _unquoted(value: str) -> str:
 
 def _without_type(column: str) -> str:
     name, _, ftype = column.rpartition(":")
-    return name if ftype in _ATOMIC else column
+    return name if ftype in TYPES else column
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.api.types import is_float
 
 from recbole_edt.errors import DataError
+from recbole_edt.io.atomic import cut
 from recbole_edt.prepare.records import Malformed, parse_metadata
 
 # how databases and pandas write that there is no value
@@ -109,12 +110,6 @@ def as_values(values: pd.Series, none: tuple[str, ...] = _NO_VALUE) -> pd.Series
     """Names as text, of users, items or domains: those that stand for no value are empty."""
     text = as_text(values)
     return text.mask(text.isin(none), "")
-
-
-def cut(value: object, most: int = 80) -> str:
-    """A value as messages quote it: on one line, and cut where it is long."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def flatten(values: pd.Series) -> pd.Series:
