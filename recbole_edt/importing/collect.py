@@ -10,19 +10,11 @@ import numpy as np
 import pandas as pd
 
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.importing.columns import recognise
 from recbole_edt.importing.domains import counted, find_domains, said_domain, two_domains
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import (
-    Table,
-    as_ids,
-    as_text,
-    as_values,
-    find_column,
-    flatten,
-    point_decimals,
-)
+from recbole_edt.importing.tables import Table, find_column, recognise
 from recbole_edt.importing.times import NAIVE, ORDER, SOME, format_hint, read_times, time_of_day
+from recbole_edt.importing.values import as_ids, as_text, as_values, flatten, point_decimals
 from recbole_edt.io.atomic import cut
 
 # a column of what happened, and RecBole's of what was taken of all that was shown; goods sent back
@@ -60,16 +52,12 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     items = [table for table in tables if not table.has_users]
     if options.time is None and len(interactions) > 1:
         raise ConfigError("--time=none needs all rows of users in one file, in their order")
-    parts, notes, units, read = [], [], [], 0
-    for table in interactions:
-        part, note, unit = _rows(table, options)
-        parts.append(part.set_axis(part.index + read))
-        notes.append(note)
-        units.append((table.name, unit))
-        read += len(table.frame)
-    zones = _compared(units)
+    rows = pd.concat([_rows(table, options) for table in interactions], ignore_index=True)
+    zones = _compared(interactions)
+    notes = ["; ".join(table.notes) for table in interactions]
     notes += [f"{_described(table)}, of items" for table in items] + zones
-    rows = pd.concat(parts)  # by their places in the files
+    steps = {"read": len(rows)}
+    rows = rows[rows.pop("complete")]
     if rows.empty:
         raise DataError(f"no row of {interactions[0].name} has a user, an item and a time")
     users = rows["user"].value_counts()
@@ -78,8 +66,7 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
             f"user '{cut(users.index[0])}' has {users.iloc[0]:,} of {len(rows):,} rows: if that "
             "stands for unknown ones, such as guests, take its rows out of the files"
         )
-    steps = {"read": read}
-    if len(rows) < read:
+    if len(rows) < steps["read"]:
         steps["complete"] = len(rows)
     if options.min_rating is not None:
         rows = rows[rows["rating"] >= options.min_rating].copy()
@@ -100,11 +87,11 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     return Collected(of_both, [*interactions, *items], steps, notes)
 
 
-def _compared(units: Sequence[tuple[str, str]]) -> list[str]:
-    """Compare files and what their times are: some order rows alone, some lack a zone."""
-    order = [name for name, unit in units if unit == ORDER]
-    naive = [name for name, unit in units if unit in (NAIVE, SOME)]
-    exact = [name for name, unit in units if unit not in (NAIVE, ORDER)]
+def _compared(tables: Sequence[Table]) -> list[str]:
+    """Refuse times that cannot be compared, and note those without a zone beside exact ones."""
+    order = [table.name for table in tables if table.times == ORDER]
+    naive = [table.name for table in tables if table.times in (NAIVE, SOME)]
+    exact = [table.name for table in tables if table.times not in (NAIVE, ORDER)]
     if order and (others := [*naive, *exact]):
         raise DataError(
             f"the times of {order[0]} are {ORDER}, and cannot be compared with those of "
@@ -140,22 +127,19 @@ def _described(table: Table) -> str:
     return f"{table.name}: {len(table.frame):,} rows; {found}"
 
 
-def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str]:
-    """Rows of one table that are complete, a line that describes it, and what its times are."""
+def _rows(table: Table, options: ImportSettings) -> pd.DataFrame:
+    """Rows of a table, and whether they are ``complete``; notes on them are the table's."""
     frame, columns = table.frame, table.columns
     rows = pd.DataFrame({"user": as_ids(frame[columns["user"]]), "item": table.ids()})
-    unit, form = "rows in their order", options.time_format
-    rows["time"] = np.arange(len(frame), dtype=np.float64)
+    rows["time"], form = np.arange(len(frame), dtype=np.float64), options.time_format
     if "time" in columns:
-        rows["time"], unit, form = _times(table, options)
-    rows["rating"], unrated = _ratings(table, options)
-    rows["source"] = table.domain or table.source
+        rows["time"], table.times, form = _times(table, options)
     unread = {"user": rows["user"] == "", "item": rows["item"] == "", "time": rows["time"].isna()}
     for role, missing in unread.items():
         if missing.sum() > options.max_malformed * len(rows):
             column = columns.get("date", columns[role]) if role == "time" else columns[role]
             given = frame.loc[missing, column]
-            hint = _hint(given, unit, form) if role == "time" else ""
+            hint = _hint(given, table.times, form) if role == "time" else ""
             share = math.ceil(100 * missing.mean()) / 100
             way_out = f"--max_malformed={share} leaves such rows out"
             way_out = way_out if share < 1 else f"--{role}=COLUMN names another column"
@@ -163,55 +147,54 @@ def _rows(table: Table, options: ImportSettings) -> tuple[pd.DataFrame, str, str
                 f"{table.name}: {missing.sum():,} of {len(rows):,} rows have no readable {role} "
                 f"in {column} (such as '{cut(given.iloc[0])}'){hint}; {way_out}"
             )
-    complete = rows[~pd.DataFrame(unread).any(axis=1)]
-    notes = [f"{_described(table)} ({unit}"]
-    notes[0] += ")" if form == options.time_format else f", not of the form {options.time_format})"
-    if n_bad := len(rows) - len(complete):
-        notes.append(f"{n_bad:,} incomplete rows are left out")
-    notes += [*unrated, *_uncounted(table)]
-    alike = complete[complete.duplicated(["user", "time"], keep=False)]
+    other = "" if form == options.time_format else f", not of the form {options.time_format}"
+    table.notes.append(f"{_described(table)} ({table.times}{other})")
+    rows["complete"] = ~pd.DataFrame(unread).any(axis=1)
+    if n_bad := (~rows["complete"]).sum():
+        table.notes.append(f"{n_bad:,} incomplete rows are left out")
+    rows["rating"] = _ratings(table, options) if "rating" in columns else np.nan
+    rows["source"] = table.domain or table.source
+    _note_uncounted(table)
+    alike = rows[rows.duplicated(["user", "time"], keep=False) & rows["complete"]]
     if len(alike) * 2 > len(rows):
         given = cut(frame[columns["time"]].iloc[alike.index[0]])
-        notes.append(
+        table.notes.append(
             f"{len(alike):,} rows have the same time (such as '{given}') as others of their "
             "user, and stay in the order of the file: are the times rounded, or of whole orders?"
         )
-    return complete, "; ".join(notes), unit
+    return rows
 
 
-def _ratings(table: Table, options: ImportSettings) -> tuple[pd.Series | float, list[str]]:
-    """Ratings of the rows, NaN where there is none, and a note of those that are no numbers."""
-    if (column := table.columns.get("rating")) is None:
-        return np.nan, []
-    text = as_text(table.frame[column])
+def _ratings(table: Table, options: ImportSettings) -> pd.Series:
+    """Ratings of the rows, NaN where there is none."""
+    given = table.frame[table.columns["rating"]]
+    text = as_text(given)
     ratings = pd.to_numeric(point_decimals(text), errors="coerce").astype(float)
     if options.min_rating is not None and ratings.isna().all():
         raise DataError(
-            f"{table.name}: no row has a readable rating in {column} (such as "
-            f"'{cut(table.frame[column].iloc[0])}'): --rating=COLUMN names one of numbers, or "
-            "leave out --min_rating"
+            f"{table.name}: no row has a readable rating in {given.name} (such as "
+            f"'{cut(given.iloc[0])}'): --rating=COLUMN names one of numbers, or leave out "
+            "--min_rating"
         )
-    lost = text[ratings.isna() & (text != "")]
-    if lost.empty:
-        return ratings, []
-    return ratings, [f"{len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')"]
+    if len(lost := text[ratings.isna() & (text != "")]):
+        table.notes.append(f"{len(lost):,} ratings are no numbers (such as '{cut(lost.iloc[0])}')")
+    return ratings
 
 
-def _uncounted(table: Table) -> list[str]:
+def _note_uncounted(table: Table) -> None:
     """Note columns that say that not every row is an item taken: clicks, returns, events."""
-    notes, others = [], table.attributes()
+    others = table.attributes()
     if label := find_column(others, _LABELS):
         numbers = pd.to_numeric(as_text(table.frame[label]), errors="coerce")
         if none := (numbers <= 0).sum():
-            notes.append(
+            table.notes.append(
                 f"{none:,} rows have {label} 0 or less and count like the others "
                 f"(--rating={label} --min_rating=1 leaves them out)"
             )
     if kind := find_column(others, _KINDS):
         kinds = as_values(table.frame[kind]).value_counts()
         if len(kinds) > 1:
-            notes.append(f"rows of every {kind} count alike ({counted(kinds)})")
-    return notes
+            table.notes.append(f"rows of every {kind} count alike ({counted(kinds)})")
 
 
 def _times(table: Table, options: ImportSettings) -> tuple[pd.Series, str, str | None]:

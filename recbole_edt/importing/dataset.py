@@ -15,14 +15,8 @@ from recbole_edt.augment.items import count_without_text, described_columns, ite
 from recbole_edt.errors import DataError
 from recbole_edt.importing.collect import Collected
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import (
-    Table,
-    as_text,
-    as_values,
-    distinct,
-    find_column,
-    point_decimals,
-)
+from recbole_edt.importing.tables import Table, distinct, find_column
+from recbole_edt.importing.values import as_text, as_values, point_decimals
 from recbole_edt.io.atomic import check_distinct, check_frames, cut
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.prices import read_price

@@ -10,7 +10,8 @@ import pandas as pd
 
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import Table, as_values, find_column, flatten
+from recbole_edt.importing.tables import Table, find_column
+from recbole_edt.importing.values import as_values, flatten
 from recbole_edt.io.atomic import cut
 from recbole_edt.settings import nearest
 
