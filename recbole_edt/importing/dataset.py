@@ -226,7 +226,7 @@ def _item_table(
         part = pd.DataFrame(index=pd.Index(own["item"], name="item_id"))
         for owner, found in known:
             if owner in (None, domain):
-                part = part.combine_first(found.reindex(part.index).replace("", None))
+                part = part.combine_first(found.reindex(part.index))
         parts.append(part.reset_index().assign(domain=domain))
     table = pd.concat(parts, ignore_index=True)
     types = {"item_id": "token", "domain": "token"}

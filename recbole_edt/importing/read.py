@@ -304,15 +304,15 @@ def _quoting(
         ways.append(_LITERAL)
     faults = []
     for way in ways:
-        width, fault = _check(text, separator, n, way, len(counts) == 1)
-        if not fault:
-            return way, width
-        faults.append(fault)
+        try:
+            return way, _width(text, separator, n, way, len(counts) == 1)
+        except DataError as error:
+            faults.append(error)
     raise DataError(f"{path}: {faults[0]}")
 
 
-def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> tuple[int, str]:
-    """Fields of the longest row, at least n, and what is wrong with a row; empty if nothing is.
+def _width(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> int:
+    """Fields of the longest row, at least n; an error if a row has more that are not empty.
 
     No value goes on in another line if lines are ``alike``, nor one that would hold rows.
     """
@@ -326,20 +326,22 @@ def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) 
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **way)
     width, line = n, 1
-    unended = 'a quotation mark opens a value and does not end it: write "" for one within a value'
     try:
         for row in reader:
             if reader.line_num > line and (alike or any(map(holds_rows, row))):
                 raise csv.Error
             if len(row) > n and any(map(str.strip, row[n:])):
-                return 0, (
+                raise DataError(
                     f"line {line} has {len(row)} fields instead of {n}: a value that holds "
                     f"{separator!r} needs quotation marks"
                 )
             width, line = max(width, len(row)), reader.line_num + 1
-    except csv.Error:
-        return 0, f"line {line}: {unended}"
-    return width, ""
+    except csv.Error as error:
+        raise DataError(
+            f'line {line}: a quotation mark opens a value and does not end it: write "" for one '
+            "within a value"
+        ) from error
+    return width
 
 
 def _unquoted(value: str) -> str:

@@ -39,7 +39,8 @@ def as_ids(values: pd.Series) -> pd.Series:
     """
     if values.dtype == object:  # floats among texts, as pandas reads long files
         values = values.map(lambda one: str(one).removesuffix(".0") if is_float(one) else one)
-    text = as_values(values, _NO_VALUE + _NO_ID)
+    text = as_values(values)
+    text = text.mask(text.isin(_NO_ID), "")
     found = pd.Series(text.unique(), dtype=object)
     rounded = found[found.str.fullmatch(_ROUNDED)]
     if len(rounded):
@@ -51,10 +52,10 @@ def as_ids(values: pd.Series) -> pd.Series:
     return text.str.removesuffix(".0") if floats else text
 
 
-def as_values(values: pd.Series, none: tuple[str, ...] = _NO_VALUE) -> pd.Series:
+def as_values(values: pd.Series) -> pd.Series:
     """Names as text, of users, items or domains: those that stand for no value are empty."""
     text = as_text(values)
-    return text.mask(text.isin(none), "")
+    return text.mask(text.isin(_NO_VALUE), "")
 
 
 def flatten(values: pd.Series) -> pd.Series:
