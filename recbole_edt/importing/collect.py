@@ -55,7 +55,8 @@ def collect(tables: Sequence[Table], options: ImportSettings) -> Collected:
     rows = pd.concat([_rows(table, options) for table in interactions], ignore_index=True)
     zones = _compared(interactions)
     notes = ["; ".join(table.notes) for table in interactions]
-    notes += [f"{_described(table)}, of items" for table in items] + zones
+    notes += ["; ".join([f"{_described(table)}, of items", *table.notes]) for table in items]
+    notes += zones
     steps = {"read": len(rows)}
     rows = rows[rows.pop("complete")]
     if rows.empty:
@@ -148,7 +149,7 @@ def _rows(table: Table, options: ImportSettings) -> pd.DataFrame:
                 f"in {column} (such as '{cut(given.iloc[0])}'){hint}; {way_out}"
             )
     other = "" if form == options.time_format else f", not of the form {options.time_format}"
-    table.notes.append(f"{_described(table)} ({table.times}{other})")
+    table.notes.insert(0, f"{_described(table)} ({table.times}{other})")
     rows["complete"] = ~pd.DataFrame(unread).any(axis=1)
     if n_bad := (~rows["complete"]).sum():
         table.notes.append(f"{n_bad:,} incomplete rows are left out")

@@ -74,7 +74,9 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
             raise ConfigError(f"{path} does not exist (files are FILE or DOMAIN=FILE)")
         for file in tqdm(_files(path), desc=f"read {path.name}", unit="file", disable=None):
             source = path.name if path.is_dir() else _stem(path)
-            tables.append(Table(str(file), source, domain, _read(file, options)))
+            table = Table(str(file), source, domain, _read(file, options))
+            _leave_out_made(table)
+            tables.append(table)
     if options.columns and not any(list(options.columns) == list(table.frame) for table in tables):
         raise ConfigError("--columns is for files without a header line, and these have one")
     return tables
@@ -91,6 +93,15 @@ def _files(path: Path) -> list[Path]:
     if atomic and not any(_kind(file) == ".inter" for file in atomic):
         raise DataError(f"{path} holds items, but no .inter with rows of users")
     return atomic or files
+
+
+def _leave_out_made(table: Table) -> None:
+    """Leave out what ``augment`` has added to an atomic file: a generated item is no target."""
+    for column in {"augmented", "generated"} & set(table.frame):
+        made = table.frame[column] == "1"
+        if table.name.endswith((".inter", ".item")) and made.any():
+            table.frame = table.frame[~made]
+            table.notes.append(f"{made.sum():,} rows that augment added are left out")
 
 
 def _kind(path: Path) -> str:

@@ -28,6 +28,11 @@ def tables(name: str = "mine") -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_table(folder / f"{name}.inter"), read_table(folder / f"{name}.item")
 
 
+def imported(*arguments: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    import_files([*arguments, MINE, "--embed=False"])
+    return tables()
+
+
 def rows_file(name: str = "rows.csv", text: str = "") -> str:
     """A small file: u buys a1, b1, a2, b2 and v buys b2, a1."""
     rows = "u,a1,1,9,5\nu,b1,2,7,4\nu,a2,3,5,2\nu,b2,4,9,1\nv,b2,1,3,5\nv,a1,2,9,3\n"
@@ -113,11 +118,9 @@ def test_the_lines_of_an_order_and_the_ids_of_a_basket_are_rows(capsys):
         capsys.readouterr().err
     )
     named = ["--item=lines.sku", "--domain=lines.shop", "--max_malformed=0.4"]
-    import_files(["orders.json", MINE, *named, "--embed=False"])
-    assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
+    assert imported("orders.json", *named)[0]["item_id"].tolist() == ["a1", "b1", "b1"]
     pd.read_json("orders.json").to_csv("orders.csv", index=False)  # lists as text
-    import_files(["orders.csv", MINE, *named, "--embed=False"])
-    assert tables()[0]["item_id"].tolist() == ["a1", "b1", "b1"]
+    assert imported("orders.csv", *named)[0]["item_id"].tolist() == ["a1", "b1", "b1"]
     rows = pd.DataFrame({"user": ["u", "v"], "x": [{"y": 1, "z": "a"}] * 2, "x.y": [3, 4]})
     rows = rows.assign(time=[1, 2], domain=["p", "q"])
     recbole_edt.import_frames(rows, dataset="mine", item=["x.y"], title=["x.z"], embed=False)
@@ -299,8 +302,7 @@ def test_rows_of_one_time_keep_the_order_of_their_file_and_no_file_comes_first()
     for file in "xy":
         rows = [f"u{u},{file}{n},2021-01-01\n" for u in range(200) for n in (2, 0, 1)]
         rows_file(f"{file}.csv", "user,item,date\n" + "".join(rows))
-    import_files(["x=x.csv", "y=y.csv", MINE, "--embed=False"])
-    inter = tables()[0]
+    inter = imported("x=x.csv", "y=y.csv")[0]
     import_files(["y=y.csv", "x=x.csv", "--dataset=turned", "--embed=False"])
     again = tables("turned")[0]
     by = ["user_id", "position"]
@@ -379,8 +381,7 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     Path("names.csv").write_text("id,title\n12,1.0\n30,2.0\n31,3.0\n")
     Path("mixed.csv").write_text("user,item,time\n7,1.0,1\n7,1.5,2\n")
     files = ["x=floats.csv", "y=whole.json", "x=names.csv", "y=mixed.csv"]
-    import_files([*files, MINE, "--max_malformed=0.2", "--embed=False"])
-    inter, item = tables()
+    inter, item = imported(*files, "--max_malformed=0.2")
     assert set(inter["user_id"]) == {"7", "8"}
     assert {"x:12", "x:30", "y:12", "y:1.0", "y:1.5"} <= set(item["item_id"])
     assert item.set_index("item_id")["title"]["x:12"] == "1.0"  # a title stays as it is
@@ -508,8 +509,7 @@ def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
     Path("parts/old.csv").mkdir()
     Path("u.item").write_bytes("id|title|domain\na1|Toyé|film\nb1|Hübsch|book\n".encode("latin-1"))
     columns, encoding = "--columns=user,item,rating,time", "--encoding=latin-1"
-    import_files(["parts", "u.item", MINE, columns, encoding])
-    inter, item = tables()
+    inter, item = imported("parts", "u.item", columns, encoding)
     assert inter[["user_id", "item_id", "rating"]].to_numpy().tolist() == [
         ["u", "a1", "5.00"], ["u", "b1", "4.00"], ["v", "b1", "4.00"],
     ]  # fmt: skip
@@ -669,6 +669,22 @@ def test_items_without_rows_are_left_out_or_kept_where_a_table_says_their_domain
     assert set(read_table(Path("augmented/mine/mine.inter"))["item_id"]) == {"a1", "b2"}
 
 
+def test_rows_and_items_that_augment_added_are_left_out(capsys):
+    folder = Path(__file__).resolve().parents[2] / "dataset_atomic/cloth_sport"
+    rows = read_table(folder / "cloth_sport.inter")
+    items = read_table(folder / "cloth_sport.item")
+    assert (rows["augmented"] == "1").any()
+    inter, item = imported(str(folder), "--keep_unsold", "--repeated=all")
+    raw = rows[rows["augmented"] == "0"]
+    assert inter[["user_id", "item_id"]].to_numpy().tolist() == (
+        raw[["user_id", "item_id"]].to_numpy().tolist()
+    )
+    assert set(item["item_id"]) == set(items.loc[items["generated"] == "0", "item_id"])
+    assert (FOLDER / "SIMULATED").read_bytes() == (folder / "SIMULATED").read_bytes()
+    told = f"{len(rows) - len(raw):,} rows that augment added are left out"
+    assert told in capsys.readouterr().out
+
+
 # -- domains and filters --------------------------------------------------------------------------
 
 
@@ -685,8 +701,7 @@ def test_the_domain_is_named_or_in_a_column_or_the_name_of_a_file(column, argume
     for domain in "ab":
         own = [f"{row},{domain}c" for row in rows if f",{domain}" in row]
         Path(f"{domain}.csv").write_text("\n".join([f"{header},{column}", *own]))
-    import_files([*arguments, MINE])
-    inter, item = tables()
+    inter, item = imported(*arguments)
     assert len(inter) == 6 and len(item) == 4 and set(item["domain"]) == domains
 
 
@@ -1017,8 +1032,7 @@ def test_ids_of_groups_do_not_join_a_table_whose_own_ids_are_there(capsys):
     Path("items.csv").write_text(
         f"item_id,asin,title,domain\na1,a1,Oak,x\na2,a1,Elm,x\nb1,b1,Fig,y\nb2,b1,Hip,y\n{others}"
     )
-    import_files([rows_file(), "items.csv", MINE, "--embed=False"])
-    assert tables()[1]["title"].tolist() == ["Oak", "Elm", "Fig", "Hip"]
+    assert imported(rows_file(), "items.csv")[1]["title"].tolist() == ["Oak", "Elm", "Fig", "Hip"]
     nothing = pd.DataFrame({"item_id": [], "title": []})
     rows = pd.read_csv("rows.csv").assign(domain=lambda row: row["item"].str[0])
     assert recbole_edt.import_frames(rows, nothing, dataset="mine", embed=False)["rows"] == 6
@@ -1031,8 +1045,7 @@ def test_a_row_is_no_header_whatever_its_text_says(capsys):
     assert cli.execute("import", [rows_file(), "items.csv", MINE]) == 2
     assert "(it has: code, wood, description)" in capsys.readouterr().err
     Path("items.csv").write_text('id,domain,notes\na1,x,"Tags, name, item"\na2,x,\nb1,y,\nb2,y,\n')
-    import_files(["rows.csv", "items.csv", MINE, "--embed=False"])
-    assert tables()[1]["item_id"].tolist() == ["a1", "a2", "b1", "b2"]
+    assert imported("rows.csv", "items.csv")[1]["item_id"].tolist() == ["a1", "a2", "b1", "b2"]
     lines = [f"u,{letter}{n},{n},{letter} {n},{letter}" for n in range(4) for letter in "ab"]
     Path("bare.csv").write_text("\n".join([*lines, "u,b9,9,Title; Date,b"]))
     columns = "--columns=user,item,time,title,domain"
@@ -1043,9 +1056,8 @@ def test_a_row_is_no_header_whatever_its_text_says(capsys):
 def test_a_name_of_several_words_is_no_list_of_domains():
     kinds = ["Home", "Home Improvement", "Kitchen", "All Kitchen"]
     pd.DataFrame({"id": ["a1", "a2", "b1", "b2"], "kind": kinds}).to_csv("items.csv", index=False)
-    chosen = ["--domain=kind", "--domains=Home,Kitchen", "--embed=False"]
-    import_files([rows_file(), "items.csv", MINE, *chosen])
-    assert tables()[1]["item_id"].tolist() == ["a1", "b1"]
+    chosen = ["--domain=kind", "--domains=Home,Kitchen"]
+    assert imported(rows_file(), "items.csv", *chosen)[1]["item_id"].tolist() == ["a1", "b1"]
 
 
 def test_files_that_number_their_own_items_are_domains():
