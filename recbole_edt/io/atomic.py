@@ -88,12 +88,12 @@ def _check_table(path: Path, required: Sequence[str], optional: Sequence[str]) -
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} is not UTF-8 text (line {line})") from error
-    if found := re.search(rb"\0|\r(?!\n|\Z)", content):
-        line = content.count(b"\n", 0, found.start()) + 1
-        what = "NUL byte" if found[0] == b"\0" else "carriage return within a line"
-        raise DataError(f"{path}: line {line} holds a {what}")
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} is not UTF-8 text (line {number})") from error
+    if sign := re.search(rb"\0|\r(?!\n|\Z)", content):
+        number = content.count(b"\n", 0, sign.start()) + 1
+        what = "NUL byte" if sign[0] == b"\0" else "carriage return within a line"
+        raise DataError(f"{path}: line {number} holds a {what}")
     lines, n_rows = io.BytesIO(content), 0
     header = next(lines, b"").decode("utf-8").rstrip("\r\n")
     columns = header.split("\t")
