@@ -66,12 +66,12 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
     """
     tables = []
     for argument in arguments:
-        domain, path = None, Path(expand_home(argument))
-        if not path.exists() and "=" in argument:
+        domain, name = None, argument
+        if not Path(expand_home(argument)).exists() and "=" in argument:
             domain, _, name = argument.partition("=")
-            path = Path(expand_home(name))
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist (files are FILE or DOMAIN=FILE)")
+        path = Path(expand_home(name))
+        if not (name and path.exists()):
+            raise ConfigError(f"{name or argument} does not exist (files are FILE or DOMAIN=FILE)")
         for file in tqdm(_files(path), desc=f"read {path.name}", unit="file", disable=None):
             source = path.name if path.is_dir() else _stem(path)
             table = Table(str(file), source, domain, _read(file, options))
@@ -99,7 +99,7 @@ def _leave_out_made(table: Table) -> None:
     """Leave out what ``augment`` has added to an atomic file: a generated item is no target."""
     for column in {"augmented", "generated"} & set(table.frame):
         made = table.frame[column] == "1"
-        if table.name.endswith((".inter", ".item")) and made.any():
+        if _kind(Path(table.name)) in (".inter", ".item") and made.any():
             table.frame = table.frame[~made]
             table.notes.append(f"{made.sum():,} rows that augment added are left out")
 

@@ -934,6 +934,7 @@ FAULTY: dict[str, str | bytes] = {
         (["rows.csv", MINE, "--domian=x"], "unknown key 'domian', did you mean 'domain'"),
         (["rows.csv", "--dataset=../mine"], "dataset must be a name without slashes"),
         (["nowhere.csv", MINE], "nowhere.csv does not exist"),
+        (["x=", "rows.csv", MINE], "x= does not exist (files are FILE or DOMAIN=FILE)"),
         (["notes.md", MINE], "notes.md is of no kind that can be read"),
         (["items", MINE], "items holds items, but no .inter"),
         (["folder", MINE], "folder holds no file of a kind that can be read"),
