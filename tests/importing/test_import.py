@@ -33,6 +33,11 @@ def imported(*arguments: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tables()
 
 
+def imported_frames(*frames, **settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    recbole_edt.import_frames(*frames, **{"dataset": "mine", "embed": False} | settings)
+    return tables()
+
+
 def rows_file(name: str = "rows.csv", text: str = "") -> str:
     """A small file: u buys a1, b1, a2, b2 and v buys b2, a1."""
     rows = "u,a1,1,9,5\nu,b1,2,7,4\nu,a2,3,5,2\nu,b2,4,9,1\nv,b2,1,3,5\nv,a1,2,9,3\n"
@@ -386,8 +391,7 @@ def test_whole_numbers_that_a_merge_made_floats_are_the_same_ids():
     assert {"x:12", "x:30", "y:12", "y:1.0", "y:1.5"} <= set(item["item_id"])
     assert item.set_index("item_id")["title"]["x:12"] == "1.0"  # a title stays as it is
     rows["user"] = [7.0, "7", 8, "u8", None]  # as pandas reads a long file
-    recbole_edt.import_frames({"x": rows[:2], "y": rows[2:4]}, dataset="mine", embed=False)
-    assert set(tables()[0]["user_id"]) == {"7", "8", "u8"}
+    assert set(imported_frames({"x": rows[:2], "y": rows[2:4]})[0]["user_id"]) == {"7", "8", "u8"}
 
 
 def test_the_lines_of_pandas_that_the_docs_have():
@@ -414,8 +418,7 @@ def test_bytes_of_dataframes_are_text():
     frame = pd.DataFrame(rows, columns=["user", "item", "time", "title"]).map(str.encode)
     frame["tags"] = [[b"x", "y"], [b"z"]]
     frame["domain"] = [b"one", b"two"]
-    recbole_edt.import_frames(frame, frame[["item", "title", "tags"]], dataset="mine")
-    inter, item = tables()
+    inter, item = imported_frames(frame, frame[["item", "title", "tags"]])
     assert inter["user_id"].tolist() == ["u", "u"] and inter["timestamp"][0] == "1609459200"
     expected = [["a", "one", "Größe", "x | y"], ["b", "two", "Fig", "z"]]
     assert item.iloc[:, :4].to_numpy().tolist() == expected
@@ -448,31 +451,26 @@ def test_lists_of_arrow_are_text():
     rows = {"user": ["u", "u"], "item": ["a", "b"], "time": [1, 2], "domain": ["x", "y"]}
     table = arrow.table(rows | {"tags": [["p", "q"], ["r"]]})
     frame = table.to_pandas(types_mapper=pd.ArrowDtype)
-    recbole_edt.import_frames(frame, frame.drop(columns="user"), dataset="mine", embed=False)
-    assert tables()[1]["tags"].tolist() == ["p | q", "r"]
+    assert imported_frames(frame, frame.drop(columns="user"))[1]["tags"].tolist() == ["p | q", "r"]
     baskets = frame.assign(item=table["tags"].to_pandas(types_mapper=pd.ArrowDtype))
-    recbole_edt.import_frames(baskets, dataset="mine", embed=False)
-    assert tables()[0]["item_id"].tolist() == ["p", "q", "r"]
+    assert imported_frames(baskets)[0]["item_id"].tolist() == ["p", "q", "r"]
 
 
 def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
     names = pd.DataFrame([["a1", "Oak", "hard", "brown"]], columns=["id", "title", "note", "note"])
     rows = pd.read_csv(rows_file()).assign(domain=lambda rows: rows["item"].str[0])
-    recbole_edt.import_frames(rows, names, dataset="mine", embed=False)
-    item = tables()[1].set_index("item_id").loc["a1"]
+    item = imported_frames(rows, names)[1].set_index("item_id").loc["a1"]
     assert item[["note", "note.1"]].tolist() == ["hard", "brown"]
     names = names.set_axis(["id", "original", "title", "a b"], axis=1).assign(a_b="dark")
-    given = {"dataset": "mine", "embed": False, "output_path": Path("dataset")}
-    recbole_edt.import_frames(rows, names, title=["original"], **given)
-    item = tables()[1].set_index("item_id").loc["a1"]
+    given = {"title": ["original"], "output_path": Path("dataset")}
+    item = imported_frames(rows, names, **given)[1].set_index("item_id").loc["a1"]
     assert item[["title", "title.1", "a_b", "a_b.1"]].tolist() == ["Oak", "hard", "brown", "dark"]
 
 
 def test_floats_beyond_whole_numbers_are_attributes_and_no_ids():
     rows = pd.DataFrame({"user": 1, "item": [2.0, 3.0], "time": [1, 2], "domain": ["x", "y"]})
     items = pd.DataFrame({"item": [2, 3], "seen": [1e20, 2.0]})
-    recbole_edt.import_frames(rows, items, dataset="mine", embed=False)
-    assert tables()[1]["seen"].astype(float).tolist() == [1e20, 2.0]
+    assert imported_frames(rows, items)[1]["seen"].astype(float).tolist() == [1e20, 2.0]
     with pytest.raises(DataError, match=r"rounded numbers in place of ids \(such as '1e\+20'\)"):
         recbole_edt.import_frames(rows.assign(item=[1e20, 3.0]), dataset="mine")
 
@@ -482,8 +480,7 @@ def test_dataframes_that_lack_or_repeat_something(way):
     frame = pd.DataFrame({"user": ["u"] * 6, "item": range(6), "time": range(10**9, 10**9 + 6)})
     if way == "mapping of numbers":
         given = {1: frame[:3], np.int64(2): frame[3:]}
-        recbole_edt.import_frames(given, {1: frame[["item"]]}, dataset="mine", embed=False)
-        assert set(tables()[1]["domain"]) == {"1", "2"}
+        assert set(imported_frames(given, {1: frame[["item"]]})[1]["domain"]) == {"1", "2"}
         return
     given, words = {
         "name": ({"a\tb": frame, "c": frame}, r"domain has a tab or a line break: 'a\\tb'"),
@@ -495,8 +492,7 @@ def test_dataframes_that_lack_or_repeat_something(way):
     with pytest.raises((ConfigError, DataError), match=words):
         recbole_edt.import_frames(given, dataset="mine")
     if way == "rows":  # those of further domains may have none
-        recbole_edt.import_frames(given | {"c": frame}, dataset="mine", embed=False)
-        assert len(tables()[0]) == 12
+        assert len(imported_frames(given | {"c": frame})[0]) == 12
 
 
 def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
