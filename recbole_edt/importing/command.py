@@ -46,7 +46,8 @@ def import_files(arguments: Sequence[str]) -> None:
         raise ConfigError("name the files to import: recbole-edt import FILE... --dataset=D")
     if not options.preview:
         _check_target(options)
-    made = build(collect(read_tables(files, options), options), options)
+    tables = read_tables(files, options)
+    made = build(collect(tables, options), options)
     print(*made.notes, sep="\n")
     if options.preview:
         shown = made.inter.head(10).merge(made.item, on="item_id", how="left")
@@ -58,7 +59,9 @@ def import_files(arguments: Sequence[str]) -> None:
         return
     if options.embed:
         print(f"embedding the text of {len(made.item):,} items (--embed=False leaves it out)")
-    print(*_write(made, options), sep="\n")
+    simulated = (Path(table.name).with_name("SIMULATED") for table in tables)
+    note = next((path for path in simulated if path.is_file()), None)
+    print(*_write(made, options, note), sep="\n")
 
 
 def import_frames(
@@ -89,7 +92,8 @@ def import_frames(
     EDTError
         If settings or data are invalid, or the data set's folder holds anything else.
     """
-    options = validate(ImportSettings, settings)
+    as_text = {key: str(one) if isinstance(one, Path) else one for key, one in settings.items()}
+    options = validate(ImportSettings, as_text)
     _check_target(options)
     tables = [
         Table(name := f"{what} {domain or ''}".strip(), what, domain, _as_pandas(frame, name))
@@ -134,7 +138,7 @@ def _check_target(options: ImportSettings) -> None:
             raise taken(target, f"holds {other[0]}, which import did not write")
 
 
-def _write(made: Imported, options: ImportSettings) -> list[str]:
+def _write(made: Imported, options: ImportSettings, note: Path | None = None) -> list[str]:
     """Write the data set; say where, and what to do next."""
     vectors, corpus, ids = {}, None, ""
     replaced = ", in place of the earlier import" if any(options.target.glob("*")) else ""
@@ -149,7 +153,7 @@ def _write(made: Imported, options: ImportSettings) -> list[str]:
         ids = " --item_embedding=id"
     tables = {what: (getattr(made, what), types) for what, types in made.types.items()}
     with run_lock(Path(options.output_path, ".import")):
-        write_dataset(options.target, tables, made.statistics, vectors, corpus)
+        write_dataset(options.target, tables, made.statistics, vectors, corpus, note=note)
     run = command_line("run --model=LLMEDT", options.dataset, options.output_path) + ids
     augment = command_line("augment", options.dataset, options.output_path)
     # the earlier data lie in `augmented`

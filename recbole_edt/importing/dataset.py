@@ -14,18 +14,10 @@ from recbole_edt.augment.encoders import Encoder
 from recbole_edt.augment.items import count_without_text, described_columns, item_text
 from recbole_edt.errors import DataError
 from recbole_edt.importing.collect import Collected
-from recbole_edt.importing.domains import said_domain
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import (
-    Table,
-    as_ids,
-    as_text,
-    as_values,
-    cut,
-    find_column,
-    point_decimals,
-)
-from recbole_edt.io.atomic import check_distinct, check_frames
+from recbole_edt.importing.tables import Table, distinct, find_column
+from recbole_edt.importing.values import as_text, as_values, point_decimals
+from recbole_edt.io.atomic import check_distinct, check_frames, cut
 from recbole_edt.io.files import INTER_COLUMNS
 from recbole_edt.io.prices import read_price
 from recbole_edt.io.statistics import dataset_statistics
@@ -71,19 +63,8 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     rows = _filtered(collected, options)
     items = _listed(rows, collected, options)
     shared = items.loc[items["item"].duplicated(), "item"]  # ids that both domains have
-    of_both = [table for table in collected.items if table.domain is None]
-    several = len({table.source for table in of_both}) > 1
-    for table in of_both if len(shared) else ():
-        said = said_domain(table, rows["domain"].unique(), options)
-        if (said[as_ids(table.frame[table.columns["item"]]).isin(shared)] == "").any():
-            if several:
-                raise DataError(
-                    f"item '{cut(shared.iloc[0])}' is in both domains: say which domain "
-                    f"{table.name} describes, DOMAIN={table.name}"
-                )
-            notes.append(
-                f"{table.name} describes items of both domains: DOMAIN={table.name} if it is of one"
-            )
+    if len(shared):
+        notes += _undecided(collected.tables, shared)
     item, item_types = _item_table(items, collected, options)
     if options.keep_unsold:
         item["unsold"], item_types["unsold"] = np.where(items["sold"], "0", "1"), "token"
@@ -118,7 +99,22 @@ def build(collected: Collected, options: ImportSettings) -> Imported:
     return Imported(inter, item, types, texts, statistics, notes)
 
 
-# -- rows -----------------------------------------------------------------------------------------
+def _undecided(tables: Sequence[Table], shared: pd.Series) -> list[str]:
+    """Note tables that describe ids of both domains and do not say of which; refuse several."""
+    of_both = [table for table in tables if not (table.has_users or table.domain)]
+    notes = []
+    for table in of_both:
+        if (table.said[table.ids().isin(shared)] != "").all():
+            continue
+        if len({table.source for table in of_both}) > 1:
+            raise DataError(
+                f"item '{cut(shared.iloc[0])}' is in both domains: say which domain "
+                f"{table.name} describes, DOMAIN={table.name}"
+            )
+        notes.append(
+            f"{table.name} describes items of both domains: DOMAIN={table.name} if it is of one"
+        )
+    return notes
 
 
 def _filtered(collected: Collected, options: ImportSettings) -> pd.DataFrame:
@@ -152,11 +148,7 @@ def _inter_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort rows by user and time.
-
-    Of one domain or file, rows of the same time stay in their order; those of several are merged
-    by a hash of user and item, which prefers none.
-    """
+    """Sort rows by user and time; a hash merges ties of several files, those of one stay."""
     user, source = (pd.factorize(rows[column])[0] for column in ("user", "source"))
     values = pd.util.hash_pandas_object(rows[["user", "item"]], index=False).to_numpy()
     tie = np.empty_like(values)
@@ -169,88 +161,60 @@ def _told(
     collected: Collected, options: ImportSettings, types: dict[str, str], described: Sequence[str]
 ) -> str:
     """Say what became of each column that is no user, item, time, rating or domain."""
-    titles: dict[str, None] = {}
-    others: dict[str, None] = {}
-    for table in (*collected.interactions, *collected.items):
-        keys = {column for role, column in table.columns.items() if role != "title"}
-        left = [column for column in table.frame if column not in keys]
-        title = find_column(left, options.title) if "title" in types else None
-        titles |= dict.fromkeys(column for column in left if column == title)
-        others |= dict.fromkeys(_plain(column) for column in left if column != title)
+    columns: list[tuple[str, str]] = []
+    for table in collected.tables:
+        columns += _named(table.attributes(), options).items()
+    titles = dict.fromkeys(column for column, name in columns if name == "title")
+    left_out = dict.fromkeys(_plain(column) for column, name in columns if name not in types)
     parts = {
         "text": [f"title ({', '.join(titles)})" if name == "title" else name for name in described],
         "kept, but no text": [name for name in types if name not in (*_RESERVED, *described)],
-        "left out (empty, links, vectors, or not one value per item)": [
-            name for name in others if name not in types
-        ],
+        "left out (empty, links, vectors, or not one value per item)": left_out,
     }
     named = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
     return f"columns of items: {'; '.join(named) or 'none'}"
 
 
-# -- items ----------------------------------------------------------------------------------------
-
-
 def _listed(rows: pd.DataFrame, collected: Collected, options: ImportSettings) -> pd.DataFrame:
-    """Items of the rows and, where they are kept, those of the tables that have no rows.
-
-    The columns are ``domain``, ``item`` and, bool, ``sold``.
-    """
+    """Items as ``domain``, ``item`` and ``sold``: of the rows, and others where they are kept."""
     sold = rows[["domain", "item"]].drop_duplicates()
-    items, lost = _with_unsold(sold, collected.items, options)
+    of_items = [table for table in collected.tables if not table.has_users]
+    parts = [sold, *(_unsold(table, sold) for table in of_items)]
+    items = pd.concat(parts, ignore_index=True).drop_duplicates()
     items["sold"] = items.index < len(sold)
-    if unsold := (~items["sold"]).sum() + (0 if options.keep_unsold else lost):
+    known = items[items["domain"].isin(sold["domain"])]
+    lost = ((items["domain"] == "") & ~items["item"].isin(known["item"])).sum()
+    if unsold := (~known["sold"]).sum() + (0 if options.keep_unsold else lost):
         what = "kept" if options.keep_unsold else "left out (--keep_unsold keeps them)"
         collected.notes.append(f"items of the tables without rows: {unsold:,}, {what}")
     if not options.keep_unsold:
-        items = items[items["sold"]]
+        known = known[known["sold"]]
     elif lost:
         collected.notes.append(
             f"items without rows whose domain no table says: {lost:,}, left out (DOMAIN=FILE says "
             "it, or a column that names both domains)"
         )
-    return items.sort_values(["domain", "item"])
+    return known.sort_values(["domain", "item"])
 
 
-def _with_unsold(
-    sold: pd.DataFrame, tables: Sequence[Table], options: ImportSettings
-) -> tuple[pd.DataFrame, int]:
-    """Append to ``sold``, items by domain, those of the tables that have no rows.
-
-    A table is of one domain, or has it in the column that names the domain of its sold items.
-
-    Returns
-    -------
-    items : DataFrame
-        ``domain`` and ``item``.
-    lost : int
-        Items without rows of which no table says that they are of either domain.
-    """
+def _unsold(table: Table, sold: pd.DataFrame) -> pd.DataFrame:
+    """Items of a table that may have no rows, and their domain, empty where none is known."""
     names = {name.casefold(): name for name in sold["domain"].unique()}
+    ids, domain = table.ids(), table.said
+    ids = ids[~(domain + "\t" + ids).duplicated() & (ids != "")]
+    if table.domain:
+        return pd.DataFrame({"domain": table.domain, "item": ids})
     domain_of = sold.drop_duplicates("item").set_index("item")["domain"]
-    parts, lost = [sold], set()
-    for table in tables:
-        ids = as_ids(table.frame[table.columns["item"]])
-        said = said_domain(table, names.values(), options)
-        ids = ids[~(said + "\t" + ids).duplicated() & (ids != "")]
-        there = ids.map(domain_of).mask(ids.duplicated(keep=False))  # of both domains
-        domain = said.replace("", table.domain)
-        if table.domain is None:
-            ids, there = ids[there.isna()], there.dropna()
-            for column in table.frame:
-                text = as_text(table.frame[column]).str.casefold()
-                if (text[there.index].map(names) == there).mean() >= _ALIKE:
-                    domain = text.map(names).fillna(said)
-                    break
-        part = pd.DataFrame({"domain": domain[ids.index], "item": ids})
-        known = part["domain"].isin(names.values())
-        parts.append(part[known])
-        no_domain = part["item"][~known]
-        if (column := table.columns.get("domain")) is not None:  # others are of a third domain
-            no_domain = no_domain[as_values(table.frame[column])[no_domain.index] == ""]
-        lost.update(no_domain)
-    items = pd.concat(parts, ignore_index=True).drop_duplicates()
-    return items, len(lost.difference(items["item"]))
+    of_rows = ids.map(domain_of).mask(ids.duplicated(keep=False)).dropna()  # of one domain
+    for column in table.frame:  # which may hold just these domains
+        found = as_text(table.frame[column]).str.casefold().map(names)
+        if (found[of_rows.index] == of_rows).mean() >= _ALIKE:
+            domain = found.fillna(domain)
+            break
+    if (column := table.columns.get("domain")) is not None:  # which may name a third one
+        domain = domain.where(domain != "", as_values(table.frame[column]))
+    ids = ids.drop(of_rows.index)
+    return pd.DataFrame({"domain": domain[ids.index], "item": ids})
 
 
 def _item_table(
@@ -262,15 +226,14 @@ def _item_table(
         part = pd.DataFrame(index=pd.Index(own["item"], name="item_id"))
         for owner, found in known:
             if owner in (None, domain):
-                part = part.combine_first(found.reindex(part.index).replace("", None))
+                part = part.combine_first(found.reindex(part.index))
         parts.append(part.reset_index().assign(domain=domain))
     table = pd.concat(parts, ignore_index=True)
     types = {"item_id": "token", "domain": "token"}
     out = table[list(types)].copy()
     for column in sorted(set(table) - set(types), key=lambda name: (name != "title", name)):
-        values = (
-            table[column].fillna("").map(lambda text: shorten(clean(text), options.text_length))
-        )
+        texts = table[column].fillna("")
+        values = texts.map(lambda text: shorten(clean(text), options.text_length))
         given = int((values != "").sum())
         numbers = pd.to_numeric(values.where(values != ""), errors="coerce")
         others = values.str.contains("https?://") | values.str.fullmatch(_VECTOR)
@@ -300,32 +263,33 @@ def _attributes(
     The domain is that of the table, or what it says of ids that both domains have, or None.
     """
     shared = items.loc[items["item"].duplicated(), "item"]
-    for table in (*collected.items, *collected.interactions):
-        ids = as_ids(table.frame[table.columns["item"]])
-        keys = {column for role, column in table.columns.items() if role != "title"}
-        columns = [column for column in table.frame if column not in keys]
-        said = said_domain(table, items["domain"].unique(), options).where(ids.isin(shared), "")
+    for table in sorted(collected.tables, key=lambda table: table.has_users):
+        ids, columns = table.ids(), table.attributes()
+        said = table.said.where(ids.isin(shared), "")
         of_item = said + "\t" + ids
-        if "user" in table.columns:
+        frame = table.frame[~of_item.duplicated()]
+        if table.has_users:
             frame = table.frame  # any row may have what others lack
-            named = options.title if "title" in options.model_fields_set else ()
-            title = find_column(columns, named)
-            columns = [c for c in columns if c == title or _is_of_items(table.frame[c], of_item)]
-        else:
-            frame = table.frame[~of_item.duplicated()]
-        title = find_column(columns, options.title)
-        names = {column: "title" if column == title else _plain(column) for column in columns}
+            title = table.find(options.title if "title" in options.model_fields_set else ())
+            columns = [c for c in columns if c == title or _is_of_items(frame[c], of_item)]
         texts = {
             name: as_text(frame[column]).replace("", None)
-            for column, name in names.items()
+            for column, name in _named(columns, options).items()
             if name not in _RESERVED
         }
         found = pd.DataFrame(texts, index=frame.index, dtype=object)
         for domain, own in found.groupby(said[frame.index], sort=False):
-            yield (
-                table.domain or domain or None,
-                own.groupby(ids[own.index].to_numpy(), sort=False).first(),
-            )
+            by_item = own.groupby(ids[own.index].to_numpy(), sort=False)
+            yield table.domain or domain or None, by_item.first()
+
+
+def _named(columns: Sequence[str], options: ImportSettings) -> dict[str, str]:
+    """Name in ``.item`` of each column; of several that would have the same, the title has it."""
+    title = find_column(columns, options.title)
+    ordered = sorted(columns, key=lambda column: column != title)
+    names = distinct("title" if column == title else _plain(column) for column in ordered)
+    known = dict(zip(ordered, names, strict=True))
+    return {column: known[column] for column in columns}
 
 
 def _plain(column: str) -> str:

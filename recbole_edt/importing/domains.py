@@ -10,7 +10,9 @@ import pandas as pd
 
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.importing.settings import ImportSettings
-from recbole_edt.importing.tables import Table, as_ids, as_values, cut, find_column, flatten
+from recbole_edt.importing.tables import Table, find_column
+from recbole_edt.importing.values import as_values, flatten
+from recbole_edt.io.atomic import cut
 from recbole_edt.settings import nearest
 
 _FEW = 100  # values of a column that may be one of domains
@@ -18,21 +20,20 @@ _SIGNS = r"[|,;:>/.\[\]{}]"  # between the parts of lists and paths of categorie
 
 
 def find_domains(
-    rows: pd.DataFrame,
-    interactions: Sequence[Table],
-    items: Sequence[Table],
-    options: ImportSettings,
+    rows: pd.DataFrame, tables: Sequence[Table], options: ImportSettings
 ) -> tuple[pd.Series, str]:
     """Domain of every row, and where it comes from: the user, a column, or the files."""
+    interactions = [table for table in tables if table.has_users]
     named = [table for table in interactions if table.domain]
     if named and len(named) < len(interactions):
         other = next(table for table in interactions if not table.domain)
         raise ConfigError(f"name the domain of {other.name}, too: DOMAIN={other.name}")
     if named:
         return rows["source"], "domains: as named"
+    is_given = "domain" in options.model_fields_set
     seen, many, values = "", False, None
     for name in options.domain:
-        found = _column_values(name, rows, interactions, items)
+        found = _column_values(name, rows, tables)
         if found is None:
             continue
         found, note = _of_lists(_same_case(found), options.domains or ())
@@ -41,36 +42,42 @@ def find_domains(
             one = cut(rows["item"].iloc[0])
             seen = seen or f"column {name} says nothing of the items of the rows (such as '{one}')"
             continue
-        chosen = "domain" in options.model_fields_set and options.domains
-        if len(counts) == 2 or chosen or set(options.domains or ()) & set(counts.index):
-            for table in (*interactions, *items):
-                if column := find_column(table.frame.columns, (name,)):
+        chosen = set(options.domains or ())
+        if len(counts) == 2 or (is_given and chosen) or chosen & set(counts.index):
+            for table in tables:
+                if column := table.find([name]):
                     table.columns["domain"] = column
             return found, f"domains: column {name} ({counted(counts)}){note}"
         seen = seen or f"column {name} has {len(counts)} values ({counted(counts)})"
         values = found if values is None else values
         many = many or len(counts) > 2
-    n_files = rows["source"].nunique()
-    if n_files == 2 and "domain" not in options.model_fields_set and not _alike(rows, values):
+    if rows["source"].nunique() == 2 and not is_given and not _alike(rows, values):
         sources = {table.source for table in interactions}
-        for table in (*interactions, *items):  # items of the same folder, or of a file of both
+        for table in tables:  # items of the same folder, or of a file of both
             table.domain = table.source if table.source in sources else None
         return rows["source"], "domains: by the names of the files"
-    if "domain" in options.model_fields_set and not seen:
-        known = {column for table in (*interactions, *items) for column in table.frame.columns}
+    if is_given and not seen:
+        known = {column for table in tables for column in table.frame.columns}
         name = options.domain[0]
         raise DataError(f"no file has a column '{name}' of the domain{nearest(name, known)}")
-    few = {column: flatten(table.frame[column]).nunique() for table in (*items, *interactions)
-           for column in table.frame if column not in table.columns.values()
-           and find_column((column,), options.domain) is None}  # fmt: skip
-    few = {column: n for column, n in few.items() if 1 < n <= _FEW}
-    such = f" (such as {cut(', '.join(sorted(few, key=lambda one: few[one])), 200)})" if few else ""
-    hint = f"--domain=COLUMN names a column that holds it{such}"
-    hint = "--domains=A,B chooses two" if many else hint
+    hint = "--domains=A,B chooses two" if many else _columns_of_few(tables, options)
     raise DataError(
         f"the domains are unknown: {seen or 'no column names two'}: {hint}, A=FILE B=FILE names "
         "that of each file"
     )
+
+
+def _columns_of_few(tables: Sequence[Table], options: ImportSettings) -> str:
+    """Name the key of a column of domains, and columns of few values, which may be such."""
+    few = {}
+    for table in sorted(tables, key=lambda table: table.has_users):  # those of items first
+        unknown = [column for column in table.frame if column not in table.columns.values()]
+        for column in unknown:
+            n = flatten(table.frame[column]).nunique()
+            if 1 < n <= _FEW and find_column([column], options.domain) is None:
+                few[column] = n
+    such = f" (such as {cut(', '.join(sorted(few, key=few.__getitem__)), 200)})" if few else ""
+    return f"--domain=COLUMN names a column that holds it{such}"
 
 
 def _alike(rows: pd.DataFrame, values: pd.Series | None) -> bool:
@@ -85,8 +92,8 @@ def _alike(rows: pd.DataFrame, values: pd.Series | None) -> bool:
 def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> pd.Series:
     """Domain, of ``names``, that a column of a table says of each row; empty where none does."""
     known = {name.casefold(): name for name in names}
-    columns = [find_column(table.frame.columns, (name,)) for name in options.domain]
-    for column in filter(None, [] if table.domain else columns):
+    columns = [] if table.domain else [table.find([name]) for name in options.domain]
+    for column in filter(None, columns):
         values = as_values(table.frame[column]).str.casefold()
         said = _first_of(values, known) if options.domains else values.map(known).fillna("")
         if (said != "").any():
@@ -94,20 +101,19 @@ def said_domain(table: Table, names: Iterable[str], options: ImportSettings) -> 
     return pd.Series("", table.frame.index, dtype=object)
 
 
-def _column_values(
-    name: str, rows: pd.DataFrame, interactions: Sequence[Table], items: Sequence[Table]
-) -> pd.Series | None:
+def _column_values(name: str, rows: pd.DataFrame, tables: Sequence[Table]) -> pd.Series | None:
     """Values of a column of rows, or of items, for every row; None if there is none."""
-    columns = [(table, find_column(table.frame.columns, (name,))) for table in interactions]
+    columns = [(table, table.find([name])) for table in tables if table.has_users]
     if all(column and column not in table.columns.values() for table, column in columns):
-        parts = [as_values(table.frame[column]) for table, column in columns]
-        return pd.Series(pd.concat(parts).to_numpy()[rows["at"]], index=rows.index)
+        values = pd.concat([as_values(table.frame[column]) for table, column in columns])
+        return values.reset_index(drop=True)[rows.index]
     known: dict[str, str] = {}
-    for table in items:
-        if column := find_column(table.frame.columns, (name,)):
-            ids = as_ids(table.frame[table.columns["item"]])
-            values = as_values(table.frame[column])
-            known = dict(zip(ids[::-1], values[::-1], strict=True)) | known
+    for table in tables:
+        if not table.has_users and (column := table.find([name])):
+            values = as_values(table.frame[column])[
+                ::-1
+            ]  # of an item that is there twice, the first
+            known = dict(zip(table.ids()[::-1], values, strict=True)) | known
     return rows["item"].map(known).fillna("") if known else None
 
 

@@ -20,15 +20,19 @@ from tqdm import tqdm
 
 from recbole_edt.errors import ConfigError, DataError, DependencyError
 from recbole_edt.importing.settings import ImportCommand
-from recbole_edt.importing.tables import Table, cut, find_column
+from recbole_edt.importing.tables import Table, find_column
+from recbole_edt.io.atomic import TYPES, cut
 from recbole_edt.prepare.records import Malformed, parse_metadata
 from recbole_edt.settings import expand_home
 
 _TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".item"}
 _JSON = {".json", ".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
-_OTHERS = "unpack archives, and give import_frames what pandas reads (docs/data.md)"
 _SUFFIXES = {".gz", ".bz2", ".xz"}
+_KINDS = (
+    f"{', '.join(sorted(_TEXT | _JSON | _PARQUET))}, packed as {', '.join(sorted(_SUFFIXES))}; "
+    "unpack archives, and give import_frames what pandas reads (docs/data.md)"
+)
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
 _SHEET = "spreadsheet or a zip archive: save the sheet as CSV, or unpack it"
 _NO_TABLE = {  # by the first bytes
@@ -44,7 +48,6 @@ _QUOTED: dict[str, Any] = {"skipinitialspace": True}
 _ESCAPED: dict[str, Any] = {"skipinitialspace": True, "escapechar": "\\"}
 _VALUE = re.compile(r"[^\s,].*")  # the rest of a line, from where a value of JSON may begin
 _DECODER = json.JSONDecoder()
-_ATOMIC = {"token", "token_seq", "float", "float_seq"}
 
 
 def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]:
@@ -63,15 +66,17 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
     """
     tables = []
     for argument in arguments:
-        domain, path = None, Path(expand_home(argument))
-        if not path.exists() and "=" in argument:
+        domain, name = None, argument
+        if not Path(expand_home(argument)).exists() and "=" in argument:
             domain, _, name = argument.partition("=")
-            path = Path(expand_home(name))
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist (files are FILE or DOMAIN=FILE)")
+        path = Path(expand_home(name))
+        if not (name and path.exists()):
+            raise ConfigError(f"{name or argument} does not exist (files are FILE or DOMAIN=FILE)")
         for file in tqdm(_files(path), desc=f"read {path.name}", unit="file", disable=None):
             source = path.name if path.is_dir() else _stem(path)
-            tables.append(Table(str(file), source, domain, _read(file, options)))
+            table = Table(str(file), source, domain, _read(file, options))
+            _leave_out_made(table)
+            tables.append(table)
     if options.columns and not any(list(options.columns) == list(table.frame) for table in tables):
         raise ConfigError("--columns is for files without a header line, and these have one")
     return tables
@@ -80,13 +85,23 @@ def read_tables(arguments: Sequence[str], options: ImportCommand) -> list[Table]
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.iterdir()) if _kind(file) and file.name[0] not in "._"]
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and _kind(file)]
+    files = [file for file in files if file.name[0] not in "._"]
     atomic = [file for file in files if _kind(file) in (".inter", ".item")]
     if not files:
-        raise DataError(f"{path} holds no file of a kind that can be read: {_kinds()}; {_OTHERS}")
+        raise DataError(f"{path} holds no file of a kind that can be read: {_KINDS}")
     if atomic and not any(_kind(file) == ".inter" for file in atomic):
         raise DataError(f"{path} holds items, but no .inter with rows of users")
     return atomic or files
+
+
+def _leave_out_made(table: Table) -> None:
+    """Leave out what ``augment`` has added to an atomic file: a generated item is no target."""
+    for column in {"augmented", "generated"} & set(table.frame):
+        made = table.frame[column] == "1"
+        if _kind(Path(table.name)) in (".inter", ".item") and made.any():
+            table.frame = table.frame[~made]
+            table.notes.append(f"{made.sum():,} rows that augment added are left out")
 
 
 def _kind(path: Path) -> str:
@@ -95,12 +110,6 @@ def _kind(path: Path) -> str:
     if suffixes and suffixes[-1] in _SUFFIXES:
         suffixes.pop()
     return suffixes[-1] if suffixes and suffixes[-1] in _TEXT | _JSON | _PARQUET else ""
-
-
-def _kinds() -> str:
-    return (
-        ", ".join(sorted(_TEXT | _JSON | _PARQUET)) + f", packed as {', '.join(sorted(_SUFFIXES))}"
-    )
 
 
 def _stem(path: Path) -> str:
@@ -112,22 +121,11 @@ def _read(path: Path, options: ImportCommand) -> pd.DataFrame:
     """Read one file; values of delimited text are text."""
     kind = _kind(path)
     if not kind:
-        raise ConfigError(f"{path} is of no kind that can be read: {_kinds()}; {_OTHERS}")
-    try:
-        if kind in _PARQUET:
-            frame = _read_parquet(path)
-        elif kind in _JSON:
-            frame = _read_json(path, options)
-        else:
-            frame = _read_text(path, options)
-    except UnicodeError as error:
-        other = "latin-1" if "1252" in options.encoding else "cp1252"
-        raise DataError(
-            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other} "
-            "(gb18030 for Chinese, cp932 for Japanese)"
-        ) from error
-    except LookupError as error:
-        raise ConfigError(f"encoding '{options.encoding}' is not known") from error
+        raise ConfigError(f"{path} is of no kind that can be read: {_KINDS}")
+    if kind in _PARQUET:
+        frame = _read_parquet(path)
+    else:
+        frame = (_read_json if kind in _JSON else _read_text)(path, options)
     if frame.empty:
         raise DataError(f"{path} has no rows")
     return frame
@@ -147,11 +145,20 @@ def _text(path: Path, options: ImportCommand) -> str:
         if content.startswith(magic):
             raise DataError(f"{path} is a {what}")
     marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
-    if "encoding" not in options.model_fields_set:
+    if "encoding" not in options.model_fields_set:  # UTF-16 without a mark
         for first, name in enumerate(("utf-16-be", "utf-16-le")):
             half = content[first:1000:2]  # that is 0 in all letters from a to z
             marked += [name] * (half.count(0) * 2 > len(half))
-    return content.decode(next(iter(marked), options.encoding))
+    try:
+        return content.decode(next(iter(marked), options.encoding))
+    except UnicodeError as error:
+        other = "latin-1" if "1252" in options.encoding else "cp1252"
+        raise DataError(
+            f"{path} is not {options.encoding} text: name its encoding, such as --encoding={other} "
+            "(gb18030 for Chinese, cp932 for Japanese)"
+        ) from error
+    except LookupError as error:
+        raise ConfigError(f"encoding '{options.encoding}' is not known") from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -166,10 +173,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
-    """Read objects of JSON, in any lists, lines and white space, or a Python literal on each line.
-
-    A single object is taken for what holds a list of objects, if one does, or a table.
-    """
+    """Read objects of JSON in any lists and lines, or a Python literal on each line."""
     text, records, end = _text(path, options), [], 0
     while found := _VALUE.search(text, end):
         line = found[0].rstrip(" ,\r") if found[0].startswith("{") else ""
@@ -187,7 +191,11 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     if not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path} holds other JSON than objects: an object for each row is needed")
     if len(records) == 1:
-        if (frame := _from_columns(path, records[0], options)) is not None:
+        try:
+            frame = _from_columns(records[0], options)
+        except ValueError as error:
+            raise DataError(f"{path} has columns or rows of different lengths") from error
+        if frame is not None:
             return frame
         lists = [one for one in records[0].values() if isinstance(one, list) and len(one)]
         lists = [one for one in lists if all(isinstance(record, dict) for record in one)]
@@ -195,22 +203,13 @@ def _read_json(path: Path, options: ImportCommand) -> pd.DataFrame:
     return pd.DataFrame(records, dtype=object)
 
 
-def _from_columns(
-    path: Path, record: dict[str, Any], options: ImportCommand
-) -> pd.DataFrame | None:
-    """Make a table of an object as pandas writes a whole one; None if it is none.
-
-    Such are lists or objects of the values of each column, an object for each row by its number or
-    name, and lists of rows beside one of the columns (split).
-    """
+def _from_columns(record: dict[str, Any], options: ImportCommand) -> pd.DataFrame | None:
+    """Make a table of an object as pandas writes a whole one, in any orient; None if it is none."""
     columns, rows, values = record.get("columns"), record.get("data"), [*record.values()]
-    try:
-        if _all(str, columns) and _all(list, rows):
-            return pd.DataFrame(rows, columns=columns, dtype=object)
-        if _all(list, values) and not any(_all(dict, value) for value in values):
-            return pd.DataFrame(record, dtype=object)
-    except ValueError as error:
-        raise DataError(f"{path} has columns or rows of different lengths") from error
+    if _all(str, columns) and _all(list, rows):
+        return pd.DataFrame(rows, columns=columns, dtype=object)
+    if _all(list, values) and not any(_all(dict, value) for value in values):
+        return pd.DataFrame(record, dtype=object)
     if not _all(dict, values):
         return None
     alike = all(value.keys() == values[0].keys() for value in values)
@@ -236,6 +235,8 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     if named := re.match(r"sep=(.)\r?\n", text):  # as Excel writes
         separator, text = named[1], text[named.end() :]
     text = text[_header_at(text, options) :]
+    if not text:
+        raise DataError(f"{path} is empty")
     header, *_ = re.split("[\r\n]", text, maxsplit=1)
     if header.count("::") > 1 and "\t" not in text:  # as MovieLens has it
         text, header = text.replace("::", "\t"), header.replace("::", "\t")
@@ -261,8 +262,6 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     form |= {"names": range(width), "header": None if headless else 0}
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **form)
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path} is empty") from error
     except pd.errors.ParserError as error:
         raise DataError(f"{path}: {_first_line(error)}") from error
     names = [name.strip() for name in names] + [""] * (width - len(names))  # rows may end with it
@@ -289,10 +288,7 @@ def _header_at(text: str, options: ImportCommand) -> int:
 
 
 def _rare_separator(text: str, header: str, options: ImportCommand) -> str:
-    """Find a sign, such as ^, that makes known columns of the header and as many of every line.
-
-    Otherwise it is the space, which lines may also have in other numbers.
-    """
+    """Find a sign, such as ^, that gives known columns and equal lines; else it is the space."""
     for sign in dict.fromkeys(" " + "".join(re.findall(r"[^\w .\"'-]", header))):
         names = header.split(sign)
         fits = len(names) == len(options.columns or ()) or _names_a_key(names, options)
@@ -307,8 +303,7 @@ def _quoting(
 ) -> tuple[dict[str, Any], int]:
     """How the quotation marks of a text with n columns are meant, and fields of the longest row.
 
-    Where they are no proper ones, all are taken literally if every line has as many fields as the
-    first, or nearly every one and none has more; otherwise the line is refused.
+    They may be literal if (nearly) every line has n fields and none has more.
     """
     lines = io.StringIO(text, newline="")
     counts = Counter(line.count(separator) + 1 for line in lines if not line.isspace())
@@ -320,17 +315,17 @@ def _quoting(
         ways.append(_LITERAL)
     faults = []
     for way in ways:
-        width, fault = _check(text, separator, n, way, len(counts) == 1)
-        if not fault:
-            return way, width
-        faults.append(fault)
+        try:
+            return way, _width(text, separator, n, way, len(counts) == 1)
+        except DataError as error:
+            faults.append(error)
     raise DataError(f"{path}: {faults[0]}")
 
 
-def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> tuple[int, str]:
-    """Fields of the longest row, at least n, and what is wrong with a row; empty if nothing is.
+def _width(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) -> int:
+    """Fields of the longest row, at least n; an error if a row has more that are not empty.
 
-    If lines are ``alike``, no value goes on in another line; nor does one that would hold rows.
+    No value goes on in another line if lines are ``alike``, nor one that would hold rows.
     """
 
     def holds_rows(value: str) -> bool:
@@ -342,20 +337,22 @@ def _check(text: str, separator: str, n: int, way: dict[str, Any], alike: bool) 
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **way)
     width, line = n, 1
-    unended = 'a quotation mark opens a value and does not end it: write "" for one within a value'
     try:
         for row in reader:
             if reader.line_num > line and (alike or any(map(holds_rows, row))):
                 raise csv.Error
             if len(row) > n and any(map(str.strip, row[n:])):
-                return 0, (
+                raise DataError(
                     f"line {line} has {len(row)} fields instead of {n}: a value that holds "
                     f"{separator!r} needs quotation marks"
                 )
             width, line = max(width, len(row)), reader.line_num + 1
-    except csv.Error:
-        return 0, f"line {line}: {unended}"
-    return width, ""
+    except csv.Error as error:
+        raise DataError(
+            f'line {line}: a quotation mark opens a value and does not end it: write "" for one '
+            "within a value"
+        ) from error
+    return width
 
 
 def _unquoted(value: str) -> str:
@@ -365,7 +362,7 @@ def _unquoted(value: str) -> str:
 
 def _without_type(column: str) -> str:
     name, _, ftype = column.rpartition(":")
-    return name if ftype in _ATOMIC else column
+    return name if ftype in TYPES else column
 
 
 def _first_line(error: Exception) -> str:

@@ -86,6 +86,10 @@ class ImportSettings(FilterSettings, _Tables, use_attribute_docstrings=True):
         """Folder of the data set."""
         return Path(self.output_path, self.dataset)
 
+    def names(self, role: str) -> tuple[str, ...]:
+        """Names that a column of a role may have: of the user, the item, and so on."""
+        return getattr(self, role) or ()
+
 
 class ImportCommand(ImportSettings, use_attribute_docstrings=True):
     """Arguments of ``recbole-edt import``."""

@@ -50,20 +50,20 @@ def read_times(values: pd.Series, form: str | None) -> tuple[pd.Series, str]:
         raise ConfigError(f"time_format '{form}': {error}") from error
     zoned = (text.str.contains(_ZONE) | ("%z" in (form or "").lower()))[dates.notna()]
     unit = NAIVE if not zoned.any() else "dates with a zone" if zoned.all() else SOME
-    return _likely(_seconds(dates)), unit
+    return _seconds(dates, values.index), unit
 
 
 def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, str]:
+    dates = pd.Series(dtype="datetime64[s, UTC]")
     digits = written[written.str.fullmatch(r"(?:19|20)\d*")].str.len()
     most = digits[digits == digits.mode().max()]
+    days = numbers[numbers.between(*_EXCEL)]
     if len(most) * 2 > len(written) and (form := _DIGITS.get(most.iloc[0])):
         dates = pd.to_datetime(written[most.index], format=form, errors="coerce", utc=True)
-        if dates.count() * 2 > len(written):
-            return _likely(_seconds(dates).reindex(numbers.index)), NAIVE
-    days = numbers[numbers.between(*_EXCEL)]
-    if len(days) >= 0.9 * len(written) and (days % 1 > 0).any():
-        dates = pd.to_datetime(days, unit="D", origin="1899-12-30", utc=True)
-        return _likely(_seconds(dates.dt.round("s")).reindex(numbers.index)), NAIVE
+    elif len(days) >= 0.9 * len(written) and (days % 1 > 0).any():
+        dates = pd.to_datetime(days, unit="D", origin="1899-12-30", utc=True).dt.round("s")
+    if dates.count() * 2 > len(written):
+        return _seconds(dates, numbers.index), NAIVE
     unit = unix_unit(numbers)
     seconds = numbers / PER_SECOND[unit]
     real = seconds.between(*SPAN)
@@ -72,13 +72,11 @@ def _read_numbers(numbers: pd.Series, written: pd.Series) -> tuple[pd.Series, st
     return seconds.where(real), " and ".join(UNITS[one] for one in np.unique(unit[real]))
 
 
-def _seconds(dates: pd.Series) -> pd.Series:
+def _seconds(dates: pd.Series, index: pd.Index) -> pd.Series:
+    """Unix seconds of dates, without those that stand for unknown ones unless most do."""
     # in nanoseconds, pandas' own unit, the year 9999 overflows
-    return (dates - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(seconds=1).as_unit("s")
-
-
-def _likely(seconds: pd.Series) -> pd.Series:
-    """Leave out dates that stand for unknown ones."""
+    since = dates - pd.Timestamp(0, tz="UTC").as_unit("s")
+    seconds = (since / pd.Timedelta(seconds=1).as_unit("s")).reindex(index)
     real = seconds.between(*_DATES)
     return seconds if real.sum() * 10 < seconds.count() else seconds.where(real)
 

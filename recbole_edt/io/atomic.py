@@ -29,6 +29,9 @@ OPTIONAL = {
 """Further columns of the contract; ``augmented`` and ``generated`` are 1 for what was inserted,
 ``unsold`` for items that no raw row names."""
 
+TYPES = ("token", "token_seq", "float", "float_seq")
+"""RecBole's types of columns."""
+
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
 _COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
@@ -50,7 +53,7 @@ def check_files(directory: str | Path, name: str) -> None:
         path = directory / f"{name}.{suffix}"
         if path.is_file():
             check_unchanged(path)
-            check_table(path, required, OPTIONAL.get(suffix, ()))
+            _check_table(path, required, OPTIONAL.get(suffix, ()))
         elif suffix != "user":
             raise DataError(f"{path} is missing ({OWN_FILES})")
 
@@ -79,29 +82,26 @@ def check_unchanged(path: Path) -> None:
             )
 
 
-def check_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Check the text of an atomic file: UTF-8, a typed header, as many fields in every line.
-
-    Lines end with a line feed, or with a carriage return before it; empty lines and a byte order
-    mark at the start are ignored.
-    """
+def _check_table(path: Path, required: Sequence[str], optional: Sequence[str]) -> None:
+    """Check the text of an atomic file: UTF-8, a typed header, as many fields in every line."""
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} is not UTF-8 text (line {line})") from error
-    if found := re.search(rb"\0|\r(?!\n|\Z)", content):
-        line = content.count(b"\n", 0, found.start()) + 1
-        what = "NUL byte" if found[0] == b"\0" else "carriage return within a line"
-        raise DataError(f"{path}: line {line} holds a {what}")
-    header = content.partition(b"\n")[0].decode("utf-8").rstrip("\r")
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} is not UTF-8 text (line {number})") from error
+    if sign := re.search(rb"\0|\r(?!\n|\Z)", content):
+        number = content.count(b"\n", 0, sign.start()) + 1
+        what = "NUL byte" if sign[0] == b"\0" else "carriage return within a line"
+        raise DataError(f"{path}: line {number} holds a {what}")
+    lines, n_rows = io.BytesIO(content), 0
+    header = next(lines, b"").decode("utf-8").rstrip("\r\n")
+    columns = header.split("\t")
     if not header.strip():
         raise DataError(f"{path} is empty")
-    columns = header.split("\t")
     for column in required:
         if column not in columns:
-            shown = _shown(header)
+            shown = cut(", ".join(columns), 200)
             raise DataError(
                 f"{path} has no column '{column}' (its columns: {shown}): `recbole-edt import "
                 f"{path.parent} --dataset=NAME` makes a data set of it"
@@ -109,32 +109,25 @@ def check_table(path: Path, required: Sequence[str], optional: Sequence[str] = (
     names = [column.rpartition(":")[0] for column in columns]
     for name in filter(None, names):
         if names.count(name) > 1:
-            raise DataError(f"{path} has two columns '{_shown(name)}'")
+            raise DataError(f"{path} has two columns '{cut(name, 200)}'")
     for column in optional:
         name = column.partition(":")[0]
         if name in names and column not in columns:
             raise DataError(f"{path}: column '{name}' must be '{column}'")
-    _check_lines(path, content)
-
-
-def _check_lines(path: Path, content: bytes) -> None:
-    """Refuse a line with more or fewer fields than the header, and a table without rows."""
-    lines = io.BytesIO(content)
-    n_tabs, n_rows = next(lines).count(b"\t"), 0
     for number, line in enumerate(lines, start=2):
-        if line.strip(b" \r\n"):
-            n_rows += 1
-            if (found := line.count(b"\t")) != n_tabs:
-                raise DataError(
-                    f"{path}: line {number} has {found + 1} fields, the header {n_tabs + 1}"
-                )
+        if not line.strip(b" \r\n"):
+            continue
+        n_rows += 1
+        if (found := line.count(b"\t") + 1) != len(columns):
+            raise DataError(f"{path}: line {number} has {found} fields, the header {len(columns)}")
     if not n_rows:
         raise DataError(f"{path} has no rows")
 
 
-def _shown(text: str) -> str:
-    """Shorten a text of a file to what a message can hold, on one line."""
-    return (text if len(text) <= 200 else f"{text[:200]}...").replace("\t", ", ")
+def cut(value: object, most: int = 80) -> str:
+    """A value as messages quote it: on one line, and cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def read_header(path: Path) -> list[str]:
@@ -162,8 +155,8 @@ def read_columns(path: str | Path, wanted: set[str] | None = None) -> dict[str, 
     columns = {}
     for column in read_header(Path(path)):
         name, _, ftype = column.rpartition(":")
-        if not name or ftype not in ("token", "float", "token_seq", "float_seq"):
-            raise DataError(f"{path}: column '{_shown(column)}' is not of the form name:type")
+        if not name or ftype not in TYPES:
+            raise DataError(f"{path}: column '{cut(column, 200)}' is not of the form name:type")
         if wanted is None or name in wanted:
             columns[name] = ftype
     return columns
@@ -195,7 +188,7 @@ def find_no_number(path: str | Path, columns: Mapping[str, str]) -> str:
     for name in (name for name, ftype in columns.items() if ftype == "float"):
         written = table[name].where(~table[name].isin(("", "nan", "NaN")), "0")
         if len(rows := np.flatnonzero(pd.to_numeric(written, errors="coerce").isna())):
-            value = _shown(written.iloc[rows[0]])
+            value = cut(written.iloc[rows[0]], 200)
             return f"row {rows[0] + 1} has '{value}' in {name}, which is no number (1.5, not 1,5)"
     return ""
 
@@ -212,7 +205,7 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
             raise DataError(f"{name}.inter: a {column} is not finite (row {rows[0] + 1})")
     unlisted = ~inter["item_id"].isin(item["item_id"])
     if unlisted.any():
-        example = _shown(str(inter.loc[unlisted, "item_id"].iloc[0]))
+        example = cut(inter.loc[unlisted, "item_id"].iloc[0], 200)
         raise DataError(
             f"{name}.inter: {int(unlisted.sum())} rows name items that {name}.item does not list "
             f"(such as '{example}'): list them, or make the data again with `recbole-edt import`"

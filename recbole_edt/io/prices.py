@@ -6,8 +6,8 @@ import re
 
 _NUMBER = r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:[.\s]\d{3})+,\d{1,2}|\d+,\d{1,2}|\d+(?:\.\d+)?)"
 _PRICE = re.compile(  # with a word or a sign before, and a sign, a word or a range behind
-    rf"(?:[a-z]{{2,4}}\b)?\s*[^\w\s.-]?\s*{_NUMBER}\s*"
-    r"(?:[^\w\s]|(?:[a-z]{3}|dollars?|euros?)\b)?(?:\s*(?:[-–—]|to\b).*)?",
+    rf"(?:[a-z]{{2,4}}\b\.?)?\s*[^\w\s.-]?\s*{_NUMBER}\s*"
+    r"(?:[^\w\s]|(?:[^\W\d_]{2,3}|dollars?|euros?)\b)?(?:\s*(?:[-–—]|to\b).*)?",
     re.DOTALL | re.IGNORECASE,
 )
 

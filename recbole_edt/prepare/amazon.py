@@ -56,6 +56,7 @@ def prepare_pair(options: PrepareCommand) -> dict[str, Any]:
         prepares in the same place.
     """
     sources = pair_sources(options)
+    files.check_writable("output_path", Path(options.output_path, ".downloads", ".lock"))
     if options.source:
         _raw_files(options, sources)  # names what is missing before anything is made
     with run_lock(Path(options.output_path, ".downloads")):

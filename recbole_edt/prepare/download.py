@@ -52,7 +52,7 @@ def fetch(url: str, path: Path) -> None:
         disk is full. The bytes that have arrived stay for the next call.
     """
     if path.is_file():
-        recorded = _read_json(_note(path)).get("sha256")
+        recorded = _read_note(path).get("sha256")
         if recorded == file_sha256(path):
             return
         if not recorded and not _damage(path):  # put there by hand
@@ -63,8 +63,7 @@ def fetch(url: str, path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
     for _ in range(2):
         _fetch_part(url, part)
-        damage = _damage(part)
-        if not damage:
+        if not (damage := _damage(part)):
             break
         _discard(part)
     else:
@@ -81,9 +80,20 @@ def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def _read_note(path: Path) -> dict[str, Any]:
+    """Read what is recorded of a file; a missing or truncated record counts as empty."""
+    try:
+        return json.loads(_note(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_note(path: Path, **content: Any) -> None:
+    write_text(_note(path), json.dumps(content, indent=1) + "\n")
+
+
 def _record(path: Path, url: str | None) -> None:
-    content = {"url": url, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    _write_json(_note(path), content)
+    _write_note(path, url=url, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _damage(path: Path) -> str:
@@ -106,18 +116,6 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a record; a missing or truncated one counts as empty."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
 # Answers of the server.
 
 
@@ -126,8 +124,7 @@ def _fetch_part(url: str, part: Path) -> None:
     idle, longest = 0, _size(part)
     while True:
         try:
-            _try_once(url, part)
-            return
+            return _try_once(url, part)
         except _Retry as error:
             idle = 0 if _size(part) > longest else idle + 1
             longest = max(longest, _size(part))
@@ -137,7 +134,7 @@ def _fetch_part(url: str, part: Path) -> None:
 
 
 def _try_once(url: str, part: Path) -> None:
-    validator = str(_read_json(_note(part)).get("validator") or "")
+    validator = str(_read_note(part).get("validator") or "")
     start = _size(part) if validator else 0  # without one, nothing says it is the same file
     headers = {"Accept-Encoding": "identity"}
     if start:
@@ -175,7 +172,7 @@ def _receive(response, part: Path, start: int, validator: str) -> None:
     else:
         start, length = 0, response.headers.get("Content-Length", "")
         part.unlink(missing_ok=True)  # before it is bound to another version
-        _write_json(_note(part), {"validator": version})
+        _write_note(part, validator=version)
     total = int(length) if length.isdecimal() else None
     name = part.name.removesuffix(".part")
     bar = tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, disable=None)

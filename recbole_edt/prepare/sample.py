@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from recbole_edt.errors import ConfigError
 from recbole_edt.io.datasets import command_line
+from recbole_edt.io.files import check_writable
 from recbole_edt.io.paths import bundled_data
 from recbole_edt.settings import Name, Settings, help_text, parse_arguments, validate
 
@@ -43,6 +44,7 @@ def sample(arguments: Sequence[str]) -> None:
     target = Path(settings.output_path) / NAME
     if target.exists():
         raise ConfigError(f"{target} is there already: move it away, or say --output_path=FOLDER")
+    check_writable("output_path", target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as scratch:
         whole = shutil.copytree(bundled_data() / NAME, Path(scratch) / NAME)

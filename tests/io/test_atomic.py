@@ -174,14 +174,11 @@ def test_truncated_embeddings(tmp_path, keep):
     path = tmp_path / "e.npy"
     with refused("e.npy is missing: it holds the item embeddings"):
         load_embeddings(path, 3, "item")
+    with path.open("wb") as file:
+        np.savez(file, item=np.ones((3, 2)))
+    with refused("e.npy must hold a float matrix"):  # an archive is none
+        load_embeddings(path, 3, "item")
     np.save(path, np.ones((3, 2)))
     path.write_bytes(path.read_bytes()[:keep])
     with refused("e.npy is damaged or is no .npy file"):
         load_embeddings(path, 3, "item")
-
-
-def test_an_archive_is_no_matrix(tmp_path):
-    with (tmp_path / "e.npy").open("wb") as file:
-        np.savez(file, item=np.ones((3, 2)))
-    with refused("e.npy must hold a float matrix"):
-        load_embeddings(tmp_path / "e.npy", 3, "item")

@@ -163,6 +163,7 @@ def test_a_second_run_waits_for_the_first_and_finds_its_data_set(write_raw, caps
         (["cloth_sport", "--base_url=ftp://x"], "must start with http"),
         (["cloth_sport", "--base_url=http://x", "--source=y"], "cannot both be set"),
         (["--source", "nowhere", "cloth_sport"], "nowhere does not exist"),
+        (["cloth_sport", "--output_path=/dev/null"], "output_path .* /dev/null takes no new file"),
         (["--source=nowhere", "cloth_sport", "food_kitchen"], "name one pair to prepare"),
     ],
 )

@@ -160,6 +160,6 @@ def test_a_full_disk_is_one_clear_line(get, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(download.os, "fsync", full)
-    monkeypatch.setattr(download, "_write_json", lambda path, content: None)
+    monkeypatch.setattr(download, "_write_note", lambda path, **content: None)
     with pytest.raises(DownloadError, match="the disk is full"):
         get()

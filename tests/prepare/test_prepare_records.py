@@ -67,6 +67,7 @@ def test_metadata_is_parsed_but_never_run(tmp_path):
             for written, price in [
                 ("$12.99", 12.99), ("$1,299.00", 1299.0), ("$9.99 - $19.99", 9.99), (7, 7.0),
                 ("from 18.99", 18.99), ("\u20ac 19.90", 19.9), ("19.90 EUR", 19.9), ("US $5", 5.0),
+                ("Rs. 1,299", 1299.0), ("1 299,00 kr", 1299.0), ("49,99 zł", 49.99),
                 ("2 for 5", None), (0.0, None), (float("nan"), None), (True, None),
                 (".a-box-inner{background-color:#fff}", None),
             ]
