@@ -44,17 +44,17 @@ class Variants:
         Parameters
         ----------
         changes : mapping
-            Keys of ``recbole-edt augment`` that differ from how the source was augmented, or from
-            the defaults if it is raw. Without any, augmented data are their own variant.
+            Keys of ``recbole-edt augment``, in place of those that the source was augmented with,
+            or of the defaults if it is raw. Augmented data that have all of them are returned.
 
         Raises
         ------
         EDTError
             If the settings are invalid.
         """
-        if self.augmented_source and not changes:
-            return self.source
         settings = self.settings(changes)
+        if self.augmented_source and settings == self.settings():
+            return self.source
         target = self.folder / f"augmented-{files.value_sha256(settings.model_dump())[:12]}"
         if not (target / self.name / REPORT).is_file():
             Pipeline(self.name, self.raw(), target, settings, self._cache()).run()
@@ -73,17 +73,13 @@ class Variants:
         """Settings of the data set's own variant, with changes."""
         base: dict[str, Any] = {}
         if self.augmented_source:
-            base = self._read_report(self.source)["settings"]
+            base = _read_report(self.source / self.name)["settings"]
         elif (self.source / self.name / f"{self.name}.item_emb.npy").is_file():
             base = {"encoder": "file"}
-        if changes and "tau" in changes:  # it and its quantile exclude each other
-            base.pop("tau_quantile", None)
-        return validate(AugmentSettings, {**base, **(changes or {})})
-
-    def changes(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out of ``wanted`` what the data set's own variant has."""
-        own = self.settings()
-        return {key: value for key, value in wanted.items() if getattr(own, key) != value}
+        changes = changes or {}
+        if {"tau", "tau_quantile"} & {*changes}:  # they exclude each other
+            base = {key: value for key, value in base.items() if not key.startswith("tau")}
+        return validate(AugmentSettings, {**base, **changes})
 
     def estimate(self, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Estimate what a variant would cost, stage by stage, without a call."""
@@ -92,14 +88,15 @@ class Variants:
 
     def report(self) -> dict[str, Any]:
         """Return the report of the data set's own augmentation (``augmentation.json``)."""
-        return self._read_report(self.make({}))
+        return _read_report(self.make({}) / self.name)
 
-    def _read_report(self, folder: Path) -> dict[str, Any]:
-        path = folder / self.name / REPORT
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is missing or damaged: augment the data again") from error
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    path = folder / REPORT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged: augment the data again") from error
 
 
 def strip_augmentation(source: Path, target: Path) -> None:
