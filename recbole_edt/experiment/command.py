@@ -90,7 +90,7 @@ def make(
     wanted = [run for rows in runs.values() for run in flatten(rows)]
     done = {store.name(run) for run in wanted if store.results(run) is not None}
     waiting = {name: {store.name(run) for run in flatten(rows)} for name, rows in runs.items()}
-    made = made_by("experiment", arguments, context.seeds or context.defaults["seeds"])
+    made = made_by("experiment", arguments, context.training_seeds)
 
     def write_ready(finished: str | None = None) -> None:
         done.update([finished] if finished else [])

@@ -48,23 +48,12 @@ class Comparison(RunsSettings):
                 out[row]["time_limit"] = self.budget
         return out
 
-    @cached_property
-    def rows_augmented(self) -> list[str]:
-        """Rows that read what augmentation makes."""
-        return [
-            row for row, one in self.entries.items() if self.is_augmented(one.model, self.keys[row])
-        ]
-
-    def augmented(self) -> Path:
-        """Folder of the augmented data, made first if a row needs them and the data are raw."""
-        return self.variants.make({}) if self.rows_augmented else self.source
-
-    def runs(self, augmented: Path) -> running.Runs:
-        """Runs of each row, on the data as given or on their augmented folder."""
+    def runs(self, data_path: Path | None = None) -> running.Runs:
+        """Runs of each row, on data as its model reads them or on those that are given."""
         out = {}
         for row, entry in self.entries.items():
-            data = (self.dataset, augmented if row in self.rows_augmented else self.source)
             keys = self.keys[row]
+            data = (self.dataset, data_path or self.data_for(entry.model, keys))
             out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]
         return out
 
@@ -80,7 +69,7 @@ class Comparison(RunsSettings):
 
         Beside the page stands why runs failed, by their names.
         """
-        rows = self.runs(self.augmented())
+        rows = self.runs()
         runs = running.flatten(rows)
         failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
         results = self.results(rows)
@@ -101,8 +90,7 @@ class Comparison(RunsSettings):
 
         None without it and a rival, or without a metric of ``OF_RANKS``.
         """
-        done = {row: [run for run in rows[row] if self.store.results(run)] for row in results}
-        done = {row: of_row for row, of_row in done.items() if of_row}
+        done = [row for row, found in results.items() if found]
         if "LLMEDT" not in done or len(done) < 2:
             return []
         first = results["LLMEDT"][0]
@@ -110,18 +98,16 @@ class Comparison(RunsSettings):
         metrics = [name for name in map(str.lower, first["params"]["metrics"]) if name in OF_RANKS]
         if not metrics:
             return []
-        ranks = {row: [self.store.ranks(run) for run in of_row] for row, of_row in done.items()}
-        return [
-            paired_table(
-                f"{self.dataset}, test, {mode}: lead of LLMEDT",
-                {
-                    row: gains_of_users(found, mode, metrics, k, domains)
-                    for row, found in ranks.items()
-                },
-                "LLMEDT",
-            )
-            for mode in first["protocols"]
-        ]
+        ranks = {
+            row: [self.store.ranks(run) for run in rows[row] if self.store.results(run)]
+            for row in done
+        }
+        tables = []
+        for mode in first["protocols"]:
+            gains = {row: gains_of_users(ranks[row], mode, metrics, k, domains) for row in done}
+            title = f"{self.dataset}, test, {mode}: lead of LLMEDT"
+            tables.append(paired_table(title, gains, "LLMEDT"))
+        return tables
 
 
 HELP = help_text(

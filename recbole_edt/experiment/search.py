@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -83,7 +84,7 @@ class Search(RunsSettings):
                 f"a grid needs choices for '{ranges[0]}': a range takes --method=bayes"
             )
         first = {key: v["low"] if key in ranges else v[0] for key, v in self.space.items()}
-        self.store.name(self.run_of(first, dry=True))
+        self.store.name(self.run_of(first, self.source))
         from recbole_edt.evaluation.metrics import RankMetrics
 
         names = RankMetrics(self.config, self.config["eval_args"]["mode"]["test"]).names
@@ -107,14 +108,10 @@ class Search(RunsSettings):
 
         return smaller_is_better(self.measured)
 
-    def run_of(self, chosen: Mapping[str, Any], dry: bool = False) -> Run:
-        """Return the run of some settings; raw data are augmented first if its model reads that.
-
-        With ``dry`` nothing is made, and the run is on the data as given.
-        """
+    def run_of(self, chosen: Mapping[str, Any], data_path: Path | None = None) -> Run:
+        """Run with some settings, on data as its model reads them or on those that are given."""
         keys = {**self.run_keys, **chosen}
-        makes = not dry and self.is_augmented(self.model, keys)
-        data_path = self.variants.make({}) if makes else self.source
+        data_path = data_path or self.data_for(self.model, keys)
         return Run(self.model, self.dataset, data_path, self.seed, keys)
 
     def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
