@@ -70,11 +70,9 @@ def paper_table(experiment: str, dataset: str) -> Table | None:
     if printed is None:
         return None
     title = f"{experiment}, {dataset}: as printed in the paper"
-    table = Table(title, printed["columns"], digits=None, ranked=False).add_rows(printed["rows"])
-    table.notes.append(
-        "Paper: as printed. Other candidates, other split: compare the order, not the values."
-    )
-    return table
+    note = "Paper: as printed. Other candidates, other split: compare the order, not the values."
+    table = Table(title, printed["columns"], notes=[note], digits=None, ranked=False, printed=True)
+    return table.add_rows(printed["rows"])
 
 
 EXPERIMENTS: dict[str, Experiment] = {}

@@ -289,20 +289,18 @@ def keys_for(
     """
     from recbole_edt.evaluation.vectors import has_vectors
 
-    known, claimed = _known_keys([model], dataset), _known_keys(beside, dataset)
     config = _default_config(model, dataset)
-    takes_any = config.takes_any_key
-    if not has_vectors(config.model_class):
-        given = {key: value for key, value in given.items() if key != "history_weight"}
-    preset = given.get("preset")
-    if preset and not _has_preset(model, preset, dataset):
-        if any(_has_preset(other, preset, dataset) for other in beside):
-            given = {key: value for key, value in given.items() if key != "preset"}
+    known, claimed = config.known_keys(), _known_keys(beside, dataset)
 
     def is_for_it(key: str) -> bool:
-        return key in known or (takes_any and key not in claimed)
+        if key == "history_weight" and not has_vectors(config.model_class):
+            return False
+        if key == "preset" and not _has_preset(model, given[key], dataset):
+            return not any(_has_preset(other, given[key], dataset) for other in beside)
+        first = key.split(".")[0]
+        return first in known or (config.takes_any_key and first not in claimed)
 
-    return {key: value for key, value in given.items() if is_for_it(key.split(".")[0])}
+    return {key: value for key, value in given.items() if is_for_it(key)}
 
 
 def refuse_unknown(given: Iterable[str], models: Iterable[str], dataset: str) -> None:

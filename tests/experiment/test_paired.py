@@ -61,6 +61,22 @@ def test_rows_that_differ_by_chance_alone_have_a_large_p() -> None:
     assert means.at["95%, low", "overall H@10"] < 0 < means.at["95%, high", "overall H@10"]
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "lead"),
+    [([1, 1, 1, 1], [30] * 4, float("nan")), ([1, 30], [2, 30], 100 * (np.log2(3) - 1))],
+    ids=["the rival has 0", "one user in a domain"],
+)
+def test_what_has_no_relative_lead_or_no_sample_has_none(ours, theirs, lead) -> None:
+    rows = {"LLMEDT": ours, "rival": theirs}
+    gains = {
+        row: gains_of_users([saved(r)], "full", METRICS, 10, DOMAINS) for row, r in rows.items()
+    }
+    means = paired_table("t", gains, "LLMEDT").means()
+    assert means.at["lead, %", "art N@10"] == pytest.approx(lead, nan_ok=True)
+    p = means.at["p", "art N@10"]
+    assert np.isnan(p) if len(ours) == 2 else p < 0.05
+
+
 def test_rows_that_agree_have_no_lead() -> None:
     gains = gains_of_users([saved([1, 2, 30, 4])], "full", METRICS, 10, DOMAINS)
     means = paired_table("t", {"LLMEDT": gains, "rival": gains.copy()}, "LLMEDT").means()
