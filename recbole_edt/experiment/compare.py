@@ -13,7 +13,7 @@ from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.layout import Results, costs_table, protocol_tables
 from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.paired import OF_RANKS, gains_of_users, paired_table
-from recbole_edt.experiment.tables import Table, to_markdown
+from recbole_edt.experiment.tables import Table, escape_markdown, to_markdown
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import find_model, is_plugin_model
@@ -70,8 +70,8 @@ class Comparison(RunsSettings):
         Beside the page stands why runs failed, by their names.
         """
         rows = self.runs()
-        runs = running.flatten(rows)
-        failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
+        label = f"compare {self.dataset}"
+        failures = running.execute(self.store, running.flatten(rows), self.jobs, label)
         results = self.results(rows)
         if not any(results.values()):
             running.check_failures(failures)
@@ -80,9 +80,11 @@ class Comparison(RunsSettings):
             page.add_points("compare", {"": table}, table.best())
         page.tables += self.paired(rows, results)
         page.tables.append(costs_table(self.dataset, results))
-        for run in runs:
-            if (reason := failures.get(self.store.name(run))) is not None:
-                page.tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
+        for row, of_row in rows.items():
+            for run in of_row:
+                if reason := failures.get(self.store.name(run)):
+                    note = f"{row}, seed {run.seed}, failed: {reason}"
+                    page.tables[0].notes.append(escape_markdown(note))
         return page, failures
 
     def paired(self, rows: running.Runs, results: Results) -> list[Table]:
@@ -124,11 +126,7 @@ HELP = help_text(
 def compare(arguments: Sequence[str]) -> None:
     """Compare models as the command line asks for it, and print the tables.
 
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid, or a run failed; the table shows the
-        others.
+    EDTError if that is invalid or a run failed; the tables show the others.
     """
     comparison = validate(Comparison, parse_arguments(arguments, Comparison))
     comparison.check()

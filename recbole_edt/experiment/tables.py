@@ -200,6 +200,7 @@ def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
 def to_markdown(table: Table, number: int | None = None) -> str:
     """Lay a table out for readers of Markdown; ``number`` goes before its title."""
     frame = _texts(table, _MARKDOWN)
+    frame = frame.rename(index=_escape_bars, columns=_escape_bars)
     align = ("left", *["right"] * len(table.columns))
     text = frame.to_markdown(disable_numparse=True, colalign=align)
     parts = [f"### {f'Table {number}: ' if number else ''}{table.title}", text]
@@ -222,6 +223,10 @@ def to_latex(table: Table) -> str:
 def escape_markdown(text: str) -> str:
     """Escape asterisks, as of `SASRec*`, two of which would begin and end emphasis."""
     return text.replace("*", r"\*")
+
+
+def _escape_bars(name: str) -> str:
+    return name.replace("|", r"\|")  # which ends a cell of a table
 
 
 def escape_latex(text: str) -> str:

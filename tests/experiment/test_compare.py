@@ -18,7 +18,7 @@ from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.experiment.compare import Comparison, compare
 from recbole_edt.experiment.entries import choose
 from recbole_edt.experiment.runs import Run, RunStore, flatten, keys_for
-from recbole_edt.experiment.variants import strip_augmentation
+from recbole_edt.experiment.variants import Variants, strip_augmentation
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import validate
@@ -99,6 +99,17 @@ def test_raw_data_are_augmented_for_the_rows_that_use_it(finished, data_path) ->
     assert {run.data_path for run in runs["SASRec"]} == {data_path}
     alone = comparison(data_path, models="SASRec,SASRec*")
     assert {run.data_path for run in flatten(alone.runs())} == {data_path}
+
+
+def test_changed_data_are_augmented_anew(data_path, tmp_path) -> None:
+    shutil.copytree(data_path / "tiny", tmp_path / "tiny")
+    variants = [Variants("tiny", tmp_path, tmp_path / "made") for _ in range(2)]
+    first = variants[0].make({"profiler": "none"})
+    inter = tmp_path / "tiny" / "tiny.inter"
+    inter.write_text("\n".join(inter.read_text().split("\n")[:-2]) + "\n")
+    assert variants[1].make({"profiler": "none"}) != first
+    again = Variants("tiny", first, tmp_path / "of_augmented")
+    assert len(read_table(again.raw() / "tiny" / "tiny.inter")) == 1 + len(read_table(inter))
 
 
 def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> None:

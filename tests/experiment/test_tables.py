@@ -86,6 +86,8 @@ def test_markdown(table) -> None:
         "\\* p < 0.05 over the best other (one-sided Welch t-test over seeds)",
         "A note.",
     ]
+    table.cells["a|b"] = {}
+    assert "| a\\|b " in to_markdown(table)
     table.ours, table.ranked = None, False
     assert not re.search(r"\*\*|<u>|improvement", to_markdown(table))
 
