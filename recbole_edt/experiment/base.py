@@ -52,16 +52,17 @@ def add_paper(page: Page, experiment: str, dataset: str) -> None:
     printed = paper_table(experiment, dataset)
     if printed is None or not page.tables:
         return
+    alike = [table for table in page.tables if set(printed.columns) & set(table.columns)]
+    if not alike:
+        page.tables.append(printed)
+        return
     # the paper ranks among 100 sampled candidates
-    for table in sorted(page.tables, key=lambda one: not one.title.endswith("uni100")):
-        if set(printed.columns) & set(table.columns):
-            for row, cells in printed.cells.items():
-                for column, values in cells.items():
-                    table.add(row, f"{column}{PAPER}", values)
-            table.columns = [*table.columns, *(f"{column}{PAPER}" for column in printed.columns)]
-            table.notes += printed.notes
-            return
-    page.tables.append(printed)
+    table = next((one for one in alike if one.title.endswith("uni100")), alike[0])
+    for row, cells in printed.cells.items():
+        for column, values in cells.items():
+            table.add(row, f"{column}{PAPER}", values)
+    table.columns = [*table.columns, *(f"{column}{PAPER}" for column in printed.columns)]
+    table.notes += printed.notes
 
 
 def paper_table(experiment: str, dataset: str) -> Table | None:

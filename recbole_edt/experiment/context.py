@@ -178,7 +178,7 @@ class ExperimentContext(RunsSettings):
         row : str
             A model, ``package.module:Class``, or a row of ``compare``.
         keys : mapping, optional
-            Further settings of it.
+            Further settings of it, which win over those of the command line.
         augment : mapping, optional
             Keys of ``recbole-edt augment`` that differ from the data set's own.
         """
@@ -206,25 +206,15 @@ class ExperimentContext(RunsSettings):
     def grouped(
         self, runs: Sequence[Run], groups: Mapping[str, np.ndarray], mode: str
     ) -> dict[str, list[dict[str, Any]]]:
-        """Report the metrics of ranks of groups of users under one protocol, per finished run.
+        """Metrics of ranks of groups of users: group -> reports as in results files, one per run.
 
-        Parameters
-        ----------
-        groups : mapping
-            Name -> bool [n_users], by user of :attr:`histories`.
-
-        Returns
-        -------
-        dict
-            Group -> one report per run, as in a results file.
+        ``groups`` are bool [n_users], by user of :attr:`histories`. Unfinished runs are left out.
         """
         from recbole_edt.evaluation.metrics import RANKS, RankMetrics
 
         out: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
         known = self.histories.users.astype(str)
-        for run, results in ((run, self.store.results(run)) for run in runs):
-            if results is None:
-                continue
+        for run in (run for run in runs if self.store.results(run)):
             metrics = RankMetrics(self.store.config(run), mode, RANKS)
             found = self.store.ranks(run)
             ranks, domains = found[f"test_{mode}"].astype(np.int64), found["test_domains"]

@@ -67,12 +67,8 @@ def to_svg(figure: Figure) -> str:
 def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> str:
     """Draw means of rows as points and their deviations as bars: a panel for each column.
 
-    Parameters
-    ----------
-    tables : mapping
-        Legend -> table; all have the same rows.
-    columns : sequence of sequence of str
-        The panels, one list for each line of them.
+    ``tables`` are of the same rows, by the words of the legend; ``columns`` has a list for each
+    line of panels.
     """
     rows = next(iter(tables.values())).means().dropna(how="all").index
     height = 0.22 * max(len(rows), 2) * (1 + 0.35 * (len(tables) - 1)) + 0.6
@@ -120,12 +116,7 @@ def item_map(kinds: Mapping[str, np.ndarray], inserted: Mapping[str, np.ndarray]
     """Draw where items lie, before and after augmentation (figure 3).
 
     Both panels have the densities of each domain's items; the second has as points those that were
-    inserted into sequences, too.
-
-    Parameters
-    ----------
-    kinds, inserted : mapping
-        Domain -> places, float [n, 2].
+    inserted into sequences, too. Places are float [n, 2], by domain.
     """
     every = np.concatenate(list(kinds.values()))
     low, high = every.min(axis=0), every.max(axis=0)
@@ -167,16 +158,9 @@ def sequence(
 ) -> str:
     """Draw one user's history before and after augmentation, and what followed (figure 6).
 
-    Parameters
-    ----------
-    steps : sequence of Step
-        The history with its inserted rows, oldest first; last, what the user chose next.
-    ranks : tuple of int
-        Places of the last without and with augmentation.
-    best : mapping
-        Heading -> the best recommendations.
-    domains : sequence of str
-        Their names.
+    ``steps`` are the history with its inserted rows, oldest first, and last what the user chose
+    next; ``ranks`` those of the last without and with augmentation; ``best`` has recommendations
+    by heading.
     """
     environment = Environment(
         loader=PackageLoader("recbole_edt.experiment"), autoescape=True, trim_blocks=True

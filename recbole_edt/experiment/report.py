@@ -26,25 +26,13 @@ HELP = help_text(
 
 
 def report(arguments: Sequence[str]) -> None:
-    """Write the report as the command line asks for it.
-
-    Raises
-    ------
-    EDTError
-        If arguments are invalid or there is no page.
-    """
+    """Write the report as the command line asks for it; EDTError if there is no page."""
     settings = validate(ResultsSettings, parse_arguments(arguments, ResultsSettings))
     print(f"written: {write_report(settings.folder, settings.dataset)}")
 
 
 def write_report(folder: Path, dataset: str) -> Path:
-    """Bind the pages of a data set in ``<output_path>/<dataset>`` into ``report.html`` there.
-
-    Raises
-    ------
-    DataError
-        If there is no page, or a picture is missing.
-    """
+    """Bind the pages of a data set in ``<output_path>/<dataset>`` into ``report.html`` there."""
     experiments = load_experiments()
     paths = [folder / "compare.md", *(folder / name / f"{name}.md" for name in experiments)]
     # then experiments of the user's own

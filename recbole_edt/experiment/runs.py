@@ -75,13 +75,7 @@ class RunStore:
         self._names: dict[str, str] = {}
 
     def name(self, run: Run) -> str:
-        """Name of a run's files.
-
-        Raises
-        ------
-        EDTError
-            If the run's model, keys or data set are invalid.
-        """
+        """Name of a run's files; EDTError if its model, keys or data set are invalid."""
         from recbole_edt.trainer import checkpoint
 
         key = repr(run)
@@ -119,13 +113,7 @@ class RunStore:
             return None
 
     def ranks(self, run: Run) -> dict[str, np.ndarray]:
-        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it.
-
-        Raises
-        ------
-        DataError
-            If the file is missing or damaged.
-        """
+        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it."""
         path = self.path(run, ".npz")
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -160,12 +148,8 @@ def execute(
 ) -> dict[str, str]:
     """Do all unfinished runs, each once and ``jobs`` at a time.
 
-    ``after`` is called with the name of each run that has finished or failed.
-
-    Returns
-    -------
-    dict
-        Name of each failed run -> its last line.
+    ``after`` is called with the name of each run that has finished or failed. Returns for the name
+    of each failed run its last line.
     """
     distinct = {store.name(run): run for run in runs}
     pending = {name: run for name, run in distinct.items() if store.results(run) is None}

@@ -117,10 +117,7 @@ class Search(RunsSettings):
     def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Train with settings and return their validation metric; None for a run that failed.
 
-        Raises
-        ------
-        TrainingError
-            If all of them failed.
+        TrainingError if all of them failed.
         """
         runs = [self.run_of(settings) for settings in chosen]
         failures = execute(self.store, runs, self.jobs, f"search {self.model}")
@@ -188,10 +185,7 @@ HELP = help_text(
 def search(arguments: Sequence[str]) -> None:
     """Search as the command line asks for it, and print what validates best.
 
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid.
+    EDTError if that is invalid, or if all runs failed.
     """
     one = validate(Search, parse_arguments(arguments, Search))
     one.check()
