@@ -38,8 +38,9 @@ def experiment(arguments: Sequence[str]) -> None:
     given = parse_arguments(arguments, ExperimentContext, names)
     if len(names) != 1:
         raise ConfigError("name one experiment, or say list or all")
+    known = load_experiments()
     if names == ["list"]:
-        for name, one in load_experiments().items():
+        for name, one in known.items():
             print(f"  {name:<12} {one.source:<15} {one.title}")
         return
     module, _, name = names[0].rpartition(":")
@@ -49,7 +50,7 @@ def experiment(arguments: Sequence[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"module '{module}' cannot be imported: {error}") from error
-    known = load_experiments()
+        known = load_experiments()
     if name != "all" and name not in known:
         raise ConfigError(f"unknown experiment '{name}'{nearest(name, known)}")
     context = validate(ExperimentContext, given)

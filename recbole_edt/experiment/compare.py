@@ -43,7 +43,7 @@ class Comparison(RunsSettings):
         out, models = {}, [entry.model for entry in self.entries.values()]
         for row, entry in self.entries.items():
             given = running.keys_for(self.run_keys, entry.model, self.dataset, models)
-            out[row] = {**entry.keys, **given}
+            out[row] = entry.settings(given)
             if self.budget and not is_plugin_model(find_model(entry.model)):
                 out[row]["time_limit"] = self.budget
         return out

@@ -184,7 +184,7 @@ class ExperimentContext(RunsSettings):
         """
         entry = find_entry(row)
         given = keys_for(self.run_keys, entry.model, self.dataset, _MODELS)
-        settings = {**entry.keys, **given, **(keys or {})}
+        settings = {**entry.settings(given), **(keys or {})}
         if augment is None:
             data_path = self.data_for(entry.model, settings)
         else:

@@ -17,6 +17,11 @@ class Entry:
     model: str
     keys: Mapping[str, Any] = field(default_factory=dict)
 
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with those of the user, which win except over the backbone: it names the row."""
+        named = {key: value for key, value in self.keys.items() if key == "backbone"}
+        return {**self.keys, **given, **named}
+
 
 _RECBOLE = ("GRU4Rec", "BERT4Rec", "SASRec")
 _ALL_POSITIONS = {

@@ -6,6 +6,7 @@ They are SVG of the width of a phone, with text as text, and follow the reader's
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -87,7 +88,7 @@ def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> str
                     means[chosen], places[chosen], xerr=deviations[chosen], fmt="o",
                     color=_SERIES[number], mfc=face, label=None if face == "none" else label,
                 )  # fmt: skip
-        axis.set_title(column)
+        axis.set_title(textwrap.fill(column, 22))
         axis.set_yticks(range(len(rows)), rows)
         axis.grid()
         axis.margins(x=0.08)
@@ -172,5 +173,12 @@ def sequence(
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
+    """Put a legend below a figure, in as many columns as have room."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+
+    def width(ncols: int) -> float:
+        columns = np.array_split(labels, ncols)
+        return sum(30 + 5.8 * max(map(len, column)) for column in columns)
+
+    ncols = next((n for n in (len(labels), 2) if width(n) < 72 * _WIDTH), 1)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols)

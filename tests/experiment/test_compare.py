@@ -257,6 +257,13 @@ def test_rows_read_augmented_data_where_their_settings_say_so(data_path) -> None
     assert rows(augmentation=False, item_embedding="id") == ["LLM4CDSR"]
 
 
+def test_rows_that_are_named_after_a_backbone_keep_it(data_path) -> None:
+    given = {"backbone": "gru4rec", "learning_rate": 0.1}
+    keys = comparison(data_path, models="SASRec*,LLMEDT", **given).keys
+    assert keys["LLMEDT"] == given
+    assert (keys["SASRec*"]["backbone"], keys["SASRec*"]["learning_rate"]) == ("sasrec", 0.1)
+
+
 def test_recboles_own_models_alone_have_a_budget(data_path) -> None:
     runs = comparison(data_path, budget=5, n_negatives=8).runs(data_path)
     assert runs["SASRec"][0].keys == {"time_limit": 5}

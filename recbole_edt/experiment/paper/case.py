@@ -8,18 +8,16 @@ from recbole_edt.experiment.paper.groups import ratio_runs
 from recbole_edt.io.files import read_table
 
 _PLAIN = "w/o Aug."
-_ROWS = (base.OURS, _PLAIN)
 _SHOWN, _BEST = 10, 3  # rows of the history and recommendations that the picture shows, at most
 
 
 def case_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Draw the user's sequence, the rank of the target, and what is recommended in its domain."""
-    store = context.store
-    finished = {row: [run for run in runs[row] if store.results(run)] for row in _ROWS}
-    if not all(finished.values()):
+    store, results = context.store, context.results(runs)
+    if not all(results.values()):
         return base.Page(text=["A run failed: there is nothing to compare."])
-    chosen = {row: done[0] for row, done in finished.items()}
-    mode = store.results(chosen[base.OURS])["protocol"]
+    chosen = {row: next(filter(store.results, of_row)) for row, of_row in runs.items()}
+    mode = results[base.OURS][0]["protocol"]
     saved = {row: store.ranks(run) for row, run in chosen.items()}
     ranks = pd.DataFrame(
         {row: pd.Series(found[f"test_{mode}"], found["users"]) for row, found in saved.items()}

@@ -43,7 +43,8 @@ def length_runs(context: base.ExperimentContext) -> base.Runs:
 
 def groups_page(name: str, group, context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Lay out one table per protocol, a row for each model and group, and points of the first."""
-    groups, by_mode = group(context), {}  # mode -> row -> group -> reports
+    groups = group(context)
+    by_mode: dict[str, dict[str, dict[str, list]]] = {}  # mode -> row -> group -> reports
     for row, done in context.results(runs).items():
         for mode in done[0]["protocols"] if done else ():
             by_mode.setdefault(mode, {})[row] = context.grouped(runs[row], groups, mode)
