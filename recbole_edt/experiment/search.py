@@ -17,7 +17,7 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
 from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.runs import Run, check_failures, configure, execute, refuse_unknown
-from recbole_edt.experiment.tables import Table, to_markdown
+from recbole_edt.experiment.tables import Table, escape_markdown, to_markdown
 from recbole_edt.io.files import check_writable, read_yaml
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import short_name
@@ -114,6 +114,11 @@ class Search(RunsSettings):
         data_path = data_path or self.data_for(self.model, keys)
         return Run(self.model, self.dataset, data_path, self.seed, keys)
 
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Name of each run that failed -> why."""
+        return {}
+
     def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Train with settings and return their validation metric; None for a run that failed.
 
@@ -121,6 +126,7 @@ class Search(RunsSettings):
         """
         runs = [self.run_of(settings) for settings in chosen]
         failures = execute(self.store, runs, self.jobs, f"search {self.model}")
+        self.failures.update(failures)
         if len(failures) == len({self.store.name(run) for run in runs}):
             check_failures(failures)
         results = [self.store.results(run) for run in runs]
@@ -167,7 +173,10 @@ class Search(RunsSettings):
         table.smaller = {metric} if self.smaller else ()
         for chosen, value in tried:
             pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
-            table.add_rows({", ".join(pairs): [value]})
+            row = ", ".join(pairs)
+            table.add_rows({row: [value]})
+            if reason := self.failures.get(self.store.name(self.run_of(chosen))):
+                table.notes.append(escape_markdown(f"{row}: failed: {reason}"))
         table.notes.append(f"Seed {self.seed}; the test set is not used.")
         return table
 

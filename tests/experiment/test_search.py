@@ -84,6 +84,13 @@ def test_a_failed_run_is_left_out_by_bayes(monkeypatch) -> None:
     assert [value is None for _, value in found] == [True, False, False, False] * 2
 
 
+def test_the_table_says_why_a_run_failed(write_dataset, tmp_path) -> None:
+    one = make({"dropout": [0.1, 0.3]}, model="C2DSR", data_path=str(write_dataset(tmp_path)))
+    one.failures[one.store.name(one.run_of({"dropout": 0.3}))] = "out of memory"
+    table = one.table([({"dropout": 0.1}, 0.5), ({"dropout": 0.3}, None)])
+    assert table.notes[0] == "dropout 0.3: failed: out of memory"
+
+
 def test_space_from_a_file(tmp_path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("dropout: [0.1, 0.5]\nlearning_rate: {low: 0.001, high: 0.1, log: true}\n")
