@@ -55,6 +55,11 @@ def _distribution(values: Any) -> distributions.BaseDistribution:
     return (distributions.IntDistribution if whole else distributions.FloatDistribution)(**values)
 
 
+def _in_words(chosen: Mapping[str, Any]) -> str:
+    pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
+    return ", ".join(pairs)
+
+
 class Search(RunsSettings):
     """Settings of ``recbole-edt search``, and what it does."""
 
@@ -116,21 +121,33 @@ class Search(RunsSettings):
 
     @cached_property
     def failures(self) -> dict[str, str]:
-        """Name of each run that failed -> why."""
+        """Settings in words -> why they could not be trained."""
         return {}
 
     def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
-        """Train with settings and return their validation metric; None for a run that failed.
+        """Train with settings and return their validation metric; None for what failed.
 
         TrainingError if all of them failed.
         """
-        runs = [self.run_of(settings) for settings in chosen]
-        failures = execute(self.store, runs, self.jobs, f"search {self.model}")
-        self.failures.update(failures)
-        if len(failures) == len({self.store.name(run) for run in runs}):
+        runs, failures = dict[str, Run](), dict[str, str]()
+        for settings in chosen:
+            try:
+                run = self.run_of(settings)
+                self.store.name(run)
+            except ConfigError as error:  # values that do not go together
+                failures[_in_words(settings)] = str(error)
+            else:
+                runs[_in_words(settings)] = run
+        failed = execute(self.store, list(runs.values()), self.jobs, f"search {self.model}")
+        for words, run in runs.items():
+            if reason := failed.get(self.store.name(run)):
+                failures[words] = reason
+        if not runs.keys() - failures.keys():
             check_failures(failures)
-        results = [self.store.results(run) for run in runs]
-        return [None if one is None else one["valid"]["overall"][self.measured] for one in results]
+        self.failures.update(failures)
+        results = {words: self.store.results(run) for words, run in runs.items()}
+        found = [results.get(_in_words(settings)) for settings in chosen]
+        return [one and one["valid"]["overall"][self.measured] for one in found]
 
     def tried(self) -> Iterator[Trial]:
         """Try settings that the sampler chooses, ``batch`` at a time; a grid's all together.
@@ -172,11 +189,9 @@ class Search(RunsSettings):
         table = Table(f"{self.model} on {self.dataset}", [metric])
         table.smaller = {metric} if self.smaller else ()
         for chosen, value in tried:
-            pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
-            row = ", ".join(pairs)
-            table.add_rows({row: [value]})
-            if reason := self.failures.get(self.store.name(self.run_of(chosen))):
-                table.notes.append(escape_markdown(f"{row}: failed: {reason}"))
+            table.add_rows({(row := _in_words(chosen)): [value]})
+            if row in self.failures:
+                table.notes.append(escape_markdown(f"{row}: failed: {self.failures[row]}"))
         table.notes.append(f"Seed {self.seed}; the test set is not used.")
         return table
 

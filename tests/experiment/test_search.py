@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import ConfigError, TrainingError
+from recbole_edt.experiment import search as search_module
 from recbole_edt.experiment.compare import Comparison
+from recbole_edt.experiment.runs import RunStore
 from recbole_edt.experiment.search import Search, search
 from recbole_edt.settings import validate
 
@@ -84,11 +86,23 @@ def test_a_failed_run_is_left_out_by_bayes(monkeypatch) -> None:
     assert [value is None for _, value in found] == [True, False, False, False] * 2
 
 
-def test_the_table_says_why_a_run_failed(write_dataset, tmp_path) -> None:
-    one = make({"dropout": [0.1, 0.3]}, model="C2DSR", data_path=str(write_dataset(tmp_path)))
-    one.failures[one.store.name(one.run_of({"dropout": 0.3}))] = "out of memory"
-    table = one.table([({"dropout": 0.1}, 0.5), ({"dropout": 0.3}, None)])
-    assert table.notes[0] == "dropout 0.3: failed: out of memory"
+def test_the_table_says_why_settings_failed(write_dataset, tmp_path, monkeypatch) -> None:
+    one = make({"n_heads": [1, 2, 3]}, model="C2DSR", data_path=str(write_dataset(tmp_path)))
+    chosen = [{"n_heads": n} for n in (1, 2, 3)]
+    names = [one.store.name(one.run_of(settings)) for settings in chosen[:2]]
+    found = {"valid": {"overall": {one.measured: 0.5}}}
+    monkeypatch.setattr(
+        RunStore, "results", lambda self, run: found if run.keys["n_heads"] == 1 else None
+    )
+    monkeypatch.setattr(search_module, "execute", lambda *_: {names[1]: "out of memory"})
+    values = one.measure(chosen)
+    assert values == [0.5, None, None]
+    assert one.table([*zip(chosen, values, strict=True)]).notes[:2] == [
+        "n_heads 2: failed: out of memory",
+        "n_heads 3: failed: hidden_size must be a multiple of n_heads",
+    ]
+    with pytest.raises(TrainingError, match=r"run n_heads 3 failed: .*\(1 further"):
+        one.measure(chosen[1:])
 
 
 def test_space_from_a_file(tmp_path) -> None:
