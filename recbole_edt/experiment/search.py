@@ -147,7 +147,7 @@ class Search(RunsSettings):
         self.failures.update(failures)
         results = {words: self.store.results(run) for words, run in runs.items()}
         found = [results.get(_in_words(settings)) for settings in chosen]
-        return [one and one["valid"]["overall"][self.measured] for one in found]
+        return [None if one is None else one["valid"]["overall"][self.measured] for one in found]
 
     def tried(self) -> Iterator[Trial]:
         """Try settings that the sampler chooses, ``batch`` at a time; a grid's all together.
