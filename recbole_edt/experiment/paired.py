@@ -91,8 +91,9 @@ def _lead(differences: np.ndarray, base: float) -> list[float]:
     if len(differences) < 2:  # users, of whom samples are drawn
         return [percent * differences.mean(), math.nan, math.nan, math.nan]
     found = stats.bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, batch=_BATCH, method="percentile", rng=42
-    )
+        (differences,), np.mean, n_resamples=RESAMPLES, batch=_BATCH, method="percentile",
+        random_state=np.random.default_rng(42),  # `rng` from SciPy 1.15 on, which takes both
+    )  # fmt: skip
     low, high = found.confidence_interval
     p_value = float((found.bootstrap_distribution <= 0).sum() + 1) / (RESAMPLES + 1)
     return [*(percent * value for value in (differences.mean(), low, high)), p_value]
