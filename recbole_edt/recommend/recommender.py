@@ -469,13 +469,10 @@ class Recommender:
     def carriers(
         self, asked: Histories, items: Ids, most: int = 3
     ) -> list[list[tuple[int, float]]]:
-        """Rows of one history that carry most of the score of each item.
+        """Rows of one history that carry most of each item's score: places in :meth:`rows`, falls.
 
-        Returns
-        -------
-        list
-            For each item (place in :meth:`rows`, fall of the score without it), greatest first;
-            rows without which it does not fall are left out: all, if the model reads no histories.
+        The greatest comes first. Rows without which the score does not fall are left out: all, if
+        the model reads no histories.
         """
         if not self.reads_histories:
             return [[] for _ in _listed(items)]
