@@ -256,4 +256,4 @@ def test_the_picture_of_a_sequence_is_the_same_in_light_and_dark():
     light, dark = (text_of(f"docs/figures/sequence-{name}.svg") for name in ("light", "dark"))
     colours = pictures.DARK.items()
     assert reduce(lambda text, pair: text.replace(*pair), colours, light) == dark != light
-    assert re.search(r'role="img" aria-label="[^"]*place \d', light) and "@media" not in light
+    assert re.search(r'role="img" aria-label="[^"]*rank \d', light) and "@media" not in light

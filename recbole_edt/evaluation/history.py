@@ -105,21 +105,11 @@ def _decay(histories: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def calibrate(ranking, users: Tensor, items: Tensor, histories: Tensor) -> list[float]:
-    """Weight of each domain that validation likes best: the highest NDCG@50 of its targets.
+    """Weight of each domain, of :data:`WEIGHTS`, that gives its targets the highest NDCG@50.
 
-    Parameters
-    ----------
-    ranking : Ranking
-        Of the validation targets, in mode ``full``.
-    users, items : Tensor
-        float32 [n_eval, d] and [n_items, d]; the model's vectors.
-    histories : Tensor
-        int64 [n_eval, L].
-
-    Returns
-    -------
-    list of float
-        Of :data:`WEIGHTS`; the smallest of equal ones.
+    The smallest of equal ones. ``ranking`` is of the validation targets, in mode ``full``; the
+    model's vectors ``users`` are float32 [n_eval, d], ``items`` [n_items, d], ``histories`` int64
+    [n_eval, L].
     """
     term = HistoryTerm(items, ranking.pools, [1.0] * len(ranking.pools))
     gains = np.zeros((len(ranking.pools), len(WEIGHTS)))

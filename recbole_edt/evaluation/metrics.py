@@ -61,13 +61,7 @@ def refuse_metrics(metrics: Iterable[str]) -> None:
 
 
 def check_metrics(config) -> None:
-    """Check ``metrics`` and ``valid_metric`` against RecBole's register and the run's modes.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown or cannot be computed.
-    """
+    """Refuse ``metrics`` and a ``valid_metric`` that are unknown or that no mode can compute."""
     metrics, valid = config["metrics"], config["valid_metric"]
     refuse_metrics([*metrics, *([valid.partition("@")[0]] if _needs(valid) else [])])
     modes = config["eval_args"]["mode"]
@@ -89,7 +83,6 @@ class RankMetrics:
 
     Parameters
     ----------
-    config : Config
     mode : str
         ``full``, or ``uniN``, which has no lists.
     given : set of str
@@ -128,15 +121,8 @@ class RankMetrics:
     ) -> dict[str, Any]:
         """Evaluate all users, and those whose target is of each domain.
 
-        Parameters
-        ----------
-        ranked : np.ndarray
-            int64 [n_eval, 1 + list_length]; what ``ranking`` made of a model's scores.
-
-        Returns
-        -------
-        dict
-            ``{"overall": {...}, "domains": {name: {...}}}``, as :meth:`evaluate` returns them.
+        ``ranked``, int64 [n_eval, 1 + list_length], is what ``ranking`` made of a model's scores.
+        Returns ``{"overall": {...}, "domains": {name: {...}}}``, of what :meth:`evaluate` returns.
         """
 
         def part(rows, domain: int | None = None) -> dict[str, float]:

@@ -45,13 +45,11 @@ class Ranking:
 
     Parameters
     ----------
-    dataset : CrossDomainDataset
     phase : {"valid", "test"}
     mode : str
         ``full``: all raw items of the target's domain outside the user's raw history up to the
         target; ``uniN``: the N sampled candidates of
         :meth:`~recbole_edt.data.dataset.CrossDomainDataset.sampled_candidates`.
-    device : torch.device
     list_length : int
         Candidates that score highest, to be listed for each user under ``full``.
 
@@ -115,14 +113,8 @@ class Ranking:
         """Rank targets, and list the best candidates: int64 [n, 1 + list_length].
 
         A rank is 1 + the number of candidates that score at least as high as the target. The list
-        after it holds the items that score highest.
-
-        Parameters
-        ----------
-        scores : Tensor
-            float [n, n_items]; what ``full_sort_predict`` returns for the targets ``rows``.
-        rows : np.ndarray
-            int64 [n].
+        after it holds the items that score highest. ``scores`` are float [n, n_items], of the
+        targets ``rows``, int64 [n].
         """
         if self.candidates is not None:
             return self.ranked_candidates(scores.gather(1, self.with_target(rows)))
@@ -140,14 +132,9 @@ class Ranking:
     ) -> Tensor:
         """Do as :meth:`ranked` for all targets, by products of vectors: int64 [n_eval, ...].
 
-        Parameters
-        ----------
-        users : Tensor
-            float32 [n_eval, d]; each for the domain of the user's target.
-        items : Tensor
-            float32 [n_items, d].
-        further : callable, optional
-            (domain, int64 [n]) -> what is added to the scores [n, n_pool] of those targets.
+        ``users`` are float32 [n_eval, d], each for the domain of the user's target, ``items``
+        float32 [n_items, d]. ``further`` gives for a domain and some of its targets, int64 [n],
+        what is added to their scores [n, n_pool].
         """
         out = torch.empty(len(users), 1 + self.list_length, dtype=torch.int64, device=users.device)
         for domain, rows, scores in self.scored_by_vectors(users, items):

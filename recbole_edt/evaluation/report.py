@@ -19,10 +19,9 @@ def ndcg_of(ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def table(report: Mapping[str, Any], title: str, digits: int = 4) -> str:
-    """Format a report as text: one row per domain and one overall.
+    """Format a report ``{"overall": {...}, "domains": {name: {...}}}`` as text, a row each.
 
-    ``report`` is ``{"overall": {...}, "domains": {name: {...}}}``, ``title`` the head of the first
-    column, ``digits`` the number of decimals.
+    ``title`` is the head of the first column, ``digits`` the number of decimals.
     """
     names = [name for name in report["overall"] if name != "n"]
     out = Texttable(max_width=0)

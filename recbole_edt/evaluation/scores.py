@@ -45,16 +45,10 @@ def pair_scores(model: Any, rows: Interaction, items: Tensor, features: Interact
 
     ``features`` holds a row per item: its id, and the columns of ``.item`` that were read.
     """
-    n = items.shape[1]
-    step, width = max(1, _PAIRS // n), min(n, _PAIRS)
-    out = []
-    for start in range(0, len(items), step):
-        some = rows[start : start + step]
-        parts = []
-        for block in items[start : start + step].split(width, dim=1):
-            pairs = some.repeat_interleave(block.shape[1])
-            asked = block.flatten()
-            pairs.update(Interaction({k: v[asked] for k, v in features.interaction.items()}))
-            parts.append(model.predict(pairs).view(block.shape))
-        out.append(torch.cat(parts, dim=1))
-    return torch.cat(out)
+    asked, out = items.flatten(), []
+    for pairs in torch.arange(len(asked), device=asked.device).split(_PAIRS):
+        owners = pairs // items.shape[1]
+        fields = {name: values[owners] for name, values in rows.interaction.items()}
+        fields |= {name: values[asked[pairs]] for name, values in features.interaction.items()}
+        out.append(model.predict(Interaction(fields)).view(-1))
+    return torch.cat(out).view(items.shape)

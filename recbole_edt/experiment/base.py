@@ -52,16 +52,17 @@ def add_paper(page: Page, experiment: str, dataset: str) -> None:
     printed = paper_table(experiment, dataset)
     if printed is None or not page.tables:
         return
+    alike = [table for table in page.tables if set(printed.columns) & set(table.columns)]
+    if not alike:
+        page.tables.append(printed)
+        return
     # the paper ranks among 100 sampled candidates
-    for table in sorted(page.tables, key=lambda one: not one.title.endswith("uni100")):
-        if set(printed.columns) & set(table.columns):
-            for row, cells in printed.cells.items():
-                for column, values in cells.items():
-                    table.add(row, f"{column}{PAPER}", values)
-            table.columns = [*table.columns, *(f"{column}{PAPER}" for column in printed.columns)]
-            table.notes += printed.notes
-            return
-    page.tables.append(printed)
+    table = next((one for one in alike if one.title.endswith("uni100")), alike[0])
+    for row, cells in printed.cells.items():
+        for column, values in cells.items():
+            table.add(row, f"{column}{PAPER}", values)
+    table.columns = [*table.columns, *(f"{column}{PAPER}" for column in printed.columns)]
+    table.notes += printed.notes
 
 
 def paper_table(experiment: str, dataset: str) -> Table | None:
@@ -70,11 +71,9 @@ def paper_table(experiment: str, dataset: str) -> Table | None:
     if printed is None:
         return None
     title = f"{experiment}, {dataset}: as printed in the paper"
-    table = Table(title, printed["columns"], digits=None, ranked=False).add_rows(printed["rows"])
-    table.notes.append(
-        "Paper: as printed. Other candidates, other split: compare the order, not the values."
-    )
-    return table
+    note = "Paper: as printed. Other candidates, other split: compare the order, not the values."
+    table = Table(title, printed["columns"], notes=[note], digits=None, ranked=False, printed=True)
+    return table.add_rows(printed["rows"])
 
 
 EXPERIMENTS: dict[str, Experiment] = {}

@@ -33,19 +33,14 @@ HELP = help_text(
 
 
 def experiment(arguments: Sequence[str]) -> None:
-    """Make experiments as the command line asks for it.
-
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid.
-    """
+    """Make experiments as the command line asks for it; EDTError if that is invalid."""
     names: list[str] = []
     given = parse_arguments(arguments, ExperimentContext, names)
     if len(names) != 1:
         raise ConfigError("name one experiment, or say list or all")
+    known = load_experiments()
     if names == ["list"]:
-        for name, one in load_experiments().items():
+        for name, one in known.items():
             print(f"  {name:<12} {one.source:<15} {one.title}")
         return
     module, _, name = names[0].rpartition(":")
@@ -55,7 +50,7 @@ def experiment(arguments: Sequence[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"module '{module}' cannot be imported: {error}") from error
-    known = load_experiments()
+        known = load_experiments()
     if name != "all" and name not in known:
         raise ConfigError(f"unknown experiment '{name}'{nearest(name, known)}")
     context = validate(ExperimentContext, given)
@@ -72,12 +67,8 @@ def make(
 ) -> list[Path]:
     """Do the runs of experiments, shared ones once, and write and return their pages.
 
-    A page is written as soon as its runs are done, and the report of the data set after it.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Those of the command, which pages name.
+    A page is written as soon as its runs are done, and the report of the data set after it. Pages
+    name the ``arguments`` of the command.
 
     Raises
     ------
@@ -86,17 +77,17 @@ def make(
     """
     store, folder, pages = context.store, context.folder, list[Path]()
     names = tqdm(experiments, desc="data sets", unit="experiment", leave=False)
-    runs = {name: experiments[name].runs(context) for name in names}
-    wanted = [run for rows in runs.values() for run in flatten(rows)]
-    done = {store.name(run) for run in wanted if store.results(run) is not None}
-    waiting = {name: {store.name(run) for run in flatten(rows)} for name, rows in runs.items()}
-    made = made_by("experiment", arguments, context.seeds or context.defaults["seeds"])
+    rows = {name: experiments[name].runs(context) for name in names}
+    runs = [run for of_rows in rows.values() for run in flatten(of_rows)]
+    done = {store.name(run) for run in runs if store.results(run) is not None}
+    waiting = {name: {store.name(run) for run in flatten(rows[name])} for name in rows}
+    made = made_by("experiment", arguments, context.training_seeds)
 
-    def write_ready(finished: str | None = None) -> None:
-        done.update([finished] if finished else [])
+    def write_ready(*finished: str) -> None:
+        done.update(finished)
         for name in [name for name, needed in waiting.items() if needed <= done]:
             del waiting[name]
-            page = experiments[name].page(context, runs[name])
+            page = experiments[name].page(context, rows[name])
             pages.append(page.write(folder / name, name, context.note, made))
             write_report(folder, context.dataset)
             tqdm.write(f"written: {pages[-1]}")
@@ -104,7 +95,7 @@ def make(
     try:
         write_ready()
         label = f"experiments on {context.dataset}"
-        failures = execute(store, wanted, context.jobs, label, write_ready)
+        failures = execute(store, runs, context.jobs, label, write_ready)
     except KeyboardInterrupt:
         print(f"{len(pages)} of {len(experiments)} pages are written in {folder}", file=sys.stderr)
         raise

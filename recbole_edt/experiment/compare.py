@@ -13,7 +13,7 @@ from recbole_edt.experiment.entries import Entry, choose
 from recbole_edt.experiment.layout import Results, costs_table, protocol_tables
 from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.paired import OF_RANKS, gains_of_users, paired_table
-from recbole_edt.experiment.tables import Table, to_markdown
+from recbole_edt.experiment.tables import Table, escape_markdown, to_markdown
 from recbole_edt.io.files import check_writable
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import find_model, is_plugin_model
@@ -43,28 +43,17 @@ class Comparison(RunsSettings):
         out, models = {}, [entry.model for entry in self.entries.values()]
         for row, entry in self.entries.items():
             given = running.keys_for(self.run_keys, entry.model, self.dataset, models)
-            out[row] = {**entry.keys, **given}
+            out[row] = entry.settings(given)
             if self.budget and not is_plugin_model(find_model(entry.model)):
                 out[row]["time_limit"] = self.budget
         return out
 
-    @cached_property
-    def rows_augmented(self) -> list[str]:
-        """Rows that read what augmentation makes."""
-        return [
-            row for row, one in self.entries.items() if self.is_augmented(one.model, self.keys[row])
-        ]
-
-    def augmented(self) -> Path:
-        """Folder of the augmented data, made first if a row needs them and the data are raw."""
-        return self.variants.make({}) if self.rows_augmented else self.source
-
-    def runs(self, augmented: Path) -> running.Runs:
-        """Runs of each row, on the data as given or on their augmented folder."""
+    def runs(self, data_path: Path | None = None) -> running.Runs:
+        """Runs of each row, on data as its model reads them or on those that are given."""
         out = {}
         for row, entry in self.entries.items():
-            data = (self.dataset, augmented if row in self.rows_augmented else self.source)
             keys = self.keys[row]
+            data = (self.dataset, data_path or self.data_for(entry.model, keys))
             out[row] = [running.Run(entry.model, *data, seed, keys) for seed in self.seeds]
         return out
 
@@ -80,9 +69,9 @@ class Comparison(RunsSettings):
 
         Beside the page stands why runs failed, by their names.
         """
-        rows = self.runs(self.augmented())
-        runs = running.flatten(rows)
-        failures = running.execute(self.store, runs, self.jobs, f"compare {self.dataset}")
+        rows = self.runs()
+        label = f"compare {self.dataset}"
+        failures = running.execute(self.store, running.flatten(rows), self.jobs, label)
         results = self.results(rows)
         if not any(results.values()):
             running.check_failures(failures)
@@ -91,9 +80,11 @@ class Comparison(RunsSettings):
             page.add_points("compare", {"": table}, table.best())
         page.tables += self.paired(rows, results)
         page.tables.append(costs_table(self.dataset, results))
-        for run in runs:
-            if (reason := failures.get(self.store.name(run))) is not None:
-                page.tables[0].notes.append(f"{run.model}, seed {run.seed}, failed: {reason}")
+        for row, of_row in rows.items():
+            for run in of_row:
+                if reason := failures.get(self.store.name(run)):
+                    note = f"{row}, seed {run.seed}, failed: {reason}"
+                    page.tables[0].notes.append(escape_markdown(note))
         return page, failures
 
     def paired(self, rows: running.Runs, results: Results) -> list[Table]:
@@ -101,8 +92,7 @@ class Comparison(RunsSettings):
 
         None without it and a rival, or without a metric of ``OF_RANKS``.
         """
-        done = {row: [run for run in rows[row] if self.store.results(run)] for row in results}
-        done = {row: of_row for row, of_row in done.items() if of_row}
+        done = [row for row, found in results.items() if found]
         if "LLMEDT" not in done or len(done) < 2:
             return []
         first = results["LLMEDT"][0]
@@ -110,18 +100,16 @@ class Comparison(RunsSettings):
         metrics = [name for name in map(str.lower, first["params"]["metrics"]) if name in OF_RANKS]
         if not metrics:
             return []
-        ranks = {row: [self.store.ranks(run) for run in of_row] for row, of_row in done.items()}
-        return [
-            paired_table(
-                f"{self.dataset}, test, {mode}: lead of LLMEDT",
-                {
-                    row: gains_of_users(found, mode, metrics, k, domains)
-                    for row, found in ranks.items()
-                },
-                "LLMEDT",
-            )
-            for mode in first["protocols"]
-        ]
+        ranks = {
+            row: [self.store.ranks(run) for run in rows[row] if self.store.results(run)]
+            for row in done
+        }
+        tables = []
+        for mode in first["protocols"]:
+            gains = {row: gains_of_users(ranks[row], mode, metrics, k, domains) for row in done}
+            title = f"{self.dataset}, test, {mode}: lead of LLMEDT"
+            tables.append(paired_table(title, gains, "LLMEDT"))
+        return tables
 
 
 HELP = help_text(
@@ -138,11 +126,7 @@ HELP = help_text(
 def compare(arguments: Sequence[str]) -> None:
     """Compare models as the command line asks for it, and print the tables.
 
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid, or a run failed; the table shows the
-        others.
+    EDTError if that is invalid or a run failed; the tables show the others.
     """
     comparison = validate(Comparison, parse_arguments(arguments, Comparison))
     comparison.check()

@@ -29,6 +29,8 @@ from recbole_edt.settings import Count, Name, NonNegative, Settings, split_paths
 FURTHER_KEYS = "  --KEY=VALUE             any other key goes to every run that knows it\n"
 """Last line of the help of commands that train."""
 
+_MODELS = {entry.model for entry in ENTRIES.values()}
+
 
 @cache
 def read_properties(name: str) -> dict[str, Any]:
@@ -126,6 +128,10 @@ class RunsSettings(ResultsSettings, extra="allow"):
         reads = getattr(config.model_class, "reads_augmentation", False)
         return bool(config["augmentation"] or (reads and config["item_embedding"] != "id"))
 
+    def data_for(self, model: str, keys: Mapping[str, Any]) -> Path:
+        """Folder of the data for a model; raw data are augmented first if it reads that."""
+        return self.variants.make({}) if self.is_augmented(model, keys) else self.source
+
     def results(self, runs: Runs) -> dict[str, list[dict[str, Any]]]:
         """Results of finished runs, by row."""
         return {
@@ -147,12 +153,17 @@ class ExperimentContext(RunsSettings):
         """Seeds and budget if none are given."""
         return grid("simulated") if self.note else {"seeds": [42, 44, 46], "budget": 0}
 
+    @property
+    def training_seeds(self) -> Sequence[int]:
+        """The seeds that are given, or the default ones."""
+        return self.seeds or self.defaults["seeds"]
+
     def check(self) -> None:
         """Refuse unknown keys and missing data before anything starts."""
         folder = self.source / self.dataset
         if not (folder / f"{self.dataset}.inter").is_file():
             raise DataError(f"there is no data set in {folder}")
-        refuse_unknown(self.run_keys, {one.model for one in ENTRIES.values()}, self.dataset)
+        refuse_unknown(self.run_keys, _MODELS, self.dataset)
 
     def runs(
         self,
@@ -167,20 +178,21 @@ class ExperimentContext(RunsSettings):
         row : str
             A model, ``package.module:Class``, or a row of ``compare``.
         keys : mapping, optional
-            Further settings of it.
+            Further settings of it, which win over those of the command line.
         augment : mapping, optional
             Keys of ``recbole-edt augment`` that differ from the data set's own.
         """
         entry = find_entry(row)
-        rows = {one.model for one in ENTRIES.values()}
-        given = keys_for(self.run_keys, entry.model, self.dataset, rows)
-        settings = {**entry.keys, **(keys or {}), **given}
-        raw = augment is None and not self.is_augmented(entry.model, settings)
-        data_path = self.variants.raw() if raw else self.variants.make(augment or {})
+        given = keys_for(self.run_keys, entry.model, self.dataset, _MODELS)
+        settings = {**entry.settings(given), **(keys or {})}
+        if augment is None:
+            data_path = self.data_for(entry.model, settings)
+        else:
+            data_path = self.variants.make(augment)
         if budget := self.defaults["budget"] if self.budget is None else self.budget:
             settings["time_limit"] = budget
-        seeds = self.seeds or self.defaults["seeds"]
-        return [Run(entry.model, self.dataset, data_path, seed, settings) for seed in seeds]
+        data = (self.dataset, data_path)
+        return [Run(entry.model, *data, seed, settings) for seed in self.training_seeds]
 
     @cached_property
     def histories(self) -> Histories:
@@ -194,25 +206,15 @@ class ExperimentContext(RunsSettings):
     def grouped(
         self, runs: Sequence[Run], groups: Mapping[str, np.ndarray], mode: str
     ) -> dict[str, list[dict[str, Any]]]:
-        """Report the metrics of ranks of groups of users under one protocol, per finished run.
+        """Metrics of ranks of groups of users: group -> reports as in results files, one per run.
 
-        Parameters
-        ----------
-        groups : mapping
-            Name -> bool [n_users], by user of :attr:`histories`.
-
-        Returns
-        -------
-        dict
-            Group -> one report per run, as in a results file.
+        ``groups`` are bool [n_users], by user of :attr:`histories`. Unfinished runs are left out.
         """
         from recbole_edt.evaluation.metrics import RANKS, RankMetrics
 
         out: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
         known = self.histories.users.astype(str)
-        for run, results in ((run, self.store.results(run)) for run in runs):
-            if results is None:
-                continue
+        for run in (run for run in runs if self.store.results(run)):
             metrics = RankMetrics(self.store.config(run), mode, RANKS)
             found = self.store.ranks(run)
             ranks, domains = found[f"test_{mode}"].astype(np.int64), found["test_domains"]

@@ -17,6 +17,11 @@ class Entry:
     model: str
     keys: Mapping[str, Any] = field(default_factory=dict)
 
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with those of the user, which win except over the backbone: it names the row."""
+        named = {key: value for key, value in self.keys.items() if key == "backbone"}
+        return {**self.keys, **given, **named}
+
 
 _RECBOLE = ("GRU4Rec", "BERT4Rec", "SASRec")
 _ALL_POSITIONS = {
@@ -35,13 +40,7 @@ ENTRIES |= {name: Entry(name) for name in (*_BASELINES, "LLMEDT")}
 
 
 def find_entry(name: str) -> Entry:
-    """Row of a name: one of table 1, or any model that a run can train.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such model, or it cannot be trained.
-    """
+    """Row of a name: one of table 1, or any model that a run can train; else a ConfigError."""
     if name in ENTRIES:
         return ENTRIES[name]
     registry.find_model(name)
@@ -51,12 +50,8 @@ def find_entry(name: str) -> Entry:
 def choose(names: str) -> dict[str, Entry]:
     """Look up rows by names with commas between; ``all``: table 1 and further baselines.
 
-    The row of ``package.module:Class`` is called after the class if no other row is.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown or there is none.
+    The row of ``package.module:Class`` is called after the class if no other row is. A name that is
+    unknown is a ConfigError, and so is none.
     """
     if names == "all":
         models = registry.plugin_models().items()

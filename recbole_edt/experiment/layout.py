@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from recbole_edt.experiment.tables import Table, escape_markdown
@@ -21,10 +21,15 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
     """
     return {
         f"{part} {metric_label(metric)}": value
-        for part, values in {**report["domains"], "overall": report["overall"]}.items()
+        for part, values in _parts(report).items()
         for metric, value in values.items()
         if values["n"] and metric not in ("n", "mrr")
     }
+
+
+def _parts(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Metrics of each domain, and last of ``overall``."""
+    return {**report["domains"], "overall": report["overall"]}
 
 
 def metric_label(metric: str) -> str:
@@ -48,9 +53,8 @@ def reports_table(title: str, reports: Results, ours: str | None = None) -> Tabl
         for column in columns:
             table.add(row, column, [one[column] for one in found if column in one])
         for report in reports[row]:
-            for part, values in {**report["domains"], "overall": report["overall"]}.items():
-                if values["n"] < FEW:
-                    table.few |= {(row, c) for c in columns if c.rpartition(" ")[0] == part}
+            small = {part for part, values in _parts(report).items() if values["n"] < FEW}
+            table.few |= {(row, c) for c in columns if c.rpartition(" ")[0] in small}
     return table
 
 
@@ -93,33 +97,37 @@ def describe_additions(results: Results) -> list[str]:
 
 def describe_runs(results: Results) -> list[str]:
     """Note the seeds, what decided the best epoch, and which runs ended by ``time_limit``."""
-    seeds = sorted({one["seed"] for found in results.values() for one in found})
-    told = ", ".join(map(str, seeds))
+    every = [one for of_row in results.values() for one in of_row]
+    seeds = sorted({one["seed"] for one in every})
+    told = _listed(seeds)
     notes = [f"Means over seeds {told}; ± sample standard deviation." if seeds[1:]
              else f"One seed, {told}: no deviation, no test."]  # fmt: skip
-    params = [one["params"] for found in results.values() for one in found]
-    deciding = {(of["valid_metric"], of["eval_args"]["mode"]["valid"]) for of in params}
+    deciding = {(one["params"]["valid_metric"], one["params"]["eval_args"]["mode"]["valid"])
+                for one in every}  # fmt: skip
     told = " or ".join(f"{metric} ({mode})" for metric, mode in sorted(deciding))
     notes.append(f"The best epoch is chosen by {told} on validation.")
-    limits, cut = set(), []
+    cut = []
     for row, found in results.items():
-        row = escape_markdown(row)
-        epochs = []
-        for one in found:
-            limit = one["params"].get("time_limit")
-            longest = max(stage["train_s"] for stage in one["stages"].values())
-            if limit is not None and longest >= limit:
-                limits.add(f"{limit:g}")
-                epochs.append(str(one["timing"]["epochs"]))
-        if epochs:
-            cut.append(f"{row} ({', '.join(epochs)})")
-        mine = sorted({one["seed"] for one in found})
+        mine = sorted(one["seed"] for one in found)
         if mine and mine != seeds:
-            notes.append(f"{row}: seeds {', '.join(map(str, mine))} only.")
+            notes.append(f"{escape_markdown(row)}: seeds {_listed(mine)} only.")
+        if epochs := [one["timing"]["epochs"] for one in found if _ended_by_budget(one)]:
+            cut.append(f"{escape_markdown(row)} ({_listed(epochs)})")
     if cut:
-        notes.append(f"Ended by the budget of {' or '.join(sorted(limits))} s of training "
+        limits = {one["params"]["time_limit"] for one in every if _ended_by_budget(one)}
+        budget = " or ".join(f"{limit:g}" for limit in sorted(limits))
+        notes.append(f"Ended by the budget of {budget} s of training "
                      f"(after so many epochs): {', '.join(cut)}.")  # fmt: skip
     return notes
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _ended_by_budget(one: Mapping[str, Any]) -> bool:
+    limit = one["params"].get("time_limit")
+    return limit is not None and any(of["train_s"] >= limit for of in one["stages"].values())
 
 
 def costs_table(dataset: str, results: Results) -> Table:
@@ -132,10 +140,11 @@ def costs_table(dataset: str, results: Results) -> Table:
         "ms / 1,000 users": lambda one: 1e6 * one["timing"]["test_s"] / one["test"]["overall"]["n"],
     }
     table = Table(f"{dataset}, costs", list(measures), digits=None, ranked=False)
-    table.notes.append("Trained: of two stages, the parameters of the second; epochs and time "
-                       "are those of both.")  # fmt: skip
-    table.notes.append("Inference: scoring the test users of the first protocol. Times are "
-                       "hardly comparable if runs shared the machine.")  # fmt: skip
+    table.notes = [
+        "Trained: of two stages, the parameters of the second; epochs and time are those of both.",
+        "Inference: scoring the test users of the first protocol. Times are hardly comparable if "
+        "runs shared the machine.",
+    ]
     for row, found in results.items():
         for column, measure in measures.items():
             table.add(row, column, [measure(one) for one in found])

@@ -41,13 +41,17 @@ class Page:
         Parameters
         ----------
         note : str
-            That the data are simulated: the first line of the page, and every title says so.
+            That the data are simulated: the first line of the page, and titles of what was measured
+            say so.
         made : str
             How the page was made, its last line (:func:`made_by`).
         """
-        tables = self.tables
-        if note:
-            tables = [replace(table, title=f"{table.title} (simulated data)") for table in tables]
+        tables = [
+            replace(table, title=f"{table.title} (simulated data)")
+            if note and not table.printed
+            else table
+            for table in self.tables
+        ]
         lines = [f"> {note}\n"] if note else []
         lines += [f"# {self.title}\n", *(f"{paragraph}\n" for paragraph in self.text)]
         for number, (picture, one) in enumerate(self.pictures.items(), start=1):

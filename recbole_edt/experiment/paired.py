@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,55 +34,39 @@ def gains_of_users(
 ) -> pd.DataFrame:
     """Metrics of :data:`OF_RANKS` of each user's test target, means over the runs of a model.
 
-    Parameters
-    ----------
-    ranks : sequence of mapping
-        Saved ranks of each run, as ``evaluation.report.write_ranks`` has them.
-    mode : str
-        ``full`` or ``uniN``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per user, indexed by domain and user; columns such as ``H@10``.
+    ``ranks`` are those of each run, as ``evaluation.report.write_ranks`` saves them. The frame has
+    a row per user, indexed by domain and user, and columns such as ``H@10``.
     """
-    parts = []
-    for found in ranks:
-        rank = found[f"test_{mode}"]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "domain": np.array(domains)[found["test_domains"]],
-                    "user": found["users"].astype(str),
-                    **{metric_label(f"{name}@{k}"): OF_RANKS[name](rank, k) for name in metrics},
-                }
-            )
+    parts = [
+        pd.DataFrame(
+            {
+                "domain": np.array(domains)[found["test_domains"]],
+                "user": found["users"].astype(str),
+                **{
+                    metric_label(f"{name}@{k}"): OF_RANKS[name](found[f"test_{mode}"], k)
+                    for name in metrics
+                },
+            }
         )
+        for found in ranks
+    ]
     return pd.concat(parts).groupby(["domain", "user"]).mean()
 
 
 def paired_table(title: str, gains: Mapping[str, pd.DataFrame], ours: str) -> Table:
     """Compare a row with the best other one of each column, by a bootstrap over users.
 
-    Parameters
-    ----------
-    gains : mapping
-        Row -> what :func:`gains_of_users` returns, of the same users.
-
-    Returns
-    -------
-    Table
-        The relative lead and its 95% interval in percent, and the one-sided p value.
+    ``gains`` holds for each row what :func:`gains_of_users` returns, of the same users. The table
+    has the relative lead and its 95% interval in percent, and the one-sided p value.
     """
-    domains = list(gains[ours].index.unique("domain"))
-    metrics = list(gains[ours].columns)
-    parts = {"overall": slice(None), **{domain: domain for domain in domains}}
-    columns = {f"{part} {metric}": (part, metric) for part in [*domains, "overall"]
-               for metric in metrics}  # fmt: skip
+    parts = {**{domain: domain for domain in gains[ours].index.unique("domain")},
+             "overall": slice(None)}  # fmt: skip
+    columns = {f"{part} {metric}": (users, metric) for part, users in parts.items()
+               for metric in gains[ours].columns}  # fmt: skip
     table = Table(title, list(columns), digits=None, ranked=False)
     rivals: dict[str, list[str]] = {}
-    for column, (part, metric) in columns.items():
-        values = {row: of.loc[parts[part], metric] for row, of in gains.items()}
+    for column, cells in columns.items():
+        values = {row: of.loc[cells] for row, of in gains.items()}
         others = {row: of.mean() for row, of in values.items() if row != ours}
         rival = max(others, key=lambda row: others[row])
         rivals.setdefault(rival, []).append(column)
@@ -92,19 +76,24 @@ def paired_table(title: str, gains: Mapping[str, pd.DataFrame], ours: str) -> Ta
             table.add(row, column, [value])
     told = "; ".join(f"{rival} ({', '.join(of_rival)})" for rival, of_rival in rivals.items())
     told = escape_markdown(told if len(rivals) > 1 else next(iter(rivals)))
-    table.notes.append(f"{ours} over the best other row of each column: {told}.")
-    table.notes.append(
-        f"Paired over test users, means over seeds; {RESAMPLES:,} bootstrap samples; one-sided p."
-    )
+    table.notes = [
+        f"{ours} over the best other row of each column: {told}.",
+        f"Paired over test users, means over seeds; {RESAMPLES:,} bootstrap samples; one-sided p.",
+    ]
     return table
 
 
-def _lead(differences: np.ndarray, base: float) -> list[Any]:
-    if not base or not differences.any():
+def _lead(differences: np.ndarray, base: float) -> list[float]:
+    """Lead and its interval in percent of ``base``, and p; NaN for what cannot be told."""
+    if not differences.any():
         return [0.0, 0.0, 0.0, 1.0]
+    percent = 100 / base if base else math.nan
+    if len(differences) < 2:  # users, of whom samples are drawn
+        return [percent * differences.mean(), math.nan, math.nan, math.nan]
     found = stats.bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, batch=_BATCH, method="percentile", rng=42
-    )
+        (differences,), np.mean, n_resamples=RESAMPLES, batch=_BATCH, method="percentile",
+        random_state=np.random.default_rng(42),  # `rng` from SciPy 1.15 on, which takes both
+    )  # fmt: skip
     low, high = found.confidence_interval
     p_value = float((found.bootstrap_distribution <= 0).sum() + 1) / (RESAMPLES + 1)
-    return [*(100 * value / base for value in (differences.mean(), low, high)), p_value]
+    return [*(percent * value for value in (differences.mean(), low, high)), p_value]

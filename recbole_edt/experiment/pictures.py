@@ -6,6 +6,7 @@ They are SVG of the width of a phone, with text as text, and follow the reader's
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -67,12 +68,8 @@ def to_svg(figure: Figure) -> str:
 def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> str:
     """Draw means of rows as points and their deviations as bars: a panel for each column.
 
-    Parameters
-    ----------
-    tables : mapping
-        Legend -> table; all have the same rows.
-    columns : sequence of sequence of str
-        The panels, one list for each line of them.
+    ``tables`` are of the same rows, by the words of the legend; ``columns`` has a list for each
+    line of panels.
     """
     rows = next(iter(tables.values())).means().dropna(how="all").index
     height = 0.22 * max(len(rows), 2) * (1 + 0.35 * (len(tables) - 1)) + 0.6
@@ -91,7 +88,7 @@ def points(tables: Mapping[str, Table], columns: Sequence[Sequence[str]]) -> str
                     means[chosen], places[chosen], xerr=deviations[chosen], fmt="o",
                     color=_SERIES[number], mfc=face, label=None if face == "none" else label,
                 )  # fmt: skip
-        axis.set_title(column)
+        axis.set_title(textwrap.fill(column, 22))
         axis.set_yticks(range(len(rows)), rows)
         axis.grid()
         axis.margins(x=0.08)
@@ -120,12 +117,7 @@ def item_map(kinds: Mapping[str, np.ndarray], inserted: Mapping[str, np.ndarray]
     """Draw where items lie, before and after augmentation (figure 3).
 
     Both panels have the densities of each domain's items; the second has as points those that were
-    inserted into sequences, too.
-
-    Parameters
-    ----------
-    kinds, inserted : mapping
-        Domain -> places, float [n, 2].
+    inserted into sequences, too. Places are float [n, 2], by domain.
     """
     every = np.concatenate(list(kinds.values()))
     low, high = every.min(axis=0), every.max(axis=0)
@@ -167,16 +159,9 @@ def sequence(
 ) -> str:
     """Draw one user's history before and after augmentation, and what followed (figure 6).
 
-    Parameters
-    ----------
-    steps : sequence of Step
-        The history with its inserted rows, oldest first; last, what the user chose next.
-    ranks : tuple of int
-        Places of the last without and with augmentation.
-    best : mapping
-        Heading -> the best recommendations.
-    domains : sequence of str
-        Their names.
+    ``steps`` are the history with its inserted rows, oldest first, and last what the user chose
+    next; ``ranks`` those of the last without and with augmentation; ``best`` has recommendations
+    by heading.
     """
     environment = Environment(
         loader=PackageLoader("recbole_edt.experiment"), autoescape=True, trim_blocks=True
@@ -188,5 +173,12 @@ def sequence(
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
+    """Put a legend below a figure, in as many columns as have room."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+
+    def width(ncols: int) -> float:
+        columns = np.array_split(labels, ncols)
+        return sum(30 + 5.8 * max(map(len, column)) for column in columns)
+
+    ncols = next((n for n in (len(labels), 2) if width(n) < 72 * _WIDTH), 1)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols)

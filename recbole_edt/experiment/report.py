@@ -26,35 +26,19 @@ HELP = help_text(
 
 
 def report(arguments: Sequence[str]) -> None:
-    """Write the report as the command line asks for it.
-
-    Raises
-    ------
-    EDTError
-        If arguments are invalid or there is no page.
-    """
+    """Write the report as the command line asks for it; EDTError if there is no page."""
     settings = validate(ResultsSettings, parse_arguments(arguments, ResultsSettings))
     print(f"written: {write_report(settings.folder, settings.dataset)}")
 
 
 def write_report(folder: Path, dataset: str) -> Path:
-    """Bind the pages of a data set in ``<output_path>/<dataset>`` into ``report.html`` there.
-
-    Raises
-    ------
-    DataError
-        If there is no page, or a picture is missing.
-    """
-    paths = {"compare": ("Comparison", folder / "compare.md")}
-    for name, one in load_experiments().items():
-        source = f" ({one.source})" if one.source else ""
-        paths[name] = (one.title + source, folder / name / f"{name}.md")
-    for path in sorted(folder.glob("*/*.md")):  # experiments of the user's own
-        if (name := path.stem) == path.parent.name and name not in paths:
-            title = re.search(r"^# (.*)$", path.read_text(encoding="utf-8"), re.M)
-            paths[name] = (title[1] if title else name, path)
-    found = {name: path for name, (_, path) in paths.items() if path.is_file()}
-    if not found:
+    """Bind the pages of a data set in ``<output_path>/<dataset>`` into ``report.html`` there."""
+    experiments = load_experiments()
+    paths = [folder / "compare.md", *(folder / name / f"{name}.md" for name in experiments)]
+    # then experiments of the user's own
+    paths += [path for path in sorted(folder.glob("*/*.md")) if path.stem == path.parent.name]
+    pages = [path for path in dict.fromkeys(paths) if path.is_file()]
+    if not pages:
         raise DataError(
             f"there is nothing to report in {folder}: run compare or an experiment first"
         )
@@ -64,13 +48,17 @@ def write_report(folder: Path, dataset: str) -> Path:
         return f"<figcaption>{caption[1]} {next(numbers[caption[1]])}"
 
     sections, made, note = [], [], ""
-    for name, path in found.items():
+    for path in pages:
         text = path.read_text(encoding="utf-8")
         made += _MADE.findall(text)
         if text.startswith("> "):
             note = text.partition("\n")[0].removeprefix("> ")
+        title = re.search(r"^# (.*)$", text, re.M)
+        heading = title[1] if title else path.stem
+        if path.stem in experiments and (source := experiments[path.stem].source):
+            heading += f" ({source})"
         body = re.sub(r"<figcaption>(Figure|Table) \d+", number, to_html(path.parent, text))
-        sections.append({"name": name, "heading": paths[name][0], "body": body})
+        sections.append({"name": path.stem, "heading": heading, "body": body})
     columns = [list(dict.fromkeys(column)) for column in zip(*sorted(made), strict=True)]
     names = ("Made on", "RecBole-EDT", "Commands", "Seeds", "Machine")
     header = dict(zip(names, columns, strict=False))  # no columns if no page says how it was made

@@ -75,13 +75,7 @@ class RunStore:
         self._names: dict[str, str] = {}
 
     def name(self, run: Run) -> str:
-        """Name of a run's files.
-
-        Raises
-        ------
-        EDTError
-            If the run's model, keys or data set are invalid.
-        """
+        """Name of a run's files; EDTError if its model, keys or data set are invalid."""
         from recbole_edt.trainer import checkpoint
 
         key = repr(run)
@@ -119,13 +113,7 @@ class RunStore:
             return None
 
     def ranks(self, run: Run) -> dict[str, np.ndarray]:
-        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it.
-
-        Raises
-        ------
-        DataError
-            If the file is missing or damaged.
-        """
+        """Rank of every user's target, as ``evaluation.report.write_ranks`` has it."""
         path = self.path(run, ".npz")
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -160,12 +148,8 @@ def execute(
 ) -> dict[str, str]:
     """Do all unfinished runs, each once and ``jobs`` at a time.
 
-    ``after`` is called with the name of each run that has finished or failed.
-
-    Returns
-    -------
-    dict
-        Name of each failed run -> its last line.
+    ``after`` is called with the name of each run that has finished or failed. Returns for the name
+    of each failed run its last line.
     """
     distinct = {store.name(run): run for run in runs}
     pending = {name: run for name, run in distinct.items() if store.results(run) is None}
@@ -289,20 +273,18 @@ def keys_for(
     """
     from recbole_edt.evaluation.vectors import has_vectors
 
-    known, claimed = _known_keys([model], dataset), _known_keys(beside, dataset)
     config = _default_config(model, dataset)
-    takes_any = config.takes_any_key
-    if not has_vectors(config.model_class):
-        given = {key: value for key, value in given.items() if key != "history_weight"}
-    preset = given.get("preset")
-    if preset and not _has_preset(model, preset, dataset):
-        if any(_has_preset(other, preset, dataset) for other in beside):
-            given = {key: value for key, value in given.items() if key != "preset"}
+    known, claimed = config.known_keys(), _known_keys(beside, dataset)
 
     def is_for_it(key: str) -> bool:
-        return key in known or (takes_any and key not in claimed)
+        if key == "history_weight" and not has_vectors(config.model_class):
+            return False
+        if key == "preset" and not _has_preset(model, given[key], dataset):
+            return not any(_has_preset(other, given[key], dataset) for other in beside)
+        first = key.split(".")[0]
+        return first in known or (config.takes_any_key and first not in claimed)
 
-    return {key: value for key, value in given.items() if is_for_it(key.split(".")[0])}
+    return {key: value for key, value in given.items() if is_for_it(key)}
 
 
 def refuse_unknown(given: Iterable[str], models: Iterable[str], dataset: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -16,7 +17,7 @@ from recbole_edt.errors import ConfigError
 from recbole_edt.experiment.context import FURTHER_KEYS, RunsSettings
 from recbole_edt.experiment.page import Page, made_by
 from recbole_edt.experiment.runs import Run, check_failures, configure, execute, refuse_unknown
-from recbole_edt.experiment.tables import Table, to_markdown
+from recbole_edt.experiment.tables import Table, escape_markdown, to_markdown
 from recbole_edt.io.files import check_writable, read_yaml
 from recbole_edt.io.lock import run_lock
 from recbole_edt.registry import short_name
@@ -54,6 +55,11 @@ def _distribution(values: Any) -> distributions.BaseDistribution:
     return (distributions.IntDistribution if whole else distributions.FloatDistribution)(**values)
 
 
+def _in_words(chosen: Mapping[str, Any]) -> str:
+    pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
+    return ", ".join(pairs)
+
+
 class Search(RunsSettings):
     """Settings of ``recbole-edt search``, and what it does."""
 
@@ -83,7 +89,7 @@ class Search(RunsSettings):
                 f"a grid needs choices for '{ranges[0]}': a range takes --method=bayes"
             )
         first = {key: v["low"] if key in ranges else v[0] for key, v in self.space.items()}
-        self.store.name(self.run_of(first, dry=True))
+        self.store.name(self.run_of(first, self.source))
         from recbole_edt.evaluation.metrics import RankMetrics
 
         names = RankMetrics(self.config, self.config["eval_args"]["mode"]["test"]).names
@@ -107,30 +113,41 @@ class Search(RunsSettings):
 
         return smaller_is_better(self.measured)
 
-    def run_of(self, chosen: Mapping[str, Any], dry: bool = False) -> Run:
-        """Return the run of some settings; raw data are augmented first if its model reads that.
-
-        With ``dry`` nothing is made, and the run is on the data as given.
-        """
+    def run_of(self, chosen: Mapping[str, Any], data_path: Path | None = None) -> Run:
+        """Run with some settings, on data as its model reads them or on those that are given."""
         keys = {**self.run_keys, **chosen}
-        makes = not dry and self.is_augmented(self.model, keys)
-        data_path = self.variants.make({}) if makes else self.source
+        data_path = data_path or self.data_for(self.model, keys)
         return Run(self.model, self.dataset, data_path, self.seed, keys)
 
-    def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
-        """Train with settings and return their validation metric; None for a run that failed.
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Settings in words -> why they could not be trained."""
+        return {}
 
-        Raises
-        ------
-        TrainingError
-            If all of them failed.
+    def measure(self, chosen: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        """Train with settings and return their validation metric; None for what failed.
+
+        TrainingError if all of them failed.
         """
-        runs = [self.run_of(settings) for settings in chosen]
-        failures = execute(self.store, runs, self.jobs, f"search {self.model}")
-        if len(failures) == len({self.store.name(run) for run in runs}):
+        runs, failures = dict[str, Run](), dict[str, str]()
+        for settings in chosen:
+            try:
+                run = self.run_of(settings)
+                self.store.name(run)
+            except ConfigError as error:  # values that do not go together
+                failures[_in_words(settings)] = str(error)
+            else:
+                runs[_in_words(settings)] = run
+        failed = execute(self.store, list(runs.values()), self.jobs, f"search {self.model}")
+        for words, run in runs.items():
+            if reason := failed.get(self.store.name(run)):
+                failures[words] = reason
+        if not runs.keys() - failures.keys():
             check_failures(failures)
-        results = [self.store.results(run) for run in runs]
-        return [None if one is None else one["valid"]["overall"][self.measured] for one in results]
+        self.failures.update(failures)
+        results = {words: self.store.results(run) for words, run in runs.items()}
+        found = [results.get(_in_words(settings)) for settings in chosen]
+        return [None if one is None else one["valid"]["overall"][self.measured] for one in found]
 
     def tried(self) -> Iterator[Trial]:
         """Try settings that the sampler chooses, ``batch`` at a time; a grid's all together.
@@ -172,8 +189,9 @@ class Search(RunsSettings):
         table = Table(f"{self.model} on {self.dataset}", [metric])
         table.smaller = {metric} if self.smaller else ()
         for chosen, value in tried:
-            pairs = (f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in chosen.items())
-            table.add_rows({", ".join(pairs): [value]})
+            table.add_rows({(row := _in_words(chosen)): [value]})
+            if row in self.failures:
+                table.notes.append(escape_markdown(f"{row}: failed: {self.failures[row]}"))
         table.notes.append(f"Seed {self.seed}; the test set is not used.")
         return table
 
@@ -191,10 +209,7 @@ HELP = help_text(
 def search(arguments: Sequence[str]) -> None:
     """Search as the command line asks for it, and print what validates best.
 
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid.
+    EDTError if that is invalid, or if all runs failed.
     """
     one = validate(Search, parse_arguments(arguments, Search))
     one.check()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ class Table:
     digits: int | None = 4  # decimals; None: three significant digits
     ranked: bool = True  # whether the best and second best of a column stand out
     smaller: Collection[str] = ()  # columns whose smaller values are better
+    printed: bool = False  # in the paper, not measured on the data set
     few: set[tuple[str, str]] = field(default_factory=set)  # cells of fewer than ten users
 
     def add(self, row: str, column: str, values: Sequence[float]) -> None:
@@ -61,13 +62,17 @@ class Table:
 
     def means(self) -> pd.DataFrame:
         """Means over seeds, rows x columns; NaN if not measured."""
-        of = {c: {row: self.values(row, c).mean() for row in self.cells} for c in self.columns}
-        return pd.DataFrame(of)
+        return self._reduced(pd.Series.mean)
 
     def deviations(self) -> pd.DataFrame:
         """Sample standard deviations, rows x columns; NaN for fewer than two values."""
-        of = {c: {row: self.values(row, c).std() for row in self.cells} for c in self.columns}
-        return pd.DataFrame(of)
+        return self._reduced(pd.Series.std)
+
+    def _reduced(self, how: Callable[[pd.Series], Any]) -> pd.DataFrame:
+        rows = list(self.cells)
+        return pd.DataFrame(
+            {c: [how(self.values(row, c)) for row in rows] for c in self.columns}, rows
+        )
 
     def order(self, column: str) -> list[str]:
         """Rows that have the column, best mean first."""
@@ -78,14 +83,14 @@ class Table:
     def lead(self, column: str) -> Lead | None:
         """Compare our row with the best other one; None without both."""
         order = self.order(column)
-        others = [row for row in order if row != self.ours]
-        if self.ours not in order or not others:
+        rival = next((row for row in order if row != self.ours), None)
+        if self.ours not in order or rival is None:
             return None
         sign = -1 if column in self.smaller else 1
-        mine, theirs = (self.values(row, column) * sign for row in (self.ours, others[0]))
+        mine, theirs = (self.values(row, column) * sign for row in (self.ours, rival))
         base = theirs.mean()
         gain = (mine.mean() - base) / abs(base) if base else math.nan
-        return Lead(others[0], gain, welch(mine.to_numpy(), theirs.to_numpy()))
+        return Lead(rival, gain, welch(mine.to_numpy(), theirs.to_numpy()))
 
     def shown(self, value: float) -> str:
         """Write a figure with the table's digits, and a whole number without decimals."""
@@ -125,13 +130,10 @@ class Table:
 def welch(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Test one-sidedly whether our mean is larger, without assuming equal variances (Welch).
 
-    Returns the p value of figures over seeds, float64 [n_seeds] each; NaN for fewer than two.
+    Returns the p value of figures over seeds, float64 [n_seeds] each; NaN for fewer than two, and
+    where all are the same.
     """
-    if min(len(ours), len(theirs)) < 2:
-        return math.nan
-    if ours.std() == theirs.std() == 0:  # no variance to test against
-        return 0.0 if ours.mean() > theirs.mean() else 1.0
-    with warnings.catch_warnings():  # seeds that agree to the last digit are no loss of precision
+    with warnings.catch_warnings():  # few seeds, or such as agree to the last digit
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(stats.ttest_ind(ours, theirs, equal_var=False, alternative="greater").pvalue)
 
@@ -198,6 +200,7 @@ def _texts(table: Table, marks: _Marks) -> pd.DataFrame:
 def to_markdown(table: Table, number: int | None = None) -> str:
     """Lay a table out for readers of Markdown; ``number`` goes before its title."""
     frame = _texts(table, _MARKDOWN)
+    frame = frame.rename(index=_escape_bars, columns=_escape_bars)
     align = ("left", *["right"] * len(table.columns))
     text = frame.to_markdown(disable_numparse=True, colalign=align)
     parts = [f"### {f'Table {number}: ' if number else ''}{table.title}", text]
@@ -220,6 +223,10 @@ def to_latex(table: Table) -> str:
 def escape_markdown(text: str) -> str:
     """Escape asterisks, as of `SASRec*`, two of which would begin and end emphasis."""
     return text.replace("*", r"\*")
+
+
+def _escape_bars(name: str) -> str:
+    return name.replace("|", r"\|")  # which ends a cell of a table
 
 
 def escape_latex(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ class Variants:
     """Augmented variants of the data set ``name``, made in ``folder``.
 
     ``source`` holds the data set's folder, raw or augmented. Of augmented data the raw rows are
-    taken; variants differ from the settings that the data were augmented with.
+    taken; variants differ from the settings that the data were augmented with. Their folders are
+    named by settings and data, so that changed data have new ones.
     """
 
     def __init__(self, name: str, source: Path, folder: Path) -> None:
@@ -33,7 +35,7 @@ class Variants:
         """Folder of the data set's folder without inserted rows, generated items and profiles."""
         if not self.augmented_source:
             return self.source
-        target = self.folder / "raw"
+        target = self.folder / f"raw-{self._digest}"
         if not (target / self.name / f"{self.name}.inter").is_file():
             strip_augmentation(self.source / self.name, target / self.name)
         return target
@@ -41,24 +43,24 @@ class Variants:
     def make(self, changes: Mapping[str, Any]) -> Path:
         """Return the folder that holds an augmented variant's folder; make it if it is missing.
 
-        Parameters
-        ----------
-        changes : mapping
-            Keys of ``recbole-edt augment`` that differ from how the source was augmented, or from
-            the defaults if it is raw. Without any, augmented data are their own variant.
-
-        Raises
-        ------
-        EDTError
-            If the settings are invalid.
+        ``changes`` are keys of ``recbole-edt augment``, in place of those that the source was
+        augmented with, or of the defaults if it is raw. Data that have them already are their own
+        variant.
         """
-        if self.augmented_source and not changes:
-            return self.source
         settings = self.settings(changes)
-        target = self.folder / f"augmented-{files.value_sha256(settings.model_dump())[:12]}"
+        if self.augmented_source and settings == self.settings():
+            return self.source
+        named = [settings.model_dump(), self._digest]
+        target = self.folder / f"augmented-{files.value_sha256(named)[:12]}"
         if not (target / self.name / REPORT).is_file():
             Pipeline(self.name, self.raw(), target, settings, self._cache()).run()
         return target
+
+    @cached_property
+    def _digest(self) -> str:
+        from recbole_edt.trainer.checkpoint import data_digest  # loads torch
+
+        return data_digest(self.source / self.name, self.name)
 
     def _cache(self) -> Path:
         """Folder of answers that all variants share: each is paid for once, here or before."""
@@ -73,17 +75,13 @@ class Variants:
         """Settings of the data set's own variant, with changes."""
         base: dict[str, Any] = {}
         if self.augmented_source:
-            base = self._read_report(self.source)["settings"]
+            base = _read_report(self.source / self.name)["settings"]
         elif (self.source / self.name / f"{self.name}.item_emb.npy").is_file():
             base = {"encoder": "file"}
-        if changes and "tau" in changes:  # it and its quantile exclude each other
-            base.pop("tau_quantile", None)
-        return validate(AugmentSettings, {**base, **(changes or {})})
-
-    def changes(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out of ``wanted`` what the data set's own variant has."""
-        own = self.settings()
-        return {key: value for key, value in wanted.items() if getattr(own, key) != value}
+        changes = changes or {}
+        if {"tau", "tau_quantile"} & {*changes}:  # they exclude each other
+            base = {key: value for key, value in base.items() if not key.startswith("tau")}
+        return validate(AugmentSettings, {**base, **changes})
 
     def estimate(self, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Estimate what a variant would cost, stage by stage, without a call."""
@@ -92,14 +90,15 @@ class Variants:
 
     def report(self) -> dict[str, Any]:
         """Return the report of the data set's own augmentation (``augmentation.json``)."""
-        return self._read_report(self.make({}))
+        return _read_report(self.make({}) / self.name)
 
-    def _read_report(self, folder: Path) -> dict[str, Any]:
-        path = folder / self.name / REPORT
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is missing or damaged: augment the data again") from error
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    path = folder / REPORT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged: augment the data again") from error
 
 
 def strip_augmentation(source: Path, target: Path) -> None:

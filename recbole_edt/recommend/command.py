@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BeforeValidator, model_validator
 from tqdm import tqdm
 
-from recbole_edt.errors import ConfigError, DependencyError
+from recbole_edt.errors import DependencyError
 from recbole_edt.io.files import atomic_write, check_writable, write_text
 from recbole_edt.io.paths import simulated_note
 from recbole_edt.settings import (
@@ -54,7 +54,13 @@ def _ids_or_file(value: Any) -> list[str]:
 Ids = Annotated[list[Name], BeforeValidator(_ids)]
 
 
-_NOT_WRITTEN = {"tsv", "xlsx", "xls", "gz", "bz2", "zip", "xz", "zst", "feather", "html"}
+_NOT_WRITTEN = {
+    "tsv", "xlsx", "xls", "ods", "gz", "bz2", "zip", "xz", "zst", "feather", "html",
+}  # fmt: skip
+_FOR_LOADING = {
+    "checkpoint", "dataset", "data_path", "until", "eval_batch_size", "use_gpu", "gpu_id",
+    "threads",
+}  # fmt: skip
 
 
 class RecommendSettings(Settings, use_attribute_docstrings=True):
@@ -111,11 +117,23 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
             raise ValueError("say either --user or --history")
         if self.html is not None and self.user in (["all"], None) and self.history is None:
             raise ValueError("--html shows users of --user=U,U or one --history, and not all users")
-        if Path(self.output or "").suffix in (".xlsx", ".xls", ".ods"):
-            raise ValueError("--output takes csv, json or parquet, and no file of a spreadsheet")
+        if self._suffix in _NOT_WRITTEN and self.format is None:
+            raise ValueError(
+                f"output: .{self._suffix} is not written: .csv, .json or .parquet, or --format"
+            )
         if self.output is None and (self.user == ["all"] or self.format or self.explain):
             raise ValueError("--user=all, --format and --explain need --output=FILE")
         return self
+
+    @property
+    def _suffix(self) -> str:
+        return Path(self.output or "").suffix.removeprefix(".").lower()
+
+    @property
+    def written_as(self) -> str:
+        """Format of the file of ``output``."""
+        by_name = {"json": "json", "jsonl": "json", "parquet": "parquet"}
+        return self.format or by_name.get(self._suffix, "csv")
 
 
 HELP = help_text(
@@ -126,26 +144,15 @@ HELP = help_text(
 
 
 def recommend(arguments: Sequence[str]) -> None:
-    """Recommend as the command line asks for it.
-
-    Raises
-    ------
-    EDTError
-        If arguments, configuration or data are invalid.
-    """
+    """Recommend as the command line asks for it; EDTError if that is invalid."""
     as_text = ("user", "history", "exclude")
     given = parse_arguments(arguments, RecommendSettings, as_text=as_text)
     settings = validate(RecommendSettings, given)
-    for key in ("output", "html"):
-        if (path := getattr(settings, key)) is not None:
+    vectors = settings.export and Path(settings.export, "users.txt")
+    for key, path in {"output": settings.output, "html": settings.html, "export": vectors}.items():
+        if path is not None:
             check_writable(key, path)
-    if settings.export is not None:
-        check_writable("export", Path(settings.export, "users.txt"))
-    suffix = Path(settings.output or "").suffix.removeprefix(".").replace("jsonl", "json")
-    if suffix in _NOT_WRITTEN and not settings.format:
-        raise ConfigError(f"output: .{suffix} is not written: .csv, .json or .parquet, or --format")
-    format = settings.format or (suffix if suffix in ("json", "parquet") else "csv")
-    if format == "parquet" and find_spec("pyarrow") is None:
+    if settings.written_as == "parquet" and find_spec("pyarrow") is None:
         raise DependencyError("--format=parquet needs pyarrow: run `pip install pyarrow`")
     # help does without RecBole
     from recbole_edt.recommend.recommender import Recommender, check_domain
@@ -153,11 +160,7 @@ def recommend(arguments: Sequence[str]) -> None:
 
     if settings.domain is not None:
         check_domain(settings.domain, checkpoint.load(settings.checkpoint)["dataset"]["domains"])
-    not_for_loading = {
-        "user", "history", "topk", "domain", "repeat", "exclude", "output", "format", "html",
-        "explain", "export",
-    }  # fmt: skip
-    load = settings.model_dump(exclude=not_for_loading, exclude_none=True)
+    load = settings.model_dump(include=_FOR_LOADING, exclude_none=True)
     recommender = Recommender.load(**load)
     users = None if settings.user == ["all"] else settings.user
     histories = recommender.asked(users, settings.history)  # all ids are checked
@@ -165,37 +168,40 @@ def recommend(arguments: Sequence[str]) -> None:
         for path in recommender.export(settings.export):
             print(f"written: {path}")
     exclude = settings.exclude
-    if str(given.get("exclude")).startswith("@"):  # a shop's list holds more than was ever sold
-        items = recommender.data.field2token_id[recommender.data.iid_field]
-        if strangers := [item for item in exclude if item not in items]:
-            tqdm.write(
-                f"{given['exclude'][1:]}: {len(strangers):,} of {len(exclude):,} ids are of no "
-                f"item here: {', '.join(strangers[:3])}", file=sys.stderr
-            )  # fmt: skip
-        exclude = [item for item in exclude if item in items]
+    if (file := str(given.get("exclude"))).startswith("@"):
+        exclude = _known_items(recommender, exclude, file[1:])
     asked: Any = {"k": settings.topk, "domain": settings.domain, "history": settings.history,
                   "repeat": settings.repeat, "exclude": exclude}  # fmt: skip
     names = [None] if settings.history is not None else users
     if settings.output is not None:
-        frames: Iterator[pd.DataFrame]
+        frames = recommender.batches(users, **asked)
         if settings.explain:
             known = recommender.data.id2token(recommender.data.uid_field, histories.users)
-            frames = (
-                explained(recommender, user, **asked).with_reasons() for user in names or known
-            )
-        else:
-            frames = recommender.batches(users, **asked)
-        n = write(frames, settings.output, format)
+            told = (explained(recommender, user, **asked) for user in names or known)
+            frames = (one.with_reasons() for one in told)
+        n = write(frames, settings.output, settings.written_as)
         print(f"written: {settings.output} ({n:,} recommendations)")
     if settings.html is not None:
-        told = [explained(recommender, user, **asked) for user in names or []]
-        write_html(told, settings.html, recommender)
+        shown = [explained(recommender, user, **asked) for user in names or []]
+        write_html(shown, settings.html, recommender)
         print(f"written: {settings.html}")
     elif settings.output is None:
         if names and (note := simulated_note(recommender.config["data_path"])):
             print(note, end="\n\n")
-        for user in names or []:
+        for place, user in enumerate(names or []):
+            print("\n" * (place > 0), end="")  # between users
             show(explained(recommender, user, **asked))
+
+
+def _known_items(recommender: Recommender, items: list[str], file: str) -> list[str]:
+    """Leave out, and name, ids of a file that no item has: a shop's list may hold many."""
+    known = recommender.data.field2token_id[recommender.data.iid_field]
+    if strangers := [item for item in items if item not in known]:
+        tqdm.write(
+            f"{file}: {len(strangers):,} of {len(items):,} ids are of no item here: "
+            f"{', '.join(strangers[:3])}", file=sys.stderr
+        )  # fmt: skip
+    return [item for item in items if item in known]
 
 
 class Explained(NamedTuple):

@@ -13,7 +13,6 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib.format import write_array_header_1_0
 from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import ModelType
 from torch import Tensor
@@ -376,24 +375,31 @@ class Recommender:
                 for domain, scores in zip(domains, out, strict=True):
                     scores += self._term.among(rows[self.model.ITEM_SEQ], domain)
         else:
-            out = [self._all_scores(asked)[:, self.pools[d]] for d in domains]
-        if excluded is not None:
-            for domain, scores in zip(domains, out, strict=True):
-                columns = self._column[excluded[self.data.item_domain[excluded] == domain]]
-                scores[:, columns[columns >= 0]] = -torch.inf
-        if repeat:
-            return out
+            every = self._all_scores(asked)
+            out = [every[:, self.pools[d]] for d in domains]
+        owners, items = np.zeros((2, 0), dtype=int) if repeat else self._had(asked)
+        for domain, scores in zip(domains, out, strict=True):
+            if excluded is not None:
+                scores[:, self._columns(domain, excluded)[1]] = -torch.inf
+            mine, columns = self._columns(domain, items)
+            scores[owners[mine], columns] = -torch.inf
+        return out
+
+    def _columns(self, domain: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which items are candidates of a domain, and their columns in its scores."""
+        mine = (self.data.item_domain[items] == domain) & (self._column[items] >= 0)
+        return mine, self._column[items[mine]]
+
+    def _had(self, asked: Histories) -> tuple[np.ndarray, np.ndarray]:
+        """Raw items of histories, and those of their users that filters dropped: owners, items."""
         owners, rows = expand_ranges(asked.rows.offsets[asked.owners], asked.stops)
         raw = ~asked.rows.augmented[rows]
         owners, items = owners[raw], asked.rows.items[rows[raw]]
-        if self._dropped is not None:
-            offsets, dropped = self._dropped
-            of, places = expand_ranges(offsets[asked.users], offsets[asked.users + 1])
-            owners, items = np.append(owners, of), np.append(items, dropped[places])
-        for domain, scores in zip(domains, out, strict=True):
-            mine = (self.data.item_domain[items] == domain) & (self._column[items] >= 0)
-            scores[owners[mine], self._column[items[mine]]] = -torch.inf
-        return out
+        if self._dropped is None:
+            return owners, items
+        offsets, dropped = self._dropped
+        of, places = expand_ranges(offsets[asked.users], offsets[asked.users + 1])
+        return np.append(owners, of), np.append(items, dropped[places])
 
     @torch.no_grad()
     def _all_scores(self, asked: Histories) -> Tensor:
@@ -463,13 +469,10 @@ class Recommender:
     def carriers(
         self, asked: Histories, items: Ids, most: int = 3
     ) -> list[list[tuple[int, float]]]:
-        """Rows of one history that carry most of the score of each item.
+        """Rows of one history that carry most of each item's score: places in :meth:`rows`, falls.
 
-        Returns
-        -------
-        list
-            For each item (place in :meth:`rows`, fall of the score without it), greatest first;
-            rows without which it does not fall are left out: all, if the model reads no histories.
+        The greatest comes first. Rows without which the score does not fall are left out: all, if
+        the model reads no histories.
         """
         if not self.reads_histories:
             return [[] for _ in _listed(items)]
@@ -506,18 +509,14 @@ class Recommender:
         texts["users"] = data.id2token(data.uid_field, asked.users)
         for name, tokens in texts.items():
             write_text(folder / f"{name}.txt", "".join(f"{token}\n" for token in tokens))
+        batches = [
+            [vectors.float().cpu().numpy() for vectors in self._vectors.user_vectors(rows)]
+            for rows in map(self._interaction, self._parts(asked))
+        ]
+        arrays = [np.ascontiguousarray(vectors.cpu().numpy()) for vectors in self._items]
+        arrays += [np.concatenate(of_domain) for of_domain in zip(*batches, strict=True)]
         paths = [folder / f"{kind}_{name}.npy" for kind in ("items", "users") for name in names]
-        with ExitStack() as stack:
-            items, users = np.array_split([stack.enter_context(atomic_write(p)) for p in paths], 2)
-            for path, vectors in zip(items, self._items, strict=True):
-                write_array(path, np.ascontiguousarray(vectors.cpu().numpy()))
-            shape = (len(asked.users), self._items[0].shape[1])
-            about = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            files = [stack.enter_context(path.open("wb")) for path in users]
-            for file in files:  # written, not mapped: a full disk is an error, and no crash
-                write_array_header_1_0(file, about)
-            for part in self._parts(asked):
-                by_domain = self._vectors.user_vectors(self._interaction(part))
-                for file, batch in zip(files, by_domain, strict=True):
-                    file.write(batch.float().cpu().numpy().astype("<f4").tobytes())
+        with ExitStack() as stack:  # all files or none
+            for path, array in zip(paths, arrays, strict=True):
+                write_array(stack.enter_context(atomic_write(path)), array)
         return [*(folder / f"{name}.txt" for name in texts), *paths]

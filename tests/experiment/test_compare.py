@@ -17,8 +17,8 @@ import pytest
 from recbole_edt.errors import ConfigError, DataError, TrainingError
 from recbole_edt.experiment.compare import Comparison, compare
 from recbole_edt.experiment.entries import choose
-from recbole_edt.experiment.runs import Run, RunStore, keys_for
-from recbole_edt.experiment.variants import strip_augmentation
+from recbole_edt.experiment.runs import Run, RunStore, flatten, keys_for
+from recbole_edt.experiment.variants import Variants, strip_augmentation
 from recbole_edt.io.files import read_table
 from recbole_edt.io.lock import run_lock
 from recbole_edt.settings import validate
@@ -47,6 +47,10 @@ def arguments(data_path: Path, **changes) -> list[str]:
 def comparison(data_path: Path, **changes) -> Comparison:
     given = {"dataset": "tiny", "data_path": str(data_path), "models": "SASRec,LLMEDT"}
     return validate(Comparison, given | changes)
+
+
+def augmented_rows(one: Comparison) -> list[str]:
+    return [row for row, of in one.entries.items() if one.is_augmented(of.model, one.keys[row])]
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +94,22 @@ def test_raw_data_are_augmented_for_the_rows_that_use_it(finished, data_path) ->
     assert len(folders) == 1
     assert (folders[0] / "tiny" / "augmentation.json").is_file()
     both = comparison(data_path, output_path=str(finished.parent))
-    runs = both.runs(both.augmented())
+    runs = both.runs()
     assert {run.data_path for run in runs["LLMEDT"]} == {folders[0]}
     assert {run.data_path for run in runs["SASRec"]} == {data_path}
-    assert comparison(data_path, models="SASRec,SASRec*").augmented() == data_path
+    alone = comparison(data_path, models="SASRec,SASRec*")
+    assert {run.data_path for run in flatten(alone.runs())} == {data_path}
+
+
+def test_changed_data_are_augmented_anew(data_path, tmp_path) -> None:
+    shutil.copytree(data_path / "tiny", tmp_path / "tiny")
+    variants = [Variants("tiny", tmp_path, tmp_path / "made") for _ in range(2)]
+    first = variants[0].make({"profiler": "none"})
+    inter = tmp_path / "tiny" / "tiny.inter"
+    inter.write_text("\n".join(inter.read_text().split("\n")[:-2]) + "\n")
+    assert variants[1].make({"profiler": "none"}) != first
+    again = Variants("tiny", first, tmp_path / "of_augmented")
+    assert len(read_table(again.raw() / "tiny" / "tiny.inter")) == 1 + len(read_table(inter))
 
 
 def test_what_is_done_is_not_done_again(finished, data_path, monkeypatch) -> None:
@@ -181,7 +197,7 @@ def test_damaged_ranks_are_named(finished, data_path, left) -> None:
     both = comparison(
         data_path, output_path=str(finished.parent), seeds="1", **{**TINY, "topk": [3]}
     )
-    run = both.runs(both.augmented())["LLMEDT"][0]
+    run = both.runs()["LLMEDT"][0]
     ranks = both.store.ranks(run)
     assert len(ranks["test_uni5"]) == len(ranks["users"]) > 5
     path = both.store.path(run, ".npz")
@@ -226,20 +242,26 @@ def test_all_rows_of_table_1_are_there() -> None:
              "LLM4CDSR", "LLMEDT"]  # fmt: skip
     assert [name for name in chosen if not name.endswith("*")] == paper
     assert chosen["GRU4Rec*"].keys["item_embedding"] == "id"
-    assert Comparison(dataset="tiny").rows_augmented == paper[6:]
+    assert augmented_rows(Comparison(dataset="tiny")) == paper[6:]
     assert list(choose("SASRec*, GRU4Rec")) == ["SASRec*", "GRU4Rec"]
 
 
 def test_rows_read_augmented_data_where_their_settings_say_so(data_path) -> None:
     def rows(**changes) -> list[str]:
-        return comparison(
-            data_path, models="SASRec,C2DSR,LLMEDT,LLM4CDSR", **changes
-        ).rows_augmented
+        models = "SASRec,C2DSR,LLMEDT,LLM4CDSR"
+        return augmented_rows(comparison(data_path, models=models, **changes))
 
     assert rows() == ["LLMEDT", "LLM4CDSR"]
     assert rows(augmentation=True) == ["SASRec", "C2DSR", "LLMEDT", "LLM4CDSR"]
     assert rows(augmentation=False) == ["LLMEDT", "LLM4CDSR"]  # their vectors of text
     assert rows(augmentation=False, item_embedding="id") == ["LLM4CDSR"]
+
+
+def test_rows_that_are_named_after_a_backbone_keep_it(data_path) -> None:
+    given = {"backbone": "gru4rec", "learning_rate": 0.1}
+    keys = comparison(data_path, models="SASRec*,LLMEDT", **given).keys
+    assert keys["LLMEDT"] == given
+    assert (keys["SASRec*"]["backbone"], keys["SASRec*"]["learning_rate"]) == ("sasrec", 0.1)
 
 
 def test_recboles_own_models_alone_have_a_budget(data_path) -> None:

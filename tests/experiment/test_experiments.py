@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,7 +20,7 @@ from recbole_edt.evaluation.metrics import RankMetrics
 from recbole_edt.evaluation.report import write_ranks
 from recbole_edt.experiment.base import OURS, add_paper, load_experiments, paper_table
 from recbole_edt.experiment.command import experiment, make
-from recbole_edt.experiment.context import ExperimentContext, read_properties
+from recbole_edt.experiment.context import ExperimentContext, grid, read_properties
 from recbole_edt.experiment.layout import reports_table
 from recbole_edt.experiment.page import Page
 from recbole_edt.experiment.paper.groups import length_groups, ratio_groups
@@ -133,6 +132,26 @@ def test_ablations_differ_from_ours_in_one_thing_each(finished) -> None:
         assert settings(runs[row]) == {**settings(ours), key: value}
 
 
+def test_what_an_experiment_varies_is_not_overridden(data_path, tmp_path) -> None:
+    context = validate(ExperimentContext, {
+        "dataset": "tiny", "data_path": str(data_path), "output_path": str(tmp_path), "seeds": "1",
+        "align_weight": 0.2, "epochs": 3,
+    })  # fmt: skip
+    keys = [run.keys for run in flatten(EXPERIMENTS["alpha"].runs(context))]
+    assert keys == [{"align_weight": weight, "epochs": 3} for weight in grid("alpha")]
+
+
+@pytest.mark.parametrize("own", [{"tau": 0.6}, {"tau_quantile": 0.5}])
+def test_a_variant_has_tau_or_its_quantile(tmp_path, own) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "augmentation.json").write_text(json.dumps({"settings": own}))
+    variants = Variants("tiny", tmp_path, tmp_path / "made")
+    assert variants.make(own) == tmp_path  # the data have it already
+    found = [variants.settings(keys) for keys in ({"tau": 0.9}, {"tau_quantile": 0.25})]
+    assert [(one.tau, one.tau_quantile) for one in found] == [(0.9, None), (None, 0.25)]
+
+
 def test_shared_runs_are_trained_once(finished) -> None:
     names = {
         name: {finished.store.name(run) for run in flatten(one.runs(finished))}
@@ -219,7 +238,7 @@ def test_groups_report_the_ranks_of_their_users(finished) -> None:
 def test_case_is_the_user_whom_augmentation_helped_most(finished) -> None:
     text = (finished.folder / "case" / "case.md").read_text()
     user, *shown = re.search(
-        r"User (\S+): .* at place (\d+) with augmentation and at place (\d+)", text, re.DOTALL
+        r"User (\S+): .* has rank (\d+) with augmentation and rank (\d+) without", text, re.DOTALL
     ).groups()
     runs = EXPERIMENTS["case"].runs(finished)
     first, other = (finished.store.ranks(runs[row][0]) for row in (OURS, "w/o Aug."))
@@ -230,6 +249,16 @@ def test_case_is_the_user_whom_augmentation_helped_most(finished) -> None:
     inter = read_table(finished.augmented(".inter"))
     augmented = np.isin(first["users"], inter.loc[inter["augmented"] == "1", "user_id"])
     assert gains[place] == pytest.approx(gains[augmented].max())
+
+
+def test_a_case_without_one_of_its_runs_says_so(finished, data_path, tmp_path, load) -> None:
+    context = new_context(data_path, tmp_path, "1,2")
+    runs = EXPERIMENTS["case"].runs(context)
+    pretend(context, [runs[OURS][1], runs["w/o Aug."][0]], load(data_path))  # others failed
+    assert "case" in EXPERIMENTS["case"].page(context, runs).pictures
+    context.store.path(runs["w/o Aug."][0], ".json").unlink()
+    (told,) = EXPERIMENTS["case"].page(context, runs).text
+    assert told == "A run failed: there is nothing to compare."
 
 
 def test_paper_is_shown_beside_ours() -> None:
@@ -298,7 +327,9 @@ def test_bad_arguments(data_path, arguments, error, message) -> None:
 
 
 def test_an_experiment_of_ones_own(data_path, monkeypatch) -> None:
-    monkeypatch.setattr("recbole_edt.experiment.base.EXPERIMENTS", dict(EXPERIMENTS))
+    others = {name: one for name, one in EXPERIMENTS.items() if name != "map"}
+    monkeypatch.setattr("recbole_edt.experiment.base.EXPERIMENTS", others)
+    monkeypatch.delitem(sys.modules, "recbole_edt.experiment.paper.map")  # as at a start
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("mine.py").write_text(
         "from recbole_edt.experiment.base import Page, Table, register_experiment\n"
@@ -306,11 +337,11 @@ def test_an_experiment_of_ones_own(data_path, monkeypatch) -> None:
         "    table = Table(context.dataset, ['users'])\n"
         "    table.add_rows({'all': [len(context.histories.users)]})\n"
         "    return Page(tables=[table])\n"
-        "register_experiment('users', 'Number of users', lay_out=page, text='Mine.')\n"
+        "register_experiment('map', 'Number of users', lay_out=page, text='Mine.')\n"
     )
     arguments = ["--dataset=tiny", f"--data_path={data_path}"]
-    experiment(["mine:users", *arguments])
-    text = Path("results/tiny/users/users.md").read_text()
+    experiment(["mine:map", *arguments])  # not the package's of this name
+    text = Path("results/tiny/map/map.md").read_text()
     assert text.startswith("# Number of users\n\nMine.\n") and "60" in text
     with pytest.raises(ConfigError, match="module 'nowhere' cannot be imported"):
         experiment(["nowhere:users", *arguments])
@@ -339,24 +370,6 @@ def test_report_holds_experiments_of_ones_own(tmp_path) -> None:
     assert "Search" not in text
 
 
-def test_report_opens_in_a_browser_without_an_error(finished, tmp_path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("install chromium to run this")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-
-    def consoles(page: Path) -> tuple[str, list[str]]:
-        done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=90)
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    dom, said = consoles(write_report(finished.folder, "tiny"))
-    assert 'id="ablation"' in dom and said == []
-    broken = tmp_path / "broken.html"
-    broken.write_text("<script>undefined_name()</script>")
-    assert consoles(broken)[1]  # an error would have been seen
-
-
 def test_figures_of_simulated_data_say_so_first(data_path, tmp_path, load) -> None:
     note, folder = "simulated data: of no shop", tmp_path / "data" / "tiny"
     shutil.copytree(data_path / "tiny", folder)
@@ -366,6 +379,8 @@ def test_figures_of_simulated_data_say_so_first(data_path, tmp_path, load) -> No
     (page,) = make(context, {"overall": EXPERIMENTS["overall"]})
     assert page.read_text().startswith(f"> {note}\n")
     assert "(simulated data)" in page.with_suffix(".csv").read_text().splitlines()[1]
+    printed = Page(tables=[paper_table("cost", "cloth_sport")]).write(tmp_path, "cost", note)
+    assert "as printed in the paper\n" in printed.read_text()
     body = write_report(context.folder, "tiny").read_text().partition("<body>")[2]
     assert body.split(">")[1].split("<")[0] == note
     assert body.count(note) == 1

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import ConfigError, TrainingError
+from recbole_edt.experiment import search as search_module
 from recbole_edt.experiment.compare import Comparison
+from recbole_edt.experiment.runs import RunStore
 from recbole_edt.experiment.search import Search, search
 from recbole_edt.settings import validate
 
@@ -84,6 +86,25 @@ def test_a_failed_run_is_left_out_by_bayes(monkeypatch) -> None:
     assert [value is None for _, value in found] == [True, False, False, False] * 2
 
 
+def test_the_table_says_why_settings_failed(write_dataset, tmp_path, monkeypatch) -> None:
+    one = make({"n_heads": [1, 2, 3]}, model="C2DSR", data_path=str(write_dataset(tmp_path)))
+    chosen = [{"n_heads": n} for n in (1, 2, 3)]
+    names = [one.store.name(one.run_of(settings)) for settings in chosen[:2]]
+    found = {"valid": {"overall": {one.measured: 0.5}}}
+    monkeypatch.setattr(
+        RunStore, "results", lambda self, run: found if run.keys["n_heads"] == 1 else None
+    )
+    monkeypatch.setattr(search_module, "execute", lambda *_: {names[1]: "out of memory"})
+    values = one.measure(chosen)
+    assert values == [0.5, None, None]
+    assert one.table([*zip(chosen, values, strict=True)]).notes[:2] == [
+        "n_heads 2: failed: out of memory",
+        "n_heads 3: failed: hidden_size must be a multiple of n_heads",
+    ]
+    with pytest.raises(TrainingError, match=r"run n_heads 3 failed: .*\(1 further"):
+        one.measure(chosen[1:])
+
+
 def test_space_from_a_file(tmp_path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("dropout: [0.1, 0.5]\nlearning_rate: {low: 0.001, high: 0.1, log: true}\n")
@@ -127,7 +148,7 @@ def test_search_and_compare_share_the_runs_of_the_plugins_models(
         search = validate(Search, {"model": model, "space": {"dropout": [0.1]}, **given})
         compared = validate(Comparison, {"models": model, "dropout": 0.1, **given})
         of_search = search.run_of({"dropout": 0.1})
-        (of_compare,) = compared.runs(compared.augmented())[model][:1]
+        (of_compare,) = compared.runs()[model][:1]
         assert search.store.name(of_search) == search.store.name(of_compare)
         assert (of_search.data_path == data) == (model == "C2DSR")
 

@@ -7,34 +7,38 @@ from recbole_edt.experiment.page import Picture
 from recbole_edt.experiment.paper.groups import ratio_runs
 from recbole_edt.io.files import read_table
 
-_ROWS, _BEST = 10, 3  # rows of the history and recommendations that the picture shows, at most
+_PLAIN = "w/o Aug."
+_SHOWN, _BEST = 10, 3  # rows of the history and recommendations that the picture shows, at most
 
 
 def case_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Draw the user's sequence, the rank of the target, and what is recommended in its domain."""
+    store, results = context.store, context.results(runs)
+    if not all(results.values()):
+        return base.Page(text=["A run failed: there is nothing to compare."])
+    chosen = {row: next(filter(store.results, of_row)) for row, of_row in runs.items()}
+    mode = results[base.OURS][0]["protocol"]
+    saved = {row: store.ranks(run) for row, run in chosen.items()}
+    ranks = pd.DataFrame(
+        {row: pd.Series(found[f"test_{mode}"], found["users"]) for row, found in saved.items()}
+    )
     inter, items = read_table(context.augmented(".inter")), read_table(context.augmented(".item"))
-    ranks, mode = pd.DataFrame(index=inter.loc[inter["augmented"] == "1", "user_id"].unique()), ""
-    for row, done in context.results(runs).items():
-        mine = pd.Series(dtype=float)
-        if done:
-            mode, found = done[0]["protocol"], context.store.ranks(runs[row][0])
-            mine = pd.Series(found[f"test_{mode}"], index=found["users"])
-        ranks[row] = mine
-    ranks = ranks.dropna().astype(int)  # of users whom both runs ranked
-    gains = 1 / ranks[base.OURS] - 1 / ranks["w/o Aug."]
+    augmented = inter.loc[inter["augmented"] == "1", "user_id"].unique()
+    ranks = ranks.reindex(augmented).dropna().astype(int)
+    gains = 1 / ranks[base.OURS] - 1 / ranks[_PLAIN]
     if not (gains > 0).any():
         text = "No augmented user is ranked better with augmentation than without it."
         return base.Page(text=[text])
     user = gains.idxmax()
     best, other = ranks.loc[user]
     text = (
-        f"User {user}: the item they chose next stands at place {best} with augmentation and at "
-        f"place {other} without it ({mode}). Of all {len(gains):,} users with inserted rows "
+        f"User {user}: the item they chose next has rank {best} with augmentation and rank {other} "
+        f"without it ({mode}). Of all {len(gains):,} users with inserted rows "
         f"{(gains > 0).sum():,} are ranked better with augmentation, {(gains < 0).sum():,} worse."
     )
     title = f"{context.dataset}, user {user}: rank of the target"
     table = base.Table(title, ["rank"], digits=None, ranked=False)
-    table.add_rows({base.OURS: [best], "w/o Aug.": [other]})
+    table.add_rows({base.OURS: [best], _PLAIN: [other]})
     domains = sorted(items["domain"].unique())
     titles = items["title"].str.strip() if "title" in items else pd.Series("", items.index)
     items["title"] = titles.where(titles != "", items["item_id"])
@@ -44,21 +48,16 @@ def case_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
         pictures.Step(row.title, domains.index(row.domain), row.augmented == "1")
         for row in rows.itertuples()
     ]
-    target = rows.iloc[-1]
-    recommended = {
-        f"Recommended from {target.domain}, {how}": recommended_to(
-            user, target, context.store.checkpoint(runs[row][0]), domains
-        )
-        for row, how in ((base.OURS, "after"), ("w/o Aug.", "before"))
-    }
-    recommended = {heading: found for heading, found in recommended.items() if found}
     steps[-1] = steps[-1]._replace(chosen=True)
-    svg = pictures.sequence(steps[-_ROWS - 1 :], (other, best), recommended, domains)
+    target, recommended = rows.iloc[-1], {}
+    for row, how in ((base.OURS, "after"), (_PLAIN, "before")):
+        if found := recommended_to(user, target, store.checkpoint(chosen[row]), domains):
+            recommended[f"Recommended from {target.domain}, {how}"] = found
+    svg = pictures.sequence(steps[-_SHOWN - 1 :], (other, best), recommended, domains)
     caption = f"{context.dataset}, user {user}: their sequence before and after augmentation"
     if recommended:
         caption += ", and what is recommended; an arrow names the row that carries most of a score"
-    caption += "."
-    picture = Picture(svg, caption, f"A list of items in the order of time. {text}")
+    picture = Picture(svg, f"{caption}.", f"A list of items in the order of time. {text}")
     return base.Page(text=[text], tables=[table], pictures={"case": picture})
 
 

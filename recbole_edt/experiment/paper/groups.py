@@ -44,25 +44,23 @@ def length_runs(context: base.ExperimentContext) -> base.Runs:
 def groups_page(name: str, group, context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     """Lay out one table per protocol, a row for each model and group, and points of the first."""
     groups = group(context)
-    by_mode: dict[str, dict[str, Table]] = {}
-    users = ""
+    by_mode: dict[str, dict[str, dict[str, list]]] = {}  # mode -> row -> group -> reports
     for row, done in context.results(runs).items():
         for mode in done[0]["protocols"] if done else ():
-            reports = context.grouped(runs[row], groups, mode)
-            title = f"{context.dataset}, test, {mode}"
-            by_mode.setdefault(mode, {})[row] = reports_table(title, reports)
-            counts = (f"{name} {of[0]['overall']['n']:,}" for name, of in reports.items())
-            users = f"Test users: {', '.join(counts)}."
+            by_mode.setdefault(mode, {})[row] = context.grouped(runs[row], groups, mode)
     page = base.Page()
-    for tables in by_mode.values():
-        first = next(iter(tables.values()))
-        table = Table(first.title, first.columns, notes=[users], ranked=False)
-        for row, of_row in tables.items():
-            table.cells |= {f"{row}, {name}": cells for name, cells in of_row.cells.items()}
-            table.few |= {(f"{row}, {name}", column) for name, column in of_row.few}
+    for mode, by_row in by_mode.items():
+        reports = {f"{row}, {one}": found for row, of_row in by_row.items()
+                   for one, found in of_row.items()}  # fmt: skip
+        table = reports_table(f"{context.dataset}, test, {mode}", reports)
+        table.ranked = False
+        counts = (f"{found[0]['overall']['n']:,} ({one})"
+                  for one, found in next(iter(by_row.values())).items())  # fmt: skip
+        table.notes.append(f"Test users: {', '.join(counts)}.")
         page.tables.append(table)
     if by_mode:
-        tables = next(iter(by_mode.values()))
+        title, by_row = page.tables[0].title, next(iter(by_mode.values()))
+        tables = {row: reports_table(title, of_row) for row, of_row in by_row.items()}
         page.add_points(name, tables, compared(tables))
     return page
 
@@ -71,8 +69,9 @@ def compared(tables: Mapping[str, Table]) -> str:
     """Say in a sentence what the first two models reach overall in each group."""
     labels, column = list(tables)[:2], next(iter(tables.values())).columns_of("overall")[-1]
     means = pd.DataFrame({label: tables[label].means()[column] for label in labels}).dropna()
-    told = (f"{row} {' / '.join(f'{mean:.4f}' for mean in of)}" for row, *of in means.itertuples())
-    return f"{column.replace('overall', 'Overall')} of {' / '.join(labels)}: {', '.join(told)}."
+    told = (f"{' and '.join(f'{mean:.4f}' for mean in of)} ({row})"
+            for row, *of in means.itertuples())  # fmt: skip
+    return f"{column.replace('overall', 'Overall')} of {' and '.join(labels)}: {'; '.join(told)}."
 
 
 base.register_experiment(

@@ -16,22 +16,18 @@ def llm_runs(context: base.ExperimentContext) -> base.Runs:
 
 def tau_runs(context: base.ExperimentContext) -> base.Runs:
     """One row per threshold: the paper's on the scale of its encoder, else quantiles."""
-    variants = context.variants
-    if variants.settings().encoder == "openai":
+    if context.variants.settings().encoder == "openai":
         rows = {f"τ = {tau:.2f}": {"tau": tau} for tau in grid("tau")}
     else:
-        wanted = {f"τ = quantile {q:g}": {"tau_quantile": q} for q in grid("tau_quantile")}
-        rows = {row: variants.changes(keys) for row, keys in wanted.items()}
+        rows = {f"τ = quantile {q:g}": {"tau_quantile": q} for q in grid("tau_quantile")}
     return {row: context.runs("LLMEDT", augment=keys) for row, keys in rows.items()}
 
 
 def k_runs(context: base.ExperimentContext) -> base.Runs:
     """One row per k."""
-    variants, sizes = context.variants, grid("k")
     # with fewer proposals than k, further ones would keep the same
-    proposed = {"num": max(variants.settings().num or 0, *sizes)}
-    rows = {f"k = {k}": variants.changes({"k": k, **proposed}) for k in sizes}
-    return {row: context.runs("LLMEDT", augment=keys) for row, keys in rows.items()}
+    num = max(context.variants.settings().num or 0, *grid("k"))
+    return {f"k = {k}": context.runs("LLMEDT", augment={"k": k, "num": num}) for k in grid("k")}
 
 
 def alpha_runs(context: base.ExperimentContext) -> base.Runs:
