@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from recbole_edt.augment.encoders import CachedEncoder, Encoder, JoinedEncoder, encoder_class
+from recbole_edt.augment.encoders import lsa as lsa_module
 from recbole_edt.augment.encoders.endpoint import EndpointEncoder
 from recbole_edt.augment.encoders.file import FileEncoder
 from recbole_edt.augment.encoders.lsa import LsaEncoder, words_of
@@ -152,10 +153,14 @@ def test_words_of_other_scripts(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("n_texts", "most", "n_axes"), [(700, 512, 128), (1500, 512, 150), (1500, 140, 140)]
 )
-def test_every_ten_texts_have_an_axis_within_bounds(n_texts: int, most: int, n_axes: int) -> None:
+def test_every_ten_texts_have_an_axis_within_bounds(
+    n_texts: int, most: int, n_axes: int, monkeypatch
+) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(_word(n) for n in rng.integers(1000, size=4)) for _ in range(n_texts)]
     assert lsa(most).encode(texts).shape == (n_texts, n_axes)
+    monkeypatch.setattr(lsa_module, "_MOST_WEIGHTS", 1000)  # of very many terms
+    assert lsa(most).encode(texts).shape == (n_texts, 128)
 
 
 def test_corpus_without_words_is_an_error() -> None:

@@ -21,6 +21,7 @@ from recbole_edt.io.atomic import check_unchanged
 from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 _LEAST_AXES, _TEXTS_PER_AXIS = 128, 10  # of small catalogues
+_MOST_WEIGHTS = 2**28  # of terms in all axes, 2 GiB
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _SMALL = 2048  # texts or terms of which all axes are computed
 
@@ -87,7 +88,8 @@ class LsaEncoder(Encoder):
     that neither BLAS threads nor a randomised projection show in the float16 that is stored.
     The largest entry of each component is positive, because signs are arbitrary. Where components
     have the same length, as in small catalogues, any rotation of them is as good: one is chosen by
-    fixed directions. There is one axis for every ten texts, but at least 128 and at most 512.
+    fixed directions. There is one axis for every ten texts, but at least 128 and at most
+    512, and fewer of catalogues with more than half a million terms.
 
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
@@ -132,7 +134,9 @@ class LsaEncoder(Encoder):
             weights = self._vectorizer.fit_transform(self.corpus or texts)  # [texts, terms]
         except ValueError as error:
             raise DataError("there is no word in the texts to encode") from error
-        wanted = min(self.dim, max(_LEAST_AXES, weights.shape[0] // _TEXTS_PER_AXIS))
+        n_texts, n_terms = weights.shape
+        axes = min(n_texts // _TEXTS_PER_AXIS, _MOST_WEIGHTS // n_terms)
+        wanted = min(self.dim, max(_LEAST_AXES, axes))
         self._axes = self._fit(weights, min(wanted, min(weights.shape) - 1))
         return self.encode_more(texts)[0] if self.corpus else self._project(weights)
 
