@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy
@@ -73,6 +74,13 @@ def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
     return lengths, vectors.T
 
 
+def _width(vectors: Path) -> int:
+    """Size of the vectors in a file; 0 if it is missing or damaged."""
+    with suppress(Exception):  # a damaged header can raise anything
+        return np.load(vectors, mmap_mode="r", allow_pickle=False).shape[1]
+    return 0
+
+
 def _alike(lengths: np.ndarray) -> list[np.ndarray]:
     """Places of lengths, longest first, in groups of equal ones."""
     apart = lengths[1:] < lengths[:-1] * (1 - _ALIKE)
@@ -92,10 +100,11 @@ class LsaEncoder(Encoder):
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
     ``<D>.lsa.txt`` beside it, which say what it was fitted to itself. Without ``lsa_items`` such a
-    file beside the data to encode is the corpus.
+    file beside the data to encode is the corpus. Vectors of 128 axes beside the corpus keep that
+    number, so that models that are trained on them go on.
     """
 
-    dim: ClassVar[int] = 512  # at most
+    dim: int = 512  # at most
     identity = f"lsa {dim} NFC scipy {scipy.__version__}"
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
@@ -117,7 +126,10 @@ class LsaEncoder(Encoder):
             rows = items[["domain", *described]].to_dict("records")
             self.corpus = [item_text(row) for row in rows]
         if self.corpus:
-            self.identity = f"{self.identity} {value_sha256(self.corpus)}"
+            if _width(Path(f"{beside}.item_emb.npy")) == _LEAST_AXES:
+                self.dim = _LEAST_AXES  # earlier versions have as many for any number of texts
+            about_it = f"NFC scipy {scipy.__version__} {value_sha256(self.corpus)}"
+            self.identity = f"lsa {self.dim} {about_it}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Fit the corpus and encode texts; :meth:`encode_more` encodes into its space."""
