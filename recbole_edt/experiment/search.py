@@ -129,24 +129,24 @@ class Search(RunsSettings):
 
         TrainingError if all of them failed.
         """
-        runs, failures = dict[str, Run](), dict[str, str]()
-        for settings in chosen:
+        runs, failures = dict[int, Run](), dict[str, str]()  # by place, as words are rounded
+        for place, settings in enumerate(chosen):
             try:
                 run = self.run_of(settings)
                 self.store.name(run)
             except ConfigError as error:  # values that do not go together
                 failures[_in_words(settings)] = str(error)
             else:
-                runs[_in_words(settings)] = run
+                runs[place] = run
         failed = execute(self.store, list(runs.values()), self.jobs, f"search {self.model}")
-        for words, run in runs.items():
+        for place, run in runs.items():
             if reason := failed.get(self.store.name(run)):
-                failures[words] = reason
-        if not runs.keys() - failures.keys():
+                failures[_in_words(chosen[place])] = reason
+        if all(self.store.name(run) in failed for run in runs.values()):
             check_failures(failures)
         self.failures.update(failures)
-        results = {words: self.store.results(run) for words, run in runs.items()}
-        found = [results.get(_in_words(settings)) for settings in chosen]
+        results = {place: self.store.results(run) for place, run in runs.items()}
+        found = map(results.get, range(len(chosen)))
         return [None if one is None else one["valid"]["overall"][self.measured] for one in found]
 
     def tried(self) -> Iterator[Trial]:

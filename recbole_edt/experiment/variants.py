@@ -76,6 +76,8 @@ class Variants:
         base: dict[str, Any] = {}
         if self.augmented_source:
             base = _read_report(self.source / self.name)["settings"]
+            if "file" in str(base.get("encoder")).split("+"):  # the data's file has joined vectors
+                base = base | {"encoder": "file"}
         elif (self.source / self.name / f"{self.name}.item_emb.npy").is_file():
             base = {"encoder": "file"}
         changes = changes or {}

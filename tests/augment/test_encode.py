@@ -163,6 +163,18 @@ def test_every_ten_texts_have_an_axis_within_bounds(
     assert lsa(most).encode(texts).shape == (n_texts, 128)
 
 
+@pytest.mark.parametrize(("had", "n_axes"), [(128, 128), (384, 150)])
+def test_grown_data_keep_128_axes_that_their_vectors_have(tmp_path, had, n_axes) -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(_word(n) for n in rng.integers(1000, size=4)) for _ in range(1500)]
+    (tmp_path / "D.lsa.txt").write_text("\n".join(texts))
+    np.save(tmp_path / "D.item_emb.npy", np.ones((3, had), np.float16))
+    (tmp_path / "D.item").write_text("item_id:token\tdomain:token\n")
+    encoder = LsaEncoder(AugmentSettings(lsa_items=str(tmp_path / "D.item")))
+    assert encoder.encode(texts[:2]).shape == (2, n_axes)
+    assert encoder.identity.startswith(f"lsa {128 if had == 128 else 512} ")
+
+
 def test_corpus_without_words_is_an_error() -> None:
     with pytest.raises(DataError, match="no word"):
         lsa(128).encode(["", "1 2"])

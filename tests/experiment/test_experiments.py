@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.data.dataset import CrossDomainDataset
 from recbole_edt.errors import ConfigError, DataError
@@ -150,6 +151,16 @@ def test_a_variant_has_tau_or_its_quantile(tmp_path, own) -> None:
     assert variants.make(own) == tmp_path  # the data have it already
     found = [variants.settings(keys) for keys in ({"tau": 0.9}, {"tau_quantile": 0.25})]
     assert [(one.tau, one.tau_quantile) for one in found] == [(0.9, None), (None, 0.25)]
+
+
+def test_variants_keep_the_vectors_of_data_with_joined_encoders(data_path, tmp_path) -> None:
+    joined = AugmentSettings(encoder="file+lsa", profiler="none")
+    Pipeline("tiny", data_path, tmp_path / "own", joined).run()
+    variant = Variants("tiny", tmp_path / "own", tmp_path / "made").make({"insert": "end"})
+    own, other = (
+        np.load(folder / "tiny" / "tiny.item_emb.npy") for folder in (tmp_path / "own", variant)
+    )
+    np.testing.assert_array_equal(other, own)
 
 
 def test_shared_runs_are_trained_once(finished) -> None:

@@ -105,6 +105,21 @@ def test_the_table_says_why_settings_failed(write_dataset, tmp_path, monkeypatch
         one.measure(chosen[1:])
 
 
+def test_settings_that_look_alike_have_results_of_their_own(
+    write_dataset, tmp_path, monkeypatch
+) -> None:
+    one = make({"align_weight": [0.100001, 0.100002]}, data_path=str(write_dataset(tmp_path)))
+    monkeypatch.setattr(
+        RunStore,
+        "results",
+        lambda self, run: {"valid": {"overall": {one.measured: run.keys["align_weight"]}}},
+    )
+    monkeypatch.setattr(search_module, "execute", lambda *_: {})
+    monkeypatch.setattr(Search, "data_for", lambda self, model, keys: tmp_path)
+    values = one.measure([{"align_weight": value} for value in one.space["align_weight"]])
+    assert values == one.space["align_weight"]
+
+
 def test_space_from_a_file(tmp_path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("dropout: [0.1, 0.5]\nlearning_rate: {low: 0.001, high: 0.1, log: true}\n")

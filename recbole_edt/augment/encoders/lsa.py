@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
+from tqdm import tqdm
 
 from recbole_edt.augment.encoders import Encoder, register_encoder
 from recbole_edt.augment.items import item_text, read_items
@@ -22,6 +24,7 @@ from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 _LEAST_AXES, _TEXTS_PER_AXIS = 128, 10  # of small catalogues
 _MOST_WEIGHTS = 2**28  # of terms in all axes, 2 GiB
+_A_MINUTE = 25_000  # texts
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _SMALL = 2048  # texts or terms of which all axes are computed
 
@@ -74,6 +77,13 @@ def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
     return lengths, vectors.T
 
 
+def _width(vectors: Path) -> int:
+    """Size of the vectors in a file; 0 if it is missing or damaged."""
+    with suppress(Exception):  # a damaged header can raise anything
+        return np.load(vectors, mmap_mode="r", allow_pickle=False).shape[1]
+    return 0
+
+
 def _alike(lengths: np.ndarray) -> list[np.ndarray]:
     """Places of lengths, longest first, in groups of equal ones."""
     apart = lengths[1:] < lengths[:-1] * (1 - _ALIKE)
@@ -94,10 +104,11 @@ class LsaEncoder(Encoder):
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
     ``<D>.lsa.txt`` beside it, which say what it was fitted to itself. Without ``lsa_items`` such a
-    file beside the data to encode is the corpus.
+    file beside the data to encode is the corpus. Vectors of 128 axes beside the corpus keep that
+    number, so that models that are trained on them go on.
     """
 
-    dim: ClassVar[int] = 512  # at most
+    dim: int = 512  # at most
     identity = f"lsa {dim} NFC scipy {scipy.__version__}"
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
@@ -119,7 +130,10 @@ class LsaEncoder(Encoder):
             rows = items[["domain", *described]].to_dict("records")
             self.corpus = [item_text(row) for row in rows]
         if self.corpus:
-            self.identity = f"{self.identity} {value_sha256(self.corpus)}"
+            if _width(Path(f"{beside}.item_emb.npy")) == _LEAST_AXES:
+                self.dim = _LEAST_AXES  # earlier versions have as many for any number of texts
+            about_it = f"NFC scipy {scipy.__version__} {value_sha256(self.corpus)}"
+            self.identity = f"lsa {self.dim} {about_it}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Fit the corpus and encode texts; :meth:`encode_more` encodes into its space."""
@@ -137,6 +151,9 @@ class LsaEncoder(Encoder):
         n_texts, n_terms = weights.shape
         axes = min(n_texts // _TEXTS_PER_AXIS, _MOST_WEIGHTS // n_terms)
         wanted = min(self.dim, max(_LEAST_AXES, axes))
+        if n_texts > _A_MINUTE / 2:
+            minutes = f"about {max(1, round(n_texts / _A_MINUTE))} min on one core"
+            tqdm.write(f"latent semantic analysis of {n_texts:,} texts: {minutes}")
         self._axes = self._fit(weights, min(wanted, min(weights.shape) - 1))
         return self.encode_more(texts)[0] if self.corpus else self._project(weights)
 

@@ -366,7 +366,9 @@ class Run:
             )
         if status != 401 and refusal.is_unpaid:
             raise EndpointError(f"there is no credit left at {end.place} ({reason})")
-        if status == 401 or (status == 403 and not self._answered):  # later: moderation of one text
+        # once an answer has come, in this run or before, 403 is moderation of one text
+        has_answered = self._answered or self.dialect.answers_as
+        if status == 401 or (status == 403 and not has_answered):
             what = f"the key in {end.key_env}" if end.key_env else "a call without a key"
             todo = "" if end.key_env else f": name its variable in {end.kind}.key_env"
             raise ConfigError(f"{end.place} refuses {what} ({reason}){todo}")

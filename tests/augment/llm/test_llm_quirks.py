@@ -257,6 +257,20 @@ def test_one_text_that_moderation_refuses_fails_alone(llm_servers, llm_client):
     ]
 
 
+def test_a_later_run_that_asks_only_for_what_moderation_refused_goes_on(llm_servers, llm_client):
+    def chat_as(body, good):
+        is_bad = "user 3 " in body["messages"][-1]["content"]
+        return (403, {"error": {"message": "your input was flagged"}}) if is_bad else None
+
+    server, asked = llm_servers(chat_as=chat_as), [profile(n) for n in range(6)]
+    with llm_client(server) as client:
+        client.chat(asked, "summarise")
+    with llm_client(server) as client:
+        answers = client.chat(asked, "summarise")
+    assert [answer.cached for answer in answers] == [n != 3 for n in range(6)]
+    assert answers[3].error == "HTTP 403: your input was flagged"
+
+
 def test_json_that_a_server_could_not_make_is_asked_for_again(llm_servers, llm_client):
     failing = count()
 
