@@ -9,14 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recbole_edt.augment.output import REPORT
 from recbole_edt.augment.pipeline import ANSWERS, Pipeline, cache_folder
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import DataError
 from recbole_edt.io import files
 from recbole_edt.io.atomic import load_embeddings, read_columns
 from recbole_edt.settings import validate
-
-REPORT = "augmentation.json"  # what `recbole-edt augment` writes last
 
 
 class Variants:

@@ -132,10 +132,11 @@ def encoder_class(name: str) -> type[Encoder]:
 
 @cache
 def _joined(kinds: tuple[type[Encoder], ...]) -> type[Encoder]:
-    uses_llm, items_only = (
-        any(getattr(kind, flag) for kind in kinds) for flag in ("uses_llm", "items_only")
-    )
-    content = {"kinds": kinds, "uses_llm": uses_llm, "items_only": items_only}
+    content = {
+        "kinds": kinds,
+        "uses_llm": any(kind.uses_llm for kind in kinds),
+        "items_only": any(kind.items_only for kind in kinds),
+    }
     return type(JoinedEncoder.__name__, (JoinedEncoder,), content)
 
 

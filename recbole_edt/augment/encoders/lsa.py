@@ -25,6 +25,7 @@ from recbole_edt.io.files import LSA_TEXTS, value_sha256
 _LEAST_AXES, _TEXTS_PER_AXIS = 128, 10  # of small catalogues
 _MOST_WEIGHTS = 2**28  # of terms in all axes, 2 GiB
 _A_MINUTE = 25_000  # texts
+_METHOD = f"NFC scipy {scipy.__version__}"  # part of the identity of vectors
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _SMALL = 2048  # texts or terms of which all axes are computed
 
@@ -109,7 +110,7 @@ class LsaEncoder(Encoder):
     """
 
     dim: int = 512  # at most
-    identity = f"lsa {dim} NFC scipy {scipy.__version__}"
+    identity = f"lsa {dim} {_METHOD}"
 
     def __init__(self, settings: Any, about: Any = None, client: Any = None) -> None:
         super().__init__(settings, about, client)
@@ -132,8 +133,7 @@ class LsaEncoder(Encoder):
         if self.corpus:
             if _width(Path(f"{beside}.item_emb.npy")) == _LEAST_AXES:
                 self.dim = _LEAST_AXES  # earlier versions have as many for any number of texts
-            about_it = f"NFC scipy {scipy.__version__} {value_sha256(self.corpus)}"
-            self.identity = f"lsa {self.dim} {about_it}"
+            self.identity = f"lsa {self.dim} {_METHOD} {value_sha256(self.corpus)}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Fit the corpus and encode texts; :meth:`encode_more` encodes into its space."""
