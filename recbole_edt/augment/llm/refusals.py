@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from time import time
 from typing import Any
 
 _KEYS = (
@@ -30,9 +31,14 @@ _UNPAID = re.compile(
 )
 FORM = re.compile(r"response_format|schema|grammar", re.I)
 """Of a refusal that is about the form of the answer."""
+# A span of time, such as 1m26.4s, 120ms or 2 minutes
+_PART = r"(\d+(?:\.\d+)?) ?(ms|mil|[smh])[a-z]*"
+_SPAN = re.compile(rf"(?:{_PART},? ?)+", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WAIT = re.compile(
-    r'(?:retryDelay"\s*:\s*"|(?:retry|try again) (?:in|after) )(\d+(?:\.\d+)?) ?s', re.IGNORECASE
+    r'(?:retryDelay"\s*:\s*"|(?:retry|try again) (?:in|after) )(?=\d)', re.IGNORECASE
 )
+_RESET = re.compile(r'x-ratelimit-reset"\s*:\s*"?(\d{13})\b', re.IGNORECASE)
 NO_ANSWER = 200
 """Status of a response that was to be an answer and holds nothing of use."""
 _PASSING = (408, 409, 424, 425, 429, 498)  # 498: Groq has no capacity
@@ -97,10 +103,24 @@ def stated_limit(said: str, n: int) -> int | None:
     return next((number for number in reversed(numbers) if 0 < number < n), None)
 
 
+def seconds_of(span: str) -> str:
+    """Read a span of time, such as 1m26.4s or 30s, in seconds; a text that is none stays."""
+    if not (found := _SPAN.match(span)):
+        return span
+    parts = re.findall(_PART, found[0].lower())
+    return str(round(sum(float(number) * _SECONDS[unit] for number, unit in parts), 3))
+
+
 def stated_wait(body: str) -> str:
-    """Read the seconds to wait from the body of an error, as Gemini and Azure have them."""
-    found = _WAIT.search(body)
-    return found[1] if found else ""
+    """Read the seconds to wait from the body of an error, as Gemini, Azure and Groq have them.
+
+    OpenRouter has the instant, in milliseconds.
+    """
+    if found := _WAIT.search(body):
+        return seconds_of(body[found.end() : found.end() + 40])
+    if found := _RESET.search(body):
+        return str(max(round(int(found[1]) / 1000 - time(), 3), 0.0))
+    return ""
 
 
 def stated_excess(said: str) -> float:

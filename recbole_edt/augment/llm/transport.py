@@ -27,7 +27,13 @@ import openai
 from recbole_edt.augment.llm.costs import Usage
 from recbole_edt.augment.llm.dialect import Dialect, read_list
 from recbole_edt.augment.llm.payload import read_payload, refusal_within
-from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, server_words, stated_wait
+from recbole_edt.augment.llm.refusals import (
+    NO_ANSWER,
+    Refusal,
+    seconds_of,
+    server_words,
+    stated_wait,
+)
 from recbole_edt.augment.llm.settings import Endpoint, LLMSettings
 from recbole_edt.errors import ConfigError, EDTError
 
@@ -411,7 +417,7 @@ def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
     except Exception:  # its body was not read; the type depends on the library's version
         body = error.body
     headers = error.response.headers
-    retry_after = headers.get("retry-after") or stated_wait(str(body))
+    retry_after = seconds_of(headers.get("retry-after", "")) or stated_wait(str(body))
     with suppress(TypeError, ValueError):  # a date, by the server's clock if it says what that is
         now = parsedate_to_datetime(headers.get("date") or formatdate(usegmt=True))
         until = parsedate_to_datetime(retry_after)

@@ -66,7 +66,7 @@ def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
     assert time.monotonic() - start >= 0.4
     server.retry_after = "Soon"
     assert client.chat([profile(2)], "profile")[0].error
-    for far in ("3600", formatdate(time.time() + 3600, usegmt=True)):
+    for far in ("3600", "1h", "60m0s", formatdate(time.time() + 3600, usegmt=True)):
         server.retry_after = far
         with pytest.raises(EndpointError, match=r"asks to wait 3[56]\d\d s, longer than max_wait"):
             client.chat([profile(2)], "profile")
@@ -77,11 +77,14 @@ def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
     [
         {"message": "quota", "details": [{"@type": "RetryInfo", "retryDelay": "3600.5s"}]},
         {"message": "Please retry after 3600 seconds."}, {"message": "Please retry in 3600.7s."},
+        {"message": "Limit 6000, Used 6000. Please try again in 59m60.5s."},
+        {"message": "try again in 1 hour"}, {"message": "try again in 1h0m3600ms"},
+        {"metadata": {"headers": {"X-RateLimit-Reset": str(int(time.time() * 1000) + 3_640_000)}}},
     ],
 )  # fmt: skip
 def test_a_wait_that_the_body_of_an_error_asks_for_counts(llm_servers, llm_client, error):
     server = llm_servers(chat_as=lambda *_: (429, {"error": error}))
-    with pytest.raises(EndpointError, match=r"asks to wait 360\d s"):
+    with pytest.raises(EndpointError, match=r"asks to wait 36\d\d s"):
         llm_client(server).chat([profile(1)], "profile")
 
 
