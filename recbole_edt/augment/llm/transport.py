@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import re
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,13 @@ REFUSED_AT_FIRST = 3
 """Requests that end the run if all are refused with the same words, with no success before, or if
 nothing listens any more."""
 _GONE = "nothing listens"  # code of such a refusal
+# Words of OpenSSL -> what to do
+_TLS = {
+    "CERTIFICATE_VERIFY_FAILED": (
+        "name a file with the certificate of its authority in SSL_CERT_FILE, or another address"
+    ),
+    "WRONG_VERSION_NUMBER": "if it speaks http and not https, correct the address",
+}
 _LISTED_WITHIN_S = 10.0  # a list of models takes no computing
 # Shorter "keys" such as EMPTY or ollama are placeholders and may occur in answers.
 _SHORTEST_SECRET = 8
@@ -128,8 +136,7 @@ class Run:
                 base_url=endpoint.base_url,
                 max_retries=0,
                 timeout=endpoint.timeout_s,
-                # a proxy does not reach servers on this machine
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=not endpoint.is_local),
+                http_client=openai.DefaultAsyncHttpxClient(**_connection(endpoint)),
             )
         except (ImportError, OSError, ValueError) as error:
             raise ConfigError(
@@ -342,9 +349,10 @@ class Run:
             is_late = isinstance(error, asyncio.TimeoutError)
             why = f"in {seconds:g} s" if is_late else f"({self.describe(self._refusal(error))})"
             end = self.endpoint
+            todo = f"start the {end.kind} server there, or name another address"
+            todo = next((one for words, one in _TLS.items() if words in why), todo)
             raise UnreachableError(
-                f"{end.place} does not answer {why}: start the {end.kind} server there, or name "
-                f"another address: --{end.kind}.base_url=..."
+                f"{end.place} does not answer {why}: {todo}: --{end.kind}.base_url=..."
             ) from None
         except (openai.OpenAIError, ValueError, RecursionError):
             return []
@@ -399,6 +407,14 @@ class Run:
                 said = said.replace(part, "[path]")
         status = f"HTTP {refusal.status}: " if refusal.status not in (None, NO_ANSWER) else ""
         return status + (_KEYLIKE.sub("[key]", said)[:300] or "nothing is said")
+
+
+def _connection(endpoint: Endpoint) -> dict[str, Any]:
+    """Options of the client: a proxy of the environment does not reach servers on this machine."""
+    if not endpoint.is_local:
+        return {"trust_env": True}
+    # without trust_env httpx leaves out SSL_CERT_FILE, too, which OpenSSL reads by itself
+    return {"trust_env": False, "verify": ssl.create_default_context()}
 
 
 def in_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -1,8 +1,11 @@
 """Servers that speak the API in their own way: each is got along with, or its words are shown."""
 
 import json
+import ssl
+import subprocess
 from contextlib import nullcontext
 from itertools import chain, count, cycle
+from shutil import which
 from threading import Timer
 from time import sleep
 
@@ -399,6 +402,34 @@ def test_vectors_of_a_router_are_kept(llm_servers, llm_client, caplog):
 def test_a_server_on_this_machine_is_asked_without_the_proxy(llm_servers, llm_client, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     assert run(llm_client, llm_servers(), 1) == 0
+
+
+@pytest.mark.skipif(not which("openssl"), reason="makes a certificate")
+def test_a_certificate_of_ones_own_is_named_by_the_environment(
+    llm_servers, llm_client, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    made = "req -x509 -newkey rsa:2048 -nodes -subj /CN=me -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        ["openssl", *made.split(), "-keyout", "key.pem", "-out", "certificate.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    plain, server = llm_servers(), llm_servers()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
+
+    def ask(one):
+        url = f"https://127.0.0.1:{one.port}/v1"
+        with llm_client(one, **{"chat.base_url": url, "retries": 0}) as client:
+            return client.chat([profile(1)], "summarise")
+
+    with pytest.raises(EndpointError, match=r"self-signed cert.*: name a file .*SSL_CERT_"):
+        ask(server)
+    with pytest.raises(EndpointError, match="speaks http and not https, correct the address"):
+        ask(plain)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    assert ask(server)[0].value
 
 
 def test_a_proxy_that_cannot_be_used_is_told(llm_servers, llm_client, monkeypatch):
