@@ -16,7 +16,7 @@ from recbole_edt.augment.llm.dialect import Dialect
 from recbole_edt.augment.llm.reading import well_formed
 from recbole_edt.augment.llm.refusals import NO_ANSWER, Refusal, stated_excess, stated_limit
 from recbole_edt.augment.llm.settings import EmbeddingEndpoint
-from recbole_edt.augment.llm.transport import CallFailed, Run
+from recbole_edt.augment.llm.transport import CallFailed, EndpointError, Run
 from recbole_edt.io.files import LARGEST
 
 _SHORTEST = 16  # characters that every model takes
@@ -140,6 +140,8 @@ def read_vectors(payload: dict[str, Any], n: int, size: int | None) -> np.ndarra
         raise Refusal("the response does not hold one vector for each text", NO_ANSWER)
     if size is not None and rows.shape[1] != size:
         raise Refusal(f"the vectors have {rows.shape[1]} dimensions, not {size}", NO_ANSWER)
+    if not rows.any(axis=1).all():  # which stands for a text without a vector
+        raise Refusal("a vector is zero everywhere", NO_ANSWER)
     if not (np.abs(rows) <= LARGEST).all():
         raise Refusal(f"the vectors hold values that are not numbers up to {LARGEST:,}", NO_ANSWER)
     return rows
@@ -148,4 +150,10 @@ def read_vectors(payload: dict[str, Any], n: int, size: int | None) -> np.ndarra
 def _vector(entry: Any) -> np.ndarray:
     if isinstance(entry, str):
         return np.frombuffer(base64.b64decode(entry, validate=True), dtype="<f4")
-    return np.asarray(entry, dtype=np.float32).reshape(-1)
+    vector = np.asarray(entry, dtype=np.float32)
+    if vector.ndim > 1 and len(vector) > 1:
+        raise EndpointError(
+            "the embedding server gives a vector for each token of a text: start it with pooling, "
+            "such as --pooling mean of llama.cpp"
+        )
+    return vector.reshape(-1)

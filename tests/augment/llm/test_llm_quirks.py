@@ -546,12 +546,31 @@ def test_vectors_are_read_as_they_come(llm_servers, llm_client, embed_as):
     np.testing.assert_allclose(made, [embedding(text) for text in texts], atol=1e-6)
 
 
-def test_vectors_that_cannot_be_stored_are_no_answer(llm_servers, llm_client):
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ([1.0, 7e4], "the vectors hold values that are not numbers up to 65,504"),
+        ([1.0, None], "the vectors hold values that are not numbers up to 65,504"),
+        ([0.0, 0.0], "a vector is zero everywhere"),
+    ],
+)
+def test_vectors_that_are_none_are_no_answer(llm_servers, llm_client, bad, said):
     def embed_as(body):
-        data = [{"embedding": [1.0, 7e4 if "big" in text else 2.0]} for text in body["input"]]
+        data = [{"embedding": bad if "big" in text else [1.0, 2.0]} for text in body["input"]]
         return 200, {"data": data}
 
     client = llm_client(llm_servers(embed_as=embed_as), retries=0)
     made, failures = client.embed(["a shoe", "a big shoe"], "encode")
     assert made.tolist() == [[1, 2], [0, 0]]
-    assert failures == {1: "the vectors hold values that are not numbers up to 65,504"}
+    assert failures == {1: said}
+
+
+def test_vectors_of_tokens_are_none_of_texts(llm_servers, llm_client):
+    def embed_as(body):
+        data = [{"embedding": [embedding(word) for word in text.split()]} for text in body["input"]]
+        return 200, {"data": data}
+
+    server = llm_servers(embed_as=embed_as)
+    with pytest.raises(EndpointError, match="for each token of a text: start it with pooling"):
+        llm_client(server).embed(["red shoe", "old hat"], "encode")
+    assert len(server.log) == 1
