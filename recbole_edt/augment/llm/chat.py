@@ -25,6 +25,7 @@ from recbole_edt.augment.llm.settings import ChatEndpoint, Endpoint
 from recbole_edt.augment.llm.transport import CallFailed, Run
 from recbole_edt.io.files import value_sha256
 
+_AGAINST_THOUGHTS = ": switch the model's thinking off by chat.extra, or raise chat.max_tokens"
 _SHOWN = 4000  # characters of a bad answer that the model gets to see again
 
 
@@ -143,7 +144,8 @@ class Asking:
                 break
             except Mismatch as mismatch:
                 if step.value is None:
-                    reason = f"no answer that can be used: {mismatch}"
+                    advice = _AGAINST_THOUGHTS if mismatch.fault == "thoughts" else ""
+                    reason = f"no answer that can be used: {mismatch}{advice}"
                     raise CallFailed(reason, Refusal(reason), is_final=True) from None
                 break
         return Answer(step.value)
@@ -165,7 +167,8 @@ class Asking:
                 self.run.counts[FAULT + problem.fault] += 1
                 self.keep()
                 was_cut = said.finish == "length"
-                mismatch = Mismatch(f"{problem}{' (cut off at max_tokens)' if was_cut else ''}")
+                cut = " (cut off at max_tokens)" if was_cut else ""
+                mismatch = Mismatch(f"{problem}{cut}", problem.fault)
                 shorter = " It was cut off because it was too long: write less." if was_cut else ""
                 complaint = _messages(
                     assistant=said.text[:_SHOWN],

@@ -49,7 +49,7 @@ _REFUSAL = re.compile(
 _FILTERED = re.compile("filter|safety|recitation|blocklist|prohibited|spii|sensitive|refus")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields of a message
 _BRACKET = re.compile(r"[\[{]")
-_OBJECT = re.compile(r"\s*\{.*\}\s*", re.DOTALL)
+_OBJECT = re.compile(r"\s*(?:```(?:json)?\s*)?\{.*\}\s*(?:```\s*)?", re.DOTALL)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?P<end>"?)|[\[\]{},]', re.DOTALL)  # a text, or what joins
 _BETWEEN = re.compile(r"(?:[\W\d_]|json[l5]?|item)*", re.IGNORECASE)  # of elements of one list
 _STARTS_TRIED = 20  # text that only looks like JSON must not cost minutes
@@ -94,8 +94,12 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
     def _whole(cls, value: Any) -> Any:
         """Name fields as declared, whatever their case, and complete a list.
 
-        The list, or its only element, may stand alone or under its singular.
+        The list, or its only element, may stand alone, under its singular, or in the arguments of
+        a tool's call; its elements may be numbered by names (``item1``, ``item2``).
         """
+        if isinstance(value, dict) and cls.elements not in map(_key, value):
+            inner = (one for one in value.values() if isinstance(one, dict))
+            value = next((one for one in inner if cls.elements in map(_key, one)), value)
         if isinstance(value, dict):
             declared = {field.casefold(): field for field in cls.model_fields}
             value = {declared.get(_key(key), key): one for key, one in value.items()}
@@ -107,12 +111,20 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
             keys = {_key(key): key for key in one} if isinstance(one, dict) else {}
             return one[keys[single]] if (single := name.removesuffix("s")) in keys else one
 
+        value = _numbered(value)
         several = isinstance(value, list | tuple)
         return {name: list(map(bare, value)) if several else bare(value)}
 
 
 def _key(name: Any) -> str:
     return str(name).strip().casefold()
+
+
+def _numbered(value: Any) -> Any:
+    """Objects under the names of an object are a list."""
+    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+        return list(value.values())
+    return value
 
 
 def _from_null(value: Any) -> Any:
@@ -122,6 +134,7 @@ def _from_null(value: Any) -> Any:
 
 
 def _from_single(value: Any) -> Any:
+    value = _numbered(value)
     if isinstance(value, dict | str):
         return [value] if value else []
     return value

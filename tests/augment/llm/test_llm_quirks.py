@@ -44,6 +44,7 @@ ANSWERED = {
     "tags": lambda good: completion(f"<thinking>{drafted(good)}</thinking>{good}"),
     "a field of thoughts": lambda good: completion(good, reasoning_content=drafted(good)),
     "an answer in a field of thoughts": lambda good: completion(None, reasoning_content=good),
+    "an answer in a fence there": lambda good: completion("", reasoning=f"```json\n{good}\n```\n"),
     "parts": lambda good: completion(
         [{"type": "thinking", "thinking": [{"type": "text", "text": drafted(good)}]},
          {"type": "text", "text": good[:9]}, {"type": "text", "text": good[9:]}]
@@ -95,6 +96,7 @@ def test_a_fault_is_counted_by_its_kind(llm_servers, llm_client, kind):
     (answer,) = client.chat([request() if kind == "copy" else profile()], "generate")
     assert answer.value is None
     reason = answer.error.removeprefix("no answer that can be used: ").partition(" (cut off")[0]
+    reason = reason.partition(": switch")[0]  # which tells the user what to do
     assert said[1].startswith(f"This answer cannot be used: {reason}.") and len(said) == 2
     costs = client.costs()["generate"]
     assert costs["faults"][kind.strip()] >= 2 and costs["reasks"] == 1 and costs["calls"] == 2
@@ -184,7 +186,7 @@ def test_answers_that_are_never_of_use_end_the_run(llm_servers, llm_client, monk
     monkeypatch.setattr(transport, "LOST_IN_A_ROW", 5)
     server = llm_servers(chat_as=lambda *_: completion(None, "length", reasoning="hm"))
     with pytest.raises(
-        EndpointError, match=r"5 chat requests in a row .* thoughts and no answer .cut"
+        EndpointError, match=r"5 chat .* in a row .* no answer .cut.*: switch .* chat.max_tokens"
     ):
         llm_client(server, asks=1, concurrency=1).chat([profile(n) for n in range(9)], "generate")
     assert len(server.log) == 10

@@ -148,11 +148,22 @@ def test_the_list_counts_and_no_remark_or_draft(text, titles):
         '{"status": "ok", "result": {"items": [{"title": "Tent", "brand": "Tarnavel"}]}}',
         '{"items": [{"name": "Tent", "brand": "Tarnavel"}]}',
         '{"products": [{"product_name": "Tent", "brand": "Tarnavel"}]}',
+        '{"items": {"1": {"title": "Tent", "brand": "Tarnavel"}}}',
+        '{"item1": {"title": "Tent", "brand": "Tarnavel"}}',
+        '<tool_call>{"name": "answer", "arguments": '
+        '{"items": [{"title": "Tent", "brand": "Tarnavel"}]}}</tool_call>',
     ],
 )
 def test_fields_count_in_any_case_and_under_another_name_of_the_list(text):
     reply = generated_items(["title", "brand"])
     assert read_answer(text, reply) == {"items": [{"title": "Tent", "brand": "Tarnavel"}]}
+
+
+@pytest.mark.parametrize("around", ['{"items": %s}', "%s"])
+def test_numbered_elements_are_all_of_the_list(around):
+    numbered = json.dumps({f"item {n}": {"title": f"Tent {n}"} for n in range(3)})
+    found = read_answer(around % numbered, generated_items(["title"]))
+    assert found == {"items": [{"title": f"Tent {n}"} for n in range(3)]}
 
 
 def test_a_column_of_the_data_called_name_is_no_title():
