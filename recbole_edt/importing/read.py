@@ -240,10 +240,13 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
     header, *_ = re.split("[\r\n]", text, maxsplit=1)
     if header.count("::") > 1 and "\t" not in text:  # as MovieLens has it
         text, header = text.replace("::", "\t"), header.replace("::", "\t")
-    atomic = any(name != _without_type(name) for name in header.split("\t"))
-    separator = "\t" if atomic else separator or max("\t,;|", key=header.count)
+    separator = separator or max("\t,;|", key=header.count)
     separator = separator if separator in header else _rare_separator(text, header, options)
-    names = next(csv.reader([header], delimiter=separator, **_QUOTED), [])
+    typed = [
+        name.strip() for name in next(csv.reader([header], delimiter=separator, **_QUOTED), [])
+    ]
+    names = [_without_type(name) for name in typed]
+    atomic = names != typed and separator == "\t"  # RecBole's field_separator may be another
     if headless := bool(options.columns) and not _names_a_key(names, options):
         given, names = names, list(options.columns or ())
         if len(given) < len(names) or any(map(str.strip, given[len(names) :])):
@@ -264,10 +267,10 @@ def _read_text(path: Path, options: ImportCommand) -> pd.DataFrame:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **form)
     except pd.errors.ParserError as error:
         raise DataError(f"{path}: {_first_line(error)}") from error
-    names = [name.strip() for name in names] + [""] * (width - len(names))  # rows may end with it
+    names += [""] * (width - len(names))  # rows may end with it
     if not atomic and way is _LITERAL and '"' in text:
         frame = frame.map(_unquoted, na_action="ignore")
-    frame.columns = pd.Index([_without_type(name) if atomic else name for name in names])
+    frame.columns = pd.Index(names)
     return frame.loc[:, ~frame.columns.str.fullmatch(r"(Unnamed: \d+)?")]  # an index by pandas
 
 

@@ -512,6 +512,19 @@ def test_files_may_be_packed_in_parts_in_another_encoding_or_without_a_header():
     assert item["title"].tolist() == ["Hübsch", "Toyé"]
 
 
+@pytest.mark.parametrize("separator", ["\t", ",", ";", " "])
+def test_atomic_files_may_have_another_field_separator(separator):
+    rows = ["user_id:token|item_id:token|timestamp:float|price:float"]
+    rows += [f"{user}|{item}|{n}|2.5" for n, (user, item, *_) in enumerate(ROWS, start=1)]
+    Path("d").mkdir()
+    Path("d/d.inter").write_text("\n".join(rows).replace("|", separator))
+    items = "\n".join(["item_id:token|title:token_seq|domain:token", "a1|Oak|x", "b1|Fig|y"])
+    Path("d/d.item").write_text(items.replace("|", separator))
+    inter, item = imported("d")
+    assert inter["user_id"].tolist() == ["u", "v", "v"]
+    assert item["title"].tolist() == ["Oak", "Fig"] and item["domain"].tolist() == ["x", "y"]
+
+
 ROWS = [("u", "a1", 1, "Oak"), ("v", "b1", 2, "Fig"), ("v", "a1", 3, "Oak")]  # in order
 OBJECTS = [dict(zip(("user", "item", "time", "title"), row, strict=True)) for row in ROWS]
 
