@@ -104,6 +104,15 @@ class CrossDomainDataset(FilteredRows):
             raise DataError("no user has three raw rows: there is nothing to evaluate on")
         self.train_sequences = self.split.training(self.sequences)
 
+    def _normalize(self):
+        """Normalize columns as RecBole does, but the times that weigh targets by their age."""
+        times = self.inter_feat[self.time_field]
+        super()._normalize()
+        if is_plugin_model(self.config.model_class):
+            if not times.equals(self.inter_feat[self.time_field]):
+                self.notes.append("timestamp is not normalized: targets are weighted by their age")
+            self.inter_feat[self.time_field] = times
+
     def _holds(self, frame, column, token):
         """Mark the rows whose remapped column holds a token; joins make floats of the ids."""
         if column not in frame:

@@ -149,6 +149,11 @@ class AtomicFiles(SequentialDataset):
         ):  # fmt: skip
             given = self.config[key] or {}
             names = {*given, *(given.values() if key == "preload_weight" else ())}
+            if key in ("discretization", "numerical_features"):
+                for name in names & {"timestamp", "position"}:
+                    raise DataError(
+                        f"{key} names '{name}', which orders the rows and is no feature"
+                    )
             for name in names - self.field2type.keys():
                 raise DataError(
                     f"{key} names '{name}', which is no column that is loaded: see load_col"

@@ -185,6 +185,15 @@ def test_columns_that_are_left_out(read):
     assert {"price", "colour"} & {*train[np.arange(2)].columns} == {"price"}
 
 
+@pytest.mark.parametrize("keys", [{"normalize_all": True}, {"normalize_field": ["timestamp"]}])
+@pytest.mark.parametrize(("model", "most"), [("LLMEDT", None), ("SASRec", 1)])
+def test_times_that_weigh_targets_are_not_normalized(read, keys, model, most):
+    plain, data = read(model=model).sequences, read(model=model, **keys)
+    assert (data.sequences.items == plain.items).all()
+    assert data.sequences.timestamps.max() == (most or plain.timestamps.max())
+    assert any("timestamp is not normalized" in note for note in data.notes) == (most is None)
+
+
 def test_sequences_in_a_column(read):
     data = read(load_col={"item": ["tags", "sizes"]}, seq_len={"tags": 2})
     tags = dict(zip(data.item_feat["item_id"], data.item_feat["tags"], strict=True))
@@ -214,6 +223,9 @@ def test_sequences_in_a_column(read):
         ({"unload_col": {"item": ["stars"]}}, DataError, "no column 'stars'"),
         ({"normalize_field": ["price"]}, DataError, "normalize_field names 'price'.*load_col"),
         ({"numerical_features": ["price"]}, DataError, "numerical_features names 'price'"),
+        ({"numerical_features": ["timestamp"]}, DataError, "'timestamp', which orders the rows"),
+        ({"discretization": {"position": {"method": "ED", "bucket": 2}}, "numerical_features": []},
+         DataError, "discretization names 'position', which orders the rows"),
         ({"preload_weight": {"item_id": "sizes"}}, DataError, "preload_weight names 'sizes'"),
         ({"alias_of_item_id": ["alike"]}, DataError, "alias_of_item_id names 'alike'"),
     ],
