@@ -37,6 +37,7 @@ from recbole_edt.settings import (
     nearest,
     nest,
     validate,
+    yaml_fault,
 )
 
 # of several processes, which RecBole's own command starts
@@ -290,7 +291,7 @@ def read_files(files: Sequence[str]) -> dict[str, Any]:
         except OSError as error:
             raise ConfigError(f"configuration file {file} cannot be read") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration file {file} is not valid YAML") from error
+            raise ConfigError(f"configuration file {file} {yaml_fault(error)}") from error
         if not isinstance(content, dict):
             raise ConfigError(f"configuration file {file} holds no 'key: value' lines")
         merged = _merge(merged, nest(content))
@@ -299,11 +300,12 @@ def read_files(files: Sequence[str]) -> dict[str, Any]:
 
 def known_keys(config: Config) -> set[str]:
     """Keys that a run of a configuration's model declares."""
+    listed = set().union(*config.parameters.values()) - {"config_file"}  # which nothing reads
     return (set(config.internal_config_dict) - _OF_THE_MODEL).union(
+        listed,
         _WITHOUT_DEFAULT,
         filter(None, [_SHARES.get(str(config.external_config_dict.get("transform")))]),
         *(settings.model_fields for settings in _settings_of(config.model_class)),
-        *config.parameters.values(),
     )
 
 
@@ -342,6 +344,8 @@ def final_settings(config: Config) -> dict[str, Any]:
     if share := _SHARES.get(str(final["transform"])):
         check_value(Share, f"{share} (of transform: {final['transform']})", final.get(share))
     _choose_features(final, given, config.dataset)
+    if isinstance(final["metrics"], str):
+        final["metrics"] = [name.strip() for name in final["metrics"].split(",")]
     if isinstance(final["report_modes"], str):
         final["report_modes"] = [final["report_modes"]]
     for source in given.get("unload_col") or {}:  # all other columns, as in RecBole
@@ -363,6 +367,8 @@ def _plain(key: str, value: Any, default: Any = None) -> Any:
         return {name: _plain(key, part) for name, part in value.items()}
     if isinstance(value, str) and value == "None" and not isinstance(default, str):
         return None
+    if value is None and key == "gpu_id":
+        return ""  # as a file has it: no GPU
     if isinstance(value, (str, os.PathLike)):
         return expand_home(os.fspath(value))
     if isinstance(value, np.generic):

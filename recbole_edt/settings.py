@@ -236,6 +236,14 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _YamlLoader)
 
 
+def yaml_fault(error: Exception) -> str:
+    """Say where a text is no YAML, and why, after the name of its file."""
+    if isinstance(error, UnicodeError):
+        return "is not valid YAML: it is not UTF-8 text"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return "is not valid YAML" + (f": line {mark.line + 1}: {problem}" if mark else "")
+
+
 def parse_value(text: str) -> Any:
     """Read a command-line value: Python, true/false/none, [names], {JSON or YAML}, text."""
     words = {"true": True, "false": False, "none": None, "null": None, "~": None}

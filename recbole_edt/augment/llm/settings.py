@@ -175,8 +175,10 @@ def _read(profile: str) -> dict[str, Any]:
         )
     try:
         values = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"the LLM profile {path} cannot be read as YAML") from error
+    except OSError as error:
+        raise ConfigError(f"the LLM profile {path} cannot be read") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the LLM profile {path} {settings.yaml_fault(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"the LLM profile {path} holds no 'key: value' lines")
     return values
