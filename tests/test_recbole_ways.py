@@ -139,7 +139,7 @@ def test_case_study_ranks_what_a_shop_has_for_users_by_their_tokens(loaded, shop
     masks_history = not test.is_sequential  # as RecBole does
     for user, row, of_user, best in zip(users, every, scores, items, strict=True):
         rows = data.inter_feat[data.uid_field] == data.token2id(data.uid_field, user)
-        alone = data[rows.nonzero()[:, 0]]  # the row of the test target
+        alone = data[rows.nonzero()[-1]]  # the row of the test target
         with torch.no_grad():
             expected = model.full_sort_predict(alone).flatten()
         if term := HistoryTerm.of(model, data):

@@ -122,7 +122,7 @@ class CrossDomainDataset(FilteredRows):
     def _change_feat_format(self):
         Dataset._change_feat_format(self)  # tensors, but no prefix rows: `build` makes them
         self._aug_presets()  # names, types and lengths of the list fields: some models ask
-        self.inter_feat = self._held_out()[1].inter_feat  # RecBole profiles a model on one row
+        self.inter_feat = self._all_of(self.evaluation_rows()[0]).inter_feat
 
     @classmethod
     def saved_file(cls, config) -> Path:
@@ -170,23 +170,25 @@ class CrossDomainDataset(FilteredRows):
         return [valid, test]
 
     def _training_view(self) -> CrossDomainDataset:
-        rows = self.train_sequences
-        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-            prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
-            if not len(prefixes) and not self.serves:
-                raise DataError(
-                    "no user has two training rows, beside the two that are held out: there is "
-                    "nothing to train on"
-                )
-            view = self._view(rows, prefixes, self._target_fields)
-        else:
-            times = rows.timestamps.astype(np.float32)
-            columns = {self.uid_field: rows.users, self.iid_field: rows.items.copy()}
-            pairs = {**columns, self.time_field: times}
-            view = self.copy(Interaction({k: torch.from_numpy(v) for k, v in pairs.items()}))
-        view.sequences = rows
+        view = self._all_of(self.train_sequences)
+        if not len(view) and not self.serves:
+            raise DataError(
+                "no user has two training rows, beside the two that are held out: there is "
+                "nothing to train on"
+            )
+        view.sequences = self.train_sequences
         del view.split
         return view
+
+    def _all_of(self, rows: Sequences) -> CrossDomainDataset:
+        """View of all rows that are given: prefixes, or pairs of users and items."""
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+            prefixes = sequences.prefix_rows(rows, self.max_item_list_len)
+            return self._view(rows, prefixes, self._target_fields)
+        times = rows.timestamps.astype(np.float32)
+        columns = {self.uid_field: rows.users, self.iid_field: rows.items.copy()}
+        pairs = {**columns, self.time_field: times}
+        return self.copy(Interaction({k: torch.from_numpy(v) for k, v in pairs.items()}))
 
     def inter_matrix(self, form="coo", value_field=None):
         """Sparse matrix [n_users, n_items] of a view's rows; the arguments are RecBole's."""

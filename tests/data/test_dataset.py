@@ -1,5 +1,7 @@
 """The dataset: atomic files in, leak-free views out, RecBole's own form of them."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -211,6 +213,21 @@ def test_views_are_what_the_sequences_say(shop, raw, load, width):
                 expected[phase].append((user, inputs, items[stop]))
     for phase, view in (("train", train), ("valid", valid), ("test", test)):
         assert sorted(view_rows(dataset, view)) == sorted(expected[phase])
+
+
+@pytest.mark.parametrize(("model", "skipped"), [("LLMEDT", 1), ("SASRec", 1), ("BPR", 0)])
+def test_a_dataset_of_which_loaders_were_made_counts_all_its_rows(raw, load, model, skipped):
+    data = load(raw, model)
+    items = np.asarray(data.inter_feat["item_id"])
+    first = data.sequences.offsets[:-1][np.diff(data.sequences.offsets) > 0]
+    lists = [data.sequences.items[first]] * skipped  # which no prefix is before
+    counts = Counter(items.tolist()) - Counter(np.concatenate([[0], *lists]).tolist())
+    train, *_ = data.build()
+    assert data.counter("item_id") == counts and data.inter_num == counts.total()
+    assert data.inter_matrix().sum() > train.inter_matrix().sum() > 0
+    user = data["user_id"][-1]
+    last = data.sequences.items[data.sequences.offsets[user + 1] - 1]
+    assert data[data["user_id"] == user]["item_id"][-1] == last
 
 
 def test_a_column_is_taken_by_its_name_and_rows_with_what_their_items_have(raw, load):
