@@ -144,7 +144,8 @@ class Asking:
                 break
             except Mismatch as mismatch:
                 if step.value is None:
-                    advice = _AGAINST_THOUGHTS if mismatch.fault == "thoughts" else ""
+                    is_thought = mismatch.fault in ("thoughts", "empty")  # some vendors hide them
+                    advice = _AGAINST_THOUGHTS if is_thought else ""
                     reason = f"no answer that can be used: {mismatch}{advice}"
                     raise CallFailed(reason, Refusal(reason), is_final=True) from None
                 break
