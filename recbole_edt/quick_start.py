@@ -172,9 +172,9 @@ def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ran
     rankings: dict[tuple[str, str], Ranking] = {}
     asked = "report_modes" in config.external_config_dict
     for mode in dict.fromkeys([config["eval_args"]["mode"]["valid"], *reported_modes(config)]):
-        length = RankMetrics(config, mode).list_length
+        metrics = RankMetrics(config, mode)
         try:
-            made = {(phase, mode): Ranking(data, phase, mode, config["device"], length)
+            made = {(phase, mode): Ranking(data, phase, mode, config["device"], metrics.list_length)
                     for phase in ("valid", "test")}  # fmt: skip
         except ProtocolError as error:
             if asked or mode in config["eval_args"]["mode"].values():
@@ -183,6 +183,12 @@ def make_rankings(config, data: CrossDomainDataset) -> dict[tuple[str, str], Ran
             data.notes.append(f"{mode} is left out: {error}")
         else:
             rankings |= made
+            fewest = min(ranking.n_candidates.min() for ranking in made.values())
+            if (k := max(metrics.topk)) >= fewest:
+                data.notes.append(
+                    f"{mode}: users have as few as {fewest} candidates, the target included, so "
+                    f"that metrics at {k} find every target of theirs"
+                )
     return rankings
 
 

@@ -27,6 +27,13 @@ def test_further_protocols_are_reported_beside_the_main_one(run, capsys):
     assert [title.split()[2] for title in titles] == ["uni5", "full"]
 
 
+@pytest.mark.parametrize(("k", "is_told"), [(5, False), (6, True)])
+def test_a_cut_that_no_target_is_beyond_is_told(run, capfd, k, is_told):
+    run("Pop", topk=[k], report_modes=[], state="INFO")
+    told = f"uni5: users have as few as 6 candidates, the target included, so that metrics at {k}"
+    assert (told in capfd.readouterr().err) == is_told
+
+
 def test_ranks_of_every_user_are_written_and_give_the_reported_figures(run, data_path, config_for):
     results = run(report_modes=["full"], ranks_file="ranks.npz")
     data = CrossDomainDataset(config_for(data_path))
