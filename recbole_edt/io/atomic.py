@@ -171,8 +171,11 @@ def check_tokens(frame: pd.DataFrame, column: str, file: str, unique: bool = Tru
         raise DataError(
             f"{file}: a {column} has {longest:,} characters, more than {LONGEST_TOKEN:,}"
         )
-    if unique and tokens.duplicated().any():
-        raise DataError(f"{file}: {int(tokens.duplicated().sum())} rows repeat an {column}")
+    if unique and (repeated := tokens[tokens.duplicated()]).size:
+        raise DataError(
+            f"{file}: {repeated.size} rows repeat an {column} (such as '{cut(repeated.iloc[0])}'): "
+            "leave one row for each"
+        )
 
 
 def _refuse_missing(frame: pd.DataFrame, column: str, file: str) -> None:

@@ -111,7 +111,7 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
         ("inter", "item_id", "c", "1 rows name items that tiny.item does not list (such as 'c')"),
         ("item", "item_id", None, "tiny.item: 1 rows have no item_id"),
         ("item", "domain", None, "tiny.item: 1 rows have no domain"),
-        ("item", "item_id", "a", "tiny.item: 1 rows repeat an item_id"),
+        ("item", "item_id", "a", "1 rows repeat an item_id (such as 'a'): leave one"),
     ],
     ids=str,
 )  # fmt: skip
