@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import pandas as pd
 
@@ -64,9 +65,11 @@ def _plain(name: object) -> str:
 
 def distinct(names: Iterable[str]) -> list[str]:
     """Number the names that were there before, as pandas does: a, a.1."""
-    given = pd.Series(list(names), dtype=object)
-    again = given.groupby(given).cumcount()
-    return [f"{name}.{n}" if n else name for name, n in zip(given, again, strict=True)]
+    found: dict[str, None] = {}
+    for name in names:
+        free = (f"{name}.{n}" if n else name for n in count())
+        found[next(one for one in free if one not in found)] = None
+    return list(found)
 
 
 def recognise(tables: Sequence[Table], options: ImportSettings) -> None:

@@ -465,6 +465,9 @@ def test_of_columns_of_one_name_those_that_nothing_needs_are_apart():
     given = {"title": ["original"], "output_path": Path("dataset")}
     item = imported_frames(rows, names, **given)[1].set_index("item_id").loc["a1"]
     assert item[["title", "title.1", "a_b", "a_b.1"]].tolist() == ["Oak", "hard", "brown", "dark"]
+    names = names.set_axis(["id", "title", "note", "note", "note.1"], axis=1)
+    item = imported_frames(rows, names)[1].set_index("item_id").loc["a1"]
+    assert item[["note", "note.1", "note.1.1"]].tolist() == ["hard", "brown", "dark"]
 
 
 def test_floats_beyond_whole_numbers_are_attributes_and_no_ids():
