@@ -97,9 +97,8 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
         The list, or its only element, may stand alone, under its singular, or in the arguments of
         a tool's call; its elements may be numbered by names (``item1``, ``item2``).
         """
-        if isinstance(value, dict) and cls.elements not in map(_key, value):
-            inner = (one for one in value.values() if isinstance(one, dict))
-            value = next((one for one in inner if cls.elements in map(_key, one)), value)
+        if not _names(value, cls.elements):
+            value = next((one for one in _within(value, 1) if _names(one, cls.elements)), value)
         if isinstance(value, dict):
             declared = {field.casefold(): field for field in cls.model_fields}
             value = {declared.get(_key(key), key): one for key, one in value.items()}
@@ -118,6 +117,11 @@ class Reply(BaseModel, coerce_numbers_to_str=True, str_strip_whitespace=True):
 
 def _key(name: Any) -> str:
     return str(name).strip().casefold()
+
+
+def _names(value: Any, key: str) -> bool:
+    """Whether a value is an object with a key, in any case."""
+    return isinstance(value, dict) and key in map(_key, value)
 
 
 def _numbered(value: Any) -> Any:
@@ -297,7 +301,7 @@ def read_answer(text: str, reply: type[Reply]) -> dict[str, Any]:
     standing = (-1, False)  # of what is found
     wrapped: list[Any] = []
     for value, is_sound in _values(text):
-        is_whole = not name or (isinstance(value, dict) and name in map(_key, value))
+        is_whole = not name or _names(value, name)
         now = (2 if is_whole else int(isinstance(value, list)), is_sound)
         if now < standing or (now == standing and not is_sound):
             continue
