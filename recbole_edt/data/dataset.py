@@ -77,6 +77,7 @@ class CrossDomainDataset(FilteredRows):
     _cut: tuple[Any, list] = (None, [])  # sequences, and their rows of each domain
     left_out: frozenset[str] = frozenset()
     phase = "test"  # whose targets a view that is evaluated has
+    _rows: Any  # inter_feat, or None before it is made
 
     @property
     def serves(self) -> bool:
@@ -122,7 +123,21 @@ class CrossDomainDataset(FilteredRows):
     def _change_feat_format(self):
         Dataset._change_feat_format(self)  # tensors, but no prefix rows: `build` makes them
         self._aug_presets()  # names, types and lengths of the list fields: some models ask
-        self.inter_feat = self._all_of(self.evaluation_rows()[0]).inter_feat
+        self.inter_feat = None
+
+    @property
+    def inter_feat(self):
+        """Rows as RecBole has them: a DataFrame until all is read, then an ``Interaction``.
+
+        That of all rows is made on first use: training and serving have no use for it.
+        """
+        if self._rows is None:
+            self._rows = self._all_of(self.evaluation_rows()[0]).inter_feat
+        return self._rows
+
+    @inter_feat.setter
+    def inter_feat(self, rows):
+        self._rows = rows
 
     @classmethod
     def saved_file(cls, config) -> Path:

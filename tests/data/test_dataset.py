@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recbole_edt.augment.histories import read_histories
+from recbole_edt.data import sequences
 from recbole_edt.data.dataset import (
     AUGMENTED_LIST,
     TARGET_DOMAIN,
@@ -228,6 +229,20 @@ def test_a_dataset_of_which_loaders_were_made_counts_all_its_rows(raw, load, mod
     user = data["user_id"][-1]
     last = data.sequences.items[data.sequences.offsets[user + 1] - 1]
     assert data[data["user_id"] == user]["item_id"][-1] == last
+
+
+def test_the_prefixes_of_all_rows_are_made_when_they_are_asked_for(raw, load, monkeypatch):
+    made, prefix_rows = [], sequences.prefix_rows
+    monkeypatch.setattr(
+        sequences,
+        "prefix_rows",
+        lambda *args: made.append(len(args[0].items)) or prefix_rows(*args),
+    )
+    data = load(raw)
+    data.build()
+    assert made == [len(data.train_sequences.items)]
+    assert data.inter_num == len(data.inter_feat) and data.inter_matrix().sum() > 0
+    assert made[1:] == [len(data.sequences.items)]
 
 
 def test_a_column_is_taken_by_its_name_and_rows_with_what_their_items_have(raw, load):
