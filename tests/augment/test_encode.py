@@ -163,16 +163,42 @@ def test_every_ten_texts_have_an_axis_within_bounds(
     assert lsa(most).encode(texts).shape == (n_texts, 128)
 
 
-@pytest.mark.parametrize(("had", "n_axes"), [(128, 128), (384, 150)])
-def test_grown_data_keep_128_axes_that_their_vectors_have(tmp_path, had, n_axes) -> None:
+@pytest.fixture(scope="module")
+def shop_texts() -> list[str]:
+    """3,000 products: frequent words for kinds, rare ones for brands."""
     rng = np.random.default_rng(0)
-    texts = [" ".join(_word(n) for n in rng.integers(1000, size=4)) for _ in range(1500)]
-    (tmp_path / "D.lsa.txt").write_text("\n".join(texts))
-    np.save(tmp_path / "D.item_emb.npy", np.ones((3, had), np.float16))
-    (tmp_path / "D.item").write_text("item_id:token\tdomain:token\n")
-    encoder = LsaEncoder(AugmentSettings(lsa_items=str(tmp_path / "D.item")))
-    assert encoder.encode(texts[:2]).shape == (2, n_axes)
-    assert encoder.identity.startswith(f"lsa {128 if had == 128 else 512} ")
+    kinds, brands = rng.integers(40, size=3000), rng.integers(600, size=3000)
+    return [
+        f"{_word(kind)} {_word(100 + kind)} {_word(1000 + brand)} {_word(7000 + n)}"
+        for n, (kind, brand) in enumerate(zip(kinds, brands, strict=True))
+    ]
+
+
+def test_large_corpora_have_the_same_vectors_in_any_order_and_with_any_number_of_threads(
+    shop_texts: list[str],
+) -> None:
+    order = np.random.default_rng(1).permutation(len(shop_texts))
+    made = []
+    for threads, places in ((1, order), (2, np.arange(len(order)))):
+        with threadpool_limits(threads):
+            vectors = lsa(512).encode([shop_texts[at] for at in places])
+        made.append(vectors[np.argsort(places)])
+    assert made[0].shape == (3000, 300)
+    np.testing.assert_allclose(made[0], made[1], atol=1e-6)
+
+
+def test_axes_of_large_corpora_tell_rare_words_apart_from_frequent_ones(
+    shop_texts: list[str],
+) -> None:
+    """By the exact leading axes a brand counts less than what products of a kind differ by."""
+    vectors = lsa(128).encode(shop_texts)
+    kind, brand = zip(*((text.split()[0], text.split()[2]) for text in shop_texts), strict=True)
+    same_kind = np.equal.outer(kind, kind) & ~np.eye(len(kind), dtype=bool)
+    same_brand = np.equal.outer(brand, brand)
+    alike = vectors @ vectors.T
+    of_brand, of_others = alike[same_kind & same_brand], alike[same_kind & ~same_brand]
+    assert of_brand.mean() - of_others.mean() > 2 * of_others.std() > 0
+    assert of_others.mean() > alike[~same_kind & same_brand].mean()
 
 
 def test_corpus_without_words_is_an_error() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import scipy
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
-from tqdm import tqdm
 
 from recbole_edt.augment.encoders import Encoder, register_encoder
 from recbole_edt.augment.items import item_text, read_items
@@ -24,8 +22,7 @@ from recbole_edt.io.files import LSA_TEXTS, value_sha256
 
 _LEAST_AXES, _TEXTS_PER_AXIS = 128, 10  # of small catalogues
 _MOST_WEIGHTS = 2**28  # of terms in all axes, 2 GiB
-_A_MINUTE = 25_000  # texts
-_METHOD = f"NFC scipy {scipy.__version__}"  # part of the identity of vectors
+_METHOD = f"NFC randomized scipy {scipy.__version__}"  # part of the identity of vectors
 _ALIKE = 1e-6  # relative difference of what rounding may order in either way
 _SMALL = 2048  # texts or terms of which all axes are computed
 
@@ -58,31 +55,20 @@ def words_of(text: str) -> list[str]:
 
 
 def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the longest axes of texts [texts, terms]: lengths, and axes [>= dim, terms].
+    """Return axes of texts [texts, terms], longest first: lengths, and axes [>= dim, terms].
 
-    Where some have one length, all of that length are among them if the matrix is small.
+    Of a small matrix they are all its axes, of others what randomized SVD finds.
     """
-    svd = TruncatedSVD(dim, algorithm="arpack", random_state=2026)
-    with np.errstate(divide="ignore", invalid="ignore"):  # its variance report, not used here
-        svd.fit(weights)
-    found = svd.singular_values_, svd.components_
-    least = min(weights.shape)
-    if least > _SMALL or (dim + 1 < least and len(_alike(found[0])) == dim):
-        return found
-    by_text = least == weights.shape[0]
+    if min(weights.shape) > _SMALL:
+        svd = TruncatedSVD(dim, n_iter=0, random_state=2026).fit(weights)
+        return svd.singular_values_, svd.components_
+    by_text = weights.shape[0] <= weights.shape[1]
     products = (weights @ weights.T if by_text else weights.T @ weights).toarray()
     squares, vectors = np.linalg.eigh(products)
     lengths, vectors = np.sqrt(squares[::-1].clip(min=0.0)), vectors[:, ::-1]
     if by_text:
         vectors = weights.T @ vectors / np.maximum(lengths, lengths[0] * _ALIKE)
     return lengths, vectors.T
-
-
-def _width(vectors: Path) -> int:
-    """Size of the vectors in a file; 0 if it is missing or damaged."""
-    with suppress(Exception):  # a damaged header can raise anything
-        return np.load(vectors, mmap_mode="r", allow_pickle=False).shape[1]
-    return 0
 
 
 def _alike(lengths: np.ndarray) -> list[np.ndarray]:
@@ -95,8 +81,10 @@ def _alike(lengths: np.ndarray) -> list[np.ndarray]:
 class LsaEncoder(Encoder):
     """TF-IDF of words, as :func:`words_of` has them, and word pairs, then truncated SVD.
 
-    The SVD is ARPACK's: it iterates to machine precision from a start vector that is fixed, so
-    that neither BLAS threads nor a randomised projection show in the float16 that is stored.
+    The SVD is randomized, without power iterations (Halko, Martinsson & Tropp, 2011, algorithm
+    5.1): beside the axes of frequent words its own ones have a share of the rarer words, such as
+    brands, by which models rank better than by the exact leading axes. Its random numbers are
+    fixed, and given to texts in alphabetical order. Of up to 2,048 texts or terms it is exact.
     The largest entry of each component is positive, because signs are arbitrary. Where components
     have the same length, as in small catalogues, any rotation of them is as good: one is chosen by
     fixed directions. There is one axis for every ten texts, but at least 128 and at most
@@ -105,8 +93,7 @@ class LsaEncoder(Encoder):
     It is fitted to the texts to encode. Data that have grown keep the space of the earlier ones:
     ``settings.lsa_items`` names their ``.item``, and its items are the corpus, or the lines of
     ``<D>.lsa.txt`` beside it, which say what it was fitted to itself. Without ``lsa_items`` such a
-    file beside the data to encode is the corpus. Vectors of 128 axes beside the corpus keep that
-    number, so that models that are trained on them go on.
+    file beside the data to encode is the corpus.
     """
 
     dim: int = 512  # at most
@@ -131,8 +118,6 @@ class LsaEncoder(Encoder):
             rows = items[["domain", *described]].to_dict("records")
             self.corpus = [item_text(row) for row in rows]
         if self.corpus:
-            if _width(Path(f"{beside}.item_emb.npy")) == _LEAST_AXES:
-                self.dim = _LEAST_AXES  # earlier versions have as many for any number of texts
             self.identity = f"lsa {self.dim} {_METHOD} {value_sha256(self.corpus)}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -144,17 +129,16 @@ class LsaEncoder(Encoder):
             tokenizer=words_of,
             token_pattern=None,
         )
+        fitted = self.corpus or texts
         try:
-            weights = self._vectorizer.fit_transform(self.corpus or texts)  # [texts, terms]
+            weights = self._vectorizer.fit_transform(fitted)  # [texts, terms]
         except ValueError as error:
             raise DataError("there is no word in the texts to encode") from error
         n_texts, n_terms = weights.shape
         axes = min(n_texts // _TEXTS_PER_AXIS, _MOST_WEIGHTS // n_terms)
         wanted = min(self.dim, max(_LEAST_AXES, axes))
-        if n_texts > _A_MINUTE / 2:
-            minutes = f"about {max(1, round(n_texts / _A_MINUTE))} min on one core"
-            tqdm.write(f"latent semantic analysis of {n_texts:,} texts: {minutes}")
-        self._axes = self._fit(weights, min(wanted, min(weights.shape) - 1))
+        by_text = np.argsort(fitted, kind="stable")
+        self._axes = self._fit(weights[by_text], min(wanted, min(weights.shape) - 1))
         return self.encode_more(texts)[0] if self.corpus else self._project(weights)
 
     def _fit(self, weights, dim: int) -> np.ndarray:
