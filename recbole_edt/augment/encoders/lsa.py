@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import scipy
-from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
 
 from recbole_edt.augment.encoders import Encoder, register_encoder
 from recbole_edt.augment.items import item_text, read_items
@@ -60,8 +60,7 @@ def _leading_axes(weights, dim: int) -> tuple[np.ndarray, np.ndarray]:
     Of a small matrix they are all its axes, of others what randomized SVD finds.
     """
     if min(weights.shape) > _SMALL:
-        svd = TruncatedSVD(dim, n_iter=0, random_state=2026).fit(weights)
-        return svd.singular_values_, svd.components_
+        return randomized_svd(weights, dim, n_iter=0, random_state=2026)[1:]
     by_text = weights.shape[0] <= weights.shape[1]
     products = (weights @ weights.T if by_text else weights.T @ weights).toarray()
     squares, vectors = np.linalg.eigh(products)
@@ -137,8 +136,8 @@ class LsaEncoder(Encoder):
         n_texts, n_terms = weights.shape
         axes = min(n_texts // _TEXTS_PER_AXIS, _MOST_WEIGHTS // n_terms)
         wanted = min(self.dim, max(_LEAST_AXES, axes))
-        by_text = np.argsort(fitted, kind="stable")
-        self._axes = self._fit(weights[by_text], min(wanted, min(weights.shape) - 1))
+        alphabetical = sorted(range(n_texts), key=fitted.__getitem__)
+        self._axes = self._fit(weights[alphabetical], min(wanted, min(weights.shape) - 1))
         return self.encode_more(texts)[0] if self.corpus else self._project(weights)
 
     def _fit(self, weights, dim: int) -> np.ndarray:
