@@ -73,8 +73,9 @@ class RecommendSettings(Settings, use_attribute_docstrings=True):
     data_path: Name | None = None
     """folder that holds DATASET/ (default: the one of the run)"""
     user: Ids | None = None
-    """ids of users, such as u1,u2, or all (with --output); without --output their histories and
-    recommendations are printed, with the rows of the history that explain each item"""
+    """ids of users, such as u1,u2, or ['Doe, Jo'] if an id holds a comma, or all (with --output);
+    without --output their histories and recommendations are printed, with the rows of the history
+    that explain each item"""
     history: Ids | None = None
     """instead of users: item ids of one history, oldest first, such as i7,i3"""
     topk: Count = 10

@@ -102,9 +102,9 @@ class LLMServer:
 
     ``refuse`` is a status and a message with which every call but the first ``refuse_after`` is
     refused; ``model`` is the one that is listed, and ``unlisted`` the status with which others are
-    refused, 0 if they are not; ``retry_after`` is what 429 asks for, in seconds or as a date;
-    ``unreadable`` texts are refused with 400; ``payload`` replaces every response, without
-    ``greets`` those to the first questions, too;
+    refused, 0 if they are not; ``retry_after`` is what 429 asks for, in seconds or as a date,
+    in the header ``retry_header``; ``unreadable`` texts are refused with 400; ``payload`` replaces
+    every response, without ``greets`` those to the first questions, too;
     ``chat_as`` and ``embed_as`` make status and body of a response of a request's body (and the
     good answer), or None for a usual one.
     """
@@ -112,6 +112,7 @@ class LLMServer:
     latency_s: float = 0.0
     slow_s: float = 2.0
     retry_after: str = "0.02"
+    retry_header: str = "retry-after"
     refuse: tuple[int, str] | None = None
     refuse_after: int = 0
     unreadable: str | None = None
@@ -301,7 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
         sleep(max(due + slow - monotonic(), 0.0))
         self.server.llm.log.append(call)
         if outcome == "rate_limit":
-            self.send(429, _error("too fast"), {"retry-after": self.server.llm.retry_after})
+            llm = self.server.llm
+            self.send(429, _error("too fast"), {llm.retry_header: llm.retry_after})
         elif outcome == "server_error":
             self.send(random.Random(str(said)).choice((500, 502, 503)), _error("out of order"))
         elif outcome == "html":

@@ -64,7 +64,10 @@ def test_retry_after_is_waited_for_within_reason(llm_servers, llm_client):
     start = time.monotonic()
     client.chat([profile(1)], "profile")
     assert time.monotonic() - start >= 0.4
-    server.retry_after = "Soon"
+    server.retry_header, server.retry_after = "retry-after-ms", "3600000"
+    with pytest.raises(EndpointError, match="asks to wait 3600 s"):
+        client.chat([profile(2)], "profile")
+    server.retry_header, server.retry_after = "retry-after", "Soon"
     assert client.chat([profile(2)], "profile")[0].error
     for far in ("3600", "1h", "60m0s", formatdate(time.time() + 3600, usegmt=True)):
         server.retry_after = far
