@@ -433,8 +433,8 @@ def _refusal_of_status(error: openai.APIStatusError) -> Refusal:
     except Exception:  # its body was not read; the type depends on the library's version
         body = error.body
     headers = error.response.headers
-    asked = f"{headers['retry-after-ms']}ms" if "retry-after-ms" in headers else ""  # Azure
-    asked = asked or headers.get("retry-after", "")
+    milliseconds = headers.get("retry-after-ms")  # Azure
+    asked = f"{milliseconds}ms" if milliseconds else headers.get("retry-after", "")
     retry_after = seconds_of(asked) or stated_wait(str(body))
     with suppress(TypeError, ValueError):  # a date, by the server's clock if it says what that is
         now = parsedate_to_datetime(headers.get("date") or formatdate(usegmt=True))
