@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from recbole_edt.augment.providers import Provider, import_providers, registration
 from recbole_edt.io.files import atomic_write, value_sha256, write_array
@@ -106,9 +107,8 @@ class JoinedEncoder(Encoder):
         return vectors, failures
 
     def _beside(self, parts: list[np.ndarray]) -> np.ndarray:
-        lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in parts)
-        units = [part / np.maximum(n, 1e-12) for part, n in zip(parts, lengths, strict=True)]
-        return np.concatenate(units, axis=1).astype(np.float32) / np.float32(len(parts) ** 0.5)
+        units = np.concatenate([normalize(part) for part in parts], axis=1)
+        return units.astype(np.float32) / np.float32(len(parts) ** 0.5)
 
 
 ENCODERS: dict[str, type[Encoder]] = {}

@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
 
 from recbole_edt.experiment import base, pictures
 from recbole_edt.experiment.page import Picture
@@ -32,7 +33,7 @@ def map_page(context: base.ExperimentContext, runs: base.Runs) -> base.Page:
     parts = np.split(projection, np.cumsum([len(of_kind) for of_kind in rows.values()])[:-1])
     places = dict(zip(rows, parts, strict=True))
 
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = normalize(vectors)
     title = f"{context.dataset}: mean best cosine with the items of the other domain"
     table = base.Table(title, domains, ranked=False)
     for name, other in zip(domains, domains[::-1], strict=True):
