@@ -55,6 +55,14 @@ class Dialect(BaseModel):
         """What names the model that answers: a part of the key of each of its answers."""
         return [self.model, self.served, self.answers_as]
 
+    def agrees(self, other: Dialect) -> bool:
+        """Whether it is the same model, by all that both lists tell of it.
+
+        A router tells more of a model that it has loaded, and a newer server of each.
+        """
+        lists = [json.loads(one.served or "{}") for one in (self, other)]
+        return self.model == other.model and _agree(*lists)
+
     @property
     def known_as(self) -> list[Dialect]:
         """Itself, and for a router what its answers under other names are stored as."""
@@ -151,6 +159,12 @@ def _lasting(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {key: _lasting(one) for key, one in value.items() if not _PASSING.search(str(key))}
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return all(_agree(one[key], other[key]) for key in one.keys() & other.keys())
+    return one is None or other is None or one == other
 
 
 def read_list(payload: Any) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ class Endpoints:
             async with run.client:
                 if listed := await _loaded(run):
                     others = dialect.find(listed, endpoint)
-                    if kept and (kept.model, kept.served) == (dialect.model, dialect.served):
+                    if kept and kept.agrees(dialect):
                         return kept
                 elif kept:  # a list that is missing this time is no sign of another model
                     dialect.model, dialect.served = kept.model, kept.served
@@ -175,7 +175,8 @@ async def _loaded(run: Run) -> list[dict[str, Any]]:
     """List models; wait while llama.cpp loads its own, which it lists without ``meta`` by then."""
     listed = await run.listed_models()
     for _ in range(_LOOKS):
-        if all(entry.get("meta", "") is not None for entry in listed):
+        own = [entry for entry in listed if entry.get("owned_by") == "llamacpp"]
+        if all(entry.get("meta", "") is not None for entry in own):
             break
         await asyncio.sleep(LOOK_S)
         listed = await run.listed_models()

@@ -332,10 +332,31 @@ def test_another_offer_or_a_server_in_trouble_is_no_other_model(llm_servers, llm
 
 def test_a_model_that_is_still_loaded_is_waited_for(llm_servers, llm_client, monkeypatch):
     monkeypatch.setattr(endpoints, "LOOK_S", 0.01)
-    server = llm_servers(offer={"meta": None})
+    server = llm_servers(offer={"owned_by": "llamacpp", "meta": None})
     Timer(0.1, server.offer.clear).start()
     assert run(llm_client, server, 2) == 0 and not server.offer
     assert run(llm_client, server, 2) == 2
+
+
+def test_only_llama_cpp_is_waited_for(llm_servers, llm_client, monkeypatch):
+    monkeypatch.setattr(endpoints, "LOOK_S", 60.0)
+    assert run(llm_client, llm_servers(offer={"owned_by": "system", "meta": None}), 2) == 0
+
+
+LOADED = {"meta": {"size": 7, "n_embd": 64}, "source": "cache"}
+
+
+@pytest.mark.parametrize("first, then", [({"meta": None}, LOADED), (LOADED, {"meta": None})])
+def test_a_router_that_has_loaded_its_model_has_no_other_one(
+    llm_servers, llm_client, caplog, first, then
+):
+    server = llm_servers(offer=first)
+    assert run(llm_client, server, 3) == 0
+    server.offer = then
+    assert run(llm_client, server, 3) == 3
+    server.offer = LOADED | {"id": server.model + "-2"}
+    assert run(llm_client, server, 3) == 0
+    assert caplog.text.count("another chat model answers") == 1
 
 
 def naming(names):
