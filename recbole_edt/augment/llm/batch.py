@@ -65,12 +65,19 @@ class Batches:
         return f"{json.dumps(line)}\n".encode()
 
     async def resume(self) -> None:
-        """Wait for the batches that an earlier run has sent; those that are gone are forgotten."""
+        """Wait for the batches that an earlier run has sent; those that are gone are forgotten.
+
+        Raises
+        ------
+        EndpointError
+            If the provider refuses a batch, or its batch API is away.
+        """
         endpoint = self.asking.endpoint
         for file, batch in self.cache.batches(endpoint.address, self.stage).items():
             try:
                 await self._finish(file, batch or await self._made_of(file))
             except UnservedError as error:
+                await self._listed()  # a gateway in trouble knows no path at all for a moment
                 getLogger(__name__).warning("a batch is asked anew, for it is gone: %s", error)
                 self.asking.keep(file=file)
 
@@ -113,12 +120,19 @@ class Batches:
 
     async def _made_of(self, file: str) -> str:
         """Find the batch of a file if it was made before a run was killed; else make it."""
-        batches = self.asking.run.client.batches.with_raw_response
-        listed = await self._call(lambda: batches.list(limit=100), read_payload)
-        for batch in read_list(listed):
+        for batch in await self._listed():
             if batch.get("input_file_id") == file:
                 return batch["id"]
         return await self._create(file)
+
+    async def _listed(self) -> list[dict[str, Any]]:
+        batches = self.asking.run.client.batches.with_raw_response
+        try:
+            return read_list(await self._call(lambda: batches.list(limit=100), read_payload))
+        except UnservedError as error:
+            raise EndpointError(
+                f"batches are under way, and {error}: run again later, or without --batch"
+            ) from None
 
     async def _finish(self, file: str, name: str) -> None:
         client = self.asking.run.client

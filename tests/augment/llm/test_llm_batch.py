@@ -84,6 +84,18 @@ def test_a_batch_that_is_gone_is_made_again(llm_servers, batching, monkeypatch, 
     assert batched(server.batches) == [12] and "a batch is asked anew" in caplog.text
 
 
+@pytest.mark.parametrize("batch", ["batch9", None])
+def test_a_batch_is_kept_while_the_api_is_away(llm_servers, batching, batch):
+    server = llm_servers(batches=BatchDesk())
+    server.batches.serve = lambda *_: (404, "default backend")
+    with batching(server) as client:
+        address = client.settings.chat.address
+        client._cache.keep_batch("file9", address, "profile", batch)
+        with pytest.raises(EndpointError, match=r"batches are under way.+404.+run again"):
+            client.chat(REQUESTS, "profile")
+        assert client._cache.batches(address, "profile") == {"file9": batch}
+
+
 def test_a_batch_that_is_refused_says_why(llm_servers, batching):
     server = llm_servers(batches=BatchDesk(rejects="model 'm' cannot be batched"))
     with batching(server) as client, pytest.raises(EndpointError, match="cannot be batched"):
