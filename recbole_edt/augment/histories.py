@@ -14,7 +14,7 @@ from recbole_edt.augment.items import read_items
 from recbole_edt.data.sequences import build_sequences, leave_one_out, row_offsets
 from recbole_edt.errors import ConfigError
 from recbole_edt.io import atomic
-from recbole_edt.io.files import read_table
+from recbole_edt.io.files import INTER_COLUMNS, read_table
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Histories:
     offsets: np.ndarray
     # int64 [n_rows]; item line of every training row, in the order of ``position``
     rows: np.ndarray
-    # All raw rows, by user and position: ``user_id``, ``item_id``, ``timestamp`` and ``position``,
-    # which is renumbered 1, 2, ... within each user
+    # All raw rows, by user and position: ``user_id``, ``item_id``, ``timestamp``, ``position``,
+    # which is renumbered 1, 2, ... within each user, and further columns of ``.inter`` as text
     inter: pd.DataFrame
     # bool [len(inter)]; validation and test rows, which only the writer of the files sees
     held_out: np.ndarray
@@ -106,6 +106,7 @@ def read_histories(
     held_out[np.concatenate([split.valid_rows, split.test_rows])] = True
     counts = row_offsets(~held_out)
     inter["position"] = np.arange(len(rows)) - sequences.offsets[owner] + 1
+    further = [name for name in inter if name not in {*INTER_COLUMNS, "augmented"}]
     return Histories(
         items=items,
         domains=names,
@@ -113,7 +114,7 @@ def read_histories(
         users=users,
         offsets=counts[sequences.offsets],
         rows=rows[~held_out],
-        inter=inter[["user_id", "item_id", "timestamp", "position"]],
+        inter=inter[[*INTER_COLUMNS, *further]],
         held_out=held_out,
         text_columns=described,
     )

@@ -15,11 +15,16 @@ from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.insert import Insertions
 from recbole_edt.errors import ConfigError, DataError
 from recbole_edt.io import files
-from recbole_edt.io.atomic import read_columns
+from recbole_edt.io.atomic import check_tokens, read_columns
 from recbole_edt.io.datasets import write_dataset
 from recbole_edt.io.statistics import dataset_statistics
 
 REPORT = "augmentation.json"
+_TYPES = {
+    "inter": files.INTER_COLUMNS | {"augmented": "token"},
+    "item": files.ITEM_COLUMNS,
+    "user": {"user_id": "token", "profile": "token_seq"},
+}
 _INJECTED = (0.3, 0.6, 1.0)  # shares of the insertions in table 3
 _COMPARED = 500  # items of a kind whose nearest catalogue item is looked for
 
@@ -113,24 +118,37 @@ def write(made: Augmented, raw: Path, target: Path, about: dict[str, Any]) -> di
     }
     if target.exists() and not (target / REPORT).is_file():
         raise ConfigError(f"{target} is there and was not made by augment: move it away")
-    types = read_columns(raw / f"{raw.name}.item", None) | files.ITEM_COLUMNS
-    tables = {
-        "inter": (inter, files.INTER_COLUMNS | {"augmented": "token"}),
-        "item": (items, {column: types[column] for column in items.columns}),
-    }
+    users = _user_table(raw)
     vectors = {"item": made.space.vectors.astype(np.float16)}
     if made.profiles is not None and made.user_vectors is not None:
-        users = pd.DataFrame({"user_id": made.space.histories.users, "profile": made.profiles})
-        tables["user"] = users, {"user_id": "token", "profile": "token_seq"}
+        of_all = users.set_index("user_id").reindex(made.space.histories.users, fill_value="")
+        users = of_all.rename_axis("user_id").reset_index().assign(profile=made.profiles)
         vectors["user"] = made.user_vectors.astype(np.float16)
+    tables = {}
+    for suffix, table in {"inter": inter, "item": items, "user": users}.items():
+        if len(table.columns) > 1:
+            path = raw / f"{raw.name}.{suffix}"
+            types = (read_columns(path) if path.is_file() else {}) | _TYPES[suffix]
+            tables[suffix] = table, {column: types[column] for column in table.columns}
     write_dataset(target, tables, report, vectors, made.corpus, REPORT, raw / "SIMULATED")
     return report
+
+
+def _user_table(raw: Path) -> pd.DataFrame:
+    """Lines of the raw ``.user`` without its profiles; empty if there is none."""
+    path = raw / f"{raw.name}.user"
+    if not path.is_file():
+        return pd.DataFrame({"user_id": []}, dtype=str)
+    table = files.read_table(path).drop(columns="profile", errors="ignore")
+    check_tokens(table, "user_id", path.name)
+    return table
 
 
 def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:
     """Lines of ``.inter``: raw rows and inserted ones, by user and position.
 
-    Inserted rows share the gap after their anchor evenly and take its timestamp.
+    Inserted rows share the gap after their anchor evenly and take its timestamp and what further
+    columns say of it.
     """
     histories, inserted = made.space.histories, made.insertions
     raw = histories.inter.assign(augmented="0")
@@ -139,16 +157,16 @@ def augmented_rows(made: Augmented, items: pd.DataFrame) -> pd.DataFrame:
     behind = np.bincount(inserted.anchors, minlength=len(training) + 1)[inserted.anchors]
     new = training.iloc[inserted.anchors].copy()
     new["item_id"] = items["item_id"].to_numpy()[inserted.items]
-    raw["key"] = raw["position"].astype(float)
-    new["key"] = new["position"] + (rank + 1) / (behind + 1)
+    behind_anchor = new["position"] + (rank + 1) / (behind + 1)
+    places = np.concatenate([raw["position"], behind_anchor])
     raw["position"] = [str(place) for place in raw["position"]]
-    new["position"] = [f"{key:.6f}".rstrip("0") for key in new["key"]]
+    new["position"] = [f"{place:.6f}".rstrip("0") for place in behind_anchor]
     new["augmented"] = "1"
     both = pd.concat([raw, new], ignore_index=True)
-    order = np.lexsort((both["key"], both["user_id"].to_numpy(dtype=str)))
+    order = np.lexsort((places, both["user_id"].to_numpy(dtype=str)))
     both = both.iloc[order].reset_index(drop=True)
     both["timestamp"] = [f"{time:.15g}" for time in both["timestamp"]]
-    return both.drop(columns="key")
+    return both
 
 
 def _statistics(made: Augmented, inter: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:

@@ -111,7 +111,12 @@ def strip_augmentation(source: Path, target: Path) -> None:
     if vectors.is_file():
         with files.atomic_write(target / vectors.name) as temporary:
             files.write_array(temporary, load_embeddings(vectors, len(items), "item")[raw_items])
-    columns = read_columns(source / f"{name}.item", set(items.columns) - {"generated"})
-    files.write_table(items[raw_items], columns, target / f"{name}.item")
-    raw = inter[inter["augmented"] != "1"]
-    files.write_table(raw, files.INTER_COLUMNS, target / f"{name}.inter")
+    tables = {"item": items[raw_items].drop(columns="generated")}
+    if (source / f"{name}.user").is_file():
+        tables["user"] = files.read_table(source / f"{name}.user")
+        tables["user"] = tables["user"].drop(columns="profile", errors="ignore")
+    tables["inter"] = inter[inter["augmented"] != "1"].drop(columns="augmented")
+    for kind, table in tables.items():
+        if len(table.columns) > 1:
+            columns = read_columns(source / f"{name}.{kind}", {*table.columns})
+            files.write_table(table, columns, target / f"{name}.{kind}")

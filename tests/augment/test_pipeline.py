@@ -21,7 +21,8 @@ from recbole_edt.augment.output import Augmented, _closeness
 from recbole_edt.augment.pipeline import Pipeline
 from recbole_edt.augment.settings import AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.files import read_table
+from recbole_edt.experiment.variants import strip_augmentation
+from recbole_edt.io.files import INTER_COLUMNS, read_table, write_table
 from recbole_edt.settings import validate
 
 NAME = "shop"
@@ -140,6 +141,42 @@ def test_augmented_files_keep_the_raw_rows_and_train(raw: Path, tmp_path: Path, 
     assert 0.5 < report["similarity"]["100%"] <= report["similarity"]["30%"] <= 1.0
     assert json.loads((tmp_path / NAME / "augmentation.json").read_text()) == report
     assert report["new_items"] == {}  # retrieval proposes items of the catalogue
+
+
+def test_further_columns_are_kept_and_filter_augmented_rows(raw: Path, tmp_path, load) -> None:
+    """An inserted row has what they say of its anchor; users keep them beside their profile."""
+    own, path = tmp_path / "own" / NAME, tmp_path / "own" / NAME / f"{NAME}.inter"
+    shutil.copytree(raw / NAME, own)
+    rows = read_table(path)
+    rows["rating"], rows["key"] = np.resize(["5", "4", "", "1"], len(rows)), "a b"
+    users = sorted(rows["user_id"].unique())
+    kept = {"user_id": "token", "age": "float"}
+    write_table(rows, INTER_COLUMNS | {"rating": "float", "key": "token_seq"}, path)
+    ages = pd.DataFrame({"user_id": [*users[1:], "nobody"], "age": "30"})
+    write_table(ages, kept, own / f"{NAME}.user")
+
+    run(tmp_path / "own", tmp_path / "out", num=2)
+    after = inter(tmp_path / "out")
+    is_raw = after["augmented"] == "0"
+    assert after["rating"][is_raw].tolist() == rows["rating"].tolist()
+    anchors = after["rating"].where(is_raw).ffill()
+    assert after["rating"].equals(anchors) and set(after["key"]) == {"a b"}
+    read = read_table(tmp_path / "out" / NAME / f"{NAME}.user")
+    assert read["user_id"].tolist() == users and read["profile"].ne("").all()
+    assert read["age"].tolist() == ["", *["30"] * (len(users) - 1)]
+    header = (tmp_path / "out" / NAME / f"{NAME}.inter").read_text().split("\n")[0]
+    assert header.split("\t")[4:] == ["rating:float", "key:token_seq", "augmented:token"]
+
+    data = load(tmp_path / "out", "LLMEDT", dataset=NAME, val_interval={"rating": "[4,5]"})
+    good = after["rating"].isin(["4", "5"])
+    assert (~data.sequences.augmented).sum() == (good & is_raw).sum()
+    assert 10 < data.sequences.augmented.sum() <= (good & ~is_raw).sum()
+
+    strip_augmentation(tmp_path / "out" / NAME, tmp_path / "stripped" / NAME)
+    for suffix, frame in (("inter", rows), ("user", read.drop(columns="profile"))):
+        assert read_table(tmp_path / "stripped" / NAME / f"{NAME}.{suffix}").equals(frame)
+    run(tmp_path / "own", tmp_path / "plain", profiler="none")
+    assert read_table(tmp_path / "plain" / NAME / f"{NAME}.user").equals(ages)
 
 
 def test_how_close_new_items_are_to_the_catalogue_hand_computed() -> None:
