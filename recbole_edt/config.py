@@ -63,7 +63,7 @@ _OF_THE_MODEL = {"MODEL_TYPE", "MODEL_INPUT_TYPE"}  # its class says them
 # keys that are read when an epoch ends, or a run
 _READ_LATER = {
     *_WITHOUT_DEFAULT, "preset", "loss_decimal_place", "time_limit", "weight_average"
-} - _OF_PROCESSES  # fmt: skip
+} - {*_OF_PROCESSES, "selected_features", "pooling_mode"}  # fmt: skip
 
 
 def lay_properties(config: Config) -> None:

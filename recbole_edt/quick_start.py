@@ -246,12 +246,15 @@ def report(config, trainer, valid_data, test_data) -> tuple[dict[str, Any], dict
 def idle_keys(config: EDTConfig, data: CrossDomainDataset) -> list[str]:
     """Keys that were given, and that change nothing for this model and these data."""
     given = config.external_config_dict
-    idle = sorted(config.unread_keys())
-    if given.get("augmentation") and not data.sequences.augmented.any():
-        idle.append("augmentation (there are no inserted rows)")
-    if given.get("align_weight") and data.user_table() is None:
-        idle.append("align_weight (there are no profiles)")
-    return idle
+    of_model = getattr(config.model_class, "idle", ())
+    idle = sorted({*config.unread_keys(), *(key for key in of_model if key in given)})
+    missing: dict[str, str] = {}
+    if not data.sequences.augmented.any():
+        missing |= dict.fromkeys(("augmentation", "augmented_histories"), "inserted rows")
+    if data.user_table() is None:
+        missing |= dict.fromkeys(("align_weight", "align_temperature", "align_loss"), "profiles")
+    absent = [f"{key} (there are no {what})" for key, what in missing.items() if given.get(key)]
+    return idle + [line for line in absent if line.split()[0] not in idle]
 
 
 def describe_device(device: torch.device) -> str:

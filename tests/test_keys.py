@@ -211,7 +211,7 @@ OF_NO_USE = {
     "HEAD_ENTITY_ID_FIELD": "h", "TAIL_ENTITY_ID_FIELD": "t", "RELATION_ID_FIELD": "r",
     "ENTITY_ID_FIELD": "e", "kg_reverse_r": True, "entity_kg_num_interval": "[1,inf)",
     "relation_kg_num_interval": "[1,inf)", "alias_of_entity_id": ["e"],
-    "alias_of_relation_id": ["r"],
+    "alias_of_relation_id": ["r"], "selected_features": ["domain"], "pooling_mode": "sum",
 }  # fmt: skip
 """Keys of other models than SASRec or of other keys: a line of the log names them."""
 
@@ -253,12 +253,28 @@ def test_a_key_of_no_use_is_named(configure, key):
 
 
 def test_keys_of_what_the_data_do_not_hold_are_named(configure):
-    config = configure("LLMEDT", augmentation=True, align_weight=0.1, item_embedding="id")
+    config = configure(
+        "LLMEDT", augmentation=True, augmented_histories=True, align_weight=0.1,
+        align_loss="infonce", item_embedding="id",
+    )  # fmt: skip
     setup(config)
     named = idle_keys(config, CrossDomainDataset(config))
-    assert named[-2:] == [
-        "augmentation (there are no inserted rows)", "align_weight (there are no profiles)",
+    assert named[-4:] == [
+        "augmentation (there are no inserted rows)",
+        "augmented_histories (there are no inserted rows)",
+        "align_weight (there are no profiles)", "align_loss (there are no profiles)",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["LLMEDTFinetune", "LLMEDT"])
+def test_keys_of_the_other_stage_are_named(configure, model):
+    config = configure(model, dropout=0.9, learning_rate=0.5, item_embedding="id")
+    setup(config)
+    named = idle_keys(config, CrossDomainDataset(config))
+    is_alone = model == "LLMEDTFinetune"
+    assert {"dropout", "learning_rate"} & {*named} == (
+        {"dropout", "learning_rate"} if is_alone else set()
+    )
 
 
 @pytest.mark.parametrize("model", ["LLMEDT", "LLMEDTPretrain", "LLMCDSR", "SASRec", "FPMC"])

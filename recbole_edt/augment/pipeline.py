@@ -26,7 +26,7 @@ from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_grou
 from recbole_edt.augment.profilers import PROFILERS, Described
 from recbole_edt.augment.settings import AugmentCommand, AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.atomic import check_distinct
+from recbole_edt.io.atomic import check_distinct, compared, how_alike
 from recbole_edt.io.files import LARGEST
 from recbole_edt.io.lock import run_lock
 
@@ -176,6 +176,9 @@ class Pipeline:
                 f"{', '.join(items.columns[1:]) or 'any column'}: their vectors are alike"
             )
         check_distinct(vectors, f"{self.name}.item, encoder {self.settings.encoder}")
+        for domain, places in items.groupby("domain").indices.items():
+            if said := how_alike(vectors[places[compared(len(places))]]):
+                tqdm.write(f"the text of {domain} does not tell its items apart: {said}")
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -26,6 +26,7 @@ class AtomicFiles(SequentialDataset):
     inter_feat: Any  # DataFrames while they are read, afterwards RecBole's Interactions
     item_feat: Any
     user_feat: Any
+    item_domain: np.ndarray
     _without_profile: frozenset[str] = frozenset()  # users
 
     def __init__(self, config, known: Known | None = None):
@@ -180,9 +181,18 @@ class AtomicFiles(SequentialDataset):
         return dict(zip(frame["item_id"], titles, strict=False))
 
     def item_table(self) -> EmbeddingTable:
-        """Text embedding of every item by id, mapped from its file; row 0 (padding) is zero."""
+        """Text embedding of every item by id, mapped from its file; row 0 (padding) is zero.
+
+        It is refused where nearly all items are alike; those of one domain are named in the log.
+        """
+        is_first = "item" not in self.tables_read
         table = self._table("item", FeatureSource.ITEM, self.iid_field)
         atomic.check_distinct(table.matrix, self._path("item_emb.npy").name)
+        for domain, name in enumerate(self.domains):
+            of_domain = np.flatnonzero(self.item_domain == domain)
+            said = atomic.how_alike(table[of_domain[atomic.compared(len(of_domain))]])
+            if said and is_first:
+                self.logger.warning(f"the text of {name} does not tell its items apart: {said}")
         return table
 
     def user_table(self) -> EmbeddingTable | None:
@@ -192,7 +202,12 @@ class AtomicFiles(SequentialDataset):
             return None
         if FeatureSource.USER not in self._file_ids:
             raise DataError(f"{path} has no {self.dataset_name}.user beside it")
+        is_first = "user" not in self.tables_read
         table = self._table("user", FeatureSource.USER, self.uid_field)
+        some = table.matrix[atomic.compared(len(table.matrix))]
+        said = atomic.how_alike(some[some.any(axis=1)])  # zero: no profile
+        if said and is_first:
+            self.logger.warning(f"{path.name} does not tell users apart: {said}")
         table.lines[np.isin(self.field2id_token[self.uid_field], [*self._without_profile])] = -1
         return table
 

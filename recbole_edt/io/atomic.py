@@ -284,18 +284,31 @@ def load_embeddings(path: Path, n_rows: int, what: str) -> np.ndarray:
     return matrix
 
 
+def compared(n: int) -> slice:
+    """Which of ``n`` rows of an embedding are compared with each other."""
+    return slice(None, None, n // _COMPARED + 1)
+
+
+def how_alike(vectors: np.ndarray) -> str:
+    """Say of embeddings [n, d_L] how alike they are; empty unless nearly all of them are."""
+    rows = np.asarray(vectors, dtype=np.float64)
+    n, distinct = len(rows), len({row.tobytes() for row in rows})
+    spread = np.square(rows - rows.mean(axis=0)).sum() / max(np.square(rows).sum(), 1e-300)
+    if n < 2 or (distinct >= max(2, _LEAST_DISTINCT * n) and spread >= _LEAST_SPREAD):
+        return ""
+    return (
+        f"{distinct:,} of {n:,} embeddings are different, and their variance is {spread:.2%} of "
+        "their mean square"
+    )
+
+
 def check_distinct(vectors: np.ndarray, what: str) -> None:
     """Refuse embeddings [n, d_L] that are nearly all alike: no model could tell the items apart.
 
     Of many rows a part is compared.
     """
-    rows = np.asarray(vectors[:: len(vectors) // _COMPARED + 1], dtype=np.float64)
-    n, distinct = len(rows), len({row.tobytes() for row in rows})
-    spread = np.square(rows - rows.mean(axis=0)).sum() / max(np.square(rows).sum(), 1e-300)
-    if n > 1 and (distinct < max(2, _LEAST_DISTINCT * n) or spread < _LEAST_SPREAD):
+    if said := how_alike(vectors[compared(len(vectors))]):
         raise DataError(
-            f"{what}: {distinct:,} of {n:,} embeddings are different, and their variance is "
-            f"{spread:.2%} of their mean square: give the items more text (`recbole-edt augment "
-            "--text_columns=...`), or train without it "
-            "(--item_embedding=id --augmentation=False)"
+            f"{what}: {said}: give the items more text (`recbole-edt augment --text_columns=...`), "
+            "or train without it (--item_embedding=id --augmentation=False)"
         )

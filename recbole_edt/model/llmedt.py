@@ -122,6 +122,11 @@ class LLMEDTPretrain(_Equations):
 class LLMEDTFinetune(Finetuning, LLMEDTPretrain):
     """Stage 2: items and backbone frozen, one adapter per domain."""
 
+    idle: tuple[str, ...] = (  # keys of stage 1 alone
+        "learning_rate", "dropout", "item_dropout", "label_smoothing", "pretrain_sequences",
+        "align_weight", "align_temperature", "align_loss",
+    )  # fmt: skip
+
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         size = config["hidden_size"]
@@ -165,3 +170,4 @@ class LLMEDT(LLMEDTFinetune):
 
     trainer = "recbole_edt.trainer.stages:TwoStageTrainer"
     finetuning = False
+    idle = ()

@@ -115,6 +115,31 @@ def test_items_that_text_does_not_tell_apart_are_refused_and_untold_ones_named(
     assert not (tmp_path / "2" / NAME).exists()
 
 
+def test_a_domain_whose_items_and_users_are_alike_is_named(raw, tmp_path, load, caplog, capsys):
+    def one_title(items: pd.DataFrame) -> pd.DataFrame:
+        title = items["title"].where(items["domain"] == "cloth", "a thing")
+        kept = items[["item_id", "domain"]].set_axis(["item_id:token", "domain:token"], axis=1)
+        return kept.assign(**{"title:token_seq": title})
+
+    run(shop_with(tmp_path / "raw", raw, one_title), tmp_path / "out", profiler="none")
+    said = "the text of {} does not tell its items apart: 1 of "
+    told = capsys.readouterr().out
+    assert said.format("sport") in told and "text of cloth" not in told
+    caplog.set_level("WARNING")
+    data = load(tmp_path / "out", "LLMEDT", dataset=NAME)
+    users = [f"u{n}" for n in range(9)]
+    write_table(pd.DataFrame({"user_id": users, "profile": "x"}),
+                {"user_id": "token", "profile": "token_seq"},
+                tmp_path / "out" / NAME / f"{NAME}.user")  # fmt: skip
+    same = np.ones((9, data.item_table().shape[1]), dtype=np.float16)
+    np.save(tmp_path / "out" / NAME / f"{NAME}.user_emb.npy", same)
+    again = load(tmp_path / "out", "LLMEDT", dataset=NAME)
+    for _ in range(2):
+        again.item_table(), again.user_table()
+    assert caplog.text.count(said.format("sport")) == 2 and "text of cloth" not in caplog.text
+    assert caplog.text.count(f"{NAME}.user_emb.npy does not tell users apart: 1 of 9") == 1
+
+
 def test_vectors_that_cannot_be_stored_are_refused(raw: Path, tmp_path: Path) -> None:
     raw = shutil.copytree(raw, tmp_path / "raw")
     n = len(read_table(raw / NAME / f"{NAME}.item"))
