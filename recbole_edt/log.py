@@ -19,9 +19,19 @@ _ours: list[logging.Handler] = []
 _resting: list[logging.Handler] = []  # of an earlier run of RecBole's own pipeline
 
 
+class _Quiet(logging.LoggerAdapter):
+    """Sends all but warnings to the file alone."""
+
+    def log(self, level, msg, *args, **kwargs):
+        if level >= logging.WARNING:
+            self.logger.log(level, msg, *args, **kwargs)
+        else:
+            super().log(level, msg, *args, **kwargs)
+
+
 def quiet(logger: logging.Logger) -> Any:
     """Return what logs to the file alone, where there is one; else the logger itself."""
-    return logging.LoggerAdapter(logger, FILE_ONLY) if _ours else logger
+    return _Quiet(logger, FILE_ONLY) if _ours else logger
 
 
 def _raise_again(record: logging.LogRecord) -> None:

@@ -114,6 +114,7 @@ def _run(config: EDTConfig, saved: bool, held: ExitStack) -> dict[str, Any]:
     for line in (f"device: {describe_device(config['device'])}", describe(data), *data.notes):
         getLogger().info(line)
     trainer = trainer_type(config, network)
+    trainer.is_locked = saved
     config.refuse_unread()
     trainer.rankings = rankings
     show_progress = config["show_progress"] and sys.stderr.isatty()

@@ -236,7 +236,10 @@ def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
     if pd.to_numeric(unread[:1].astype(str), errors="coerce").notna().all():
         other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
-    if read_times(unread[:1], form)[0].notna().all():
+    is_read = read_times(unread[:1], form)[0].notna().all()
+    if is_read and not unit.startswith((NAIVE, "dates")):
+        return f": the other rows hold {unit}: write all of them alike"
+    if is_read:
         return f": beside {unit}, those up to 1970-01-02 or after 2100 stand for unknown times"
     others = f"; if other files need {form}, write these as 2020-12-31 12:00" if form else ""
     return f"; dates of another form need --time_format, {format_hint(unread)}{others}"

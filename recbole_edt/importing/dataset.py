@@ -143,7 +143,8 @@ def _inter_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     inter["position"] = inter.groupby("user_id").cumcount() + 1
     types = dict(INTER_COLUMNS)
     if rows["rating"].notna().any():
-        inter["rating"], types["rating"] = rows["rating"], "float"
+        written = rows["rating"].map("{:.15g}".format, na_action="ignore")
+        inter["rating"], types["rating"] = written, "float"
     return inter, types
 
 
@@ -249,7 +250,7 @@ def _item_table(
                     f"'{cut(lost.iloc[0])}')"
                 )
         elif column != "title" and numbers.notna().sum() == given:
-            out[column], types[column] = numbers.astype(float), "float"
+            out[column], types[column] = values, "float"  # as given: codes keep all digits
         else:
             out[column], types[column] = values, "token_seq"
     return out.assign(generated="0"), types | {"generated": "token"}

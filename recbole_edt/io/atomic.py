@@ -35,6 +35,7 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
 _COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
+_UNIX = 631_152_000, 4_102_444_800  # seconds, from 1990 to 2100
 _LEAST_DISTINCT = 0.1  # share of different ones among them
 _LEAST_SPREAD = 1e-3  # their variance in parts of their mean square
 
@@ -206,6 +207,7 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
         _refuse_missing(inter, column, f"{name}.inter")
         if len(rows := np.flatnonzero(~np.isfinite(inter[column]))):
             raise DataError(f"{name}.inter: a {column} is not finite (row {rows[0] + 1})")
+    _check_unit(inter["timestamp"], f"{name}.inter")
     unlisted = ~inter["item_id"].isin(item["item_id"])
     if unlisted.any():
         example = cut(inter.loc[unlisted, "item_id"].iloc[0], 200)
@@ -213,6 +215,19 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
             f"{name}.inter: {int(unlisted.sum())} rows name items that {name}.item does not list "
             f"(such as '{example}'): list them, or make the data again with `recbole-edt import`"
         )
+
+
+def _check_unit(times: pd.Series, file: str) -> None:
+    """Refuse times in several units: rows of one would all come before those of the other."""
+    first, last = _UNIX
+    rows = {
+        unit: np.flatnonzero(times.between(first * scale, last * scale))
+        for unit, scale in (("seconds", 1), ("milliseconds", 1e3), ("microseconds", 1e6))
+    }
+    found = {unit: places for unit, places in rows.items() if len(places)}
+    if len(found) > 1:
+        told = " and ".join(f"{u} (such as row {at[0] + 1})" for u, at in found.items())
+        raise DataError(f"{file}: timestamp holds {told}: write all of them in one unit")
 
 
 def derive_positions(inter: pd.DataFrame) -> bool:

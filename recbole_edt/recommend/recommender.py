@@ -34,6 +34,7 @@ Until = Literal["all", "test", "valid"]
 """End of the histories: after the last row, or before the test or validation target."""
 
 Ids = str | Sequence[str]
+_LOWEST = float(np.finfo(np.float32).min)  # score of what the model gives no number
 
 
 def check_domain(name: str | None, domains: Sequence[str]) -> None:
@@ -337,12 +338,18 @@ class Recommender:
         items, scores = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf, np.float32)
         found = self.scores(asked, domains, repeat, excluded) if len(asked.users) else []
         for place, of_domain in enumerate(found):
+            if of_domain.max().isnan():  # they rank last, as in evaluation
+                of_domain.masked_fill_(of_domain.isnan(), _LOWEST)
             best = of_domain.topk(min(k, of_domain.shape[1]), dim=1)
             columns = best.indices.cpu().numpy()
             items[:, place, : columns.shape[1]] = self.pools[domains[place]][columns]
             scores[:, place, : columns.shape[1]] = best.values.cpu().numpy()
         user, at, rank = np.nonzero(scores > -np.inf)
-        items = items[user, at, rank]
+        items, scores = items[user, at, rank], scores[user, at, rank]
+        if (scores == _LOWEST).any():
+            scores[scores == _LOWEST] = np.nan
+            name = self.config["model"]
+            getLogger().warning(f"some scores of {name} are not numbers (NaN): they rank last")
         users = data.id2token(data.uid_field, asked.users)[user]
         return pd.DataFrame(
             {
@@ -351,7 +358,7 @@ class Recommender:
                 "rank": rank + 1,
                 "item_id": data.id2token(data.iid_field, items),
                 "title": self._titles[items],
-                "score": scores[user, at, rank],
+                "score": scores,
             }
         )
 

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from recbole_edt.data.known import Known
 from recbole_edt.errors import CheckpointError, ConfigError, DependencyError, TrainingError
 from recbole_edt.evaluation.vectors import has_vectors
 from recbole_edt.io.files import atomic_write
+from recbole_edt.io.lock import run_lock
 from recbole_edt.log import by_domain, quiet
 from recbole_edt.model.base import CrossDomainModel
 from recbole_edt.model.kernels import use_fast_kernels
@@ -70,6 +71,7 @@ class CrossDomainMixin(OptimizersMixin, EvaluationMixin):
             torch.set_autocast_dtype("cuda", torch.bfloat16)
         self.timing: dict[str, float] = dict(_NEW_TIMING)
         self._running: set[str] = set()  # of what is timed
+        self.is_locked = False  # whoever runs it keeps other runs out
         self.stages: dict[int, dict[str, Any]] = {}
         self.fingerprint: dict[str, Any] | None = None
         self.known: dict[str, Any] | None = None
@@ -134,7 +136,18 @@ class CrossDomainMixin(OptimizersMixin, EvaluationMixin):
 
         With ``resume`` a killed run continues after its last validated epoch. The checkpoint of an
         earlier training with the same settings and data is replaced at the end.
+
+        Raises
+        ------
+        DataError
+            If another run of the same settings and data is writing into the same folder.
         """
+        place = Path(checkpoint.run_file(self.config))
+        is_open = saved and not self.is_locked and not distributed.rank()
+        with run_lock(place.parent, place.name) if is_open else nullcontext():
+            return self._fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+    def _fit(self, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         if not self.config["eval_step"]:  # as RecBole has it
             valid_data = None
         self.keeps_checkpoint = saved

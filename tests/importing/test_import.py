@@ -163,6 +163,20 @@ def test_what_becomes_of_each_column_is_told(capsys):
     ) in capsys.readouterr().out
 
 
+def test_numbers_are_kept_as_they_are_given():
+    rows = "user,item,time,rating\nu,1,1,0.000916\nu,2,2,0.0099\nv,1,3,4\nv,2,4,\n"
+    Path("one.csv").write_text(rows)
+    Path("two.csv").write_text(rows)
+    codes = "item,title,isbn,ean,latitude\n1,Oak,0306000001,12345678901234567,33.449376\n"
+    Path("books.csv").write_text(codes + "2,Elm,0306000002,12345678901234568,-0.5\n")
+    inter, item = imported("x=one.csv", "y=two.csv", "x=books.csv")
+    assert sorted(inter["rating"].unique()) == ["", "0.000916", "0.0099", "4"]
+    book = item[item["item_id"] == "x:1"].iloc[0]
+    assert (book["isbn"], book["ean"], book["latitude"]) == (
+        "0306000001", "12345678901234567", "33.449376"
+    )  # fmt: skip
+
+
 # -- reading --------------------------------------------------------------------------------------
 
 
@@ -345,7 +359,7 @@ def test_decimal_commas_are_read_and_unreadable_numbers_are_counted(capsys):
     assert "; 1 ratings are no numbers (such as 'good')" in out
     assert "prices that are no amount above 0: 1 of 3 (such as 'free')" in out
     inter, item = tables()
-    assert inter["rating"].tolist() == ["4.50", "4.00", "5.00", "4.00"]
+    assert inter["rating"].tolist() == ["4.5", "4", "5", "4"]
     assert item["price"].tolist() == ["1299.90", "19.90", ""]
 
 
@@ -626,8 +640,8 @@ def test_attributes_of_items_are_text_numbers_or_nothing():
         "details:token_seq", "price:float", "tags:token_seq", "year:float", "generated:token",
     ]  # fmt: skip
     assert tables()[1].to_numpy().tolist() == [
-        ["a1", "x", "1984", "It's long word word", "Ink: red", "1200.50", "x | y", "1949.00", "0"],
-        ["b1", "y", "", "", "", "", "", "2001.50", "0"],
+        ["a1", "x", "1984", "It's long word word", "Ink: red", "1200.50", "x | y", "1949.0", "0"],
+        ["b1", "y", "", "", "", "", "", "2001.5", "0"],
     ]
 
 
@@ -924,6 +938,7 @@ FAULTY: dict[str, str | bytes] = {
     "us.csv": "user,item,date\nu,b1,05/13/2014\n",
     "order.csv": "user,item,date\nu,b1,7\n",
     "soon.csv": "user,item,time\nu,b1,soon\n",
+    "unix.csv": "user,item,time\nu,a1,1600001000\nu,b1,1600001001\nv,b1,2020-09-13\n",
     "none.csv": "user,item,time\nNULL,b1,1\n,b2,2\n",
     "caret.csv": "Kunde^Ware\n1^2\n1^a b c\n",
     "kunde.json": '{"Kunde": {"0": 1, "1": 1}, "Ware": {"0": 2, "1": 3}}',
@@ -990,6 +1005,7 @@ FAULTY: dict[str, str | bytes] = {
          "such as '%m/%d/%Y'; if other files need %d.%m.%Y, write these as 2020-12-31 12:00; "),
         (["x=dates.csv", "y=order.csv", MINE, "--time_format=%d.%m.%Y"], "no readable time"),
         (["iso.csv", MINE, "--time_format=%H:%M"], "time_format '%H:%M' has no year"),
+        (["unix.csv", MINE], "'2020-09-13'): the other rows hold seconds: write all of them alike"),
         (["x=rows.csv", "y=iso.csv", MINE, "--min_rating=1"], "(such as 'good'): --rating=COLUMN"),
         (["rows.csv", "items.csv", MINE, "--domains=x,z"], "no row is of the domain 'z'"),
         (["rows.csv", "items.csv", MINE, "--output_path=odd.csv"], "odd.csv takes no new file"),

@@ -123,6 +123,16 @@ def test_values_that_break_the_contract(file, column, value, message):
         check_frames(inter, item, "tiny")
 
 
+@pytest.mark.parametrize("later, told", [(1.7e9, ""), (1.7e12, "milliseconds"), (1.7e15, "micros")])
+def test_times_of_two_units_are_refused(later, told):
+    inter, item = frames()
+    inter["timestamp"] = [1.6e9, 1.6e9, later]
+    if not told:
+        return check_frames(inter, item, "tiny")
+    with refused(f"tiny.inter: timestamp holds seconds (such as row 1) and {told}"):
+        check_frames(inter, item, "tiny")
+
+
 def test_domains():
     item = frames()[1]
     assert domain_names(item, None, "tiny") == ["x", "y"]

@@ -103,6 +103,28 @@ def test_what_a_user_has_and_what_was_generated_is_never_recommended(ours) -> No
         )
 
 
+def test_scores_that_are_no_numbers_rank_last(ours, monkeypatch, caplog) -> None:
+    before, scores = ours.recommend("u3", k=99), ours.scores
+    lost = before["item_id"][:2].tolist()
+
+    def partly(*args, **kwargs):
+        found = scores(*args, **kwargs)
+        for pool, of_domain in zip(ours.pools, found, strict=True):
+            names = ours.data.id2token("item_id", pool)
+            of_domain[:, np.isin(names, lost)] = float("nan")
+        return found
+
+    monkeypatch.setattr(ours, "scores", partly)
+    caplog.set_level("WARNING")
+    after = ours.recommend("u3", k=99)
+    assert set(after["item_id"]) == set(before["item_id"]) and len(after) == len(before)
+    for _, of_domain in after.groupby("domain"):
+        assert of_domain["rank"].tolist() == [*range(1, len(of_domain) + 1)]
+        at = of_domain["item_id"].isin(lost)
+        assert at.is_monotonic_increasing and of_domain["score"].isna().equals(at)
+    assert "are not numbers (NaN): they rank last" in caplog.text
+
+
 def test_what_a_user_has_may_be_recommended_again(ours, trained, data_path) -> None:
     every = ours.recommend("u3", k=99, repeat=True)
     fresh = ours.recommend("u3", k=99)

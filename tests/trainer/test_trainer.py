@@ -377,6 +377,16 @@ def test_a_second_run_that_would_write_the_same_files_is_refused(small):
         run_recbole_edt("LLMEDT", "tiny", None, {**settings, "seed": 43})  # writes other files
 
 
+def test_two_trainers_of_the_same_files_are_kept_apart(run):
+    """Also those that RecBole's own functions make, without ``run_recbole_edt``."""
+    first = run(epochs=1, finetune_epochs=1)
+    file = Path(checkpoint.run_file(first.config))
+    with run_lock(file.parent, file.name), pytest.raises(DataError, match="another run is using"):
+        first.fit()
+    first.fit()
+    assert file.is_file()
+
+
 def test_missing_checkpoint_of_stage_1_is_refused_by_the_trainer_too(run):
     with pytest.raises(CheckpointError, match="needs --pretrained_path"):
         run("LLMEDTFinetune").fit()
