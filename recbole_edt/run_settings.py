@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recbole_edt.errors import ConfigError
+from recbole_edt.errors import ConfigError, DependencyError
 from recbole_edt.io.files import read_yaml
 from recbole_edt.io.paths import properties_dir
 from recbole_edt.model.settings import StoppingStep
@@ -302,8 +302,12 @@ def help_of_run(arguments: Sequence[str] = ()) -> str:
     given = [argument for argument in arguments if argument not in ("--help", "-h")]
     name = parse_arguments(given).get("model")
     usage = "recbole-edt run --model=MODEL --dataset=DATASET [--key=value ...]"
+    without = ""
     if isinstance(name, str):
-        return _help_of_model(name, usage.replace("MODEL", name, 1))
+        try:
+            return _help_of_model(name, usage.replace("MODEL", name, 1))
+        except DependencyError as error:
+            without = f"The keys of {name} alone are not shown: {error}\n\n"
     about = (
         "Train a model and test it under the leak-free protocol. MODEL is a model of the plugin, a "
         "sequential or general one of RecBole, or package.module:Class, one of your own; DATASET a "
@@ -316,4 +320,4 @@ Any other key of RecBole, and the model's own: run --model=MODEL --help
 Several processes train one model to the same result:
   torchrun --nproc_per_node=2 run_recbole_edt.py --model=LLMEDT --dataset=cloth_sport
 """
-    return help_text(usage, about, RunSettings, after)
+    return help_text(usage, about, RunSettings, without + after)

@@ -93,6 +93,9 @@ def test_without_recbole_help_works_and_a_run_is_one_line(python):
     helped = python("-c", code, ",".join(cli.COMMANDS), "--help")
     assert (helped.returncode, helped.stderr) == (0, "")
     assert helped.stdout.count("usage: ") == len(cli.COMMANDS)
+    helped = python("-c", code, "run", "--model=LLMEDT", "--help")
+    assert (helped.returncode, helped.stderr) == (0, "") and "--seed" in helped.stdout
+    assert "keys of LLMEDT alone are not shown: RecBole is not installed" in helped.stdout
     done = python("-c", code, "run", "--model=LLMEDT", "--dataset=tiny")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -26,7 +26,7 @@ from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_grou
 from recbole_edt.augment.profilers import PROFILERS, Described
 from recbole_edt.augment.settings import AugmentCommand, AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.atomic import check_distinct, compared, how_alike
+from recbole_edt.io.atomic import check_distinct, check_files, compared, how_alike
 from recbole_edt.io.files import LARGEST
 from recbole_edt.io.lock import run_lock
 
@@ -74,6 +74,7 @@ class Pipeline:
         EDTError
             If the data are invalid, or an endpoint cannot serve the run.
         """
+        check_files(self.raw, self.name)  # before a folder is made
         client = self._client(LLMClient)
         with client or nullcontext(), run_lock(self.cache):
             if client:  # before anything is paid

@@ -268,6 +268,9 @@ def test_tau_takes_the_place_of_its_quantile_and_none_is_a_name() -> None:
 def test_data_are_never_overwritten_nor_augmented_again(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="would be lost"):
         run(raw, raw)
+    with pytest.raises(DataError, match="there is no dataset"):
+        run(tmp_path / "nowhere", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
     run(raw, tmp_path / "one", profiler="none")
     with pytest.raises(ConfigError, match="augmented already"):
         run(tmp_path / "one", tmp_path / "two")

@@ -38,7 +38,8 @@ def same(one, other) -> bool:
 
 def test_checkpoints_of_a_run_hold_nothing_but_tensors_and_plain_values(run):
     run(epochs=1, finetune_epochs=1).fit()
-    formats = [torch.load(f, weights_only=True)["format"] for f in Path("saved").iterdir()]
+    files = Path("saved").glob("*.pth")
+    formats = [torch.load(file, weights_only=True)["format"] for file in files]
     assert formats == [checkpoint.FORMAT] * 3
 
 
