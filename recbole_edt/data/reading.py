@@ -188,10 +188,10 @@ class AtomicFiles(SequentialDataset):
         is_first = "item" not in self.tables_read
         table = self._table("item", FeatureSource.ITEM, self.iid_field)
         atomic.check_distinct(table.matrix, self._path("item_emb.npy").name)
-        for domain, name in enumerate(self.domains):
+        for domain, name in enumerate(self.domains if is_first else []):
             of_domain = np.flatnonzero(self.item_domain == domain)
             said = atomic.how_alike(table[of_domain[atomic.compared(len(of_domain))]])
-            if said and is_first:
+            if said:
                 self.logger.warning(f"the text of {name} does not tell its items apart: {said}")
         return table
 
