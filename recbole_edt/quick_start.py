@@ -252,8 +252,9 @@ def idle_keys(config: EDTConfig, data: CrossDomainDataset) -> list[str]:
     missing: dict[str, str] = {}
     if not data.sequences.augmented.any():
         missing |= dict.fromkeys(("augmentation", "augmented_histories"), "inserted rows")
-    if data.user_table() is None:
-        missing |= dict.fromkeys(("align_weight", "align_temperature", "align_loss"), "profiles")
+    of_profiles = ("align_weight", "align_temperature", "align_loss")
+    if given.keys() & {*of_profiles} and data.user_table() is None:
+        missing |= dict.fromkeys(of_profiles, "profiles")
     absent = [f"{key} (there are no {what})" for key, what in missing.items() if given.get(key)]
     return idle + [line for line in absent if line.split()[0] not in idle]
 
