@@ -255,8 +255,8 @@ def idle_keys(config: EDTConfig, data: CrossDomainDataset) -> list[str]:
     of_profiles = ("align_weight", "align_temperature", "align_loss")
     if given.keys() & {*of_profiles} and data.user_table() is None:
         missing |= dict.fromkeys(of_profiles, "profiles")
-    absent = [f"{key} (there are no {what})" for key, what in missing.items() if given.get(key)]
-    return idle + [line for line in absent if line.split()[0] not in idle]
+    absent = ((key, what) for key, what in missing.items() if given.get(key) and key not in idle)
+    return [*idle, *(f"{key} (there are no {what})" for key, what in absent)]
 
 
 def describe_device(device: torch.device) -> str:

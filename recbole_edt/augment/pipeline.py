@@ -17,7 +17,7 @@ from recbole_edt.augment.clusters import ItemSpace
 from recbole_edt.augment.encoders import CachedEncoder, Encoder, encoder_class
 from recbole_edt.augment.filter import filter_items, match
 from recbole_edt.augment.generators import GENERATORS, Generated, Task
-from recbole_edt.augment.histories import read_histories
+from recbole_edt.augment.histories import Histories, read_histories
 from recbole_edt.augment.insert import balancing_tasks, insert
 from recbole_edt.augment.items import count_without_text, item_text
 from recbole_edt.augment.llm import DryRun, LLMClient, LLMSettings
@@ -26,7 +26,7 @@ from recbole_edt.augment.profile import encode_profiles, mean_vectors, user_grou
 from recbole_edt.augment.profilers import PROFILERS, Described
 from recbole_edt.augment.settings import AugmentCommand, AugmentSettings
 from recbole_edt.errors import ConfigError, DataError
-from recbole_edt.io.atomic import check_distinct, check_files, compared, how_alike
+from recbole_edt.io.atomic import check_distinct, compared, how_alike
 from recbole_edt.io.files import LARGEST
 from recbole_edt.io.lock import run_lock
 
@@ -74,12 +74,12 @@ class Pipeline:
         EDTError
             If the data are invalid, or an endpoint cannot serve the run.
         """
-        check_files(self.raw, self.name)  # before a folder is made
+        histories = self._read(self.settings)  # before a folder is made
         client = self._client(LLMClient)
         with client or nullcontext(), run_lock(self.cache):
             if client:  # before anything is paid
                 client.check(self._endpoints())
-            made = self._augment(self.settings, client, self.cache)
+            made = self._augment(self.settings, histories, client, self.cache)
             with self._timed("write"):
                 about = {  # without addresses, which may hold a key
                     "settings": self.settings.model_dump(
@@ -104,7 +104,8 @@ class Pipeline:
             return []
         no_threshold = {"tau": None, "tau_quantile": 0.0}  # the vectors are made up
         with client:
-            self._augment(self.settings.model_copy(update=no_threshold), client)
+            settings = self.settings.model_copy(update=no_threshold)
+            self._augment(settings, self._read(settings), client)
         return client.estimates
 
     def _client(self, kind: type[LLMClient]) -> LLMClient | None:
@@ -127,11 +128,17 @@ class Pipeline:
         asking = {"embedding": encoder.uses_llm, "chat": any(w and w.uses_llm for w in writers)}
         return [kind for kind in asking if asking[kind]]
 
-    def _augment(
-        self, settings: AugmentSettings, client: LLMClient | None, cache: Path | None = None
-    ) -> Augmented:
+    def _read(self, settings: AugmentSettings) -> Histories:
         with self._timed("read"):
-            histories = read_histories(self.raw, self.name, settings.domains, settings.text_columns)
+            return read_histories(self.raw, self.name, settings.domains, settings.text_columns)
+
+    def _augment(
+        self,
+        settings: AugmentSettings,
+        histories: Histories,
+        client: LLMClient | None,
+        cache: Path | None = None,
+    ) -> Augmented:
         with self._timed("encode"):
             file = self.raw / f"{self.name}.item_emb.npy"
             encoder = encoder_class(settings.encoder)(settings, file, client)

@@ -237,7 +237,7 @@ def _hint(unread: pd.Series, unit: str, form: str | None) -> str:
         other = "other numbers and those " if unit.startswith(NAIVE) else "numbers "
         return f": beside {unit}, {other}before 1990 or after 2100 are no times"
     is_read = read_times(unread[:1], form)[0].notna().all()
-    if is_read and not unit.startswith((NAIVE, "dates")):
+    if is_read and not unit.startswith(NAIVE):
         return f": the other rows hold {unit}: write all of them alike"
     if is_read:
         return f": beside {unit}, those up to 1970-01-02 or after 2100 stand for unknown times"

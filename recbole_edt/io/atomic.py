@@ -15,6 +15,7 @@ import pandas as pd
 
 from recbole_edt.errors import DataError
 from recbole_edt.io.files import file_sha256, read_table
+from recbole_edt.io.times import PER_SECOND, SPAN, UNITS, unix_unit
 
 REQUIRED = {
     "inter": ("user_id:token", "item_id:token", "timestamp:float"),
@@ -35,7 +36,6 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 LONGEST_TOKEN = 1000  # characters; the memory of an id table grows with its longest id
 _LARGEST = 1e18  # larger entries of an embedding are damage: their square overflows float32
 _COMPARED = 10_000  # rows of an embedding that are compared with each other, at most
-_UNIX = 631_152_000, 4_102_444_800  # seconds, from 1990 to 2100
 _LEAST_DISTINCT = 0.1  # share of different ones among them
 _LEAST_SPREAD = 1e-3  # their variance in parts of their mean square
 
@@ -219,14 +219,12 @@ def check_frames(inter: pd.DataFrame, item: pd.DataFrame, name: str) -> None:
 
 def _check_unit(times: pd.Series, file: str) -> None:
     """Refuse times in several units: rows of one would all come before those of the other."""
-    first, last = _UNIX
-    rows = {
-        unit: np.flatnonzero(times.between(first * scale, last * scale))
-        for unit, scale in (("seconds", 1), ("milliseconds", 1e3), ("microseconds", 1e6))
-    }
-    found = {unit: places for unit, places in rows.items() if len(places)}
+    units = unix_unit(times)
+    rows = np.flatnonzero((times / PER_SECOND[units]).between(*SPAN))
+    found, first = np.unique(units[rows], return_index=True)
     if len(found) > 1:
-        told = " and ".join(f"{u} (such as row {at[0] + 1})" for u, at in found.items())
+        pairs = zip(found, rows[first], strict=True)
+        told = " and ".join(f"{UNITS[unit]} (such as row {row + 1})" for unit, row in pairs)
         raise DataError(f"{file}: timestamp holds {told}: write all of them in one unit")
 
 
